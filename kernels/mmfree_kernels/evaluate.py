@@ -1,0 +1,31 @@
+"""Losses of the float model."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from mmfree_kernels.model import HGRNBitModel, Numerics
+
+DEFAULT = Numerics()
+
+
+@torch.no_grad()
+def logits(model: HGRNBitModel, tokens: NDArray[np.int64], numerics: Numerics = DEFAULT) -> NDArray[np.float32]:
+    """Logits [batch, time, vocab] of tokens [batch, time], each row from a zero state."""
+    device = model.lm_head.norm.weight.device
+    out: NDArray[np.float32] = model(torch.from_numpy(tokens).to(device), numerics=numerics)[0].float().cpu().numpy()
+    return out
+
+
+@torch.no_grad()
+def nats(
+    model: HGRNBitModel, windows: NDArray[np.int64], batch: int = 8, numerics: Numerics = DEFAULT
+) -> NDArray[np.float64]:
+    """Nats per predicted token [windows, length] of windows [windows, length + 1], each from a zero state."""
+    device, rows = model.lm_head.norm.weight.device, []
+    for start in range(0, len(windows), batch):
+        tokens = torch.from_numpy(windows[start : start + batch]).to(device)
+        out = model(tokens[:, :-1], numerics=numerics)[0].float()
+        rows.append(functional.cross_entropy(out.mT, tokens[:, 1:], reduction="none").double().cpu().numpy())
+    return np.concatenate(rows)

@@ -1,0 +1,157 @@
+"""Trains the float model on bytes: AdamW, the family's learning rates, checkpoints in the published format, resume.
+
+The learning rate falls from its peak along a cosine and is halved in the second half, as for one-bit models.  Batches
+depend on the seed and the step alone, so a resumed run sees what an uninterrupted one would have seen.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmfree_kernels.corpus import Corpus, windows
+from mmfree_kernels.evaluate import nats
+from mmfree_kernels.model import HGRNBitModel, Numerics, to_checkpoint
+from mmfree_neuro.checkpoint import ModelConfig, write
+from mmfree_neuro.errors import InputError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a training run, given its corpus."""
+
+    steps: int = 2000
+    batch: int = 64
+    window: int = 512
+    learning_rate: float = 4e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a run: step reached, mean training loss in nats since the last report, bytes per second."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    bytes_per_second: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a run came: steps done, training text seen in bytes, held-out loss in nats per byte."""
+
+    step: int
+    seen_bytes: int
+    held_out_nats: float
+    finished: bool
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The rate of one step: linear warm-up, cosine fall, halved from the middle on."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    share = step / recipe.steps
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share)) * (0.5 if share >= 0.5 else 1.0)
+
+
+def _batch(text: Tensor, recipe: Recipe, step: int) -> Tensor:
+    generator = np.random.default_rng((recipe.seed, step))
+    starts = torch.from_numpy(generator.integers(0, text.numel() - recipe.window - 1, recipe.batch)).to(text.device)
+    return text[starts[:, None] + torch.arange(recipe.window + 1, device=text.device)].long()
+
+
+def _loss(model: Callable[..., tuple[Tensor, Tensor]], tokens: Tensor, numerics: Numerics) -> Tensor:
+    logits, _ = model(tokens[:, :-1], numerics=numerics)
+    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _save(folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+    write(folder, to_checkpoint(model))
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "recipe": asdict(recipe), "step": step}
+    torch.save(state, folder / "training.pt.tmp")
+    os.replace(folder / "training.pt.tmp", folder / "training.pt")
+
+
+def _resume(folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe) -> int:
+    path = folder / "training.pt"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; there is no run to resume")
+    state: dict[str, Any] = torch.load(path, map_location=model.lm_head.weight.device, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        raise InputError(f"{path}: belongs to a run with other settings: {json.dumps(state['recipe'])}")
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])
+
+
+def optimiser_for(model: HGRNBitModel, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices, none on gains and lower bounds."""
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=device.type == "cuda")
+
+
+def train(
+    config: ModelConfig,
+    corpus: Corpus,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    max_seconds: float = math.inf,
+    save_every: int = 1000,
+    report_every: int = 50,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Outcome:
+    """Train a model and leave its checkpoint in `folder`; stop early, resumable, after `max_seconds`.
+
+    Raises InputError when the text is shorter than a window or `resume` finds no run with the same recipe.
+    """
+    if corpus.train.size < recipe.window + 2 or corpus.held_out.size < recipe.window + 2:
+        raise InputError(f"{corpus.description}: too short for windows of {recipe.window} bytes")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = HGRNBitModel(config)
+    model.initialise(recipe.seed)
+    model.to(device).train()
+    optimiser = optimiser_for(model, recipe, device)
+    first = _resume(folder, model, optimiser, recipe) if resume else 0
+    numerics = Numerics(product_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+    compiled = torch.compile(model, dynamic=False) if device.type == "cuda" else model
+    text = torch.from_numpy(corpus.train.copy()).to(device)
+
+    start = since = time.monotonic()
+    step, total, counted = first, torch.zeros((), device=device), 0
+    while step < recipe.steps and time.monotonic() - start < max_seconds:
+        rate = learning_rate(recipe, step)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = _loss(compiled, _batch(text, recipe, step), numerics)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimiser.step()
+        total, counted, step = total + loss.detach(), counted + 1, step + 1
+        if counted == report_every or step == recipe.steps:
+            mean, now = total.item() / counted, time.monotonic()
+            report(Progress(step, mean, rate, counted * recipe.batch * recipe.window / (now - since)))
+            total, counted, since = torch.zeros((), device=device), 0, now
+        if step % save_every == 0:
+            _save(folder, model, optimiser, recipe, step)
+    _save(folder, model, optimiser, recipe, step)
+    held_out = nats(model.eval(), windows(corpus.held_out, min(1024, corpus.held_out.size - 1), 256))
+    seen = step * recipe.batch * recipe.window
+    return Outcome(step, seen, float(held_out.mean()), step >= recipe.steps)

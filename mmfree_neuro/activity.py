@@ -1,0 +1,44 @@
+"""What a run did, counted: no time, no energy.  Every engine gives the same counts for the same mapping."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.mapping import Mapping
+
+
+@dataclass(frozen=True, eq=False)
+class Activity:
+    """Counts over `tokens` tokens; the arrays run parallel to the mapping's shards, `messages` to its routes.
+
+    `synops` are synaptic operations with a non-zero weight and a non-zero payload.  `reads` are synapses read from
+    memory when storage is dense: every arriving payload reads its whole column of the shard, zeros included.  A payload
+    of zero is no message; how many were saved is the size of the route times the tokens, less its messages.
+    """
+
+    tokens: int
+    fired: Ints
+    synops: Ints
+    reads: Ints
+    saturations: Ints
+    messages: Ints
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Activity) and all(np.array_equal(a, b) for a, b in zip(self.arrays(), other.arrays(), strict=True))
+
+    def __add__(self, other: "Activity") -> "Activity":
+        return Activity(
+            self.tokens + other.tokens,
+            *(a + b for a, b in zip(self.arrays()[1:], other.arrays()[1:], strict=True)),
+        )
+
+    def arrays(self) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints]:
+        """All counts, the token count first."""
+        return np.array(self.tokens), self.fired, self.synops, self.reads, self.saturations, self.messages
+
+
+def nothing(mapping: Mapping) -> Activity:
+    """The activity of no tokens."""
+    shards, routes = len(mapping.shards), len(mapping.routes)
+    return Activity(0, *(np.zeros(n, np.int64) for n in (shards, shards, shards, shards, routes)))

@@ -1,0 +1,158 @@
+"""Chips and systems as data: what a core holds, what a chip has, what an operation takes; each number with its source.
+
+A system file is TOML with `[system]` and either `[chip]` in place or `chip = "name"`, one of those in `systems/chips/`.  A
+quantity is `{value = …, source = "…"}` or `{low = …, central = …, high = …, source = "…"}`; where sources disagree the
+second form carries the disagreement through to every printed figure.
+"""
+
+import sys
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.errors import HardwareError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number with a range and its source; low = central = high where sources agree."""
+
+    low: float
+    central: float
+    high: float
+    source: str
+
+
+@dataclass(frozen=True)
+class ChipSpec:
+    """One chip: what its cores hold, and what operations cost in time and energy."""
+
+    name: str
+    cores: Quantity
+    mesh_columns: Quantity
+    memory_bytes_per_core: Quantity
+    synaptic_memory_bytes_per_core: Quantity
+    neurons_per_core: Quantity
+    state_bytes_per_neuron: Quantity
+    input_axons_per_core: Quantity
+    payload_bits: Quantity
+    accumulator_bits: Quantity
+    weight_bits: Quantity
+    energy_per_synop_pj: Quantity
+    energy_per_instruction_pj: Quantity
+    energy_per_message_pj: Quantity
+    energy_per_hop_pj: Quantity
+    energy_per_crossing_pj: Quantity
+    static_power_w: Quantity
+    time_per_synapse_ns: Quantity
+    time_per_instruction_ns: Quantity
+    time_per_message_ns: Quantity
+    time_per_hop_ns: Quantity
+    barrier_one_chip_ns: Quantity
+    barrier_few_chips_ns: Quantity
+    barrier_many_chips_ns: Quantity
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """A board: how many chips of one kind, and the power of what else is on it."""
+
+    name: str
+    description: str
+    chips: Quantity
+    chip_columns: Quantity
+    board_power_w: Quantity
+    chip: ChipSpec
+
+
+def _quantity(raw: Any, name: str, where: str) -> Quantity:
+    if not isinstance(raw, dict) or not isinstance(raw.get("source"), str) or not raw["source"]:
+        raise HardwareError(f"{where}: {name} must be a table with a number and a source")
+    keys = ("low", "central", "high") if "central" in raw else ("value",) * 3
+    values = [raw.get(key) for key in keys]
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or v < 0 for v in values):
+        raise HardwareError(f"{where}: {name} must have a value, or low, central and high, none negative")
+    low, central, high = (float(v) for v in values if v is not None)
+    if not low <= central <= high:
+        raise HardwareError(f"{where}: {name} must have low <= central <= high, has {low:g}, {central:g}, {high:g}")
+    return Quantity(low, central, high, raw["source"])
+
+
+def _quantities(raw: Any, spec: type, where: str) -> dict[str, Quantity]:
+    if not isinstance(raw, dict):
+        raise HardwareError(f"{where}: must be a table")
+    wanted = [f.name for f in fields(spec) if f.type in (Quantity, "Quantity")]
+    for name in wanted:
+        if name not in raw:
+            raise HardwareError(f"{where}: {name} is missing")
+    for name in raw.keys() - set(wanted) - {"name", "description", "chip"}:
+        raise HardwareError(f"{where}: {name} is not a figure that this file may have")
+    return {name: _quantity(raw[name], name, where) for name in wanted}
+
+
+def _text(raw: dict[str, Any], name: str, where: str) -> str:
+    if not isinstance(raw.get(name), str) or not raw[name]:
+        raise HardwareError(f"{where}: {name} must be a text")
+    return str(raw[name])
+
+
+def _toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise HardwareError(f"{where}: not readable as TOML ({error})") from None
+
+
+def _chip(raw: dict[str, Any], where: str) -> ChipSpec:
+    return ChipSpec(name=_text(raw, "name", where), **_quantities(raw, ChipSpec, where))
+
+
+def parse_system(text: str, where: str) -> SystemSpec:
+    """A system from the text of its TOML file; `where` names the file in messages."""
+    raw = _toml(text, where)
+    system = raw.get("system")
+    if not isinstance(system, dict):
+        raise HardwareError(f"{where}: must have a table [system]")
+    if isinstance(system.get("chip"), str):
+        file = resources.files("mmfree_neuro") / "systems" / "chips" / f"{system['chip']}.toml"
+        if not file.is_file():
+            raise HardwareError(f"{where}: chip {system['chip']!r} is not known, must be one of {', '.join(chip_names())}")
+        chip = _chip(_toml(file.read_text(encoding="utf-8"), f"chip {system['chip']}"), f"chip {system['chip']}")
+    else:
+        chip = _chip(raw.get("chip") if isinstance(raw.get("chip"), dict) else {}, f"{where}: [chip]")
+    name, description = _text(system, "name", where), _text(system, "description", where)
+    return SystemSpec(name=name, description=description, chip=chip, **_quantities(system, SystemSpec, where))
+
+
+def _names(*folders: str) -> list[str]:
+    folder = resources.files("mmfree_neuro").joinpath("systems", *folders)
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def chip_names() -> list[str]:
+    """The chips that come with the project."""
+    return _names("chips")
+
+
+def system_names() -> list[str]:
+    """The systems that come with the project."""
+    return _names()
+
+
+def load_system(name: str) -> SystemSpec:
+    """A system by its name, or by the path of a TOML file of the user's own."""
+    if name.endswith(".toml"):
+        try:
+            return parse_system(Path(name).read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise HardwareError(f"{name}: not readable ({error})") from None
+    if name not in system_names():
+        raise HardwareError(f"system {name!r} is not known, must be one of {', '.join(system_names())}, or a .toml file")
+    file = resources.files("mmfree_neuro") / "systems" / f"{name}.toml"
+    return parse_system(file.read_text(encoding="utf-8"), f"system {name}")

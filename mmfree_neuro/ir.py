@@ -1,0 +1,300 @@
+"""The graph of integer operations that a checkpoint is lowered to.  This page is its specification.
+
+A graph is a tuple of nodes in topological order.  A node is a group of like neurons: each neuron reads its inputs for
+one token, runs the node's program once, and sends its outputs.  All values are integers in declared `QType`s.  An input
+reaches a neuron in one of five ways (`Input.how`):
+
+- "ternary":   neuron i reads the sum over j of matrix[i, j] · source[j], with entries -1, 0, +1;
+- "aligned":   neuron i reads source[i];
+- "sum":       the only neuron reads the sum of the whole source;
+- "broadcast": every neuron reads the only value of the source;
+- "group":     neuron i reads source[arity·i] … source[arity·i + arity - 1], each in an accumulator of its own.
+
+A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can change it.  A value is
+saturated only where a program says `fit`, and every such change is counted.  A payload of zero is not sent; it is
+received as zero.  Only the MLGRU has state.  Notation in the nodes' equations: `mul(a, c)` is a · c.mantissa / 2^c.shift
+to the nearest integer, halves up; `fit[q]` saturates to the output's or the named format; σ and silu use the graph's
+table.  `programs.run` computes exactly these equations, instruction by instruction.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.fixedpoint import Ints, Multiplier, QType
+from mmfree_neuro.tables import SigmoidTable
+
+How = Literal["ternary", "aligned", "sum", "broadcast", "group"]
+Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One input of a node: `port` is its name in the program, the rest says where it comes from and how."""
+
+    port: str
+    source: str
+    source_port: str
+    how: How
+    matrix: Codes | None = None  # [size, source size], only with "ternary"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a node: `size` payloads of a format, none negative where `unsigned`."""
+
+    port: str
+    size: int
+    qtype: QType
+    unsigned: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """What all nodes have: a unique name, a number of neurons, inputs and outputs."""
+
+    name: str
+    size: int
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+
+    def output(self, port: str) -> Output:
+        """The output of that name."""
+        return next(o for o in self.outputs if o.port == port)
+
+
+@dataclass(frozen=True, eq=False)
+class Squares:
+    """How a node prepares the sum of squares of the norm that follows it.
+
+    u  = fit[width](mul(z, gains / 2^shift))      gains all 1 where `gains` is None
+    sq = fit(u² / 2^square_shift)                 to the nearest, halves up
+    """
+
+    gains: Ints | None  # [size]
+    shift: int
+    width: QType
+    square_shift: int
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """How a ternary sum becomes a value of the output's format.
+
+    value = fit(mul(sum, factor))                                  without a dynamic scale
+    value = fit(mul(floor(sum · scale / 2^dynamic_shift), factor))  with one, per token, from a QuantScale
+    """
+
+    factor: Multiplier
+    dynamic_shift: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Node):
+    """On the host: x = table[token], sq as in `Squares`."""
+
+    table: Ints  # [vocabulary, size]
+    squares: Squares
+
+
+@dataclass(frozen=True, eq=False)
+class InverseRms(Node):
+    """One neuron: r = fit(1 / sqrt(total + floor)) in the output's format, total being the sum of squares.
+
+    The radicand is shifted left by 2k until its top bit pair is set; 24 first guesses by its top five bits; `newton`
+    steps y ← y (3 - w y²) / 2; then times powers[k] / 2^28, which undoes the shift and holds sqrt(n).
+    """
+
+    floor: int
+    powers: Ints  # [16]
+    newton: int
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Node):
+    """t = floor(x · r / 2^pre_shift); for each output p: p = fit(mul(t, gains[p] / 2^shifts[p]))."""
+
+    pre_shift: int
+    gains: dict[str, Ints]  # each [size]
+    shifts: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Gain(Node):
+    """For each output p: p = fit(mul(x, gains[p] / 2^shifts[p])): a norm's gains without its root."""
+
+    gains: dict[str, Ints]  # each [size]
+    shifts: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class MaxAbs(Node):
+    """max = the largest magnitude among the `arity` values of the group."""
+
+    arity: int
+
+
+@dataclass(frozen=True, eq=False)
+class QuantScale(Node):
+    """One neuron that turns a norm's root and the largest magnitudes into the scales of 8-bit codes.
+
+    r        = 1 / sqrt(total + floor)                             as in `InverseRms`, in the format `root`
+    inv_p    = fit(127 / max_p)                                    max_p at least 1
+    scale_p  = fit(max_p · r / 2^scale_shift[p])
+
+    1 / max: max is shifted left until its top bit is set; 16 first guesses by its top five bits; `newton` steps
+    y ← y (2 - a y); then times inv_powers[p][k] / 2^28.
+    """
+
+    floor: int
+    powers: Ints  # [16]
+    newton: int
+    root: QType
+    inv_powers: dict[str, Ints]  # each [32]
+    scale_shift: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Quantise(Node):
+    """For each output p: p = fit(v_p · inv_p / 2^shifts[p]), to the nearest, halves up: an 8-bit code."""
+
+    shifts: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class MLGRU(Node):
+    """The token mixer's recurrence, all of one channel in one neuron; h is its state, zero before the first token.
+
+    i, fp, g = the rescaled ternary sums, in the formats `i_type`, `f_type`, `g_type`
+    f  = σ(fp);  where there are lower bounds: f = bound + (1 - bound) · f
+    c  = i · σ(i)                                  in h's format
+    h  = fit[state](c + f · (h - c))
+    v  = fit(mul(g, gains / 2^gain_shift) · h · σ(h) / 2^v_shift)
+    sq = fit(the squares of v + eps · g²)          eps · g² as mul(floor(u² / 2^15), eps), u = fit(g / 2^g_shift)
+    """
+
+    rescale: dict[str, Rescale]  # i, f, g
+    i_type: QType
+    f_type: QType
+    g_type: QType
+    state: QType
+    bounds: Ints | None  # [size], GATE_FRAC fractional bits
+    gains: Ints  # [size]
+    gain_shift: int
+    v_shift: int
+    squares: Squares
+    g_shift: int
+    eps: Multiplier | None
+
+
+@dataclass(frozen=True, eq=False)
+class GLU(Node):
+    """The channel mixer's gate: v = fit(gate · σ(gate) · up / 2^v_shift), gate and up the rescaled sums; sq of v."""
+
+    rescale: dict[str, Rescale]  # gate, up
+    gate_type: QType
+    v_shift: int
+    squares: Squares
+
+
+@dataclass(frozen=True, eq=False)
+class Residual(Node):
+    """x' = fit(x + rescaled ternary sum), sq as in `Squares`."""
+
+    rescale: dict[str, Rescale]  # y
+    squares: Squares
+
+
+@dataclass(frozen=True, eq=False)
+class Head(Node):
+    """logits = the rescaled ternary sum; sent to the host."""
+
+    rescale: dict[str, Rescale]  # y
+
+
+AnyNode = Embedding | InverseRms | Norm | Gain | MaxAbs | QuantScale | Quantise | MLGRU | GLU | Residual | Head
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A whole model as integers: one Embedding first, one Head last, blocks between."""
+
+    name: str
+    scheme: str
+    nodes: tuple[AnyNode, ...]
+    sigmoid: SigmoidTable
+    accumulator_bits: int
+    blocks: int
+    bos: int | None
+    """The token that stands before every text, where the model has one."""
+    quality: dict[str, float]
+    """What calibration measured: nats per token of the float model and of these integers, on how many tokens."""
+
+    @property
+    def embedding(self) -> Embedding:
+        """The first node."""
+        node = self.nodes[0]
+        assert isinstance(node, Embedding)
+        return node
+
+    @property
+    def head(self) -> Head:
+        """The last node."""
+        node = self.nodes[-1]
+        assert isinstance(node, Head)
+        return node
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return self.head.size
+
+    @property
+    def logit_scale(self) -> float:
+        """What one step of an integer logit is worth in natural units; a power of two."""
+        return float(2.0 ** -self.head.outputs[0].qtype.frac)
+
+    def node(self, name: str) -> AnyNode:
+        """The node of that name."""
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, AnyNode]:
+        return {node.name: node for node in self.nodes}
+
+
+def constants(node: AnyNode) -> dict[str, Ints]:
+    """The arrays that give each neuron of a node a value of its own, by name; each [size]."""
+    found: dict[str, Ints] = {}
+    match node:
+        case Norm() | Gain():
+            found = {f"gains.{port}": gains for port, gains in node.gains.items()}
+        case MLGRU():
+            found = {"gains": node.gains} | ({} if node.bounds is None else {"bounds": node.bounds})
+        case _:
+            pass
+    squares = getattr(node, "squares", None)
+    if isinstance(squares, Squares) and squares.gains is not None:
+        found["squares"] = squares.gains
+    return found
+
+
+def span(node: AnyNode, entry: Input, start: int, stop: int, source_size: int) -> tuple[int, int]:
+    """Which of its source's values an input needs for the neurons from `start` to `stop`."""
+    match entry.how:
+        case "aligned":
+            return start, stop
+        case "group":
+            arity = node.arity if isinstance(node, MaxAbs) else 1
+            return start * arity, min(stop * arity, source_size)
+        case _:
+            return 0, source_size
+
+
+def block_of(name: str) -> int | None:
+    """The block that a node belongs to by its name; None for the embedding and the head."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "layers" else None

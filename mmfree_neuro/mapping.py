@@ -1,0 +1,62 @@
+"""Which neurons lie on which core of which chip, and which messages travel where: records only."""
+
+from dataclasses import dataclass
+
+HOST = -1
+"""The chip number of the host, which embeds tokens and reads logits."""
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A core of a chip; the host is chip -1, core 0."""
+
+    chip: int
+    core: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The neurons `start` … `stop` - 1 of one node; they lie on one core."""
+
+    node: str
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """How many neurons."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Route:
+    """A stream of messages: payloads `start` … `stop` - 1 of a shard's port, sent once to one core."""
+
+    source: int
+    port: str
+    destination: Location
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A whole mapping; `locations` runs parallel to `shards`, and `routes` follows from both."""
+
+    graph: str
+    """SHA-256 of the graph file that it belongs to."""
+    system: str
+    placer: str
+    shards: tuple[Shard, ...]
+    locations: tuple[Location, ...]
+    routes: tuple[Route, ...]
+
+    @property
+    def chips(self) -> tuple[int, ...]:
+        """The chips in use, in order."""
+        return tuple(sorted({place.chip for place in self.locations} - {HOST}))
+
+    @property
+    def cores(self) -> tuple[Location, ...]:
+        """The cores in use, in order."""
+        return tuple(sorted(place for place in set(self.locations) if place.chip != HOST))

@@ -1,0 +1,349 @@
+"""The instructions of a neuron program, and the machines that run them.
+
+A program is a straight line of calls on a machine, so one text gives its meaning, its legality and its cost:
+
+- `Machine` computes on int64 arrays; every engine uses it, or a subclass with the same results.
+- `CheckedMachine` computes the same and raises when a value leaves the register; the reference uses it.
+- `ScalarMachine` computes on Python integers, for neurons that stand alone.
+- `Bounds` computes on intervals: it proves that no input can overflow a register, and counts the instructions.
+
+Instruction classes are those in Intel's Loihi 2 technology brief.  What it leaves open is fixed here: registers are 32
+bits wide; MUL_SHR multiplies two registers into 64 bits, shifts right rounding down, and saturates at the register's
+ends (so a result that is stored next may pass them); a table look-up is an indexed MOV; an accumulator or an arrived
+message is read with RDC and a state variable written with RMW.  Branches are not used: both sides run and SEL chooses.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfree_neuro.errors import RangeError
+from mmfree_neuro.fixedpoint import Ints, QType, rshift_half_up
+from mmfree_neuro.tables import GATE_FRAC, SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
+
+INSTRUCTIONS = (
+    "RMW", "RDC", "MOV", "SEL", "AND", "OR", "SHL", "ADD", "NEG", "MIN", "MUL_SHR", "LT", "GE", "EQ", "SPIKE",
+)  # fmt: skip
+REGISTER_BITS = 32
+REGISTER_HIGH = (1 << (REGISTER_BITS - 1)) - 1
+
+Value = Any
+"""What a machine computes on: int64 arrays, Python integers, or intervals."""
+
+
+class Machine:
+    """Runs programs on int64 arrays of any shape, element by element; counts the values that `fit` saturates."""
+
+    def __init__(self) -> None:
+        self.saturations = 0
+
+    def read(self, x: Value) -> Value:
+        """RDC: take what arrived: an accumulated sum or a message's payload."""
+        return x
+
+    def store(self, x: Value) -> Value:
+        """RMW: write a state variable."""
+        return x
+
+    def send(self, x: Value) -> Value:
+        """SPIKE: emit a payload; a zero is not sent."""
+        return x
+
+    def add(self, a: Value, b: Value) -> Value:
+        """ADD."""
+        return a + b
+
+    def neg(self, a: Value) -> Value:
+        """NEG."""
+        return -a
+
+    def min(self, a: Value, b: Value) -> Value:
+        """MIN."""
+        return np.minimum(a, b)
+
+    def lt(self, a: Value, b: Value) -> Value:
+        """LT: a truth value."""
+        return a < b
+
+    def bit_and(self, a: Value, mask: int) -> Value:
+        """AND with a constant mask."""
+        return a & mask
+
+    def shl(self, a: Value, shift: int) -> Value:
+        """SHL by a constant."""
+        return a << shift
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        """SEL: a where the condition holds, b elsewhere."""
+        return np.where(condition, a, b)
+
+    def lookup(self, table: Ints, index: Value) -> Value:
+        """MOV from a table in the core's memory."""
+        return table[index]
+
+    def mul_shr(self, a: Value, b: Value, shift: int) -> Value:
+        """MUL_SHR: floor(a · b / 2^shift)."""
+        return (a * b) >> shift
+
+    def mul_round(self, a: Value, b: Value, shift: int) -> Value:
+        """a · b / 2^shift to the nearest, halves up: MUL_SHR by one bit less, ADD 1, MUL_SHR by one bit."""
+        return rshift_half_up(a * b, shift)
+
+    def clip(self, a: Value, low: int, high: int) -> Value:
+        """a held inside [low, high]: MIN, LT, SEL."""
+        return np.clip(a, low, high)
+
+    def fit(self, a: Value, qtype: QType) -> Value:
+        """`clip` to a format before a store or a send; every value that changes is counted as a saturation."""
+        high = qtype.high
+        if a.size and (a.max() > high or a.min() < -high):
+            self.saturations += int(np.count_nonzero((a > high) | (a < -high)))
+            return np.clip(a, -high, high)
+        return a
+
+    def mul_fit(self, a: Value, b: Value, shift: int, qtype: QType) -> Value:
+        """`mul_round` and then `fit`; the product may pass the register's ends, where MUL_SHR saturates."""
+        return self.fit(rshift_half_up(a * b, shift), qtype)
+
+    def scan(self, step: Callable[[Value, Value, Value], Value], state: Value, a: Value, b: Value) -> tuple[Value, Value]:
+        """One step of a recurrence: what it gives for this token, and the state after it."""
+        state = step(state, a, b)
+        return state, state
+
+    def abs(self, a: Value) -> Value:
+        """LT, NEG, SEL."""
+        return np.abs(a)
+
+    def max(self, a: Value, b: Value) -> Value:
+        """LT, SEL."""
+        return np.maximum(a, b)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        """NEG, ADD."""
+        return a - b
+
+    def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
+        """σ(x) with GATE_FRAC fractional bits, x having `frac`: chords on the magnitude, σ(-x) = 1 - σ(x)."""
+        return _sigmoid(self, x, frac, table)
+
+
+def _sigmoid(m: Machine, x: Value, frac: int, table: SigmoidTable) -> Value:
+    magnitude = m.abs(x)
+    if frac < SIGMOID_INPUT_FRAC:
+        up = SIGMOID_INPUT_FRAC - frac
+        magnitude = m.shl(m.min(magnitude, (1 << (SIGMOID_INPUT_BITS - up)) - 1), up)
+    else:
+        magnitude = m.mul_shr(magnitude, 1, frac - SIGMOID_INPUT_FRAC)
+        magnitude = m.min(magnitude, (1 << SIGMOID_INPUT_BITS) - 1)
+    segment = m.mul_shr(magnitude, 1, table.segment_bits)
+    rest = m.bit_and(magnitude, (1 << table.segment_bits) - 1)
+    rise = m.mul_round(m.lookup(table.slopes, segment), rest, table.segment_bits)
+    y = m.add(m.lookup(table.values, segment), rise)
+    return m.select(m.lt(x, 0), m.sub(1 << GATE_FRAC, y), y)
+
+
+class ScalarMachine(Machine):
+    """The same on single Python integers: no array is made, so a lone neuron costs microseconds."""
+
+    def min(self, a: Value, b: Value) -> Value:
+        return a if a < b else b
+
+    def max(self, a: Value, b: Value) -> Value:
+        return a if a > b else b
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        return a if condition else b
+
+    def lookup(self, table: Ints, index: Value) -> Value:
+        return int(table[index])
+
+    def clip(self, a: Value, low: int, high: int) -> Value:
+        return low if a < low else high if a > high else a
+
+    def abs(self, a: Value) -> Value:
+        return a if a >= 0 else -a
+
+    def fit(self, a: Value, qtype: QType) -> Value:
+        if -qtype.high <= a <= qtype.high:
+            return a
+        self.saturations += 1
+        return qtype.high if a > 0 else -qtype.high
+
+
+class CheckedMachine(Machine):
+    """The same, slowly: every helper is spelt in instructions and every result must fit the register."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def _in_register(self, x: Value) -> Value:
+        if np.any(np.abs(x) > REGISTER_HIGH):
+            raise RangeError(f"{self.name}: a value left the {REGISTER_BITS}-bit register")
+        return x
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self._in_register(a + b)
+
+    def shl(self, a: Value, shift: int) -> Value:
+        return self._in_register(a << shift)
+
+    def mul_shr(self, a: Value, b: Value, shift: int) -> Value:
+        return self._in_register((self._in_register(a) * self._in_register(b)) >> shift)
+
+    def mul_round(self, a: Value, b: Value, shift: int) -> Value:
+        if shift == 0:
+            return self.mul_shr(a, b, 0)
+        down = (self._in_register(a) * self._in_register(b)) >> (shift - 1)
+        return self._in_register((down + 1) >> 1)
+
+    def abs(self, a: Value) -> Value:
+        return self.select(self.lt(a, 0), self.neg(a), a)
+
+    def max(self, a: Value, b: Value) -> Value:
+        return self.select(self.lt(a, b), b, a)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.add(a, self.neg(b))
+
+    def clip(self, a: Value, low: int, high: int) -> Value:
+        return self.max(self.min(a, high), low)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """All integers from low to high."""
+
+    low: int
+    high: int
+
+
+def _interval(x: Value) -> Interval:
+    if isinstance(x, Interval):
+        return x
+    if isinstance(x, int):
+        return Interval(x, x)
+    return Interval(int(x.min()), int(x.max()))
+
+
+class Bounds(Machine):
+    """Runs a program on intervals: proves that every register holds every value, and counts `issued` instructions."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.issued: Counter[str] = Counter()
+
+    def _issue(self, *classes: str) -> None:
+        self.issued.update(classes)
+
+    def _hold(self, low: int, high: int) -> Interval:
+        worst = max(high, -low)
+        if worst > REGISTER_HIGH:
+            raise RangeError(f"{self.name}: a value can reach {worst}, which a {REGISTER_BITS}-bit register cannot hold")
+        return Interval(low, high)
+
+    def _union(self, a: Value, b: Value) -> Interval:
+        a, b = _interval(a), _interval(b)
+        return self._hold(min(a.low, b.low), max(a.high, b.high))
+
+    def _product(self, a: Value, b: Value) -> Interval:
+        same = a is b
+        a, b = _interval(a), _interval(b)
+        self._hold(a.low, a.high)
+        self._hold(b.low, b.high)
+        corners = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
+        return Interval(0 if same else min(corners), max(corners))  # a square is not negative
+
+    def read(self, x: Value) -> Value:
+        self._issue("RDC")
+        return _interval(x)
+
+    def store(self, x: Value) -> Value:
+        self._issue("RMW")
+        return x
+
+    def send(self, x: Value) -> Value:
+        self._issue("SPIKE")
+        return x
+
+    def add(self, a: Value, b: Value) -> Value:
+        self._issue("ADD")
+        a, b = _interval(a), _interval(b)
+        return self._hold(a.low + b.low, a.high + b.high)
+
+    def neg(self, a: Value) -> Value:
+        self._issue("NEG")
+        a = _interval(a)
+        return self._hold(-a.high, -a.low)
+
+    def min(self, a: Value, b: Value) -> Value:
+        self._issue("MIN")
+        a, b = _interval(a), _interval(b)
+        return Interval(min(a.low, b.low), min(a.high, b.high))
+
+    def lt(self, a: Value, b: Value) -> Value:
+        self._issue("LT")
+        return Interval(0, 1)
+
+    def bit_and(self, a: Value, mask: int) -> Value:
+        self._issue("AND")
+        return Interval(0, min(mask, _interval(a).high) if _interval(a).low >= 0 else mask)
+
+    def shl(self, a: Value, shift: int) -> Value:
+        self._issue("SHL")
+        a = _interval(a)
+        return self._hold(a.low << shift, a.high << shift)
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        self._issue("SEL")
+        return self._union(a, b)
+
+    def lookup(self, table: Ints, index: Value) -> Value:
+        self._issue("MOV")
+        index = _interval(index)
+        if index.low < 0 or index.high >= len(table):
+            raise RangeError(f"{self.name}: a table of {len(table)} entries is read at {index.low} … {index.high}")
+        return _interval(table[index.low : index.high + 1])
+
+    def mul_shr(self, a: Value, b: Value, shift: int) -> Value:
+        self._issue("MUL_SHR")
+        product = self._product(a, b)
+        return self._hold(product.low >> shift, product.high >> shift)
+
+    def mul_round(self, a: Value, b: Value, shift: int) -> Value:
+        if shift == 0:
+            return self.mul_shr(a, b, 0)
+        self._issue("MUL_SHR", "ADD", "MUL_SHR")
+        product = self._product(a, b)
+        half = 1 << (shift - 1)
+        return self._hold((product.low + half) >> shift, (product.high + half) >> shift)
+
+    def clip(self, a: Value, low: int, high: int) -> Value:
+        self._issue("MIN", "LT", "SEL")
+        a = _interval(a)
+        return Interval(min(max(a.low, low), high), max(min(a.high, high), low))
+
+    def fit(self, a: Value, qtype: QType) -> Value:
+        return self.clip(a, -qtype.high, qtype.high)
+
+    def mul_fit(self, a: Value, b: Value, shift: int, qtype: QType) -> Value:
+        self._issue("MUL_SHR", *(("ADD", "MUL_SHR") if shift else ()))
+        product = self._product(a, b)
+        return self.fit(Interval(product.low >> shift, (product.high >> shift) + 1), qtype)
+
+    def abs(self, a: Value) -> Value:
+        self._issue("LT", "NEG", "SEL")
+        a = _interval(a)
+        return Interval(0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high)), max(-a.low, a.high))
+
+    def max(self, a: Value, b: Value) -> Value:
+        self._issue("LT", "SEL")
+        a, b = _interval(a), _interval(b)
+        return Interval(max(a.low, b.low), max(a.high, b.high))
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.add(a, self.neg(b))

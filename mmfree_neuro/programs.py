@@ -1,0 +1,183 @@
+"""The neuron programs: what each node of `ir` computes, in the instructions of `ops`.
+
+`run` is the one definition.  Engines call it with a machine, the node, the constants of the neurons they hold, and the
+inputs of those neurons (sums already made); `verify` calls it on intervals.
+"""
+
+from collections.abc import Mapping
+
+from mmfree_neuro.fixedpoint import Ints, QType
+from mmfree_neuro.ir import (
+    GLU,
+    MLGRU,
+    AnyNode,
+    Embedding,
+    Gain,
+    Head,
+    InverseRms,
+    MaxAbs,
+    Norm,
+    Quantise,
+    QuantScale,
+    Rescale,
+    Residual,
+    Squares,
+)
+from mmfree_neuro.ops import Machine, Value
+from mmfree_neuro.tables import (
+    GATE_FRAC,
+    POWER_SHIFT,
+    RECIPROCAL_FIRST,
+    ROOT_FIRST,
+    ROOT_FRAC,
+    SigmoidTable,
+    inverse_root_guess,
+    reciprocal_guess,
+)
+
+ONE = 1 << GATE_FRAC
+ROOT_ONE = 1 << ROOT_FRAC
+Constants = Mapping[str, Ints]
+Inputs = Mapping[str, Value]
+Outputs = dict[str, Value]
+
+
+def _inverse_root(m: Machine, total: Value, node: InverseRms | QuantScale, qtype: QType) -> Value:
+    w, k = m.add(total, node.floor), 0
+    for shift in (16, 8, 4, 2):
+        limit = 1 << (31 - shift)
+        small = m.lt(w, limit)
+        w = m.select(small, m.shl(m.min(w, limit - 1), shift), w)
+        k = m.select(small, m.add(k, shift // 2), k)
+    top = m.max(m.add(m.mul_shr(w, 1, 26), -ROOT_FIRST), 0)
+    y = m.lookup(inverse_root_guess(), top)
+    for _ in range(node.newton):
+        wyy = m.mul_shr(m.mul_shr(w, y, 31), y, ROOT_FRAC)
+        y = m.clip(m.mul_shr(y, m.sub(3 * ROOT_ONE, wyy), ROOT_FRAC + 1), ROOT_ONE, 2 * ROOT_ONE)
+    return m.mul_fit(y, m.lookup(node.powers, k), POWER_SHIFT, qtype)
+
+
+def _reciprocal(m: Machine, largest: Value, powers: Ints, newton: int, qtype: QType) -> Value:
+    a, k = m.max(largest, 1), 0
+    for step in (16, 8, 4, 2, 1):
+        limit = 1 << (31 - step)
+        small = m.lt(a, limit)
+        a = m.select(small, m.shl(m.min(a, limit - 1), step), a)
+        k = m.select(small, m.add(k, step), k)
+    top = m.max(m.add(m.mul_shr(a, 1, 26), -RECIPROCAL_FIRST), 0)
+    y = m.lookup(reciprocal_guess(), top)
+    for _ in range(newton):
+        y = m.clip(m.mul_shr(y, m.sub(2 * ROOT_ONE, m.mul_shr(a, y, 31)), ROOT_FRAC), ROOT_ONE, 2 * ROOT_ONE)
+    return m.mul_fit(y, m.lookup(powers, k), POWER_SHIFT, qtype)
+
+
+def _square(m: Machine, z: Value, squares: Squares, constants: Constants, qtype: QType) -> Value:
+    u = m.mul_fit(z, constants["squares"] if squares.gains is not None else 1, squares.shift, squares.width)
+    return m.mul_fit(u, u, squares.square_shift, qtype)
+
+
+def _rescaled(m: Machine, inputs: Inputs, port: str, rescale: Rescale, qtype: QType) -> Value:
+    total = m.read(inputs[port])
+    if rescale.dynamic_shift is not None:
+        total = m.mul_shr(total, m.read(inputs[f"{port}.scale"]), rescale.dynamic_shift)
+    return m.mul_fit(total, rescale.factor.mantissa, rescale.factor.shift, qtype)
+
+
+def _mlgru(
+    m: Machine, node: MLGRU, table: SigmoidTable, constants: Constants, inputs: Inputs, state: Value
+) -> tuple[Outputs, Value]:
+    i = _rescaled(m, inputs, "i", node.rescale["i"], node.i_type)
+    f = m.sigmoid(_rescaled(m, inputs, "f", node.rescale["f"], node.f_type), node.f_type.frac, table)
+    g = _rescaled(m, inputs, "g", node.rescale["g"], node.g_type)
+    if node.bounds is not None:
+        bound = constants["bounds"]
+        f = m.add(bound, m.mul_round(m.sub(ONE, bound), f, GATE_FRAC))
+    to_state = GATE_FRAC + node.i_type.frac - node.state.frac
+    c = m.mul_fit(i, m.sigmoid(i, node.i_type.frac, table), to_state, node.state)
+
+    def step(h: Value, f: Value, c: Value) -> Value:
+        return m.store(m.fit(m.add(c, m.mul_round(f, m.sub(h, c), GATE_FRAC)), node.state))
+
+    h, state = m.scan(step, state, f, c)
+    swish = m.mul_round(h, m.sigmoid(h, node.state.frac, table), GATE_FRAC)
+    v_type, sq_type = node.output("v").qtype, node.output("sq").qtype
+    v = m.mul_fit(m.mul_round(g, constants["gains"], node.gain_shift), swish, node.v_shift, v_type)
+    sq = _square(m, v, node.squares, constants, sq_type)
+    if node.eps is not None:
+        u = m.mul_fit(g, 1, node.g_shift, node.squares.width)
+        sq = m.fit(m.add(sq, m.mul_fit(m.mul_shr(u, u, 15), node.eps.mantissa, node.eps.shift, sq_type)), sq_type)
+    return {"v": m.send(v), "sq": m.send(sq)}, state
+
+
+def _max_abs(m: Machine, node: MaxAbs, inputs: Inputs) -> Value:
+    largest = m.abs(m.read(inputs["v"][0]))
+    for other in inputs["v"][1:]:
+        largest = m.max(largest, m.abs(m.read(other)))
+    return m.send(largest)
+
+
+def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
+    root = _inverse_root(m, m.read(inputs["total"]), node, node.root)
+    outputs = {}
+    for port, powers in node.inv_powers.items():
+        largest = m.read(inputs[f"max.{port}"])
+        inverse_type, scale_type = node.output(f"inv.{port}").qtype, node.output(f"scale.{port}").qtype
+        inverse = _reciprocal(m, largest, powers, node.newton, inverse_type)
+        outputs[f"inv.{port}"] = m.send(inverse)
+        outputs[f"scale.{port}"] = m.send(m.mul_fit(largest, root, node.scale_shift[port], scale_type))
+    return outputs
+
+
+def _with_squares(m: Machine, node: Embedding | Residual, constants: Constants, x: Value) -> Outputs:
+    return {"x": m.send(x), "sq": m.send(_square(m, x, node.squares, constants, node.output("sq").qtype))}
+
+
+def run(
+    m: Machine, node: AnyNode, table: SigmoidTable, constants: Constants, inputs: Inputs, state: Value = None
+) -> tuple[Outputs, Value]:
+    """What a node's neurons send for one token, by output, and their state after it.
+
+    `constants` and `inputs` hold the same neurons; an input is a sum where it is made of many messages, and a list of
+    `arity` values where the node reads a group.  The Embedding's input `x` is its table's row.
+    """
+    match node:
+        case Embedding():
+            return _with_squares(m, node, constants, m.read(inputs["x"])), None
+        case InverseRms():
+            return {"r": m.send(_inverse_root(m, m.read(inputs["total"]), node, node.output("r").qtype))}, None
+        case Norm():
+            t = m.mul_shr(m.read(inputs["x"]), m.read(inputs["r"]), node.pre_shift)
+            return {
+                p: m.send(m.mul_fit(t, constants[f"gains.{p}"], shift, node.output(p).qtype))
+                for p, shift in node.shifts.items()
+            }, None
+        case Gain():
+            x = m.read(inputs["x"])
+            return {
+                p: m.send(m.mul_fit(x, constants[f"gains.{p}"], shift, node.output(p).qtype))
+                for p, shift in node.shifts.items()
+            }, None
+        case MaxAbs():
+            return {"max": _max_abs(m, node, inputs)}, None
+        case QuantScale():
+            return _quant_scale(m, node, inputs), None
+        case Quantise():
+            return {
+                p: m.send(m.mul_fit(m.read(inputs[f"v.{p}"]), m.read(inputs[f"inv.{p}"]), shift, node.output(p).qtype))
+                for p, shift in node.shifts.items()
+            }, None
+        case MLGRU():
+            return _mlgru(m, node, table, constants, inputs, state)
+        case GLU():
+            gate = _rescaled(m, inputs, "gate", node.rescale["gate"], node.gate_type)
+            up = _rescaled(m, inputs, "up", node.rescale["up"], node.gate_type)
+            swish = m.mul_round(gate, m.sigmoid(gate, node.gate_type.frac, table), GATE_FRAC)
+            v = m.mul_fit(swish, up, node.v_shift, node.output("v").qtype)
+            sq = _square(m, v, node.squares, constants, node.output("sq").qtype)
+            return {"v": m.send(v), "sq": m.send(sq)}, None
+        case Residual():
+            x_type = node.output("x").qtype
+            added = m.add(m.read(inputs["x"]), _rescaled(m, inputs, "y", node.rescale["y"], x_type))
+            return _with_squares(m, node, constants, m.fit(added, x_type)), None
+        case Head():
+            return {"logits": m.send(_rescaled(m, inputs, "y", node.rescale["y"], node.output("logits").qtype))}, None

@@ -1,0 +1,63 @@
+"""From float to integer: ternary codes, schemes, and the ranges that calibration measures.
+
+Weights are ternarised once, in float32, from the stored values; ternarising codes again would keep them and shrink
+their scale.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mmfree_neuro.checkpoint import Float32
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.ir import Codes
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a model is made of integers; the defaults of `a16` are those that lose nothing (arXiv 2503.18002, table 1)."""
+
+    name: str
+    activations: Literal["static", "per-token"]
+    """`static`: one power-of-two scale per tensor, from calibration; `per-token`: 8-bit codes by the token's largest."""
+    activation_bits: int = 16
+    value_bits: int = 24
+    """Width of the residual stream, of pre-activations and of what norms read."""
+    state_bits: int = 24
+    accumulator_bits: int = 32
+    headroom_bits: int = 1
+    """How many times the calibrated range, as a power of two, every format still holds."""
+    log2_sigmoid_segments: int = 8
+    newton_steps: int = 3
+
+
+SCHEMES = {"a16": Scheme("a16", "static"), "a8": Scheme("a8", "per-token", activation_bits=8)}
+
+
+def scheme_named(name: str) -> Scheme:
+    """The scheme of that name."""
+    if name not in SCHEMES:
+        raise InputError(f"scheme {name!r} is not known, must be one of {', '.join(sorted(SCHEMES))}")
+    return SCHEMES[name]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The smallest and the largest of what one quantity was per token, in natural units, over the calibration text."""
+
+    low: float
+    high: float
+
+
+Ranges = Mapping[str, Range]
+"""Measured ranges by the names in `range_names`."""
+
+
+def ternarise(weight: Float32) -> tuple[Codes, float]:
+    """Codes -1, 0, +1 (weight's shape) and the scale max(mean |w|, 1e-5), as the published kernel makes them."""
+    mean = np.float32(np.abs(weight).mean(dtype=np.float64))
+    scale = max(mean, np.float32(1e-5))
+    codes = np.clip(np.rint(weight * (np.float32(1) / scale)), -1, 1).astype(np.int8)
+    return codes, float(scale)

@@ -1,0 +1,143 @@
+"""The reference engine: slow, obvious, and the meaning of a graph.
+
+One token at a time, one node after another, every sum as a plain int64 product, every register checked.  Where another
+engine differs, the other engine is wrong.
+"""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from mmfree_neuro import programs
+from mmfree_neuro.activity import Activity, nothing
+from mmfree_neuro.fixedpoint import Ints, fit
+from mmfree_neuro.ir import AnyNode, Embedding, Graph, Input, MaxAbs, MLGRU, constants, span
+from mmfree_neuro.job import Job, Report, Result, drive, silent
+from mmfree_neuro.mapping import Mapping, Shard
+from mmfree_neuro.ops import CheckedMachine, Value
+
+Signals = dict[tuple[str, str], Ints]
+"""What every node sent for one token, by node and port."""
+
+
+class Reference:
+    """A session of the reference engine; counts are those of `mapping`."""
+
+    def __init__(self, graph: Graph, mapping: Mapping) -> None:
+        self.graph, self.mapping = graph, mapping
+        self.matrices = {
+            (node.name, entry.port): entry.matrix.astype(np.int64)
+            for node in graph.nodes for entry in node.inputs if entry.matrix is not None
+        }  # fmt: skip
+        self.activity, self.tokens = nothing(mapping), 0
+        self.states: dict[str, Ints] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Every state to zero."""
+        self.states = {n.name: np.zeros(n.size, np.int64) for n in self.graph.nodes if isinstance(n, MLGRU)}
+
+    def take_activity(self) -> Activity:
+        """The counts since they were last taken."""
+        taken = replace(self.activity, tokens=self.tokens)
+        self.activity, self.tokens = nothing(self.mapping), 0
+        return taken
+
+    def feed(self, tokens: Ints) -> Ints:
+        """The logits [n, vocabulary] after each of n tokens."""
+        return np.stack([self.token(int(token)) for token in tokens])
+
+    def token(self, token: int) -> Ints:
+        """The logits [vocabulary] after one token."""
+        signals: Signals = {}
+        before = dict(self.states)
+        for node in self.graph.nodes:
+            machine = CheckedMachine(node.name)
+            inputs = self.inputs(node, signals, token)
+            sent, state = programs.run(
+                machine, node, self.graph.sigmoid, constants(node), inputs, self.states.get(node.name)
+            )
+            if state is not None:
+                self.states[node.name] = state
+            for output in node.outputs:
+                values = np.broadcast_to(sent[output.port], output.size)
+                signals[node.name, output.port] = fit(values, output.qtype, f"{node.name}: output {output.port}")
+        self.count(signals, token, before)
+        return signals[self.graph.head.name, "logits"]
+
+    def inputs(self, node: AnyNode, signals: Signals, token: int) -> dict[str, Value]:
+        """What the neurons of a node read."""
+        if isinstance(node, Embedding):
+            return {"x": node.table[token]}
+        return {entry.port: self.arrived(node, entry, signals[entry.source, entry.source_port]) for entry in node.inputs}
+
+    def arrived(self, node: AnyNode, entry: Input, source: Ints) -> Value:
+        """One input of a node, for all of its neurons."""
+        match entry.how:
+            case "ternary":
+                return self.matrices[node.name, entry.port] @ source
+            case "sum":
+                return source.sum(keepdims=True)
+            case "group":
+                assert isinstance(node, MaxAbs)
+                padded = np.zeros(node.size * node.arity, np.int64)
+                padded[: source.size] = source
+                return list(padded.reshape(node.size, node.arity).T)
+            case _:
+                return source
+
+    def count(self, signals: Signals, token: int, before: dict[str, Ints]) -> None:
+        """Add one token to the counts."""
+        activity, nodes = self.activity, {node.name: node for node in self.graph.nodes}
+        for position, shard in enumerate(self.mapping.shards):
+            node = nodes[shard.node]
+            synops, reads = self.synapses(node, shard, signals)
+            activity.fired[position] += 1
+            activity.synops[position] += synops
+            activity.reads[position] += reads
+            activity.saturations[position] += self.saturations(node, shard, signals, token, before)
+        for position, route in enumerate(self.mapping.routes):
+            values = signals[self.mapping.shards[route.source].node, route.port]
+            activity.messages[position] += np.count_nonzero(values[route.start : route.stop])
+        self.tokens += 1
+
+    def synapses(self, node: AnyNode, shard: Shard, signals: Signals) -> tuple[int, int]:
+        """Synaptic operations and dense reads of one shard for one token."""
+        synops = reads = 0
+        for entry in node.inputs:
+            source = signals[entry.source, entry.source_port]
+            first, last = span(node, entry, shard.start, shard.stop, source.size)
+            active = source[first:last] != 0
+            if entry.how == "ternary":
+                rows = self.matrices[node.name, entry.port][shard.start : shard.stop]
+                synops += int(np.count_nonzero(rows[:, active]))
+                reads += int(active.sum()) * shard.size
+            else:
+                each = shard.size if entry.how == "broadcast" else 1
+                synops += int(active.sum()) * each
+                reads += int(active.sum()) * each
+        return synops, reads
+
+    def saturations(self, node: AnyNode, shard: Shard, signals: Signals, token: int, before: dict[str, Ints]) -> int:
+        """How many values one shard saturated for one token: its neurons' programs run again by themselves."""
+        machine = CheckedMachine(node.name)
+        here = slice(shard.start, shard.stop)
+        own = {name: values[here] for name, values in constants(node).items()}
+        state = before[node.name][here] if node.name in before else None
+        inputs = {port: _slice(value, here, node.size) for port, value in self.inputs(node, signals, token).items()}
+        programs.run(machine, node, self.graph.sigmoid, own, inputs, state)
+        return machine.saturations
+
+
+def _slice(value: Value, here: slice, size: int) -> Value:
+    if isinstance(value, list):
+        return [_slice(v, here, size) for v in value]
+    return value[here] if value.size == size else value
+
+
+def run(graph: Graph, mapping: Mapping, job: Job, report: Report = silent) -> Result:
+    """Run a job on the reference engine."""
+    begin = time.monotonic()
+    session = Reference(graph, mapping)
+    return drive(graph, session, job, 1, report, time.monotonic() - begin)

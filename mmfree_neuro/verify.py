@@ -1,0 +1,100 @@
+"""Proves that a graph is legal: wired right, every sum inside the accumulator, every register wide enough."""
+
+from collections import Counter
+
+import numpy as np
+
+from mmfree_neuro import programs
+from mmfree_neuro.errors import GraphError, RangeError
+from mmfree_neuro.ir import AnyNode, Embedding, Graph, Head, Input, MaxAbs, MLGRU, Output, constants
+from mmfree_neuro.ops import Bounds, Interval, Value
+
+MAX_PAYLOAD_BITS = 32
+
+
+def _interval(output: Output) -> Interval:
+    return Interval(0 if output.unsigned else -output.qtype.high, output.qtype.high)
+
+
+def sum_bound(node: AnyNode, entry: Input, source: Output) -> int:
+    """The largest magnitude that the sum behind an input can reach, whatever arrives."""
+    if entry.how == "ternary":
+        assert entry.matrix is not None
+        return int(np.count_nonzero(entry.matrix, axis=1).max()) * source.qtype.high
+    return source.size * source.qtype.high if entry.how == "sum" else source.qtype.high
+
+
+def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
+    who = f"{node.name}: input {entry.port}"
+    if entry.how == "ternary":
+        matrix = entry.matrix
+        if matrix is None or matrix.shape != (node.size, source.size):
+            have = None if matrix is None else list(matrix.shape)
+            raise GraphError(f"{who}: the matrix has shape {have}, must have {[node.size, source.size]}")
+        if int(matrix.min()) < -1 or int(matrix.max()) > 1:
+            raise GraphError(f"{who}: the matrix holds a code other than -1, 0, +1")
+        return
+    arity = node.arity if isinstance(node, MaxAbs) else 1
+    expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[entry.how]
+    if source.size != expected:
+        raise GraphError(f"{who}: reads {source.size} values {entry.how}, must read {expected}")
+    if entry.how == "group" and node.size != -(-source.size // arity):
+        raise GraphError(f"{who}: {source.size} values in groups of {arity} need another number of neurons than {node.size}")
+    if entry.how == "sum" and node.size != 1:
+        raise GraphError(f"{who}: a sum is read by one neuron, not by {node.size}")
+
+
+def _inputs(graph: Graph, node: AnyNode, outputs: dict[tuple[str, str], Output]) -> dict[str, Value]:
+    limit = (1 << (graph.accumulator_bits - 1)) - 1
+    found: dict[str, Value] = {}
+    for entry in node.inputs:
+        source = outputs.get((entry.source, entry.source_port))
+        if source is None:
+            raise GraphError(f"{node.name}: input {entry.port} reads {entry.source}.{entry.source_port}, which no earlier node sends")
+        _check_shape(node, entry, source)
+        bound = sum_bound(node, entry, source)
+        if bound > limit:
+            raise RangeError(
+                f"{node.name}: input {entry.port}: the sum can reach {bound}, which a {graph.accumulator_bits}-bit accumulator cannot hold"
+            )
+        reach = Interval(0 if source.unsigned else -bound, bound)
+        found[entry.port] = [reach] * node.arity if isinstance(node, MaxAbs) else reach
+    return found
+
+
+def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str]:
+    machine = Bounds(node.name)
+    if isinstance(node, Embedding):
+        inputs = {"x": _interval(node.output("x"))}
+    state = Interval(-node.state.high, node.state.high) if isinstance(node, MLGRU) else None
+    sent, _ = programs.run(machine, node, graph.sigmoid, constants(node), inputs, state)
+    for output in node.outputs:
+        declared, reached = _interval(output), sent[output.port]
+        if reached.low < declared.low or reached.high > declared.high or output.qtype.bits > MAX_PAYLOAD_BITS:
+            raise RangeError(
+                f"{node.name}: output {output.port} can be {reached.low} … {reached.high}, must be {declared.low} … {declared.high}"
+            )
+    return machine.issued
+
+
+def verify(graph: Graph) -> Graph:
+    """The same graph, proved legal by the rules of `ir`; GraphError or RangeError otherwise."""
+    instruction_counts(graph)
+    return graph
+
+
+def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
+    """What one neuron of each node issues for one token, by node name and instruction class; verifies on the way."""
+    if not graph.nodes or not isinstance(graph.nodes[0], Embedding) or not isinstance(graph.nodes[-1], Head):
+        raise GraphError(f"{graph.name}: a graph begins with an Embedding and ends with a Head")
+    outputs: dict[tuple[str, str], Output] = {}
+    counts: dict[str, Counter[str]] = {}
+    for node in graph.nodes:
+        if node.name in counts:
+            raise GraphError(f"{node.name}: two nodes have this name")
+        for name, values in constants(node).items():
+            if values.shape != (node.size,):
+                raise GraphError(f"{node.name}: {name} has shape {list(values.shape)}, must have {[node.size]}")
+        counts[node.name] = _prove(graph, node, _inputs(graph, node, outputs))
+        outputs |= {(node.name, output.port): output for output in node.outputs}
+    return counts
