@@ -230,17 +230,25 @@ def config_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _safetensors(tensors: Mapping[str, Float32], dtype: str) -> bytes:
+    kept = {
+        name: to_bfloat16(np.ascontiguousarray(value)) if dtype == "bfloat16" else np.ascontiguousarray(value)
+        for name, value in tensors.items()
+    }  # the specs below hold addresses, so these arrays must outlive them
+    specs = {
+        name: safetensors.TensorSpec(dtype=dtype, shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
+        for name, a in kept.items()
+    }
+    return bytes(safetensors.serialize(specs, {"format": "pt"}))
+
+
 def write(folder: Path, checkpoint: Checkpoint, dtype: str = "bfloat16") -> None:
     """Write a checkpoint in the published format, bfloat16 or float32; the folder appears whole or not at all."""
-    entries = {}
-    for name, value in checkpoint.tensors.items():
-        stored = to_bfloat16(np.ascontiguousarray(value)) if dtype == "bfloat16" else np.ascontiguousarray(value)
-        entries[name] = {"dtype": dtype, "shape": list(value.shape), "data": stored.tobytes()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         config = json.dumps(config_json(checkpoint.config, dtype), indent=2, sort_keys=True)
         (Path(scratch) / "config.json").write_text(config + "\n", encoding="utf-8")
-        (Path(scratch) / "model.safetensors").write_bytes(safetensors.serialize(entries, {"format": "pt"}))
+        (Path(scratch) / "model.safetensors").write_bytes(_safetensors(checkpoint.tensors, dtype))
         folder.mkdir(exist_ok=True)
         for path in Path(scratch).iterdir():
             os.replace(path, folder / path.name)

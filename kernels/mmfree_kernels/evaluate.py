@@ -29,3 +29,15 @@ def nats(
         out = model(tokens[:, :-1], numerics=numerics)[0].float()
         rows.append(functional.cross_entropy(out.mT, tokens[:, 1:], reduction="none").double().cpu().numpy())
     return np.concatenate(rows)
+
+
+@torch.no_grad()
+def greedy(model: HGRNBitModel, tokens: NDArray[np.int64], new_tokens: int) -> NDArray[np.int64]:
+    """The likeliest continuation [batch, new_tokens] of tokens [batch, time], token by token with a carried state."""
+    chosen = np.zeros((len(tokens), new_tokens), np.int64)
+    out, state = model(torch.from_numpy(tokens))
+    for n in range(new_tokens):
+        last = out[:, -1].argmax(-1)
+        chosen[:, n] = last.numpy()
+        out, state = model(last[:, None], state)
+    return chosen

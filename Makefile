@@ -1,0 +1,55 @@
+# make demo    sets up .venv and shows the whole tool on the checkpoint that ships with the project
+# make test    sets up .venv with the development tools, then runs every check and every test
+# make lint    the checks alone
+# make clean   removes .venv and whatever the tools cached
+#
+# Another interpreter (Python 3.10 to 3.13): make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+AS_PINNED := --no-deps --ignore-requires-python
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.runtime-stamp
+	$(BIN)/mmfree-neuro demo
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev-stamp
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -not -path './.*' -prune -exec rm -rf {} +
+
+# The environment is named explicitly but was made by another Python: say so instead of using the wrong one.
+ifneq ($(origin PYTHON),file)
+ifneq ($(wildcard $(BIN)/python),)
+WHICH := -c 'import sys; print(sys.base_prefix, *sys.version_info)'
+ifneq ($(shell $(PYTHON) $(WHICH)),$(shell $(BIN)/python $(WHICH)))
+ifeq ($(filter clean,$(MAKECMDGOALS)),)
+$(error $(VENV) was made by another Python than $(PYTHON): run `make clean` first, or name another folder with VENV=)
+endif
+endif
+endif
+endif
+
+$(VENV)/.runtime-stamp: requirements/runtime.txt requirements/lava.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "$(PYTHON) must be Python 3.10, 3.11, 3.12 or 3.13; choose one with PYTHON=..."; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) -r requirements/runtime.txt
+	$(PIP) $(AS_PINNED) -r requirements/lava.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev-stamp: $(VENV)/.runtime-stamp requirements/dev.txt
+	$(PIP) $(AS_PINNED) -r requirements/dev.txt
+	@touch $@

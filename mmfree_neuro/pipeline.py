@@ -1,0 +1,260 @@
+"""The flow from a checkpoint to a report, step by step; the command line and the examples call these functions.
+
+The folders `partition/`, `kernels/` and `sims/` are imported where they are needed, so that a Lava run starts without
+torch in memory and everything else works without Lava.
+"""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro import checkpoint as checkpoints
+from mmfree_neuro import lower, storage
+from mmfree_neuro.checkpoint import Checkpoint
+from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.footprint import footprint
+from mmfree_neuro.hardware import SystemSpec, load_system
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job, Report, Result, silent
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.quantize import Scheme
+from mmfree_neuro.storage import Run, StoredMapping
+from mmfree_neuro.summary import summarise
+
+ENGINES = ("reference", "fast", "lava", "lava-per-core")
+PLACERS = ("block-per-chip", "greedy")
+CALIBRATION_WINDOW = 512
+CALIBRATION_WINDOWS = 32
+QUALITY_WINDOWS = 16
+
+Engine = Callable[[Graph, Mapping, Job, Report], Result]
+Stage = Callable[[str], None]
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """A checkpoint in the published format."""
+    from mmfree_kernels.torch_bin import load_bin
+
+    return checkpoints.read(folder, load_bin)
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that name."""
+    match name:
+        case "reference":
+            from mmfree_neuro import reference
+
+            return reference.run
+        case "fast":
+            from mmfree_sims import fast
+
+            return fast.run
+        case "lava" | "lava-per-core":
+            from mmfree_sims.lava import engine
+
+            return engine.run if name == "lava" else engine.run_per_core
+    raise EngineError(f"engine {name!r} is not known, must be one of {', '.join(ENGINES)}")
+
+
+def load_tokens(path: Path) -> NDArray[np.int64]:
+    """Token ids [sequences, time] from a `.npy` file; a single row may lack its first dimension."""
+    try:
+        tokens = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise InputError(f"{path}: not readable as an .npy file of numbers") from None
+    if not isinstance(tokens, np.ndarray) or not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (1, 2):
+        raise InputError(f"{path}: must hold integers of shape [sequences, time]")
+    return np.atleast_2d(tokens).astype(np.int64)
+
+
+def calibration_text(name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Windows of tokens to calibrate on, and others [n, time + 1] to measure quality on.
+
+    From `stdlib`, a folder of Python sources, a text file (bytes are tokens), or an `.npy` file of token ids, of which
+    every fourth row is kept for quality.
+    """
+    if name.endswith(".npy"):
+        tokens = load_tokens(Path(name))
+        if len(tokens) < 4:
+            raise InputError(f"{name}: has {len(tokens)} rows, must have at least 4 to calibrate on some and measure on others")
+        kept = np.arange(len(tokens)) % 4 == 3
+        return tokens[~kept][:, :-1], tokens[kept]
+    from mmfree_kernels.corpus import load, windows
+
+    corpus = load(name)
+    length = min(CALIBRATION_WINDOW, corpus.held_out.size - 1)
+    calibration = windows(corpus.train, length, CALIBRATION_WINDOWS)[:, :-1]
+    return calibration, windows(corpus.held_out, length, QUALITY_WINDOWS)
+
+
+def nats(logits: NDArray[np.float64], following: Ints) -> NDArray[np.float64]:
+    """Nats per predicted token, from logits [..., vocabulary] and the tokens that followed."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    chosen = np.take_along_axis(shifted, following[..., None], -1)[..., 0]
+    lost: NDArray[np.float64] = np.log(np.exp(shifted).sum(-1)) - chosen
+    return lost
+
+
+def in_one_place(graph: Graph) -> Mapping:
+    """A mapping that only serves to compute logits: every node whole, on a core of its own of one chip."""
+    from mmfree_neuro.mapping import HOST, Location, Shard
+    from mmfree_partition.route import route
+
+    shards = tuple(Shard(node.name, 0, node.size) for node in graph.nodes)
+    locations = (Location(HOST, 0), *(Location(0, core) for core in range(len(shards) - 1)))
+    return Mapping("", "", "none", shards, locations, route(graph, shards, locations))
+
+
+def quality(checkpoint: Checkpoint, graph: Graph, windows: NDArray[np.int64]) -> dict[str, float]:
+    """What a graph loses against the float model on windows [n, time + 1], each from a zero state."""
+    from mmfree_kernels import evaluate, model
+    from mmfree_sims import fast
+
+    inputs, following = np.ascontiguousarray(windows[:, :-1]), windows[:, 1:]
+    float_model, float_lost, integer_lost, agreed = model.from_checkpoint(checkpoint), 0.0, 0.0, 0
+    placed = in_one_place(graph)
+    for row, after in zip(inputs, following, strict=True):
+        expected = evaluate.logits(float_model, row[None])[0].astype(np.float64)
+        found = fast.run(graph, placed, Job(row[None])).logits[0] * graph.logit_scale
+        float_lost += float(nats(expected, after).sum())
+        integer_lost += float(nats(found, after).sum())
+        agreed += int((expected.argmax(-1) == found.argmax(-1)).sum())
+    count = following.size
+    return {
+        "tokens": count, "float_nats": float_lost / count, "integer_nats": integer_lost / count,
+        "perplexity_ratio": float(np.exp((integer_lost - float_lost) / count)), "greedy_agreement": agreed / count,
+    }  # fmt: skip
+
+
+def to_graph(checkpoint: Checkpoint, scheme: Scheme, text: str, name: str, stage: Stage = lambda _: None) -> Graph:
+    """Calibrate and lower a checkpoint, and measure what it lost."""
+    from mmfree_kernels.calibrate import calibrate
+    from mmfree_neuro.job import check
+
+    calibration, held_out = calibration_text(text)
+    for tokens in (calibration, held_out):
+        _within(tokens, checkpoint.config.vocab_size, text)
+    stage("calibrating")
+    ranges = calibrate(checkpoint, calibration, scheme)
+    stage("lowering")
+    graph = lower.lower(checkpoint, ranges, scheme, name)
+    check(graph, Job(calibration))
+    stage("measuring quality")
+    return replace(graph, quality=quality(checkpoint, graph, held_out))
+
+
+def _within(tokens: Ints, vocabulary: int, text: str) -> None:
+    if int(tokens.max()) >= vocabulary or int(tokens.min()) < 0:
+        raise InputError(f"{text}: holds token {int(tokens.max())}, which is outside the vocabulary 0 … {vocabulary - 1}")
+
+
+def convert(folder: Path, output: Path, scheme: Scheme, text: str, stage: Stage = lambda _: None) -> Graph:
+    """Turn a checkpoint folder into a graph file."""
+    stage("reading")
+    graph = to_graph(read_checkpoint(folder), scheme, text, folder.resolve().name, stage)
+    stage("writing")
+    storage.save_graph(graph, output)
+    return graph
+
+
+def place(graph: Graph, digest: str, system: SystemSpec, placer: str, chips: int | None, cores: int | None) -> Mapping:
+    """Split, place, route and check a graph on a system; at most `cores` cores of a chip."""
+    from mmfree_partition.check import check
+    from mmfree_partition.place import PLACERS as known
+    from mmfree_partition.route import route
+    from mmfree_partition.split import split
+
+    if placer not in known:
+        raise InputError(f"placer {placer!r} is not known, must be one of {', '.join(sorted(known))}")
+    most = int(system.chip.cores.central)
+    if cores is not None and not 1 <= cores <= most:
+        raise InputError(f"{cores} cores per chip were asked for, must be 1 … {most}")
+    if chips is not None and not 1 <= chips <= int(system.chips.central):
+        raise InputError(f"{chips} chips were asked for, {system.name} has {int(system.chips.central)}")
+    cores = cores or most
+    shards = split(graph, system.chip, cores if placer == "block-per-chip" else None)
+    bits = int(system.chip.weight_bits.central)
+    sizes = tuple(footprint(graph, graph.node(shard.node), shard, bits) for shard in shards)
+    locations = known[placer](shards, sizes, system, chips=chips, cores=cores)
+    mapping = Mapping(digest, system.name, placer, shards, locations, route(graph, shards, locations))
+    return check(graph, mapping, system)
+
+
+def map_graph(
+    graph_path: Path, system_name: str, output: Path, placer: str, chips: int | None, cores: int | None
+) -> tuple[Graph, StoredMapping]:
+    """Map a graph file onto a system and write the mapping file."""
+    graph, digest = storage.load_graph(graph_path)
+    system = load_system(system_name)
+    stored = StoredMapping(place(graph, digest, system, placer, chips, cores), system, graph_path)
+    storage.save_mapping(stored, output)
+    return graph, stored
+
+
+def encode_prompt(graph: Graph, prompt: str) -> NDArray[np.int64]:
+    """The tokens of a prompt: its UTF-8 bytes, behind the token that begins a text where the model has one."""
+    tokens = [*([] if graph.bos is None else [graph.bos]), *prompt.encode()]
+    if not tokens:
+        raise InputError("the prompt is empty, must have at least one byte for a model without a token to begin with")
+    return np.array([tokens], np.int64)
+
+
+def decode_text(tokens: Ints) -> str:
+    """Tokens as text: bytes read as UTF-8, whatever is none shown as a replacement mark."""
+    return bytes(int(token) for token in tokens if 0 <= token < 256).decode("utf-8", errors="replace")
+
+
+def simulate(path: Path, prompt: str, job_of: Callable[[NDArray[np.int64]], Job], engine: str, output: Path, report: Report = silent) -> Run:
+    """Run a mapping file on an engine and write the run's folder."""
+    graph, stored = storage.load_mapped(path)
+    job = job_of(encode_prompt(graph, prompt))
+    result = engine_named(engine)(graph, stored.mapping, job, report)
+    sampling = {"temperature": job.sampling.temperature, "seed": job.sampling.seed}
+    run = Run(
+        engine, graph.scheme, prompt, decode_text(result.chosen[0]), tuple(job.tokens[0].tolist()),
+        tuple(result.chosen[0].tolist()), sampling, result.seconds, result.prefill, result.generate,
+        summarise(graph), stored.mapping, stored.system, versions(), datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    with storage.whole_folder(output) as folder:
+        storage.save_run(run, folder)
+    return run
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in ("mmfree-neuro", "numpy", "torch", "lava-nc"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
+    """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a checkpoint folder."""
+    if path.is_dir():
+        graph = to_graph(read_checkpoint(path), scheme, text, path.resolve().name)
+        return graph, in_one_place(graph)
+    if path.suffix == ".map":
+        graph, stored = storage.load_mapped(path)
+        return graph, stored.mapping
+    graph, _ = storage.load_graph(path)
+    return graph, in_one_place(graph)
+
+
+def float_result(folder: Path, tokens: NDArray[np.int64], new_tokens: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logits of the float model and its greedy continuation."""
+    from mmfree_kernels import evaluate, model
+
+    checkpoint = read_checkpoint(folder)
+    _within(tokens, checkpoint.config.vocab_size, "the tokens")
+    float_model = model.from_checkpoint(checkpoint)
+    return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(float_model, tokens, new_tokens)

@@ -1,0 +1,313 @@
+"""Files: graphs, mappings and runs; each is written whole or not at all, and read back with one clear line when wrong.
+
+A graph file is a safetensors file whose metadata holds the nodes as JSON and whose tensors hold their arrays, ternary
+matrices packed four codes to a byte.  A mapping file is JSON with the system's figures in it, so that it stays what it was
+when the shipped data files change.  A run is a folder with `run.json`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from mmfree_neuro import ir
+from mmfree_neuro.activity import Activity
+from mmfree_neuro.errors import GraphError, InputError, MappingError, MMFreeError
+from mmfree_neuro.fixedpoint import Multiplier, QType
+from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
+from mmfree_neuro.ir import Codes, Graph
+from mmfree_neuro.mapping import Location, Mapping, Route, Shard
+from mmfree_neuro.summary import GraphSummary, NodeSummary
+from mmfree_neuro.tables import SigmoidTable
+from mmfree_neuro.verify import verify
+
+GRAPH_FORMAT = "mmfree-neuro graph 1"
+MAPPING_FORMAT = "mmfree-neuro mapping 1"
+RUN_FORMAT = "mmfree-neuro run 1"
+
+_RECORDS = {
+    record.__name__: record
+    for record in (
+        ir.Input, ir.Output, ir.Squares, ir.Rescale, ir.Embedding, ir.InverseRms, ir.Norm, ir.Gain, ir.MaxAbs,
+        ir.QuantScale, ir.Quantise, ir.MLGRU, ir.GLU, ir.Residual, ir.Head, QType, Multiplier, SigmoidTable,
+    )
+}  # fmt: skip
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which takes its place when the block ends well and vanishes when it does not."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, must be a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    os.close(handle)
+    try:
+        yield Path(scratch)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` when the block ends well; an older run there is replaced."""
+    if path.exists() and not (path.is_dir() and ((path / "run.json").is_file() or not any(path.iterdir()))):
+        raise InputError(f"{path}: exists and is not a run, must be a new folder or an older run")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def pack(codes: Codes) -> NDArray[np.uint8]:
+    """Ternary codes, row after row, four to a byte, lowest bits first; 0, 1, 2 stand for 0, +1, -1."""
+    flat = np.zeros(-(-codes.size // 4) * 4, np.uint8)
+    flat[: codes.size] = codes.reshape(-1) % 3
+    quads = flat.reshape(-1, 4)
+    packed: NDArray[np.uint8] = quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6
+    return packed
+
+
+def unpack(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> Codes:
+    """The codes of `pack`; the shape is that of the matrix."""
+    flat = (packed[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(-1)[: int(np.prod(shape))]
+    return np.array([0, 1, -1, 0], np.int8)[flat].reshape(shape)
+
+
+def _to_plain(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        content = {f.name: _to_plain(getattr(value, f.name), arrays) for f in fields(value)}
+        return {"record": type(value).__name__, **content}
+    if isinstance(value, np.ndarray):
+        name = f"a{len(arrays):05d}"
+        if value.dtype == np.int8:
+            arrays[name] = pack(value)
+            return {"codes": name, "shape": list(value.shape)}
+        arrays[name] = value.astype(np.int32)
+        if not np.array_equal(arrays[name], value):
+            raise GraphError("a graph's constants must fit 32 bits")
+        return {"array": name}
+    if isinstance(value, dict):
+        return {"map": {key: _to_plain(item, arrays) for key, item in value.items()}}
+    return [_to_plain(item, arrays) for item in value] if isinstance(value, tuple) else value
+
+
+def _from_plain(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    if isinstance(value, list):
+        return tuple(_from_plain(item, arrays) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "map" in value:
+        return {key: _from_plain(item, arrays) for key, item in value["map"].items()}
+    if "codes" in value:
+        return unpack(arrays[value["codes"]], tuple(value["shape"]))
+    if "array" in value:
+        return arrays[value["array"]].astype(np.int64)
+    record = _RECORDS[value["record"]]
+    return record(**{name: _from_plain(item, arrays) for name, item in value.items() if name != "record"})
+
+
+def save_graph(graph: Graph, path: Path) -> None:
+    """Write a graph file."""
+    arrays: dict[str, NDArray[Any]] = {}
+    content = {
+        "name": graph.name, "scheme": graph.scheme, "accumulator_bits": graph.accumulator_bits, "blocks": graph.blocks,
+        "bos": graph.bos, "quality": graph.quality, "sigmoid": _to_plain(graph.sigmoid, arrays),
+        "nodes": [_to_plain(node, arrays) for node in graph.nodes],
+    }  # fmt: skip
+    kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    specs = {
+        name: safetensors.TensorSpec(
+            dtype=str(a.dtype), shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes
+        )
+        for name, a in kept.items()
+    }
+    data = safetensors.serialize(specs, {"format": GRAPH_FORMAT, "graph": json.dumps(content)})
+    with whole_file(path) as scratch:
+        scratch.write_bytes(data)
+
+
+def _read_bytes(path: Path, error: type[MMFreeError]) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise error(f"{path}: not readable ({problem.strerror})") from None
+
+
+def load_graph(path: Path) -> tuple[Graph, str]:
+    """The verified graph of a file, and the SHA-256 of the file."""
+    data = _read_bytes(path, GraphError)
+    try:
+        tensors = {name: entry for name, entry in safetensors.deserialize(data)}
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError):
+        raise GraphError(f"{path}: not a graph file, or cut short") from None
+    if metadata.get("format") != GRAPH_FORMAT:
+        raise GraphError(f"{path}: not a graph file of this version ({GRAPH_FORMAT})")
+    kinds = {"U8": np.uint8, "I32": np.int32}
+    arrays = {n: np.frombuffer(e["data"], kinds[e["dtype"]]).reshape(e["shape"]) for n, e in tensors.items()}
+    content = json.loads(metadata["graph"])
+    graph = Graph(
+        content["name"], content["scheme"], tuple(_from_plain(node, arrays) for node in content["nodes"]),
+        _from_plain(content["sigmoid"], arrays), content["accumulator_bits"], content["blocks"], content["bos"],
+        content["quality"],
+    )  # fmt: skip
+    return verify(graph), hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredMapping:
+    """A mapping file: the mapping, the system that it is for, and where its graph lies."""
+
+    mapping: Mapping
+    system: SystemSpec
+    graph_path: Path
+
+
+def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
+    """A mapping as JSON."""
+    return {
+        "graph": mapping.graph, "system": mapping.system, "placer": mapping.placer,
+        "shards": [[s.node, s.start, s.stop] for s in mapping.shards],
+        "locations": [[p.chip, p.core] for p in mapping.locations],
+        "routes": [[r.source, r.port, r.destination.chip, r.destination.core, r.start, r.stop] for r in mapping.routes],
+    }  # fmt: skip
+
+
+def mapping_from_plain(raw: dict[str, Any]) -> Mapping:
+    """The mapping of `mapping_to_plain`."""
+    return Mapping(
+        raw["graph"], raw["system"], raw["placer"],
+        tuple(Shard(*s) for s in raw["shards"]),
+        tuple(Location(*p) for p in raw["locations"]),
+        tuple(Route(r[0], r[1], Location(r[2], r[3]), r[4], r[5]) for r in raw["routes"]),
+    )  # fmt: skip
+
+
+def _system_from_plain(raw: dict[str, Any]) -> SystemSpec:
+    chip = {k: Quantity(**v) if isinstance(v, dict) else v for k, v in raw["chip"].items()}
+    rest = {k: Quantity(**v) if isinstance(v, dict) else v for k, v in raw.items() if k != "chip"}
+    return SystemSpec(chip=ChipSpec(**chip), **rest)
+
+
+def save_mapping(stored: StoredMapping, path: Path) -> None:
+    """Write a mapping file; the graph is named by its path from there."""
+    graph = os.path.relpath(stored.graph_path.resolve(), path.resolve().parent)
+    content = {
+        "format": MAPPING_FORMAT, "graph_path": graph,
+        "system": asdict(stored.system), "mapping": mapping_to_plain(stored.mapping),
+    }  # fmt: skip
+    with whole_file(path) as scratch:
+        scratch.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _read_json(path: Path, format_: str, error: type[MMFreeError], what: str) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_bytes(path, error))
+    except ValueError:
+        raise error(f"{path}: not {what}, or cut short") from None
+    if not isinstance(content, dict) or content.get("format") != format_:
+        raise error(f"{path}: not {what} of this version ({format_})")
+    return content
+
+
+def load_mapping(path: Path) -> StoredMapping:
+    """The content of a mapping file."""
+    content = _read_json(path, MAPPING_FORMAT, MappingError, "a mapping file")
+    try:
+        mapping, system = mapping_from_plain(content["mapping"]), _system_from_plain(content["system"])
+        graph = path.resolve().parent / content["graph_path"]
+    except (KeyError, TypeError, IndexError):
+        raise MappingError(f"{path}: not a mapping file, a part is missing") from None
+    return StoredMapping(mapping, system, graph)
+
+
+def load_mapped(path: Path) -> tuple[Graph, StoredMapping]:
+    """A mapping file and the graph that it belongs to; MappingError where the graph is another by now."""
+    stored = load_mapping(path)
+    graph, digest = load_graph(stored.graph_path)
+    if digest != stored.mapping.graph:
+        raise MappingError(f"{path}: belongs to another graph than {stored.graph_path}; map that graph again")
+    return graph, stored
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: everything that costing and reporting need."""
+
+    engine: str
+    scheme: str
+    prompt: str
+    text: str
+    prompt_tokens: tuple[int, ...]
+    new_tokens: tuple[int, ...]
+    sampling: dict[str, float]
+    seconds: dict[str, float]
+    prefill: Activity
+    generate: Activity
+    summary: GraphSummary
+    mapping: Mapping
+    system: SystemSpec
+    versions: dict[str, str]
+    date: str
+
+
+def _activity_to_plain(activity: Activity) -> dict[str, Any]:
+    return {f.name: getattr(activity, f.name) if f.name == "tokens" else getattr(activity, f.name).tolist() for f in fields(activity)}
+
+
+def _activity_from_plain(raw: dict[str, Any]) -> Activity:
+    return Activity(**{k: v if k == "tokens" else np.array(v, np.int64) for k, v in raw.items()})
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Write the `run.json` of a run into an existing folder."""
+    content = {
+        "format": RUN_FORMAT,
+        **{f.name: getattr(run, f.name) for f in fields(run)},
+        "prefill": _activity_to_plain(run.prefill), "generate": _activity_to_plain(run.generate),
+        "summary": asdict(run.summary), "mapping": mapping_to_plain(run.mapping), "system": asdict(run.system),
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def load_run(folder: Path) -> Run:
+    """The run in a folder."""
+    path = folder / "run.json"
+    raw = _read_json(path, RUN_FORMAT, InputError, "a run")
+    try:
+        summary = dict(raw["summary"])
+        nodes = tuple(NodeSummary(**node) for node in summary.pop("nodes"))
+        return Run(
+            raw["engine"], raw["scheme"], raw["prompt"], raw["text"], tuple(raw["prompt_tokens"]),
+            tuple(raw["new_tokens"]), raw["sampling"], raw["seconds"], _activity_from_plain(raw["prefill"]),
+            _activity_from_plain(raw["generate"]), GraphSummary(nodes=nodes, **summary),
+            mapping_from_plain(raw["mapping"]), _system_from_plain(raw["system"]), raw["versions"], raw["date"],
+        )  # fmt: skip
+    except (KeyError, TypeError, IndexError):
+        raise InputError(f"{path}: not a run, a part is missing") from None

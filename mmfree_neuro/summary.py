@@ -1,0 +1,57 @@
+"""What costing and reporting need to know of a graph, without its weights."""
+
+from dataclasses import dataclass
+
+from mmfree_neuro.ir import Graph, block_of
+from mmfree_neuro.verify import instruction_counts
+
+
+@dataclass(frozen=True)
+class NodeSummary:
+    """One node: its neurons, the step at which it fires, what a neuron issues for one token, and its synapses."""
+
+    name: str
+    kind: str
+    size: int
+    block: int | None
+    step: int
+    """How many steps after the embedding: one more than the latest of its sources."""
+    instructions: dict[str, int]
+    ternary_synapses: int
+    nonzero_synapses: int
+
+
+@dataclass(frozen=True)
+class GraphSummary:
+    """A graph without its weights."""
+
+    name: str
+    scheme: str
+    blocks: int
+    vocabulary: int
+    accumulator_bits: int
+    quality: dict[str, float]
+    nodes: tuple[NodeSummary, ...]
+
+    @property
+    def steps(self) -> int:
+        """How many steps a token takes from the embedding to its logits."""
+        return max(node.step for node in self.nodes)
+
+
+def summarise(graph: Graph) -> GraphSummary:
+    """The summary of a verified graph."""
+    counts, steps, nodes = instruction_counts(graph), {}, []
+    for node in graph.nodes:
+        steps[node.name] = max((steps[entry.source] + 1 for entry in node.inputs), default=0)
+        matrices = [entry.matrix for entry in node.inputs if entry.matrix is not None]
+        nodes.append(
+            NodeSummary(
+                node.name, type(node).__name__, node.size, block_of(node.name), steps[node.name],
+                dict(sorted(counts[node.name].items())),
+                sum(matrix.size for matrix in matrices), sum(int((matrix != 0).sum()) for matrix in matrices),
+            )
+        )  # fmt: skip
+    return GraphSummary(
+        graph.name, graph.scheme, graph.blocks, graph.vocabulary, graph.accumulator_bits, graph.quality, tuple(nodes)
+    )

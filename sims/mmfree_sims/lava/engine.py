@@ -1,0 +1,104 @@
+"""The Lava engine: one asynchronous Lava process per chip, or per core, and one for the host."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from lava.magma.core.run_configs import Loihi2SimCfg
+
+from mmfree_neuro.activity import Activity
+from mmfree_neuro.errors import EngineError
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job, Report, Result, check, silent
+from mmfree_neuro.mapping import HOST, Mapping
+from mmfree_sims.lava import guard
+from mmfree_sims.lava.chip.process import Chip, Host
+from mmfree_sims.lava.core import linked
+from mmfree_sims.lava.shared import Shared, allocate
+
+TOKENS_IN_FLIGHT_PER_CHIP = 3
+CHANNEL_SLOTS = 64
+MOST_CORES_AS_PROCESSES = 60
+
+
+def build(graph: Graph, mapping: Mapping, job: Job, shared: Shared | None = None) -> tuple[Host, dict[int, Chip]]:
+    """The Host and the Chips of a mapping, connected: Lava Processes for a network of the user's own, or for `run`."""
+    in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
+    host = Host(graph=graph, mapping=mapping, job=job, in_flight=in_flight, shared=shared, name="host")
+    chips = {
+        chip: Chip(graph=graph, mapping=mapping, chip=chip, shared=shared, name=f"chip{chip}") for chip in mapping.chips
+    }
+    processes: dict[int, Host | Chip] = {HOST: host, **chips}
+    for sender, receivers in linked(mapping).items():
+        for receiver in receivers:
+            processes[sender].s_out.connect(processes[receiver].s_in)
+    return host, chips
+
+
+def _activity(shared: Shared, phase: int) -> Activity:
+    board = shared.board
+    columns = (board.fired, board.synops, board.reads, board.saturations, board.messages)
+    return Activity(int(board.fired[phase, 0]), *(np.array(column[phase]) for column in columns))
+
+
+def run(graph: Graph, mapping: Mapping, job: Job, report: Report = silent) -> Result:
+    """Run a job in Lava, one process per chip."""
+    return _run(graph, mapping, job, report, per_core=False, jitter_us=0)
+
+
+def run_per_core(graph: Graph, mapping: Mapping, job: Job, report: Report = silent) -> Result:
+    """Run a job in Lava, one process per core; for small models."""
+    if len(mapping.cores) > MOST_CORES_AS_PROCESSES:
+        raise EngineError(
+            f"the mapping uses {len(mapping.cores)} cores, must use at most {MOST_CORES_AS_PROCESSES} to run one Lava process per core"
+        )
+    return _run(graph, mapping, job, report, per_core=True, jitter_us=0)
+
+
+def _run(graph: Graph, mapping: Mapping, job: Job, report: Report, *, per_core: bool, jitter_us: int) -> Result:
+    check(graph, job)
+    begin = time.monotonic()
+    shared = allocate(graph, mapping, job, len(mapping.cores if per_core else mapping.chips))
+    shared.jitter[0] = jitter_us
+    host, _ = build(graph, mapping, job, shared)
+    config = Loihi2SimCfg(select_tag="core" if per_core else "chip", select_sub_proc_model=per_core)
+    guard.run(
+        host, config, channel_slots=CHANNEL_SLOTS,
+        watch=_watcher(shared, job, report), name_of=_namer(shared, mapping, per_core),
+    )  # fmt: skip
+    seconds = {
+        "start": float(shared.clock[2]) - begin,
+        "prefill": float(shared.clock[0]),
+        "generate": float(shared.clock[1]),
+    }
+    return Result(
+        np.array(shared.logits), np.array(shared.chosen), _activity(shared, 0), _activity(shared, 1), seconds
+    )
+
+
+def _watcher(shared: Shared, job: Job, report: Report) -> Callable[[], None]:
+    totals = job.tokens.size, job.tokens.shape[0] * job.new_tokens
+    told: Ints = np.zeros(2, np.int64)
+
+    def watch() -> None:
+        for phase, name in enumerate(("prefill", "generate")):
+            done = int(shared.done[phase])
+            if done != told[phase]:
+                told[phase] = done
+                report(name, done, totals[phase])
+
+    return watch
+
+
+def _namer(shared: Shared, mapping: Mapping, per_core: bool) -> Callable[[int], str]:
+    def name_of(pid: int) -> str:
+        found = np.flatnonzero(shared.ready == pid)
+        if not found.size:
+            return f"the host or a service process ({pid})"
+        if per_core:
+            place = mapping.cores[int(found[0])]
+            return f"core {place.core} of chip {place.chip} (process {pid})"
+        return f"chip {mapping.chips[int(found[0])]} (process {pid})"
+
+    return name_of

@@ -1,0 +1,52 @@
+"""What the processes of a run share with the user's process: counts, logits and progress, in anonymous memory.
+
+The memory is made before Lava forks and has no name, so nothing of it can be left behind.
+"""
+
+import mmap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import Mapping
+from mmfree_sims.lava.core import Board
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Arrays in memory that is shared by fork."""
+
+    board: Board
+    logits: Ints  # [sequences, time + steps, vocabulary]
+    chosen: Ints  # [sequences, new tokens]
+    done: Ints  # [2]: tokens through prefill, tokens generated
+    clock: NDArray[np.float64]  # [3]: seconds in prefill, seconds generating, monotonic time when all were ready
+    ready: Ints  # [tiles]: process id of a tile that is ready, 0 before
+    jitter: Ints  # [1]: largest random delay of a packet in microseconds, for tests
+
+
+def _array(shape: tuple[int, ...], dtype: Any) -> Any:
+    count = int(np.prod(shape))
+    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+def allocate(graph: Graph, mapping: Mapping, job: Job, tiles: int) -> Shared:
+    """Zeroed shared memory for one run."""
+    shards, routes = len(mapping.shards), len(mapping.routes)
+    rows, length = job.tokens.shape
+    steps = max(job.new_tokens - 1, 0)
+    return Shared(
+        Board(*(_array((2, n), np.int64) for n in (shards, shards, shards, shards, routes))),
+        _array((rows, length + steps, graph.vocabulary), np.int64),
+        _array((rows, job.new_tokens), np.int64),
+        _array((2,), np.int64),
+        _array((3,), np.float64),
+        _array((tiles,), np.int64),
+        _array((1,), np.int64),
+    )

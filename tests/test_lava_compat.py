@@ -1,0 +1,191 @@
+"""Lava must be able to run on this very interpreter. Each test has a fresh one, as the repairs must precede Lava."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+TIMEOUT_S = 60
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
+
+
+def run_python(program: str, folder: Path) -> str:
+    """Run a program with every warning an error; whatever it leaves behind is ended with it."""
+    script = folder / "program.py"  # a file of its own: Lava reads the file that a Process comes from
+    script.write_text(dedent(program))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-W", NO_PANDAS, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"the program did not end within {TIMEOUT_S} s\n{out}\n{err}")
+    assert process.returncode == 0, err
+    return out
+
+
+def expected_changes() -> tuple[str, ...]:
+    """Python 3.10 runs Lava as published, with NumPy 1; newer ones come with NumPy 2.1 or newer."""
+    if sys.version_info < (3, 11):
+        return ()
+    return (
+        "lava.magma.compiler.var_model",
+        "ReshapePort.get_transform_func_fwd",
+        "ReshapePort.get_transform_func_bwd",
+    )
+
+
+def test_enable_lava_says_what_it_changed_and_changes_it_once(tmp_path: Path) -> None:
+    out = run_python(
+        """
+        import dataclasses
+        before = dataclasses.dataclass
+        from mmfree_sims.lava_compat import enable_lava
+        print(enable_lava())
+        print(enable_lava())
+        assert dataclasses.dataclass is before
+        """,
+        tmp_path,
+    )
+    assert out == f"{expected_changes()}\n()\n"
+
+
+def test_an_asynchronous_program_of_two_processes(tmp_path: Path) -> None:
+    """Three messages are sent as two rows of two and arrive as one row of four, through Lava's own reshape."""
+    out = run_python(
+        """
+        from mmfree_sims.lava_compat import enable_lava
+        enable_lava()
+
+        import numpy as np
+        from lava.magma.core.decorator import implements, requires
+        from lava.magma.core.model.py.model import PyAsyncProcessModel
+        from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+        from lava.magma.core.model.py.type import LavaPyType
+        from lava.magma.core.process.ports.ports import InPort, OutPort
+        from lava.magma.core.process.process import AbstractProcess
+        from lava.magma.core.resources import CPU
+        from lava.magma.core.run_conditions import RunSteps
+        from lava.magma.core.run_configs import Loihi2SimCfg
+        from lava.magma.core.sync.protocols.async_protocol import AsyncProtocol
+
+
+        class Source(AbstractProcess):
+            def __init__(self) -> None:
+                super().__init__()
+                self.out = OutPort(shape=(2, 2))
+
+
+        class Sink(AbstractProcess):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inp = InPort(shape=(4,))
+
+
+        @implements(proc=Source, protocol=AsyncProtocol)
+        @requires(CPU)
+        class PySource(PyAsyncProcessModel):
+            out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+            def run_async(self) -> None:
+                for token in range(self.num_steps):
+                    self.out.send(np.array([[token, 1], [2, 3]], dtype=np.int32))
+
+
+        @implements(proc=Sink, protocol=AsyncProtocol)
+        @requires(CPU)
+        class PySink(PyAsyncProcessModel):
+            inp: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+
+            def run_async(self) -> None:
+                for _ in range(self.num_steps):
+                    print(self.inp.recv().tolist(), flush=True)
+
+
+        if __name__ == "__main__":
+            source, sink = Source(), Sink()
+            source.out.flatten().connect(sink.inp)
+            sink.run(condition=RunSteps(num_steps=3), run_cfg=Loihi2SimCfg())
+            sink.stop()
+        """,
+        tmp_path,
+    )
+    assert out == "[0, 1, 2, 3]\n[1, 1, 2, 3]\n[2, 1, 2, 3]\n"
+
+
+def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(tmp_path: Path) -> None:
+    """netx keeps 128 and the exponent -7 for the 1 in the file; Dense itself would read a plain 1 as 0."""
+    out = run_python(
+        """
+        import importlib.util
+        import pathlib
+
+        absent = [name for name in ("cv2", "torchvision") if importlib.util.find_spec(name) is None]
+
+        from mmfree_sims.lava_compat import enable_lava_dl
+        assert [name for name in enable_lava_dl() if name in ("cv2", "torchvision")] == absent
+        assert enable_lava_dl() == ()
+        assert [name for name in ("cv2", "torchvision") if importlib.util.find_spec(name) is None] == absent
+
+        import h5py
+        import numpy as np
+        from lava.lib.dl.netx import hdf5
+
+        path = pathlib.Path(__file__).with_name("ternary.net")
+        with h5py.File(path, "w") as file:
+            for number, kind, width in ((0, "input", 3), (1, "dense", 2)):
+                layer = file.create_group(f"layer/{number}")
+                layer["type"] = np.array([kind.encode()])
+                layer["shape"] = np.array([width])
+                layer["neuron/type"] = np.array([b"SDNN"])
+                layer["neuron/vThMant"] = 0
+            file["layer/1/weight"] = np.array([[1, 0, -1], [-1, 1, 1]])
+
+        network = hdf5.Network(str(path))
+        synapse = network.layers[1].synapse
+        print(*network.inp.shape, *network.out.shape)
+        print((synapse.weights.init * 2.0 ** synapse.proc_params["weight_exp"]).tolist())
+        """,
+        tmp_path,
+    )
+    assert out == "3 2\n[[1.0, 0.0, -1.0], [-1.0, 1.0, 1.0]]\n"
+
+
+NO_LAVA = "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as the README says"
+NO_LAVA_DL = "the lava-dl exchange needs lava-dl 0.6.0; install it with the 'lava-dl' extra as the README says"
+
+
+@pytest.mark.parametrize(
+    ("absent", "call", "message"),
+    [
+        ("lava", "enable_lava", NO_LAVA),
+        ("scipy", "enable_lava", NO_LAVA),
+        ("lava", "enable_lava_dl", NO_LAVA),
+        ("lava.lib.dl", "enable_lava_dl", NO_LAVA_DL),
+    ],
+)
+def test_what_is_not_installed(absent: str, call: str, message: str, tmp_path: Path) -> None:
+    out = run_python(
+        f"""
+        import sys
+        sys.modules["{absent}"] = None  # as if it were not installed
+        from mmfree_neuro.errors import EngineError
+        from mmfree_sims.lava import compat
+        try:
+            compat.{call}()
+        except EngineError as error:
+            print(error)
+        """,
+        tmp_path,
+    )
+    assert out == message + "\n"
