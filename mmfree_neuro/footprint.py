@@ -4,7 +4,7 @@ from dataclasses import astuple, dataclass
 
 from mmfree_neuro.hardware import ChipSpec
 from mmfree_neuro.ir import GLU, MLGRU, AnyNode, Graph, MaxAbs, constants, span
-from mmfree_neuro.mapping import Shard
+from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 
 BYTES_PER_WORD = 4
 """An accumulator, a state variable, a constant or a table entry."""
@@ -66,3 +66,21 @@ def footprint(graph: Graph, node: AnyNode, shard: Shard, weight_bits: int) -> Fo
     synaptic = -(-synapses * weight_bits // 8)
     state = words * BYTES_PER_WORD
     return Footprint(synaptic + rows * state + table, synaptic, rows, state, sum(axons.values()))
+
+
+def use_of_cores(graph: Graph, mapping: Mapping, weight_bits: int) -> dict[Location, Footprint]:
+    """What the shards on each core in use take up together, core by core in order."""
+    used: dict[Location, Footprint] = {}
+    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
+        if place.chip != HOST:
+            used[place] = used.get(place, EMPTY) + footprint(graph, graph.node(shard.node), shard, weight_bits)
+    return dict(sorted(used.items()))
+
+
+def use_of_cores(graph: Graph, mapping: Mapping, weight_bits: int) -> dict[Location, Footprint]:
+    """What is in use on every core of a mapping."""
+    use = {place: EMPTY for place in mapping.cores}
+    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
+        if place in use:
+            use[place] += footprint(graph, graph.node(shard.node), shard, weight_bits)
+    return use

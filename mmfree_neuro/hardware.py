@@ -29,6 +29,14 @@ class Quantity:
     source: str
 
 
+COUNTS = {
+    "cores", "mesh_columns", "memory_bytes_per_core", "synaptic_memory_bytes_per_core", "neurons_per_core",
+    "state_bytes_per_neuron", "input_axons_per_core", "payload_bits", "accumulator_bits", "weight_bits", "chips",
+    "chip_columns",
+}  # fmt: skip
+"""The figures that are whole numbers."""
+
+
 @dataclass(frozen=True)
 class ChipSpec:
     """One chip: what its cores hold, and what operations cost in time and energy."""
@@ -76,22 +84,23 @@ def _quantity(raw: Any, name: str, where: str) -> Quantity:
         raise HardwareError(f"{where}: {name} must be a table with a number and a source")
     keys = ("low", "central", "high") if "central" in raw else ("value",) * 3
     values = [raw.get(key) for key in keys]
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or v < 0 for v in values):
+    odd = sorted(raw.keys() - set(keys) - {"source"})
+    if odd or any(isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v < 1e30 for v in values):
         raise HardwareError(f"{where}: {name} must have a value, or low, central and high, none negative")
+    if name in COUNTS and any(v != int(v) or v < 1 for v in values if v is not None):
+        raise HardwareError(f"{where}: {name} must be a whole number of at least 1")
     low, central, high = (float(v) for v in values if v is not None)
     if not low <= central <= high:
         raise HardwareError(f"{where}: {name} must have low <= central <= high, has {low:g}, {central:g}, {high:g}")
     return Quantity(low, central, high, raw["source"])
 
 
-def _quantities(raw: Any, spec: type, where: str) -> dict[str, Quantity]:
-    if not isinstance(raw, dict):
-        raise HardwareError(f"{where}: must be a table")
+def _quantities(raw: dict[str, Any], spec: type, where: str, texts: set[str]) -> dict[str, Quantity]:
     wanted = [f.name for f in fields(spec) if f.type in (Quantity, "Quantity")]
     for name in wanted:
         if name not in raw:
             raise HardwareError(f"{where}: {name} is missing")
-    for name in raw.keys() - set(wanted) - {"name", "description", "chip"}:
+    for name in sorted(raw.keys() - set(wanted) - texts):
         raise HardwareError(f"{where}: {name} is not a figure that this file may have")
     return {name: _quantity(raw[name], name, where) for name in wanted}
 
@@ -110,7 +119,14 @@ def _toml(text: str, where: str) -> dict[str, Any]:
 
 
 def _chip(raw: dict[str, Any], where: str) -> ChipSpec:
-    return ChipSpec(name=_text(raw, "name", where), **_quantities(raw, ChipSpec, where))
+    return ChipSpec(name=_text(raw, "name", where), **_quantities(raw, ChipSpec, where, {"name"}))
+
+
+def _known_chip(name: Any, where: str) -> ChipSpec:
+    if name not in chip_names():
+        raise HardwareError(f"{where}: chip {name!r} is not known, must be one of {', '.join(chip_names())}")
+    file = resources.files("mmfree_neuro") / "systems" / "chips" / f"{name}.toml"
+    return _chip(_toml(file.read_text(encoding="utf-8"), f"chip {name}"), f"chip {name}")
 
 
 def parse_system(text: str, where: str) -> SystemSpec:
@@ -119,15 +135,16 @@ def parse_system(text: str, where: str) -> SystemSpec:
     system = raw.get("system")
     if not isinstance(system, dict):
         raise HardwareError(f"{where}: must have a table [system]")
-    if isinstance(system.get("chip"), str):
-        file = resources.files("mmfree_neuro") / "systems" / "chips" / f"{system['chip']}.toml"
-        if not file.is_file():
-            raise HardwareError(f"{where}: chip {system['chip']!r} is not known, must be one of {', '.join(chip_names())}")
-        chip = _chip(_toml(file.read_text(encoding="utf-8"), f"chip {system['chip']}"), f"chip {system['chip']}")
+    if "chip" in system and "chip" in raw:
+        raise HardwareError(f"{where}: names a chip and has a table [chip], must have one of them")
+    if "chip" in system:
+        chip = _known_chip(system["chip"], where)
+    elif isinstance(raw.get("chip"), dict):
+        chip = _chip(raw["chip"], f"{where}: [chip]")
     else:
-        chip = _chip(raw.get("chip") if isinstance(raw.get("chip"), dict) else {}, f"{where}: [chip]")
+        raise HardwareError(f"{where}: must name a chip or have a table [chip]")
     name, description = _text(system, "name", where), _text(system, "description", where)
-    return SystemSpec(name=name, description=description, chip=chip, **_quantities(system, SystemSpec, where))
+    return SystemSpec(name=name, description=description, chip=chip, **_quantities(system, SystemSpec, where, {"name", "description", "chip"}))
 
 
 def _names(*folders: str) -> list[str]:

@@ -19,7 +19,7 @@ from mmfree_neuro import lower, storage
 from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.fixedpoint import Ints
-from mmfree_neuro.footprint import footprint
+from mmfree_neuro.footprint import footprint, use_of_cores
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Report, Result, silent
@@ -221,6 +221,7 @@ def simulate(path: Path, prompt: str, job_of: Callable[[NDArray[np.int64]], Job]
         engine, graph.scheme, prompt, decode_text(result.chosen[0]), tuple(job.tokens[0].tolist()),
         tuple(result.chosen[0].tolist()), sampling, result.seconds, result.prefill, result.generate,
         summarise(graph), stored.mapping, stored.system, versions(), datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        use_of_cores(graph, stored.mapping, int(stored.system.chip.weight_bits.central)),
     )  # fmt: skip
     with storage.whole_folder(output) as folder:
         storage.save_run(run, folder)

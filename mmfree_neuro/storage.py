@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, astuple, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mmfree_neuro import ir
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import GraphError, InputError, MappingError, MMFreeError
 from mmfree_neuro.fixedpoint import Multiplier, QType
+from mmfree_neuro.footprint import Footprint
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.ir import Codes, Graph
 from mmfree_neuro.mapping import Location, Mapping, Route, Shard
@@ -275,6 +276,8 @@ class Run:
     system: SystemSpec
     versions: dict[str, str]
     date: str
+    use: dict[Location, Footprint] = field(default_factory=dict)
+    """What is in use on every core."""
 
 
 def _activity_to_plain(activity: Activity) -> dict[str, Any]:
@@ -292,6 +295,7 @@ def save_run(run: Run, folder: Path) -> None:
         **{f.name: getattr(run, f.name) for f in fields(run)},
         "prefill": _activity_to_plain(run.prefill), "generate": _activity_to_plain(run.generate),
         "summary": asdict(run.summary), "mapping": mapping_to_plain(run.mapping), "system": asdict(run.system),
+        "use": [[place.chip, place.core, *astuple(used)] for place, used in run.use.items()],
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -308,6 +312,7 @@ def load_run(folder: Path) -> Run:
             tuple(raw["new_tokens"]), raw["sampling"], raw["seconds"], _activity_from_plain(raw["prefill"]),
             _activity_from_plain(raw["generate"]), GraphSummary(nodes=nodes, **summary),
             mapping_from_plain(raw["mapping"]), _system_from_plain(raw["system"]), raw["versions"], raw["date"],
+            {Location(u[0], u[1]): Footprint(*u[2:]) for u in raw["use"]},
         )  # fmt: skip
     except (KeyError, TypeError, IndexError):
         raise InputError(f"{path}: not a run, a part is missing") from None

@@ -20,9 +20,10 @@ from torch.nn import functional
 
 from mmfree_kernels.corpus import Corpus, windows
 from mmfree_kernels.evaluate import nats
-from mmfree_kernels.model import HGRNBitModel, Numerics, to_checkpoint
-from mmfree_neuro.checkpoint import ModelConfig, write
+from mmfree_kernels.model import HGRNBitModel, Numerics, from_checkpoint, to_checkpoint
+from mmfree_neuro.checkpoint import ModelConfig, read, write
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.quantize import harden
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _loss(model: Callable[..., tuple[Tensor, Tensor]], tokens: Tensor, numerics:
 
 
 def _save(folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
-    write(folder, to_checkpoint(model))
+    write(folder, harden(to_checkpoint(model)))
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "recipe": asdict(recipe), "step": step}
     torch.save(state, folder / "training.pt.tmp")
     os.replace(folder / "training.pt.tmp", folder / "training.pt")
@@ -119,6 +120,9 @@ def train(
 ) -> Outcome:
     """Train a model and leave its checkpoint in `folder`; stop early, resumable, after `max_seconds`.
 
+    The checkpoint is hardened (`quantize.harden`), so that bfloat16 keeps every code; latent weights stay in
+    `training.pt`, from which a run resumes.  The held-out loss is that of the checkpoint as stored.
+
     Raises InputError when the text is shorter than a window or `resume` finds no run with the same recipe.
     """
     if corpus.train.size < recipe.window + 2 or corpus.held_out.size < recipe.window + 2:
@@ -152,6 +156,7 @@ def train(
         if step % save_every == 0:
             _save(folder, model, optimiser, recipe, step)
     _save(folder, model, optimiser, recipe, step)
-    held_out = nats(model.eval(), windows(corpus.held_out, min(1024, corpus.held_out.size - 1), 256))
+    stored = from_checkpoint(read(folder, lambda _: {})).to(device)
+    held_out = nats(stored, windows(corpus.held_out, min(1024, corpus.held_out.size - 1), 256))
     seen = step * recipe.batch * recipe.window
     return Outcome(step, seen, float(held_out.mean()), step >= recipe.steps)

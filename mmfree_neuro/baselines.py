@@ -1,0 +1,180 @@
+"""What other machines do with models of these sizes, as data, and which of it may stand beside a run.
+
+`baselines.toml` holds the rows.  A ratio is allowed only with a row of the run's own model size, which is told by the
+number of its ternary synapses.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from typing import Any
+
+from mmfree_neuro.errors import HardwareError
+from mmfree_neuro.summary import GraphSummary
+from mmfree_neuro.timing import BOUNDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SYNAPSES = {"370m": 341_049_344, "1.3b": 1_298_661_376, "2.7b": 2_619_473_920}
+"""Ternary synapses of the published models, with the head."""
+TOLERANCE = 0.02
+NAMED = {"device_kind": ("neuromorphic", "edge GPU", "GPU"), "mode": ("generate", "prefill"), "model": tuple(SYNAPSES)}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One row: a model on a machine."""
+
+    name: str
+    model: str
+    """The size that it stands beside, whatever its architecture: a key of `SYNAPSES`."""
+    same_architecture: bool
+    """Whether it is a MatMul-free model itself."""
+    implementation: str
+    precision: str
+    device: str
+    device_kind: str
+    mode: str
+    batch: int
+    sequence_length: int
+    """0 where the source does not state it."""
+    tokens_per_s: float
+    millijoule_per_token: float
+    power: str
+    """What the energy counts."""
+    source: str
+
+
+def _row(raw: dict[str, Any], where: str) -> Baseline:
+    for field in fields(Baseline):
+        value, who = raw.get(field.name), f"{where}: {field.name}"
+        if field.type is str and not (isinstance(value, str) and value):
+            raise HardwareError(f"{who} must be a text")
+        if field.type is bool and not isinstance(value, bool):
+            raise HardwareError(f"{who} must be true or false")
+        least = 0 if field.name == "sequence_length" else 1
+        if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise HardwareError(f"{who} must be a whole number, at least {least}")
+        if field.type is float and (not isinstance(value, int | float) or isinstance(value, bool) or not value > 0):
+            raise HardwareError(f"{who} must be a number above 0")
+        if field.name in NAMED and value not in NAMED[field.name]:
+            raise HardwareError(f"{who} is {value!r}, must be one of {', '.join(NAMED[field.name])}")
+    for name in sorted(raw.keys() - {field.name for field in fields(Baseline)}):
+        raise HardwareError(f"{where}: {name} is not a figure that a row may have")
+    return Baseline(**raw)
+
+
+def parse(text: str, where: str) -> tuple[Baseline, ...]:
+    """The rows of a TOML text; `where` names the file in messages."""
+    try:
+        series = tomllib.loads(text).get("series")
+    except tomllib.TOMLDecodeError as error:
+        raise HardwareError(f"{where}: not readable as TOML ({error})") from None
+    rows = []
+    if not isinstance(series, list) or not all(isinstance(one, dict) for one in series):
+        raise HardwareError(f"{where}: must have tables [[series]]")
+    for number, shared in enumerate(series, start=1):
+        results, own = shared.get("results"), {key: value for key, value in shared.items() if key != "results"}
+        if not isinstance(results, list) or not results or not all(isinstance(one, dict) for one in results):
+            raise HardwareError(f"{where}: series {number}: results must be a list of tables, at least one")
+        for position, result in enumerate(results, start=1):
+            rows.append(_row(own | result, f"{where}: series {number}, result {position}"))
+    return tuple(rows)
+
+
+def load() -> tuple[Baseline, ...]:
+    """The rows that come with the project."""
+    file = resources.files("mmfree_neuro") / "baselines.toml"
+    return parse(file.read_text(encoding="utf-8"), "baselines.toml")
+
+
+def model_of(summary: GraphSummary) -> str | None:
+    """Which of the published models a graph is, by its ternary synapses; None where it is none of them."""
+    synapses = sum(node.ternary_synapses for node in summary.nodes)
+    near = (model for model, known in SYNAPSES.items() if abs(synapses - known) <= TOLERANCE * known)
+    return next(near, None)
+
+
+def distinctions(baselines: tuple[Baseline, ...]) -> dict[Baseline, tuple[str, ...]]:
+    """What rows stand out for among the GPUs of their model size and mode: the strongest known, and the edge GPUs."""
+    found: dict[Baseline, tuple[str, ...]] = {row: () for row in baselines}
+    for model, mode in sorted({(row.model, row.mode) for row in baselines}):
+        gpus = [r for r in baselines if (r.model, r.mode) == (model, mode) and r.device_kind != "neuromorphic"]
+        single = [row for row in gpus if row.batch == 1]
+        for row in gpus:
+            if row.device_kind == "edge GPU":
+                found[row] += ("edge GPU",)
+        if gpus:
+            found[min(gpus, key=lambda row: row.millijoule_per_token)] += ("least energy known",)
+        if single:
+            found[max(single, key=lambda row: row.tokens_per_s)] += ("fastest known for one sequence",)
+            found[min(single, key=lambda row: row.millijoule_per_token)] += ("least energy known for one sequence",)
+    return found
+
+
+def beside(baselines: tuple[Baseline, ...], mode: str, length: int) -> tuple[Baseline, ...]:
+    """The rows of a mode to stand beside a run of that many tokens.
+
+    Of each series the sequence length that is nearest, and every row that is the strongest known in something.
+    """
+    marks = distinctions(baselines)
+    best: dict[tuple[str, str, str, int], Baseline] = {}
+    rows = [row for row in baselines if row.mode == mode]
+    for row in rows:
+        series = (row.name, row.implementation, row.device, row.batch)
+        if series not in best or abs(row.sequence_length - length) < abs(best[series].sequence_length - length):
+            best[series] = row
+    return tuple(r for r in rows if r in best.values() or any("known" in mark for mark in marks[r]))
+
+
+def _over(a: dict[str, float], b: dict[str, float]) -> dict[str, float | None]:
+    """The range of a / b; None at an end where b is 0."""
+    ends = zip(BOUNDS, reversed(BOUNDS), strict=True)
+    return {bound: a[bound] / b[other] if b[other] else None for bound, other in ends}
+
+
+def _ratio(name: str, phase: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    rate, energy = (dict.fromkeys(BOUNDS, theirs[key]) for key in ("tokens_per_s", "millijoule_per_token"))
+    ours = {key: phase[key] for key in ("tokens_per_s", "millijoule_per_token")}
+    return {
+        "ours": {"name": name, **ours},
+        "theirs": theirs,
+        "throughput_ours_over_theirs": _over(ours["tokens_per_s"], rate),
+        "energy_theirs_over_ours": _over(energy, ours["millijoule_per_token"]),
+    }
+
+
+def _sentence(summary: GraphSummary, model: str | None) -> str:
+    if model is not None:
+        return (
+            f"This model has the size of the MatMul-free {model}, so ratios are given with the rows of that size. No ratio "
+            "is given with the other rows, because they are of another model or of a phase in which this run has no token."
+        )
+    synapses = sum(node.ternary_synapses for node in summary.nodes)
+    known = ", ".join(f"{name} has {count:,}" for name, count in SYNAPSES.items())
+    return (
+        f"No ratio is given, because the rows are of another model: this one has {synapses:,} ternary synapses; of the "
+        f"published models, {known}."
+    )
+
+
+def compare(
+    name: str, summary: GraphSummary, phases: dict[str, dict[str, Any]], lengths: dict[str, int], rows: tuple[Baseline, ...]
+) -> dict[str, Any]:
+    """Ratios with the rows of the run's own model size, the other rows as context, and a sentence that says which.
+
+    `phases` holds the estimate of each mode that has tokens, `lengths` the tokens of the run by the end of each mode.
+    """
+    model, marks = model_of(summary), distinctions(rows)
+    ratios, context = [], []
+    for mode, length in lengths.items():
+        for row in beside(rows, mode, length):
+            theirs = asdict(row) | {"stands_out_as": list(marks[row])}
+            if row.model == model and mode in phases:
+                ratios.append(_ratio(name, phases[mode], theirs))
+            else:
+                context.append(theirs)
+    return {"model": model, "sentence": _sentence(summary, model), "ratios": ratios, "context": context}

@@ -1,0 +1,320 @@
+"""The command line: parses, prints and exits; everything else is in `pipeline`.
+
+Exit status 0: it worked.  2: the input was wrong, and one line says who, what it is and what it must be.  1: the run was
+interrupted or died, or there is a bug of ours.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from tqdm import tqdm
+
+from mmfree_neuro import describe, pipeline, storage
+from mmfree_neuro.errors import InputError, MMFreeError, RunFailed
+from mmfree_neuro.hardware import load_system, system_names
+from mmfree_neuro.job import Job
+from mmfree_neuro.quantize import SCHEMES, scheme_named
+from mmfree_neuro.sampling import Sampling
+
+DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "examples" / "checkpoints" / "stdlib-5m"
+DEMO_PROMPT = 'def read_lines(path):\n    """Return the lines of a file."""\n'
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class Bars:
+    """Progress for people, on standard error and only when that is a terminal."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, Any] = {}
+
+    def report(self, phase: str, done: int, total: int) -> None:
+        """Move the bar of a phase."""
+        bar = self.bars.get(phase)
+        if bar is None:
+            bar = self.bars[phase] = tqdm(total=total, desc=phase, unit="token", disable=None)
+        bar.update(done - bar.n)
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        for bar in self.bars.values():
+            bar.close()
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"{text} …", file=sys.stderr)
+
+
+def _show(content: dict[str, Any], text: str, as_json: bool) -> None:
+    print(json.dumps(content, indent=2) if as_json else text)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Turn a checkpoint into a graph of integers."""
+    graph = pipeline.convert(options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, _say)
+    content = {"graph": str(options.output), "scheme": graph.scheme, "nodes": len(graph.nodes), "quality": graph.quality}
+    _show(content, f"wrote {options.output}: {describe.graph_line(graph)}\n{describe.quality(graph.quality)}", options.json)
+
+
+def map_(options: argparse.Namespace) -> None:
+    """Map a graph onto a system."""
+    placer = "block-per-chip" if options.block_per_chip else options.placer
+    graph, stored = pipeline.map_graph(
+        options.graph, options.system, options.output, placer, options.chips, options.cores
+    )
+    text = f"wrote {options.output}\n{describe.mapping(graph, stored.mapping, stored.system)}"
+    content = describe.mapping_content(graph, stored.mapping, stored.system)
+    _show({"mapping": str(options.output), **content}, text, options.json)
+
+
+def simulate(options: argparse.Namespace) -> None:
+    """Run a mapping on an engine."""
+    sampling = Sampling(options.temperature, options.seed)
+    bars = Bars()
+    try:
+        run = pipeline.simulate(
+            options.mapping, options.prompt, lambda tokens: Job(tokens, options.new_tokens, sampling), options.engine,
+            options.output, bars.report,
+        )  # fmt: skip
+    finally:
+        bars.close()
+    content = {"run": str(options.output), "engine": run.engine, "text": run.text, "seconds": run.seconds}
+    _show(content, f"{run.prompt}{run.text}\n\n{describe.speed(run)}", options.json)
+
+
+def report_(options: argparse.Namespace) -> None:
+    """Write the report of a run."""
+    content, text = pipeline.write_report(options.run, options.output)
+    _show(content, f"wrote {options.output}\n{text}", options.json)
+
+
+def logits(options: argparse.Namespace) -> None:
+    """Write the logits, the losses or the continuation of token sequences."""
+    tokens = pipeline.load_tokens(options.tokens)
+    if options.engine == "float":
+        if options.raw:
+            raise InputError("--raw writes integers, which the float engine does not have")
+        found, chosen = pipeline.float_result(options.source, tokens, options.new_tokens)
+    else:
+        graph, mapping = pipeline.load_source(options.source, scheme_named(options.scheme), options.calibrate)
+        bars = Bars()
+        try:
+            result = pipeline.engine_named(options.engine)(graph, mapping, Job(tokens, options.new_tokens), bars.report)
+        finally:
+            bars.close()
+        raw = result.logits[:, : tokens.shape[1]]
+        found, chosen = raw if options.raw else raw * graph.logit_scale, result.chosen
+    outputs: list[tuple[Path, Any]] = [(options.output, found)]
+    if options.nats is not None:
+        natural = found * graph.logit_scale if options.raw else found
+        outputs.append((options.nats, pipeline.nats(natural[:, :-1], tokens[:, 1:])))
+    if options.chosen is not None:
+        outputs.append((options.chosen, chosen))
+    for path, array in outputs:
+        with storage.whole_file(path) as scratch, scratch.open("wb") as file:
+            np.save(file, array)
+    print(f"wrote {', '.join(str(path) for path, _ in outputs)}")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a model on bytes."""
+    from mmfree_kernels import corpus, training
+    from mmfree_neuro.checkpoint import ModelConfig, default_intermediate_size
+
+    if options.text is not None and not options.text.is_file():
+        raise InputError(f"{options.text}: no such file")
+    text = corpus.load(options.corpus if options.text is None else str(options.text))
+    config = ModelConfig(
+        vocab_size=256, hidden_size=options.hidden, num_hidden_layers=options.layers, bos_token_id=0, eos_token_id=0,
+        intermediate_size=options.intermediate or default_intermediate_size(options.hidden, 4),
+    )  # fmt: skip
+    recipe = training.Recipe(options.steps, options.batch, options.window, options.learning_rate, seed=options.seed)
+
+    def tell(p: training.Progress) -> None:
+        if not options.json:
+            print(f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  {p.bytes_per_second / 1e3:.1f} kB/s", flush=True)
+
+    outcome = training.train(
+        config, text, recipe, options.output, resume=options.resume, max_seconds=options.max_seconds, report=tell
+    )
+    state = "finished" if outcome.finished else "stopped; --resume goes on"
+    line = f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per byte on held-out text of {text.description}"
+    _show({"checkpoint": str(options.output), "corpus": text.description, **asdict(outcome)}, line, options.json)
+
+
+def systems(options: argparse.Namespace) -> None:
+    """List the systems, or show one."""
+    if options.name is not None:
+        spec = load_system(options.name)
+        _show(asdict(spec), describe.system(spec), options.json)
+        return
+    specs = [load_system(name) for name in system_names()]
+    content = {spec.name: {"chips": int(spec.chips.central), "description": spec.description} for spec in specs}
+    lines = [f"{spec.name:16s} {int(spec.chips.central):5d} chips  {spec.description}" for spec in specs]
+    _show(content, "\n".join(lines), options.json)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Show a checkpoint, a graph, a mapping or a run as text."""
+    content, text = describe.anything(options.path, pipeline.read_checkpoint)
+    if options.codes is not None:
+        if not options.path.is_dir():
+            raise InputError(f"{options.path}: --codes needs a checkpoint folder")
+        codes = describe.codes(pipeline.read_checkpoint(options.path))
+        with storage.whole_file(options.codes) as scratch, scratch.open("wb") as file:
+            np.savez(file, **codes)  # type: ignore[arg-type]
+    _show(content, text, options.json)
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Convert, map, simulate in Lava and report, each step as a command of its own."""
+    checkpoint = options.checkpoint
+    if not (checkpoint / "config.json").is_file():
+        raise InputError(f"{checkpoint}: no checkpoint there; give one with --checkpoint")
+    folder: Path = options.output
+    graph, mapping, run = folder / "model.graph", folder / "model.map", folder / "run"
+    steps = [
+        ["convert", str(checkpoint), "-o", str(graph), "--scheme", options.scheme],
+        ["map", str(graph), "--system", "kapoho-point", "--chips", "8", "-o", str(mapping)],
+        ["simulate", str(mapping), "--prompt", options.prompt, "--new-tokens", str(options.new_tokens),
+         "--engine", "lava", "--temperature", "0.5", "-o", str(run)],
+        ["report", str(run), "-o", str(folder / "report.md")],
+        ["report", str(run), "-o", str(options.report)],
+    ]  # fmt: skip
+    for step in steps:
+        print(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}", flush=True)
+        status = subprocess.run([sys.executable, "-m", "mmfree_neuro.cli", *step], check=False).returncode
+        if status:
+            raise SystemExit(status)
+        print(flush=True)
+
+
+def _quoted(word: str) -> str:
+    return word if word and not set(word) & set(" \n\"'()") else json.dumps(word)
+
+
+def _option(parser: argparse.ArgumentParser, *names: str, **rest: Any) -> None:
+    parser.add_argument(*names, **rest)
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=(run.__doc__ or "").rstrip("."), description=run.__doc__, epilog=f"example: mmfree-neuro {example}",
+    )  # fmt: skip
+    parser.set_defaults(command=run)
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    return parser
+
+
+def _calibration(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--scheme", default="a16", help=f"how to make integers: {' or '.join(sorted(SCHEMES))} (default a16)")
+    _option(parser, "--calibrate", default="stdlib", metavar="FILE",
+            help="text, folder of Python sources, or .npy of token ids to calibrate on (default: Python's own library)")  # fmt: skip
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="mmfree-neuro", description=(
+        "Deploys a MatMul-free language model on a Loihi-2-style multi-chip system: integers, mapping, message-driven "
+        "simulation, and estimates of speed and energy with their sources."))  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"mmfree-neuro {pipeline.versions().get('mmfree-neuro', '?')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    p = _command(commands, "convert", convert, "convert CHECKPOINT -o model.graph --scheme a16")
+    _option(p, "checkpoint", type=Path, help="folder with config.json and weights (hgrn_bit)")
+    _option(p, "-o", "--output", type=Path, required=True, help="graph file to write")
+    _calibration(p)
+
+    p = _command(commands, "map", map_, "map model.graph --system alia-point --block-per-chip -o model.map")
+    _option(p, "graph", type=Path, help="graph file")
+    _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
+    _option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
+    _option(p, "--placer", default="greedy", help=f"{' or '.join(pipeline.PLACERS)} (default greedy)")
+    _option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
+    _option(p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)")
+    _option(p, "--cores", type=int, help="use at most this many cores of a chip (default: all)")
+
+    p = _command(commands, "simulate", simulate, 'simulate model.map --prompt "import os" --new-tokens 64 -o run')
+    _option(p, "mapping", type=Path, help="mapping file")
+    _option(p, "--prompt", required=True, help="text to continue")
+    _option(p, "--new-tokens", type=int, default=64, help="how many tokens to generate (default 64)")
+    _option(p, "--engine", default="lava", help=f"{', '.join(pipeline.ENGINES)} (default lava)")
+    _option(p, "--temperature", type=float, default=0.0, help="0 is greedy (default); higher is more random")
+    _option(p, "--seed", type=int, default=0, help="seed of the draws (default 0)")
+    _option(p, "-o", "--output", type=Path, required=True, help="folder to write the run to")
+
+    p = _command(commands, "report", report_, "report run -o report.html")
+    _option(p, "run", type=Path, metavar="RUN", help="folder that simulate wrote")
+    _option(p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json")
+
+    p = _command(commands, "logits", logits, "logits CHECKPOINT --engine float --tokens ids.npy -o logits.npy")
+    _option(p, "source", type=Path, help="checkpoint folder, graph file or mapping file (.map)")
+    _option(p, "--tokens", type=Path, required=True, help=".npy of token ids [batch, time]; each row from a zero state")
+    _option(p, "-o", "--output", type=Path, required=True, help="float64 logits [batch, time, vocabulary] to write")
+    _option(p, "--engine", default="float", help=f"float, {', '.join(pipeline.ENGINES)} (default float)")
+    _option(p, "--raw", action="store_true", help="write the integer logits themselves")
+    _option(p, "--nats", type=Path, metavar="FILE", help="also write nats per predicted token [batch, time - 1]")
+    _option(p, "--new-tokens", type=int, default=0, help="also continue every row greedily by this many tokens")
+    _option(p, "--chosen", type=Path, metavar="FILE", help="write that continuation [batch, new tokens]")
+    _calibration(p)
+
+    p = _command(commands, "train", train, "train --corpus stdlib -o checkpoint --steps 2000")
+    _option(p, "-o", "--output", type=Path, required=True, help="checkpoint folder to write")
+    _option(p, "--corpus", default="stdlib", help="stdlib (Python's own library, default) or a folder of Python sources")
+    _option(p, "--text", type=Path, help="train on the bytes of this file instead")
+    for name, value, text in (("hidden", 256, "hidden size"), ("layers", 6, "blocks"), ("intermediate", 0, "gate width"),
+                              ("steps", 2000, "optimiser steps"), ("batch", 64, "windows a step"),
+                              ("window", 512, "bytes a window"), ("seed", 0, "seed")):  # fmt: skip
+        _option(p, f"--{name}", type=int, default=value, help=f"{text} (default {value or 'as published'})")
+    _option(p, "--learning-rate", type=float, default=4e-3, help="peak of the cosine (default 4e-3)")
+    _option(p, "--max-seconds", type=float, default=float("inf"), help="stop early, resumable")
+    _option(p, "--resume", action="store_true", help="go on with the run in the output folder")
+
+    p = _command(commands, "systems", systems, "systems kapoho-point")
+    _option(p, "name", nargs="?", help="show this system with every figure and its source")
+
+    p = _command(commands, "inspect", inspect, "inspect model.graph")
+    _option(p, "path", type=Path, help="checkpoint folder, graph file, mapping file or run folder")
+    _option(p, "--codes", type=Path, metavar="FILE", help="write a checkpoint's ternary codes as .npz")
+
+    p = _command(commands, "demo", demo, "demo")
+    _option(p, "--checkpoint", type=Path, default=DEMO_CHECKPOINT, help="checkpoint to show (default: the one shipped)")
+    _option(p, "--prompt", default=DEMO_PROMPT, help="text to continue")
+    _option(p, "--new-tokens", type=int, default=160, help="how many tokens to generate (default 160)")
+    _option(p, "--scheme", default="a16", help="a16 (default) or a8")
+    _option(p, "-o", "--output", type=Path, default=Path("demo"), help="folder for the intermediate files (default demo)")
+    _option(p, "--report", type=Path, default=Path("report.html"), help="report to write (default report.html)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except MMFreeError as error:
+        print(f"mmfree-neuro: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"mmfree-neuro: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mmfree-neuro: interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

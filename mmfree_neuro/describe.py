@@ -1,0 +1,149 @@
+"""Checkpoints, graphs, mappings, systems and runs as text for people, and the same as plain content for machines."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, astuple, fields
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro import storage
+from mmfree_neuro.checkpoint import Checkpoint
+from mmfree_neuro.footprint import Footprint, limits, use_of_cores
+from mmfree_neuro.hardware import Quantity, SystemSpec
+from mmfree_neuro.ir import Codes, Graph
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.quantize import ternarise
+from mmfree_neuro.storage import Run
+from mmfree_neuro.summary import summarise
+
+ReadCheckpoint = Callable[[Path], Checkpoint]
+
+
+def is_ternary(name: str) -> bool:
+    """Whether a tensor of that name is ternarised."""
+    return name.endswith("_proj.weight") or name == "lm_head.weight"
+
+
+def codes(checkpoint: Checkpoint) -> dict[str, Codes]:
+    """The ternary codes of every matrix of a checkpoint, by tensor name."""
+    return {name: ternarise(value)[0] for name, value in checkpoint.tensors.items() if is_ternary(name)}
+
+
+def graph_line(graph: Graph) -> str:
+    """A graph in one line."""
+    synapses = sum(entry.matrix.size for node in graph.nodes for entry in node.inputs if entry.matrix is not None)
+    neurons = sum(node.size for node in graph.nodes)
+    return f"{graph.name}, scheme {graph.scheme}: {graph.blocks} blocks, {len(graph.nodes)} nodes, {neurons} neurons, {synapses} ternary weights"
+
+
+def quality(measured: dict[str, float]) -> str:
+    """What the integers lost."""
+    if not measured:
+        return "quality was not measured"
+    return (
+        f"float {measured['float_nats']:.4f}, integers {measured['integer_nats']:.4f} nats per token "
+        f"(perplexity ratio {measured['perplexity_ratio']:.5f}), greedy token equal in {100 * measured['greedy_agreement']:.2f} % "
+        f"of {int(measured['tokens'])} tokens"
+    )
+
+
+def graph_text(graph: Graph) -> str:
+    """A graph, a node a line: neurons, inputs, outputs with their formats, instructions of a neuron for one token."""
+    summary = {node.name: node for node in summarise(graph).nodes}
+    lines = [graph_line(graph), quality(graph.quality), ""]
+    for node in graph.nodes:
+        reads = ", ".join(f"{e.port} <- {e.how} {e.source}.{e.source_port}" for e in node.inputs) or "token"
+        sends = ", ".join(f"{o.port}:{o.qtype}" for o in node.outputs)
+        about = summary[node.name]
+        issued = sum(about.instructions.values())
+        lines.append(f"step {about.step:4d}  {node.name} [{node.size} {about.kind}, {issued} instructions] {reads} -> {sends}")
+    return "\n".join(lines)
+
+
+def utilisation(use: dict[Any, Footprint], system: SystemSpec) -> dict[str, dict[str, float]]:
+    """For every limit of a core: the most and the mean in use, and the limit."""
+    available, found = limits(system.chip), {}
+    for field, limit in zip(fields(Footprint), astuple(available), strict=True):
+        used = [getattr(footprint, field.name) for footprint in use.values()]
+        found[field.name] = {"max": max(used), "mean": sum(used) / len(used), "limit": limit}
+    return found
+
+
+def mapping_content(graph: Graph, mapping: Mapping, system: SystemSpec) -> dict[str, Any]:
+    """A mapping in figures."""
+    use = use_of_cores(graph, mapping, int(system.chip.weight_bits.central))
+    return {
+        "system": system.name, "placer": mapping.placer, "chips": len(mapping.chips), "cores": len(mapping.cores),
+        "shards": len(mapping.shards) - 1, "routes": len(mapping.routes), "utilisation": utilisation(use, system),
+        "cores_per_chip": {str(c): n for c, n in sorted(Counter(p.chip for p in mapping.cores).items())},
+    }  # fmt: skip
+
+
+def mapping(graph: Graph, mapped: Mapping, system: SystemSpec) -> str:
+    """A mapping as text."""
+    content = mapping_content(graph, mapped, system)
+    lines = [
+        f"{graph_line(graph)}",
+        f"{content['system']}, placer {content['placer']}: {content['shards']} shards on {content['cores']} cores of "
+        f"{content['chips']} chips, {content['routes']} routes",
+    ]
+    for name, row in content["utilisation"].items():
+        lines.append(f"  {name.replace('_', ' '):18s} most {row['max']:>8.0f}  mean {row['mean']:>10.1f}  limit {row['limit']:>8.0f}")
+    return "\n".join(lines)
+
+
+def mapping_text(graph: Graph, mapped: Mapping, system: SystemSpec) -> str:
+    """A mapping with every core and what lies on it."""
+    lines = [mapping(graph, mapped, system), ""]
+    for place in mapped.cores:
+        held = [s for s, where in zip(mapped.shards, mapped.locations, strict=True) if where == place]
+        names = ", ".join(f"{s.node}[{s.start}:{s.stop}]" for s in held)
+        lines.append(f"chip {place.chip} core {place.core}: {names}")
+    return "\n".join(lines)
+
+
+def system(spec: SystemSpec) -> str:
+    """A system with every figure and its source."""
+    lines = [f"{spec.name}: {spec.description}"]
+    for record in (spec, spec.chip):
+        for field in fields(record):
+            value = getattr(record, field.name)
+            if isinstance(value, Quantity):
+                figure = f"{value.central:g}" if value.low == value.high else f"{value.low:g} … {value.central:g} … {value.high:g}"
+                lines.append(f"  {field.name} = {figure}\n      {value.source}")
+    return "\n".join(lines)
+
+
+def speed(run: Run) -> str:
+    """How fast a simulation ran on this machine."""
+    prompt, fed = run.prefill.tokens, run.generate.tokens
+    parts = [f"{run.engine}: started in {run.seconds['start']:.2f} s"]
+    parts.append(f"prefill {prompt / max(run.seconds['prefill'], 1e-9):.0f} tokens/s")
+    if fed:
+        parts.append(f"generation {fed / max(run.seconds['generate'], 1e-9):.0f} tokens/s")
+    return ", ".join(parts) + " (speed of the simulation, not of the chips)"
+
+
+def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str]:
+    content = {"config": asdict(checkpoint.config), "parameters": sum(int(t.size) for t in checkpoint.tensors.values())}
+    lines = [f"{path}: {content['parameters']} parameters"]
+    lines += [f"  {name} = {value}" for name, value in asdict(checkpoint.config).items()]
+    for name, value in codes(checkpoint).items():
+        lines.append(f"  {name} {list(value.shape)}: {100 * float((value == 0).mean()):.1f} % zero")
+    return content, "\n".join(lines)
+
+
+def anything(path: Path, read_checkpoint: ReadCheckpoint) -> tuple[dict[str, Any], str]:
+    """What a path holds: as content, and as text."""
+    if (path / "run.json").is_file():
+        run = storage.load_run(path)
+        content = {"engine": run.engine, "prompt": run.prompt, "text": run.text, "seconds": run.seconds, "date": run.date}
+        return content, f"{run.prompt}{run.text}\n\n{speed(run)}\n{run.mapping.placer} on {run.system.name}, {run.date}"
+    if path.is_dir():
+        return _checkpoint(read_checkpoint(path), path)
+    if path.suffix == ".map":
+        graph, stored = storage.load_mapped(path)
+        return mapping_content(graph, stored.mapping, stored.system), mapping_text(graph, stored.mapping, stored.system)
+    graph, digest = storage.load_graph(path)
+    summary = summarise(graph)
+    return {"sha256": digest, **asdict(summary)}, graph_text(graph)

@@ -1,0 +1,404 @@
+"""The report of a run: what ran, what it took up, what it counted, what that would cost on the chip, and what GPUs take.
+
+`build` makes plain data, which is the JSON report.  Markdown and HTML show the same sections of it, `_sections`.
+"""
+
+import base64
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import jinja2
+
+from mmfree_neuro import cost, timing
+from mmfree_neuro.activity import Activity
+from mmfree_neuro.baselines import Baseline, compare
+from mmfree_neuro.footprint import Footprint, limits
+from mmfree_neuro.hardware import Quantity
+from mmfree_neuro.mapping import HOST, Location
+from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, figure, spread
+from mmfree_neuro.storage import Run
+from mmfree_neuro.timing import BOUNDS
+from mmfree_neuro.traffic import distance, traffic
+
+FORMAT = "mmfree-neuro report 1"
+QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
+UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bit"}
+ESTIMATE = (
+    "Estimated from the counts with the figures of the system's description; nothing here was measured on a chip. The "
+    "range takes every figure at its low end and at its high end."
+)
+PIPELINED = (
+    "In prefill a token enters at every step, so the throughput is that of a full pipeline; in generation the next token "
+    "enters when the last has left. Energy counts the chips in use, with their static power, and the rest of the board."
+)
+CHOSEN = (
+    "Of each series the sequence length nearest to the run's is shown, and whatever is the strongest known. A row that "
+    "names another model than a MatMul-free one compares models of one size, not one model on two machines."
+)
+
+Plain = dict[str, Any]
+
+
+def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footprint]) -> Plain:
+    """The report as plain data; `use` is what `footprint.use_of_cores` found."""
+    activities = {"prefill": run.prefill, "generate": run.generate}
+    report: Plain = {
+        "format": FORMAT,
+        "header": {
+            "model": run.summary.name, "scheme": run.scheme, "system": run.system.name, "chip": run.system.chip.name,
+            "description": run.system.description, "placer": run.mapping.placer, "engine": run.engine, "date": run.date,
+            "versions": dict(run.versions),
+        },
+        "run": {
+            "prompt": run.prompt, "text": run.text, "prompt_tokens": len(run.prompt_tokens),
+            "new_tokens": len(run.new_tokens), "sampling": dict(run.sampling),
+        },
+        "quality": {name: run.summary.quality.get(name) for name in QUALITY},
+        "mapping": _mapping(run, use),
+        "phases": {name: _phase(run, name, activity) for name, activity in activities.items()},
+        "links": _links(run),
+        "simulator_seconds": dict(run.seconds),
+        "sources": _sources(run),
+    }  # fmt: skip
+    phases: dict[str, Plain | None] = report["phases"]
+    ours = {mode: phase for mode, phase in phases.items() if phase is not None}
+    length = {"prefill": len(run.prompt_tokens), "generate": len(run.prompt_tokens) + len(run.new_tokens)}
+    return report | {"comparison": compare(f"{run.summary.name} on {run.system.name}", run.summary, ours, length, baselines)}
+
+
+def _mapping(run: Run, use: dict[Location, Footprint]) -> Plain:
+    room, nodes = asdict(limits(run.system.chip)), run.summary.nodes
+    used = [asdict(use[place]) for place in run.mapping.cores]
+    columns = {name: [core[name] for core in used] for name in room}
+    return {
+        "chips": len(run.mapping.chips),
+        "chips_of_system": int(run.system.chips.central),
+        "cores": len(run.mapping.cores),
+        "cores_per_chip": int(run.system.chip.cores.central),
+        "mesh_columns": int(run.system.chip.mesh_columns.central),
+        "shards": sum(place.chip != HOST for place in run.mapping.locations),
+        "steps_per_token": run.summary.steps,
+        "blocks": run.summary.blocks,
+        "ternary_synapses": sum(node.ternary_synapses for node in nodes),
+        "nonzero_synapses": sum(node.nonzero_synapses for node in nodes),
+        "use": {n: {"max": max(c), "mean": sum(c) / len(c), "limit": room[n]} for n, c in columns.items()},
+        "content": _content(run, use),
+    }
+
+
+def _content(run: Run, use: dict[Location, Footprint]) -> list[Plain]:
+    """Every core in use: its use, and the kind and the block that most of its synapses (or else neurons) belong to."""
+    nodes = {node.name: node for node in run.summary.nodes}
+    heaviest: dict[Location, tuple[float, int, str, int | None]] = {}
+    for shard, place in zip(run.mapping.shards, run.mapping.locations, strict=True):
+        node = nodes[shard.node]
+        load = (node.ternary_synapses * shard.size / node.size, shard.size)
+        if place.chip != HOST and (place not in heaviest or load > heaviest[place][:2]):
+            heaviest[place] = (*load, node.kind, node.block)
+    return [
+        {"chip": p.chip, "core": p.core, "kind": heaviest[p][2], "block": heaviest[p][3], **asdict(use[p])}
+        for p in run.mapping.cores
+    ]
+
+
+def _phase(run: Run, name: str, activity: Activity) -> Plain | None:
+    tokens = activity.tokens
+    if tokens == 0:
+        return None
+    estimate = timing.prefill if name == "prefill" else timing.generation
+    times = estimate(run.mapping, run.summary, activity, run.system)
+    energy = cost.energy(run.mapping, run.summary, activity, run.system, times)
+    issued = cost.instructions(run.mapping, run.summary, activity)
+    moved = asdict(traffic(run.mapping, activity, run.system))
+    return {
+        "tokens": tokens,
+        "traffic_per_token": {key: count / tokens for key, count in moved.items()},
+        "synops_per_token": int(activity.synops.sum()) / tokens,
+        "reads_per_token": int(activity.reads.sum()) / tokens,
+        "instructions_per_token": {key: count / tokens for key, count in sorted(issued.items())},
+        "saturations": int(activity.saturations.sum()),
+        **asdict(times),
+        "millijoule_per_token": asdict(energy.millijoule_per_token),
+        "parts": [asdict(part) for part in energy.parts],
+    }
+
+
+def _links(run: Run) -> list[Plain]:
+    """Messages per token, over both phases, from each chip to each other chip; the host is chip -1."""
+    sent = (run.prefill + run.generate).messages.tolist()
+    tokens, found = run.prefill.tokens + run.generate.tokens, dict[tuple[int, int], int]()
+    for route, messages in zip(run.mapping.routes, sent, strict=True):
+        source, destination = run.mapping.locations[route.source], route.destination
+        if distance(source, destination, run.system).crossings:
+            pair = source.chip, destination.chip
+            found[pair] = found.get(pair, 0) + messages
+    return [{"source": a, "destination": b, "messages_per_token": n / max(tokens, 1)} for (a, b), n in sorted(found.items())]
+
+
+def _sources(run: Run) -> list[Plain]:
+    rows = []
+    for owner, spec in (("system", run.system), ("chip", run.system.chip)):
+        for field in fields(spec):
+            quantity = getattr(spec, field.name)
+            if isinstance(quantity, Quantity):
+                suffix = next((suffix for suffix in UNITS if field.name.endswith(suffix)), "")
+                name = field.name.removesuffix(suffix).replace("_bytes", "").replace("_", " ")
+                unit = "byte" if "_bytes" in field.name else UNITS.get(suffix, "")
+                rows.append({"of": owner, "name": name, "unit": unit, **asdict(quantity)})
+    return rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page, in words; its first column names the rows."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page: sentences, texts to be shown as they are, tables, and the names of its pictures."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[str, ...] = ()
+
+
+def _share(part: float, whole: float) -> str:
+    return figure(100 * part / whole, "%") if whole else "none"
+
+
+def _header(report: Plain) -> Section:
+    head, run = report["header"], report["run"]
+    versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
+    rows = [
+        ("model", head["model"]), ("scheme", head["scheme"]), ("system", f"{head['system']}: {head['description']}"),
+        ("chip", head["chip"]), ("placer", head["placer"]), ("engine", head["engine"]), ("date", head["date"]),
+        ("versions", versions), ("prompt", f"{run['prompt_tokens']} tokens"), ("new text", f"{run['new_tokens']} tokens"),
+        *((name, figure(value)) for name, value in run["sampling"].items()),
+    ]  # fmt: skip
+    texts = (("Prompt", run["prompt"]), ("Generated", run["text"]))
+    return Section("What was run", (), texts, (Table("", ("", ""), rows),))
+
+
+def _quality(report: Plain) -> Section:
+    quality, words = report["quality"], []
+    labels = {
+        "tokens": ("predicted tokens", ""), "float_nats": ("float model", "nats per token"),
+        "integer_nats": ("integers", "nats per token"),
+        "perplexity_ratio": ("perplexity of the integers over perplexity of the float model", ""),
+        "greedy_agreement": ("greedy token the same", ""),
+    }  # fmt: skip
+    for name, (label, unit) in labels.items():
+        value = quality[name]
+        if value is None:
+            words.append((label, "not measured"))
+        elif name == "perplexity_ratio":
+            words.append((label, f"{figure(value)} ({100 * (value - 1):+.3g} %)"))
+        elif name == "greedy_agreement":
+            words.append((label, figure(100 * value, "% of tokens")))
+        else:
+            words.append((label, f"{value:,.0f}" if name == "tokens" else figure(value, unit)))
+    sentence = "Measured on held-out text when the checkpoint was converted, from a zero state in every window."
+    return Section("Quality of the integers", (sentence,), (), (Table("", ("", ""), words),))
+
+
+def _mapped(report: Plain) -> Section:
+    mapping, use = report["mapping"], report["mapping"]["use"]
+    rows = [
+        ("chips in use", f"{mapping['chips']:,} of {mapping['chips_of_system']:,}"),
+        ("cores in use", f"{mapping['cores']:,} of {mapping['chips'] * mapping['cores_per_chip']:,} on these chips"),
+        ("shards", f"{mapping['shards']:,}"), ("blocks", f"{mapping['blocks']:,}"),
+        ("steps per token", f"{mapping['steps_per_token']:,}"),
+        ("ternary synapses", f"{mapping['ternary_synapses']:,}"),
+        ("of them not zero", _share(mapping["nonzero_synapses"], mapping["ternary_synapses"])),
+    ]  # fmt: skip
+    limits_ = []
+    for name, (label, unit) in LIMITS.items():
+        most, mean, limit = (use[name][key] for key in ("max", "mean", "limit"))
+        shares = _share(most, limit), _share(mean, limit)
+        limits_.append((label, figure(most, unit), figure(mean, unit), figure(limit, unit), *shares))
+    head = ("per core in use", "most", "mean", "limit", "most of the limit", "mean of the limit")
+    tables = (Table("", ("", ""), rows), Table("Use of every limit of a core", head, limits_))
+    return Section("The mapping", (), (), tables, ("cores-by-memory", "cores-by-kind", "limits"))
+
+
+def _phase_table(report: Plain, caption: str, labels: dict[str, Any]) -> Table:
+    """Rows of words made from each phase that has tokens: a column for each of them."""
+    phases = {name: phase for name, phase in report["phases"].items() if phase is not None}
+    rows = [(label, *(words(phase) for phase in phases.values())) for label, words in labels.items()]
+    return Table(caption, ("", *(PHASES[name] for name in phases)), rows)
+
+
+def _left_out(report: Plain) -> tuple[str, ...]:
+    empty = (PHASES[name] for name, phase in report["phases"].items() if phase is None)
+    return tuple(f"The phase {name} is left out, because no token ran through the chips in it." for name in empty)
+
+
+def _moved(report: Plain) -> Section:
+    labels = {
+        "messages": "messages", "silent": "zeros, not sent", "hops": "mesh hops", "crossings": "link crossings",
+        "between_chips": "messages that cross between chips or to the host",
+    }  # fmt: skip
+    rows = {"tokens": lambda phase: f"{phase['tokens']:,}"} | {
+        label: lambda phase, key=key: figure(phase["traffic_per_token"][key]) for key, label in labels.items()
+    }
+    table = _phase_table(report, "Per token", rows)
+    return Section("Traffic", _left_out(report), (), (table,), ("links",))
+
+
+def _counted(report: Plain) -> Section:
+    phases = [phase for phase in report["phases"].values() if phase is not None]
+    classes = sorted({name for phase in phases for name in phase["instructions_per_token"]})
+    rows = {
+        "synaptic operations (weight and payload not zero)": lambda phase: figure(phase["synops_per_token"]),
+        "synapses read from dense storage": lambda phase: figure(phase["reads_per_token"]),
+        "instructions": lambda phase: figure(sum(phase["instructions_per_token"].values())),
+    } | {
+        f"instructions {name}": lambda phase, name=name: figure(phase["instructions_per_token"].get(name, 0))
+        for name in classes
+    }
+    saturated = {"saturated values": lambda phase: f"{phase['saturations']:,}"}
+    tables = _phase_table(report, "Per token", rows), _phase_table(report, "In the whole phase", saturated)
+    return Section("Counts", _left_out(report), (), tables)
+
+
+def _estimated(report: Plain) -> Section:
+    rows = {
+        "throughput": lambda phase: spread(phase["tokens_per_s"], "tokens/s"),
+        "energy": lambda phase: spread(phase["millijoule_per_token"], "mJ/token"),
+        "time of a token": lambda phase: spread(_times(phase["seconds_per_token"], 1e6), "µs"),
+        "step": lambda phase: spread(_times(phase["step_seconds"], 1e6), "µs"),
+        "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
+        "slowest core": lambda phase: f"chip {phase['slowest']['chip']}, core {phase['slowest']['core']}",
+    }
+    tables = [_phase_table(report, "", rows)]
+    for name, phase in report["phases"].items():
+        if phase is not None:
+            whole = phase["millijoule_per_token"]["central"]
+            head = ("part", "how many per token", "energy", "share", "source of the figure for one")
+            parts = [
+                (
+                    part["name"], figure(part["operations_per_token"]),
+                    spread(part["millijoule_per_token"], "mJ/token"),
+                    _share(part["millijoule_per_token"]["central"], whole), part["source"],
+                )
+                for part in phase["parts"]
+            ]  # fmt: skip
+            tables.append(Table(f"Energy of a token in {PHASES[name]}, by part", head, parts))
+    sentences = (ESTIMATE, PIPELINED, *_left_out(report))
+    return Section("Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",))
+
+
+def _times(span: Plain, factor: float) -> Plain:
+    return {bound: value * factor for bound, value in span.items()}
+
+
+def _simulated(report: Plain) -> Section:
+    seconds, rows = report["simulator_seconds"], []
+    for name, taken in seconds.items():
+        phase = report["phases"].get(name)
+        rate = f", {figure(phase['tokens'] / taken, 'tokens/s')}" if phase is not None and taken > 0 else ""
+        rows.append((PHASES.get(name, name), figure(taken, "s") + rate))
+    sentence = (
+        f"How long the engine {report['header']['engine']} took on the computer that simulated the run. "
+        "This is the speed of the simulator; it says nothing about the speed of the chips."
+    )
+    return Section("Wall-clock speed of the simulator", (sentence,), (), (Table("", ("", ""), rows),))
+
+
+def _row(row: Plain) -> tuple[str, ...]:
+    name = (
+        f"{row['name']} on {row['device']}; {row['implementation']}; precision {row['precision']}; batch {row['batch']}; "
+        f"sequence length {row['sequence_length'] or 'not stated'}"
+    )
+    marks = ", ".join(row["stands_out_as"]) or "–"
+    return name, marks, figure(row["tokens_per_s"]), figure(row["millijoule_per_token"])
+
+
+def _compared(report: Plain) -> Section:
+    comparison, tables = report["comparison"], []
+    common = ("stands out as", "tokens/s", "mJ/token")
+    for mode, phase in PHASES.items():
+        ratios = [ratio for ratio in comparison["ratios"] if ratio["theirs"]["mode"] == mode]
+        rows = [
+            (
+                *_row(ratio["theirs"]), spread(ratio["throughput_ours_over_theirs"], "×"),
+                spread(ratio["energy_theirs_over_ours"], "×"), ratio["theirs"]["power"], ratio["theirs"]["source"],
+            )
+            for ratio in ratios
+        ]  # fmt: skip
+        if ratios:
+            ours = ratios[0]["ours"]
+            rate, energy = spread(ours["tokens_per_s"], "tokens/s"), spread(ours["millijoule_per_token"], "mJ/token")
+            caption = f"Ratios in {phase}. Ours is {ours['name']}, estimated, one sequence: {rate}, {energy}"
+            head = ("theirs", *common, "throughput, ours over theirs", "energy, theirs over ours", "their energy counts", "source")
+            tables.append(Table(caption, head, rows))
+    context = [(PHASES[row["mode"]], *_row(row), row["power"], row["source"]) for row in comparison["context"]]
+    if context:
+        tables.append(Table("Context, without ratios", ("", "row", *common, "energy counts", "source"), context))
+    return Section("Beside other machines", (comparison["sentence"], CHOSEN), (), tuple(tables))
+
+
+def _sourced(report: Plain) -> Section:
+    rows = [
+        (f"{row['of']}: {row['name']}", *(figure(row[bound], row["unit"]) for bound in BOUNDS), row["source"])
+        for row in report["sources"]
+    ]
+    return Section("Sources of every figure of the system", tables=(Table("", ("figure", *BOUNDS, "source"), rows),))
+
+
+def sections(report: Plain) -> tuple[Section, ...]:
+    """What both pages show, in words."""
+    parts = (_header, _quality, _estimated, _compared, _mapped, _moved, _counted, _simulated, _sourced)
+    return tuple(part(report) for part in parts)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([\\`*_|<>&\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _markdown(section: Section) -> list[str]:
+    lines = [f"## {section.title}", "", *(line for sentence in section.sentences for line in (_cell(sentence), ""))]
+    for table in section.tables:
+        rows = ["| " + " | ".join(map(_cell, row)) + " |" for row in (table.head, *table.rows)]
+        lines += ([f"**{_cell(table.caption)}**", ""] if table.caption else []) + [
+            rows[0], "|" + " --- |" * len(table.head), *rows[1:], ""
+        ]  # fmt: skip
+    for label, text in section.texts:
+        fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
+        lines += [f"{label}:", "", fence + "text", text, fence, ""]
+    return lines
+
+
+def to_markdown(report: Plain) -> str:
+    """The report as Markdown, without pictures."""
+    lines = [f"# {_cell(_title(report))}", ""]
+    for section in sections(report):
+        lines += _markdown(section)
+    return "\n".join(lines)
+
+
+def _title(report: Plain) -> str:
+    return f"{report['header']['model']} on {report['header']['system']}"
+
+
+def _as_url(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def to_html(report: Plain, pictures: dict[str, bytes]) -> str:
+    """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG or SVG."""
+    loader = jinja2.PackageLoader("mmfree_neuro")
+    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.globals |= {"spread": spread, "figure": figure, "captions": CAPTIONS, "phases": PHASES}
+    urls = {name: _as_url(picture) for name, picture in pictures.items()}
+    return page.get_template("report.html").render(
+        report=report, title=_title(report), sections=sections(report), pictures=urls
+    )

@@ -1,0 +1,267 @@
+"""Chips and systems are data that somebody can check: every figure has a source, every mistake a message."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from mmfree_neuro import hardware
+from mmfree_neuro.errors import HardwareError
+from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec, chip_names, load_system, parse_system, system_names
+
+SYSTEMS = ("alia-point", "alia-point-32", "hala-point", "kapoho-point", "loihi1-nahuku", "oheo-gulch")
+
+
+def quantities(spec: ChipSpec | SystemSpec) -> dict[str, Quantity]:
+    """The figures of a chip or a system by name, without those of a system's chip."""
+    found = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    return {name: value for name, value in found.items() if isinstance(value, Quantity)}
+
+
+def table(spec: type, **changed: str) -> str:
+    """The lines of a valid [chip] or [system], every figure 1; `changed` replaces a line, or drops it where empty."""
+    figures = {f.name: '{value = 1, source = "a data sheet"}' for f in fields(spec) if f.type in (Quantity, "Quantity")}
+    texts = {"name": '"mine"', "description": '"my own"'} if spec is SystemSpec else {"name": '"my chip"'}
+    return "".join(f"{name} = {value}\n" for name, value in (texts | figures | changed).items() if value)
+
+
+def own(chip: str | None = None, system: str | None = None) -> str:
+    """The text of a system file with a chip of its own."""
+    chip = table(ChipSpec) if chip is None else chip
+    return f"[system]\n{table(SystemSpec) if system is None else system}\n[chip]\n{chip}"
+
+
+def message(text: str) -> str:
+    """What the user of a wrong file is told."""
+    with pytest.raises(HardwareError) as error:
+        parse_system(text, "mine.toml")
+    return str(error.value)
+
+
+def test_what_ships() -> None:
+    assert chip_names() == ["loihi1", "loihi2"]
+    assert system_names() == sorted(SYSTEMS)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_figure_that_ships_has_a_source_and_lies_in_its_range(name: str) -> None:
+    system = load_system(name)
+    assert system.name == name
+    assert system.description
+    for spec in (system, system.chip):
+        assert len(quantities(spec)) == len(fields(spec)) - (3 if spec is system else 1)  # texts, and the chip
+        for figure in quantities(spec).values():
+            assert figure.source.strip()
+            assert 0 <= figure.low <= figure.central <= figure.high < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "chip", "chips"),
+    [
+        ("oheo-gulch", "loihi2", 1),
+        ("kapoho-point", "loihi2", 8),
+        ("alia-point", "loihi2", 128),
+        ("alia-point-32", "loihi2", 32),
+        ("hala-point", "loihi2", 1152),
+        ("loihi1-nahuku", "loihi1", 32),
+    ],
+)
+def test_every_system_has_its_chips_in_a_full_rectangle(name: str, chip: str, chips: int) -> None:
+    system = load_system(name)
+    assert (system.chip.name, system.chips.central) == (chip, chips)
+    assert system.chips.central % system.chip_columns.central == 0
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_is_counted_is_a_whole_number(name: str) -> None:
+    system = load_system(name)
+    chip = system.chip
+    counts = (chip.cores, chip.mesh_columns, chip.neurons_per_core, chip.input_axons_per_core, chip.weight_bits)
+    for figure in (system.chips, system.chip_columns, *counts):
+        assert figure.central >= 1
+        assert figure.central == int(figure.central)
+
+
+@pytest.mark.parametrize("name", chip_names())
+def test_more_chips_never_make_a_shorter_barrier(name: str) -> None:
+    chip = next(s.chip for s in map(load_system, SYSTEMS) if s.chip.name == name)
+    one, few, many = chip.barrier_one_chip_ns, chip.barrier_few_chips_ns, chip.barrier_many_chips_ns
+    for bound in ("low", "central", "high"):
+        assert getattr(one, bound) <= getattr(few, bound) <= getattr(many, bound)
+
+
+def test_loihi2_limits_are_those_of_the_brief() -> None:
+    chip = load_system("oheo-gulch").chip
+    assert (chip.cores.central, chip.mesh_columns.central) == (120, 16)
+    assert chip.memory_bytes_per_core.central == 192 * 1024
+    assert chip.synaptic_memory_bytes_per_core.central == 128 * 1024
+    assert (chip.neurons_per_core.central, chip.state_bytes_per_neuron.central) == (8192, 4096)
+
+
+# One block of the 370M model in prefill, per token (arXiv 2503.18002v2): 98.8 uJ dynamic, 71.6 us a step.
+# Instructions, messages and hops as this toolchain counts them: scheme a16, one block per chip, all 120 cores.
+STORED, NONZERO, INSTRUCTIONS, MESSAGES, HOPS = 12.85e6, 8.30e6, 0.41e6, 0.23e6, 1.7e6
+
+
+def test_loihi2_energies_give_the_published_energy_of_a_block() -> None:
+    chip = load_system("oheo-gulch").chip
+    microjoule = {
+        bound: (
+            NONZERO * getattr(chip.energy_per_synop_pj, bound)
+            + INSTRUCTIONS * getattr(chip.energy_per_instruction_pj, bound)
+            + MESSAGES * getattr(chip.energy_per_message_pj, bound)
+            + HOPS * getattr(chip.energy_per_hop_pj, bound)
+        )
+        * 1e-6
+        for bound in ("low", "central", "high")
+    }
+    assert microjoule["central"] == pytest.approx(98.8, rel=0.15)
+    assert microjoule["low"] <= 68.4  # in generation
+    assert microjoule["high"] >= 98.8
+
+
+def test_loihi2_times_give_the_published_step_of_a_block() -> None:
+    chip = load_system("oheo-gulch").chip
+    cores = chip.cores.central
+    microseconds = 1e-3 * (
+        STORED / cores * chip.time_per_synapse_ns.central
+        + INSTRUCTIONS / cores * chip.time_per_instruction_ns.central
+        + MESSAGES / cores * chip.time_per_message_ns.central
+        + chip.barrier_one_chip_ns.central
+    )
+    assert microseconds == pytest.approx(71.6, rel=0.15)
+
+
+@pytest.mark.parametrize(("barrier", "step_us"), [("barrier_few_chips_ns", 122.8), ("barrier_many_chips_ns", 150.0)])
+def test_loihi2_barriers_over_chips_give_the_published_steps(barrier: str, step_us: float) -> None:
+    chip = load_system("oheo-gulch").chip
+    assert 71.6 + 1e-3 * getattr(chip, barrier).central == pytest.approx(step_us, rel=0.05)
+
+
+def test_a_user_can_describe_a_chip_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    spread = '{low = 1, central = 2.5, high = 4, source = "two papers"}'
+    file.write_text(own(chip=table(ChipSpec, energy_per_hop_pj=spread)), encoding="utf-8")
+    system = load_system(str(file))
+    assert (system.name, system.description, system.chip.name) == ("mine", "my own", "my chip")
+    assert system.chips == Quantity(1, 1, 1, "a data sheet")
+    assert system.chip.energy_per_hop_pj == Quantity(1, 2.5, 4, "two papers")
+
+
+def test_a_user_can_put_our_chip_on_a_board_of_their_own() -> None:
+    system = parse_system("[system]\n" + table(SystemSpec, chip='"loihi2"'), "mine.toml")
+    assert system == replace(load_system("oheo-gulch"), **quantities(system), name="mine", description="my own")
+
+
+def test_a_system_that_is_not_known() -> None:
+    with pytest.raises(HardwareError) as error:
+        load_system("lihue")
+    assert str(error.value) == (
+        "system 'lihue' is not known, must be one of alia-point, alia-point-32, hala-point, kapoho-point, "
+        "loihi1-nahuku, oheo-gulch, or a .toml file"
+    )
+
+
+def test_a_chip_that_is_not_known() -> None:
+    text = "[system]\n" + table(SystemSpec, chip='"loihi3"')
+    assert message(text) == "mine.toml: chip 'loihi3' is not known, must be one of loihi1, loihi2"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    file = str(tmp_path / "none.toml")
+    with pytest.raises(HardwareError) as error:
+        load_system(file)
+    assert str(error.value) == f"{file}: not readable ([Errno 2] No such file or directory: '{file}')"
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    file = tmp_path / "binary.toml"
+    file.write_bytes(b"\xff")
+    with pytest.raises(HardwareError) as error:
+        load_system(str(file))
+    assert str(error.value) == (
+        f"{file}: not readable ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"
+    )
+
+
+def test_a_file_that_is_not_toml() -> None:
+    with pytest.raises(hardware.tomllib.TOMLDecodeError) as reason:  # its wording is that of the Python at hand
+        hardware.tomllib.loads("[system")
+    assert message("[system") == f"mine.toml: not readable as TOML ({reason.value})"
+
+
+@pytest.mark.parametrize("text", ["", "system = 3", "[chip]\n"])
+def test_a_file_without_a_system(text: str) -> None:
+    assert message(text) == "mine.toml: must have a table [system]"
+
+
+@pytest.mark.parametrize("name", ["", "3", '""'])
+@pytest.mark.parametrize("text", ["name", "description"])
+def test_a_system_without_its_texts(text: str, name: str) -> None:
+    assert message(own(system=table(SystemSpec, **{text: name}))) == f"mine.toml: {text} must be a text"
+
+
+def test_a_chip_without_a_name() -> None:
+    assert message(own(chip=table(ChipSpec, name=""))) == "mine.toml: [chip]: name must be a text"
+
+
+def test_a_figure_that_is_missing() -> None:
+    assert message(own(chip=table(ChipSpec, cores=""))) == "mine.toml: [chip]: cores is missing"
+    assert message(own(system=table(SystemSpec, chips=""))) == "mine.toml: chips is missing"
+
+
+def test_a_figure_that_nobody_reads() -> None:
+    chip = table(ChipSpec, energy_per_sin_pj='{value = 1, source = "x"}')
+    assert message(own(chip=chip)) == "mine.toml: [chip]: energy_per_sin_pj is not a figure that this file may have"
+    system = table(SystemSpec, chipz='{value = 1, source = "x"}')
+    assert message(own(system=system)) == "mine.toml: chipz is not a figure that this file may have"
+
+
+@pytest.mark.parametrize(
+    "raw", ["128", '"128"', "{value = 128}", '{value = 128, source = ""}', "{value = 128, source = 3}"]
+)
+def test_a_figure_without_a_source(raw: str) -> None:
+    found = message(own(chip=table(ChipSpec, cores=raw)))
+    assert found == "mine.toml: [chip]: cores must be a table with a number and a source"
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        "value = -1",
+        "value = true",
+        'value = "128"',
+        "low = 1, high = 2",
+        "low = 1, central = 2",
+        "central = 2, high = 3",
+        "low = -1, central = 2, high = 3",
+    ],
+)
+def test_a_figure_without_its_numbers(numbers: str) -> None:
+    raw = f'{{{numbers}, source = "x"}}'
+    assert message(own(chip=table(ChipSpec, cores=raw))) == (
+        "mine.toml: [chip]: cores must have a value, or low, central and high, none negative"
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "has"),
+    [("low = 2, central = 1, high = 3", "2, 1, 3"), ("low = 1, central = 4, high = 3", "1, 4, 3")],
+)
+def test_a_figure_outside_its_own_range(numbers: str, has: str) -> None:
+    raw = f'{{{numbers}, source = "x"}}'
+    assert message(own(chip=table(ChipSpec, cores=raw))) == (
+        f"mine.toml: [chip]: cores must have low <= central <= high, has {has}"
+    )
+
+
+def test_a_count_is_a_whole_number() -> None:
+    raw = '{value = 1.5, source = "x"}'
+    assert message(own(chip=table(ChipSpec, cores=raw))) == "mine.toml: [chip]: cores must be a whole number of at least 1"
+
+
+def test_a_misspelt_end_of_a_range() -> None:
+    raw = '{value = 5, hihg = 9, source = "x"}'
+    assert message(own(chip=table(ChipSpec, cores=raw))) == (
+        "mine.toml: [chip]: cores must have a value, or low, central and high, none negative"
+    )
