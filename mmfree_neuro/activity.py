@@ -25,7 +25,9 @@ class Activity:
     messages: Ints
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Activity) and all(np.array_equal(a, b) for a, b in zip(self.arrays(), other.arrays(), strict=True))
+        return isinstance(other, Activity) and all(
+            np.array_equal(a, b) for a, b in zip(self.arrays(), other.arrays(), strict=True)
+        )
 
     def __add__(self, other: "Activity") -> "Activity":
         return Activity(

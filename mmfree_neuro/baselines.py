@@ -23,6 +23,8 @@ SYNAPSES = {"370m": 341_049_344, "1.3b": 1_298_661_376, "2.7b": 2_619_473_920}
 TOLERANCE = 0.02
 NAMED = {"device_kind": ("neuromorphic", "edge GPU", "GPU"), "mode": ("generate", "prefill"), "model": tuple(SYNAPSES)}
 
+Plain = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -48,7 +50,7 @@ class Baseline:
     source: str
 
 
-def _row(raw: dict[str, Any], where: str) -> Baseline:
+def _row(raw: Plain, where: str) -> Baseline:
     for field in fields(Baseline):
         value, who = raw.get(field.name), f"{where}: {field.name}"
         if field.type is str and not (isinstance(value, str) and value):
@@ -130,13 +132,13 @@ def beside(baselines: tuple[Baseline, ...], mode: str, length: int) -> tuple[Bas
     return tuple(r for r in rows if r in best.values() or any("known" in mark for mark in marks[r]))
 
 
-def _over(a: dict[str, float], b: dict[str, float]) -> dict[str, float | None]:
+def _over(a: Plain, b: Plain) -> Plain:
     """The range of a / b; None at an end where b is 0."""
     ends = zip(BOUNDS, reversed(BOUNDS), strict=True)
     return {bound: a[bound] / b[other] if b[other] else None for bound, other in ends}
 
 
-def _ratio(name: str, phase: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+def _ratio(name: str, phase: Plain, theirs: Plain) -> Plain:
     rate, energy = (dict.fromkeys(BOUNDS, theirs[key]) for key in ("tokens_per_s", "millijoule_per_token"))
     ours = {key: phase[key] for key in ("tokens_per_s", "millijoule_per_token")}
     return {
@@ -147,24 +149,30 @@ def _ratio(name: str, phase: dict[str, Any], theirs: dict[str, Any]) -> dict[str
     }
 
 
-def _sentence(summary: GraphSummary, model: str | None) -> str:
+def _sentences(summary: GraphSummary, model: str | None) -> list[str]:
+    chosen = (
+        "Of each series the sequence length nearest to the run's is shown, and whatever is the strongest known. A row "
+        "that does not name a MatMul-free model is another model of that size, not this model on another machine."
+    )
     if model is not None:
-        return (
-            f"This model has the size of the MatMul-free {model}, so ratios are given with the rows of that size. No ratio "
-            "is given with the other rows, because they are of another model or of a phase in which this run has no token."
-        )
+        return [
+            f"This model has the size of the MatMul-free {model}, so ratios are given with the rows of that size. "
+            "Other rows are of another model, or of a phase in which this run has no token, and get no ratio.",
+            chosen,
+        ]
     synapses = sum(node.ternary_synapses for node in summary.nodes)
     known = ", ".join(f"{name} has {count:,}" for name, count in SYNAPSES.items())
-    return (
+    return [
         f"No ratio is given, because the rows are of another model: this one has {synapses:,} ternary synapses; of the "
-        f"published models, {known}."
-    )
+        f"published models, {known}.",
+        chosen,
+    ]
 
 
 def compare(
-    name: str, summary: GraphSummary, phases: dict[str, dict[str, Any]], lengths: dict[str, int], rows: tuple[Baseline, ...]
-) -> dict[str, Any]:
-    """Ratios with the rows of the run's own model size, the other rows as context, and a sentence that says which.
+    summary: GraphSummary, system: str, phases: dict[str, Plain], lengths: dict[str, int], rows: tuple[Baseline, ...]
+) -> Plain:
+    """Ratios with the rows of the run's own model size, the other rows as context, and sentences that say which.
 
     `phases` holds the estimate of each mode that has tokens, `lengths` the tokens of the run by the end of each mode.
     """
@@ -174,7 +182,7 @@ def compare(
         for row in beside(rows, mode, length):
             theirs = asdict(row) | {"stands_out_as": list(marks[row])}
             if row.model == model and mode in phases:
-                ratios.append(_ratio(name, phases[mode], theirs))
+                ratios.append(_ratio(f"{summary.name} on {system}", phases[mode], theirs))
             else:
                 context.append(theirs)
-    return {"model": model, "sentence": _sentence(summary, model), "ratios": ratios, "context": context}
+    return {"model": model, "sentences": _sentences(summary, model), "ratios": ratios, "context": context}

@@ -89,7 +89,7 @@ def default_intermediate_size(hidden_size: int, hidden_ratio: float) -> int:
 
 def _field(raw: Mapping[str, Any], name: str, default: Any, kinds: tuple[type, ...], where: Path) -> Any:
     value = raw.get(name, default)
-    if isinstance(value, bool) != (bool in kinds) and value is not None or not isinstance(value, kinds):
+    if (isinstance(value, bool) != (bool in kinds) and value is not None) or not isinstance(value, kinds):
         wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
         raise CheckpointError(f"{where}: {name} is {value!r}, must be {wanted}")
     return value
@@ -101,7 +101,9 @@ def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
         raise CheckpointError(f"{where}: model_type is {raw.get('model_type')!r}, must be 'hgrn_bit'")
     for name, only in (("attn_mode", "fused_recurrent"), ("use_short_conv", False)):
         if raw.get(name, only) != only:
-            raise CheckpointError(f"{where}: {name} is {raw[name]!r}, must be {only!r} (the published code runs no other)")
+            raise CheckpointError(
+                f"{where}: {name} is {raw[name]!r}, must be {only!r} (the published code runs no other)"
+            )
     number, maybe_int = (int, float), (int, type(None))
     hidden = _field(raw, "hidden_size", 2048, (int,), where)
     ratio = _field(raw, "hidden_ratio", 4, (int, float, type(None)), where)
@@ -125,7 +127,9 @@ def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
     if not 0 < config.rms_norm_eps < 1:
         raise CheckpointError(f"{where}: rms_norm_eps is {config.rms_norm_eps}, must be between 0 and 1")
     if config.state_size % config.num_heads:
-        raise CheckpointError(f"{where}: num_heads is {config.num_heads}, must divide the state size {config.state_size}")
+        raise CheckpointError(
+            f"{where}: num_heads is {config.num_heads}, must divide the state size {config.state_size}"
+        )
     if config.use_lower_bound and config.state_size != config.hidden_size:
         raise CheckpointError(f"{where}: expand_ratio is {config.expand_ratio}, must be 1 with use_lower_bound")
     return config
@@ -175,7 +179,9 @@ def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], dict[str, 
             if not isinstance(table, dict) or not all(isinstance(v, str) and Path(v).name == v for v in table.values()):
                 raise CheckpointError(f"{index}: weight_map must map tensor names to files in the same folder")
             return [folder / name for name in sorted(set(table.values()))], reader
-    raise CheckpointError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, whole or with an index")
+    raise CheckpointError(
+        f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, whole or with an index"
+    )
 
 
 def _check(tensors: Mapping[str, Float32], config: ModelConfig, where: Path) -> Iterator[str]:

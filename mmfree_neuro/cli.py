@@ -1,7 +1,7 @@
 """The command line: parses, prints and exits; everything else is in `pipeline`.
 
-Exit status 0: it worked.  2: the input was wrong, and one line says who, what it is and what it must be.  1: the run was
-interrupted or died, or there is a bug of ours.
+Exit status 0: it worked.  2: the input was wrong, and one line says who, what it is and what it must be.  1: the run
+was interrupted or died, or there is a bug of ours.
 """
 
 import argparse
@@ -65,8 +65,17 @@ def _show(content: dict[str, Any], text: str, as_json: bool) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Turn a checkpoint into a graph of integers."""
     graph = pipeline.convert(options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, _say)
-    content = {"graph": str(options.output), "scheme": graph.scheme, "nodes": len(graph.nodes), "quality": graph.quality}
-    _show(content, f"wrote {options.output}: {describe.graph_line(graph)}\n{describe.quality(graph.quality)}", options.json)
+    content = {
+        "graph": str(options.output),
+        "scheme": graph.scheme,
+        "nodes": len(graph.nodes),
+        "quality": graph.quality,
+    }
+    _show(
+        content,
+        f"wrote {options.output}: {describe.graph_line(graph)}\n{describe.quality(graph.quality)}",
+        options.json,
+    )
 
 
 def map_(options: argparse.Namespace) -> None:
@@ -97,13 +106,14 @@ def simulate(options: argparse.Namespace) -> None:
 
 def report_(options: argparse.Namespace) -> None:
     """Write the report of a run."""
-    content, text = pipeline.write_report(options.run, options.output)
-    _show(content, f"wrote {options.output}\n{text}", options.json)
+    content = pipeline.write_report(options.run, options.output)
+    _show(content, f"wrote {options.output}\n{describe.estimates(content)}", options.json)
 
 
 def logits(options: argparse.Namespace) -> None:
     """Write the logits, the losses or the continuation of token sequences."""
     tokens = pipeline.load_tokens(options.tokens)
+    found: Any
     if options.engine == "float":
         if options.raw:
             raise InputError("--raw writes integers, which the float engine does not have")
@@ -116,7 +126,7 @@ def logits(options: argparse.Namespace) -> None:
         finally:
             bars.close()
         raw = result.logits[:, : tokens.shape[1]]
-        found, chosen = raw if options.raw else raw * graph.logit_scale, result.chosen
+        found, chosen = (raw if options.raw else raw * graph.logit_scale), result.chosen
     outputs: list[tuple[Path, Any]] = [(options.output, found)]
     if options.nats is not None:
         natural = found * graph.logit_scale if options.raw else found
@@ -145,13 +155,16 @@ def train(options: argparse.Namespace) -> None:
 
     def tell(p: training.Progress) -> None:
         if not options.json:
-            print(f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  {p.bytes_per_second / 1e3:.1f} kB/s", flush=True)
+            print(
+                f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  {p.bytes_per_second / 1e3:.1f} kB/s",
+                flush=True,
+            )
 
     outcome = training.train(
         config, text, recipe, options.output, resume=options.resume, max_seconds=options.max_seconds, report=tell
     )
     state = "finished" if outcome.finished else "stopped; --resume goes on"
-    line = f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per byte on held-out text of {text.description}"
+    line = f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per byte on held-out {text.description}"
     _show({"checkpoint": str(options.output), "corpus": text.description, **asdict(outcome)}, line, options.json)
 
 
@@ -210,7 +223,9 @@ def _option(parser: argparse.ArgumentParser, *names: str, **rest: Any) -> None:
     parser.add_argument(*names, **rest)
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], example: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], example: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=(run.__doc__ or "").rstrip("."), description=run.__doc__, epilog=f"example: mmfree-neuro {example}",
     )  # fmt: skip
@@ -220,16 +235,20 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
 
 
 def _calibration(parser: argparse.ArgumentParser) -> None:
-    _option(parser, "--scheme", default="a16", help=f"how to make integers: {' or '.join(sorted(SCHEMES))} (default a16)")
+    _option(
+        parser, "--scheme", default="a16", help=f"how to make integers: {' or '.join(sorted(SCHEMES))} (default a16)"
+    )
     _option(parser, "--calibrate", default="stdlib", metavar="FILE",
-            help="text, folder of Python sources, or .npy of token ids to calibrate on (default: Python's own library)")  # fmt: skip
+            help="text, folder of Python sources, or .npy of token ids to calibrate on (default stdlib)")  # fmt: skip
 
 
 def _parser() -> Parser:
     parser = Parser(prog="mmfree-neuro", description=(
         "Deploys a MatMul-free language model on a Loihi-2-style multi-chip system: integers, mapping, message-driven "
         "simulation, and estimates of speed and energy with their sources."))  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"mmfree-neuro {pipeline.versions().get('mmfree-neuro', '?')}")
+    parser.add_argument(
+        "--version", action="version", version=f"mmfree-neuro {pipeline.versions().get('mmfree-neuro', '?')}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     p = _command(commands, "convert", convert, "convert CHECKPOINT -o model.graph --scheme a16")
@@ -272,9 +291,12 @@ def _parser() -> Parser:
 
     p = _command(commands, "train", train, "train --corpus stdlib -o checkpoint --steps 2000")
     _option(p, "-o", "--output", type=Path, required=True, help="checkpoint folder to write")
-    _option(p, "--corpus", default="stdlib", help="stdlib (Python's own library, default) or a folder of Python sources")
+    _option(
+        p, "--corpus", default="stdlib", help="stdlib (Python's own library, default) or a folder of Python sources"
+    )
     _option(p, "--text", type=Path, help="train on the bytes of this file instead")
-    for name, value, text in (("hidden", 256, "hidden size"), ("layers", 6, "blocks"), ("intermediate", 0, "gate width"),
+    for name, value, text in (("hidden", 256, "hidden size"), ("layers", 6, "blocks"),
+                              ("intermediate", 0, "gate width"),
                               ("steps", 2000, "optimiser steps"), ("batch", 64, "windows a step"),
                               ("window", 512, "bytes a window"), ("seed", 0, "seed")):  # fmt: skip
         _option(p, f"--{name}", type=int, default=value, help=f"{text} (default {value or 'as published'})")
@@ -294,7 +316,9 @@ def _parser() -> Parser:
     _option(p, "--prompt", default=DEMO_PROMPT, help="text to continue")
     _option(p, "--new-tokens", type=int, default=160, help="how many tokens to generate (default 160)")
     _option(p, "--scheme", default="a16", help="a16 (default) or a8")
-    _option(p, "-o", "--output", type=Path, default=Path("demo"), help="folder for the intermediate files (default demo)")
+    _option(
+        p, "-o", "--output", type=Path, default=Path("demo"), help="folder for the intermediate files (default demo)"
+    )
     _option(p, "--report", type=Path, default=Path("report.html"), help="report to write (default report.html)")
     return parser
 

@@ -33,7 +33,8 @@ def graph_line(graph: Graph) -> str:
     """A graph in one line."""
     synapses = sum(entry.matrix.size for node in graph.nodes for entry in node.inputs if entry.matrix is not None)
     neurons = sum(node.size for node in graph.nodes)
-    return f"{graph.name}, scheme {graph.scheme}: {graph.blocks} blocks, {len(graph.nodes)} nodes, {neurons} neurons, {synapses} ternary weights"
+    size = f"{graph.blocks} blocks, {len(graph.nodes)} nodes, {neurons} neurons, {synapses} ternary weights"
+    return f"{graph.name}, scheme {graph.scheme}: {size}"
 
 
 def quality(measured: dict[str, float]) -> str:
@@ -42,7 +43,8 @@ def quality(measured: dict[str, float]) -> str:
         return "quality was not measured"
     return (
         f"float {measured['float_nats']:.4f}, integers {measured['integer_nats']:.4f} nats per token "
-        f"(perplexity ratio {measured['perplexity_ratio']:.5f}), greedy token equal in {100 * measured['greedy_agreement']:.2f} % "
+        f"(perplexity ratio {measured['perplexity_ratio']:.5f}), greedy token equal in "
+        f"{100 * measured['greedy_agreement']:.2f} % "
         f"of {int(measured['tokens'])} tokens"
     )
 
@@ -56,7 +58,9 @@ def graph_text(graph: Graph) -> str:
         sends = ", ".join(f"{o.port}:{o.qtype}" for o in node.outputs)
         about = summary[node.name]
         issued = sum(about.instructions.values())
-        lines.append(f"step {about.step:4d}  {node.name} [{node.size} {about.kind}, {issued} instructions] {reads} -> {sends}")
+        lines.append(
+            f"step {about.step:4d}  {node.name} [{node.size} {about.kind}, {issued} instructions] {reads} -> {sends}"
+        )
     return "\n".join(lines)
 
 
@@ -88,7 +92,10 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec) -> str:
         f"{content['chips']} chips, {content['routes']} routes",
     ]
     for name, row in content["utilisation"].items():
-        lines.append(f"  {name.replace('_', ' '):18s} most {row['max']:>8.0f}  mean {row['mean']:>10.1f}  limit {row['limit']:>8.0f}")
+        lines.append(
+            f"  {name.replace('_', ' '):18s} most {row['max']:>8.0f}  mean {row['mean']:>10.1f}  limit "
+            f"{row['limit']:>8.0f}"
+        )
     return "\n".join(lines)
 
 
@@ -109,7 +116,11 @@ def system(spec: SystemSpec) -> str:
         for field in fields(record):
             value = getattr(record, field.name)
             if isinstance(value, Quantity):
-                figure = f"{value.central:g}" if value.low == value.high else f"{value.low:g} … {value.central:g} … {value.high:g}"
+                figure = (
+                    f"{value.central:g}"
+                    if value.low == value.high
+                    else f"{value.low:g} … {value.central:g} … {value.high:g}"
+                )
                 lines.append(f"  {field.name} = {figure}\n      {value.source}")
     return "\n".join(lines)
 
@@ -137,7 +148,13 @@ def anything(path: Path, read_checkpoint: ReadCheckpoint) -> tuple[dict[str, Any
     """What a path holds: as content, and as text."""
     if (path / "run.json").is_file():
         run = storage.load_run(path)
-        content = {"engine": run.engine, "prompt": run.prompt, "text": run.text, "seconds": run.seconds, "date": run.date}
+        content = {
+            "engine": run.engine,
+            "prompt": run.prompt,
+            "text": run.text,
+            "seconds": run.seconds,
+            "date": run.date,
+        }
         return content, f"{run.prompt}{run.text}\n\n{speed(run)}\n{run.mapping.placer} on {run.system.name}, {run.date}"
     if path.is_dir():
         return _checkpoint(read_checkpoint(path), path)
@@ -147,3 +164,15 @@ def anything(path: Path, read_checkpoint: ReadCheckpoint) -> tuple[dict[str, Any
     graph, digest = storage.load_graph(path)
     summary = summarise(graph)
     return {"sha256": digest, **asdict(summary)}, graph_text(graph)
+
+
+def estimates(report: dict[str, Any]) -> str:
+    """The estimated speed and energy of a report as a small table, low to high in brackets."""
+    lines = [f"{'estimated for the chips':24s} {'tokens/s':>30s} {'mJ/token':>30s}"]
+    for name, phase in report["phases"].items():
+        if phase is not None:
+            cells = (phase["tokens_per_s"], phase["millijoule_per_token"])
+            shown = [f"{c['central']:.3g} [{c['low']:.3g} … {c['high']:.3g}]" for c in cells]
+            lines.append(f"{name:24s} {shown[0]:>30s} {shown[1]:>30s}")
+    lines += report["comparison"]["sentences"]
+    return "\n".join(lines)

@@ -75,12 +75,3 @@ def use_of_cores(graph: Graph, mapping: Mapping, weight_bits: int) -> dict[Locat
         if place.chip != HOST:
             used[place] = used.get(place, EMPTY) + footprint(graph, graph.node(shard.node), shard, weight_bits)
     return dict(sorted(used.items()))
-
-
-def use_of_cores(graph: Graph, mapping: Mapping, weight_bits: int) -> dict[Location, Footprint]:
-    """What is in use on every core of a mapping."""
-    use = {place: EMPTY for place in mapping.cores}
-    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
-        if place in use:
-            use[place] += footprint(graph, graph.node(shard.node), shard, weight_bits)
-    return use

@@ -1,8 +1,8 @@
 """Chips and systems as data: what a core holds, what a chip has, what an operation takes; each number with its source.
 
-A system file is TOML with `[system]` and either `[chip]` in place or `chip = "name"`, one of those in `systems/chips/`.  A
-quantity is `{value = …, source = "…"}` or `{low = …, central = …, high = …, source = "…"}`; where sources disagree the
-second form carries the disagreement through to every printed figure.
+A system file is TOML with a table `[system]`, which names a chip of `systems/chips/` (`chip = "loihi2"`) unless the
+file has a table `[chip]` of its own.  A quantity has a `value` and a `source`, or `low`, `central`, `high` and a
+`source`; where sources disagree the second form carries the disagreement through to every printed figure.
 """
 
 import sys
@@ -144,7 +144,12 @@ def parse_system(text: str, where: str) -> SystemSpec:
     else:
         raise HardwareError(f"{where}: must name a chip or have a table [chip]")
     name, description = _text(system, "name", where), _text(system, "description", where)
-    return SystemSpec(name=name, description=description, chip=chip, **_quantities(system, SystemSpec, where, {"name", "description", "chip"}))
+    return SystemSpec(
+        name=name,
+        description=description,
+        chip=chip,
+        **_quantities(system, SystemSpec, where, {"name", "description", "chip"}),
+    )
 
 
 def _names(*folders: str) -> list[str]:
@@ -170,6 +175,8 @@ def load_system(name: str) -> SystemSpec:
         except (OSError, UnicodeDecodeError) as error:
             raise HardwareError(f"{name}: not readable ({error})") from None
     if name not in system_names():
-        raise HardwareError(f"system {name!r} is not known, must be one of {', '.join(system_names())}, or a .toml file")
+        raise HardwareError(
+            f"system {name!r} is not known, must be one of {', '.join(system_names())}, or a .toml file"
+        )
     file = resources.files("mmfree_neuro") / "systems" / f"{name}.toml"
     return parse_system(file.read_text(encoding="utf-8"), f"system {name}")

@@ -10,11 +10,11 @@ reaches a neuron in one of five ways (`Input.how`):
 - "broadcast": every neuron reads the only value of the source;
 - "group":     neuron i reads source[arity·i] … source[arity·i + arity - 1], each in an accumulator of its own.
 
-A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can change it.  A value is
-saturated only where a program says `fit`, and every such change is counted.  A payload of zero is not sent; it is
-received as zero.  Only the MLGRU has state.  Notation in the nodes' equations: `mul(a, c)` is a · c.mantissa / 2^c.shift
-to the nearest integer, halves up; `fit[q]` saturates to the output's or the named format; σ and silu use the graph's
-table.  `programs.run` computes exactly these equations, instruction by instruction.
+A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can change it.  A
+value is saturated only where a program says `fit`, and every such change is counted.  A payload of zero is not sent;
+it is received as zero.  Only the MLGRU has state.  Notation in the nodes' equations: `mul(a, c)` is a · c.mantissa /
+2^c.shift to the nearest integer, halves up; `fit[q]` saturates to the output's or the named format; σ and silu use
+the graph's table.  `programs.run` computes exactly these equations, instruction by instruction.
 """
 
 from dataclasses import dataclass

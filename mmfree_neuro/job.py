@@ -1,6 +1,6 @@
 """What an engine is asked for and what it gives back; every engine has the same signature.
 
-    run(graph, mapping, job, progress) -> Result
+run(graph, mapping, job, progress) -> Result
 """
 
 import time
@@ -65,7 +65,9 @@ class Session(Protocol):
 def check(graph: Graph, job: Job) -> None:
     """InputError where a job does not fit a graph."""
     if job.tokens.ndim != 2 or job.tokens.shape[0] < 1 or job.tokens.shape[1] < 1:
-        raise InputError(f"the tokens have shape {list(job.tokens.shape)}, must be [sequences, time] with at least one token")
+        raise InputError(
+            f"the tokens have shape {list(job.tokens.shape)}, must be [sequences, time] with at least one token"
+        )
     if not np.issubdtype(job.tokens.dtype, np.integer):
         raise InputError(f"the tokens are {job.tokens.dtype}, must be integers")
     low, high = int(job.tokens.min()), int(job.tokens.max())

@@ -77,7 +77,11 @@ def norms_of(checkpoint: Checkpoint) -> dict[str, NormGains]:
     tensors, eps = checkpoint.tensors, checkpoint.config.rms_norm_eps
     found: dict[str, NormGains] = {}
     for layer in range(checkpoint.config.num_hidden_layers):
-        t = {k.removeprefix(f"model.layers.{layer}."): v for k, v in tensors.items() if k.startswith(f"model.layers.{layer}.")}
+        t = {
+            k.removeprefix(f"model.layers.{layer}."): v
+            for k, v in tensors.items()
+            if k.startswith(f"model.layers.{layer}.")
+        }
         found[f"layers.{layer}.attn"] = double_norm(
             t["attn_norm.weight"], eps, {p: t[f"attn.{p}_proj.norm.weight"] for p in "ifg"}
         )
@@ -136,13 +140,17 @@ class _Lowering:
         smallest = self.ranges[f"{norm}.mean_square"].low
         return QType(self.scheme.value_bits, frac_for(self.room / math.sqrt(smallest), self.scheme.value_bits))
 
-    def norm(self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]) -> dict[str, _Source]:
+    def norm(
+        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]
+    ) -> dict[str, _Source]:
         """The nodes of one norm of source.port; where each consumer's matrix reads."""
         if self.scheme.activations == "static":
             return self.static_norm(norm, source, port, floor, consumers)
         return self.per_token_norm(norm, source, port, floor, consumers)
 
-    def static_norm(self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]) -> dict[str, _Source]:
+    def static_norm(
+        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]
+    ) -> dict[str, _Source]:
         size, x, sq = source.size, source.output(port).qtype, source.output("sq").qtype
         root = self.root_type(norm)
         rms = InverseRms(
@@ -171,7 +179,9 @@ class _Lowering:
             bits -= 1
         return bits
 
-    def per_token_norm(self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]) -> dict[str, _Source]:
+    def per_token_norm(
+        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]
+    ) -> dict[str, _Source]:
         size, x, sq, bits = source.size, source.output(port).qtype, source.output("sq").qtype, self.scheme.value_bits
         gains, shifts, formats = {}, {}, {}
         for name in consumers:
@@ -220,7 +230,9 @@ class _Lowering:
             source, values, level = node.name, found, level + 1
         return source
 
-    def ternary(self, port: str, source: _Source, codes: Codes, weight_scale: float, out: QType) -> tuple[tuple[Input, ...], Rescale]:
+    def ternary(
+        self, port: str, source: _Source, codes: Codes, weight_scale: float, out: QType
+    ) -> tuple[tuple[Input, ...], Rescale]:
         """The inputs of one ternary product and how its sum becomes a value of `out`."""
         entry = Input(port, source.node, source.port, "ternary", codes)
         if source.scale is None:
@@ -237,11 +249,15 @@ class _Lowering:
         codes, scale = ternarise(weight)
         inputs, rescale = self.ternary("y", source, codes, scale, x_out.qtype)
         squares, sq, floor = self.squares(next_norm, x.size, x_out.qtype)
-        node = Residual(name, x.size, (Input("x", x.name, "x", "aligned"), *inputs), (x_out, sq), {"y": rescale}, squares)
+        node = Residual(
+            name, x.size, (Input("x", x.name, "x", "aligned"), *inputs), (x_out, sq), {"y": rescale}, squares
+        )
         self.nodes.append(node)
         return node, floor
 
-    def mlgru(self, layer: int, sources: dict[str, _Source], codes: dict[str, tuple[Codes, float]]) -> tuple[MLGRU, int]:
+    def mlgru(
+        self, layer: int, sources: dict[str, _Source], codes: dict[str, tuple[Codes, float]]
+    ) -> tuple[MLGRU, int]:
         """The recurrence of one block."""
         name, size = f"layers.{layer}", codes["i"][0].shape[0]
         formats = {p: self.value_type(f"{name}.attn.{p}.sum") for p in "ifg"}
@@ -312,7 +328,9 @@ class _Lowering:
         x_type = self.value_type("residual")
         squares, sq, floor = self.squares("layers.0.attn", config.hidden_size, x_type)
         table = quantise(self.checkpoint.tensors["model.embeddings.weight"], x_type)
-        x: AnyNode = Embedding("embedding", config.hidden_size, (), (Output("x", config.hidden_size, x_type), sq), table, squares)
+        x: AnyNode = Embedding(
+            "embedding", config.hidden_size, (), (Output("x", config.hidden_size, x_type), sq), table, squares
+        )
         self.nodes.append(x)
         for layer in range(config.num_hidden_layers):
             last = layer + 1 == config.num_hidden_layers
@@ -321,7 +339,9 @@ class _Lowering:
         source = self.norm("head", x, "x", floor, {"y": codes})["y"]
         logits = self.value_type("logits")
         inputs, rescale = self.ternary("y", source, codes, scale, logits)
-        self.nodes.append(Head("head", config.vocab_size, inputs, (Output("logits", config.vocab_size, logits),), {"y": rescale}))
+        self.nodes.append(
+            Head("head", config.vocab_size, inputs, (Output("logits", config.vocab_size, logits),), {"y": rescale})
+        )
         table_ = sigmoid_table(self.scheme.log2_sigmoid_segments)
         return Graph(
             name, self.scheme.name, tuple(self.nodes), table_, self.scheme.accumulator_bits, config.num_hidden_layers,

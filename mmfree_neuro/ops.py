@@ -108,7 +108,9 @@ class Machine:
         """`mul_round` and then `fit`; the product may pass the register's ends, where MUL_SHR saturates."""
         return self.fit(rshift_half_up(a * b, shift), qtype)
 
-    def scan(self, step: Callable[[Value, Value, Value], Value], state: Value, a: Value, b: Value) -> tuple[Value, Value]:
+    def scan(
+        self, step: Callable[[Value, Value, Value], Value], state: Value, a: Value, b: Value
+    ) -> tuple[Value, Value]:
         """One step of a recurrence: what it gives for this token, and the state after it."""
         state = step(state, a, b)
         return state, state
@@ -243,7 +245,9 @@ class Bounds(Machine):
     def _hold(self, low: int, high: int) -> Interval:
         worst = max(high, -low)
         if worst > REGISTER_HIGH:
-            raise RangeError(f"{self.name}: a value can reach {worst}, which a {REGISTER_BITS}-bit register cannot hold")
+            raise RangeError(
+                f"{self.name}: a value can reach {worst}, which a {REGISTER_BITS}-bit register cannot hold"
+            )
         return Interval(low, high)
 
     def _union(self, a: Value, b: Value) -> Interval:

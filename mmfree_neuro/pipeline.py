@@ -5,11 +5,13 @@ torch in memory and everything else works without Lava.
 """
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +85,9 @@ def calibration_text(name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if name.endswith(".npy"):
         tokens = load_tokens(Path(name))
         if len(tokens) < 4:
-            raise InputError(f"{name}: has {len(tokens)} rows, must have at least 4 to calibrate on some and measure on others")
+            raise InputError(
+                f"{name}: has {len(tokens)} rows, must have at least 4 to calibrate on some and measure on others"
+            )
         kept = np.arange(len(tokens)) % 4 == 3
         return tokens[~kept][:, :-1], tokens[kept]
     from mmfree_kernels.corpus import load, windows
@@ -152,7 +156,9 @@ def to_graph(checkpoint: Checkpoint, scheme: Scheme, text: str, name: str, stage
 
 def _within(tokens: Ints, vocabulary: int, text: str) -> None:
     if int(tokens.max()) >= vocabulary or int(tokens.min()) < 0:
-        raise InputError(f"{text}: holds token {int(tokens.max())}, which is outside the vocabulary 0 … {vocabulary - 1}")
+        raise InputError(
+            f"{text}: holds token {int(tokens.max())}, which is outside the vocabulary 0 … {vocabulary - 1}"
+        )
 
 
 def convert(folder: Path, output: Path, scheme: Scheme, text: str, stage: Stage = lambda _: None) -> Graph:
@@ -211,16 +217,24 @@ def decode_text(tokens: Ints) -> str:
     return bytes(int(token) for token in tokens if 0 <= token < 256).decode("utf-8", errors="replace")
 
 
-def simulate(path: Path, prompt: str, job_of: Callable[[NDArray[np.int64]], Job], engine: str, output: Path, report: Report = silent) -> Run:
+def simulate(
+    path: Path,
+    prompt: str,
+    job_of: Callable[[NDArray[np.int64]], Job],
+    engine: str,
+    output: Path,
+    report: Report = silent,
+) -> Run:
     """Run a mapping file on an engine and write the run's folder."""
     graph, stored = storage.load_mapped(path)
     job = job_of(encode_prompt(graph, prompt))
     result = engine_named(engine)(graph, stored.mapping, job, report)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     sampling = {"temperature": job.sampling.temperature, "seed": job.sampling.seed}
     run = Run(
         engine, graph.scheme, prompt, decode_text(result.chosen[0]), tuple(job.tokens[0].tolist()),
         tuple(result.chosen[0].tolist()), sampling, result.seconds, result.prefill, result.generate,
-        summarise(graph), stored.mapping, stored.system, versions(), datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        summarise(graph), stored.mapping, stored.system, versions(), now,
         use_of_cores(graph, stored.mapping, int(stored.system.chip.weight_bits.central)),
     )  # fmt: skip
     with storage.whole_folder(output) as folder:
@@ -251,7 +265,9 @@ def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
     return graph, in_one_place(graph)
 
 
-def float_result(folder: Path, tokens: NDArray[np.int64], new_tokens: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def float_result(
+    folder: Path, tokens: NDArray[np.int64], new_tokens: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Logits of the float model and its greedy continuation."""
     from mmfree_kernels import evaluate, model
 
@@ -259,3 +275,23 @@ def float_result(folder: Path, tokens: NDArray[np.int64], new_tokens: int) -> tu
     _within(tokens, checkpoint.config.vocab_size, "the tokens")
     float_model = model.from_checkpoint(checkpoint)
     return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(float_model, tokens, new_tokens)
+
+
+def write_report(folder: Path, output: Path) -> dict[str, Any]:
+    """Write the report of a run as `.html`, `.md` or `.json`, by the name of the output; its content."""
+    from mmfree_neuro import baselines, pictures, report
+
+    run = storage.load_run(folder)
+    content = report.build(run, baselines.load(), run.use)
+    match output.suffix:
+        case ".html":
+            text = report.to_html(content, pictures.draw(content))
+        case ".md":
+            text = report.to_markdown(content)
+        case ".json":
+            text = json.dumps(content, indent=2)
+        case suffix:
+            raise InputError(f"{output}: ends in {suffix!r}, must end in .html, .md or .json")
+    with storage.whole_file(output) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+    return content

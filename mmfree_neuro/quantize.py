@@ -17,11 +17,14 @@ from mmfree_neuro.ir import Codes
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a model is made of integers; the defaults of `a16` are those that lose nothing (arXiv 2503.18002, table 1)."""
+    """How a model is made of integers; the defaults of `a16` lose nothing (arXiv 2503.18002, table 1).
+
+    Activations are "static", with one power-of-two scale per tensor from calibration, or "per-token", 8-bit codes
+    scaled by the token's largest magnitude.
+    """
 
     name: str
     activations: Literal["static", "per-token"]
-    """`static`: one power-of-two scale per tensor, from calibration; `per-token`: 8-bit codes by the token's largest."""
     activation_bits: int = 16
     value_bits: int = 24
     """Width of the residual stream, of pre-activations and of what norms read."""
@@ -74,9 +77,10 @@ def harden(checkpoint: Checkpoint) -> Checkpoint:
 
     Training leaves many latent weights close to the threshold between two codes, where bfloat16 cannot tell them apart:
     a trained model lost 0.09 nats per byte when it was stored.  Each ternary matrix is replaced by its codes times
-    scale / (share of non-zero codes), which ternarises to the same codes and has the same mean magnitude.  A matrix that
-    is also the embedding stays as it is.
+    scale / (share of non-zero codes), which ternarises to the same codes and has the same mean magnitude.  A matrix
+    that is also the embedding stays as it is.
     """
+
     def is_ternary(name: str) -> bool:
         return name.endswith("_proj.weight") or name == "lm_head.weight"
 

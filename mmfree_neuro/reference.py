@@ -12,7 +12,7 @@ import numpy as np
 from mmfree_neuro import programs
 from mmfree_neuro.activity import Activity, nothing
 from mmfree_neuro.fixedpoint import Ints, fit
-from mmfree_neuro.ir import AnyNode, Embedding, Graph, Input, MaxAbs, MLGRU, constants, span
+from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants, span
 from mmfree_neuro.job import Job, Report, Result, drive, silent
 from mmfree_neuro.mapping import Mapping, Shard
 from mmfree_neuro.ops import CheckedMachine, Value
@@ -70,7 +70,9 @@ class Reference:
         """What the neurons of a node read."""
         if isinstance(node, Embedding):
             return {"x": node.table[token]}
-        return {entry.port: self.arrived(node, entry, signals[entry.source, entry.source_port]) for entry in node.inputs}
+        return {
+            entry.port: self.arrived(node, entry, signals[entry.source, entry.source_port]) for entry in node.inputs
+        }
 
     def arrived(self, node: AnyNode, entry: Input, source: Ints) -> Value:
         """One input of a node, for all of its neurons."""

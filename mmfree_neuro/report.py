@@ -1,10 +1,11 @@
-"""The report of a run: what ran, what it took up, what it counted, what that would cost on the chip, and what GPUs take.
+"""The report of a run: what ran, what it took up, what it counted, what that would cost on chips, and what GPUs take.
 
-`build` makes plain data, which is the JSON report.  Markdown and HTML show the same sections of it, `_sections`.
+`build` makes plain data, which is the JSON report.  Markdown and HTML show the same `sections` of it.
 """
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -16,28 +17,22 @@ from mmfree_neuro.baselines import Baseline, compare
 from mmfree_neuro.footprint import Footprint, limits
 from mmfree_neuro.hardware import Quantity
 from mmfree_neuro.mapping import HOST, Location
-from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, figure, spread
+from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
 from mmfree_neuro.storage import Run
 from mmfree_neuro.timing import BOUNDS
 from mmfree_neuro.traffic import distance, traffic
 
 FORMAT = "mmfree-neuro report 1"
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
-UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bit"}
+UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bits"}
 ESTIMATE = (
     "Estimated from the counts with the figures of the system's description; nothing here was measured on a chip. The "
     "range takes every figure at its low end and at its high end."
 )
 PIPELINED = (
-    "In prefill a token enters at every step, so the throughput is that of a full pipeline; in generation the next token "
-    "enters when the last has left. Energy counts the chips in use, with their static power, and the rest of the board."
+    "In prefill a token enters at every step, so the throughput is that of a full pipeline; in generation the next "
+    "token enters when the last has left. Energy counts the chips in use and the board around them."
 )
-CHOSEN = (
-    "Of each series the sequence length nearest to the run's is shown, and whatever is the strongest known. A row that "
-    "names another model than a MatMul-free one compares models of one size, not one model on two machines."
-)
-
-Plain = dict[str, Any]
 
 
 def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footprint]) -> Plain:
@@ -63,8 +58,8 @@ def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footpri
     }  # fmt: skip
     phases: dict[str, Plain | None] = report["phases"]
     ours = {mode: phase for mode, phase in phases.items() if phase is not None}
-    length = {"prefill": len(run.prompt_tokens), "generate": len(run.prompt_tokens) + len(run.new_tokens)}
-    return report | {"comparison": compare(f"{run.summary.name} on {run.system.name}", run.summary, ours, length, baselines)}
+    lengths = {"prefill": len(run.prompt_tokens), "generate": len(run.prompt_tokens) + len(run.new_tokens)}
+    return report | {"comparison": compare(run.summary, run.system.name, ours, lengths, baselines)}
 
 
 def _mapping(run: Run, use: dict[Location, Footprint]) -> Plain:
@@ -133,7 +128,8 @@ def _links(run: Run) -> list[Plain]:
         if distance(source, destination, run.system).crossings:
             pair = source.chip, destination.chip
             found[pair] = found.get(pair, 0) + messages
-    return [{"source": a, "destination": b, "messages_per_token": n / max(tokens, 1)} for (a, b), n in sorted(found.items())]
+    each = sorted((pair, count / max(tokens, 1)) for pair, count in found.items())
+    return [{"source": a, "destination": b, "messages_per_token": count} for (a, b), count in each]
 
 
 def _sources(run: Run) -> list[Plain]:
@@ -144,7 +140,7 @@ def _sources(run: Run) -> list[Plain]:
             if isinstance(quantity, Quantity):
                 suffix = next((suffix for suffix in UNITS if field.name.endswith(suffix)), "")
                 name = field.name.removesuffix(suffix).replace("_bytes", "").replace("_", " ")
-                unit = "byte" if "_bytes" in field.name else UNITS.get(suffix, "")
+                unit = "bytes" if "_bytes" in field.name else UNITS.get(suffix, "")
                 rows.append({"of": owner, "name": name, "unit": unit, **asdict(quantity)})
     return rows
 
@@ -155,7 +151,7 @@ class Table:
 
     caption: str
     head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -175,11 +171,11 @@ def _share(part: float, whole: float) -> str:
 
 def _header(report: Plain) -> Section:
     head, run = report["header"], report["run"]
-    versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
     rows = [
         ("model", head["model"]), ("scheme", head["scheme"]), ("system", f"{head['system']}: {head['description']}"),
         ("chip", head["chip"]), ("placer", head["placer"]), ("engine", head["engine"]), ("date", head["date"]),
-        ("versions", versions), ("prompt", f"{run['prompt_tokens']} tokens"), ("new text", f"{run['new_tokens']} tokens"),
+        ("versions", ", ".join(map(" ".join, head["versions"].items()))),
+        ("prompt", f"{run['prompt_tokens']:,} tokens"), ("new text", f"{run['new_tokens']:,} tokens"),
         *((name, figure(value)) for name, value in run["sampling"].items()),
     ]  # fmt: skip
     texts = (("Prompt", run["prompt"]), ("Generated", run["text"]))
@@ -313,41 +309,42 @@ def _simulated(report: Plain) -> Section:
 
 
 def _row(row: Plain) -> tuple[str, ...]:
+    length = row["sequence_length"] or "not stated"
     name = (
-        f"{row['name']} on {row['device']}; {row['implementation']}; precision {row['precision']}; batch {row['batch']}; "
-        f"sequence length {row['sequence_length'] or 'not stated'}"
+        f"{row['name']} on {row['device']}; {row['implementation']}; precision {row['precision']}; "
+        f"batch {row['batch']}; sequence length {length}"
     )
     marks = ", ".join(row["stands_out_as"]) or "–"
-    return name, marks, figure(row["tokens_per_s"]), figure(row["millijoule_per_token"])
+    return name, marks, figure(row["tokens_per_s"], "tokens/s"), figure(row["millijoule_per_token"], "mJ/token")
+
+
+def _ratio(ratio: Plain) -> tuple[str, ...]:
+    ours, theirs = ratio["ours"], ratio["theirs"]
+    rate, energy = spread(ours["tokens_per_s"], "tokens/s"), spread(ours["millijoule_per_token"], "mJ/token")
+    times = [spread(ratio[key], "×") for key in ("throughput_ours_over_theirs", "energy_theirs_over_ours")]
+    return f"{ours['name']}, estimated: {rate}; {energy}", *_row(theirs), *times, theirs["power"], theirs["source"]
 
 
 def _compared(report: Plain) -> Section:
     comparison, tables = report["comparison"], []
-    common = ("stands out as", "tokens/s", "mJ/token")
+    common = ("theirs", "stands out as", "their throughput", "their energy")
+    head = ("ours", *common, "throughput, ours over theirs", "energy, theirs over ours", "energy counts", "source")
     for mode, phase in PHASES.items():
-        ratios = [ratio for ratio in comparison["ratios"] if ratio["theirs"]["mode"] == mode]
-        rows = [
-            (
-                *_row(ratio["theirs"]), spread(ratio["throughput_ours_over_theirs"], "×"),
-                spread(ratio["energy_theirs_over_ours"], "×"), ratio["theirs"]["power"], ratio["theirs"]["source"],
-            )
-            for ratio in ratios
-        ]  # fmt: skip
-        if ratios:
-            ours = ratios[0]["ours"]
-            rate, energy = spread(ours["tokens_per_s"], "tokens/s"), spread(ours["millijoule_per_token"], "mJ/token")
-            caption = f"Ratios in {phase}. Ours is {ours['name']}, estimated, one sequence: {rate}, {energy}"
-            head = ("theirs", *common, "throughput, ours over theirs", "energy, theirs over ours", "their energy counts", "source")
-            tables.append(Table(caption, head, rows))
+        rows = [_ratio(ratio) for ratio in comparison["ratios"] if ratio["theirs"]["mode"] == mode]
+        tables += [Table(f"Ratios in {phase}", head, rows)] if rows else []
     context = [(PHASES[row["mode"]], *_row(row), row["power"], row["source"]) for row in comparison["context"]]
     if context:
-        tables.append(Table("Context, without ratios", ("", "row", *common, "energy counts", "source"), context))
-    return Section("Beside other machines", (comparison["sentence"], CHOSEN), (), tuple(tables))
+        tables.append(Table("Context, without ratios", ("", *common, "energy counts", "source"), context))
+    return Section("Beside other machines", tuple(comparison["sentences"]), (), tuple(tables))
+
+
+def _whole(value: float) -> float:
+    return int(value) if value.is_integer() else value
 
 
 def _sourced(report: Plain) -> Section:
     rows = [
-        (f"{row['of']}: {row['name']}", *(figure(row[bound], row["unit"]) for bound in BOUNDS), row["source"])
+        (f"{row['of']}: {row['name']}", *(figure(_whole(row[b]), row["unit"]) for b in BOUNDS), row["source"])
         for row in report["sources"]
     ]
     return Section("Sources of every figure of the system", tables=(Table("", ("figure", *BOUNDS, "source"), rows),))
@@ -396,9 +393,11 @@ def _as_url(picture: bytes) -> str:
 def to_html(report: Plain, pictures: dict[str, bytes]) -> str:
     """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG or SVG."""
     loader = jinja2.PackageLoader("mmfree_neuro")
-    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.globals |= {"spread": spread, "figure": figure, "captions": CAPTIONS, "phases": PHASES}
+    pages = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    pages.globals |= {"spread": spread, "figure": figure, "captions": CAPTIONS, "phases": PHASES}
     urls = {name: _as_url(picture) for name, picture in pictures.items()}
-    return page.get_template("report.html").render(
+    return pages.get_template("report.html").render(
         report=report, title=_title(report), sections=sections(report), pictures=urls
     )

@@ -1,8 +1,8 @@
 """Files: graphs, mappings and runs; each is written whole or not at all, and read back with one clear line when wrong.
 
 A graph file is a safetensors file whose metadata holds the nodes as JSON and whose tensors hold their arrays, ternary
-matrices packed four codes to a byte.  A mapping file is JSON with the system's figures in it, so that it stays what it was
-when the shipped data files change.  A run is a folder with `run.json`.
+matrices packed four codes to a byte.  A mapping file is JSON with the system's figures in it, so that it stays what
+it was when the shipped data files change.  A run is a folder with `run.json`.
 """
 
 import hashlib
@@ -87,10 +87,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def pack(codes: Codes) -> NDArray[np.uint8]:
     """Ternary codes, row after row, four to a byte, lowest bits first; 0, 1, 2 stand for 0, +1, -1."""
     flat = np.zeros(-(-codes.size // 4) * 4, np.uint8)
-    flat[: codes.size] = codes.reshape(-1) % 3
+    flat[: codes.size] = (codes.reshape(-1) % 3).astype(np.uint8)
     quads = flat.reshape(-1, 4)
-    packed: NDArray[np.uint8] = quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6
-    return packed
+    return quads @ np.array([1, 4, 16, 64], np.uint8)
 
 
 def unpack(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> Codes:
@@ -142,9 +141,7 @@ def save_graph(graph: Graph, path: Path) -> None:
     }  # fmt: skip
     kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     specs = {
-        name: safetensors.TensorSpec(
-            dtype=str(a.dtype), shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes
-        )
+        name: safetensors.TensorSpec(dtype=str(a.dtype), shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
         for name, a in kept.items()
     }
     data = safetensors.serialize(specs, {"format": GRAPH_FORMAT, "graph": json.dumps(content)})
@@ -210,10 +207,12 @@ def mapping_from_plain(raw: dict[str, Any]) -> Mapping:
     )  # fmt: skip
 
 
+def _with_quantities(raw: dict[str, Any]) -> dict[str, Any]:
+    return {k: Quantity(**v) if isinstance(v, dict) else v for k, v in raw.items() if k != "chip"}
+
+
 def _system_from_plain(raw: dict[str, Any]) -> SystemSpec:
-    chip = {k: Quantity(**v) if isinstance(v, dict) else v for k, v in raw["chip"].items()}
-    rest = {k: Quantity(**v) if isinstance(v, dict) else v for k, v in raw.items() if k != "chip"}
-    return SystemSpec(chip=ChipSpec(**chip), **rest)
+    return SystemSpec(chip=ChipSpec(**_with_quantities(raw["chip"])), **_with_quantities(raw))
 
 
 def save_mapping(stored: StoredMapping, path: Path) -> None:
@@ -281,11 +280,15 @@ class Run:
 
 
 def _activity_to_plain(activity: Activity) -> dict[str, Any]:
-    return {f.name: getattr(activity, f.name) if f.name == "tokens" else getattr(activity, f.name).tolist() for f in fields(activity)}
+    return {
+        f.name: getattr(activity, f.name) if f.name == "tokens" else getattr(activity, f.name).tolist()
+        for f in fields(activity)
+    }
 
 
 def _activity_from_plain(raw: dict[str, Any]) -> Activity:
-    return Activity(**{k: v if k == "tokens" else np.array(v, np.int64) for k, v in raw.items()})
+    counts = {name: np.array(value, np.int64) for name, value in raw.items() if name != "tokens"}
+    return Activity(tokens=raw["tokens"], **counts)
 
 
 def save_run(run: Run, folder: Path) -> None:

@@ -41,7 +41,8 @@ class GraphSummary:
 
 def summarise(graph: Graph) -> GraphSummary:
     """The summary of a verified graph."""
-    counts, steps, nodes = instruction_counts(graph), {}, []
+    counts, nodes = instruction_counts(graph), []
+    steps: dict[str, int] = {}
     for node in graph.nodes:
         steps[node.name] = max((steps[entry.source] + 1 for entry in node.inputs), default=0)
         matrices = [entry.matrix for entry in node.inputs if entry.matrix is not None]

@@ -70,7 +70,7 @@ POWER_SHIFT = 28
 def power_table(factor: float, entries: int) -> Ints:
     """factor · 2^k for k in 0 … entries-1 with POWER_SHIFT fractional bits, at most 2^31 - 1.
 
-    A root or reciprocal y below 2^(ROOT_FRAC + 1) times the largest entry is 2^26, more than any payload: where the table
-    is cut off, the result saturates as it would have without the cut.
+    A root or reciprocal y below 2^(ROOT_FRAC + 1) times the largest entry is 2^26, more than any payload: where the
+    table is cut off, the result saturates as it would have without the cut.
     """
     return np.array([min(round(factor * 2.0 ** (k + POWER_SHIFT)), 2**31 - 1) for k in range(entries)], np.int64)

@@ -1,8 +1,9 @@
 """Time from counts: barrier-synchronised steps, pipelined in prefill and falling through in generation.
 
 A step lasts as long as its slowest core and then the barrier.  A core's time is that of the synapses it reads, the
-instructions it issues and the messages it sends.  In prefill every core works at every step, on a token of its own, and a
-token enters at each step; in generation the steps of one token follow each other.  Links are not modelled as a queue.
+instructions it issues and the messages it sends.  In prefill every core works at every step, on a token of its own,
+and a token enters at each step; in generation the steps of one token follow each other.  Links are not modelled as a
+queue.
 """
 
 from collections import defaultdict
@@ -66,9 +67,7 @@ def _core_times(
             continue
         node = nodes[shard.node]
         issued = int(activity.fired[position]) * shard.size * sum(node.instructions.values())
-        seconds = (
-            int(activity.reads[position]) * per_synapse + issued * per_instruction + sent[position] * per_message
-        )
+        seconds = int(activity.reads[position]) * per_synapse + issued * per_instruction + sent[position] * per_message
         times[node.step][place] += seconds / activity.tokens
     return times
 
@@ -100,7 +99,9 @@ def generation(mapping: Mapping, summary: GraphSummary, activity: Activity, syst
     slowest: dict[Location, int] = defaultdict(int)
     for bound in BOUNDS:
         steps = _core_times(mapping, summary, activity, system.chip, bound)
-        total[bound] = sum(max(times.values()) for times in steps.values()) + summary.steps * getattr(barrier, bound) * 1e-9
+        total[bound] = (
+            sum(max(times.values()) for times in steps.values()) + summary.steps * getattr(barrier, bound) * 1e-9
+        )
         if bound == "central":
             for times in steps.values():
                 slowest[max(times, key=lambda place: times[place])] += 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from mmfree_neuro import programs
 from mmfree_neuro.errors import GraphError, RangeError
-from mmfree_neuro.ir import AnyNode, Embedding, Graph, Head, Input, MaxAbs, MLGRU, Output, constants
+from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Head, Input, MaxAbs, Output, constants
 from mmfree_neuro.ops import Bounds, Interval, Value
 
 MAX_PAYLOAD_BITS = 32
@@ -39,7 +39,9 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
     if source.size != expected:
         raise GraphError(f"{who}: reads {source.size} values {entry.how}, must read {expected}")
     if entry.how == "group" and node.size != -(-source.size // arity):
-        raise GraphError(f"{who}: {source.size} values in groups of {arity} need another number of neurons than {node.size}")
+        raise GraphError(
+            f"{who}: {source.size} values in groups of {arity} need another number of neurons than {node.size}"
+        )
     if entry.how == "sum" and node.size != 1:
         raise GraphError(f"{who}: a sum is read by one neuron, not by {node.size}")
 
@@ -50,12 +52,15 @@ def _inputs(graph: Graph, node: AnyNode, outputs: dict[tuple[str, str], Output])
     for entry in node.inputs:
         source = outputs.get((entry.source, entry.source_port))
         if source is None:
-            raise GraphError(f"{node.name}: input {entry.port} reads {entry.source}.{entry.source_port}, which no earlier node sends")
+            raise GraphError(
+                f"{node.name}: input {entry.port} reads {entry.source}.{entry.source_port}, which no earlier node sends"
+            )
         _check_shape(node, entry, source)
         bound = sum_bound(node, entry, source)
         if bound > limit:
             raise RangeError(
-                f"{node.name}: input {entry.port}: the sum can reach {bound}, which a {graph.accumulator_bits}-bit accumulator cannot hold"
+                f"{node.name}: input {entry.port}: the sum can reach {bound}, which a "
+                f"{graph.accumulator_bits}-bit accumulator cannot hold"
             )
         reach = Interval(0 if source.unsigned else -bound, bound)
         found[entry.port] = [reach] * node.arity if isinstance(node, MaxAbs) else reach
@@ -72,7 +77,8 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
         declared, reached = _interval(output), sent[output.port]
         if reached.low < declared.low or reached.high > declared.high or output.qtype.bits > MAX_PAYLOAD_BITS:
             raise RangeError(
-                f"{node.name}: output {output.port} can be {reached.low} … {reached.high}, must be {declared.low} … {declared.high}"
+                f"{node.name}: output {output.port} can be {reached.low} … {reached.high}, must be "
+                f"{declared.low} … {declared.high}"
             )
     return machine.issued
 

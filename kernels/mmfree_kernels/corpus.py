@@ -73,7 +73,8 @@ def load(name: str) -> Corpus:
 
 
 def windows(text: NDArray[np.uint8], length: int, count: int) -> NDArray[np.int64]:
-    """`count` windows of `length` + 1 bytes, spread evenly over a text: inputs and their next bytes [count, length + 1].
+    """`count` windows of `length` + 1 bytes, spread evenly over a text: inputs and their next bytes [count, length +
+    1].
 
     Consecutive where the text is short; fewer than `count` where it does not hold as many.
     """

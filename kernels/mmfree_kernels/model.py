@@ -155,9 +155,9 @@ class HGRNBitModel(nn.Module):
         """The forget gate's lower bound of each block [state], None for a block without one."""
         if not self.config.use_lower_bound:
             return [None] * self.config.num_hidden_layers
-        p = self.model.lower_bounds.float().softmax(0)
-        bounds = p.cumsum(0) - p[0]
-        return [None, *bounds[1:]]
+        latent: Tensor = self.model.lower_bounds
+        p = latent.float().softmax(0)
+        return [None, *(p.cumsum(0) - p[0])[1:]]
 
     def zero_state(self, batch: int) -> Tensor:
         """The state before the first token: [layers, batch, state]."""
@@ -169,7 +169,7 @@ class HGRNBitModel(nn.Module):
         tokens: Tensor,
         state: Tensor | None = None,
         mask: Tensor | None = None,
-        numerics: Numerics = Numerics(),  # noqa: B008  (frozen, without state)
+        numerics: Numerics = Numerics(),
     ) -> tuple[Tensor, Tensor]:
         """Logits [batch, time, vocab] of tokens [batch, time] and the state after them [layers, batch, state].
 

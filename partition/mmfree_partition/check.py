@@ -28,9 +28,13 @@ def _places(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
     chips, cores = int(system.chips.central), int(system.chip.cores.central)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if isinstance(graph.node(shard.node), Embedding) != (place.chip == HOST):
-            raise MappingError(f"mapping: {shard.node} is on chip {place.chip}; the host holds the embedding and nothing else")
+            raise MappingError(
+                f"mapping: {shard.node} is on chip {place.chip}; the host holds the embedding and nothing else"
+            )
         if place.chip != HOST and not (0 <= place.chip < chips and 0 <= place.core < cores):
-            raise MappingError(f"mapping: {shard.node} is on core {place.core} of chip {place.chip}, which {system.name} does not have")
+            raise MappingError(
+                f"mapping: {shard.node} is on core {place.core} of chip {place.chip}, which {system.name} does not have"
+            )
 
 
 def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
@@ -44,7 +48,12 @@ def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
         arriving = {}
         for entry in node.inputs:
             columns = graph.node(entry.source).output(entry.source_port).size
-            each = {"ternary": (rows * columns, columns), "broadcast": (rows, 1), "sum": (columns, columns), "aligned": (rows, rows)}
+            each = {
+                "ternary": (rows * columns, columns),
+                "broadcast": (rows, 1),
+                "sum": (columns, columns),
+                "aligned": (rows, rows),
+            }
             last = min(shard.stop * getattr(node, "arity", 1), columns)
             each["group"] = (last - shard.start * getattr(node, "arity", 1),) * 2
             synapses += each[entry.how][0]
@@ -57,14 +66,18 @@ def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
             memory=synaptic + 4 * words * rows + tables, synaptic=synaptic, neurons=rows, axons=sum(arriving.values())
         )
         if 4 * words > chip.state_bytes_per_neuron.central:
-            raise MappingError(f"mapping: {shard.node} has {4 * words} bytes a neuron, {chip.name} has {chip.state_bytes_per_neuron.central:g}")
+            raise MappingError(
+                f"mapping: {shard.node} has {4 * words} bytes a neuron, {chip.name} has "
+                f"{chip.state_bytes_per_neuron.central:g}"
+            )
     limits = {"memory": chip.memory_bytes_per_core, "synaptic": chip.synaptic_memory_bytes_per_core,
               "neurons": chip.neurons_per_core, "axons": chip.input_axons_per_core}  # fmt: skip
     for place, amounts in used.items():
         for what, amount in amounts.items():
             if amount > limits[what].central:
                 raise MappingError(
-                    f"mapping: core {place.core} of chip {place.chip} needs {amount} of {what}, {chip.name} has {limits[what].central:g}"
+                    f"mapping: core {place.core} of chip {place.chip} needs {amount} of {what}, {chip.name} has "
+                    f"{limits[what].central:g}"
                 )
 
 
@@ -85,14 +98,19 @@ def _routes(graph: Graph, mapping: Mapping) -> None:
         shard = mapping.shards[route.source]
         ports = {output.port for output in graph.node(shard.node).outputs}
         if route.port not in ports or not shard.start <= route.start < route.stop <= shard.stop:
-            raise MappingError(f"mapping: a route sends {shard.node}.{route.port}[{route.start}:{route.stop}], which its shard does not have")
+            raise MappingError(
+                f"mapping: a route sends {shard.node}.{route.port}[{route.start}:{route.stop}], which its shard "
+                "does not have"
+            )
         delivered[shard.node, route.port, route.destination].update(range(route.start, route.stop))
     wanted: dict[tuple[str, str, Location], set[int]] = defaultdict(set)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         node = graph.node(shard.node)
         for entry in node.inputs:
             size = graph.node(entry.source).output(entry.source_port).size
-            wanted[entry.source, entry.source_port, place].update(_needed(node, entry.how, shard.start, shard.stop, size))
+            wanted[entry.source, entry.source_port, place].update(
+                _needed(node, entry.how, shard.start, shard.stop, size)
+            )
     wanted[graph.head.name, "logits", Location(HOST, 0)].update(range(graph.head.size))
     for key in delivered.keys() | wanted.keys():
         name, port, place = key
@@ -100,7 +118,8 @@ def _routes(graph: Graph, mapping: Mapping) -> None:
             times, due = delivered[key][payload], int(payload in wanted[key])
             if times != due:
                 raise MappingError(
-                    f"mapping: payload {payload} of {name}.{port} reaches core {place.core} of chip {place.chip} {times} times, must {due}"
+                    f"mapping: payload {payload} of {name}.{port} reaches core {place.core} of chip "
+                    f"{place.chip} {times} times, must {due}"
                 )
 
 

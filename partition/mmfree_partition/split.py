@@ -1,6 +1,7 @@
 """Splits a graph's nodes, by rows, into shards that each fit a core."""
 
 import math
+from itertools import pairwise
 
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.footprint import footprint, limits
@@ -14,7 +15,7 @@ NEURON_LOAD = 64
 
 def _pieces(node: AnyNode, parts: int) -> list[Shard]:
     cuts = [node.size * k // parts for k in range(parts + 1)]
-    return [Shard(node.name, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [Shard(node.name, a, b) for a, b in pairwise(cuts)]
 
 
 def _fewest(graph: Graph, node: AnyNode, chip: ChipSpec) -> int:

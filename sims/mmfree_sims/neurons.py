@@ -1,17 +1,18 @@
 """Some neurons of one node, ready to fire: what the fast engine and the Lava cores are made of.
 
-A ternary sum is a float matrix product where that is exact: every partial sum is below 2^24 in float32, or below 2^53 in
-float64, because the fullest row times the largest payload is.
+A ternary sum is a float matrix product where that is exact: every partial sum is below 2^24 in float32, or below
+2^53 in float64, because the fullest row times the largest payload is.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro import programs
 from mmfree_neuro.fixedpoint import Ints, QType
-from mmfree_neuro.ir import AnyNode, Graph, Input, InverseRms, MaxAbs, MLGRU, QuantScale, constants, span
+from mmfree_neuro.ir import MLGRU, AnyNode, Graph, Input, InverseRms, MaxAbs, QuantScale, constants, span
 from mmfree_neuro.ops import Machine, ScalarMachine, Value
 from mmfree_neuro.tables import GATE_FRAC, SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
 
@@ -64,7 +65,7 @@ class Neurons:
     def __init__(self, graph: Graph, node: AnyNode, start: int, stop: int) -> None:
         self.node, self.start, self.stop, self.table = node, start, stop, graph.sigmoid
         self.constants = {name: values[start:stop] for name, values in constants(node).items()}
-        self.matrices: dict[str, NDArray[np.float32] | NDArray[np.float64]] = {}
+        self.matrices: dict[str, NDArray[Any]] = {}
         self.spans: dict[str, tuple[int, int]] = {}
         for entry in node.inputs:
             source = graph.node(entry.source).output(entry.source_port)
@@ -101,7 +102,7 @@ class Neurons:
                 return payloads.sum(-1, keepdims=True)
             case "group":
                 assert isinstance(self.node, MaxAbs)
-                shape = payloads.shape[:-1] + ((self.stop - self.start) * self.node.arity,)
+                shape = (*payloads.shape[:-1], (self.stop - self.start) * self.node.arity)
                 padded = np.zeros(shape, np.int64)
                 padded[..., : payloads.shape[-1]] = payloads
                 groups = padded.reshape(*shape[:-1], self.stop - self.start, self.node.arity)

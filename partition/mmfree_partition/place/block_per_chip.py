@@ -19,7 +19,8 @@ def place(
     few chips, or `chips` is not the number that this mapping needs.
     """
     available, room = int(system.chips.central), limits(system.chip)
-    places, chip, block, filled = [Location(HOST, 0)], -1, -1, [EMPTY] * cores
+    places, chip, filled = [Location(HOST, 0)], -1, [EMPTY] * cores
+    block: int | None = -1
     for shard, needed in zip(shards[1:], footprints[1:], strict=True):
         own = block_of(shard.node)
         if own != block:

@@ -11,8 +11,8 @@ def place(
 ) -> tuple[Location, ...]:
     """A core for every shard, the first shard (the embedding) on the host.
 
-    Uses the fewest chips, or exactly `chips`, each with about the same share of the memory in use; at most `cores` cores
-    of a chip.  Raises CapacityError where the system has too little room.
+    Uses the fewest chips, or exactly `chips`, each with about the same share of the memory in use; at most `cores`
+    cores of a chip.  Raises CapacityError where the system has too little room.
     """
     available, room = int(system.chips.central), limits(system.chip)
     total = sum(f.memory for f in footprints[1:])

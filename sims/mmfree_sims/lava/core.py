@@ -1,9 +1,9 @@
 """Neurocores as plain objects: they take packets, fire shards whose inputs are complete, and count.
 
-A packet is what one shard sent for one token: all its outputs side by side, behind a header.  Core to core inside a tile a
-packet is handed over; between tiles it is an int32 vector on a Lava channel.  A shard fires for a token when a packet of
-every source shard has come, and each channel keeps order, so a shard sees its tokens in order whatever the timing: a
-Kahn network, in which timing cannot change a result.
+A packet is what one shard sent for one token: all its outputs side by side, behind a header.  Core to core inside a
+tile a packet is handed over; between tiles it is an int32 vector on a Lava channel.  A shard fires for a token when a
+packet of every source shard has come, and each channel keeps order, so a shard sees its tokens in order whatever the
+timing: a Kahn network, in which timing cannot change a result.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.fixedpoint import Ints
-from mmfree_neuro.ir import Graph, Input, span
+from mmfree_neuro.ir import Graph, Input
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_sims.neurons import Neurons, Sent
 
@@ -151,7 +151,9 @@ class ShardOnCore:
             self.neurons.reset()
             self.expected = (packet.sequence, 0)
         if (packet.sequence, packet.token) != self.expected:
-            raise RuntimeError(f"{self.shard.node}: token {packet.token} of sequence {packet.sequence} came out of order")
+            raise RuntimeError(
+                f"{self.shard.node}: token {packet.token} of sequence {packet.sequence} came out of order"
+            )
         self.expected = (packet.sequence, packet.token + 1)
         phase = int(bool(packet.flags & GENERATED))
         sent = self.neurons.fire(payloads)

@@ -51,7 +51,8 @@ def run_per_core(graph: Graph, mapping: Mapping, job: Job, report: Report = sile
     """Run a job in Lava, one process per core; for small models."""
     if len(mapping.cores) > MOST_CORES_AS_PROCESSES:
         raise EngineError(
-            f"the mapping uses {len(mapping.cores)} cores, must use at most {MOST_CORES_AS_PROCESSES} to run one Lava process per core"
+            f"the mapping uses {len(mapping.cores)} cores, must use at most {MOST_CORES_AS_PROCESSES} to run "
+            "one Lava process per core"
         )
     return _run(graph, mapping, job, report, per_core=True, jitter_us=0)
 
@@ -72,9 +73,7 @@ def _run(graph: Graph, mapping: Mapping, job: Job, report: Report, *, per_core: 
         "prefill": float(shared.clock[0]),
         "generate": float(shared.clock[1]),
     }
-    return Result(
-        np.array(shared.logits), np.array(shared.chosen), _activity(shared, 0), _activity(shared, 1), seconds
-    )
+    return Result(np.array(shared.logits), np.array(shared.chosen), _activity(shared, 0), _activity(shared, 1), seconds)
 
 
 def _watcher(shared: Shared, job: Job, report: Report) -> Callable[[], None]:

@@ -1,8 +1,8 @@
 """Runs Lava so that it always ends: whatever dies, raises or is interrupted, no process and no memory is left behind.
 
-Lava's own `run` waits for ever when a model raises or its OS process dies.  Here the run is started without blocking and
-watched; on the first sign of trouble every OS process is ended, Lava's channels are released, and RunFailed says which
-process it was and why.  Should the user's own process be killed, the kernel ends the children (PR_SET_PDEATHSIG).
+Lava's own `run` waits for ever when a model raises or its OS process dies.  Here the run is started without blocking
+and watched; on the first sign of trouble every OS process is ended, Lava's channels are released, and RunFailed says
+which process it was and why.  Should the user's own process be killed, the kernel ends the children (PR_SET_PDEATHSIG).
 """
 
 import ctypes

@@ -46,11 +46,11 @@ class Stopped(Exception):
     """The run was stopped from outside."""
 
 
-class PacketModel(PyAsyncProcessModel):  # type: ignore[misc]
+class PacketModel(PyAsyncProcessModel):
     """A model that receives and sends packets without ever blocking for good.
 
-    While a channel is full the model goes on receiving into an inbox, so no ring of full channels can form; while nothing
-    comes it looks for a stop command.
+    While a channel is full the model goes on receiving into an inbox, so no ring of full channels can form; while
+    nothing comes it looks for a stop command.
     """
 
     s_in: PyInPort
@@ -140,7 +140,10 @@ class TileModel(PacketModel):
                     self.finish(tile, shared)
                     self.emit(control(int(vector[2]), self.words))
                 continue
-            tile.take(decode(graph, mapping, vector), lambda p: self.emit(encode(graph, mapping.shards[p.source], p, self.words)))
+            tile.take(
+                decode(graph, mapping, vector),
+                lambda p: self.emit(encode(graph, mapping.shards[p.source], p, self.words)),
+            )
 
     def finish(self, tile: Tile, shared: Any) -> None:
         """Publish the counts: no token is in flight when the stream ends."""
@@ -175,7 +178,7 @@ class PyCoreModel(TileModel):
 
 @implements(proc=Chip, protocol=AsyncProtocol)
 @tag("core")
-class SubChipModel(AbstractSubProcessModel):  # type: ignore[misc]
+class SubChipModel(AbstractSubProcessModel):
     """A chip as a network of cores, each reached from outside and from every other."""
 
     def __init__(self, proc: Chip) -> None:

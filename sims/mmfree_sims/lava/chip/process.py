@@ -1,7 +1,7 @@
 """Lava Processes of a multi-chip system: `Chip`, the `Core` that it can be made of, and the `Host`.
 
-All ports carry packets, int32 vectors as `mmfree_sims.lava.core` describes them.  Connect the output of a process to the
-input of every process that it sends to (`core.linked` tells which); a packet that concerns nobody behind a port is
+All ports carry packets, int32 vectors as `mmfree_sims.lava.core` describes them.  Connect the output of a process to
+the input of every process that it sends to (`core.linked` tells which); a packet that concerns nobody behind a port is
 dropped there.
 """
 
@@ -43,7 +43,9 @@ class Chip(AbstractProcess):
 class Core(AbstractProcess):
     """One core of a chip, with the same ports and Vars."""
 
-    def __init__(self, *, graph: Graph, mapping: Mapping, cores: tuple[Location, ...], shared: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *, graph: Graph, mapping: Mapping, cores: tuple[Location, ...], shared: Any, **kwargs: Any
+    ) -> None:
         tile = mapping.cores.index(cores[0])
         super().__init__(graph=graph, mapping=mapping, tile=tile, cores=cores, shared=shared, **kwargs)
         words = packet_words(graph, mapping)
@@ -68,5 +70,3 @@ class Host(AbstractProcess):
         self.s_out = OutPort(shape=(words,))
         self.counters = Var(shape=(COUNTERS,), init=0)
         self.chosen = Var(shape=(max(1, job.tokens.shape[0] * job.new_tokens),), init=0)
-
-

@@ -1,0 +1,28 @@
+"""2. The graph is mapped onto chips, twice: packed into few cores, and one block per chip as in the literature.
+
+Run after 01: python examples/02_map.py [OUTPUT FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+from mmfree_neuro import describe, pipeline
+from mmfree_neuro.networks import mapping_to_networkx
+
+
+def main(folder: Path) -> None:
+    graph_file = folder / "model.graph"
+    graph, packed = pipeline.map_graph(graph_file, "kapoho-point", folder / "packed.map", "greedy", chips=8, cores=None)
+    print(describe.mapping(graph, packed.mapping, packed.system), end="\n\n")
+    graph, spread = pipeline.map_graph(
+        graph_file, "kapoho-point", folder / "spread.map", "block-per-chip", chips=None, cores=16
+    )
+    print(describe.mapping(graph, spread.mapping, spread.system), end="\n\n")
+    # For analysis of your own, a mapping is a networkx graph of cores.
+    cores = mapping_to_networkx(packed.mapping)
+    busiest = max(cores.edges(data="payloads"), key=lambda edge: edge[2])
+    print(f"busiest connection: {busiest[0]} -> {busiest[1]}, at most {busiest[2]} payloads a token")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("examples-output"))

@@ -1,0 +1,45 @@
+"""3. Two engines run the same mapping and agree to the last bit; the counts become time and energy.
+
+Run after 02: python examples/03_run_and_report.py [OUTPUT FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mmfree_neuro import cost, pipeline, storage, timing
+from mmfree_neuro.job import Job
+from mmfree_neuro.summary import summarise
+from mmfree_neuro.traffic import traffic
+
+
+def main(folder: Path) -> None:
+    graph, stored = storage.load_mapped(folder / "packed.map")
+    job = Job(pipeline.encode_prompt(graph, "import os\n"), new_tokens=8)
+    fast = pipeline.engine_named("fast")(graph, stored.mapping, job, lambda *_: None)
+    reference = pipeline.engine_named("reference")(graph, stored.mapping, job, lambda *_: None)
+    assert np.array_equal(fast.logits, reference.logits)
+    assert fast.prefill == reference.prefill
+    assert fast.generate == reference.generate
+    print(f"same bits, same counts; the text goes on {pipeline.decode_text(fast.chosen[0])!r}")
+
+    # The same counts can be costed on any system, in milliseconds.
+    summary, activity = summarise(graph), fast.generate
+    moved = traffic(stored.mapping, activity, stored.system)
+    times = timing.generation(stored.mapping, summary, activity, stored.system)
+    energy = cost.energy(stored.mapping, summary, activity, stored.system, times)
+    rate, joules = times.tokens_per_s, energy.millijoule_per_token
+    print(f"{moved.messages / activity.tokens:.0f} messages a token, {moved.between_chips / activity.tokens:.0f} between chips")
+    print(f"generation: {rate.central:.0f} tokens/s ({rate.low:.0f} to {rate.high:.0f})")
+    print(f"            {joules.central:.3g} mJ/token ({joules.low:.3g} to {joules.high:.3g})")
+
+    run = pipeline.simulate(
+        folder / "packed.map", "import os\n", lambda tokens: Job(tokens, new_tokens=8), "fast", folder / "run"
+    )
+    pipeline.write_report(folder / "run", folder / "report.html")
+    print(f"{run.engine} run and its report are in {folder}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("examples-output"))

@@ -1,0 +1,50 @@
+"""Graphs and mappings as networkx graphs, for analysis of the user's own."""
+
+import networkx as nx
+
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.verify import instruction_counts
+
+
+def graph_to_networkx(graph: Graph) -> "nx.MultiDiGraph[str]":
+    """Nodes by name with `kind`, `size` and `instructions` (a neuron, a token); an edge for every input.
+
+    Edges carry `port`, `source_port`, `how`, and `synapses`, the ternary weights behind them.
+    """
+    found: nx.MultiDiGraph[str] = nx.MultiDiGraph(name=graph.name, scheme=graph.scheme)
+    counts = instruction_counts(graph)
+    for node in graph.nodes:
+        found.add_node(
+            node.name, kind=type(node).__name__, size=node.size, instructions=sum(counts[node.name].values())
+        )
+        for entry in node.inputs:
+            synapses = 0 if entry.matrix is None else int(entry.matrix.size)
+            found.add_edge(
+                entry.source,
+                node.name,
+                port=entry.port,
+                source_port=entry.source_port,
+                how=entry.how,
+                synapses=synapses,
+            )
+    return found
+
+
+def mapping_to_networkx(mapping: Mapping) -> "nx.DiGraph[tuple[int, int]]":
+    """Cores (chip, core) with their `shards`; an edge where payloads travel, with how many a token at most.
+
+    The host is (-1, 0).
+    """
+    found: nx.DiGraph[tuple[int, int]] = nx.DiGraph(system=mapping.system, placer=mapping.placer)
+    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
+        key = place.chip, place.core
+        if key not in found:
+            found.add_node(key, shards=[])
+        found.nodes[key]["shards"].append(f"{shard.node}[{shard.start}:{shard.stop}]")
+    for route in mapping.routes:
+        source = mapping.locations[route.source]
+        ends = (source.chip, source.core), (route.destination.chip, route.destination.core)
+        before = found.edges[ends]["payloads"] if found.has_edge(*ends) else 0
+        found.add_edge(*ends, payloads=before + route.stop - route.start)
+    return found

@@ -1,0 +1,268 @@
+"""Pictures of a report: chips and cores, use of every limit, energy by part, messages between chips.
+
+`draw` takes the plain data of `report.build` and gives PNG images by name.  Numbers and names are worded here once for
+pictures and pages alike.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+
+Plain = dict[str, Any]
+
+PHASES = {"prefill": "prefill", "generate": "generation"}
+LIMITS = {
+    "memory": ("memory", "bytes"),
+    "synaptic_memory": ("synaptic memory", "bytes"),
+    "neurons": ("neurons", ""),
+    "state_per_neuron": ("state of a neuron", "bytes"),
+    "input_axons": ("input axons", ""),
+}
+CAPTIONS = {
+    "cores-by-memory": "Chips and their cores, by the share of the synaptic memory in use",
+    "cores-by-kind": "Chips and their cores, by the kind of node that most of a core's synapses belong to",
+    "limits": "Use of every limit of a core: the fullest core and the mean over the cores in use",
+    "energy": "Estimated energy of a token, by part",
+    "links": "Messages per token between chips and the host, over both phases",
+}
+KINDS = {
+    "MLGRU": "#4269d0", "GLU": "#efb118", "Residual": "#3ca951", "Head": "#ff725c", "Norm": "#a463f2",
+    "InverseRms": "#6cc5b0", "Gain": "#ff8ab7", "MaxAbs": "#9c6b4e", "QuantScale": "#97bbf5", "Quantise": "#b5a642",
+}  # fmt: skip
+SHADES: Colormap = LinearSegmentedColormap.from_list("use", ["#dbe7f6", "#6ba3d6", "#1f5fa8", "#0b2a55"])
+FREE, INK, FAINT, WARM, COOL = "#e6e6e6", "#22303c", "#8894a0", "#d9742b", "#2f6db3"
+DOTS_PER_INCH = 130
+MOST_CHIPS = 64
+MOST_NAMED = 12
+"""The links picture writes its numbers out up to so many rows."""
+
+
+def figure(value: float | None, unit: str = "") -> str:
+    """Three significant digits and a unit; a whole count stays whole."""
+    if value is None:
+        return f"without bound {unit}".rstrip()
+    rounded = float(f"{value:.3g}")
+    size = abs(rounded)
+    if isinstance(value, int) and size < 1e6:
+        text = f"{value:,}"
+    elif size >= 1e6:
+        power, word = (1e9, "billion") if size >= 1e9 else (1e6, "million")
+        text = f"{rounded / power:#.3g}".rstrip(".") + f" {word}"
+    else:
+        text = f"{rounded:,.0f}" if size >= 1000 or size == 0 else f"{rounded:#.3g}".rstrip(".")
+    return f"{text} {unit}".rstrip()
+
+
+def spread(span: Plain, unit: str = "") -> str:
+    """The central figure, and the range where there is one."""
+    if span["low"] == span["high"]:
+        return figure(span["central"], unit)
+    return f"{figure(span['central'])} ({figure(span['low'])} to {figure(span['high'])}) {unit}".rstrip()
+
+
+def draw(report: Plain) -> dict[str, bytes]:
+    """Every picture of a report as a PNG, by the names of `CAPTIONS`; none of energy where no phase has tokens."""
+    pictures = {
+        "cores-by-memory": cores_by_memory(report), "cores-by-kind": cores_by_kind(report),
+        "limits": limits(report), "links": links(report),
+    }  # fmt: skip
+    if any(phase is not None for phase in report["phases"].values()):
+        pictures["energy"] = energy(report)
+    return pictures
+
+
+def _png(picture: Figure) -> bytes:
+    buffer = BytesIO()
+    FigureCanvasAgg(picture).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    picture = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
+    axes = picture.add_subplot()
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=0, colors=INK, labelsize=9)
+    return picture, axes
+
+
+def _chips(report: Plain, colour: Callable[[Plain], Any]) -> tuple[Figure, Axes]:
+    """The chips in use side by side, each a mesh of cores, those in use in the colour that `colour` gives."""
+    mapping = report["mapping"]
+    columns, cores = mapping["mesh_columns"], mapping["cores_per_chip"]
+    rows = -(-cores // columns)
+    chips = sorted({core["chip"] for core in mapping["content"]})
+    shown = chips[:MOST_CHIPS]
+    wide = max(1, min(len(shown), round(math.sqrt(len(shown) * 1.6 * (rows + 3) / (columns + 2)))))
+    high = -(-len(shown) // wide)
+    scale = min(0.36, 10.5 / (wide * (columns + 2)))
+    picture, axes = _figure(max(6.0, wide * (columns + 2) * scale) + 1.2, high * (rows + 3) * scale + 0.9)
+    used = {(core["chip"], core["core"]): colour(core) for core in mapping["content"]}
+    squares, colours = [], []
+    for position, chip in enumerate(shown):
+        left, top = position % wide * (columns + 2), position // wide * (rows + 3)
+        frame = (left - 0.35, top - 0.35), columns + 0.7, rows + 0.7
+        axes.add_patch(FancyBboxPatch(*frame, "round,pad=0,rounding_size=0.5", fc="#fafbfc", ec="#b8c2cc", lw=0.8))
+        axes.text(left, top - 0.7, f"chip {chip}", fontsize=8, color=INK, va="bottom")
+        for core in range(cores):
+            squares.append(Rectangle((left + core % columns + 0.06, top + core // columns + 0.06), 0.88, 0.88))
+            colours.append(used.get((chip, core), FREE))
+    axes.add_collection(PatchCollection(squares, facecolors=colours, edgecolors="none"))
+    axes.set(xlim=(-1, wide * (columns + 2) - 1), ylim=(high * (rows + 3) - 2, -1.8), xticks=[], yticks=[])
+    axes.set_aspect("equal", anchor="NW")
+    if len(chips) > len(shown):
+        axes.set_xlabel(f"the first {len(shown)} of {len(chips)} chips", fontsize=9, color=INK)
+    return picture, axes
+
+
+def _legend(picture: Figure, report: Plain, entries: Iterable[tuple[str, Any]]) -> None:
+    mapping = report["mapping"]
+    free = mapping["cores"] < mapping["chips"] * mapping["cores_per_chip"]
+    entries = [*entries, *([("core not in use", FREE)] if free else [])]
+    handles = [Patch(facecolor=colour, label=label) for label, colour in entries]
+    picture.legend(
+        handles=handles, loc="outside lower left", ncols=int(picture.get_figwidth() / 1.4), frameon=False, fontsize=9,
+        labelcolor=INK, handlelength=1, handleheight=1,
+    )  # fmt: skip
+
+
+def cores_by_memory(report: Plain) -> bytes:
+    """Every core by the share of its synaptic memory in use."""
+    limit = report["mapping"]["use"]["synaptic_memory"]["limit"]
+    shades = ScalarMappable(Normalize(0, 100), SHADES)
+    picture, axes = _chips(report, lambda core: shades.to_rgba(100 * core["synaptic_memory"] / limit))
+    bar = picture.colorbar(shades, ax=axes, orientation="vertical", fraction=0.03, pad=0.01, aspect=25, shrink=0.8)
+    bar.set_label("% of the synaptic memory of a core", fontsize=9, color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=9, colors=INK)
+    _legend(picture, report, [])
+    return _png(picture)
+
+
+def cores_by_kind(report: Plain) -> bytes:
+    """Every core by the kind of node that most of its synapses belong to."""
+    present = {core["kind"] for core in report["mapping"]["content"]}
+    picture, _ = _chips(report, lambda core: KINDS.get(core["kind"], FAINT))
+    known = [(kind, colour) for kind, colour in KINDS.items() if kind in present]
+    others = [("another kind", FAINT)] if present - KINDS.keys() else []
+    _legend(picture, report, [*known, *others])
+    return _png(picture)
+
+
+def limits(report: Plain) -> bytes:
+    """The fullest core and the mean, as a share of each limit."""
+    use = report["mapping"]["use"]
+    picture, axes = _figure(9, 3.6)
+    for row, (name, (_, unit)) in enumerate(LIMITS.items()):
+        most, mean, limit = (use[name][key] for key in ("max", "mean", "limit"))
+        shares = [100 * value / limit if limit else 0.0 for value in (most, mean)]
+        axes.barh(row, 100, height=0.62, color="#f0f2f4")
+        axes.barh(row, shares[0], height=0.62, color="#a9c8e8", label="fullest core" if row == 0 else None)
+        axes.barh(row, shares[1], height=0.3, color=COOL, label="mean of the cores in use" if row == 0 else None)
+        text = f"{shares[0]:.3g} %   {figure(most)} of {figure(limit, unit)}"
+        axes.text(max(101.5, shares[0] + 1.5), row, text, va="center", fontsize=9, color=INK)
+    axes.axvline(100, color=WARM, lw=1.2, label="limit")
+    axes.set(yticks=range(len(LIMITS)), yticklabels=[label for label, _ in LIMITS.values()], xlim=(0, 100))
+    axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
+    axes.invert_yaxis()
+    picture.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    return _png(picture)
+
+
+def _decades(report: Plain) -> tuple[float, float]:
+    """The ends of a logarithmic axis that shows every positive figure of energy."""
+    phases = [phase for phase in report["phases"].values() if phase is not None]
+    spans = [part["millijoule_per_token"] for phase in phases for part in phase["parts"]]
+    spans += [phase["millijoule_per_token"] for phase in phases]
+    central = [span["central"] for span in spans if span["central"] > 0]
+    high = [span["high"] for span in spans if span["high"] > 0]
+    if not high:
+        return 0.1, 10.0
+    return min(central or high) / 10, max(high) * 2
+
+
+def energy(report: Plain) -> bytes:
+    """A dot at the central figure and a line from low to high, for each part and for the whole."""
+    phases = {name: phase for name, phase in report["phases"].items() if phase is not None}
+    colours = dict(zip(PHASES, (WARM, COOL), strict=True))
+    least, most = _decades(report)
+    names = [part["name"] for part in next(iter(phases.values()))["parts"]]
+    picture, axes = _figure(10, 5.2)
+    for number, (name, phase) in enumerate(phases.items()):
+        spans = [part["millijoule_per_token"] for part in phase["parts"]] + [phase["millijoule_per_token"]]
+        for row, span in enumerate(spans):
+            at = row + (number - (len(phases) - 1) / 2) * 0.36 + (0.4 if row == len(names) else 0)
+            low, central, high = (max(span[bound], least) for bound in ("low", "central", "high"))
+            if span["high"] > 0:
+                axes.plot([low, high], [at, at], color=colours[name], lw=5, alpha=0.3, solid_capstyle="round")
+            if span["central"] > 0:
+                label = PHASES[name] if row == len(names) else None
+                axes.plot(central, at, "o", color=colours[name], ms=7, label=label)
+            axes.text(
+                1.01, at, spread(span, "mJ"), va="center", fontsize=8.5, color=colours[name],
+                transform=axes.get_yaxis_transform(),
+            )  # fmt: skip
+    axes.axhline(len(names) - 0.3, color=FAINT, lw=0.8)
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set(xlim=(least, most), yticks=[*range(len(names)), len(names) + 0.4], yticklabels=[*names, "in all"])
+    axes.set_xlabel("mJ per token: central figure, and the range from low to high", fontsize=9, color=INK)
+    axes.grid(axis="x", color="#e3e7eb", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.invert_yaxis()
+    picture.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    return _png(picture)
+
+
+def links(report: Plain) -> bytes:
+    """A matrix: from the chip of the row to the chip of the column."""
+    ends = sorted({link[end] for link in report["links"] for end in ("source", "destination")})
+    if not ends:
+        ends = sorted({core["chip"] for core in report["mapping"]["content"]})
+    position = {chip: index for index, chip in enumerate(ends)}
+    table = np.full((len(ends), len(ends)), np.nan)
+    for link in report["links"]:
+        if link["messages_per_token"] > 0:
+            table[position[link["source"]], position[link["destination"]]] = link["messages_per_token"]
+    side = min(9.0, max(3.4, 0.62 * len(ends) + 1.4) if len(ends) <= MOST_NAMED else 0.22 * len(ends) + 2)
+    picture, axes = _figure(side + (1.4 if len(ends) > MOST_NAMED else 0), side)
+    sent = table[~np.isnan(table)]
+    norm = LogNorm(sent.min() / 2, sent.max() * 2) if sent.size else LogNorm(1, 10)
+    shades = colormaps["YlGnBu"].with_extremes(bad="#f4f5f7")
+    image = axes.imshow(table, norm=norm, cmap=shades)
+    names = ["host" if chip < 0 else str(chip) for chip in ends]
+    step = -(-len(ends) // 32)
+    axes.set_xticks(range(0, len(ends), step), names[::step], rotation=90 if len(ends) > MOST_NAMED else 0)
+    axes.set_yticks(range(0, len(ends), step), names[::step])
+    axes.set_xlabel("to chip", fontsize=9, color=INK)
+    axes.set_ylabel("from chip", fontsize=9, color=INK)
+    axes.set_xticks(np.arange(-0.5, len(ends)), minor=True)
+    axes.set_yticks(np.arange(-0.5, len(ends)), minor=True)
+    axes.grid(which="minor", color="white", lw=1)
+    axes.tick_params(which="minor", length=0)
+    if len(ends) <= MOST_NAMED:
+        _write_out(axes, table, norm)
+        return _png(picture)
+    bar = picture.colorbar(image, ax=axes, shrink=0.8, aspect=25)
+    bar.set_label("messages per token", fontsize=9, color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(which="both", length=0, labelsize=9, colors=INK)
+    return _png(picture)
+
+
+def _write_out(axes: Axes, table: np.ndarray[Any, Any], norm: Normalize) -> None:
+    for (row, column), value in np.ndenumerate(table):
+        if not np.isnan(value):
+            ink = "white" if norm(value) > 0.55 else INK
+            axes.text(column, row, figure(float(value)), ha="center", va="center", fontsize=8, color=ink)

@@ -1,0 +1,84 @@
+"""The fast engine gives the reference's integers and counts, bit for bit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmfree_neuro import reference
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.sampling import Sampling
+from mmfree_sims import fast
+from mmfree_sims.neurons import Neurons
+
+
+def test_neurons_by_hand(hand_graph: Graph) -> None:
+    both, second = Neurons(hand_graph, hand_graph.head, 0, 2), Neurons(hand_graph, hand_graph.head, 1, 2)
+    assert both.fire({"y": np.array([3, -5, 7])})["logits"].tolist() == [12, 3]
+    assert second.fire({"y": np.array([[3, -5, 7], [-1, 0, -2]])})["logits"].tolist() == [[3], [-3]]
+    assert both.take_saturations().tolist() == [0, 0]
+
+
+def test_equal_to_the_reference_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    job = Job(np.array([[0, 1, 2, 0]]), 2)
+    expected, found = (engine.run(hand_graph, hand_mapping, job) for engine in (reference, fast))
+    assert np.array_equal(found.logits, expected.logits)
+    assert found.prefill == expected.prefill
+    assert found.generate == expected.generate
+
+
+def test_equal_to_the_reference(graph: Graph, mapping: Mapping, tokens: np.ndarray) -> None:
+    job = Job(tokens[:2, :7], 5, Sampling(0.8, 11))
+    expected, found = reference.run(graph, mapping, job), fast.run(graph, mapping, job)
+    assert np.array_equal(found.logits, expected.logits)
+    assert np.array_equal(found.chosen, expected.chosen)
+    assert found.prefill == expected.prefill
+    assert found.generate == expected.generate
+    assert (found.prefill.tokens, found.generate.tokens) == (14, 8)
+
+
+def test_equal_to_the_reference_where_values_saturate(
+    graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray
+) -> None:
+    nodes = tuple(
+        replace(n, table=n.table * 6, outputs=(n.outputs[0], n.outputs[1])) if n is graph.embedding else n for n in graph.nodes
+    )
+    loud, mapping = replace(graph, nodes=nodes), make_mapping(graph, "random", 5)
+    job = Job(tokens[:1, :6].clip(0, 255), 2)
+    high = loud.embedding.output("x").qtype.high
+    loud = replace(loud, nodes=(replace(loud.embedding, table=loud.embedding.table.clip(-high, high)), *loud.nodes[1:]))
+    expected, found = reference.run(loud, mapping, job), fast.run(loud, mapping, job)
+    assert expected.prefill.saturations.sum() > 0
+    assert np.array_equal(found.logits, expected.logits)
+    assert found.prefill == expected.prefill
+    assert found.generate == expected.generate
+
+
+def test_no_mapping_changes_the_logits(graph: Graph, mapping: Mapping, make_mapping: Callable[..., Mapping]) -> None:
+    job = Job(np.arange(20)[None])
+    assert np.array_equal(fast.run(graph, mapping, job).logits, fast.run(graph, make_mapping(graph, "chain"), job).logits)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mappings_share_counts_but_not_routes(
+    seed: int, graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray
+) -> None:
+    job = Job(tokens[:1, :9])
+    chain, spread = make_mapping(graph, "chain"), make_mapping(graph, "random", seed)
+    whole, parts = fast.run(graph, chain, job).prefill, fast.run(graph, spread, job).prefill
+    for name in ("synops", "reads", "saturations"):
+        assert getattr(whole, name).sum() == getattr(parts, name).sum()
+
+
+def test_no_cut_of_the_prefill_changes_anything(graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray) -> None:
+    mapping = make_mapping(graph, "random", 1)
+    whole, pieces = fast.Fast(graph, mapping), fast.Fast(graph, mapping)
+    expected = whole.feed(tokens[0])
+    found = np.concatenate([pieces.feed(part) for part in np.split(tokens[0], [1, 2, 9, 30])])
+    assert np.array_equal(found, expected)
+    assert pieces.take_activity() == whole.take_activity()
+    whole.reset()
+    assert np.array_equal(whole.feed(tokens[0]), expected)

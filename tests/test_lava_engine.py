@@ -1,0 +1,205 @@
+"""The Lava engine must give the bits of the reference, whatever the mapping, the processes and the delays."""
+
+import os
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_neuro import pipeline, storage
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.hardware import load_system
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job
+from mmfree_neuro.lower import lower
+from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.quantize import SCHEMES
+from mmfree_partition.check import check
+from mmfree_partition.route import route
+from mmfree_sims.lava import engine
+from mmfree_sims.lava.core import linked
+
+TIMEOUT_S = 120
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
+FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"  # Lava forks beside its threads
+CONFIG = ModelConfig(
+    vocab_size=256, hidden_size=64, num_hidden_layers=2, intermediate_size=128, bos_token_id=0, eos_token_id=0
+)
+SYSTEM = load_system("kapoho-point")
+
+
+def random_graph(seed: int, scheme: str) -> Graph:
+    random = np.random.default_rng(seed)
+    tensors = {
+        name: (1 + random.normal(0, 0.1, shape) if name.endswith("norm.weight") else random.normal(0, 0.3, shape))
+        for name, shape in CONFIG.shapes().items()
+    }
+    checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
+    tokens = random.integers(0, CONFIG.vocab_size, (8, 48))
+    return lower(checkpoint, calibrate(checkpoint, tokens, SCHEMES[scheme]), SCHEMES[scheme], f"random {seed}")
+
+
+def chain(graph: Graph, digest: str) -> Mapping:
+    """Whole nodes in the graph's order, a third on each of three chips, two cores each."""
+    shards = tuple(Shard(node.name, 0, node.size) for node in graph.nodes)
+    halves = [6 * n // (len(shards) - 1) for n in range(len(shards) - 1)]
+    places = (Location(HOST, 0), *(Location(half // 2, half % 2) for half in halves))
+    return Mapping(digest, SYSTEM.name, "chain", shards, places, route(graph, shards, places))
+
+
+def scattered(graph: Graph, digest: str) -> Mapping:
+    """Nodes cut at random and thrown onto three cores of each of three chips, so that all chips send to each other."""
+    random = np.random.default_rng(7)
+    shards = [Shard(graph.nodes[0].name, 0, graph.nodes[0].size)]
+    for node in graph.nodes[1:]:
+        inner = random.integers(1, node.size, random.integers(0, 3)) if node.size > 1 else []
+        cuts = sorted({0, node.size, *(int(cut) for cut in inner)})
+        shards += [Shard(node.name, start, stop) for start, stop in pairwise(cuts)]
+    places = (Location(HOST, 0), *(Location(*map(int, random.integers(0, 3, 2))) for _ in shards[1:]))
+    mapping = Mapping(digest, SYSTEM.name, "scattered", tuple(shards), places, route(graph, tuple(shards), places))
+    assert all(set(linked(mapping)[chip]) >= {0, 1, 2} - {chip} for chip in range(3))
+    return mapping
+
+
+def block_per_chip(graph: Graph, digest: str) -> Mapping:
+    mapping = pipeline.place(graph, digest, SYSTEM, "block-per-chip", None, 3)
+    assert mapping.chips == (0, 1, 2)
+    return mapping
+
+
+MAPPINGS = {"chain": chain, "scattered": scattered, "block-per-chip": block_per_chip}
+GRAPHS = [(seed, scheme) for seed in (1, 2) for scheme in sorted(SCHEMES)]
+
+# Lava forks; the parent that forks must not have torch in memory, as the process of these tests has.
+COMPARE = """
+    import multiprocessing
+    import os
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+
+    from mmfree_neuro import reference, storage
+    from mmfree_neuro.job import Job, silent
+    from mmfree_neuro.sampling import Sampling
+    from mmfree_sims import fast
+    from mmfree_sims.lava import engine
+
+
+    def delayed(graph, mapping, job):
+        return engine._run(graph, mapping, job, silent, per_core=False, jitter_us=300)
+
+
+    before = sorted(os.listdir("/dev/shm"))
+    for path in sys.argv[1:]:
+        graph, stored = storage.load_mapped(Path(path))
+        random = np.random.default_rng(3)
+        jobs = [
+            (Job(random.integers(0, graph.vocabulary, (2, 6)), 4, Sampling(0.8, seed=4)), (engine.run_per_core, delayed)),
+            (Job(random.integers(0, graph.vocabulary, (1, 3)), 0), (engine.run,)),
+        ]
+        for job, engines in jobs:
+            expected = reference.run(graph, stored.mapping, job)
+            assert expected.prefill.tokens == job.tokens.size
+            assert expected.prefill.messages.sum() > 0
+            for run in (fast.run, *engines):
+                found = run(graph, stored.mapping, job)
+                who = path, run.__name__
+                assert found.logits.dtype == expected.logits.dtype == np.int64, who
+                assert np.array_equal(found.logits, expected.logits), who
+                assert np.array_equal(found.chosen, expected.chosen), who
+                assert found.prefill == expected.prefill, who
+                assert found.generate == expected.generate, who
+                assert set(found.seconds) == {"start", "prefill", "generate"}, who
+        print(Path(path).name)
+    assert "torch" not in sys.modules
+    assert multiprocessing.active_children() == []
+    assert sorted(os.listdir("/dev/shm")) == before
+"""
+
+
+def run_python(program: str, folder: Path, *arguments: str) -> str:
+    """Run a program with every warning an error; whatever it leaves behind is ended with it."""
+    script = folder / "program.py"
+    script.write_text(dedent(program))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"the program did not end within {TIMEOUT_S} s\n{out}\n{err}")
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("graphs")
+    paths = {f"{seed}-{scheme}": folder / f"{seed}-{scheme}.graph" for seed, scheme in GRAPHS}
+    for (seed, scheme), path in zip(GRAPHS, paths.values(), strict=True):
+        storage.save_graph(random_graph(seed, scheme), path)
+    return paths
+
+
+@pytest.mark.parametrize("name", MAPPINGS)
+def test_every_engine_gives_the_bits_of_the_reference(name: str, graphs: dict[str, Path], tmp_path: Path) -> None:
+    """Fast, Lava per chip (also with random delays) and per core; 2 checkpoints, 2 schemes."""
+    for graph_name, path in graphs.items():
+        graph, digest = storage.load_graph(path)
+        mapping = check(graph, MAPPINGS[name](graph, digest), SYSTEM)
+        storage.save_mapping(storage.StoredMapping(mapping, SYSTEM, path), tmp_path / f"{graph_name}.map")
+    paths = sorted(tmp_path.glob("*.map"))
+    assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == [path.name for path in paths]
+
+
+def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
+    graph, digest = storage.load_graph(graphs["1-a16"])
+    path = tmp_path / "1.map"
+    storage.save_mapping(storage.StoredMapping(chain(graph, digest), SYSTEM, graphs["1-a16"]), path)
+    program = """
+        import sys
+        from pathlib import Path
+
+        import numpy as np
+
+        from mmfree_neuro import storage
+        from mmfree_neuro.job import Job
+        from mmfree_sims.lava import engine
+
+        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        told = []
+        engine.run(graph, stored.mapping, Job(np.arange(8).reshape(2, 4), 3), lambda *what: told.append(what))
+        done = [number for phase, number, _ in told if phase == "prefill"]
+        assert done == sorted(set(done))
+        assert {(phase, total) for phase, _, total in told} == {("prefill", 8), ("generate", 6)}
+        assert ("prefill", 8, 8) in told and told[-1] == ("generate", 6, 6)
+    """
+    run_python(program, tmp_path, str(path))
+
+
+def test_too_many_cores_to_be_processes(graphs: dict[str, Path]) -> None:
+    graph, digest = storage.load_graph(graphs["1-a16"])
+    mapping = pipeline.place(graph, digest, SYSTEM, "block-per-chip", None, 40)
+    with pytest.raises(EngineError) as caught:
+        engine.run_per_core(graph, mapping, Job(np.zeros((1, 1), np.int64)))
+    assert str(caught.value) == (
+        f"the mapping uses {len(mapping.cores)} cores, must use at most 60 to run one Lava process per core"
+    )
+
+
+def test_a_job_that_does_not_fit_never_starts(graphs: dict[str, Path]) -> None:
+    graph, digest = storage.load_graph(graphs["1-a16"])
+    with pytest.raises(InputError) as caught:
+        engine.run(graph, chain(graph, digest), Job(np.array([[3, 256]])))
+    assert str(caught.value) == "token 256 is outside the vocabulary, must be 0 … 255"

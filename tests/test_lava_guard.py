@@ -1,0 +1,263 @@
+"""A Lava run always ends, says what went wrong, and leaves no process and no shared memory behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_neuro import pipeline, storage
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.hardware import load_system
+from mmfree_neuro.lower import lower
+from mmfree_neuro.quantize import SCHEMES
+
+TIMEOUT_S = 60
+SOON_S = 5
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
+FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"  # Lava forks beside its threads
+CONFIG = ModelConfig(
+    vocab_size=256, hidden_size=32, num_hidden_layers=2, intermediate_size=64, bos_token_id=0, eos_token_id=0
+)
+
+# Every program runs the command line on a mapping, after it has said the process ids of the chips, and ends with a
+# line on how it ended.  A run of a million tokens does not end by itself.
+PROGRAM = """
+    import multiprocessing
+    import os
+    import sys
+    import time
+
+    from mmfree_neuro import cli
+    from mmfree_sims.lava import core, engine
+
+    make_name = engine._namer
+
+
+    def namer(shared, mapping, per_core):
+        sys.shared = shared
+        return make_name(shared, mapping, per_core)
+
+
+    make_watch = engine._watcher
+
+
+    def watcher(shared, job, report):
+        watch, said = make_watch(shared, job, report), []
+
+        def watch_and_say():
+            watch()
+            if shared.done[1] >= 3 and not said:
+                said.append(True)
+                children = [process.pid for process in multiprocessing.active_children()]
+                print("chips", *shared.ready.tolist(), flush=True)
+                print("children", *children, flush=True)
+
+        return watch_and_say
+
+
+    engine._namer, engine._watcher = namer, watcher
+    {patch}
+    status = cli.main(
+        ["simulate", sys.argv[1], "--prompt", "ab", "--new-tokens", "1000000", "--engine", "{engine}", "-o", sys.argv[2]]
+    )
+    print("ended", status, time.monotonic(), len(multiprocessing.active_children()), flush=True)
+    sys.exit(status)
+"""
+
+
+@pytest.fixture(scope="module")
+def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of two blocks on three chips of two cores."""
+    folder, random = tmp_path_factory.mktemp("mapping"), np.random.default_rng(5)
+    tensors = {name: 1 + random.normal(0, 0.3, shape) for name, shape in CONFIG.shapes().items()}
+    checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
+    ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a16"])
+    storage.save_graph(lower(checkpoint, ranges, SCHEMES["a16"], "random"), folder / "model.graph")
+    path = folder / "model.map"
+    _, stored = pipeline.map_graph(folder / "model.graph", "kapoho-point", path, "block-per-chip", None, 2)
+    assert load_system("kapoho-point") == stored.system
+    assert stored.mapping.chips == (0, 1, 2)
+    return path
+
+
+class Run:
+    """A guarded program in a session of its own."""
+
+    def __init__(self, mapping: Path, folder: Path, patch: str = "", engine: str = "lava") -> None:
+        self.shared_memory = sorted(os.listdir("/dev/shm"))
+        self.folder = folder
+        script = folder / "program.py"
+        script.write_text(dedent(PROGRAM).replace("{patch}", dedent(patch)).replace("{engine}", engine))
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), str(mapping), str(folder / "run")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in session_of(self.process.pid):
+            os.kill(process, signal.SIGKILL)
+        self.process.communicate()
+
+    def children(self) -> dict[str, list[int]]:
+        """The process ids of the chips and of all children, once the third token is generated."""
+        assert self.process.stdout is not None
+        lines = [self.process.stdout.readline().split() for _ in range(2)]
+        assert [line[0] for line in lines] == ["chips", "children"]
+        return {line[0]: [int(word) for word in line[1:]] for line in lines}
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit status, output and complaint; the program must end by itself."""
+        try:
+            out, err = self.process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the program did not end within {TIMEOUT_S} s")
+        return self.process.returncode, out, err
+
+    def assert_nothing_left(self) -> None:
+        end = time.monotonic() + SOON_S
+        while time.monotonic() < end and (session_of(self.process.pid) or self.left_in_memory()):
+            time.sleep(0.02)
+        assert session_of(self.process.pid) == []
+        assert self.left_in_memory() == []
+        assert sorted(path.name for path in self.folder.iterdir()) == ["program.py"]
+
+    def left_in_memory(self) -> list[str]:
+        return [name for name in sorted(os.listdir("/dev/shm")) if name not in self.shared_memory]
+
+
+def session_of(leader: int) -> list[int]:
+    """The living processes of a session, found in /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
+        except OSError:  # it ended meanwhile
+            continue
+        if fields and int(fields[3]) == leader and fields[0] not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("engine", ["lava", "lava-per-core"])
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_chip_that_is_killed(number: int, engine: str, mapping: Path, tmp_path: Path) -> None:
+    with Run(mapping, tmp_path, engine=engine) as run:
+        victim = run.children()["chips"][number]
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        status, out, err = run.end()
+        who = f"chip {number}" if engine == "lava" else f"core {number % 2} of chip {number // 2}"
+        assert err == f"mmfree-neuro: {who} (process {victim}) died (SIGKILL)\n"
+        assert status == 1
+        _, reported, ended, left = out.split()
+        assert (reported, left) == ("1", "0")
+        assert float(ended) - killed < SOON_S
+        run.assert_nothing_left()
+
+
+def test_the_host_is_killed(mapping: Path, tmp_path: Path) -> None:
+    with Run(mapping, tmp_path) as run:
+        children = run.children()
+        others = sorted(set(children["children"]) - set(children["chips"]))
+        os.kill(others[0], signal.SIGKILL)
+        status, _, err = run.end()
+        assert (status, err) == (1, f"mmfree-neuro: the host or a service process ({others[0]}) died (SIGKILL)\n")
+        run.assert_nothing_left()
+
+
+RAISE_IN_FIRE = """
+fire = core.ShardOnCore.fire
+
+
+def failing(self, packet, payloads):
+    if packet.token == 9 and self.shard.node == "{node}":
+        raise ValueError("the ninth token is cursed")
+    return fire(self, packet, payloads)
+
+
+core.ShardOnCore.fire = failing
+"""
+
+
+@pytest.mark.parametrize(("node", "chip"), [("layers.0.mlgru", 0), ("layers.1.glu", 1), ("head", 2)])
+def test_a_model_that_raises(node: str, chip: int, mapping: Path, tmp_path: Path) -> None:
+    with Run(mapping, tmp_path, RAISE_IN_FIRE.replace("{node}", node)) as run:
+        chips = run.children()["chips"]
+        status, out, err = run.end()
+        lines = err.splitlines()
+        assert lines[0] == f"mmfree-neuro: chip {chip} (process {chips[chip]}) failed"
+        assert lines[1] == "Traceback (most recent call last):"
+        assert lines[-1] == "ValueError: the ninth token is cursed"
+        assert "in failing" in err
+        assert (status, out.split()[1], out.split()[3]) == (1, "1", "0")
+        run.assert_nothing_left()
+
+
+def test_a_tile_that_cannot_be_built(mapping: Path, tmp_path: Path) -> None:
+    """Before a chip has said that it is ready its process id is not known to be that of a chip."""
+    patch = """
+        build = core.Tile.__init__
+
+
+        def failing(self, graph, mapping, locations):
+            build(self, graph, mapping, locations)
+            if locations[0].chip == 1:
+                raise MemoryError("no room for chip 1")
+
+
+        core.Tile.__init__ = failing
+    """
+    with Run(mapping, tmp_path, patch) as run:
+        status, out, err = run.end()
+        assert err.splitlines()[0].endswith(" failed")
+        assert err.splitlines()[-1] == "MemoryError: no room for chip 1"
+        assert (status, out.split()[1], out.split()[3]) == (1, "1", "0")
+        run.assert_nothing_left()
+
+
+def test_what_the_report_raises_passes_through(mapping: Path, tmp_path: Path) -> None:
+    patch = """
+        from mmfree_neuro.cli import Bars
+
+
+        def failing(self, phase, done, total):
+            raise ZeroDivisionError("the bar is closed")
+
+
+        Bars.report = failing
+    """
+    with Run(mapping, tmp_path, patch) as run:
+        status, _, err = run.end()
+        assert (status, err.splitlines()[-1]) == (1, "ZeroDivisionError: the bar is closed")
+        run.assert_nothing_left()
+
+
+@pytest.mark.parametrize("engine", ["lava", "lava-per-core"])
+def test_ctrl_c(engine: str, mapping: Path, tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the whole process group."""
+    with Run(mapping, tmp_path, engine=engine) as run:
+        run.children()
+        os.killpg(run.process.pid, signal.SIGINT)
+        status, out, err = run.end()
+        assert (status, err) == (1, "mmfree-neuro: interrupted\n")
+        assert (out.split()[1], out.split()[3]) == ("1", "0")
+        run.assert_nothing_left()
+
+
+@pytest.mark.parametrize("engine", ["lava", "lava-per-core"])
+def test_the_users_process_is_killed(engine: str, mapping: Path, tmp_path: Path) -> None:
+    with Run(mapping, tmp_path, engine=engine) as run:
+        assert len(run.children()["children"]) >= 3
+        os.kill(run.process.pid, signal.SIGKILL)
+        assert run.process.wait(SOON_S) == -signal.SIGKILL
+        run.assert_nothing_left()

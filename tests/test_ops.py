@@ -1,0 +1,174 @@
+"""Every machine gives the same integers, and intervals hold whatever the machines can give."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mmfree_neuro.errors import RangeError
+from mmfree_neuro.fixedpoint import QType
+from mmfree_neuro.ops import INSTRUCTIONS, REGISTER_HIGH, Bounds, CheckedMachine, Interval, Machine, ScalarMachine
+from mmfree_neuro.tables import sigmoid_table
+from mmfree_sims.neurons import VectorMachine
+
+TABLE = np.array([5, -7, 11, 0, 2**31 - 1, -3, 8, 9])
+SMALL = QType(12, 4)
+
+Op = Callable[[Machine, Any, Any, int], Any]
+
+OPS: dict[str, Op] = {
+    "read": lambda m, a, b, s: m.read(a),
+    "store": lambda m, a, b, s: m.store(a),
+    "send": lambda m, a, b, s: m.send(a),
+    "add": lambda m, a, b, s: m.add(a, b),
+    "add-constant": lambda m, a, b, s: m.add(a, s),
+    "neg": lambda m, a, b, s: m.neg(a),
+    "min": lambda m, a, b, s: m.min(a, b),
+    "max": lambda m, a, b, s: m.max(a, b),
+    "max-constant": lambda m, a, b, s: m.max(a, s),
+    "sub": lambda m, a, b, s: m.sub(a, b),
+    "abs": lambda m, a, b, s: m.abs(a),
+    "lt": lambda m, a, b, s: m.lt(a, b),
+    "bit_and": lambda m, a, b, s: m.bit_and(a, (1 << s) - 1),
+    "shl": lambda m, a, b, s: m.shl(a, s),
+    "select": lambda m, a, b, s: m.select(m.lt(a, b), a, b),
+    "lookup": lambda m, a, b, s: m.lookup(TABLE, m.bit_and(a, 7)),
+    "mul_shr": lambda m, a, b, s: m.mul_shr(a, b, s),
+    "mul_round": lambda m, a, b, s: m.mul_round(a, b, s),
+    "square": lambda m, a, b, s: m.mul_round(a, a, s),
+    "clip": lambda m, a, b, s: m.clip(a, -1000, 77),
+    "fit": lambda m, a, b, s: m.fit(a, SMALL),
+    "mul_fit": lambda m, a, b, s: m.mul_fit(a, b, s, SMALL),
+    "square-fit": lambda m, a, b, s: m.mul_fit(a, a, s, SMALL),
+    "sigmoid": lambda m, a, b, s: m.sigmoid(a, s, sigmoid_table(8)),
+    "scan": lambda m, a, b, s: m.scan(lambda h, f, c: m.add(h, m.mul_shr(f, c, 31)), a, a, b)[1],
+}
+
+spans = st.tuples(st.integers(0, 31), st.data())
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> Interval:
+    """An interval of a register, of any magnitude."""
+    reach = (1 << draw(st.integers(0, 31))) - 1
+    low, high = sorted((draw(st.integers(-reach, reach)), draw(st.integers(-reach, reach))))
+    return Interval(low, high)
+
+
+def arrays(data: st.DataObject, interval: Interval) -> np.ndarray:
+    """Integers of an interval, its ends among them."""
+    inner = data.draw(st.lists(st.integers(interval.low, interval.high), min_size=4, max_size=4))
+    return np.array([interval.low, interval.high, *inner], np.int64)
+
+
+@pytest.mark.parametrize("name", OPS)
+@given(a=intervals(), b=intervals(), shift=st.integers(0, 24), data=st.data())
+def test_intervals_hold_what_machines_give_and_machines_agree(
+    name: str, a: Interval, b: Interval, shift: int, data: st.DataObject
+) -> None:
+    op, bounds = OPS[name], Bounds("n")
+    try:
+        proved = op(bounds, a, b, shift)
+    except RangeError:
+        assume(False)
+    x, y = arrays(data, a), data.draw(st.permutations(arrays(data, b).tolist()))
+    y = np.array(y, np.int64)
+    plain, scalar, checked = Machine(), ScalarMachine(), CheckedMachine("n")
+    expected = np.asarray(op(plain, x, y, shift))
+    assert np.array_equal(op(checked, x, y, shift), expected)
+    assert [int(op(scalar, p, q, shift)) for p, q in zip(x.tolist(), y.tolist(), strict=True)] == expected.astype(int).tolist()
+    assert plain.saturations == scalar.saturations == checked.saturations
+    assert expected.min() >= proved.low
+    assert expected.max() <= proved.high
+    assert set(bounds.issued) <= set(INSTRUCTIONS)
+
+
+@pytest.mark.parametrize("frac", range(23))
+def test_the_vector_machine_has_the_same_sigmoid(frac: int) -> None:
+    x = np.concatenate([np.arange(-3000, 3000), np.linspace(-(2**23), 2**23, 4001).astype(np.int64)])
+    assert np.array_equal(VectorMachine(x.size).sigmoid(x, frac, sigmoid_table(8)), Machine().sigmoid(x, frac, sigmoid_table(8)))
+
+
+@pytest.mark.parametrize("frac", range(-8, 0))
+def test_the_machines_have_the_same_sigmoid_of_coarse_values(frac: int) -> None:
+    x = np.arange(-40, 41)
+    expected = Machine().sigmoid(x, frac, sigmoid_table(8))
+    assert np.array_equal(VectorMachine(x.size).sigmoid(x, frac, sigmoid_table(8)), expected)
+    exact = 1 / (1 + np.exp(-x * 2.0**-frac))
+    assert np.abs(expected / 2**20 - exact).max() < 1e-4
+
+
+def test_the_vector_machine_counts_saturations_neuron_by_neuron() -> None:
+    machine = VectorMachine(3)
+    x = np.array([[127, 128, -128], [0, -300, 5]])
+    assert machine.fit(x, QType(8, 0)).tolist() == [[127, 127, -127], [0, -127, 5]]
+    assert machine.fit(np.array([1, 2, 900]), QType(8, 0)).tolist() == [1, 2, 127]
+    assert machine.saturated.tolist() == [0, 2, 2]
+
+
+def test_the_vector_machine_scans_many_tokens() -> None:
+    machine, plain = VectorMachine(2), Machine()
+    a, b = np.array([[1, 2], [3, 4], [5, 6]]), np.array([[7, 8], [9, 1], [2, 3]])
+
+    def step(h: Any, f: Any, c: Any) -> Any:
+        return 2 * h + f - c
+
+    state, rows = np.array([10, 20]), []
+    for x, y in zip(a, b, strict=True):
+        given_, state = plain.scan(step, state, x, y)
+        rows.append(given_)
+    found, last = machine.scan(step, np.array([10, 20]), a, b)
+    assert np.array_equal(found, rows)
+    assert np.array_equal(last, state)
+
+
+def test_rounding_by_hand() -> None:
+    m = Machine()
+    x = np.array([-3, -1, 1, 3])
+    assert m.mul_shr(x, 1, 1).tolist() == [-2, -1, 0, 1]
+    assert m.mul_round(x, 1, 1).tolist() == [-1, 0, 1, 2]
+    assert m.mul_fit(x, 100, 1, QType(8, 0)).tolist() == [-127, -50, 50, 127]
+    assert m.saturations == 2
+
+
+@pytest.mark.parametrize("op", ["add", "shl", "mul_shr", "mul_round", "sub"])
+def test_the_checked_machine_stops_where_a_register_ends(op: str) -> None:
+    m, top = CheckedMachine("layer3.x"), np.array([REGISTER_HIGH])
+    calls = {
+        "add": lambda: m.add(top, 1), "shl": lambda: m.shl(top, 1), "mul_shr": lambda: m.mul_shr(top, 2, 0),
+        "mul_round": lambda: m.mul_round(top, 4, 1), "sub": lambda: m.sub(-top, top),
+    }  # fmt: skip
+    with pytest.raises(RangeError) as error:
+        calls[op]()
+    assert str(error.value) == "layer3.x: a value left the 32-bit register"
+
+
+@pytest.mark.parametrize("op", ["add", "shl", "mul_shr", "mul_round", "sub", "mul_fit"])
+def test_intervals_end_where_a_register_ends(op: str) -> None:
+    m, top = Bounds("layer3.x"), Interval(0, REGISTER_HIGH)
+    calls = {
+        "add": lambda: m.add(top, 1), "shl": lambda: m.shl(top, 1), "mul_shr": lambda: m.mul_shr(top, 2, 0),
+        "mul_round": lambda: m.mul_round(top, 4, 1), "sub": lambda: m.sub(Interval(-REGISTER_HIGH, 0), top),
+        "mul_fit": lambda: m.mul_fit(Interval(0, REGISTER_HIGH + 1), 1, 0, SMALL),
+    }  # fmt: skip
+    worst = {"add": 2**31, "shl": 2**32 - 2, "mul_shr": 2**32 - 2, "mul_round": 2**32 - 2, "sub": 2**32 - 2, "mul_fit": 2**31}
+    with pytest.raises(RangeError) as error:
+        calls[op]()
+    assert str(error.value) == f"layer3.x: a value can reach {worst[op]}, which a 32-bit register cannot hold"
+
+
+@pytest.mark.parametrize("index", [Interval(-1, 3), Interval(0, 8)])
+def test_a_table_is_not_read_beyond_its_ends(index: Interval) -> None:
+    with pytest.raises(RangeError) as error:
+        Bounds("layer3.x").lookup(TABLE, index)
+    assert str(error.value) == f"layer3.x: a table of 8 entries is read at {index.low} … {index.high}"
+
+
+def test_instructions_by_hand() -> None:
+    m = Bounds("n")
+    x = m.read(Interval(-9, 9))
+    m.send(m.mul_fit(m.abs(m.add(x, 1)), 3, 2, SMALL))
+    assert dict(m.issued) == {"RDC": 1, "ADD": 2, "LT": 2, "NEG": 1, "SEL": 2, "MUL_SHR": 2, "MIN": 1, "SPIKE": 1}

@@ -1,0 +1,70 @@
+"""The reference on graphs that a person can compute."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmfree_neuro import reference
+from mmfree_neuro.activity import Activity
+from mmfree_neuro.errors import RangeError
+from mmfree_neuro.fixedpoint import QType
+from mmfree_neuro.ir import MLGRU, Graph
+from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import Mapping
+
+
+def test_logits_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    result = reference.run(hand_graph, hand_mapping, Job(np.array([[0, 1, 2]])))
+    # Sums [8, 2], [0, 0], [-1, -2]; times 3/2, halves up.
+    assert result.logits.tolist() == [[[12, 3], [0, 0], [-1, -3]]]
+
+
+def test_counts_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    activity = reference.run(hand_graph, hand_mapping, Job(np.array([[0, 1, 2]]))).prefill
+    assert [(r.source, r.port, r.destination.chip, r.destination.core) for r in hand_mapping.routes] == [
+        (0, "x", 0, 0), (0, "x", 0, 1), (1, "logits", -1, 0), (2, "logits", -1, 0),
+    ]  # fmt: skip
+    # Payloads [3, -5, 7], [0, 0, 0], [-1, 0, -2]; rows [1, -1, 0] and [0, 1, 1].
+    expected = Activity(
+        3, np.array([3, 3, 3]), np.array([0, 2 + 0 + 1, 2 + 0 + 1]), np.array([0, 5, 5]), np.array([0, 0, 0]),
+        np.array([5, 5, 2, 2]),
+    )  # fmt: skip
+    assert activity == expected
+
+
+def test_saturations_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    head = replace(hand_graph.head, outputs=(replace(hand_graph.head.outputs[0], qtype=QType(4, 0)),))
+    result = reference.run(replace(hand_graph, nodes=(hand_graph.nodes[0], head)), hand_mapping, Job(np.array([[0, 2]])))
+    assert result.logits.tolist() == [[[7, 3], [-1, -3]]]
+    assert result.prefill.saturations.tolist() == [0, 1, 0]
+
+
+def test_what_an_output_cannot_hold_is_an_error(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    narrow = replace(hand_graph.nodes[0].outputs[0], qtype=QType(3, 0))
+    embedding = replace(hand_graph.nodes[0], outputs=(narrow, hand_graph.nodes[0].outputs[1]))
+    with pytest.raises(RangeError) as error:
+        reference.run(replace(hand_graph, nodes=(embedding, hand_graph.head)), hand_mapping, Job(np.array([[0]])))
+    assert str(error.value) == "embedding: output x: 7 does not fit s3.0"
+
+
+def test_rows_start_from_a_zero_state(graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray) -> None:
+    mapping = make_mapping(graph, "chain")
+    both = reference.run(graph, mapping, Job(tokens[:2, :4]))
+    for row in range(2):
+        alone = reference.run(graph, mapping, Job(tokens[row : row + 1, :4]))
+        assert np.array_equal(both.logits[row], alone.logits[0])
+
+
+def test_the_state_matters(graph: Graph, make_mapping: Callable[..., Mapping]) -> None:
+    session = reference.Reference(graph, make_mapping(graph, "chain"))
+    first, second = session.token(65), session.token(65)
+    assert not np.array_equal(first, second)
+    assert {name for name, state in session.states.items() if state.any()} == {
+        node.name for node in graph.nodes if isinstance(node, MLGRU)
+    }
+    session.reset()
+    assert np.array_equal(session.token(65), first)
+    assert session.take_activity().tokens == 3
+    assert session.take_activity().tokens == 0

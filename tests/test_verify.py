@@ -1,0 +1,126 @@
+"""A graph is legal or has one clear line that says why not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmfree_neuro.errors import GraphError, RangeError
+from mmfree_neuro.fixedpoint import QType
+from mmfree_neuro.ir import Graph, Input, MaxAbs, Output, Squares
+from mmfree_neuro.ops import INSTRUCTIONS
+from mmfree_neuro.verify import instruction_counts, sum_bound, verify
+
+
+def broken(graph: Graph, **changes: Any) -> Graph:
+    """The graph with another head."""
+    return replace(graph, nodes=(graph.nodes[0], replace(graph.head, **changes)))
+
+
+def read(graph: Graph, **changes: Any) -> Graph:
+    """The graph with another input of its head."""
+    return broken(graph, inputs=(replace(graph.head.inputs[0], **changes),))
+
+
+def inserted(graph: Graph, size: int, how: str, qtype: QType, arity: int) -> Graph:
+    """The graph with a MaxAbs before its head."""
+    entry = Input("v", "embedding", "x", how)
+    node = MaxAbs("top", size, (entry,), (Output("max", size, qtype, unsigned=True),), arity)
+    return replace(graph, nodes=(graph.nodes[0], node, graph.head))
+
+
+def test_legal_graphs_come_back(hand_graph: Graph, a16: Graph, a8: Graph) -> None:
+    for graph in (hand_graph, a16, a8, inserted(hand_graph, 2, "group", QType(8, 0), 2)):
+        assert verify(graph) is graph
+
+
+def test_instructions_are_counted_for_every_node(a8: Graph) -> None:
+    counts = instruction_counts(a8)
+    assert list(counts) == [node.name for node in a8.nodes]
+    for issued in counts.values():
+        assert set(issued) <= set(INSTRUCTIONS)
+        assert issued["SPIKE"] >= 1
+
+
+def test_instructions_by_hand(hand_graph: Graph) -> None:
+    assert dict(instruction_counts(hand_graph)["head"]) == {
+        "RDC": 1, "MUL_SHR": 2, "ADD": 1, "MIN": 1, "LT": 1, "SEL": 1, "SPIKE": 1,
+    }  # fmt: skip
+
+
+def test_sum_bounds_by_hand(hand_graph: Graph) -> None:
+    head, x = hand_graph.head, hand_graph.embedding.output("x")
+    assert sum_bound(head, head.inputs[0], x) == 2 * 127
+    assert sum_bound(head, Input("y", "embedding", "x", "sum"), x) == 3 * 127
+    assert sum_bound(head, Input("y", "embedding", "x", "aligned"), x) == 127
+
+
+WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
+    "empty": (lambda g: replace(g, nodes=()), "hand: a graph begins with an Embedding and ends with a Head"),
+    "no-embedding": (lambda g: replace(g, nodes=g.nodes[1:]), "hand: a graph begins with an Embedding and ends with a Head"),
+    "no-head": (lambda g: replace(g, nodes=g.nodes[:1]), "hand: a graph begins with an Embedding and ends with a Head"),
+    "same-name": (lambda g: broken(g, name="embedding"), "embedding: two nodes have this name"),
+    "constants": (
+        lambda g: replace(
+            g, nodes=(replace(g.nodes[0], squares=Squares(np.ones(2, np.int64), 0, QType(8, 0), 0)), g.nodes[1])
+        ),
+        "embedding: squares has shape [2], must have [3]",
+    ),
+    "nobody": (lambda g: read(g, source="nobody"), "head: input y reads nobody.x, which no earlier node sends"),
+    "no-port": (lambda g: read(g, source_port="z"), "head: input y reads embedding.z, which no earlier node sends"),
+    "no-matrix": (lambda g: read(g, matrix=None), "head: input y: the matrix has shape None, must have [2, 3]"),
+    "turned": (
+        lambda g: read(g, matrix=np.ones((3, 2), np.int8)), "head: input y: the matrix has shape [3, 2], must have [2, 3]"
+    ),
+    "codes": (
+        lambda g: read(g, matrix=np.array([[1, 0, 2], [0, 0, 1]], np.int8)),
+        "head: input y: the matrix holds a code other than -1, 0, +1",
+    ),
+    "negative-codes": (
+        lambda g: read(g, matrix=np.array([[1, 0, -2], [0, 0, 1]], np.int8)),
+        "head: input y: the matrix holds a code other than -1, 0, +1",
+    ),
+    "aligned": (lambda g: read(g, how="aligned", matrix=None), "head: input y: reads 3 values aligned, must read 2"),
+    "broadcast": (lambda g: read(g, how="broadcast", matrix=None), "head: input y: reads 3 values broadcast, must read 1"),
+    "sum": (lambda g: read(g, how="sum", matrix=None), "head: input y: a sum is read by one neuron, not by 2"),
+    "group": (
+        lambda g: inserted(g, 1, "group", QType(8, 0), 2),
+        "top: input v: 3 values in groups of 2 need another number of neurons than 1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrongly_wired(case: str, hand_graph: Graph) -> None:
+    make, message = WRONG[case]
+    with pytest.raises(GraphError) as error:
+        verify(make(hand_graph))
+    assert str(error.value) == message
+
+
+def test_a_sum_fits_the_accumulator(hand_graph: Graph) -> None:
+    assert verify(replace(hand_graph, accumulator_bits=9))
+    with pytest.raises(RangeError) as error:
+        verify(replace(hand_graph, accumulator_bits=8))
+    assert str(error.value) == "head: input y: the sum can reach 254, which a 8-bit accumulator cannot hold"
+
+
+def test_an_output_holds_what_its_program_can_give(hand_graph: Graph) -> None:
+    with pytest.raises(RangeError) as error:
+        verify(inserted(hand_graph, 2, "group", QType(7, 0), 2))
+    assert str(error.value) == "top: output max can be 0 … 127, must be 0 … 63"
+
+
+def test_an_unsigned_output_is_not_negative(hand_graph: Graph) -> None:
+    with pytest.raises(RangeError) as error:
+        verify(broken(hand_graph, outputs=(Output("logits", 2, QType(8, 0), unsigned=True),)))
+    assert str(error.value) == "head: output logits can be -127 … 127, must be 0 … 127"
+
+
+def test_a_register_holds_every_value(hand_graph: Graph) -> None:
+    wide = replace(hand_graph.nodes[0], squares=Squares(np.full(3, 2**31), 0, QType(8, 0), 0))
+    with pytest.raises(RangeError) as error:
+        verify(replace(hand_graph, nodes=(wide, hand_graph.head)))
+    assert str(error.value) == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"
