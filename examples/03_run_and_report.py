@@ -30,7 +30,8 @@ def main(folder: Path) -> None:
     times = timing.generation(stored.mapping, summary, activity, stored.system)
     energy = cost.energy(stored.mapping, summary, activity, stored.system, times)
     rate, joules = times.tokens_per_s, energy.millijoule_per_token
-    print(f"{moved.messages / activity.tokens:.0f} messages a token, {moved.between_chips / activity.tokens:.0f} between chips")
+    messages, between = moved.messages / activity.tokens, moved.between_chips / activity.tokens
+    print(f"{messages:.0f} messages a token, {between:.0f} of them between chips")
     print(f"generation: {rate.central:.0f} tokens/s ({rate.low:.0f} to {rate.high:.0f})")
     print(f"            {joules.central:.3g} mJ/token ({joules.low:.3g} to {joules.high:.3g})")
 

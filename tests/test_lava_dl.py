@@ -1,4 +1,4 @@
-"""What lava-dl reads and computes must be our integers. Each run has a fresh interpreter, as the repairs precede Lava."""
+"""What lava-dl computes must be our integers. Each run has a fresh interpreter, as the repairs precede Lava."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_sims.lava_dl import export_dense
 
 TIMEOUT_S = 120
+NO_H5PY = "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as the README says"
 IGNORED = (
     "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert",  # networkx 2.8 says so
     "ignore:This process:DeprecationWarning:multiprocessing.popen_fork",  # Lava forks beside the threads of BLAS
@@ -136,5 +137,5 @@ def test_without_h5py(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)  # as if it were not installed
     with pytest.raises(EngineError) as raised:
         export_dense(np.ones((1, 1), np.int8), tmp_path / "layer.net")
-    assert str(raised.value) == "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as the README says"
+    assert str(raised.value) == NO_H5PY
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,50 @@
+"""What the integers of both schemes lose against the float model, on library modules that training never saw.
+
+Run: python examples/benchmarks/quality.py [CHECKPOINT] [WINDOWS]   (windows of 1024 bytes, 64 of them unless told)
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from rows import write
+
+from mmfree_kernels import corpus
+from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.evaluate import nats
+from mmfree_kernels.model import from_checkpoint
+from mmfree_neuro import lower, pipeline
+from mmfree_neuro.job import Job
+from mmfree_neuro.quantize import SCHEMES
+
+SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
+
+
+def main(folder: Path, count: int) -> None:
+    checkpoint = pipeline.read_checkpoint(folder)
+    text = corpus.load("stdlib")
+    windows = corpus.windows(text.held_out, 1024, count)
+    calibration, _ = pipeline.calibration_text("stdlib")
+    whole = nats(from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size))
+    rows: list[dict[str, object]] = [
+        {"what": f"float, all held-out modules of {text.description}", "value": round(float(whole.mean()), 5),
+         "unit": "nats/byte", "bytes": whole.size}
+    ]  # fmt: skip
+    for name, scheme in SCHEMES.items():
+        graph = lower.lower(checkpoint, calibrate(checkpoint, calibration, scheme), scheme, folder.name)
+        placed, few = pipeline.in_one_place(graph), Job(windows[:1, :6])
+        fast, reference = (pipeline.engine_named(e)(graph, placed, few, lambda *_: None) for e in ("fast", "reference"))
+        if not np.array_equal(fast.logits, reference.logits):
+            raise SystemExit("the fast engine differs from the reference: no row is written")
+        measured = pipeline.quality(checkpoint, graph, windows)
+        for key, value in measured.items():
+            if key != "tokens":
+                unit = "nats/byte" if key.endswith("nats") else "ratio"
+                rows.append(
+                    {"what": f"{name} {key}", "value": round(value, 6), "unit": unit, "bytes": windows[:, 1:].size}
+                )
+    write("quality", rows)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED, int(sys.argv[2]) if len(sys.argv) > 2 else 64)
