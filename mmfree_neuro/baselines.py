@@ -101,19 +101,16 @@ def model_of(summary: GraphSummary) -> str | None:
 
 
 def distinctions(baselines: tuple[Baseline, ...]) -> dict[Baseline, tuple[str, ...]]:
-    """What rows stand out for among the GPUs of their model size and mode: the strongest known, and the edge GPUs."""
+    """What rows stand out as among the GPUs of their model size and mode: the edge GPUs, and the strongest known."""
     found: dict[Baseline, tuple[str, ...]] = {row: () for row in baselines}
     for model, mode in sorted({(row.model, row.mode) for row in baselines}):
         gpus = [r for r in baselines if (r.model, r.mode) == (model, mode) and r.device_kind != "neuromorphic"]
-        single = [row for row in gpus if row.batch == 1]
         for row in gpus:
-            if row.device_kind == "edge GPU":
-                found[row] += ("edge GPU",)
-        if gpus:
-            found[min(gpus, key=lambda row: row.millijoule_per_token)] += ("least energy known",)
-        if single:
-            found[max(single, key=lambda row: row.tokens_per_s)] += ("fastest known for one sequence",)
-            found[min(single, key=lambda row: row.millijoule_per_token)] += ("least energy known for one sequence",)
+            found[row] += ("edge GPU",) if row.device_kind == "edge GPU" else ()
+        for word, rows in (("in all", gpus), ("for one sequence", [row for row in gpus if row.batch == 1])):
+            if rows:
+                found[max(rows, key=lambda row: row.tokens_per_s)] += (f"fastest known {word}",)
+                found[min(rows, key=lambda row: row.millijoule_per_token)] += (f"least energy known {word}",)
     return found
 
 

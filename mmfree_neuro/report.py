@@ -22,7 +22,6 @@ from mmfree_neuro.storage import Run
 from mmfree_neuro.timing import BOUNDS
 from mmfree_neuro.traffic import distance, traffic
 
-FORMAT = "mmfree-neuro report 1"
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
 UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bits"}
 ESTIMATE = (
@@ -37,9 +36,8 @@ PIPELINED = (
 
 def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footprint]) -> Plain:
     """The report as plain data; `use` is what `footprint.use_of_cores` found."""
-    activities = {"prefill": run.prefill, "generate": run.generate}
     report: Plain = {
-        "format": FORMAT,
+        "format": "mmfree-neuro report 1",
         "header": {
             "model": run.summary.name, "scheme": run.scheme, "system": run.system.name, "chip": run.system.chip.name,
             "description": run.system.description, "placer": run.mapping.placer, "engine": run.engine, "date": run.date,
@@ -51,13 +49,12 @@ def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footpri
         },
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},
         "mapping": _mapping(run, use),
-        "phases": {name: _phase(run, name, activity) for name, activity in activities.items()},
+        "phases": {"prefill": _phase(run, "prefill", run.prefill), "generate": _phase(run, "generate", run.generate)},
         "links": _links(run),
         "simulator_seconds": dict(run.seconds),
         "sources": _sources(run),
     }  # fmt: skip
-    phases: dict[str, Plain | None] = report["phases"]
-    ours = {mode: phase for mode, phase in phases.items() if phase is not None}
+    ours = {mode: phase for mode, phase in report["phases"].items() if phase is not None}
     lengths = {"prefill": len(run.prompt_tokens), "generate": len(run.prompt_tokens) + len(run.new_tokens)}
     return report | {"comparison": compare(run.summary, run.system.name, ours, lengths, baselines)}
 
@@ -136,8 +133,7 @@ def _sources(run: Run) -> list[Plain]:
     rows = []
     for owner, spec in (("system", run.system), ("chip", run.system.chip)):
         for field in fields(spec):
-            quantity = getattr(spec, field.name)
-            if isinstance(quantity, Quantity):
+            if isinstance(quantity := getattr(spec, field.name), Quantity):
                 suffix = next((suffix for suffix in UNITS if field.name.endswith(suffix)), "")
                 name = field.name.removesuffix(suffix).replace("_bytes", "").replace("_", " ")
                 unit = "bytes" if "_bytes" in field.name else UNITS.get(suffix, "")
@@ -277,7 +273,7 @@ def _estimated(report: Plain) -> Section:
     for name, phase in report["phases"].items():
         if phase is not None:
             whole = phase["millijoule_per_token"]["central"]
-            head = ("part", "how many per token", "energy", "share", "source of the figure for one")
+            head = ("part", "operations per token, chips or boards", "energy", "share", "source of the figure for one")
             parts = [
                 (
                     part["name"], figure(part["operations_per_token"]),
@@ -314,27 +310,28 @@ def _row(row: Plain) -> tuple[str, ...]:
         f"{row['name']} on {row['device']}; {row['implementation']}; precision {row['precision']}; "
         f"batch {row['batch']}; sequence length {length}"
     )
-    marks = ", ".join(row["stands_out_as"]) or "–"
-    return name, marks, figure(row["tokens_per_s"], "tokens/s"), figure(row["millijoule_per_token"], "mJ/token")
+    marks, source = ", ".join(row["stands_out_as"]) or "–", f"Energy: {row['power']}. Source: {row['source']}."
+    return name, marks, figure(row["tokens_per_s"], "tokens/s"), figure(row["millijoule_per_token"], "mJ/token"), source
 
 
 def _ratio(ratio: Plain) -> tuple[str, ...]:
-    ours, theirs = ratio["ours"], ratio["theirs"]
+    ours = ratio["ours"]
     rate, energy = spread(ours["tokens_per_s"], "tokens/s"), spread(ours["millijoule_per_token"], "mJ/token")
     times = [spread(ratio[key], "×") for key in ("throughput_ours_over_theirs", "energy_theirs_over_ours")]
-    return f"{ours['name']}, estimated: {rate}; {energy}", *_row(theirs), *times, theirs["power"], theirs["source"]
+    *theirs, source = _row(ratio["theirs"])
+    return f"{ours['name']}, estimated: {rate}; {energy}", *theirs, *times, source
 
 
 def _compared(report: Plain) -> Section:
     comparison, tables = report["comparison"], []
     common = ("theirs", "stands out as", "their throughput", "their energy")
-    head = ("ours", *common, "throughput, ours over theirs", "energy, theirs over ours", "energy counts", "source")
+    head = ("ours", *common, "throughput, ours over theirs", "energy, theirs over ours", "what it counts; source")
     for mode, phase in PHASES.items():
         rows = [_ratio(ratio) for ratio in comparison["ratios"] if ratio["theirs"]["mode"] == mode]
         tables += [Table(f"Ratios in {phase}", head, rows)] if rows else []
-    context = [(PHASES[row["mode"]], *_row(row), row["power"], row["source"]) for row in comparison["context"]]
+    context = [(PHASES[row["mode"]], *_row(row)) for row in comparison["context"]]
     if context:
-        tables.append(Table("Context, without ratios", ("", *common, "energy counts", "source"), context))
+        tables.append(Table("Context, without ratios", ("phase", *common, "what it counts; source"), context))
     return Section("Beside other machines", tuple(comparison["sentences"]), (), tuple(tables))
 
 

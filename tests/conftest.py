@@ -134,7 +134,7 @@ def mapping(request: pytest.FixtureRequest, graph: Graph, make_mapping: Callable
 @pytest.fixture(scope="session")
 def hand_graph() -> Graph:
     """Three values a token, one ternary matrix of two rows, logits of 3/2 times its sums."""
-    table = np.array([[3, -5, 7], [0, 0, 0], [-1, 0, -2]])
+    table = np.array([[3, -5, 7], [-1, 0, -2]])
     squares = Squares(None, 0, QType(8, 0), 0)
     outputs = Output("x", 3, QType(8, 0)), Output("sq", 3, QType(16, 0), unsigned=True)
     matrix = np.array([[1, -1, 0], [0, 1, 1]], np.int8)

@@ -33,18 +33,12 @@ PROGRAM = """
     import os
     import sys
     import time
+    from multiprocessing import shared_memory
 
     from mmfree_neuro import cli
     from mmfree_sims.lava import core, engine
 
-    make_name = engine._namer
-
-
-    def namer(shared, mapping, per_core):
-        sys.shared = shared
-        return make_name(shared, mapping, per_core)
-
-
+    shared_memory._SHM_NAME_PREFIX = f"/t{os.getpid()}_"  # so that this run's memory is known from that of others
     make_watch = engine._watcher
 
 
@@ -55,18 +49,18 @@ PROGRAM = """
             watch()
             if shared.done[1] >= 3 and not said:
                 said.append(True)
-                children = [process.pid for process in multiprocessing.active_children()]
+                running = multiprocessing.active_children()
+                children = [process.pid for process in running if process.name.startswith("SystemProcess")]
                 print("chips", *shared.ready.tolist(), flush=True)
                 print("children", *children, flush=True)
 
         return watch_and_say
 
 
-    engine._namer, engine._watcher = namer, watcher
+    engine._watcher = watcher
     {patch}
-    status = cli.main(
-        ["simulate", sys.argv[1], "--prompt", "ab", "--new-tokens", "1000000", "--engine", "{engine}", "-o", sys.argv[2]]
-    )
+    what = "--prompt", "ab", "--new-tokens", "1000000", "--engine", "{engine}", "-o", sys.argv[2]
+    status = cli.main(["simulate", sys.argv[1], *what])
     print("ended", status, time.monotonic(), len(multiprocessing.active_children()), flush=True)
     sys.exit(status)
 """
@@ -91,12 +85,12 @@ class Run:
     """A guarded program in a session of its own."""
 
     def __init__(self, mapping: Path, folder: Path, patch: str = "", engine: str = "lava") -> None:
-        self.shared_memory = sorted(os.listdir("/dev/shm"))
         self.folder = folder
         script = folder / "program.py"
         script.write_text(dedent(PROGRAM).replace("{patch}", dedent(patch)).replace("{engine}", engine))
+        arguments = str(script), str(mapping), str(folder / "run")
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), str(mapping), str(folder / "run")],
+            [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
 
@@ -113,6 +107,7 @@ class Run:
         assert self.process.stdout is not None
         lines = [self.process.stdout.readline().split() for _ in range(2)]
         assert [line[0] for line in lines] == ["chips", "children"]
+        assert self.left_in_memory()
         return {line[0]: [int(word) for word in line[1:]] for line in lines}
 
     def end(self) -> tuple[int, str, str]:
@@ -132,7 +127,7 @@ class Run:
         assert sorted(path.name for path in self.folder.iterdir()) == ["program.py"]
 
     def left_in_memory(self) -> list[str]:
-        return [name for name in sorted(os.listdir("/dev/shm")) if name not in self.shared_memory]
+        return [name for name in os.listdir("/dev/shm") if name.startswith(f"t{self.process.pid}_")]
 
 
 def session_of(leader: int) -> list[int]:
@@ -165,13 +160,15 @@ def test_a_chip_that_is_killed(number: int, engine: str, mapping: Path, tmp_path
         run.assert_nothing_left()
 
 
-def test_the_host_is_killed(mapping: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_host_or_the_service_is_killed(number: int, mapping: Path, tmp_path: Path) -> None:
     with Run(mapping, tmp_path) as run:
         children = run.children()
         others = sorted(set(children["children"]) - set(children["chips"]))
-        os.kill(others[0], signal.SIGKILL)
+        assert len(others) == 2
+        os.kill(others[number], signal.SIGKILL)
         status, _, err = run.end()
-        assert (status, err) == (1, f"mmfree-neuro: the host or a service process ({others[0]}) died (SIGKILL)\n")
+        assert (status, err) == (1, f"mmfree-neuro: the host or a service process ({others[number]}) died (SIGKILL)\n")
         run.assert_nothing_left()
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ LIMIT = 1e-3
 """Of golden logits; the mildest real mistake, an eps of 1e-8 for 1e-6, moves one by 0.13."""
 
 Load = Callable[[str], HGRNBitModel]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """More only get in each other's way on models so small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +64,7 @@ def test_logits_are_the_published_ones(load: Load, name: str) -> None:
 @pytest.mark.parametrize("cuts", [range(34), (0, 1, 8, 9, 31, 33), (0, 32, 33)], ids=["tokens", "chunks", "prompt"])
 def test_any_cut_into_calls_gives_the_same_logits_and_state(load: Load, name: str, cuts: tuple[int, ...]) -> None:
     model, tokens, state, pieces = load(name), torch.from_numpy(golden(name, "inputs")), None, []
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in pairwise(cuts):
         piece, state = model(tokens[:, start:stop], state)
         pieces.append(piece)
     assert largest_difference(torch.cat(pieces, 1), golden(name, "logits")) < LIMIT
@@ -236,7 +246,7 @@ def away_from_boundaries(config: ModelConfig) -> tuple[Checkpoint, NDArray[np.in
         tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (2, 5))
         plain = Plain(config, checkpoint.tensors)
         expected = plain.logits(torch.from_numpy(tokens))
-        if plain.margin > 1e-3:
+        if plain.margin > 5e-4:
             return checkpoint, tokens, plain, expected
     raise AssertionError("no seed is away from rounding boundaries")
 

@@ -16,19 +16,19 @@ from mmfree_neuro.mapping import Mapping
 
 
 def test_logits_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    result = reference.run(hand_graph, hand_mapping, Job(np.array([[0, 1, 2]])))
-    # Sums [8, 2], [0, 0], [-1, -2]; times 3/2, halves up.
-    assert result.logits.tolist() == [[[12, 3], [0, 0], [-1, -3]]]
+    result = reference.run(hand_graph, hand_mapping, Job(np.array([[0, 1]])))
+    # Sums [8, 2], [-1, -2]; times 3/2, halves up.
+    assert result.logits.tolist() == [[[12, 3], [-1, -3]]]
 
 
 def test_counts_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    activity = reference.run(hand_graph, hand_mapping, Job(np.array([[0, 1, 2]]))).prefill
+    activity = reference.run(hand_graph, hand_mapping, Job(np.array([[0, 1]]))).prefill
     assert [(r.source, r.port, r.destination.chip, r.destination.core) for r in hand_mapping.routes] == [
         (0, "x", 0, 0), (0, "x", 0, 1), (1, "logits", -1, 0), (2, "logits", -1, 0),
     ]  # fmt: skip
-    # Payloads [3, -5, 7], [0, 0, 0], [-1, 0, -2]; rows [1, -1, 0] and [0, 1, 1].
+    # Payloads [3, -5, 7], [-1, 0, -2]; rows [1, -1, 0] and [0, 1, 1].
     expected = Activity(
-        3, np.array([3, 3, 3]), np.array([0, 2 + 0 + 1, 2 + 0 + 1]), np.array([0, 5, 5]), np.array([0, 0, 0]),
+        2, np.array([2, 2, 2]), np.array([0, 2 + 1, 2 + 1]), np.array([0, 5, 5]), np.array([0, 0, 0]),
         np.array([5, 5, 2, 2]),
     )  # fmt: skip
     assert activity == expected
@@ -36,7 +36,7 @@ def test_counts_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
 
 def test_saturations_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     head = replace(hand_graph.head, outputs=(replace(hand_graph.head.outputs[0], qtype=QType(4, 0)),))
-    result = reference.run(replace(hand_graph, nodes=(hand_graph.nodes[0], head)), hand_mapping, Job(np.array([[0, 2]])))
+    result = reference.run(replace(hand_graph, nodes=(hand_graph.nodes[0], head)), hand_mapping, Job(np.array([[0, 1]])))
     assert result.logits.tolist() == [[[7, 3], [-1, -3]]]
     assert result.prefill.saturations.tolist() == [0, 1, 0]
 

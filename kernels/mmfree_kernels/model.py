@@ -135,7 +135,9 @@ class HGRNBitModel(nn.Module):
         self.model = _Body(config)
         self.lm_head = BitLinear(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embeddings.weight
+            shared = self.model.embeddings.weight
+            assert isinstance(shared, nn.Parameter)
+            self.lm_head.weight = shared
 
     def initialise(self, seed: int) -> None:
         """Set fresh parameters as the published code does (xavier for the mixer, normal .02 elsewhere)."""

@@ -1,0 +1,148 @@
+"""Calibration sees everything that lowering gives a format, and its ranges contain what the model does."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.evaluate import logits
+from mmfree_kernels.model import Numerics, from_checkpoint
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.lower import lower, norms_of
+from mmfree_neuro.quantize import SCHEMES, Range, Ranges, Scheme
+
+SMALL = ModelConfig(vocab_size=13, hidden_size=8, num_hidden_layers=2, intermediate_size=12)
+SHAPES = {
+    "default": SMALL,
+    "expanded": replace(SMALL, use_lower_bound=False, expand_ratio=2),
+    "tied": replace(SMALL, tie_word_embeddings=True, num_hidden_layers=3),
+}
+TOKENS = np.random.default_rng(1).integers(0, 13, (5, 9))
+
+
+def random_checkpoint(config: ModelConfig) -> Checkpoint:
+    draw = np.random.default_rng(0)
+    centre = {1: 1.0, 2: 0.0}  # gains are around one, matrices and lower bounds around zero
+    return Checkpoint(
+        config, {n: (centre[len(s)] + 0.3 * draw.normal(size=s)).astype(np.float32) for n, s in config.shapes().items()}
+    )
+
+
+def seen(checkpoint: Checkpoint, scheme: Scheme) -> dict[str, Tensor]:
+    """Every activation of the model over the tokens, by the tap's names: [windows · time, n]."""
+    found: defaultdict[str, list[Tensor]] = defaultdict(list)
+
+    def tap(name: str, value: Tensor) -> Tensor:
+        found[name].append(value.flatten(0, 1))
+        return value
+
+    numerics = Numerics(tap=tap, quantise=scheme.activations == "per-token")
+    logits(from_checkpoint(checkpoint), TOKENS, numerics)
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+def spans(found: Range, values: Tensor) -> bool:
+    """Whether a range is that of one value per token."""
+    return [found.low, found.high] == pytest.approx([values.min().item(), values.max().item()], rel=1e-5)
+
+
+def largest(values: Tensor) -> Tensor:
+    """The largest magnitude per token."""
+    return values.abs().amax(-1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """More only get in each other's way on models so small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_ranges_are_those_of_the_model(scheme: Scheme, shape: str) -> None:
+    checkpoint = random_checkpoint(SHAPES[shape])
+    ranges, values = calibrate(checkpoint, TOKENS, scheme, batch=2), seen(checkpoint, scheme)
+    assert spans(ranges["logits"], largest(values["logits"]))
+    for layer in range(checkpoint.config.num_hidden_layers):
+        name = f"layers.{layer}"
+        for port in "ifg":
+            assert spans(ranges[f"{name}.attn.{port}.sum"], largest(values[f"{name}.attn.{port}"]))
+        assert spans(ranges[f"{name}.h"], largest(values[f"{name}.attn.h"]))
+        assert spans(ranges[f"{name}.gate_up"], largest(values[f"{name}.mlp.gate_up"]))
+        assert spans(ranges[f"{name}.down.source"], largest(values[f"{name}.mlp.v"]))
+    stream = torch.cat([values[name] for name in values if name.endswith(".x")])
+    assert ranges["residual"].high >= stream.abs().max().item()
+    assert ranges["residual"].high >= np.abs(checkpoint.tensors["model.embeddings.weight"]).max()  # of any token
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_one_root_of_the_weighted_squares_gives_what_both_norms_give(scheme: Scheme, shape: str) -> None:
+    """The ranges behind a norm, found by the identity, are those of the model's own BitLinear inputs."""
+    checkpoint = random_checkpoint(SHAPES[shape])
+    ranges, values = calibrate(checkpoint, TOKENS, scheme), seen(checkpoint, scheme)
+    inputs = {"head.y": "lm_head.in"}
+    for layer in range(checkpoint.config.num_hidden_layers):
+        name = f"layers.{layer}"
+        inputs |= {f"{name}.attn.{port}": f"{name}.attn.{port}_proj.in" for port in "ifg"}
+        inputs |= {f"{name}.o.y": f"{name}.attn.o_proj.in", f"{name}.mlp.y": f"{name}.mlp.gate_proj.in"}
+        inputs |= {f"{name}.down.y": f"{name}.mlp.down_proj.in"}
+    for ours, models in inputs.items():
+        found, true = ranges[ours], largest(values[models])
+        assert [found.low, found.high] == pytest.approx([true.min().item(), true.max().item()], rel=1e-4), ours
+
+
+def norm_names(checkpoint: Checkpoint) -> set[str]:
+    names = set()
+    for norm, gains in norms_of(checkpoint).items():
+        names |= {f"{norm}.source", f"{norm}.inner", f"{norm}.mean_square"}
+        names |= {f"{norm}.{port}{what}" for port in gains.outer for what in ("", ".largest")}
+    return names
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_every_name_that_lowering_reads_is_there(scheme: Scheme, shape: str) -> None:
+    checkpoint = random_checkpoint(SHAPES[shape])
+    ranges = calibrate(checkpoint, TOKENS, scheme)
+    layers = [f"layers.{n}" for n in range(checkpoint.config.num_hidden_layers)]
+    sums = {f"{name}.{what}" for name in layers for what in ("attn.i.sum", "attn.f.sum", "attn.g.sum", "h", "gate_up")}
+    assert set(ranges) == {"residual", "logits"} | sums | norm_names(checkpoint)
+    assert all(0 <= found.low <= found.high < float("inf") for found in ranges.values())
+    assert all(ranges[f"{norm}.mean_square"].low > 0 for norm in norms_of(checkpoint))
+
+    read: set[str] = set()
+
+    class Watched(dict[str, Range]):
+        def __getitem__(self, name: str) -> Range:
+            read.add(name)
+            return super().__getitem__(name)
+
+    graph = lower(checkpoint, Watched(ranges), scheme, "tiny")
+    assert graph.scheme == scheme.name
+    assert {"residual", "logits"} | sums <= read <= set(ranges)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_ranges_do_not_depend_on_the_batch(batch: int) -> None:
+    checkpoint = random_checkpoint(SMALL)
+    one: Ranges = calibrate(checkpoint, TOKENS, SCHEMES["a16"], batch=5)
+    other = calibrate(checkpoint, TOKENS, SCHEMES["a16"], batch=batch)
+    assert one.keys() == other.keys()
+    for name, found in one.items():
+        assert [other[name].low, other[name].high] == pytest.approx([found.low, found.high], rel=1e-5), name
+
+
+def test_more_text_only_widens_ranges() -> None:
+    checkpoint = random_checkpoint(SMALL)
+    few, many = (calibrate(checkpoint, tokens, SCHEMES["a16"], batch=1) for tokens in (TOKENS[:2], TOKENS))
+    for name, found in few.items():
+        assert many[name].low <= found.low <= found.high <= many[name].high

@@ -1,0 +1,450 @@
+"""Checkpoints in the published format are read as they are stored, and whatever else is there has a message."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mmfree_kernels.torch_bin import load_bin
+from mmfree_neuro.checkpoint import (
+    Checkpoint,
+    ModelConfig,
+    config_json,
+    default_intermediate_size,
+    parse_config,
+    read,
+    read_safetensors,
+    to_bfloat16,
+    write,
+)
+from mmfree_neuro.errors import CheckpointError
+
+GOLDEN = Path(__file__).parent / "golden"
+TINY = ModelConfig(vocab_size=5, hidden_size=4, num_hidden_layers=2, intermediate_size=3)
+WHERE = Path("config.json")
+STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I32": np.int32}
+LONG = {"F64": "float64", "F32": "float32", "F16": "float16", "I32": "int32", "BF16": "bfloat16"}
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def tiny(config: ModelConfig = TINY) -> Checkpoint:
+    """Multiples of 1/8 up to 4, which every stored type holds."""
+    draw = np.random.default_rng(0)
+    shapes = config.shapes()
+    return Checkpoint(config, {n: (draw.integers(-32, 33, s) / 8).astype(np.float32) for n, s in shapes.items()})
+
+
+def save(path: Path, tensors: Arrays, kind: str = "F32") -> None:
+    """Write a safetensors file whose tensors are all of one stored type."""
+    kept = {
+        name: to_bfloat16(np.array(value)) if kind == "BF16" else np.array(value, STORED[kind])
+        for name, value in tensors.items()
+    }  # the specs hold addresses
+    specs = {
+        name: safetensors.TensorSpec(dtype=LONG[kind], shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
+        for name, a in kept.items()
+    }
+    path.write_bytes(bytes(safetensors.serialize(specs, {"format": "pt"})))
+
+
+def folder(path: Path, checkpoint: Checkpoint) -> Path:
+    """A folder with only a config.json."""
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config_json(checkpoint.config, "float32")), encoding="utf-8")
+    return path
+
+
+def message(path: Path) -> str:
+    """What the user of a wrong folder is told."""
+    with pytest.raises(CheckpointError) as error:
+        read(path, load_bin)
+    return str(error.value)
+
+
+def equal(a: Arrays, b: Arrays) -> bool:
+    return list(a) == list(b) and all(a[n].dtype == b[n].dtype and np.array_equal(a[n], b[n]) for n in a)
+
+
+# What is stored
+
+
+def test_golden_folder() -> None:
+    found = read(GOLDEN / "a_h64_l2_v256" / "checkpoint", load_bin)
+    assert found.config == ModelConfig(256, 64, 2, intermediate_size=256)
+    assert list(found.tensors) == list(found.config.shapes())
+    assert all(value.dtype == np.float32 for value in found.tensors.values())
+
+
+def test_golden_folder_in_bfloat16() -> None:
+    found = read(GOLDEN / "trained" / "checkpoint", load_bin)
+    assert found.config == ModelConfig(256, 128, 3, intermediate_size=256, bos_token_id=None, eos_token_id=None)
+    assert all(not (value.view(np.uint32) & 0xFFFF).any() for value in found.tensors.values())
+
+
+@pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
+def test_every_stored_type_is_read_as_float32(tmp_path: Path, kind: str) -> None:
+    save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors, kind)
+    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_bin(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: torch.from_numpy(value).to(dtype) for name, value in tiny().tensors.items()}
+    torch.save(state, folder(tmp_path, tiny()) / "pytorch_model.bin")
+    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+
+
+@pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
+def test_shards_with_an_index(tmp_path: Path, single: str) -> None:
+    names, stem = sorted(tiny().tensors), single.partition(".")
+    weight_map = {name: f"{stem[0]}-{n % 2 + 1:05}-of-00002.{stem[2]}" for n, name in enumerate(names)}
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder(tmp_path, tiny()) / f"{single}.index.json").write_text(json.dumps(index), encoding="utf-8")
+    for file in set(weight_map.values()):
+        part = {n: tiny().tensors[n] for n in names if weight_map[n] == file}
+        if stem[2] == "bin":
+            torch.save({n: torch.from_numpy(a) for n, a in part.items()}, tmp_path / file)
+        else:
+            save(tmp_path / file, part)
+    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+
+
+def test_safetensors_go_before_bin(tmp_path: Path) -> None:
+    save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
+    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+
+
+@pytest.mark.parametrize("spare", [False, True], ids=["as published", "with a spare head"])
+def test_tied_heads(tmp_path: Path, spare: bool) -> None:
+    checkpoint = tiny(replace(TINY, tie_word_embeddings=True))
+    assert "lm_head.weight" not in checkpoint.tensors and "lm_head.norm.weight" in checkpoint.tensors
+    extra = {"lm_head.weight": checkpoint.tensors["model.embeddings.weight"]} if spare else {}
+    save(folder(tmp_path, checkpoint) / "model.safetensors", {**checkpoint.tensors, **extra})
+    found = read(tmp_path, load_bin)
+    assert equal(found.tensors, checkpoint.tensors)
+    assert found.head_weight is found.tensors["model.embeddings.weight"]
+
+
+def test_head_of_its_own() -> None:
+    checkpoint = tiny()
+    assert checkpoint.head_weight is checkpoint.tensors["lm_head.weight"]
+
+
+def test_names_and_shapes_of_an_expanded_layer() -> None:
+    config = replace(TINY, use_lower_bound=False, expand_ratio=2, num_hidden_layers=1)
+    assert config.shapes() == {
+        "model.embeddings.weight": (5, 4),
+        "model.layers.0.attn_norm.weight": (4,),
+        "model.layers.0.mlp_norm.weight": (4,),
+        "model.layers.0.attn.i_proj.weight": (8, 4),
+        "model.layers.0.attn.i_proj.norm.weight": (4,),
+        "model.layers.0.attn.f_proj.weight": (8, 4),
+        "model.layers.0.attn.f_proj.norm.weight": (4,),
+        "model.layers.0.attn.g_proj.weight": (8, 4),
+        "model.layers.0.attn.g_proj.norm.weight": (4,),
+        "model.layers.0.attn.g_norm.weight": (8,),
+        "model.layers.0.attn.o_proj.weight": (4, 8),
+        "model.layers.0.attn.o_proj.norm.weight": (8,),
+        "model.layers.0.mlp.gate_proj.weight": (6, 4),
+        "model.layers.0.mlp.gate_proj.norm.weight": (4,),
+        "model.layers.0.mlp.down_proj.weight": (4, 3),
+        "model.layers.0.mlp.down_proj.norm.weight": (3,),
+        "model.norm.weight": (4,),
+        "lm_head.weight": (5, 4),
+        "lm_head.norm.weight": (4,),
+    }
+    assert TINY.shapes()["model.lower_bounds"] == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "layers", "intermediate", "parameters"),
+    [(1024, 24, 2816, 374_108_160), (2048, 24, 5632, 1_364_779_008), (2560, 32, 6912, 2_702_357_504)],
+)
+def test_published_sizes(hidden: int, layers: int, intermediate: int, parameters: int) -> None:
+    raw = {"model_type": "hgrn_bit", "hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": None}
+    config = parse_config(raw, WHERE)
+    assert config.intermediate_size == intermediate
+    assert sum(int(np.prod(shape)) for shape in config.shapes().values()) == parameters
+
+
+# config.json
+
+
+def test_missing_keys_take_the_published_defaults() -> None:
+    expected = ModelConfig(
+        vocab_size=32000, hidden_size=2048, num_hidden_layers=24, num_heads=1, expand_ratio=1, use_lower_bound=True,
+        intermediate_size=5632, rms_norm_eps=1e-6, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    assert parse_config({"model_type": "hgrn_bit"}, WHERE) == expected == ModelConfig()
+
+
+@pytest.mark.parametrize(("hidden", "ratio", "size"), [(64, 4, 256), (96, 4, 256), (97, 4, 512), (64, 8, 512)])
+def test_intermediate_size_is_rounded_up_to_a_multiple_of_256(hidden: int, ratio: int, size: int) -> None:
+    assert default_intermediate_size(hidden, ratio) == size
+    raw = {"model_type": "hgrn_bit", "hidden_size": hidden, "hidden_ratio": ratio}
+    assert parse_config(raw, WHERE).intermediate_size == size
+    assert parse_config(raw | {"intermediate_size": 7}, WHERE).intermediate_size == 7
+
+
+def test_a_hidden_ratio_of_null_is_4() -> None:
+    raw = {"model_type": "hgrn_bit", "hidden_size": 96, "hidden_ratio": None}
+    assert parse_config(raw, WHERE).intermediate_size == 256
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        replace(TINY, num_heads=2, rms_norm_eps=1e-3, bos_token_id=None, eos_token_id=None),
+        replace(TINY, use_lower_bound=False, expand_ratio=1.5, tie_word_embeddings=True),
+    ],
+)
+def test_a_configuration_is_read_as_it_was_written(config: ModelConfig) -> None:
+    written = json.loads(json.dumps(config_json(config, "bfloat16")))
+    assert parse_config(written, WHERE) == config
+    assert (written["architectures"], written["torch_dtype"]) == (["HGRNBitForCausalLM"], "bfloat16")
+
+
+def test_a_written_configuration_has_the_published_keys() -> None:
+    published = json.loads((GOLDEN / "trained" / "checkpoint" / "config.json").read_text(encoding="utf-8"))
+    assert published.keys() - config_json(TINY, "bfloat16").keys() == {"transformers_version"}
+    assert config_json(TINY, "bfloat16").keys() <= published.keys()
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"model_type": "llama"}, "config.json: model_type is 'llama', must be 'hgrn_bit'"),
+        ({"model_type": None}, "config.json: model_type is None, must be 'hgrn_bit'"),
+        (
+            {"attn_mode": "chunk"},
+            "config.json: attn_mode is 'chunk', must be 'fused_recurrent' (the published code runs no other)",
+        ),
+        (
+            {"use_short_conv": True},
+            "config.json: use_short_conv is True, must be False (the published code runs no other)",
+        ),
+        ({"hidden_size": "64"}, "config.json: hidden_size is '64', must be int"),
+        ({"hidden_size": 64.0}, "config.json: hidden_size is 64.0, must be int"),
+        ({"hidden_size": True}, "config.json: hidden_size is True, must be int"),
+        ({"vocab_size": None}, "config.json: vocab_size is None, must be int"),
+        ({"num_hidden_layers": []}, "config.json: num_hidden_layers is [], must be int"),
+        ({"num_heads": None}, "config.json: num_heads is None, must be int"),
+        ({"expand_ratio": "1"}, "config.json: expand_ratio is '1', must be int or float"),
+        ({"use_lower_bound": 1}, "config.json: use_lower_bound is 1, must be bool"),
+        ({"use_lower_bound": None}, "config.json: use_lower_bound is None, must be bool"),
+        ({"tie_word_embeddings": "no"}, "config.json: tie_word_embeddings is 'no', must be bool"),
+        ({"hidden_ratio": "4"}, "config.json: hidden_ratio is '4', must be int or float or null"),
+        ({"intermediate_size": 1.5}, "config.json: intermediate_size is 1.5, must be int or null"),
+        ({"intermediate_size": False}, "config.json: intermediate_size is False, must be int or null"),
+        ({"rms_norm_eps": "1e-6"}, "config.json: rms_norm_eps is '1e-6', must be int or float"),
+        ({"bos_token_id": "<s>"}, "config.json: bos_token_id is '<s>', must be int or null"),
+        ({"eos_token_id": [2]}, "config.json: eos_token_id is [2], must be int or null"),
+        ({"vocab_size": 0}, "config.json: vocab_size is 0, must be positive"),
+        ({"hidden_size": -4}, "config.json: hidden_size is -4, must be positive"),
+        ({"num_hidden_layers": 0}, "config.json: num_hidden_layers is 0, must be positive"),
+        ({"num_heads": 0}, "config.json: num_heads is 0, must be positive"),
+        ({"intermediate_size": -1}, "config.json: intermediate_size is -1, must be positive"),
+        ({"expand_ratio": 0}, "config.json: expand_ratio is 0, must be positive"),
+        ({"rms_norm_eps": 0}, "config.json: rms_norm_eps is 0.0, must be between 0 and 1"),
+        ({"rms_norm_eps": 1}, "config.json: rms_norm_eps is 1.0, must be between 0 and 1"),
+        ({"rms_norm_eps": float("nan")}, "config.json: rms_norm_eps is nan, must be between 0 and 1"),
+        ({"num_heads": 3}, "config.json: num_heads is 3, must divide the state size 4"),
+        ({"expand_ratio": 2}, "config.json: expand_ratio is 2, must be 1 with use_lower_bound"),
+    ],
+)
+def test_wrong_configurations(changed: dict[str, Any], expected: str) -> None:
+    with pytest.raises(CheckpointError) as error:
+        parse_config(config_json(TINY, "float32") | changed, WHERE)
+    assert str(error.value) == expected
+
+
+# Wrong folders
+
+
+def test_no_config(tmp_path: Path) -> None:
+    assert message(tmp_path) == f"{tmp_path}/config.json: no such file"
+
+
+def test_a_config_that_is_not_json(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(json.JSONDecodeError) as reason:
+        json.loads("{")
+    assert message(tmp_path) == f"{tmp_path}/config.json: not readable as JSON ({reason.value})"
+
+
+def test_a_config_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xff")
+    reason = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
+    assert message(tmp_path) == f"{tmp_path}/config.json: not readable as JSON ({reason})"
+
+
+def test_a_config_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    reason = f"[Errno 21] Is a directory: '{tmp_path}/config.json'"
+    assert message(tmp_path) == f"{tmp_path}/config.json: not readable as JSON ({reason})"
+
+
+def test_a_config_that_is_not_an_object(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[1]", encoding="utf-8")
+    assert message(tmp_path) == f"{tmp_path}/config.json: holds a list, must hold an object"
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    expected = "no weights; expected model.safetensors or pytorch_model.bin, whole or with an index"
+    assert message(folder(tmp_path, tiny())) == f"{tmp_path}: {expected}"
+
+
+@pytest.mark.parametrize(
+    "index", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}, {"weight_map": {"a": "../model.safetensors"}}]
+)
+def test_an_index_that_is_none(tmp_path: Path, index: dict[str, Any]) -> None:
+    path = folder(tmp_path, tiny()) / "model.safetensors.index.json"
+    path.write_text(json.dumps(index), encoding="utf-8")
+    assert message(tmp_path) == f"{path}: weight_map must map tensor names to files in the same folder"
+
+
+@pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
+def test_a_missing_shard(tmp_path: Path, single: str) -> None:
+    index = folder(tmp_path, tiny()) / f"{single}.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.norm.weight": "gone"}}), encoding="utf-8")
+    assert message(tmp_path) == f"{tmp_path}/gone: no such file"
+
+
+def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
+    names = list(tiny().tensors)
+    weight_map = {name: "1" for name in names[1:]} | {names[0]: "2"}
+    index = folder(tmp_path, tiny()) / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    save(tmp_path / "1", tiny().tensors)
+    save(tmp_path / "2", {names[0]: tiny().tensors[names[0]]})
+    assert message(tmp_path) == f"{tmp_path}/2: model.embeddings.weight is stored twice"
+
+
+def test_a_cut_file(tmp_path: Path) -> None:
+    path = folder(tmp_path, tiny()) / "model.safetensors"
+    save(path, tiny().tensors)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(safetensors.SafetensorError) as reason:
+        safetensors.deserialize(path.read_bytes())
+    assert message(tmp_path) == f"{path}: not readable as safetensors ({reason.value})"
+
+
+def test_a_stored_type_that_no_weight_has(tmp_path: Path) -> None:
+    path = folder(tmp_path, tiny()) / "model.safetensors"
+    save(path, {"model.norm.weight": np.ones(4)}, "I32")
+    assert message(tmp_path) == f"{path}: model.norm.weight: stored as I32, must be one of BF16, F16, F32, F64"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("lm_head.weight", None, "lm_head.weight is missing"),
+        ("model.lower_bounds", None, "model.lower_bounds is missing"),
+        ("model.layers.2.attn_norm.weight", np.ones(4),
+         "model.layers.2.attn_norm.weight does not belong to a model of this configuration"),
+        ("model.layers.1.mlp.gate_proj.weight", np.ones((3, 4)),
+         "model.layers.1.mlp.gate_proj.weight has shape [3, 4], must have [6, 4]"),
+        ("model.norm.weight", np.array([1, np.nan, 1, 1]), "model.norm.weight holds values that are not finite"),
+        ("model.norm.weight", np.array([1, -np.inf, 1, 1]), "model.norm.weight holds values that are not finite"),
+    ],
+)  # fmt: skip
+def test_wrong_tensors(tmp_path: Path, name: str, value: NDArray[Any] | None, expected: str) -> None:
+    tensors = {n: v for n, v in {**tiny().tensors, name: value}.items() if v is not None}
+    save(folder(tmp_path, tiny()) / "model.safetensors", tensors)
+    assert message(tmp_path) == f"{tmp_path}: {expected}"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a file of tensors", b"\x80\x02K", b"PK\x03\x04 cut"])
+def test_a_bin_that_is_none(tmp_path: Path, content: bytes) -> None:
+    path = folder(tmp_path, tiny()) / "pytorch_model.bin"
+    path.write_bytes(content)
+    assert message(tmp_path) == f"{path}: not readable as a file of tensors written by torch.save"
+
+
+def test_a_bin_that_would_run_code(tmp_path: Path) -> None:
+    path = folder(tmp_path, tiny()) / "pytorch_model.bin"
+    torch.save({"model.norm.weight": Path("/")}, path)  # any class that is not a tensor
+    assert message(tmp_path) == f"{path}: not readable as a file of tensors written by torch.save"
+
+
+@pytest.mark.parametrize("content", [[torch.ones(1)], {"step": 3}, torch.ones(2)])
+def test_a_bin_that_is_no_state_dict(tmp_path: Path, content: object) -> None:
+    path = folder(tmp_path, tiny()) / "pytorch_model.bin"
+    torch.save(content, path)
+    assert message(tmp_path) == f"{path}: must hold a state dict, names to tensors"
+
+
+# Writing
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, dtype: str, tied: bool) -> None:
+    checkpoint = tiny(replace(TINY, tie_word_embeddings=tied))
+    target = tmp_path / "new" / "folder"
+    write(target, checkpoint, dtype)
+    found = read(target, load_bin)
+    assert found.config == checkpoint.config
+    assert equal(found.tensors, checkpoint.tensors)
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors"]
+    assert [path.name for path in target.parent.iterdir()] == ["folder"]
+    stored = {e["dtype"] for _, e in safetensors.deserialize((target / "model.safetensors").read_bytes())}
+    assert stored == {"BF16" if dtype == "bfloat16" else "F32"}
+
+
+def test_writing_replaces_an_older_checkpoint_and_keeps_other_files(tmp_path: Path) -> None:
+    write(tmp_path, tiny())
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    other = Checkpoint(TINY, {name: -value for name, value in tiny().tensors.items()})
+    write(tmp_path, other)
+    assert equal(read(tmp_path, load_bin).tensors, other.tensors)
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_arrays_of_any_layout_are_written(tmp_path: Path) -> None:
+    turned = {name: np.asfortranarray(value) for name, value in tiny().tensors.items()}
+    for dtype in ("bfloat16", "float32"):
+        write(tmp_path / dtype, Checkpoint(TINY, turned), dtype)
+        assert equal(read(tmp_path / dtype, load_bin).tensors, tiny().tensors)
+
+
+def test_the_golden_weights_are_written_byte_for_byte(tmp_path: Path) -> None:
+    write(tmp_path, read(GOLDEN / "trained" / "checkpoint", load_bin))
+    shutil.copy(GOLDEN / "trained" / "checkpoint" / "model.safetensors", tmp_path / "published.safetensors")
+    found, published = (
+        {name: bytes(e["data"]) for name, e in safetensors.deserialize((tmp_path / file).read_bytes())}
+        for file in ("model.safetensors", "published.safetensors")
+    )
+    assert found == published
+
+
+def test_bfloat16_by_hand() -> None:
+    values = np.array([1.0, -2.0, 0.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8], np.float32)
+    # A half goes to the even neighbour: 1 + 1/256 down to 1, 1 + 3/256 up to 1 + 4/256.
+    assert [hex(x) for x in to_bfloat16(values)] == ["0x3f80", "0xc000", "0x0", "0x3f80", "0x3f82", "0x3f81", "0xbf80"]
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
+def test_bfloat16_rounds_as_torch_does(values: list[float]) -> None:
+    x = np.array(values, np.float32)
+    expected = torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    assert np.array_equal(to_bfloat16(x), expected)
+
+
+def test_safetensors_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        read_safetensors(tmp_path / "gone.safetensors")
+    assert str(error.value) == f"{tmp_path}/gone.safetensors: no such file"

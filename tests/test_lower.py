@@ -1,0 +1,153 @@
+"""The lowered graph means what the float model means."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmfree_kernels import evaluate, model
+from mmfree_kernels.calibrate import calibrate
+from mmfree_neuro import lower, pipeline, reference
+from mmfree_neuro.checkpoint import BITLINEAR_EPS, Checkpoint
+from mmfree_neuro.errors import RangeError
+from mmfree_neuro.ir import MLGRU, Graph, MaxAbs, QuantScale
+from mmfree_neuro.job import Job
+from mmfree_neuro.quantize import SCHEMES, Range
+from mmfree_sims import fast
+
+SMALL = 1e-3, 1.0, 1e3
+"""Spreads of what a norm reads: where its eps counts, and where it does not."""
+
+
+def rms(x: np.ndarray, gain: np.ndarray, eps: float) -> np.ndarray:
+    """The published norm, in float64."""
+    return x / np.sqrt((x**2).mean() + eps) * gain
+
+
+@pytest.mark.parametrize("spread", SMALL)
+@pytest.mark.parametrize("eps", [1e-6, 1e-3])
+def test_a_norm_behind_a_norm_is_one_norm(spread: float, eps: float) -> None:
+    rng = np.random.default_rng(0)
+    x, gain, inner = rng.standard_normal(48) * spread, 1 + rng.standard_normal(48), 1 + 0.3 * rng.standard_normal(48)
+    gain, inner = gain.astype(np.float32), inner.astype(np.float32)
+    norm = lower.double_norm(gain, eps, {"y": inner})
+    assert norm.inner is not None
+    found = x * norm.outer["y"] / np.sqrt(((x * norm.inner) ** 2).mean() + norm.floor)
+    expected = rms(rms(x, gain, eps), inner, BITLINEAR_EPS)
+    assert np.allclose(found, expected, rtol=1e-6, atol=0)  # the gains themselves are kept in float32
+    wide = gain.astype(np.float64)
+    exact = x * wide * inner / np.sqrt((x**2 * (wide**2 + BITLINEAR_EPS)).mean() + eps * BITLINEAR_EPS)
+    assert np.allclose(exact, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("spread", SMALL)
+def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(spread: float, bounded_checkpoint: Checkpoint) -> None:
+    rng, eps = np.random.default_rng(1), bounded_checkpoint.config.rms_norm_eps
+    g, swish = rng.standard_normal(64) * spread, rng.standard_normal(64)
+    norm = lower.norms_of(bounded_checkpoint)["layers.1.o"]
+    assert norm.inner is None
+    gain, inner = (
+        bounded_checkpoint.tensors[f"model.layers.1.attn.{name}.weight"].astype(np.float64) for name in ("g_norm", "o_proj.norm")
+    )
+    v = g * gain * swish
+    found = v * norm.outer["y"] / np.sqrt((v**2 + BITLINEAR_EPS * g**2).mean() + norm.floor)
+    expected = rms(rms(g, gain, eps) * swish, inner, BITLINEAR_EPS)
+    assert np.allclose(found, expected, rtol=1e-12, atol=0)
+
+
+def test_the_names_of_the_norms(bounded_checkpoint: Checkpoint) -> None:
+    assert list(lower.norms_of(bounded_checkpoint)) == [
+        "layers.0.attn", "layers.0.o", "layers.0.mlp", "layers.0.down",
+        "layers.1.attn", "layers.1.o", "layers.1.mlp", "layers.1.down", "head",
+    ]  # fmt: skip
+
+
+def error_of(checkpoint: Checkpoint, graph: Graph, tokens: np.ndarray, quantise: bool) -> float:
+    """The mean difference of logits over their standard deviation, on tokens that were not calibrated on."""
+    expected = evaluate.logits(model.from_checkpoint(checkpoint), tokens, model.Numerics(quantise=quantise))
+    found = fast.run(graph, pipeline.in_one_place(graph), Job(tokens)).logits * graph.logit_scale
+    return float(np.abs(found - expected).mean() / expected.std())
+
+
+def test_static_16_bits_are_near_the_float_model(checkpoint: Checkpoint, a16: Graph) -> None:
+    tokens = np.random.default_rng(8).integers(256, size=(2, 24))
+    assert error_of(checkpoint, a16, tokens, quantise=False) < 0.005
+
+
+def test_8_bits_per_token_are_near_the_float_model(checkpoint: Checkpoint, a8: Graph) -> None:
+    tokens = np.random.default_rng(8).integers(256, size=(2, 24))
+    assert error_of(checkpoint, a8, tokens, quantise=True) < 0.03
+
+
+def test_nothing_saturates_on_the_calibration_text(a16: Graph, a8: Graph, tokens: np.ndarray) -> None:
+    for graph in (a16, a8):
+        result = fast.run(graph, pipeline.in_one_place(graph), Job(tokens))
+        assert result.prefill.saturations.sum() == 0
+
+
+def test_the_nodes_of_a_block(a16: Graph, a8: Graph) -> None:
+    kinds = ["attn.rms", "attn.norm", "mlgru", "o.rms", "o.norm", "o_proj", "mlp.rms", "mlp.norm", "glu",
+             "down.rms", "down.norm", "down_proj"]  # fmt: skip
+    blocks = [f"layers.{layer}.{kind}" for layer in range(2) for kind in kinds]
+    assert [node.name for node in a16.nodes] == ["embedding", *blocks, "head.rms", "head.norm", "head"]
+    assert sum(isinstance(node, QuantScale) for node in a8.nodes) == 9
+    # 64 and 128 values in groups of 32: two levels each.
+    assert sum(isinstance(node, MaxAbs) for node in a8.nodes) == 2 * (2 * (3 + 1 + 1 + 1) + 1)
+
+
+def test_lower_bounds_begin_behind_the_first_block(checkpoint: Checkpoint, a16: Graph) -> None:
+    first, second = (node for node in a16.nodes if isinstance(node, MLGRU))
+    assert first.bounds is None
+    if checkpoint.config.use_lower_bound:
+        assert second.bounds is not None
+        expected = model.from_checkpoint(checkpoint).lower_bounds()[1].detach().numpy()
+        assert np.abs(second.bounds / 2**20 - expected).max() < 2**-19
+    else:
+        assert second.bounds is None
+
+
+@pytest.mark.parametrize("expand", [2, 0.5])
+def test_a_state_of_another_width(expand: float, tokens: np.ndarray) -> None:
+    fresh = model.HGRNBitModel(
+        model.ModelConfig(vocab_size=256, hidden_size=64, num_hidden_layers=1, use_lower_bound=False,
+                          intermediate_size=96, expand_ratio=expand)
+    )  # fmt: skip
+    fresh.initialise(0)
+    checkpoint = model.to_checkpoint(fresh)
+    graph = lower.lower(checkpoint, calibrate(checkpoint, tokens, SCHEMES["a16"]), SCHEMES["a16"], "wide")
+    assert next(n for n in graph.nodes if isinstance(n, MLGRU)).size == 64 * expand
+    assert error_of(checkpoint, graph, tokens[:1], quantise=False) < 0.01
+    job = Job(tokens[:1, :5])
+    placed = pipeline.in_one_place(graph)
+    assert np.array_equal(fast.run(graph, placed, job).logits, reference.run(graph, placed, job).logits)
+
+
+def test_a_tied_head(tokens: np.ndarray) -> None:
+    config = model.ModelConfig(vocab_size=256, hidden_size=64, num_hidden_layers=1, intermediate_size=96, tie_word_embeddings=True)
+    fresh = model.HGRNBitModel(config)
+    fresh.initialise(0)
+    checkpoint = model.to_checkpoint(fresh)
+    graph = lower.lower(checkpoint, calibrate(checkpoint, tokens, SCHEMES["a16"]), SCHEMES["a16"], "tied")
+    assert error_of(checkpoint, graph, tokens[:1], quantise=False) < 0.01
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, float("inf")), (float("nan"), 1.0)])
+def test_ranges_are_finite(low: float, high: float, bounded_checkpoint: Checkpoint) -> None:
+    with pytest.raises(RangeError) as error:
+        lower.lower(bounded_checkpoint, {"residual": Range(low, high)}, SCHEMES["a16"], "tiny")
+    assert str(error.value) == f"residual: calibration measured {low} … {high}, must be finite"
+
+
+def test_squares_fit_the_accumulator(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> None:
+    narrow = replace(SCHEMES["a16"], accumulator_bits=6)
+    with pytest.raises(RangeError) as error:
+        lower.lower(bounded_checkpoint, calibrate(bounded_checkpoint, tokens, narrow), narrow, "tiny")
+    assert str(error.value) == "layers.0.attn: the sum of 64 squares does not fit 6 bits"
+
+
+@pytest.mark.parametrize("bits", [16, 20, 24])
+def test_narrow_accumulators_narrow_the_activations(bits: int, bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> None:
+    scheme = replace(SCHEMES["a16"], accumulator_bits=bits)
+    graph = lower.lower(bounded_checkpoint, calibrate(bounded_checkpoint, tokens, scheme), scheme, "tiny")
+    assert graph.accumulator_bits == bits
+    assert graph.node("head.norm").outputs[0].qtype.bits < 16 or bits == 24

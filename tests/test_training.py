@@ -1,0 +1,203 @@
+"""Training: the loss falls, a stopped run goes on as if it had not been stopped, and what it leaves is a checkpoint."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+
+from mmfree_kernels import training
+from mmfree_kernels.corpus import Corpus, windows
+from mmfree_kernels.evaluate import nats
+from mmfree_kernels.model import HGRNBitModel, from_checkpoint
+from mmfree_kernels.training import Outcome, Progress, Recipe, learning_rate, optimiser_for, train
+from mmfree_neuro.checkpoint import ModelConfig, read
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.quantize import ternarise
+
+CONFIG = ModelConfig(
+    vocab_size=256, hidden_size=16, num_hidden_layers=2, intermediate_size=16, bos_token_id=None, eos_token_id=None
+)
+RECIPE = Recipe(steps=12, batch=4, window=16, warmup=3)
+TEXT = np.frombuffer(b"the cat sat on the mat and the dog sat on the log. " * 40, np.uint8)
+CORPUS = Corpus(TEXT[:1600], TEXT[1600:], "a rhyme")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """More only get in each other's way on models so small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a run is the same to the bit every time."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> float:
+    """Let the clock of training tick at every look; the seconds after which a run has done so many steps."""
+    ticks = itertools.count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    return steps + 0.5
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The latent weights that a run left."""
+    found: dict[str, torch.Tensor] = torch.load(folder / "training.pt", weights_only=True)["model"]
+    return found
+
+
+def equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    recipe = replace(RECIPE, steps=80, batch=8)
+    outcome = train(CONFIG, CORPUS, recipe, tmp_path / "run", report_every=20, report=reports.append)
+    assert [progress.step for progress in reports] == [20, 40, 60, 80]
+    assert reports[0].loss < math.log(256) + 0.1  # it began at chance
+    assert reports[-1].loss < reports[0].loss - 1.5
+    assert outcome.held_out_nats < reports[0].loss - 1.5
+    assert (outcome.step, outcome.seen_bytes, outcome.finished) == (80, 80 * 8 * 16, True)
+    assert [progress.learning_rate for progress in reports] == [learning_rate(recipe, n) for n in (19, 39, 59, 79)]
+    assert all(progress.bytes_per_second > 0 for progress in reports)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    whole = train(CONFIG, CORPUS, RECIPE, tmp_path / "whole")
+    with monkeypatch.context() as clock:
+        part = train(CONFIG, CORPUS, RECIPE, tmp_path / "part", max_seconds=stop_after(clock, stop))
+    assert (part.step, part.seen_bytes, part.finished) == (stop, stop * 4 * 16, False)
+    assert not equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
+
+    resumed = train(CONFIG, CORPUS, RECIPE, tmp_path / "part", resume=True)
+    assert resumed == whole
+    assert equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
+    stored = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "part")]
+    assert stored[0] == stored[1]
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
+    outcome = train(CONFIG, CORPUS, RECIPE, tmp_path)
+    before = weights(tmp_path)
+    assert train(CONFIG, CORPUS, RECIPE, tmp_path, resume=True) == outcome
+    assert equal(weights(tmp_path), before)
+
+
+def test_a_run_that_dies_resumes_from_its_last_save(tmp_path: Path) -> None:
+    class Died(Exception):
+        pass
+
+    def die(progress: Progress) -> None:
+        if progress.step == 9:
+            raise Died
+
+    with pytest.raises(Died):
+        train(CONFIG, CORPUS, RECIPE, tmp_path / "part", save_every=4, report_every=1, report=die)
+    steps: list[int] = []
+    train(
+        CONFIG, CORPUS, RECIPE, tmp_path / "part", resume=True, report_every=1, report=lambda p: steps.append(p.step)
+    )
+    assert steps == [9, 10, 11, 12]
+    train(CONFIG, CORPUS, RECIPE, tmp_path / "whole")
+    assert equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(CONFIG, CORPUS, replace(RECIPE, steps=2, seed=seed), tmp_path / name)
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_left_is_a_published_checkpoint(tmp_path: Path, tied: bool) -> None:
+    config = replace(CONFIG, tie_word_embeddings=tied)
+    outcome = train(config, CORPUS, RECIPE, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "training.pt"]
+    raw = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert (raw["model_type"], raw["architectures"], raw["torch_dtype"]) == (
+        "hgrn_bit", ["HGRNBitForCausalLM"], "bfloat16",
+    )  # fmt: skip
+    stored = dict(safetensors.deserialize((tmp_path / "model.safetensors").read_bytes()))
+    assert {name: tuple(e["shape"]) for name, e in stored.items()} == config.shapes()
+    assert {e["dtype"] for e in stored.values()} == {"BF16"}
+
+    checkpoint = read(tmp_path, lambda _: {})
+    assert checkpoint.config == config
+    held_out = nats(from_checkpoint(checkpoint), windows(CORPUS.held_out, 439, 256))
+    assert outcome == Outcome(12, 12 * 4 * 16, float(held_out.mean()), True)
+
+
+def test_the_stored_weights_have_the_codes_and_scales_of_the_latent_ones(tmp_path: Path) -> None:
+    train(CONFIG, CORPUS, RECIPE, tmp_path)
+    stored = read(tmp_path, lambda _: {}).tensors
+    for name, latent in weights(tmp_path).items():
+        if name.endswith("_proj.weight") or name == "lm_head.weight":
+            codes, scale = ternarise(latent.numpy())
+            stored_codes, stored_scale = ternarise(stored[name])
+            assert np.array_equal(stored_codes, codes)
+            assert stored_scale == pytest.approx(scale, rel=2**-8)
+
+
+def test_learning_rate_by_hand() -> None:
+    recipe = Recipe(steps=8, warmup=2, learning_rate=1.0)
+    rates = [learning_rate(recipe, step) for step in range(8)]
+    root = 2**-0.5
+    assert [rates[n] for n in (0, 1, 2, 4, 6)] == pytest.approx([0.5, 1, (1 + root) / 2, 0.25, (1 - root) / 4])
+    assert rates[3] > 2 * rates[4]  # halved from the middle on
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_matrices_decay_and_gains_do_not() -> None:
+    model = HGRNBitModel(CONFIG)
+    decayed, others = optimiser_for(model, RECIPE, torch.device("cpu")).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
+    assert {names[id(p)] for p in others["params"]} == {name for name in names.values() if "norm" in name}
+
+
+@pytest.mark.parametrize(("train_size", "held_out_size"), [(17, 440), (1600, 17)])
+def test_a_text_shorter_than_a_window(tmp_path: Path, train_size: int, held_out_size: int) -> None:
+    corpus = Corpus(TEXT[:train_size], TEXT[:held_out_size], "a rhyme")
+    with pytest.raises(InputError) as error:
+        train(CONFIG, corpus, RECIPE, tmp_path / "run")
+    assert str(error.value) == "a rhyme: too short for windows of 16 bytes"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_shortest_text_that_is_long_enough(tmp_path: Path) -> None:
+    outcome = train(CONFIG, Corpus(TEXT[:18], TEXT[:18], "a line"), replace(RECIPE, steps=1), tmp_path)
+    assert outcome.finished
+
+
+def test_no_run_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        train(CONFIG, CORPUS, RECIPE, tmp_path, resume=True)
+    assert str(error.value) == f"{tmp_path}/training.pt: no such file; there is no run to resume"
+
+
+def test_resuming_with_other_settings(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=1)
+    train(CONFIG, CORPUS, recipe, tmp_path)
+    with pytest.raises(InputError) as error:
+        train(CONFIG, CORPUS, replace(recipe, batch=5), tmp_path, resume=True)
+    assert json.loads(str(error.value).partition("settings: ")[2]) == asdict(recipe)
+    assert str(error.value) == (
+        f"{tmp_path}/training.pt: belongs to a run with other settings: "
+        '{"steps": 1, "batch": 4, "window": 16, "learning_rate": 0.004, "warmup": 3, "weight_decay": 0.01, '
+        '"clip": 1.0, "seed": 0}'
+    )
