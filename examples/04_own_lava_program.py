@@ -25,7 +25,10 @@ def tiny_mapping(folder: Path) -> Path:
         vocab_size=256, hidden_size=64, num_hidden_layers=2, intermediate_size=128, bos_token_id=0, eos_token_id=0
     )
     random = np.random.default_rng(1)
-    tensors = {name: random.normal(1, 0.5, shape).astype(np.float32) for name, shape in config.shapes().items()}
+    tensors = {
+        name: random.normal(float(name.endswith("norm.weight")), 0.1, shape).astype(np.float32)
+        for name, shape in config.shapes().items()
+    }
     checkpoint.write(folder / "checkpoint", Checkpoint(config, tensors))
     np.save(folder / "tokens.npy", random.integers(0, 256, (8, 64)))
     pipeline.convert(folder / "checkpoint", folder / "model.graph", SCHEMES["a16"], str(folder / "tokens.npy"))

@@ -26,6 +26,10 @@ BITLINEAR_EPS = 1e-6
 """The eps inside every BitLinear: what the published kernel computes, whatever the module prints."""
 
 
+LARGEST = 1e12
+"""No figure of a configuration reaches this."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape and constants of one model; field names are those of `config.json`."""
@@ -92,6 +96,8 @@ def _field(raw: Mapping[str, Any], name: str, default: Any, kinds: tuple[type, .
     if (isinstance(value, bool) != (bool in kinds) and value is not None) or not isinstance(value, kinds):
         wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
         raise CheckpointError(f"{where}: {name} is {value!r}, must be {wanted}")
+    if isinstance(value, int | float) and not abs(value) < LARGEST:
+        raise CheckpointError(f"{where}: {name} is {value!r}, must be below {LARGEST:g}")
     return value
 
 
@@ -115,13 +121,23 @@ def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
         num_heads=_field(raw, "num_heads", 1, (int,), where),
         expand_ratio=_field(raw, "expand_ratio", 1, number, where),
         use_lower_bound=_field(raw, "use_lower_bound", True, (bool,), where),
-        intermediate_size=intermediate or default_intermediate_size(hidden, 4 if ratio is None else ratio),
+        intermediate_size=default_intermediate_size(hidden, 4 if ratio is None else ratio)
+        if intermediate is None
+        else intermediate,
         rms_norm_eps=float(_field(raw, "rms_norm_eps", 1e-6, number, where)),
         tie_word_embeddings=_field(raw, "tie_word_embeddings", False, (bool,), where),
         bos_token_id=_field(raw, "bos_token_id", 1, maybe_int, where),
         eos_token_id=_field(raw, "eos_token_id", 2, maybe_int, where),
     )
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "intermediate_size", "expand_ratio"):
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_heads",
+        "intermediate_size",
+        "expand_ratio",
+        "state_size",
+    ):
         if getattr(config, name) <= 0:
             raise CheckpointError(f"{where}: {name} is {getattr(config, name)}, must be positive")
     if not 0 < config.rms_norm_eps < 1:
@@ -140,7 +156,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, must hold an object")
@@ -249,7 +265,7 @@ def _safetensors(tensors: Mapping[str, Float32], dtype: str) -> bytes:
 
 
 def write(folder: Path, checkpoint: Checkpoint, dtype: str = "bfloat16") -> None:
-    """Write a checkpoint in the published format, bfloat16 or float32; the folder appears whole or not at all."""
+    """Write a checkpoint in the published format, bfloat16 or float32; each file appears whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         config = json.dumps(config_json(checkpoint.config, dtype), indent=2, sort_keys=True)

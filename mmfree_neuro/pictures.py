@@ -126,10 +126,12 @@ def _chips(report: Plain, colour: Callable[[Plain], Any]) -> tuple[Figure, Axes]
     return picture, axes
 
 
-def _legend(picture: Figure, report: Plain, entries: Iterable[tuple[str, Any]]) -> None:
+def _not_in_use(report: Plain) -> list[tuple[str, Any]]:
     mapping = report["mapping"]
-    free = mapping["cores"] < mapping["chips"] * mapping["cores_per_chip"]
-    entries = [*entries, *([("core not in use", FREE)] if free else [])]
+    return [("core not in use", FREE)] if mapping["cores"] < mapping["chips"] * mapping["cores_per_chip"] else []
+
+
+def _legend(picture: Figure, entries: Iterable[tuple[str, Any]]) -> None:
     handles = [Patch(facecolor=colour, label=label) for label, colour in entries]
     picture.legend(
         handles=handles, loc="outside lower left", ncols=int(picture.get_figwidth() / 1.4), frameon=False, fontsize=9,
@@ -146,7 +148,7 @@ def cores_by_memory(report: Plain) -> bytes:
     bar.set_label("% of the synaptic memory of a core", fontsize=9, color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=9, colors=INK)
-    _legend(picture, report, [])
+    _legend(picture, _not_in_use(report))
     return _png(picture)
 
 
@@ -156,7 +158,7 @@ def cores_by_kind(report: Plain) -> bytes:
     picture, _ = _chips(report, lambda core: KINDS.get(core["kind"], FAINT))
     known = [(kind, colour) for kind, colour in KINDS.items() if kind in present]
     others = [("another kind", FAINT)] if present - KINDS.keys() else []
-    _legend(picture, report, [*known, *others])
+    _legend(picture, [*known, *others, *_not_in_use(report)])
     return _png(picture)
 
 
@@ -207,8 +209,7 @@ def energy(report: Plain) -> bytes:
             if span["high"] > 0:
                 axes.plot([low, high], [at, at], color=colours[name], lw=5, alpha=0.3, solid_capstyle="round")
             if span["central"] > 0:
-                label = PHASES[name] if row == len(names) else None
-                axes.plot(central, at, "o", color=colours[name], ms=7, label=label)
+                axes.plot(central, at, "o", color=colours[name], ms=7)
             axes.text(
                 1.01, at, spread(span, "mJ"), va="center", fontsize=8.5, color=colours[name],
                 transform=axes.get_yaxis_transform(),
@@ -221,7 +222,7 @@ def energy(report: Plain) -> bytes:
     axes.grid(axis="x", color="#e3e7eb", lw=0.8)
     axes.set_axisbelow(True)
     axes.invert_yaxis()
-    picture.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    _legend(picture, [(PHASES[name], colours[name]) for name in phases])
     return _png(picture)
 
 

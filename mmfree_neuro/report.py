@@ -336,7 +336,7 @@ def _compared(report: Plain) -> Section:
 
 
 def _whole(value: float) -> float:
-    return int(value) if value.is_integer() else value
+    return int(value) if float(value).is_integer() else value
 
 
 def _sourced(report: Plain) -> Section:
@@ -393,7 +393,7 @@ def to_html(report: Plain, pictures: dict[str, bytes]) -> str:
     pages = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    pages.globals |= {"spread": spread, "figure": figure, "captions": CAPTIONS, "phases": PHASES}
+    pages.globals |= {"figure": figure, "captions": CAPTIONS, "phases": PHASES}
     urls = {name: _as_url(picture) for name, picture in pictures.items()}
     return pages.get_template("report.html").render(
         report=report, title=_title(report), sections=sections(report), pictures=urls

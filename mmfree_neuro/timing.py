@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from mmfree_neuro.activity import Activity
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import HardwareError, InputError
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.mapping import HOST, Location, Mapping
 from mmfree_neuro.summary import GraphSummary
@@ -72,9 +72,13 @@ def _core_times(
     return times
 
 
-def _phase(per_token: dict[str, float], step: dict[str, float], steps: int, slowest: Location, share: float) -> Timing:
+def _phase(
+    system: str, per_token: dict[str, float], step: dict[str, float], steps: int, slowest: Location, waiting: float
+) -> Timing:
+    if per_token["low"] <= 0:
+        raise HardwareError(f"{system}: a token takes no time at the low figures, must have at least one above zero")
     rate = Span(1 / per_token["high"], 1 / per_token["central"], 1 / per_token["low"])
-    return Timing(rate, Span(**per_token), Span(**step), steps, slowest, share)
+    return Timing(rate, Span(**per_token), Span(**step), steps, slowest, waiting / per_token["central"])
 
 
 def prefill(mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec) -> Timing:
@@ -89,7 +93,7 @@ def prefill(mapping: Mapping, summary: GraphSummary, activity: Activity, system:
         if bound == "central":
             slowest = max(cores, key=lambda place: cores[place])
         step[bound] = max(cores.values()) + getattr(barrier, bound) * 1e-9
-    return _phase(step, step, summary.steps, slowest, barrier.central * 1e-9 / step["central"])
+    return _phase(system.name, step, step, summary.steps, slowest, barrier.central * 1e-9)
 
 
 def generation(mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec) -> Timing:
@@ -106,8 +110,8 @@ def generation(mapping: Mapping, summary: GraphSummary, activity: Activity, syst
             for times in steps.values():
                 slowest[max(times, key=lambda place: times[place])] += 1
     mean = {bound: seconds / summary.steps for bound, seconds in total.items()}
-    share = summary.steps * barrier.central * 1e-9 / total["central"]
-    return _phase(total, mean, summary.steps, max(slowest, key=lambda place: slowest[place]), share)
+    most_often = max(slowest, key=lambda place: slowest[place])
+    return _phase(system.name, total, mean, summary.steps, most_often, summary.steps * barrier.central * 1e-9)
 
 
 def _need_tokens(activity: Activity) -> None:

@@ -44,7 +44,8 @@ def test_equal_to_the_reference_where_values_saturate(
     graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray
 ) -> None:
     nodes = tuple(
-        replace(n, table=n.table * 6, outputs=(n.outputs[0], n.outputs[1])) if n is graph.embedding else n for n in graph.nodes
+        replace(n, table=n.table * 6, outputs=(n.outputs[0], n.outputs[1])) if n is graph.embedding else n
+        for n in graph.nodes
     )
     loud, mapping = replace(graph, nodes=nodes), make_mapping(graph, "random", 5)
     job = Job(tokens[:1, :6].clip(0, 255), 2)
@@ -59,7 +60,9 @@ def test_equal_to_the_reference_where_values_saturate(
 
 def test_no_mapping_changes_the_logits(graph: Graph, mapping: Mapping, make_mapping: Callable[..., Mapping]) -> None:
     job = Job(np.arange(20)[None])
-    assert np.array_equal(fast.run(graph, mapping, job).logits, fast.run(graph, make_mapping(graph, "chain"), job).logits)
+    assert np.array_equal(
+        fast.run(graph, mapping, job).logits, fast.run(graph, make_mapping(graph, "chain"), job).logits
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -73,7 +76,9 @@ def test_mappings_share_counts_but_not_routes(
         assert getattr(whole, name).sum() == getattr(parts, name).sum()
 
 
-def test_no_cut_of_the_prefill_changes_anything(graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray) -> None:
+def test_no_cut_of_the_prefill_changes_anything(
+    graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray
+) -> None:
     mapping = make_mapping(graph, "random", 1)
     whole, pieces = fast.Fast(graph, mapping), fast.Fast(graph, mapping)
     expected = whole.feed(tokens[0])

@@ -11,20 +11,20 @@ from mmfree_neuro.job import Job, check, drive, silent
 from mmfree_neuro.mapping import Mapping
 
 WRONG = {
-    "flat": (
-        Job(np.array([1, 0])), "the tokens have shape [2], must be [sequences, time] with at least one token"
-    ),
+    "flat": (Job(np.array([1, 0])), "the tokens have shape [2], must be [sequences, time] with at least one token"),
     "no-rows": (
-        Job(np.zeros((0, 4), np.int64)), "the tokens have shape [0, 4], must be [sequences, time] with at least one token"
+        Job(np.zeros((0, 4), np.int64)),
+        "the tokens have shape [0, 4], must be [sequences, time] with at least one token",
     ),
     "no-time": (
-        Job(np.zeros((4, 0), np.int64)), "the tokens have shape [4, 0], must be [sequences, time] with at least one token"
+        Job(np.zeros((4, 0), np.int64)),
+        "the tokens have shape [4, 0], must be [sequences, time] with at least one token",
     ),
     "floats": (Job(np.zeros((1, 2))), "the tokens are float64, must be integers"),
     "negative": (Job(np.array([[0, -3, 9]])), "token -3 is outside the vocabulary, must be 0 … 1"),
     "too-high": (Job(np.array([[0, 2]])), "token 2 is outside the vocabulary, must be 0 … 1"),
     "backwards": (Job(np.array([[0]]), -1), "-1 new tokens were asked for, must not be negative"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -70,7 +70,8 @@ PROGRAM = """
 def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of two blocks on three chips of two cores."""
     folder, random = tmp_path_factory.mktemp("mapping"), np.random.default_rng(5)
-    tensors = {name: 1 + random.normal(0, 0.3, shape) for name, shape in CONFIG.shapes().items()}
+    shapes = CONFIG.shapes()
+    tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]) for name in shapes}
     checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a16"])
     storage.save_graph(lower(checkpoint, ranges, SCHEMES["a16"], "random"), folder / "model.graph")

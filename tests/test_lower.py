@@ -47,7 +47,8 @@ def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(spread: float, bo
     norm = lower.norms_of(bounded_checkpoint)["layers.1.o"]
     assert norm.inner is None
     gain, inner = (
-        bounded_checkpoint.tensors[f"model.layers.1.attn.{name}.weight"].astype(np.float64) for name in ("g_norm", "o_proj.norm")
+        bounded_checkpoint.tensors[f"model.layers.1.attn.{name}.weight"].astype(np.float64)
+        for name in ("g_norm", "o_proj.norm")
     )
     v = g * gain * swish
     found = v * norm.outer["y"] / np.sqrt((v**2 + BITLINEAR_EPS * g**2).mean() + norm.floor)
@@ -123,7 +124,9 @@ def test_a_state_of_another_width(expand: float, tokens: np.ndarray) -> None:
 
 
 def test_a_tied_head(tokens: np.ndarray) -> None:
-    config = model.ModelConfig(vocab_size=256, hidden_size=64, num_hidden_layers=1, intermediate_size=96, tie_word_embeddings=True)
+    config = model.ModelConfig(
+        vocab_size=256, hidden_size=64, num_hidden_layers=1, intermediate_size=96, tie_word_embeddings=True
+    )
     fresh = model.HGRNBitModel(config)
     fresh.initialise(0)
     checkpoint = model.to_checkpoint(fresh)
@@ -146,8 +149,10 @@ def test_squares_fit_the_accumulator(bounded_checkpoint: Checkpoint, tokens: np.
 
 
 @pytest.mark.parametrize("bits", [16, 20, 24])
-def test_narrow_accumulators_narrow_the_activations(bits: int, bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> None:
-    scheme = replace(SCHEMES["a16"], accumulator_bits=bits)
+def test_narrow_accumulators_narrow_the_activations(
+    bits: int, bounded_checkpoint: Checkpoint, tokens: np.ndarray
+) -> None:
+    scheme = replace(SCHEMES["a16"], accumulator_bits=bits, value_bits=bits)
     graph = lower.lower(bounded_checkpoint, calibrate(bounded_checkpoint, tokens, scheme), scheme, "tiny")
     assert graph.accumulator_bits == bits
     assert graph.node("head.norm").outputs[0].qtype.bits < 16 or bits == 24

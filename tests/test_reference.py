@@ -36,7 +36,9 @@ def test_counts_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
 
 def test_saturations_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     head = replace(hand_graph.head, outputs=(replace(hand_graph.head.outputs[0], qtype=QType(4, 0)),))
-    result = reference.run(replace(hand_graph, nodes=(hand_graph.nodes[0], head)), hand_mapping, Job(np.array([[0, 1]])))
+    result = reference.run(
+        replace(hand_graph, nodes=(hand_graph.nodes[0], head)), hand_mapping, Job(np.array([[0, 1]]))
+    )
     assert result.logits.tolist() == [[[7, 3], [-1, -3]]]
     assert result.prefill.saturations.tolist() == [0, 1, 0]
 

@@ -59,7 +59,10 @@ def test_sum_bounds_by_hand(hand_graph: Graph) -> None:
 
 WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
     "empty": (lambda g: replace(g, nodes=()), "hand: a graph begins with an Embedding and ends with a Head"),
-    "no-embedding": (lambda g: replace(g, nodes=g.nodes[1:]), "hand: a graph begins with an Embedding and ends with a Head"),
+    "no-embedding": (
+        lambda g: replace(g, nodes=g.nodes[1:]),
+        "hand: a graph begins with an Embedding and ends with a Head",
+    ),
     "no-head": (lambda g: replace(g, nodes=g.nodes[:1]), "hand: a graph begins with an Embedding and ends with a Head"),
     "same-name": (lambda g: broken(g, name="embedding"), "embedding: two nodes have this name"),
     "constants": (
@@ -72,7 +75,8 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
     "no-port": (lambda g: read(g, source_port="z"), "head: input y reads embedding.z, which no earlier node sends"),
     "no-matrix": (lambda g: read(g, matrix=None), "head: input y: the matrix has shape None, must have [2, 3]"),
     "turned": (
-        lambda g: read(g, matrix=np.ones((3, 2), np.int8)), "head: input y: the matrix has shape [3, 2], must have [2, 3]"
+        lambda g: read(g, matrix=np.ones((3, 2), np.int8)),
+        "head: input y: the matrix has shape [3, 2], must have [2, 3]",
     ),
     "codes": (
         lambda g: read(g, matrix=np.array([[1, 0, 2], [0, 0, 1]], np.int8)),
@@ -83,13 +87,16 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
         "head: input y: the matrix holds a code other than -1, 0, +1",
     ),
     "aligned": (lambda g: read(g, how="aligned", matrix=None), "head: input y: reads 3 values aligned, must read 2"),
-    "broadcast": (lambda g: read(g, how="broadcast", matrix=None), "head: input y: reads 3 values broadcast, must read 1"),
+    "broadcast": (
+        lambda g: read(g, how="broadcast", matrix=None),
+        "head: input y: reads 3 values broadcast, must read 1",
+    ),
     "sum": (lambda g: read(g, how="sum", matrix=None), "head: input y: a sum is read by one neuron, not by 2"),
     "group": (
         lambda g: inserted(g, 1, "group", QType(8, 0), 2),
         "top: input v: 3 values in groups of 2 need another number of neurons than 1",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

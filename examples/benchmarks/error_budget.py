@@ -23,7 +23,7 @@ from torch import Tensor
 from mmfree_kernels import corpus, evaluate
 from mmfree_kernels.bitlinear.naive import rms_norm
 from mmfree_kernels.calibrate import calibrate
-from mmfree_kernels.model import HGRNBitModel, Numerics, Tap, from_checkpoint, untouched
+from mmfree_kernels.model import HGRNBitModel, Numerics, Tap, from_checkpoint
 from mmfree_neuro import lower, pipeline
 from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.errors import RangeError
@@ -138,7 +138,7 @@ def rounded_state(model: HGRNBitModel, ranges: Ranges, bits: int) -> Tap:
 
 def approximations(model: HGRNBitModel, fixed: Ranges, per_token: Ranges) -> dict[str, Numerics]:
     """The float model with one thing replaced, by what it is."""
-    found = {TRAINED: Numerics(), "activations not rounded": Numerics(tap=untouched, quantise=False)}
+    found = {TRAINED: Numerics(), "activations not rounded": Numerics(quantise=False)}
     for bits in (16, 12, 8):
         found[f"activations of {bits} bits, one scale per tensor"] = Numerics(static(fixed, bits, False), False)
     for bits in (16, 8):
@@ -164,7 +164,7 @@ def graph_nats(graph: Graph, windows: NDArray[np.int64]) -> Nats:
     if not np.array_equal(found.logits, expected.logits):
         raise SystemExit("the fast engine differs from the reference: no row is written")
     logits = fast(graph, placed, Job(np.ascontiguousarray(windows[:, :-1])), silent).logits
-    return np.stack([pipeline.nats(row * graph.logit_scale, after) for row, after in zip(logits, windows[:, 1:], strict=True)])
+    return pipeline.nats(logits * graph.logit_scale, windows[:, 1:])
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:
@@ -223,10 +223,10 @@ def records(rows: list[Row], about: dict[str, object], windows: int) -> list[dic
     """The rows as they are stored."""
     found: list[dict[str, object]] = []
     for row in rows:
-        record: dict[str, object] = {"what": row.what, "value": None, "unit": "nats/byte", "against": row.against} | about
+        record = {"what": row.what, "value": None, "unit": "nats/byte", "against": row.against} | about
         priced = cost(row, rows, windows)
         if row.nats is not None and priced is not None:
-            record["value"], record["standard_error"] = (float(f"{part:.3g}") for part in priced)
+            record["value"], record["standard_error"] = (round(part, 7) for part in priced)
             record |= {"nats_per_byte": round(float(row.nats.mean()), 6), "bytes": row.nats.size}
         found.append(record | ({"note": row.note} if row.note else {}))
     return found
@@ -253,12 +253,13 @@ def main(folder: Path, count: int, length: int, quick: bool) -> None:
     calibration = corpus.windows(text.train, length, 2 if quick else pipeline.CALIBRATION_WINDOWS)[:, :-1]
     torch.set_flush_denormal(True)  # long products of forget gates are slow otherwise
     digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(folder.glob("*.safetensors"))]
-    about: dict[str, object] = {"checkpoint": folder.resolve().name, "weights_sha256": digests, "text": text.description}
+    name = folder.resolve().name
+    about: dict[str, object] = {"checkpoint": name, "weights_sha256": digests, "text": text.description}
     found = records(measure(checkpoint, calibration, windows), about, len(windows))
     if not quick:
         with redirect_stdout(sys.stderr):
             write("error_budget", found)
-    print(f"{about['checkpoint']}, held-out modules of {text.description}, {device()}\n\n{table(found)}")
+    print(f"{name}, held-out modules of {text.description}, {device()}\n\n{table(found)}")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,12 @@ class _Ranges:
         self.norms = norms_of(checkpoint)
         self.checkpoint = checkpoint
         self.g = torch.empty(0)
-        self.h = torch.empty(0)
 
     def add(self, name: str, value: Tensor) -> None:
         """Widen a range by a quantity that has one value per token."""
         low, high = float(value.min()), float(value.max())
         old = self.found.get(name, Range(low, high))
-        self.found[name] = Range(min(old.low, low), max(old.high, high))
+        self.found[name] = Range(float(np.minimum(old.low, low)), float(np.maximum(old.high, high)))
 
     def magnitude(self, name: str, value: Tensor) -> None:
         """Widen a range by the largest magnitude per token of [batch, time, n]."""

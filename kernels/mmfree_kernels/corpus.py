@@ -35,6 +35,13 @@ def is_held_out(module: str) -> bool:
     return int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable ({getattr(error, 'strerror', error)})") from None
+
+
 def _join(texts: list[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(SEPARATOR + text for text in texts), np.uint8)
 
@@ -44,8 +51,8 @@ def from_folder(folder: Path, description: str) -> Corpus:
     sides: dict[bool, list[bytes]] = {False: [], True: []}
     for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
         relative = path.relative_to(folder)
-        if not _NOT_LIBRARY & set(relative.parts):
-            sides[is_held_out(relative.as_posix())].append(path.read_bytes())
+        if path.is_file() and not _NOT_LIBRARY & set(relative.parts):
+            sides[is_held_out(relative.as_posix())].append(_read(path))
     if not sides[False] or not sides[True]:
         raise InputError(f"{folder}: too few Python sources to train on some and hold out others")
     return Corpus(_join(sides[False]), _join(sides[True]), description)
@@ -53,10 +60,7 @@ def from_folder(folder: Path, description: str) -> Corpus:
 
 def from_file(path: Path) -> Corpus:
     """The bytes of one file; its last twentieth is held out."""
-    try:
-        text = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror})") from None
+    text = np.frombuffer(_read(path), np.uint8)
     if text.size < 2 * HELD_OUT_ONE_IN:
         raise InputError(f"{path}: {text.size} bytes, must have at least {2 * HELD_OUT_ONE_IN}")
     cut = text.size - text.size // HELD_OUT_ONE_IN

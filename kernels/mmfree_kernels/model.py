@@ -205,4 +205,4 @@ def from_checkpoint(checkpoint: Checkpoint) -> HGRNBitModel:
 def to_checkpoint(model: HGRNBitModel) -> Checkpoint:
     """The parameters of a model as a checkpoint, float32."""
     state = model.state_dict()
-    return Checkpoint(model.config, {name: state[name].float().cpu().numpy() for name in model.config.shapes()})
+    return Checkpoint(model.config, {name: state[name].float().cpu().numpy().copy() for name in model.config.shapes()})

@@ -79,9 +79,18 @@ def _loss(model: Callable[..., tuple[Tensor, Tensor]], tokens: Tensor, numerics:
     return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
+def _settings(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
+    return {"config": asdict(config), "recipe": asdict(recipe)}
+
+
 def _save(folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
     write(folder, harden(to_checkpoint(model)))
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "recipe": asdict(recipe), "step": step}
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "settings": _settings(model.config, recipe),
+        "step": step,
+    }
     torch.save(state, folder / "training.pt.tmp")
     os.replace(folder / "training.pt.tmp", folder / "training.pt")
 
@@ -90,9 +99,12 @@ def _resume(folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer,
     path = folder / "training.pt"
     if not path.is_file():
         raise InputError(f"{path}: no such file; there is no run to resume")
-    state: dict[str, Any] = torch.load(path, map_location=model.lm_head.weight.device, weights_only=True)
-    if state["recipe"] != asdict(recipe):
-        raise InputError(f"{path}: belongs to a run with other settings: {json.dumps(state['recipe'])}")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=model.lm_head.weight.device, weights_only=True)
+    except Exception:  # a damaged pickle fails in a dozen ways
+        raise InputError(f"{path}: not readable as the state of a training run") from None
+    if state["settings"] != _settings(model.config, recipe):
+        raise InputError(f"{path}: belongs to a run with other settings: {json.dumps(state['settings'])}")
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])

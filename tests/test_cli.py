@@ -1,0 +1,594 @@
+"""The command line: every subcommand on a tiny model, and one clear line for everything that can be wrong."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from mmfree_neuro import checkpoint as checkpoints
+from mmfree_neuro import cli, pipeline, storage
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.quantize import SCHEMES
+
+CONFIG = ModelConfig(
+    vocab_size=256, hidden_size=32, num_hidden_layers=2, intermediate_size=64, bos_token_id=0, eos_token_id=0
+)
+GATE = "model.layers.1.mlp.gate_proj.weight"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, and every folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))
+    }
+
+
+def tensors() -> dict[str, np.ndarray]:
+    random, shapes = np.random.default_rng(5), CONFIG.shapes()
+    return {
+        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]).astype(np.float32)
+        for name in shapes
+    }
+
+
+@dataclass(frozen=True)
+class Files:
+    """A checkpoint, token files, a graph, a mapping and a run."""
+
+    folder: Path
+
+    def __truediv__(self, name: str) -> str:
+        return str(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    files = Files(folder)
+    checkpoints.write(folder / "checkpoint", Checkpoint(CONFIG, tensors()), "float32")
+    random = np.random.default_rng(6)
+    np.save(folder / "calibration.npy", random.integers(0, 256, (8, 33)))
+    np.save(folder / "tokens.npy", random.integers(0, 256, (2, 7)))
+    calibrate = ["--calibrate", files / "calibration.npy"]
+    assert cli.main(["convert", files / "checkpoint", "-o", files / "model.graph", *calibrate]) == 0
+    where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
+    assert cli.main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
+    what = ["--prompt", "ab", "--new-tokens", "4", "--engine", "fast"]
+    assert cli.main(["simulate", files / "model.map", *what, "-o", files / "run"]) == 0
+    return files
+
+
+# What works.
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_convert(scheme: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "model.graph"
+    arguments = ["convert", files / "checkpoint", "-o", str(output), "--calibrate", files / "calibration.npy"]
+    assert cli.main([*arguments, "--scheme", scheme, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["graph"], content["scheme"]) == (str(output), scheme)
+    assert content["quality"]["tokens"] == 2 * 32
+    assert set(tree(tmp_path)) == {"new", "new/model.graph"}
+    first = output.read_bytes()
+    assert cli.main([*arguments, "--scheme", scheme]) == 0
+    assert output.read_bytes() == first
+    assert capsys.readouterr().out.startswith(f"wrote {output}: checkpoint, scheme {scheme}: 2 blocks, ")
+
+
+def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "m.map"
+    arguments = ["map", files / "model.graph", "--system", "alia-point", "--chips", "3", "-o", str(output)]
+    assert cli.main([*arguments, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["system"], content["placer"], content["chips"]) == ("alia-point", "greedy", 3)
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.startswith(f"wrote {output}\n")
+    assert set(tree(tmp_path)) == {"m.map"}
+
+
+def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same text on every engine that lives in this process, again into the same folder."""
+    said = []
+    for engine in ("fast", "reference"):
+        what = ["--prompt", "ab", "--new-tokens", "5", "--engine", engine, "--temperature", "0.9", "--seed", "3"]
+        assert cli.main(["simulate", files / "model.map", *what, "-o", str(tmp_path / "run"), "--json"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        assert content["engine"] == engine
+        said.append((content["text"], storage.load_run(tmp_path / "run").new_tokens))
+    assert said[0] == said[1]
+    assert len(said[0][1]) == 5
+    assert set(tree(tmp_path)) == {"run", "run/run.json"}
+    assert cli.main(["simulate", files / "model.map", *what, "-o", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.startswith("ab")
+
+
+def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
+    """Raw integers times the output scale are the logits; Lava runs in a process without torch."""
+    graph, _ = storage.load_graph(files.folder / "model.graph")
+    found = {}
+    for source in ("model.graph", "model.map"):
+        for engine in ("reference", "fast"):
+            output = tmp_path / f"{source}-{engine}.npy"
+            arguments = ["logits", files / source, "--tokens", files / "tokens.npy", "-o", str(output)]
+            assert cli.main([*arguments, "--engine", engine]) == 0
+            found[source, engine] = np.load(output)
+    output = tmp_path / "lava.npy"
+    arguments = ["logits", files / "model.map", "--tokens", files / "tokens.npy", "-o", str(output)]
+    command = [sys.executable, "-m", "mmfree_neuro.cli", *arguments, "--engine", "lava"]
+    subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    found["model.map", "lava"] = np.load(output)
+    first = found["model.graph", "reference"]
+    assert (first.dtype, first.shape) == (np.float64, (2, 7, 256))
+    assert all(np.array_equal(first, other) for other in found.values())
+    assert cli.main([*arguments, "--engine", "fast", "--raw"]) == 0
+    raw = np.load(output)
+    assert raw.dtype == np.int64
+    assert np.array_equal(raw * graph.logit_scale, first)
+
+
+@pytest.mark.parametrize("raw", [[], ["--raw"]])
+def test_logits_with_losses_and_a_continuation(raw: list[str], files: Files, tmp_path: Path) -> None:
+    tokens = np.load(files / "tokens.npy")
+    names = {name: str(tmp_path / f"{name}.npy") for name in ("logits", "nats", "chosen")}
+    arguments = ["logits", files / "model.graph", "--engine", "fast", "--tokens", files / "tokens.npy", *raw]
+    arguments += ["-o", names["logits"], "--nats", names["nats"], "--new-tokens", "3", "--chosen", names["chosen"]]
+    assert cli.main(arguments) == 0
+    graph, _ = storage.load_graph(files.folder / "model.graph")
+    logits = np.load(names["logits"]) * (graph.logit_scale if raw else 1)
+    shares = np.exp(logits[:, :-1])
+    shares /= shares.sum(-1, keepdims=True)
+    expected = -np.log(np.take_along_axis(shares, tokens[:, 1:, None], -1)[..., 0])
+    np.testing.assert_allclose(np.load(names["nats"]), expected, atol=1e-9)
+    chosen = np.load(names["chosen"])
+    assert chosen.shape == (2, 3)
+    assert chosen[:, 0].tolist() == logits[:, -1].argmax(-1).tolist()
+
+
+def test_logits_of_a_checkpoint(files: Files, tmp_path: Path) -> None:
+    """The float model, and the integers made on the way, which are those of the converted graph."""
+    output = tmp_path / "logits.npy"
+    arguments = ["logits", files / "checkpoint", "--tokens", files / "tokens.npy", "-o", str(output)]
+    assert cli.main(arguments) == 0
+    floats = np.load(output)
+    assert (floats.dtype, floats.shape) == (np.float64, (2, 7, 256))
+    assert cli.main([*arguments, "--engine", "fast", "--calibrate", files / "calibration.npy"]) == 0
+    integers = np.load(output)
+    assert cli.main(["logits", files / "model.graph", *arguments[2:], "--engine", "fast"]) == 0
+    assert np.array_equal(np.load(output), integers)
+    assert np.corrcoef(floats.ravel(), integers.ravel())[0, 1] > 0.99
+
+
+def test_systems(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["systems", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["hala-point"]["chips"] == 1152
+    assert cli.main(["systems"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(content)
+    assert cli.main(["systems", "kapoho-point", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["chips"]["central"] == 8
+    assert cli.main(["systems", "kapoho-point"]) == 0
+    assert "  chips = 8\n      arXiv 2503.18002v2\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "model.graph", "model.map", "run"])
+def test_inspect(what: str, files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", files / what]) == 0
+    assert capsys.readouterr().out
+    assert cli.main(["inspect", files / what, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_inspect_writes_codes(files: Files, tmp_path: Path) -> None:
+    assert cli.main(["inspect", files / "checkpoint", "--codes", str(tmp_path / "codes.npz")]) == 0
+    with np.load(tmp_path / "codes.npz") as codes:
+        assert set(codes) == {name for name in CONFIG.shapes() if name.endswith("_proj.weight") or name == "lm_head.weight"}
+        assert set(np.unique(codes[GATE])) == {-1, 0, 1}
+
+
+def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_bytes(b"abcdefgh" * 200)
+    arguments = ["train", "--text", str(tmp_path / "text"), "-o", str(tmp_path / "out"), "--steps", "2", "--batch", "2"]
+    arguments += ["--hidden", "32", "--layers", "1", "--window", "16", "--intermediate", "32"]
+    assert cli.main([*arguments, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["step"], content["finished"]) == (2, True)
+    assert cli.main(["inspect", str(tmp_path / "out")]) == 0
+
+
+def test_the_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for command in ("convert", "map", "simulate", "report", "logits", "train", "systems", "inspect", "demo"):
+        assert f"    {command} " in said
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0
+        assert "example: mmfree-neuro" in capsys.readouterr().out
+
+
+# What is wrong. Every case is arguments and the whole line.
+
+
+def broken(files: Files, folder: Path, **changed: np.ndarray | None) -> str:
+    """A copy of the checkpoint with some tensors replaced, added, or left out (None)."""
+    checkpoints.write(folder, Checkpoint(CONFIG, tensors()), "float32")
+    content = {name: value for name, value in (tensors() | changed).items() if value is not None}
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(content))
+    return str(folder)
+
+
+def in_config(files: Files, folder: Path, **changed: object) -> str:
+    checkpoints.write(folder, Checkpoint(CONFIG, tensors()), "float32")
+    content = json.loads((folder / "config.json").read_text()) | changed
+    (folder / "config.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def truncated(source: str, target: Path, keep: float = 0.5) -> str:
+    data = Path(source).read_bytes()
+    target.write_bytes(data[: int(len(data) * keep)])
+    return str(target)
+
+
+def saved(target: Path, array: np.ndarray) -> str:
+    np.save(target, array)
+    return str(target)
+
+
+def tiny_system(target: Path, **changed: int) -> str:
+    """The shipped one-chip system with other figures."""
+    systems = resources.files("mmfree_neuro") / "systems"
+    chip = (systems / "chips" / "loihi2.toml").read_text(encoding="utf-8").splitlines()
+    for name, value in changed.items():
+        number = next(n for n, line in enumerate(chip) if line.startswith(f"{name} = "))
+        chip[number] = f'{name} = {{ value = {value}, source = "a test" }}'
+    system = (systems / "oheo-gulch.toml").read_text(encoding="utf-8").replace('chip = "loihi2"\n', "")
+    target.write_text("\n".join([system, "[chip]", *chip]), encoding="utf-8")
+    return str(target)
+
+
+def with_another_graph(files: Files, folder: Path) -> str:
+    """A mapping beside a graph file that has been written anew since."""
+    folder.mkdir()
+    graph, _ = storage.load_graph(files.folder / "model.graph")
+    storage.save_graph(replace(graph, name="another"), folder / "model.graph")
+    (folder / "model.map").write_bytes((files.folder / "model.map").read_bytes())
+    return str(folder / "model.map")
+
+
+def text_file(target: Path, text: str) -> str:
+    target.write_text(text)
+    return str(target)
+
+
+Case = Callable[[Files, Path], tuple[list[str], str]]
+
+
+def convert(source: str, *more: str) -> list[str]:
+    return ["convert", source, "-o", "OUT/model.graph", *more]
+
+
+def map_(files: Files, *more: str) -> list[str]:
+    return ["map", files / "model.graph", "-o", "OUT/model.map", *more]
+
+
+def simulate(source: str, *more: str) -> list[str]:
+    return ["simulate", source, "--prompt", "ab", "--new-tokens", "2", "--engine", "fast", "-o", "OUT/run", *more]
+
+
+def logits(source: str, *more: str) -> list[str]:
+    return ["logits", source, "-o", "OUT/logits.npy", "--engine", "fast", *more]
+
+
+def case_wrong_shape(files: Files, tmp: Path) -> tuple[list[str], str]:
+    folder = broken(files, tmp / "c", **{GATE: np.zeros((128, 31), np.float32)})
+    return convert(folder), f"{folder}: {GATE} has shape [128, 31], must have [128, 32]"
+
+
+def case_nan(files: Files, tmp: Path) -> tuple[list[str], str]:
+    folder = broken(files, tmp / "c", **{GATE: np.full((128, 32), np.nan, np.float32)})
+    return convert(folder), f"{folder}: {GATE} holds values that are not finite"
+
+
+def case_missing_tensor(files: Files, tmp: Path) -> tuple[list[str], str]:
+    folder = broken(files, tmp / "c", **{GATE: None})
+    return convert(folder), f"{folder}: {GATE} is missing"
+
+
+def case_extra_tensor(files: Files, tmp: Path) -> tuple[list[str], str]:
+    folder = broken(files, tmp / "c", bias=np.zeros(3, np.float32))
+    return convert(folder), f"{folder}: bias does not belong to a model of this configuration"
+
+
+def case_wrong_type(files: Files, tmp: Path) -> tuple[list[str], str]:
+    folder = in_config(files, tmp / "c", model_type="llama")
+    return convert(folder), f"{folder}/config.json: model_type is 'llama', must be 'hgrn_bit'"
+
+
+def case_no_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
+    return convert(str(tmp / "no")), f"{tmp}/no/config.json: no such file"
+
+
+def case_unknown_scheme(files: Files, tmp: Path) -> tuple[list[str], str]:
+    return convert(files / "checkpoint", "--scheme", "a4"), "scheme 'a4' is not known, must be one of a16, a8"
+
+
+def case_calibration_of_few_rows(files: Files, tmp: Path) -> tuple[list[str], str]:
+    few = saved(tmp / "few.npy", np.zeros((3, 9), np.int64))
+    return (
+        convert(files / "checkpoint", "--calibrate", few),
+        f"{few}: has 3 rows, must have at least 4 to calibrate on some and measure on others",
+    )
+
+
+def case_calibration_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
+    odd = saved(tmp / "odd.npy", np.full((4, 9), 300))
+    return (
+        convert(files / "checkpoint", "--calibrate", odd),
+        f"{odd}: holds token 300, which is outside the vocabulary 0 … 255",
+    )
+
+
+def case_no_calibration_text(files: Files, tmp: Path) -> tuple[list[str], str]:
+    return (
+        convert(files / "checkpoint", "--calibrate", str(tmp / "no.txt")),
+        f"{tmp}/no.txt: not readable (No such file or directory)",
+    )
+
+
+def case_output_is_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
+    arguments = convert(files / "checkpoint", "--calibrate", files / "calibration.npy")
+    return [a.replace("OUT/model.graph", "OUT") for a in arguments], "OUT: is a folder, must be a file to write"
+
+
+def case_unknown_system(files: Files, tmp: Path) -> tuple[list[str], str]:
+    known = "alia-point, alia-point-32, hala-point, kapoho-point, loihi1-nahuku, oheo-gulch"
+    message = f"system 'pohoiki' is not known, must be one of {known}, or a .toml file"
+    return map_(files, "--system", "pohoiki"), message
+
+
+def case_core_too_small(files: Files, tmp: Path) -> tuple[list[str], str]:
+    system = tiny_system(tmp / "tiny.toml", memory_bytes_per_core=16)
+    return map_(files, "--system", system), "layers.0.attn: not even one neuron fits a core of loihi2"
+
+
+def case_too_few_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
+    system = tiny_system(tmp / "tiny.toml", cores=1, memory_bytes_per_core=20000)
+    return map_(files, "--system", system), "oheo-gulch: "
+
+
+def case_unknown_placer(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "placer 'best' is not known, must be one of block-per-chip, greedy"
+    return map_(files, "--system", "oheo-gulch", "--placer", "best"), message
+
+
+def case_too_many_chips(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "2 chips were asked for, oheo-gulch has 1"
+    return map_(files, "--system", "oheo-gulch", "--chips", "2"), message
+
+
+def case_too_many_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "121 cores per chip were asked for, must be 1 … 120"
+    return map_(files, "--system", "oheo-gulch", "--cores", "121"), message
+
+
+def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
+    foreign = files / "checkpoint/model.safetensors"
+    message = f"{foreign}: not a graph file of this version (mmfree-neuro graph 1)"
+    return ["map", foreign, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
+
+
+def case_truncated_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
+    cut = truncated(files / "model.graph", tmp / "cut.graph")
+    message = f"{cut}: not a graph file, or cut short"
+    return ["map", cut, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
+
+
+def case_no_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"{tmp}/no.graph: not readable (No such file or directory)"
+    return ["map", str(tmp / "no.graph"), "--system", "oheo-gulch", "-o", "OUT/model.map"], message
+
+
+def case_truncated_mapping(files: Files, tmp: Path) -> tuple[list[str], str]:
+    cut = truncated(files / "model.map", tmp / "cut.map")
+    return simulate(cut), f"{cut}: not a mapping file, or cut short"
+
+
+def case_another_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
+    path = with_another_graph(files, tmp / "m")
+    return simulate(path), f"{path}: belongs to another graph than {tmp}/m/model.graph; map that graph again"
+
+
+def case_unknown_engine(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"engine 'warp' is not known, must be one of {', '.join(pipeline.ENGINES)}"
+    return simulate(files / "model.map", "--engine", "warp"), message
+
+
+def case_negative_temperature(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "the temperature is -1.0, must be between 0 and 100"
+    return simulate(files / "model.map", "--temperature", "-1"), message
+
+
+def case_negative_seed(files: Files, tmp: Path) -> tuple[list[str], str]:
+    return simulate(files / "model.map", "--seed", "-1"), "the seed is -1, must not be negative"
+
+
+def case_negative_new_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "-1 new tokens were asked for, must not be negative"
+    return simulate(files / "model.map", "--new-tokens", "-1"), message
+
+
+def case_run_over_something_else(files: Files, tmp: Path) -> tuple[list[str], str]:
+    (tmp / "mine").mkdir()
+    (tmp / "mine" / "thesis.txt").write_text("ten years of work")
+    message = f"{tmp}/mine: exists and is not a run, must be a new folder or an older run"
+    return simulate(files / "model.map", "-o", str(tmp / "mine")), message
+
+
+def case_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
+    floats = saved(tmp / "floats.npy", np.zeros((2, 3)))
+    return (
+        logits(files / "model.graph", "--tokens", floats),
+        f"{floats}: must hold integers of shape [sequences, time]",
+    )
+
+
+def case_tokens_are_text(files: Files, tmp: Path) -> tuple[list[str], str]:
+    text = text_file(tmp / "text.npy", "1 2 3")
+    return logits(files / "model.graph", "--tokens", text), f"{text}: not readable as an .npy file of numbers"
+
+
+def case_token_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
+    odd = saved(tmp / "odd.npy", np.array([[1, 256]]))
+    return logits(files / "model.graph", "--tokens", odd), "token 256 is outside the vocabulary, must be 0 … 255"
+
+
+def case_negative_token(files: Files, tmp: Path) -> tuple[list[str], str]:
+    odd = saved(tmp / "odd.npy", np.array([[1, -2]]))
+    return logits(files / "model.graph", "--tokens", odd), "token -2 is outside the vocabulary, must be 0 … 255"
+
+
+def case_float_token_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
+    odd = saved(tmp / "odd.npy", np.array([[1, 256]]))
+    message = "the tokens: holds token 256, which is outside the vocabulary 0 … 255"
+    return logits(files / "checkpoint", "--tokens", odd, "--engine", "float"), message
+
+
+def case_no_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
+    none = saved(tmp / "none.npy", np.zeros((1, 0), np.int64))
+    message = "the tokens have shape [1, 0], must be [sequences, time] with at least one token"
+    return logits(files / "model.graph", "--tokens", none), message
+
+
+def case_no_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
+    none = saved(tmp / "none.npy", np.zeros((1, 0), np.int64))
+    message = "the tokens have shape [1, 0], must be [sequences, time] with at least one token"
+    return logits(files / "checkpoint", "--tokens", none, "--engine", "float"), message
+
+
+def case_raw_floats(files: Files, tmp: Path) -> tuple[list[str], str]:
+    arguments = logits(files / "checkpoint", "--tokens", files / "tokens.npy", "--engine", "float", "--raw")
+    return arguments, "--raw writes integers, which the float engine does not have"
+
+
+def case_codes_of_a_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
+    path = files / "model.graph"
+    return ["inspect", path, "--codes", "OUT/codes.npz"], f"{path}: --codes needs a checkpoint folder"
+
+
+def case_train_on_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
+    return ["train", "--text", str(tmp / "no"), "-o", "OUT/c"], f"{tmp}/no: no such file"
+
+
+def case_demo_of_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"{tmp}/no: no checkpoint there; give one with --checkpoint"
+    return ["demo", "--checkpoint", str(tmp / "no"), "-o", "OUT/demo", "--report", "OUT/r.html"], message
+
+
+def case_inspect_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
+    return ["inspect", str(tmp / "no")], f"{tmp}/no: not readable (No such file or directory)"
+
+
+CASES: dict[str, Case] = {
+    name.removeprefix("case_"): case for name, case in list(globals().items()) if name.startswith("case_")
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_wrong_input_is_one_line_and_nothing_is_written(
+    name: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, message = CASES[name](files, tmp_path)
+    (tmp_path / "OUT").mkdir()
+    (tmp_path / "OUT" / "kept").write_text("as it was")
+    before = tree(tmp_path)
+    found = cli.main([argument.replace("OUT", str(tmp_path / "OUT")) for argument in arguments])
+    said = capsys.readouterr()
+    assert found == 2
+    assert said.out == ""
+    assert said.err == f"mmfree-neuro: {message.replace('OUT', str(tmp_path / 'OUT'))}\n"
+    assert tree(tmp_path) == before
+
+
+def test_truncated_weights(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The end of the line is the reason that the safetensors library gives."""
+    folder = in_config(files, tmp_path / "c")
+    path = truncated(f"{folder}/model.safetensors", Path(f"{folder}/model.safetensors"))
+    before = tree(tmp_path)
+    assert cli.main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"mmfree-neuro: {path}: not readable as safetensors (")
+    assert said.count("\n") == 1
+    assert tree(tmp_path) == before
+
+
+def test_config_that_is_no_json(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = in_config(files, tmp_path / "c")
+    (tmp_path / "c" / "config.json").write_text("{\n")
+    assert cli.main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"mmfree-neuro: {folder}/config.json: not readable as JSON (")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["map", "m.graph", "-o", "m.map"], "map: the following arguments are required: --system"),
+        (["simulate", "m.map", "--prompt", "a", "-o", "r", "--new-tokens", "x"],
+         "simulate: argument --new-tokens: invalid int value: 'x'"),
+        (["convert", "c", "-o", "g", "--shceme", "a8"], ": unrecognized arguments: --shceme a8"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    program = "mmfree-neuro" if line.startswith(":") else f"mmfree-neuro {line.partition(':')[0]}"
+    message = line.partition(": ")[2]
+    assert capsys.readouterr().err == f"{program}: {message}; see {program} --help\n"
+
+
+def test_a_prompt_outside_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model of 100 tokens knows no byte 122, and an empty prompt is a prompt only where a text has a beginning."""
+    config, random = replace(CONFIG, vocab_size=100, bos_token_id=None), np.random.default_rng(5)
+    shapes = config.shapes()
+    values = {
+        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]).astype(np.float32)
+        for name in shapes
+    }
+    checkpoints.write(tmp_path / "c", Checkpoint(config, values))
+    np.save(tmp_path / "t.npy", random.integers(0, 100, (4, 17)))
+    graph, mapping = str(tmp_path / "g"), str(tmp_path / "m.map")
+    assert cli.main(["convert", str(tmp_path / "c"), "-o", graph, "--calibrate", str(tmp_path / "t.npy")]) == 0
+    assert cli.main(["map", graph, "--system", "oheo-gulch", "-o", mapping]) == 0
+    before = tree(tmp_path)
+    capsys.readouterr()
+    for prompt, message in (
+        ("z", "token 122 is outside the vocabulary, must be 0 … 99"),
+        ("", "the prompt is empty, must have at least one byte for a model without a token to begin with"),
+    ):
+        arguments = ["simulate", mapping, "--prompt", prompt, "--engine", "fast", "-o", str(tmp_path / "run")]
+        assert cli.main(arguments) == 2
+        assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
+    assert tree(tmp_path) == before
+
+
+def test_messages_of_the_pipeline() -> None:
+    with pytest.raises(EngineError) as engine:
+        pipeline.engine_named("gpu")
+    assert str(engine.value) == f"engine 'gpu' is not known, must be one of {', '.join(pipeline.ENGINES)}"
+    with pytest.raises(InputError) as tokens:
+        pipeline.load_tokens(Path("nowhere.npy"))
+    assert str(tokens.value) == "nowhere.npy: not readable as an .npy file of numbers"

@@ -1,0 +1,179 @@
+"""Our Lava Processes inside a Lava program of the user's own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_neuro import pipeline, storage
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.lower import lower
+from mmfree_neuro.quantize import SCHEMES
+
+TIMEOUT_S = 60
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
+FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"  # Lava forks beside its threads
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "04_own_lava_program.py"
+CONFIG = ModelConfig(
+    vocab_size=256, hidden_size=32, num_hidden_layers=2, intermediate_size=64, bos_token_id=0, eos_token_id=0
+)
+
+
+def run_script(script: Path, *arguments: str) -> str:
+    """Run a script with every warning an error; whatever it leaves behind is ended with it."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"the program did not end within {TIMEOUT_S} s\n{out}\n{err}")
+    assert process.returncode == 0, err
+    return out
+
+
+def run_program(program: str, folder: Path, *arguments: str) -> str:
+    script = folder / "program.py"  # a file of its own: Lava reads the file that a Process comes from
+    script.write_text(dedent(program))
+    return run_script(script, *arguments)
+
+
+@pytest.fixture(scope="module")
+def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of two blocks on three chips of two cores."""
+    folder, random = tmp_path_factory.mktemp("mapping"), np.random.default_rng(5)
+    shapes = CONFIG.shapes()
+    tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]) for name in shapes}
+    checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
+    ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
+    storage.save_graph(lower(checkpoint, ranges, SCHEMES["a8"], "random"), folder / "model.graph")
+    pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", "block-per-chip", None, 2)
+    return folder / "model.map"
+
+
+def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
+    """Two sequences of 4 tokens, each continued by 3, of which 2 are fed back: 12 tokens pass every shard."""
+    program = """
+        import multiprocessing
+        import sys
+        from pathlib import Path
+
+        import numpy as np
+
+        from mmfree_neuro import storage
+        from mmfree_neuro.job import Job
+        from mmfree_neuro.sampling import Sampling
+        from mmfree_sims import fast
+        from mmfree_sims.lava import engine
+        from lava.magma.core.run_conditions import RunSteps
+        from lava.magma.core.run_configs import Loihi2SimCfg
+
+        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        mapping = stored.mapping
+        job = Job(np.array([[0, 5, 200, 7], [9, 9, 9, 9]]), 3, Sampling(0.7, seed=2))
+        expected = fast.run(graph, mapping, job)
+        host, chips = engine.build(graph, mapping, job, None)
+        assert sorted(chips) == [0, 1, 2]
+        host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
+        assert host.chosen.get().reshape(2, 3).tolist() == expected.chosen.tolist()
+        received, sent, fired, saturated = host.counters.get().astype(int).tolist()
+        assert (sent, fired) == (12 + 1, 12), "every token and one END"
+        assert saturated == expected.prefill.saturations[0] + expected.generate.saturations[0]
+        for number, chip in chips.items():
+            held = [n for n, place in enumerate(mapping.locations) if place.chip == number]
+            received, sent, fired, saturated = chip.counters.get().astype(int).tolist()
+            assert fired == 12 * len(held)
+            assert saturated == (expected.prefill.saturations + expected.generate.saturations)[held].sum()
+            assert received > 12 and sent > 12
+        host.stop()
+        assert multiprocessing.active_children() == []
+        print("ended")
+    """
+    assert run_program(program, tmp_path, str(mapping)) == "ended\n"
+
+
+def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: Path) -> None:
+    """A listener behind the last chip decodes every logit packet, and the END."""
+    program = """
+        import sys
+        from pathlib import Path
+
+        import numpy as np
+
+        from mmfree_neuro import storage
+        from mmfree_neuro.job import Job
+        from mmfree_sims import fast
+        from mmfree_sims.lava import engine
+        from mmfree_sims.lava.core import END, decode, packet_words
+        from lava.magma.core.decorator import implements, requires
+        from lava.magma.core.model.py.model import PyAsyncProcessModel
+        from lava.magma.core.model.py.ports import PyInPort
+        from lava.magma.core.model.py.type import LavaPyType
+        from lava.magma.core.process.ports.ports import InPort
+        from lava.magma.core.process.process import AbstractProcess
+        from lava.magma.core.process.variable import Var
+        from lava.magma.core.resources import CPU
+        from lava.magma.core.run_conditions import RunSteps
+        from lava.magma.core.run_configs import Loihi2SimCfg
+        from lava.magma.core.sync.protocols.async_protocol import AsyncProtocol
+
+
+        class Listener(AbstractProcess):
+            def __init__(self, graph, mapping) -> None:
+                super().__init__(graph=graph, mapping=mapping)
+                self.inp = InPort(shape=(packet_words(graph, mapping),))
+                self.largest = Var(shape=(3,), init=0)
+
+
+        @implements(proc=Listener, protocol=AsyncProtocol)
+        @requires(CPU)
+        class PyListener(PyAsyncProcessModel):
+            inp: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+            largest: np.ndarray = LavaPyType(np.ndarray, np.int64)
+
+            def run_async(self) -> None:
+                graph, mapping = self.proc_params["graph"], self.proc_params["mapping"]
+                logits = np.zeros((3, graph.vocabulary), np.int64)
+                while True:
+                    vector = self.inp.recv()
+                    if vector[2] & END:
+                        break
+                    packet = decode(graph, mapping, vector)
+                    shard = mapping.shards[packet.source]
+                    if shard.node == graph.head.name:
+                        logits[packet.token, shard.start : shard.stop] = packet.sent["logits"]
+                self.largest[:] = logits.argmax(1)
+
+
+        if __name__ == "__main__":
+            graph, stored = storage.load_mapped(Path(sys.argv[1]))
+            job = Job(np.array([[0, 5, 200]]))
+            host, chips = engine.build(graph, stored.mapping, job, None)
+            listener = Listener(graph, stored.mapping)
+            chips[2].s_out.connect(listener.inp)
+            host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
+            expected = fast.run(graph, stored.mapping, job).logits[0].argmax(1).tolist()
+            assert listener.largest.get().astype(int).tolist() == expected
+            host.stop()
+            print("ended")
+    """
+    assert run_program(program, tmp_path, str(mapping)) == "ended\n"
+
+
+def test_the_example_on_a_mapping_file(mapping: Path) -> None:
+    lines = run_script(EXAMPLE, str(mapping)).splitlines()
+    assert [line.split()[:2] for line in lines[1:-1]] == [["chip", "0:"], ["chip", "1:"], ["chip", "2:"]]
+    assert lines[-1] == "equal to the fast engine: True"
+
+
+def test_the_example_by_itself() -> None:
+    assert run_script(EXAMPLE).splitlines()[-1] == "equal to the fast engine: True"

@@ -1,0 +1,43 @@
+"""Graphs and mappings as networkx graphs."""
+
+import networkx as nx
+
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.networks import graph_to_networkx, mapping_to_networkx
+
+
+def test_a_graph_by_hand(hand_graph: Graph) -> None:
+    found = graph_to_networkx(hand_graph)
+    assert found.graph == {"name": "hand", "scheme": "a16"}
+    assert found.nodes["head"] == {"kind": "Head", "size": 2, "instructions": 8}
+    assert found.nodes["embedding"]["kind"] == "Embedding"
+    assert list(found.edges(data=True)) == [
+        ("embedding", "head", {"port": "y", "source_port": "x", "how": "ternary", "synapses": 6})
+    ]
+
+
+def test_a_graph_has_an_edge_for_every_input(graph: Graph) -> None:
+    found = graph_to_networkx(graph)
+    assert list(found) == [node.name for node in graph.nodes]
+    assert found.number_of_edges() == sum(len(node.inputs) for node in graph.nodes)
+    assert nx.is_directed_acyclic_graph(found)
+    assert set(nx.ancestors(found, "head")) == set(found) - {"head"}
+
+
+def test_a_mapping_by_hand(hand_mapping: Mapping) -> None:
+    found = mapping_to_networkx(hand_mapping)
+    assert found.graph == {"system": "kapoho-point", "placer": "hand"}
+    assert dict(found.nodes(data="shards")) == {
+        (-1, 0): ["embedding[0:3]"], (0, 0): ["head[0:1]"], (0, 1): ["head[1:2]"]
+    }  # fmt: skip
+    assert {(a, b): n for a, b, n in found.edges(data="payloads")} == {
+        ((-1, 0), (0, 0)): 3, ((-1, 0), (0, 1)): 3, ((0, 0), (-1, 0)): 1, ((0, 1), (-1, 0)): 1,
+    }  # fmt: skip
+
+
+def test_a_mapping_has_all_payloads(mapping: Mapping) -> None:
+    found = mapping_to_networkx(mapping)
+    assert set(found) == {(place.chip, place.core) for place in mapping.locations}
+    assert sum(n for _, _, n in found.edges(data="payloads")) == sum(r.stop - r.start for r in mapping.routes)
+    assert sum(len(held) for _, held in found.nodes(data="shards")) == len(mapping.shards)

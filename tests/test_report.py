@@ -1,0 +1,306 @@
+"""The report of a run made by hand: what it says, what it leaves out, and that its pages stand alone."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmfree_neuro import baselines, pictures, report
+from mmfree_neuro.activity import Activity, nothing
+from mmfree_neuro.footprint import Footprint, use_of_cores
+from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.pictures import figure, spread
+from mmfree_neuro.storage import Run
+from mmfree_neuro.summary import GraphSummary, NodeSummary
+
+USE = {
+    Location(0, 0): Footprint(40, 20, 2, 12, 4),
+    Location(0, 5): Footprint(50, 30, 2, 12, 6),
+    Location(1, 6): Footprint(20, 10, 2, 4, 4),
+}
+PICTURES = ["cores-by-kind", "cores-by-memory", "energy", "limits", "links"]
+
+
+def board() -> SystemSpec:
+    """Round figures; every synapse read takes 100 ns and nothing else takes time but a barrier of 1000 ns."""
+    figures = {
+        field.name: Quantity(0, 0, 0, f"source of {field.name}") for field in fields(ChipSpec) if field.name != "name"
+    }
+
+    def of(name: str, low: float, central: float, high: float) -> Quantity:
+        return Quantity(low, central, high, f"source of {name}")
+
+    changed = {
+        "cores": (8, 8, 8), "mesh_columns": (4, 4, 4), "memory_bytes_per_core": (100, 100, 100),
+        "synaptic_memory_bytes_per_core": (60, 60, 60), "neurons_per_core": (8, 8, 8), "weight_bits": (2, 2, 2),
+        "state_bytes_per_neuron": (16, 16, 16), "input_axons_per_core": (10, 10, 10),
+        "energy_per_synop_pj": (5, 10, 20), "static_power_w": (0.25, 0.5, 1), "time_per_synapse_ns": (50, 100, 200),
+        "barrier_few_chips_ns": (1000, 1000, 1000),
+    }  # fmt: skip
+    figures |= {name: of(name, *values) for name, values in changed.items()}
+    figures_of_board = of("chips", 4, 4, 4), of("chip_columns", 2, 2, 2), of("board_power_w", 0, 0, 0)
+    return SystemSpec("board", "four small chips", *figures_of_board, ChipSpec(name="chip", **figures))
+
+
+def made_run(synapses: int = 24, **changes: Any) -> Run:
+    """Two tokens of prompt and two of generation over two chips; changes are fields of the run."""
+    summary = GraphSummary(
+        "net", "a16", 1, 2, 32, {"float_nats": 1.8, "integer_nats": 1.81, "perplexity_ratio": 1.01005},
+        (
+            NodeSummary("embedding", "Embedding", 4, None, 0, {"ADD": 100}, 0, 0),
+            NodeSummary("layers.0.mix", "MLGRU", 4, 0, 1, {"ADD": 2, "MUL_SHR": 1}, synapses * 2 // 3, synapses // 2),
+            NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, synapses - synapses * 2 // 3, synapses // 4),
+        ),
+    )  # fmt: skip
+    host, first, second, last = Location(HOST, 0), *USE
+    shards = Shard("embedding", 0, 4), Shard("layers.0.mix", 0, 2), Shard("layers.0.mix", 2, 4), Shard("head", 0, 2)
+    routes = (
+        Route(0, "x", first, 0, 4), Route(0, "x", second, 0, 4), Route(1, "v", last, 0, 2),
+        Route(2, "v", last, 2, 4), Route(3, "logits", host, 0, 2), Route(1, "v", second, 0, 2),
+    )  # fmt: skip
+    mapping = Mapping("digest", "board", "by hand", shards, (host, first, second, last), routes)
+    fired, synops, reads = np.array([2, 2, 2, 2]), np.array([0, 6, 8, 10]), np.array([0, 12, 16, 14])
+    activity = Activity(2, fired, synops, reads, np.array([0, 1, 0, 2]), np.array([8, 6, 4, 3, 4, 3]))
+    run = Run(
+        "reference", "a16", "Once | <b>upon</b>", "a `time`\n```\nend", (1, 2), (3, 4, 5),
+        {"temperature": 0.0, "seed": 7}, {"start": 0.5, "prefill": 4.0, "generate": 1.0}, activity, activity, summary, mapping, board(),
+        {"python": "3.11.0"}, "2025-01-02T03:04:05+00:00", USE,
+    )  # fmt: skip
+    return replace(run, **changes)
+
+
+def built(run: Run) -> dict[str, Any]:
+    """The report of a run beside all rows."""
+    return report.build(run, baselines.load(), run.use)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0, "mJ", "0 mJ"), (1.0, "W", "1.00 W"), (0.012345, "mJ", "0.0123 mJ"), (1.2345e-7, "mJ", "1.23e-07 mJ"),
+        (123.4, "", "123"), (999.6, "ns", "1,000 ns"), (13965.0, "tokens/s", "14,000 tokens/s"),
+        (1_234_567.0, "", "1.23 million"), (2_619_473_920, "", "2.62 billion"), (8192, "bytes", "8,192 bytes"),
+        (-0.5, "%", "-0.500 %"), (None, "×", "without bound ×"),
+    ],
+)  # fmt: skip
+def test_a_figure_has_three_digits_and_its_unit_and_a_count_is_whole(value: float | None, unit: str, text: str) -> None:
+    assert figure(value, unit) == text
+
+
+def test_a_range_is_shown_where_there_is_one() -> None:
+    assert spread({"low": 1.0, "central": 2.0, "high": 4.0}, "W") == "2.00 (1.00 to 4.00) W"
+    assert spread({"low": 2.0, "central": 2.0, "high": 2.0}, "W") == "2.00 W"
+
+
+def test_the_report_is_plain_data() -> None:
+    found = built(made_run())
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert list(found) == [
+        "format", "header", "run", "quality", "mapping", "phases", "links", "simulator_seconds", "sources",
+        "comparison",
+    ]  # fmt: skip
+
+
+def test_the_mapping_states_the_use_of_every_limit() -> None:
+    mapping = built(made_run())["mapping"]
+    assert mapping["use"] == {
+        "memory": {"max": 50, "mean": 110 / 3, "limit": 100},
+        "synaptic_memory": {"max": 30, "mean": 20, "limit": 60},
+        "neurons": {"max": 2, "mean": 2, "limit": 8},
+        "state_per_neuron": {"max": 12, "mean": 28 / 3, "limit": 16},
+        "input_axons": {"max": 6, "mean": 14 / 3, "limit": 10},
+    }
+    assert (mapping["chips"], mapping["chips_of_system"], mapping["cores"], mapping["shards"]) == (2, 4, 3, 3)
+    assert [(c["chip"], c["core"], c["kind"], c["block"]) for c in mapping["content"]] == [
+        (0, 0, "MLGRU", 0), (0, 5, "MLGRU", 0), (1, 6, "Head", None),
+    ]  # fmt: skip
+
+
+def test_a_phase_has_counts_per_token_and_an_estimate() -> None:
+    phases = built(made_run())["phases"]
+    prefill, generate = phases["prefill"], phases["generate"]
+    assert prefill["traffic_per_token"] == {
+        "messages": 14, "silent": 2, "hops": 57 / 2, "crossings": 12.5, "between_chips": 12.5,
+    }  # fmt: skip
+    assert (prefill["synops_per_token"], prefill["reads_per_token"], prefill["saturations"]) == (12, 21, 3)
+    assert prefill["instructions_per_token"] == {"ADD": 10, "MUL_SHR": 4}
+    assert prefill["step_seconds"]["central"] == pytest.approx(8 * 100e-9 + 1000e-9)
+    assert generate["seconds_per_token"]["central"] == pytest.approx((8 + 7) * 100e-9 + 2 * 1000e-9)
+    assert prefill["millijoule_per_token"]["central"] == pytest.approx(12 * 10e-9 + 2 * 0.5 * 1.8e-6 * 1e3)
+
+
+def test_messages_between_chips_are_counted_over_both_phases() -> None:
+    assert built(made_run())["links"] == [
+        {"source": -1, "destination": 0, "messages_per_token": 7.0},
+        {"source": 0, "destination": 1, "messages_per_token": 3.5},
+        {"source": 1, "destination": -1, "messages_per_token": 2.0},
+    ]
+
+
+def test_every_figure_of_the_system_is_there_with_its_source() -> None:
+    rows = {(row["of"], row["name"]): row for row in built(made_run())["sources"]}
+    assert len(rows) == 3 + len(fields(ChipSpec)) - 1
+    assert rows["chip", "energy per synop"] == {
+        "of": "chip", "name": "energy per synop", "unit": "pJ", "low": 5, "central": 10, "high": 20,
+        "source": "source of energy_per_synop_pj",
+    }  # fmt: skip
+    assert rows["chip", "memory per core"]["unit"] == "bytes"
+    page = report.to_markdown(built(made_run()))
+    for row in rows.values():
+        assert row["source"].replace("_", r"\_") in page
+
+
+MARKDOWN = [
+    "# net on board",
+    "| system | board: four small chips |",
+    "| versions | python 3.11.0 |",
+    "| new text | 3 tokens |",
+    "| seed | 7 |",
+    "| predicted tokens | not measured |",
+    "| float model | 1.80 nats per token |",
+    "| perplexity of the integers over perplexity of the float model | 1.01 (+1 %) |",
+    "| greedy token the same | not measured |",
+    "| chips in use | 2 of 4 |",
+    "| cores in use | 3 of 16 on these chips |",
+    "| synaptic memory | 30 bytes | 20.0 bytes | 60 bytes | 50.0 % | 33.3 % |",
+    "| zeros, not sent | 2.00 | 2.00 |",
+    "| synapses read from dense storage | 21.0 | 21.0 |",
+    r"| instructions MUL\_SHR | 4.00 | 4.00 |",
+    "| saturated values | 3 | 3 |",
+    "| throughput | 556,000 (385,000 to 714,000) tokens/s | 286,000 (200,000 to 364,000) tokens/s |",
+    "| energy | 0.00180 (0.000700 to 0.00520) mJ/token | 0.00350 (0.00138 to 0.0100) mJ/token |",
+    r"| synaptic operations | 12.0 | 1.20e-07 (6.00e-08 to 2.40e-07) mJ/token | 0.00667 % | "
+    r"source of energy\_per\_synop\_pj |",
+    "| prefill | 4.00 s, 0.500 tokens/s |",
+    "| chip: weight | 2 bits | 2 bits | 2 bits | source of weight\\_bits |",
+]
+
+
+@pytest.mark.parametrize("line", MARKDOWN)
+def test_the_markdown_page_says(line: str) -> None:
+    assert line in report.to_markdown(built(made_run())).splitlines()
+
+
+def test_the_speed_of_the_simulator_is_named_as_such() -> None:
+    page = report.to_markdown(built(made_run()))
+    assert (
+        "## Wall-clock speed of the simulator\n\nHow long the engine reference took on the computer that simulated the "
+        "run. This is the speed of the simulator; it says nothing about the speed of the chips.\n"
+    ) in page
+
+
+def test_texts_of_the_run_cannot_break_the_markdown_page() -> None:
+    page = report.to_markdown(built(made_run()))
+    assert "Prompt:\n\n```text\nOnce | <b>upon</b>\n```\n" in page
+    assert "Generated:\n\n````text\na `time`\n```\nend\n````\n" in page
+    system = replace(board(), description="a | b\n<i>c</i>")
+    assert r"| system | board: a \| b \<i\>c\</i\> |" in report.to_markdown(built(made_run(system=system)))
+
+
+def test_a_phase_without_tokens_is_left_out_with_a_sentence() -> None:
+    run = made_run()
+    found = built(replace(run, generate=nothing(run.mapping)))
+    assert found["phases"]["generate"] is None
+    page = report.to_markdown(found)
+    assert "The phase generation is left out, because no token ran through the chips in it." in page
+    assert "| saturated values | 3 |" in page
+    assert "Energy of a token in generation" not in page
+    assert sorted(pictures.draw(found)) == PICTURES
+    assert "left out" in report.to_html(found, pictures.draw(found))
+
+
+def test_a_run_without_tokens_has_no_energy_picture() -> None:
+    run = made_run()
+    found = built(replace(run, prefill=nothing(run.mapping), generate=nothing(run.mapping)))
+    drawn = pictures.draw(found)
+    assert "energy" not in drawn
+    assert "estimated throughput" not in report.to_html(found, drawn)
+
+
+def test_another_model_is_given_no_ratio() -> None:
+    found = built(made_run())
+    page = report.to_markdown(found)
+    assert found["comparison"]["ratios"] == []
+    assert "No ratio is given, because the rows are of another model: this one has 24 ternary synapses" in page
+    assert "**Context, without ratios**" in page
+    assert "Ratios in" not in page
+    assert "MatMul-free 370M on NVIDIA H100; reference code; precision not stated; batch 1; sequence length 500" in page
+
+
+def test_the_same_model_is_given_ratios_with_both_rows_named() -> None:
+    page = report.to_markdown(built(made_run(synapses=341_049_344)))
+    (line,) = (
+        line for line in page.splitlines() if "Llama-style 400M" in line and "length 500 " in line and "723" in line
+    )
+    assert line == (
+        "| net on board, estimated: 286,000 (200,000 to 364,000) tokens/s; 0.00350 (0.00138 to 0.0100) mJ/token "
+        "| Llama-style 400M on NVIDIA Jetson Orin Nano; implementation not stated; precision FP16; batch 1; sequence "
+        "length 500 | edge GPU | 14.3 tokens/s | 723 mJ/token | 20,000 (14,000 to 25,400) × "
+        "| 207,000 (72,300 to 526,000) × | Energy: as published, not stated; MAXN mode, the board draws 10 to 13 W "
+        "when it generates and 4.3 to 5.8 W when idle. Source: arXiv 2503.18002v2, Table 2. |"
+    )
+    assert "fastest known for one sequence" in page
+
+
+def test_the_html_page_needs_nothing_else() -> None:
+    found = built(made_run())
+    page = report.to_html(found, pictures.draw(found))
+    assert page.count("<img ") == len(PICTURES)
+    assert set(re.findall(r'(?:src|href)="([^#:]*:)?', page)) <= {"data:", ""}
+    assert not re.search(r"<script|<link|@import|url\(", page)
+    assert "Once | &lt;b&gt;upon&lt;/b&gt;" in page
+    assert "<b>" not in page
+    for title in (section.title for section in report.sections(found)):
+        assert f"<h2>{title}</h2>" in page
+
+
+def test_an_svg_picture_and_one_of_another_name_are_shown_too() -> None:
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg"></svg>'
+    page = report.to_html(built(made_run()), {"limits": svg, "my picture": svg})
+    assert page.count(f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}") == 2
+    assert "<figcaption>my picture</figcaption>" in page
+
+
+def test_pictures_are_the_same_every_time() -> None:
+    first, second = (pictures.draw(built(made_run())) for _ in range(2))
+    assert sorted(first) == PICTURES == sorted(pictures.CAPTIONS)
+    assert first == second
+    assert all(picture.startswith(b"\x89PNG\r\n") for picture in first.values())
+
+
+def test_pictures_of_many_chips_show_the_first_of_them() -> None:
+    found = built(made_run())
+    core = found["mapping"]["content"][0]
+    found["mapping"]["content"] = [core | {"chip": chip, "kind": f"kind {chip}"} for chip in range(70)]
+    found["links"] = [{"source": chip, "destination": chip + 1, "messages_per_token": chip} for chip in range(69)]
+    assert sorted(pictures.draw(found)) == PICTURES
+
+
+def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:
+    system = replace(board(), chip=replace(board().chip, static_power_w=Quantity(0, 0, 0, "x")))
+    system = replace(system, chip=replace(system.chip, energy_per_synop_pj=Quantity(0, 0, 0, "x")))
+    found = built(made_run(system=system))
+    found["links"] = []
+    drawn = pictures.draw(found)
+    assert sorted(drawn) == PICTURES
+    assert "none" in report.to_markdown(found)
+
+
+def test_drawing_leaves_pyplot_and_its_state_alone() -> None:
+    program = "import sys, mmfree_neuro.pictures, mmfree_neuro.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_use_of_a_core_is_the_sum_of_its_shards(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    one = Footprint(memory=1 + 4, synaptic_memory=1, neurons=1, state_per_neuron=4, input_axons=3)
+    assert use_of_cores(hand_graph, hand_mapping, 2) == {Location(0, 0): one, Location(0, 1): one}
+    together = replace(hand_mapping, locations=(Location(HOST, 0), Location(0, 0), Location(0, 0)))
+    assert use_of_cores(hand_graph, together, 2) == {Location(0, 0): Footprint(10, 2, 2, 4, 6)}
