@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ settings.load_profile("suite")
 MAPPINGS = ("chain", "random", "block-per-chip")
 
 
+@lru_cache
 def _random_checkpoint(use_lower_bound: bool) -> Checkpoint:
     config = ModelConfig(
         vocab_size=256, hidden_size=64, num_hidden_layers=2, use_lower_bound=use_lower_bound, intermediate_size=128
@@ -40,10 +42,21 @@ def _random_checkpoint(use_lower_bound: bool) -> Checkpoint:
     return Checkpoint(config, tensors)
 
 
+def _random_tokens() -> np.ndarray:
+    return np.random.default_rng(3).integers(256, size=(4, 32))
+
+
+@lru_cache
+def _lowered(use_lower_bound: bool, scheme: str) -> Graph:
+    checkpoint = _random_checkpoint(use_lower_bound)
+    ranges = calibrate(checkpoint, _random_tokens(), SCHEMES[scheme])
+    return lower.lower(checkpoint, ranges, SCHEMES[scheme], "tiny")
+
+
 @pytest.fixture(scope="session")
 def tokens() -> np.ndarray:
     """Random tokens [4, 32]: what the tiny models are calibrated on."""
-    return np.random.default_rng(3).integers(256, size=(4, 32))
+    return _random_tokens()
 
 
 @pytest.fixture(scope="session", params=[True, False], ids=["lower-bounds", "no-lower-bounds"])
@@ -59,22 +72,21 @@ def bounded_checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def a16(checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
+def a16(checkpoint: Checkpoint) -> Graph:
     """The tiny models with static 16-bit activations."""
-    return lower.lower(checkpoint, calibrate(checkpoint, tokens, SCHEMES["a16"]), SCHEMES["a16"], "tiny")
+    return _lowered(checkpoint.config.use_lower_bound, "a16")
 
 
 @pytest.fixture(scope="session")
-def a8(checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
+def a8(checkpoint: Checkpoint) -> Graph:
     """The tiny models with 8-bit activations scaled per token."""
-    return lower.lower(checkpoint, calibrate(checkpoint, tokens, SCHEMES["a8"]), SCHEMES["a8"], "tiny")
+    return _lowered(checkpoint.config.use_lower_bound, "a8")
 
 
 @pytest.fixture(scope="session", params=sorted(SCHEMES))
-def graph(request: pytest.FixtureRequest, bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
+def graph(request: pytest.FixtureRequest) -> Graph:
     """The tiny model with lower bounds, in every scheme."""
-    scheme = SCHEMES[request.param]
-    return lower.lower(bounded_checkpoint, calibrate(bounded_checkpoint, tokens, scheme), scheme, "tiny")
+    return _lowered(True, request.param)
 
 
 @pytest.fixture(scope="session")

@@ -367,7 +367,7 @@ def test_wrong_tensors(tmp_path: Path, name: str, value: NDArray[Any] | None, ex
     assert message(tmp_path) == f"{tmp_path}: {expected}"
 
 
-@pytest.mark.parametrize("content", [b"", b"not a file of tensors", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize("content", [b"", b"not a file of tensors", b"PK\x03\x04 cut", b"\x80\x02K"])
 def test_a_bin_that_is_none(tmp_path: Path, content: bytes) -> None:
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     path.write_bytes(content)

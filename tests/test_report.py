@@ -71,7 +71,8 @@ def made_run(synapses: int = 24, **changes: Any) -> Run:
     activity = Activity(2, fired, synops, reads, np.array([0, 1, 0, 2]), np.array([8, 6, 4, 3, 4, 3]))
     run = Run(
         "reference", "a16", "Once | <b>upon</b>", "a `time`\n```\nend", (1, 2), (3, 4, 5),
-        {"temperature": 0.0, "seed": 7}, {"start": 0.5, "prefill": 4.0, "generate": 1.0}, activity, activity, summary, mapping, board(),
+        {"temperature": 0.0, "seed": 7},
+        {"start": 0.5, "prefill": 4.0, "generate": 1.0}, activity, activity, summary, mapping, board(),
         {"python": "3.11.0"}, "2025-01-02T03:04:05+00:00", USE,
     )  # fmt: skip
     return replace(run, **changes)
