@@ -34,7 +34,7 @@ class QType:
 def fit(x: Ints, qtype: QType, name: str) -> Ints:
     """The same integers, or a RangeError when one of them is outside the format."""
     if x.size and max(int(x.max()), -int(x.min())) > qtype.high:
-        raise RangeError(f"{name}: {int(x[np.abs(x).argmax()])} does not fit {qtype}")
+        raise RangeError(f"{name}: {int(x.flat[np.abs(x).argmax()])} does not fit {qtype}")
     return x
 
 

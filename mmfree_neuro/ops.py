@@ -136,10 +136,10 @@ def _sigmoid(m: Machine, x: Value, frac: int, table: SigmoidTable) -> Value:
     magnitude = m.abs(x)
     if frac < SIGMOID_INPUT_FRAC:
         up = SIGMOID_INPUT_FRAC - frac
-        magnitude = m.shl(m.min(magnitude, (1 << (SIGMOID_INPUT_BITS - up)) - 1), up)
+        magnitude = m.shl(m.min(magnitude, 1 << max(0, SIGMOID_INPUT_BITS - up)), min(up, SIGMOID_INPUT_BITS))
     else:
         magnitude = m.mul_shr(magnitude, 1, frac - SIGMOID_INPUT_FRAC)
-        magnitude = m.min(magnitude, (1 << SIGMOID_INPUT_BITS) - 1)
+    magnitude = m.min(magnitude, (1 << SIGMOID_INPUT_BITS) - 1)
     segment = m.mul_shr(magnitude, 1, table.segment_bits)
     rest = m.bit_and(magnitude, (1 << table.segment_bits) - 1)
     rise = m.mul_round(m.lookup(table.slopes, segment), rest, table.segment_bits)

@@ -33,7 +33,8 @@ def _powers() -> Ints:
 
 def weights(logits: Ints, logit_scale: float, temperature: float) -> Ints:
     """Integers proportional to exp(logits · logit_scale / temperature), 2^30 at the largest logit, to a part in 370."""
-    factor = round(logit_scale / temperature * np.log2(np.e) * 2 ** (_LOG2_STEPS + 24))
+    sharpness = logit_scale / temperature * np.log2(np.e) * 2 ** (_LOG2_STEPS + 24)
+    factor = round(min(sharpness, 2.0**38))  # so that the product stays in 64 bits; sharper is greedy anyway
     below = ((int(logits.max()) - logits) * factor) >> 24
     whole = np.minimum(below >> _LOG2_STEPS, 62)
     shifted: Ints = _powers()[below & (2**_LOG2_STEPS - 1)] >> whole

@@ -144,7 +144,7 @@ def save_graph(graph: Graph, path: Path) -> None:
         name: safetensors.TensorSpec(dtype=str(a.dtype), shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
         for name, a in kept.items()
     }
-    data = safetensors.serialize(specs, {"format": GRAPH_FORMAT, "graph": json.dumps(content)})
+    data = safetensors.serialize(specs, {GRAPH_FORMAT: json.dumps(content)})
     with whole_file(path) as scratch:
         scratch.write_bytes(data)
 
@@ -165,17 +165,23 @@ def load_graph(path: Path) -> tuple[Graph, str]:
         metadata = header.get("__metadata__", {})
     except (safetensors.SafetensorError, ValueError):
         raise GraphError(f"{path}: not a graph file, or cut short") from None
-    if metadata.get("format") != GRAPH_FORMAT:
+    if GRAPH_FORMAT not in metadata:
         raise GraphError(f"{path}: not a graph file of this version ({GRAPH_FORMAT})")
+    try:
+        graph = _graph(tensors, json.loads(metadata[GRAPH_FORMAT]))
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+        raise GraphError(f"{path}: not a graph file, a part is missing or damaged") from None
+    return verify(graph), hashlib.sha256(data).hexdigest()
+
+
+def _graph(tensors: dict[str, Any], content: dict[str, Any]) -> Graph:
     kinds = {"U8": np.uint8, "I32": np.int32}
     arrays = {n: np.frombuffer(e["data"], kinds[e["dtype"]]).reshape(e["shape"]) for n, e in tensors.items()}
-    content = json.loads(metadata["graph"])
-    graph = Graph(
+    return Graph(
         content["name"], content["scheme"], tuple(_from_plain(node, arrays) for node in content["nodes"]),
         _from_plain(content["sigmoid"], arrays), content["accumulator_bits"], content["blocks"], content["bos"],
         content["quality"],
     )  # fmt: skip
-    return verify(graph), hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -242,7 +248,7 @@ def load_mapping(path: Path) -> StoredMapping:
     try:
         mapping, system = mapping_from_plain(content["mapping"]), _system_from_plain(content["system"])
         graph = path.resolve().parent / content["graph_path"]
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise MappingError(f"{path}: not a mapping file, a part is missing") from None
     return StoredMapping(mapping, system, graph)
 
@@ -317,5 +323,5 @@ def load_run(folder: Path) -> Run:
             mapping_from_plain(raw["mapping"]), _system_from_plain(raw["system"]), raw["versions"], raw["date"],
             {Location(u[0], u[1]): Footprint(*u[2:]) for u in raw["use"]},
         )  # fmt: skip
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise InputError(f"{path}: not a run, a part is missing") from None

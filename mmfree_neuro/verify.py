@@ -6,6 +6,7 @@ import numpy as np
 
 from mmfree_neuro import programs
 from mmfree_neuro.errors import GraphError, RangeError
+from mmfree_neuro.fixedpoint import fit
 from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Head, Input, MaxAbs, Output, constants
 from mmfree_neuro.ops import Bounds, Interval, Value
 
@@ -70,12 +71,21 @@ def _inputs(graph: Graph, node: AnyNode, outputs: dict[tuple[str, str], Output])
 def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str]:
     machine = Bounds(node.name)
     if isinstance(node, Embedding):
+        if node.table.ndim != 2 or node.table.shape[1] != node.size:
+            raise GraphError(
+                f"{node.name}: the table has shape {list(node.table.shape)}, must have {node.size} columns"
+            )
+        fit(node.table, node.output("x").qtype, f"{node.name}: table")
         inputs = {"x": _interval(node.output("x"))}
     state = Interval(-node.state.high, node.state.high) if isinstance(node, MLGRU) else None
     sent, _ = programs.run(machine, node, graph.sigmoid, constants(node), inputs, state)
     for output in node.outputs:
+        if output.qtype.bits > MAX_PAYLOAD_BITS:
+            raise RangeError(
+                f"{node.name}: output {output.port} is {output.qtype}, must have at most {MAX_PAYLOAD_BITS} bits"
+            )
         declared, reached = _interval(output), sent[output.port]
-        if reached.low < declared.low or reached.high > declared.high or output.qtype.bits > MAX_PAYLOAD_BITS:
+        if reached.low < declared.low or reached.high > declared.high:
             raise RangeError(
                 f"{node.name}: output {output.port} can be {reached.low} … {reached.high}, must be "
                 f"{declared.low} … {declared.high}"

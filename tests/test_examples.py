@@ -14,7 +14,11 @@ def test_the_first_three_examples_in_order(tmp_path: Path) -> None:
         ("03_run_and_report.py", "same bits, same counts"),
     ):
         done = subprocess.run(
-            [sys.executable, str(EXAMPLES / name), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, str(EXAMPLES / name), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert says in done.stdout

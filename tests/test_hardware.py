@@ -256,8 +256,8 @@ def test_a_figure_outside_its_own_range(numbers: str, has: str) -> None:
 
 
 def test_a_count_is_a_whole_number() -> None:
-    raw = '{value = 1.5, source = "x"}'
-    assert message(own(chip=table(ChipSpec, cores=raw))) == "mine.toml: [chip]: cores must be a whole number of at least 1"
+    said = message(own(chip=table(ChipSpec, cores='{value = 1.5, source = "x"}')))
+    assert said == "mine.toml: [chip]: cores must be a whole number of at least 1"
 
 
 def test_a_misspelt_end_of_a_range() -> None:
@@ -265,3 +265,15 @@ def test_a_misspelt_end_of_a_range() -> None:
     assert message(own(chip=table(ChipSpec, cores=raw))) == (
         "mine.toml: [chip]: cores must have a value, or low, central and high, none negative"
     )
+
+
+def test_a_chip_named_and_in_place() -> None:
+    text = own()
+    assert "[chip]" in text
+    said = message(text.replace("[system]\n", '[system]\nchip = "loihi2"\n', 1))
+    assert said == "mine.toml: names a chip and has a table [chip], must have one of them"
+
+
+def test_no_chip_at_all() -> None:
+    said = message(own().split("[chip]")[0])
+    assert said == "mine.toml: must name a chip or have a table [chip]"

@@ -274,3 +274,13 @@ def test_nothing_but_an_older_run_is_replaced(tmp_path: Path) -> None:
             pass
         assert str(error.value) == f"{path}: exists and is not a run, must be a new folder or an older run"
     assert (tmp_path / "thesis" / "thesis.tex").read_text() == "all of it"
+
+
+def test_a_graph_file_with_a_part_missing(tmp_path: Path, a16: Graph) -> None:
+    path = tmp_path / "model.graph"
+    save_graph(a16, path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'\\"scheme\\"', b'\\"schema\\"', 1))
+    with pytest.raises(GraphError) as error:
+        load_graph(path)
+    assert str(error.value) == f"{path}: not a graph file, a part is missing or damaged"

@@ -131,3 +131,24 @@ def test_a_register_holds_every_value(hand_graph: Graph) -> None:
     with pytest.raises(RangeError) as error:
         verify(replace(hand_graph, nodes=(wide, hand_graph.head)))
     assert str(error.value) == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"
+
+
+def test_a_payload_has_at_most_32_bits(hand_graph: Graph) -> None:
+    wide = broken(hand_graph, outputs=(Output("logits", hand_graph.head.size, QType(33, 0)),))
+    with pytest.raises(RangeError) as error:
+        verify(wide)
+    assert str(error.value) == "head: output logits is s33.0, must have at most 32 bits"
+
+
+def test_the_embedding_table_fits(hand_graph: Graph) -> None:
+    embedding, head = hand_graph.embedding, hand_graph.head
+    narrow = replace(embedding, table=embedding.table[:, :-1])
+    with pytest.raises(GraphError) as error:
+        verify(replace(hand_graph, nodes=(narrow, head)))
+    shape = list(narrow.table.shape)
+    assert str(error.value) == f"embedding: the table has shape {shape}, must have {embedding.size} columns"
+    format_ = embedding.output("x").qtype
+    large = replace(embedding, table=np.full_like(embedding.table, format_.high + 1))
+    with pytest.raises(RangeError) as range_error:
+        verify(replace(hand_graph, nodes=(large, head)))
+    assert str(range_error.value) == f"embedding: table: {format_.high + 1} does not fit {format_}"

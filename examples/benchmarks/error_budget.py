@@ -164,7 +164,7 @@ def graph_nats(graph: Graph, windows: NDArray[np.int64]) -> Nats:
     if not np.array_equal(found.logits, expected.logits):
         raise SystemExit("the fast engine differs from the reference: no row is written")
     logits = fast(graph, placed, Job(np.ascontiguousarray(windows[:, :-1])), silent).logits
-    return pipeline.nats(logits * graph.logit_scale, windows[:, 1:])
+    return pipeline.nats(logits.astype(np.float64) * graph.logit_scale, windows[:, 1:])
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:
@@ -259,7 +259,8 @@ def main(folder: Path, count: int, length: int, quick: bool) -> None:
     if not quick:
         with redirect_stdout(sys.stderr):
             write("error_budget", found)
-    print(f"{name}, held-out modules of {text.description}, {device()}\n\n{table(found)}")
+    print(f"{name}, held-out modules of {text.description}, {device()}\n\n{table(found)}\n")
+    print("A cost compares the same bytes; whole graphs are measured on fewer windows, so compare their costs only.")
 
 
 if __name__ == "__main__":
@@ -270,4 +271,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.windows < 2:
         parser.error("--windows must be at least 2")
-    main(options.checkpoint, *((2, 64) if options.quick else (options.windows, 512)), options.quick)
+    main(options.checkpoint, 2 if options.quick else options.windows, 64 if options.quick else 512, options.quick)

@@ -27,7 +27,7 @@ def _coverage(graph: Graph, mapping: Mapping) -> None:
 def _places(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
     chips, cores = int(system.chips.central), int(system.chip.cores.central)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
-        if isinstance(graph.node(shard.node), Embedding) != (place.chip == HOST):
+        if isinstance(graph.node(shard.node), Embedding) != (place == Location(HOST, 0)):
             raise MappingError(
                 f"mapping: {shard.node} is on chip {place.chip}; the host holds the embedding and nothing else"
             )

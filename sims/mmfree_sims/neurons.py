@@ -45,7 +45,7 @@ class VectorMachine(Machine):
 
     def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
         shift = frac - SIGMOID_INPUT_FRAC
-        magnitude = np.abs(x) >> shift if shift >= 0 else np.abs(x) << -shift
+        magnitude = np.abs(x) >> shift if shift >= 0 else np.abs(x) << min(-shift, SIGMOID_INPUT_BITS)
         np.minimum(magnitude, (1 << SIGMOID_INPUT_BITS) - 1, out=magnitude)
         y = _all_sigmoids(table).take(magnitude)
         return np.where(x < 0, (1 << GATE_FRAC) - y, y)

@@ -15,6 +15,8 @@ def place(
     cores of a chip.  Raises CapacityError where the system has too little room.
     """
     available, room = int(system.chips.central), limits(system.chip)
+    if chips is not None and len(shards) - 1 < chips:
+        raise CapacityError(f"{system.name}: {len(shards) - 1} shards are too few to use {chips} chips")
     total = sum(f.memory for f in footprints[1:])
     places, chip, core, filled, done = [Location(HOST, 0)], 0, 0, EMPTY, 0
     for position, needed in enumerate(footprints[1:], start=1):
@@ -32,6 +34,4 @@ def place(
             )
         filled, done = filled + needed, done + needed.memory
         places.append(Location(chip, core))
-    if chips is not None and places[-1].chip + 1 < chips:
-        raise CapacityError(f"{system.name}: {len(shards) - 1} shards are too few to use {chips} chips")
     return tuple(places)
