@@ -44,16 +44,18 @@ def main(path: Path) -> None:
     # to a chip's s_out; a packet is an int32 vector that mmfree_sims.lava.core.decode reads.
     host, chips = engine.build(graph, stored.mapping, job)
 
-    # The models are asynchronous: one step is the whole job, from the first token to the last.
-    host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
+    try:
+        # The models are asynchronous: one step is the whole job, from the first token to the last.
+        host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
+        # Vars are read after the run and before the stop, as in every Lava program.
+        chosen = host.chosen.get().astype(int).tolist()
+        counters = {number: chip.counters.get().astype(int).tolist() for number, chip in chips.items()}
+    finally:
+        host.stop()  # Python would wait for ever for processes that were not stopped
 
-    # Vars are read after the run and before the stop, as in every Lava program.
-    chosen = host.chosen.get().astype(int).tolist()
     print(f"tokens {chosen}")
-    for number, chip in chips.items():
-        received, sent, fired, saturated = chip.counters.get().astype(int)
+    for number, (received, sent, fired, saturated) in counters.items():
         print(f"chip {number}: {received} packets received, {sent} sent, {fired} shards fired, {saturated} saturated")
-    host.stop()
 
     # Timing cannot change a result: every engine chooses the same tokens.
     print(f"equal to the fast engine: {fast.run(graph, stored.mapping, job).chosen[0].tolist() == chosen}")

@@ -62,12 +62,17 @@ class Session(Protocol):
         """The counts since they were last taken."""
 
 
+def check_shape(tokens: NDArray[np.int64]) -> None:
+    """InputError where tokens are not [sequences, time] with at least one token."""
+    if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 1:
+        raise InputError(
+            f"the tokens have shape {list(tokens.shape)}, must be [sequences, time] with at least one token"
+        )
+
+
 def check(graph: Graph, job: Job) -> None:
     """InputError where a job does not fit a graph."""
-    if job.tokens.ndim != 2 or job.tokens.shape[0] < 1 or job.tokens.shape[1] < 1:
-        raise InputError(
-            f"the tokens have shape {list(job.tokens.shape)}, must be [sequences, time] with at least one token"
-        )
+    check_shape(job.tokens)
     if not np.issubdtype(job.tokens.dtype, np.integer):
         raise InputError(f"the tokens are {job.tokens.dtype}, must be integers")
     low, high = int(job.tokens.min()), int(job.tokens.max())

@@ -24,7 +24,7 @@ from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.footprint import footprint, use_of_cores
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
-from mmfree_neuro.job import Job, Report, Result, silent
+from mmfree_neuro.job import Job, Report, Result, check_shape, silent
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.quantize import Scheme
 from mmfree_neuro.storage import Run, StoredMapping
@@ -155,10 +155,10 @@ def to_graph(checkpoint: Checkpoint, scheme: Scheme, text: str, name: str, stage
 
 
 def _within(tokens: Ints, vocabulary: int, text: str) -> None:
-    if int(tokens.max()) >= vocabulary or int(tokens.min()) < 0:
-        raise InputError(
-            f"{text}: holds token {int(tokens.max())}, which is outside the vocabulary 0 … {vocabulary - 1}"
-        )
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        raise InputError(f"{text}: holds token {wrong}, which is outside the vocabulary 0 … {vocabulary - 1}")
 
 
 def convert(folder: Path, output: Path, scheme: Scheme, text: str, stage: Stage = lambda _: None) -> Graph:
@@ -272,6 +272,7 @@ def float_result(
     from mmfree_kernels import evaluate, model
 
     checkpoint = read_checkpoint(folder)
+    check_shape(tokens)
     _within(tokens, checkpoint.config.vocab_size, "the tokens")
     float_model = model.from_checkpoint(checkpoint)
     return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(float_model, tokens, new_tokens)
