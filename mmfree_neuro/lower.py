@@ -49,6 +49,8 @@ from mmfree_neuro.verify import verify
 GAIN_BITS = 16
 SQUARE_BITS = 16
 CODE = QType(8, 0)
+WIDEST_RANGE = 4096.0
+"""Up to which ratio of largest to smallest a token's scale keeps its precision; smaller tokens saturate it."""
 MAX_ARITY = 32
 """How many accumulators a neuron that finds a maximum has."""
 
@@ -137,7 +139,7 @@ class _Lowering:
 
     def root_type(self, norm: str) -> QType:
         """The format of a norm's inverse root: the smallest mean square seen, and head room below it."""
-        smallest = self.ranges[f"{norm}.mean_square"].low
+        smallest = _smallest(self.ranges[f"{norm}.mean_square"], WIDEST_RANGE**2)
         return QType(self.scheme.value_bits, frac_for(self.room / math.sqrt(smallest), self.scheme.value_bits))
 
     def norm(
@@ -197,7 +199,7 @@ class _Lowering:
         inverse, scale = {}, {}
         for name in consumers:
             seen = self.ranges[f"{norm}.{name}.largest"]
-            inverse[name] = QType(bits, frac_for(self.room * 127 / max(seen.low, 1e-30), bits))
+            inverse[name] = QType(bits, frac_for(self.room * 127 / _smallest(seen, WIDEST_RANGE), bits))
             scale[name] = self.value_type(f"{norm}.{name}", at_most=formats[name].frac + root.frac)
         scales = QuantScale(
             f"{norm}.scale", 1,
@@ -353,6 +355,11 @@ def _gain(values: Float32) -> tuple[Ints, int]:
     """Gains as integers of GAIN_BITS bits, and their fractional bits."""
     frac = min(frac_for(float(np.abs(values).max()), GAIN_BITS), 30)
     return quantise(values, QType(GAIN_BITS, frac)), frac
+
+
+def _smallest(seen: Range, widest: float) -> float:
+    """The low end of a range, or its high end over `widest` where that is more; 1 where nothing was ever seen."""
+    return max(seen.low, seen.high / widest) or 1.0
 
 
 def _root_powers(size: int, squares: QType, root: QType) -> Ints:

@@ -180,7 +180,7 @@ def test_what_is_not_installed(absent: str, call: str, message: str, tmp_path: P
         import sys
         sys.modules["{absent}"] = None  # as if it were not installed
         from mmfree_neuro.errors import EngineError
-        from mmfree_sims.lava import compat
+        from mmfree_sims import lava_compat as compat
         try:
             compat.{call}()
         except EngineError as error:

@@ -23,7 +23,11 @@ MOST_CORES_AS_PROCESSES = 60
 
 
 def build(graph: Graph, mapping: Mapping, job: Job, shared: Shared | None = None) -> tuple[Host, dict[int, Chip]]:
-    """The Host and the Chips of a mapping, connected: Lava Processes for a network of the user's own, or for `run`."""
+    """The Host and the Chips of a mapping, connected: Lava Processes for a network of the user's own, or for `run`.
+
+    Whoever runs them without `guard.run` must stop them in a `finally`: Lava's processes outlive an exception, and
+    Python then waits for them at its exit for ever.
+    """
     in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
     host = Host(graph=graph, mapping=mapping, job=job, in_flight=in_flight, shared=shared, name="host")
     chips = {

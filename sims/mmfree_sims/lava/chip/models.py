@@ -257,7 +257,7 @@ class PyHostModel(PacketModel):
         while True:
             vector = self.receive()
             if vector[2] & ERROR:
-                raise RuntimeError("a chip reported an error")
+                raise Stopped  # the chip that failed raises its own exception, which says more
             packet = decode(self.graph, self.mapping, vector)
             shard = self.mapping.shards[packet.source]
             if shard.node != self.graph.head.name:
