@@ -174,16 +174,16 @@ def test_the_host_or_the_service_is_killed(number: int, mapping: Path, tmp_path:
 
 
 RAISE_IN_FIRE = """
-fire = core.ShardOnCore.fire
+fire = core.ShardOnCore._fire
 
 
-def failing(self, packet, payloads):
-    if packet.token == 9 and self.shard.node == "{node}":
+def failing(self, packets, payloads):
+    if packets[-1].token >= 9 and self.shard.node == "{node}":
         raise ValueError("the ninth token is cursed")
-    return fire(self, packet, payloads)
+    return fire(self, packets, payloads)
 
 
-core.ShardOnCore.fire = failing
+core.ShardOnCore._fire = failing
 """
 
 

@@ -12,7 +12,7 @@ from mmfree_neuro.job import Job, Report, Result, drive, silent
 from mmfree_neuro.mapping import Mapping, Shard
 from mmfree_sims.neurons import Neurons, VectorMachine
 
-CHUNK = 256
+CHUNK = 128
 """Tokens that are computed together in prefill."""
 
 Events = dict[tuple[str, str], Ints]

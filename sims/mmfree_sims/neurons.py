@@ -45,10 +45,13 @@ class VectorMachine(Machine):
 
     def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
         shift = frac - SIGMOID_INPUT_FRAC
-        magnitude = np.abs(x) >> shift if shift >= 0 else np.abs(x) << min(-shift, SIGMOID_INPUT_BITS)
-        np.minimum(magnitude, (1 << SIGMOID_INPUT_BITS) - 1, out=magnitude)
-        y = _all_sigmoids(table).take(magnitude)
-        return np.where(x < 0, (1 << GATE_FRAC) - y, y)
+        magnitude = np.abs(x)
+        if shift >= 0:
+            magnitude >>= shift
+        else:
+            magnitude <<= min(-shift, SIGMOID_INPUT_BITS)
+        y = _all_sigmoids(table).take(magnitude, mode="clip")
+        return np.subtract(1 << GATE_FRAC, y, out=y, where=x < 0)
 
     def scan(self, step: Value, state: Value, a: Value, b: Value) -> tuple[Value, Value]:
         if a.ndim == 1:

@@ -6,7 +6,6 @@ packet of every source shard has come, and each channel keeps order, so a shard 
 timing: a Kahn network, in which timing cannot change a result.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -24,6 +23,10 @@ END, ERROR, GENERATED = 1, 2, 4
 """Flags: end of the stream; its sender has failed; the token was generated, not part of a prompt."""
 
 
+TOGETHER = 16
+"""How many ready tokens a shard computes at once at most."""
+
+
 @dataclass(frozen=True)
 class Packet:
     """What shard `source` sent for one token of one sequence, by port."""
@@ -33,6 +36,10 @@ class Packet:
     flags: int
     source: int
     sent: Sent
+
+    def goes_with(self, other: "Packet") -> bool:
+        """Whether both tokens belong to one phase of one sequence."""
+        return (self.sequence, self.flags) == (other.sequence, other.flags)
 
 
 def payload_words(graph: Graph, shard: Shard) -> int:
@@ -107,11 +114,10 @@ class ShardOnCore:
         for entry in self.node.inputs:
             self._connect(mapping, entry, sources[entry.source])
         self.waiting: dict[tuple[int, int], _Waiting] = {}
+        self.ready: list[tuple[Packet, dict[str, Ints]]] = []
         self.expected = (0, 0)
-        self.events = {
-            (entry.source, entry.source_port): np.zeros((2, _length(self.spans[entry.port])), np.int64)
-            for entry in self.node.inputs
-        }
+        self.reads = {(entry.source, entry.source_port): entry.port for entry in self.node.inputs}
+        self.events = {key: np.zeros((2, _length(self.spans[port])), np.int64) for key, port in self.reads.items()}
         self.sent = {o.port: np.zeros((2, min(o.size, self.shard.size)), np.int64) for o in self.node.outputs}
         self.fired, self.saturated = np.zeros(2, np.int64), np.zeros(2, np.int64)
 
@@ -125,8 +131,8 @@ class ShardOnCore:
                 whole = (low, high) == (first, last) == (shard.start, shard.stop)
                 self.pieces.setdefault(source, []).append((entry.port, entry.source_port, there, here, whole))
 
-    def take(self, packet: Packet) -> Packet | None:
-        """Take one packet; what the shard sends if that was the last one missing for its token."""
+    def take(self, packet: Packet) -> None:
+        """Take one packet; the token is ready to fire if that was the last one missing for it."""
         key = packet.sequence, packet.token
         waiting = self.waiting.get(key)
         if waiting is None:
@@ -140,34 +146,47 @@ class ShardOnCore:
                 waiting.payloads[port] = np.zeros(_length(self.spans[port]), np.int64)
             waiting.payloads[port][here] = values[there]
         waiting.missing -= 1
-        if waiting.missing:
-            return None
-        del self.waiting[key]
-        return self.fire(packet, waiting.payloads)
+        if not waiting.missing:
+            del self.waiting[key]
+            self.ready.append((packet, waiting.payloads))
 
-    def fire(self, packet: Packet, payloads: dict[str, Ints]) -> Packet:
-        """Run the shard's program for a token whose inputs are complete."""
-        if packet.token == 0:
+    def fire(self) -> list[Packet]:
+        """Run the shard's program for every token that is ready; what it sends, token by token.
+
+        Tokens of one sequence and phase that are ready together are computed together, which changes no bit of them.
+        """
+        sent: list[Packet] = []
+        while self.ready:
+            first = self.ready[0][0]
+            many = [item for item in self.ready[:TOGETHER] if item[0].goes_with(first)]
+            del self.ready[: len(many)]
+            sent += self._fire([packet for packet, _ in many], [payloads for _, payloads in many])
+        return sent
+
+    def _fire(self, packets: list[Packet], payloads: list[dict[str, Ints]]) -> list[Packet]:
+        if packets[0].token == 0:
             self.neurons.reset()
-            self.expected = (packet.sequence, 0)
-        if (packet.sequence, packet.token) != self.expected:
-            raise RuntimeError(
-                f"{self.shard.node}: token {packet.token} of sequence {packet.sequence} came out of order"
-            )
-        self.expected = (packet.sequence, packet.token + 1)
-        phase = int(bool(packet.flags & GENERATED))
-        sent = self.neurons.fire(payloads)
-        self.fired[phase] += 1
+            self.expected = (packets[0].sequence, 0)
+        for packet in packets:
+            if (packet.sequence, packet.token) != self.expected:
+                raise RuntimeError(
+                    f"{self.shard.node}: token {packet.token} of sequence {packet.sequence} came out of order"
+                )
+            self.expected = (packet.sequence, packet.token + 1)
+        phase, alone = int(bool(packets[0].flags & GENERATED)), len(packets) == 1
+        together = payloads[0] if alone else {port: np.stack([p[port] for p in payloads]) for port in payloads[0]}
+        sent = self.neurons.fire(together)
+        self._count(phase, len(packets), together, sent)
+        rows = [sent] if alone else [{port: v[k] for port, v in sent.items()} for k in range(len(packets))]
+        return [Packet(p.sequence, p.token, p.flags, self.position, row) for p, row in zip(packets, rows, strict=True)]
+
+    def _count(self, phase: int, tokens: int, payloads: dict[str, Ints], sent: Sent) -> None:
+        self.fired[phase] += tokens
         self.saturated[phase] += self.neurons.take_saturations().sum()
-        seen = set()
-        for entry in self.node.inputs:
-            key = entry.source, entry.source_port
-            if key not in seen:
-                seen.add(key)
-                self.events[key][phase] += payloads[entry.port] != 0
+        for key, port in self.reads.items():
+            self.events[key][phase] += np.count_nonzero(np.atleast_2d(payloads[port]), axis=0)
         for port, values in sent.items():
-            self.sent[port][phase] += values != 0
-        return Packet(packet.sequence, packet.token, packet.flags, self.position, sent)
+            self.sent[port][phase] += np.count_nonzero(np.atleast_2d(values), axis=0)
 
     def write(self, board: Board, mapping: Mapping) -> None:
         """Write the counts into the board's columns of this shard and of its routes."""
@@ -208,10 +227,10 @@ class Core:
             for source in shard.pieces:
                 self.readers.setdefault(source, []).append(shard)
 
-    def take(self, packet: Packet) -> list[Packet]:
-        """Deliver a packet to every shard here that reads it; what those that became complete send."""
-        fired = [shard.take(packet) for shard in self.readers.get(packet.source, ())]
-        return [packet for packet in fired if packet is not None]
+    def take(self, packet: Packet) -> None:
+        """Deliver a packet to every shard here that reads it."""
+        for shard in self.readers.get(packet.source, ()):
+            shard.take(packet)
 
 
 class Tile:
@@ -227,22 +246,29 @@ class Tile:
             if location in held:
                 held[location].append(position)
         self.cores = {location: Core(graph, mapping, positions, sources) for location, positions in held.items()}
+        self.shards = sorted((s for c in self.cores.values() for s in c.shards), key=lambda shard: shard.position)
         self.leaving = {r.source for r in mapping.routes if r.destination not in held}
         self.inside = {
             source: [core for core in self.cores.values() if source in core.readers]
             for source in {s for core in self.cores.values() for s in core.readers}
         }
 
-    def take(self, packet: Packet, send: Callable[[Packet], None]) -> None:
-        """Deliver a packet from outside and all that follows from it here; `send` gets what must leave the tile."""
-        queue = deque([packet])
-        while queue:
-            arrived = queue.popleft()
-            for core in self.inside.get(arrived.source, ()):
-                for fired in core.take(arrived):
-                    if fired.source in self.leaving:
-                        send(fired)
-                    queue.append(fired)
+    def take(self, packets: Iterable[Packet], send: Callable[[Packet], None]) -> None:
+        """Deliver packets from outside and all that follows from them here; `send` gets what must leave the tile.
+
+        Shards fire in the order of the graph, so one round serves all that is ready.
+        """
+        for packet in packets:
+            self._deliver(packet)
+        for shard in self.shards:
+            for fired in shard.fire():
+                if fired.source in self.leaving:
+                    send(fired)
+                self._deliver(fired)
+
+    def _deliver(self, packet: Packet) -> None:
+        for core in self.inside.get(packet.source, ()):
+            core.take(packet)
 
     def write(self, board: Board) -> None:
         """Write the counts of every shard here."""

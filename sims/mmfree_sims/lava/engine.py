@@ -17,7 +17,7 @@ from mmfree_sims.lava.chip.process import Chip, Host
 from mmfree_sims.lava.core import linked
 from mmfree_sims.lava.shared import Shared, allocate
 
-TOKENS_IN_FLIGHT_PER_CHIP = 3
+TOKENS_IN_FLIGHT_PER_CHIP = 6
 CHANNEL_SLOTS = 64
 MOST_CORES_AS_PROCESSES = 60
 

@@ -97,6 +97,15 @@ class PacketModel(PyAsyncProcessModel):
         self.count[0] += 1
         return self.inbox.popleft()
 
+    def receive_all(self) -> list[NDArray[np.int32]]:
+        """Every vector that has come, at least one."""
+        vectors = [self.receive()]
+        self._drain()
+        self.count[0] += len(self.inbox)
+        vectors += self.inbox
+        self.inbox.clear()
+        return vectors
+
     def emit(self, vector: NDArray[np.int32]) -> None:
         """Send a vector to every connected process."""
         if self.jitter:
@@ -133,17 +142,15 @@ class TileModel(PacketModel):
             shared.ready[self.proc_params["tile"]] = os.getpid()
         ended = 0
         while ended < len(self.s_in.csp_ports):
-            vector = self.receive()
-            if vector[2] & (END | ERROR):
-                ended += 1
-                if ended == 1:
-                    self.finish(tile, shared)
-                    self.emit(control(int(vector[2]), self.words))
-                continue
-            tile.take(
-                decode(graph, mapping, vector),
-                lambda p: self.emit(encode(graph, mapping.shards[p.source], p, self.words)),
-            )
+            vectors = self.receive_all()
+            tokens = [decode(graph, mapping, vector) for vector in vectors if not vector[2] & (END | ERROR)]
+            tile.take(tokens, lambda p: self.emit(encode(graph, mapping.shards[p.source], p, self.words)))
+            for vector in vectors:
+                if vector[2] & (END | ERROR):
+                    ended += 1
+                    if ended == 1:
+                        self.finish(tile, shared)
+                        self.emit(control(int(vector[2]), self.words))
 
     def finish(self, tile: Tile, shared: Any) -> None:
         """Publish the counts: no token is in flight when the stream ends."""
