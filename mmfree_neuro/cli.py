@@ -243,15 +243,8 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
             help="text, folder of Python sources, or .npy of token ids to calibrate on (default stdlib)")  # fmt: skip
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="mmfree-neuro", description=(
-        "Deploys a MatMul-free language model on a Loihi-2-style multi-chip system: integers, mapping, message-driven "
-        "simulation, and estimates of speed and energy with their sources."))  # fmt: skip
-    parser.add_argument(
-        "--version", action="version", version=f"mmfree-neuro {pipeline.versions().get('mmfree-neuro', '?')}"
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-
+def _add_flow(commands: Any) -> None:
+    """The four steps from a checkpoint to a report."""
     p = _command(commands, "convert", convert, "convert CHECKPOINT -o model.graph --scheme a16")
     _option(p, "checkpoint", type=Path, help="folder with config.json and weights (hgrn_bit)")
     _option(p, "-o", "--output", type=Path, required=True, help="graph file to write")
@@ -279,6 +272,9 @@ def _parser() -> Parser:
     _option(p, "run", type=Path, metavar="RUN", help="folder that simulate wrote")
     _option(p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json")
 
+
+def _add_tools(commands: Any) -> None:
+    """Everything else."""
     p = _command(commands, "logits", logits, "logits CHECKPOINT --engine float --tokens ids.npy -o logits.npy")
     _option(p, "source", type=Path, help="checkpoint folder, graph file or mapping file (.map)")
     _option(p, "--tokens", type=Path, required=True, help=".npy of token ids [batch, time]; each row from a zero state")
@@ -321,6 +317,19 @@ def _parser() -> Parser:
         p, "-o", "--output", type=Path, default=Path("demo"), help="folder for the intermediate files (default demo)"
     )
     _option(p, "--report", type=Path, default=Path("report.html"), help="report to write (default report.html)")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="mmfree-neuro", description=(
+        "Deploys a MatMul-free language model on a Loihi-2-style multi-chip system: integers, mapping, message-driven "
+        "simulation, and estimates of speed and energy with their sources."))  # fmt: skip
+    parser.add_argument(
+        "--version", action="version", version=f"mmfree-neuro {pipeline.versions().get('mmfree-neuro', '?')}"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    _add_flow(commands)
+    _add_tools(commands)
     return parser
 
 

@@ -12,16 +12,11 @@ from mmfree_neuro.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.hardware import Quantity, SystemSpec
 from mmfree_neuro.ir import Codes, Graph
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.quantize import ternarise
+from mmfree_neuro.quantize import is_ternary, ternarise
 from mmfree_neuro.storage import Run
 from mmfree_neuro.summary import summarise
 
 ReadCheckpoint = Callable[[Path], Checkpoint]
-
-
-def is_ternary(name: str) -> bool:
-    """Whether a tensor of that name is ternarised."""
-    return name.endswith("_proj.weight") or name == "lm_head.weight"
 
 
 def codes(checkpoint: Checkpoint) -> dict[str, Codes]:

@@ -82,11 +82,6 @@ def multiplier(factor: float, bits: int = 16) -> Multiplier:
     return Multiplier(mantissa >> excess, shift - excess)
 
 
-def rshift_floor(x: Ints, shift: int) -> Ints:
-    """x / 2^shift, rounded towards minus infinity."""
-    return x >> shift
-
-
 def rshift_half_up(x: Ints, shift: int) -> Ints:
     """x / 2^shift, rounded to the nearest integer, halves towards plus infinity."""
     return x if shift == 0 else (x + (1 << (shift - 1))) >> shift

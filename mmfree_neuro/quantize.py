@@ -66,6 +66,11 @@ def ternarise(weight: Float32) -> tuple[Codes, float]:
     return codes, float(scale)
 
 
+def is_ternary(name: str) -> bool:
+    """Whether a tensor of that name is ternarised."""
+    return name.endswith("_proj.weight") or name == "lm_head.weight"
+
+
 def _hardened(weight: Float32) -> Float32:
     codes, scale = ternarise(weight)
     share = np.count_nonzero(codes) / codes.size
@@ -80,9 +85,6 @@ def harden(checkpoint: Checkpoint) -> Checkpoint:
     scale / (share of non-zero codes), which ternarises to the same codes and has the same mean magnitude.  A matrix
     that is also the embedding stays as it is.
     """
-
-    def is_ternary(name: str) -> bool:
-        return name.endswith("_proj.weight") or name == "lm_head.weight"
 
     tensors = {n: _hardened(w) if is_ternary(n) else w for n, w in checkpoint.tensors.items()}
     return Checkpoint(checkpoint.config, tensors)

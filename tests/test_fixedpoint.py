@@ -16,7 +16,6 @@ from mmfree_neuro.fixedpoint import (
     frac_for,
     multiplier,
     quantise,
-    rshift_floor,
     rshift_half_up,
 )
 
@@ -106,7 +105,6 @@ def test_a_multiplier_does_not_shift_left() -> None:
 
 def test_shifts_by_hand() -> None:
     x = np.array([-3, -2, -1, 0, 1, 2, 3])
-    assert rshift_floor(x, 1).tolist() == [-2, -1, -1, 0, 0, 1, 1]
     assert rshift_half_up(x, 1).tolist() == [-1, -1, 0, 0, 1, 1, 2]
     assert rshift_half_up(x, 0) is x
 
@@ -114,5 +112,4 @@ def test_shifts_by_hand() -> None:
 @given(st.integers(-(2**60), 2**60), st.integers(0, 60))
 def test_shifts_round_as_they_are_named(x: int, shift: int) -> None:
     exact = Fraction(x, 1 << shift)
-    assert rshift_floor(np.array([x]), shift)[0] == math.floor(exact)
     assert rshift_half_up(np.array([x]), shift)[0] == math.floor(exact + Fraction(1, 2))
