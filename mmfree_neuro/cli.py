@@ -7,6 +7,7 @@ was interrupted or died, or there is a bug of ours.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -147,6 +148,11 @@ def train(options: argparse.Namespace) -> None:
 
     if options.text is not None and not options.text.is_file():
         raise InputError(f"{options.text}: no such file")
+    for name in ("hidden", "layers"):
+        if getattr(options, name) < 1:
+            raise InputError(f"{name} is {getattr(options, name)}, must be at least 1")
+    if options.intermediate < 0 or not options.max_seconds >= 0:
+        raise InputError("the gate width and the seconds must not be negative")
     text = corpus.load(options.corpus if options.text is None else str(options.text))
     config = ModelConfig(
         vocab_size=256, hidden_size=options.hidden, num_hidden_layers=options.layers, bos_token_id=0, eos_token_id=0,
@@ -333,9 +339,14 @@ def _parser() -> Parser:
     return parser
 
 
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         options.command(options)
     except MMFreeError as error:
@@ -350,6 +361,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -17,6 +17,9 @@ from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.sampling import Sampling, choose
 
+MOST_LOGITS = 1 << 30
+"""Logits of a job, all kept in memory at 8 bytes each."""
+
 Report = Callable[[str, int, int], None]
 """Called with the phase ("prefill" or "generate"), the tokens done and the tokens in all."""
 
@@ -70,6 +73,15 @@ def check_shape(tokens: NDArray[np.int64]) -> None:
         )
 
 
+def check_new_tokens(tokens: NDArray[np.int64], new_tokens: int, vocabulary: int) -> None:
+    """InputError where the number of tokens to generate is negative or the logits would not fit memory."""
+    if new_tokens < 0:
+        raise InputError(f"{new_tokens} new tokens were asked for, must not be negative")
+    values = tokens.shape[0] * (tokens.shape[1] + new_tokens) * vocabulary
+    if values > MOST_LOGITS:
+        raise InputError(f"the job has {values} logits, must have at most {MOST_LOGITS}; ask for fewer tokens")
+
+
 def check(graph: Graph, job: Job) -> None:
     """InputError where a job does not fit a graph."""
     check_shape(job.tokens)
@@ -79,8 +91,7 @@ def check(graph: Graph, job: Job) -> None:
     if low < 0 or high >= graph.vocabulary:
         wrong = low if low < 0 else high
         raise InputError(f"token {wrong} is outside the vocabulary, must be 0 … {graph.vocabulary - 1}")
-    if job.new_tokens < 0:
-        raise InputError(f"{job.new_tokens} new tokens were asked for, must not be negative")
+    check_new_tokens(job.tokens, job.new_tokens, graph.vocabulary)
 
 
 def drive(graph: Graph, session: Session, job: Job, chunk: int, report: Report, start_seconds: float) -> Result:

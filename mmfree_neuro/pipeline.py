@@ -24,7 +24,7 @@ from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.footprint import footprint, use_of_cores
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
-from mmfree_neuro.job import Job, Report, Result, check_shape, silent
+from mmfree_neuro.job import Job, Report, Result, check_new_tokens, check_shape, silent
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.quantize import Scheme
 from mmfree_neuro.storage import Run, StoredMapping
@@ -206,7 +206,7 @@ def map_graph(
 
 def encode_prompt(graph: Graph, prompt: str) -> NDArray[np.int64]:
     """The tokens of a prompt: its UTF-8 bytes, behind the token that begins a text where the model has one."""
-    tokens = [*([] if graph.bos is None else [graph.bos]), *prompt.encode()]
+    tokens = [*([] if graph.bos is None else [graph.bos]), *prompt.encode(errors="surrogateescape")]
     if not tokens:
         raise InputError("the prompt is empty, must have at least one byte for a model without a token to begin with")
     return np.array([tokens], np.int64)
@@ -273,6 +273,7 @@ def float_result(
 
     checkpoint = read_checkpoint(folder)
     check_shape(tokens)
+    check_new_tokens(tokens, new_tokens, checkpoint.config.vocab_size)
     _within(tokens, checkpoint.config.vocab_size, "the tokens")
     float_model = model.from_checkpoint(checkpoint)
     return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(float_model, tokens, new_tokens)

@@ -598,3 +598,20 @@ def test_messages_of_the_pipeline() -> None:
     with pytest.raises(InputError) as tokens:
         pipeline.load_tokens(Path("nowhere.npy"))
     assert str(tokens.value) == "nowhere.npy: not readable as an .npy file of numbers"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--hidden", "0"], "hidden is 0, must be at least 1"),
+        (["--layers", "-1"], "layers is -1, must be at least 1"),
+        (["--intermediate", "-1"], "the gate width and the seconds must not be negative"),
+        (["--max-seconds", "nan"], "the gate width and the seconds must not be negative"),
+    ],
+)
+def test_models_that_cannot_be_trained(
+    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "-o", str(tmp_path / "model"), *options]) == 2
+    assert capsys.readouterr().err == f"mmfree-neuro: {expected}\n"
+    assert not (tmp_path / "model").exists()

@@ -79,3 +79,10 @@ def test_the_last_token_is_not_fed_back(new: int, length: int, hand_graph: Graph
     assert result.logits.shape == (1, length, 2)
     assert result.chosen.shape == (1, new)
     assert result.generate.tokens == length - 2
+
+
+def test_too_many_logits_to_keep(a16: Graph) -> None:
+    with pytest.raises(InputError) as error:
+        check(a16, Job(np.array([[1]]), new_tokens=1 << 30))
+    values = ((1 << 30) + 1) * a16.vocabulary
+    assert str(error.value) == f"the job has {values} logits, must have at most 1073741824; ask for fewer tokens"

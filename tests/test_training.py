@@ -108,9 +108,7 @@ def test_a_run_that_dies_resumes_from_its_last_save(tmp_path: Path) -> None:
     with pytest.raises(Died):
         train(CONFIG, CORPUS, RECIPE, tmp_path / "part", save_every=4, report_every=1, report=die)
     steps: list[int] = []
-    train(
-        CONFIG, CORPUS, RECIPE, tmp_path / "part", resume=True, report_every=1, report=lambda p: steps.append(p.step)
-    )
+    train(CONFIG, CORPUS, RECIPE, tmp_path / "part", resume=True, report_every=1, report=lambda p: steps.append(p.step))
     assert steps == [9, 10, 11, 12]
     train(CONFIG, CORPUS, RECIPE, tmp_path / "whole")
     assert equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
@@ -215,3 +213,20 @@ def test_resuming_from_a_damaged_state(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         train(CONFIG, CORPUS, recipe, tmp_path, resume=True)
     assert str(error.value) == f"{tmp_path}/training.pt: not readable as the state of a training run"
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"steps": 0}, "steps is 0, must be at least 1"),
+        ({"batch": -1}, "batch is -1, must be at least 1"),
+        ({"window": 0}, "window is 0, must be at least 1"),
+        ({"learning_rate": float("nan")}, "the learning rate is nan, must be above 0 and at most 1"),
+        ({"learning_rate": 1e30}, "the learning rate is 1e+30, must be above 0 and at most 1"),
+        ({"seed": -1}, "the seed is -1, must not be negative"),
+    ],
+)
+def test_recipes_that_are_none(changed: dict[str, float], expected: str) -> None:
+    with pytest.raises(InputError) as error:
+        replace(RECIPE, **changed)
+    assert str(error.value) == expected

@@ -39,6 +39,15 @@ class Recipe:
     clip: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "window"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if not 0 < self.learning_rate <= 1:
+            raise InputError(f"the learning rate is {self.learning_rate}, must be above 0 and at most 1")
+        if self.seed < 0:
+            raise InputError(f"the seed is {self.seed}, must not be negative")
+
 
 @dataclass(frozen=True)
 class Progress:
