@@ -107,7 +107,7 @@ def distinctions(baselines: tuple[Baseline, ...]) -> dict[Baseline, tuple[str, .
         gpus = [r for r in baselines if (r.model, r.mode) == (model, mode) and r.device_kind != "neuromorphic"]
         for row in gpus:
             found[row] += ("edge GPU",) if row.device_kind == "edge GPU" else ()
-        for word, rows in (("in all", gpus), ("for one sequence", [row for row in gpus if row.batch == 1])):
+        for word, rows in (("of its size", gpus), ("for one sequence", [row for row in gpus if row.batch == 1])):
             if rows:
                 found[max(rows, key=lambda row: row.tokens_per_s)] += (f"fastest known {word}",)
                 found[min(rows, key=lambda row: row.millijoule_per_token)] += (f"least energy known {word}",)

@@ -193,9 +193,9 @@ def inspect(options: argparse.Namespace) -> None:
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
-        codes = describe.codes(pipeline.read_checkpoint(options.path))
+        codes: dict[str, Any] = dict(describe.codes(pipeline.read_checkpoint(options.path)))
         with storage.whole_file(options.codes) as scratch, scratch.open("wb") as file:
-            np.savez(file, **codes)  # type: ignore[arg-type]
+            np.savez(file, **codes)
     _show(content, text, options.json)
 
 

@@ -146,7 +146,7 @@ def cores_by_memory(report: Plain) -> bytes:
     picture, axes = _chips(report, lambda core: shades.to_rgba(100 * core["synaptic_memory"] / limit))
     bar = picture.colorbar(shades, ax=axes, orientation="vertical", fraction=0.03, pad=0.01, aspect=25, shrink=0.8)
     bar.set_label("% of the synaptic memory of a core", fontsize=9, color=INK)
-    bar.outline.set_visible(False)
+    bar.ax.spines["outline"].set_visible(False)
     bar.ax.tick_params(length=0, labelsize=9, colors=INK)
     _legend(picture, _not_in_use(report))
     return _png(picture)
@@ -257,7 +257,7 @@ def links(report: Plain) -> bytes:
         return _png(picture)
     bar = picture.colorbar(image, ax=axes, shrink=0.8, aspect=25)
     bar.set_label("messages per token", fontsize=9, color=INK)
-    bar.outline.set_visible(False)
+    bar.ax.spines["outline"].set_visible(False)
     bar.ax.tick_params(which="both", length=0, labelsize=9, colors=INK)
     return _png(picture)
 
