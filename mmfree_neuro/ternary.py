@@ -1,0 +1,86 @@
+"""Ternary matrices, packed at two bits a code in the order in which kernels read them.
+
+The rows lie in tiles of 16 and the columns in groups of 16; a tile and a group meet in 64 bytes.  Of these, byte
+4·lane + b holds, at bits 2p and 2p + 1 for p = 0 … 3, the code of row 16·tile + lane and column 16·group + 4p + b, plus
+one: 0, 1, 2 stand for -1, 0, +1.  So bit 2p alone says whether a weight is zero, four bytes meet four neighbouring
+activations, and a range of rows is a range of tiles.  Rows and columns beyond the matrix hold weights of zero.
+
+The arrays may be views of a mapped file; nothing here writes to them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Codes = NDArray[np.int8]
+
+TILE = 16
+"""Rows of a tile, and columns of a group."""
+ZERO = 0b01010101
+"""A byte of four weights of zero."""
+_STEP = 1 << 22
+"""About how many codes are unpacked at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class TernaryMatrix:
+    """A matrix [rows, columns] with entries -1, 0, +1."""
+
+    data: NDArray[np.uint8]  # [tiles, groups, 64]
+    rows: int
+    columns: int
+    fullest: int
+    """The most non-zero entries that a row has."""
+    nonzero: int
+    """The non-zero entries of the whole matrix."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return self.rows * self.columns
+
+    def codes(self, start: int = 0, stop: int | None = None) -> Codes:
+        """The entries of rows `start` … `stop` - 1 as int8 [stop - start, columns]."""
+        stop = self.rows if stop is None else stop
+        first = start // TILE
+        tiles = self.data[first : -(-stop // TILE)]
+        quads = tiles.reshape(len(tiles), -1, TILE, 4).transpose(0, 2, 1, 3)
+        whole = np.empty((*quads.shape[:3], 4, 4), np.int8)
+        for p in range(4):
+            whole[..., p, :] = (quads >> (2 * p)) & 3
+        whole -= 1
+        flat = whole.reshape(len(tiles) * TILE, -1)
+        return flat[start - first * TILE : stop - first * TILE, : self.columns]
+
+    def parts(self) -> Iterator[tuple[int, Codes]]:
+        """The entries in pieces of a few megabytes: the first row of each piece, and its rows."""
+        step = max(TILE, _STEP // max(1, self.columns) // TILE * TILE)
+        for start in range(0, self.rows, step):
+            yield start, self.codes(start, min(start + step, self.rows))
+
+
+def packed_shape(rows: int, columns: int) -> tuple[int, int, int]:
+    """The shape of the packed array of a matrix."""
+    return -(-rows // TILE), -(-columns // TILE), 4 * TILE
+
+
+def pack(codes: Codes) -> TernaryMatrix:
+    """The packed form of entries -1, 0, +1 as int8 [rows, columns]."""
+    rows, columns = codes.shape
+    tiles, groups, _ = packed_shape(rows, columns)
+    padded = np.ones((tiles * TILE, groups * TILE), np.uint8)
+    padded[:rows, :columns] = codes + np.int8(1)
+    quads = padded.reshape(tiles, TILE, groups, 4, 4)
+    packed = quads[..., 0, :].copy()
+    for p in (1, 2, 3):
+        packed |= quads[..., p, :] << np.uint8(2 * p)
+    data = np.ascontiguousarray(packed.transpose(0, 2, 1, 3)).reshape(tiles, groups, 4 * TILE)
+    filled = np.count_nonzero(codes, axis=1)
+    return TernaryMatrix(data, rows, columns, int(filled.max(initial=0)), int(filled.sum()))
