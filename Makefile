@@ -27,6 +27,7 @@ lint: $(VENV)/.dev-stamp
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis build *.egg-info
+	rm -f kernels/mmfree_kernels/cpu/*.so
 	find . -name __pycache__ -type d -not -path './.*' -prune -exec rm -rf {} +
 
 # The environment is named explicitly but was made by another Python: say so instead of using the wrong one.
@@ -41,11 +42,12 @@ endif
 endif
 endif
 
-$(VENV)/.runtime-stamp: requirements/runtime.txt requirements/lava.txt pyproject.toml
+$(VENV)/.runtime-stamp: requirements/runtime.txt requirements/text.txt requirements/lava.txt pyproject.toml setup.py $(wildcard kernels/mmfree_kernels/cpu/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "$(PYTHON) must be Python 3.10, 3.11, 3.12 or 3.13; choose one with PYTHON=..."; exit 1; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) -r requirements/runtime.txt
+	$(PIP) --no-deps -r requirements/text.txt
 	$(PIP) $(AS_PINNED) -r requirements/lava.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@

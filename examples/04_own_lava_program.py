@@ -41,7 +41,7 @@ def main(path: Path) -> None:
     job = Job(np.array([[0, *b"import"]]), new_tokens=8)
 
     # `build` returns ordinary Lava Processes, already connected. To watch the traffic, connect a Process of your own
-    # to a chip's s_out; a packet is an int32 vector that mmfree_sims.lava.core.decode reads.
+    # to a chip's s_out; a packet is an int32 vector that mmfree_sims.packets.Reassembly reads.
     host, chips = engine.build(graph, stored.mapping, job)
 
     try:
@@ -54,8 +54,8 @@ def main(path: Path) -> None:
         host.stop()  # Python would wait for ever for processes that were not stopped
 
     print(f"tokens {chosen}")
-    for number, (received, sent, fired, saturated) in counters.items():
-        print(f"chip {number}: {received} packets received, {sent} sent, {fired} shards fired, {saturated} saturated")
+    for number, (received, sent, payloads, saturated) in counters.items():
+        print(f"chip {number}: {received} vectors received, {sent} sent, {payloads} payloads that were not zero, {saturated} saturated")
 
     # Timing cannot change a result: every engine chooses the same tokens.
     print(f"equal to the fast engine: {fast.run(graph, stored.mapping, job).chosen[0].tolist() == chosen}")

@@ -3,13 +3,18 @@
 A checkpoint is a configuration and a set of float32 arrays by their published names.  Weights are stored as latent
 full-precision values; ternarising happens in `quantize`.  The format is that of ridgerchu/matmulfreellm
 (`HGRNBitForCausalLM.save_pretrained`): `config.json` and `model.safetensors`, shards with an index, or `.bin` files.
+
+The tensors of a checkpoint that is read stay in its files: each is read when it is asked for, and not kept, so that a
+model needs no more memory than its largest tensor.
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,6 @@ from numpy.typing import NDArray
 from mmfree_neuro.errors import CheckpointError
 
 Float32 = NDArray[np.float32]
-LoadBin = Callable[[Path], dict[str, Float32]]
 
 BITLINEAR_EPS = 1e-6
 """The eps inside every BitLinear: what the published kernel computes, whatever the module prints."""
@@ -75,7 +79,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A configuration and its tensors, float32, by published name."""
+    """A configuration and its tensors, float32, by published name.
+
+    Looking a tensor up may read it from a file, so look it up once, and let it go.
+    """
 
     config: ModelConfig
     tensors: Mapping[str, Float32]
@@ -163,28 +170,79 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _to_float32(dtype: str, shape: list[int], data: bytes, who: str) -> Float32:
-    if dtype == "BF16":
-        wide = np.frombuffer(data, np.uint16).astype(np.uint32) << np.uint32(16)
-        return wide.view(np.float32).reshape(shape)
-    kinds = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
-    if dtype not in kinds:
-        raise CheckpointError(f"{who}: stored as {dtype}, must be one of BF16, F16, F32, F64")
-    return np.frombuffer(data, kinds[dtype]).astype(np.float32).reshape(shape)
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: its shape, and what reads its values as float32."""
+
+    shape: tuple[int, ...]
+    load: Callable[[], Float32]
 
 
-def read_safetensors(path: Path) -> dict[str, Float32]:
-    """All tensors of one safetensors file as float32."""
+class StoredTensors(Mapping[str, Float32]):
+    """Tensors in files, by name; every look-up reads one anew, or raises CheckpointError where it is not finite."""
+
+    def __init__(self, where: Path, entries: Mapping[str, StoredTensor]) -> None:
+        self._where, self._entries = where, entries
+
+    def __getitem__(self, name: str) -> Float32:
+        value = self._entries[name].load()
+        if not (np.isfinite(value.min()) and np.isfinite(value.max())):
+            raise CheckpointError(f"{self._where}: {name} holds values that are not finite")
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+
+Entries = Mapping[str, StoredTensor]
+LoadBin = Callable[[Path], Entries]
+
+_KINDS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+
+def _load(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Float32:
     try:
-        entries = safetensors.deserialize(path.read_bytes())
+        stored = np.fromfile(path, np.dtype(_KINDS[dtype]).newbyteorder("<"), math.prod(shape), offset=offset)
+    except OSError as error:
+        raise CheckpointError(f"{path}: no longer readable ({error.strerror})") from None
+    if stored.size != math.prod(shape):
+        raise CheckpointError(f"{path}: changed while it was in use")
+    if dtype == "BF16":
+        wide = stored.astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32).reshape(shape)
+    with np.errstate(over="ignore"):  # becomes infinite, which has a message of its own
+        return stored.astype(np.float32, copy=False).reshape(shape)
+
+
+def read_safetensors(path: Path) -> Entries:
+    """The tensors of one safetensors file."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:  # checks that the tensors fill the file, in order
+            slices = [(name, file.get_slice(name)) for name in file.offset_keys()]
+            kinds = [(name, str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices]
+        with path.open("rb") as header:
+            offset = 8 + int.from_bytes(header.read(8), "little")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors ({error})") from None
-    return {name: _to_float32(e["dtype"], e["shape"], bytes(e["data"]), f"{path}: {name}") for name, e in entries}
+    entries: dict[str, StoredTensor] = {}
+    for name, dtype, shape in kinds:
+        if dtype not in _KINDS:
+            raise CheckpointError(f"{path}: {name}: stored as {dtype}, must be one of BF16, F16, F32, F64")
+        entries[name] = StoredTensor(shape, partial(_load, path, dtype, shape, offset))
+        offset += math.prod(shape) * np.dtype(_KINDS[dtype]).itemsize
+    return entries
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], dict[str, Float32]] | None]:
+def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], Entries] | None]:
     """The files that hold the weights, and their reader; None stands for the `.bin` reader."""
     for single, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", None)):
         if (folder / single).is_file():
@@ -200,36 +258,35 @@ def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], dict[str, 
     )
 
 
-def _check(tensors: Mapping[str, Float32], config: ModelConfig, where: Path) -> Iterator[str]:
+def _check(entries: Entries, config: ModelConfig, where: Path) -> Iterator[str]:
     shapes = config.shapes()
     ignorable = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    for name in sorted(shapes.keys() - tensors.keys()):
+    for name in sorted(shapes.keys() - entries.keys()):
         yield f"{where}: {name} is missing"
-    for name in sorted(tensors.keys() - shapes.keys() - ignorable):
+    for name in sorted(entries.keys() - shapes.keys() - ignorable):
         yield f"{where}: {name} does not belong to a model of this configuration"
-    for name in sorted(shapes.keys() & tensors.keys()):
-        if tensors[name].shape != shapes[name]:
-            yield f"{where}: {name} has shape {list(tensors[name].shape)}, must have {list(shapes[name])}"
-        elif not np.isfinite(tensors[name]).all():
-            yield f"{where}: {name} holds values that are not finite"
+    for name in sorted(shapes.keys() & entries.keys()):
+        if entries[name].shape != shapes[name]:
+            yield f"{where}: {name} has shape {list(entries[name].shape)}, must have {list(shapes[name])}"
 
 
 def read(folder: Path, load_bin: LoadBin) -> Checkpoint:
-    """Read a published folder; `load_bin` reads one `.bin` file (it needs torch, which this module does not import).
+    """Open a published folder; `load_bin` opens one `.bin` file (it needs torch, which this module does not import).
 
-    Raises CheckpointError for whatever is missing, extra, misshapen, not finite or of another type.
+    Raises CheckpointError for whatever is missing, extra, misshapen or of another type.  The values are read, and found
+    finite or not, by the look-ups in `tensors`.
     """
     config = parse_config(_read_json(folder / "config.json"), folder / "config.json")
     files, reader = _weight_files(folder)
-    tensors: dict[str, Float32] = {}
+    entries: dict[str, StoredTensor] = {}
     for path in files:
-        for name, value in (reader or load_bin)(path).items():
-            if name in tensors:
+        for name, entry in (reader or load_bin)(path).items():
+            if name in entries:
                 raise CheckpointError(f"{path}: {name} is stored twice")
-            tensors[name] = value
-    for problem in _check(tensors, config, folder):
+            entries[name] = entry
+    for problem in _check(entries, config, folder):
         raise CheckpointError(problem)
-    return Checkpoint(config, {name: tensors[name] for name in config.shapes()})
+    return Checkpoint(config, StoredTensors(folder, {name: entries[name] for name in config.shapes()}))
 
 
 def to_bfloat16(x: Float32) -> NDArray[np.uint16]:

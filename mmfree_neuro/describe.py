@@ -1,6 +1,6 @@
 """Checkpoints, graphs, mappings, systems and runs as text for people, and the same as plain content for machines."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
@@ -10,11 +10,12 @@ from mmfree_neuro import storage
 from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.hardware import Quantity, SystemSpec
-from mmfree_neuro.ir import Codes, Graph
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.mapping import Location, Mapping
 from mmfree_neuro.quantize import is_ternary, ternarise
 from mmfree_neuro.storage import Run
 from mmfree_neuro.summary import summarise
+from mmfree_neuro.ternary import Codes
 
 ReadCheckpoint = Callable[[Path], Checkpoint]
 
@@ -96,12 +97,11 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec) -> str:
 
 def mapping_text(graph: Graph, mapped: Mapping, system: SystemSpec) -> str:
     """A mapping with every core and what lies on it."""
-    lines = [mapping(graph, mapped, system), ""]
-    for place in mapped.cores:
-        held = [s for s, where in zip(mapped.shards, mapped.locations, strict=True) if where == place]
-        names = ", ".join(f"{s.node}[{s.start}:{s.stop}]" for s in held)
-        lines.append(f"chip {place.chip} core {place.core}: {names}")
-    return "\n".join(lines)
+    held: dict[Location, list[str]] = defaultdict(list)
+    for shard, place in zip(mapped.shards, mapped.locations, strict=True):
+        held[place].append(f"{shard.node}[{shard.start}:{shard.stop}]")
+    cores = (f"chip {place.chip} core {place.core}: {', '.join(held[place])}" for place in mapped.cores)
+    return "\n".join([mapping(graph, mapped, system), "", *cores])
 
 
 def system(spec: SystemSpec) -> str:

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.fixedpoint import Ints, Multiplier, QType
 from mmfree_neuro.tables import SigmoidTable
+from mmfree_neuro.ternary import TernaryMatrix
 
 How = Literal["ternary", "aligned", "sum", "broadcast", "group"]
-Codes = NDArray[np.int8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Input:
     source: str
     source_port: str
     how: How
-    matrix: Codes | None = None  # [size, source size], only with "ternary"
+    matrix: TernaryMatrix | None = None  # [size, source size], only with "ternary"
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,11 @@ class Rescale:
 
 @dataclass(frozen=True, eq=False)
 class Embedding(Node):
-    """On the host: x = table[token], sq as in `Squares`."""
+    """On the host: x = fit(codes[token] · scales[token] / 2^shift), to the nearest, halves up; sq as in `Squares`."""
 
-    table: Ints  # [vocabulary, size]
+    codes: NDArray[np.int8] | NDArray[np.int16]  # [vocabulary, size]
+    scales: Ints  # [vocabulary]
+    shift: int
     squares: Squares
 
 
@@ -232,6 +234,8 @@ class Graph:
     """The token that stands before every text, where the model has one."""
     quality: dict[str, float]
     """What calibration measured: nats per token of the float model and of these integers, on how many tokens."""
+    tokenizer: str | None = None
+    """The content of the checkpoint's `tokenizer.json`; without one, tokens are bytes."""
 
     @property
     def embedding(self) -> Embedding:

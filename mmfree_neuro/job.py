@@ -18,7 +18,7 @@ from mmfree_neuro.ir import Graph
 from mmfree_neuro.sampling import Sampling, choose
 
 MOST_LOGITS = 1 << 30
-"""Logits of a job, all kept in memory at 8 bytes each."""
+"""Logits that a job may keep, all in memory at 8 bytes each."""
 
 Report = Callable[[str, int, int], None]
 """Called with the phase ("prefill" or "generate"), the tokens done and the tokens in all."""
@@ -35,13 +35,20 @@ class Job:
     tokens: NDArray[np.int64]
     new_tokens: int = 0
     sampling: Sampling = field(default_factory=Sampling)
+    keep_logits: bool = True
+    """Whether the result holds the logits of every token; a long run has no room for them."""
+
+    @property
+    def fed(self) -> int:
+        """How many tokens of a sequence are fed: the last chosen token is not fed back."""
+        return int(self.tokens.shape[1]) + max(self.new_tokens - 1, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Integer logits [sequences, time + max(new_tokens - 1, 0), vocabulary], the tokens chosen, counts and seconds.
+    """Integer logits [sequences, fed tokens, vocabulary], the tokens chosen, counts and seconds.
 
-    The last chosen token is not fed back, so its logits are not computed.
+    Without `keep_logits` there are none: [sequences, 0, vocabulary].
     """
 
     logits: Ints
@@ -50,6 +57,37 @@ class Result:
     generate: Activity
     seconds: dict[str, float]
     """Wall-clock seconds by phase: "start", "prefill", "generate"."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunState:
+    """Where a run of one sequence stands: enough to go on as if it had never stopped, on any engine.
+
+    A draw depends on the seed and the position alone, so these need no state of a random generator.
+    """
+
+    fed: int
+    """Tokens of the prompt and of the continuation that have been fed."""
+    chosen: Ints
+    """The tokens chosen so far; the last of them is fed next."""
+    states: dict[str, Ints]
+    """The state of every recurrent neuron, by node."""
+    prefill: Activity
+    generate: Activity
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Saving:
+    """Saves the state of a run whenever `every` more tokens have been fed, and goes on from an earlier state."""
+
+    every: int
+    write: Callable[[RunState], None]
+    resumed: RunState | None = None
+
+    def due(self, fed: int, end: int) -> bool:
+        """Whether the state is saved after that many tokens of a run that feeds `end`."""
+        return self.every > 0 and fed % self.every == 0 and fed < end
 
 
 class Session(Protocol):
@@ -64,6 +102,12 @@ class Session(Protocol):
     def take_activity(self) -> Activity:
         """The counts since they were last taken."""
 
+    def states(self) -> dict[str, Ints]:
+        """The state of every recurrent neuron, by node."""
+
+    def restore(self, states: dict[str, Ints]) -> None:
+        """Go on from such a state."""
+
 
 def check_shape(tokens: NDArray[np.int64]) -> None:
     """InputError where tokens are not [sequences, time] with at least one token."""
@@ -73,11 +117,11 @@ def check_shape(tokens: NDArray[np.int64]) -> None:
         )
 
 
-def check_new_tokens(tokens: NDArray[np.int64], new_tokens: int, vocabulary: int) -> None:
+def check_new_tokens(tokens: NDArray[np.int64], new_tokens: int, vocabulary: int, *, keep_logits: bool = True) -> None:
     """InputError where the number of tokens to generate is negative or the logits would not fit memory."""
     if new_tokens < 0:
         raise InputError(f"{new_tokens} new tokens were asked for, must not be negative")
-    values = tokens.shape[0] * (tokens.shape[1] + new_tokens) * vocabulary
+    values = tokens.shape[0] * (tokens.shape[1] + new_tokens) * (vocabulary if keep_logits else 1)
     if values > MOST_LOGITS:
         raise InputError(f"the job has {values} logits, must have at most {MOST_LOGITS}; ask for fewer tokens")
 
@@ -91,33 +135,105 @@ def check(graph: Graph, job: Job) -> None:
     if low < 0 or high >= graph.vocabulary:
         wrong = low if low < 0 else high
         raise InputError(f"token {wrong} is outside the vocabulary, must be 0 … {graph.vocabulary - 1}")
-    check_new_tokens(job.tokens, job.new_tokens, graph.vocabulary)
+    check_new_tokens(job.tokens, job.new_tokens, graph.vocabulary, keep_logits=job.keep_logits)
 
 
-def drive(graph: Graph, session: Session, job: Job, chunk: int, report: Report, start_seconds: float) -> Result:
+def check_saving(job: Job, saving: Saving | None) -> None:
+    """InputError where the state of a job cannot be saved or gone on from."""
+    if saving is None:
+        return
+    if saving.every < 0:
+        raise InputError(f"a state every {saving.every} tokens was asked for, must not be negative")
+    if job.tokens.shape[0] != 1 or job.keep_logits:
+        raise InputError("only a run of one sequence that keeps no logits can be saved")
+    if saving.resumed is not None and saving.resumed.fed > job.fed:
+        raise InputError(
+            f"the saved state is {saving.resumed.fed} tokens into the run, must be at most {job.fed}; ask for more tokens"
+        )
+
+
+def drive(
+    graph: Graph, session: Session, job: Job, chunk: int, report: Report, start_seconds: float,
+    saving: Saving | None = None,
+) -> Result:  # fmt: skip
     """Run a job on a session: prefill `chunk` tokens at a time, then generate one by one."""
     check(graph, job)
-    rows, length = job.tokens.shape
-    steps = max(job.new_tokens - 1, 0)
-    logits = np.zeros((rows, length + steps, graph.vocabulary), np.int64)
-    chosen = np.zeros((rows, job.new_tokens), np.int64)
-    seconds = {"start": start_seconds, "prefill": 0.0, "generate": 0.0}
-    prefill, generate = session.take_activity(), session.take_activity()
-    for row, tokens in enumerate(job.tokens):
-        session.reset()
-        begin = time.monotonic()
-        for at in range(0, length, chunk):
-            logits[row, at : min(at + chunk, length)] = session.feed(tokens[at : at + chunk])
-            report("prefill", row * length + min(at + chunk, length), rows * length)
-        middle = time.monotonic()
-        prefill += session.take_activity()
-        for n in range(job.new_tokens):
-            position = length + n
-            chosen[row, n] = choose(logits[row, position - 1], graph.logit_scale, job.sampling, position)
-            if n < steps:
-                logits[row, position] = session.feed(chosen[row, n : n + 1])[0]
-            report("generate", row * job.new_tokens + n + 1, rows * job.new_tokens)
-        generate += session.take_activity()
-        seconds["prefill"] += middle - begin
-        seconds["generate"] += time.monotonic() - middle
-    return Result(logits, chosen, prefill, generate, seconds)
+    check_saving(job, saving)
+    rows, nothing_yet = job.tokens.shape[0], session.take_activity()
+    logits = np.zeros((rows, job.fed if job.keep_logits else 0, graph.vocabulary), np.int64)
+    walk = _Walk(graph, session, job, chunk, report, saving, nothing_yet, {"start": start_seconds})
+    chosen = np.stack([walk.sequence(row, logits[row]) for row in range(rows)])
+    return Result(logits, chosen, walk.prefill, walk.generate, walk.seconds)
+
+
+class _Walk:
+    """A job on its way through a session."""
+
+    def __init__(
+        self, graph: Graph, session: Session, job: Job, chunk: int, report: Report, saving: Saving | None,
+        nothing_yet: Activity, seconds: dict[str, float],
+    ) -> None:  # fmt: skip
+        self.graph, self.session, self.job, self.chunk, self.report = graph, session, job, chunk, report
+        self.saving, self.prefill, self.generate = saving, nothing_yet, nothing_yet
+        self.seconds = {"prefill": 0.0, "generate": 0.0} | seconds
+        self.length, self.last = int(job.tokens.shape[1]), np.zeros(0, np.int64)
+
+    def sequence(self, row: int, logits: Ints) -> Ints:
+        """Feed one row and continue it; `logits` takes what it has room for."""
+        self.session.reset()
+        chosen: Ints = np.zeros(self.job.new_tokens, np.int64)
+        fed = known = 0
+        if self.saving is not None and self.saving.resumed is not None:
+            fed, known = self.resume(self.saving.resumed, chosen)
+        while fed < self.job.fed:
+            begin, phase = time.monotonic(), "prefill" if fed < self.length else "generate"
+            fed = self.feed(row, fed, chosen, logits)
+            if known == fed - self.length < self.job.new_tokens:
+                chosen[known] = choose(self.last, self.graph.logit_scale, self.job.sampling, fed)
+                known += 1
+                self.report("generate", row * self.job.new_tokens + known, len(self.job.tokens) * self.job.new_tokens)
+            self.seconds[phase] += time.monotonic() - begin
+            save = self.saving is not None and self.saving.due(fed, self.job.fed)
+            if save or fed in (self.length, self.job.fed):
+                self.count(phase)
+            if save:
+                self.save(self.saving, fed, chosen[:known])
+        return chosen
+
+    def feed(self, row: int, fed: int, chosen: Ints, logits: Ints) -> int:
+        """Feed the next tokens, all of one phase; how many have been fed then."""
+        prompting = fed < self.length
+        stop = min(fed + self.chunk, self.length) if prompting else fed + 1
+        if self.saving is not None and self.saving.every:
+            stop = min(stop, (fed // self.saving.every + 1) * self.saving.every)
+        tokens = self.job.tokens[row, fed:stop] if prompting else chosen[fed - self.length : stop - self.length]
+        found = self.session.feed(tokens)
+        logits[fed:stop] = found[: len(logits[fed:stop])]
+        self.last = found[-1]
+        if prompting:
+            self.report("prefill", row * self.length + stop, len(self.job.tokens) * self.length)
+        return stop
+
+    def count(self, phase: str) -> None:
+        """Add what the session counted to the counts of a phase."""
+        if phase == "prefill":
+            self.prefill += self.session.take_activity()
+        else:
+            self.generate += self.session.take_activity()
+
+    def save(self, saving: Saving | None, fed: int, chosen: Ints) -> None:
+        """Hand out the state after `fed` tokens."""
+        assert saving is not None
+        state = RunState(
+            fed, chosen.copy(), self.session.states(), self.prefill, self.generate, dict(self.seconds)
+        )
+        saving.write(state)
+
+    def resume(self, state: RunState, chosen: Ints) -> tuple[int, int]:
+        """Go on from a state; how many tokens were fed and how many chosen."""
+        self.session.restore(state.states)
+        known = min(len(state.chosen), len(chosen))
+        chosen[:known] = state.chosen[:known]
+        self.prefill, self.generate = state.prefill, state.generate
+        self.seconds |= {name: state.seconds[name] for name in ("prefill", "generate")}
+        return state.fed, known

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmfree_neuro.checkpoint import BITLINEAR_EPS, Checkpoint, Float32
 from mmfree_neuro.errors import RangeError
@@ -26,7 +27,6 @@ from mmfree_neuro.ir import (
     GLU,
     MLGRU,
     AnyNode,
-    Codes,
     Embedding,
     Gain,
     Graph,
@@ -42,11 +42,15 @@ from mmfree_neuro.ir import (
     Residual,
     Squares,
 )
-from mmfree_neuro.quantize import Range, Ranges, Scheme, ternarise
+from mmfree_neuro.quantize import Range, Ranges, Scheme, TernaryWeight, TernaryWeights
 from mmfree_neuro.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
+from mmfree_neuro.ternary import TernaryMatrix
 from mmfree_neuro.verify import verify
 
 GAIN_BITS = 16
+EMBEDDING_SCALE_BITS = 20
+WIDE_EMBEDDING = 1 << 24
+"""Entries up to which an embedding table has 16-bit codes."""
 SQUARE_BITS = 16
 CODE = QType(8, 0)
 WIDEST_RANGE = 4096.0
@@ -79,17 +83,14 @@ def norms_of(checkpoint: Checkpoint) -> dict[str, NormGains]:
     tensors, eps = checkpoint.tensors, checkpoint.config.rms_norm_eps
     found: dict[str, NormGains] = {}
     for layer in range(checkpoint.config.num_hidden_layers):
-        t = {
-            k.removeprefix(f"model.layers.{layer}."): v
-            for k, v in tensors.items()
-            if k.startswith(f"model.layers.{layer}.")
-        }
-        found[f"layers.{layer}.attn"] = double_norm(
-            t["attn_norm.weight"], eps, {p: t[f"attn.{p}_proj.norm.weight"] for p in "ifg"}
-        )
-        found[f"layers.{layer}.o"] = NormGains(None, {"y": t["attn.o_proj.norm.weight"]}, eps * BITLINEAR_EPS)
-        found[f"layers.{layer}.mlp"] = double_norm(t["mlp_norm.weight"], eps, {"y": t["mlp.gate_proj.norm.weight"]})
-        found[f"layers.{layer}.down"] = NormGains(None, {"y": t["mlp.down_proj.norm.weight"]}, BITLINEAR_EPS)
+        name, prefix = f"layers.{layer}", f"model.layers.{layer}."
+        inner = {p: tensors[f"{prefix}attn.{p}_proj.norm.weight"] for p in "ifgo"}
+        gate, down = (tensors[f"{prefix}mlp.{p}_proj.norm.weight"] for p in ("gate", "down"))
+        mixing = {p: inner[p] for p in "ifg"}
+        found[f"{name}.attn"] = double_norm(tensors[f"{prefix}attn_norm.weight"], eps, mixing)
+        found[f"{name}.o"] = NormGains(None, {"y": inner["o"]}, eps * BITLINEAR_EPS)
+        found[f"{name}.mlp"] = double_norm(tensors[f"{prefix}mlp_norm.weight"], eps, {"y": gate})
+        found[f"{name}.down"] = NormGains(None, {"y": down}, BITLINEAR_EPS)
     found["head"] = double_norm(tensors["model.norm.weight"], eps, {"y": tensors["lm_head.norm.weight"]})
     return found
 
@@ -107,6 +108,7 @@ class _Source:
 @dataclass
 class _Lowering:
     checkpoint: Checkpoint
+    weights: TernaryWeights
     ranges: Ranges
     scheme: Scheme
     norms: dict[str, NormGains]
@@ -143,7 +145,7 @@ class _Lowering:
         return QType(self.scheme.value_bits, frac_for(self.room / math.sqrt(smallest), self.scheme.value_bits))
 
     def norm(
-        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]
+        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, TernaryWeight]
     ) -> dict[str, _Source]:
         """The nodes of one norm of source.port; where each consumer's matrix reads."""
         if self.scheme.activations == "static":
@@ -151,7 +153,7 @@ class _Lowering:
         return self.per_token_norm(norm, source, port, floor, consumers)
 
     def static_norm(
-        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]
+        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, TernaryWeight]
     ) -> dict[str, _Source]:
         size, x, sq = source.size, source.output(port).qtype, source.output("sq").qtype
         root = self.root_type(norm)
@@ -162,9 +164,9 @@ class _Lowering:
         pre_shift = x.bits + root.bits - 32
         t_frac = x.frac + root.frac - pre_shift
         gains, shifts, outputs = {}, {}, []
-        for name, codes in consumers.items():
+        for name, weight in consumers.items():
             integer, gain_frac = _gain(self.norms[norm].outer[name])
-            bits = self.activation_bits(codes)
+            bits = self.activation_bits(weight.fullest)
             y = self.value_type(f"{norm}.{name}", bits=bits, at_most=t_frac + gain_frac)
             gains[name], shifts[name] = integer, t_frac + gain_frac - y.frac
             outputs.append(Output(name, size, y))
@@ -173,16 +175,15 @@ class _Lowering:
         self.nodes += [rms, node]
         return {o.port: _Source(node.name, o.port, o.qtype, None) for o in outputs}
 
-    def activation_bits(self, codes: Codes) -> int:
+    def activation_bits(self, fullest: int) -> int:
         """The scheme's width, or the widest with which the fullest row's sum is sure to fit the accumulator."""
-        fullest, limit = int(np.count_nonzero(codes, axis=1).max()), (1 << (self.scheme.accumulator_bits - 1)) - 1
-        bits = self.scheme.activation_bits
+        limit, bits = (1 << (self.scheme.accumulator_bits - 1)) - 1, self.scheme.activation_bits
         while bits > 2 and fullest * ((1 << (bits - 1)) - 1) > limit:
             bits -= 1
         return bits
 
     def per_token_norm(
-        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, Codes]
+        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, TernaryWeight]
     ) -> dict[str, _Source]:
         size, x, sq, bits = source.size, source.output(port).qtype, source.output("sq").qtype, self.scheme.value_bits
         gains, shifts, formats = {}, {}, {}
@@ -233,23 +234,22 @@ class _Lowering:
         return source
 
     def ternary(
-        self, port: str, source: _Source, codes: Codes, weight_scale: float, out: QType
+        self, port: str, source: _Source, matrix: TernaryMatrix, weight_scale: float, out: QType
     ) -> tuple[tuple[Input, ...], Rescale]:
         """The inputs of one ternary product and how its sum becomes a value of `out`."""
-        entry = Input(port, source.node, source.port, "ternary", codes)
+        entry = Input(port, source.node, source.port, "ternary", matrix)
         if source.scale is None:
             return (entry,), Rescale(multiplier(weight_scale * 2.0 ** (out.frac - source.format.frac)), None)
         node, scale_port, format_ = source.scale
-        reach = max(1, int(np.count_nonzero(codes, axis=1).max())) * source.format.high * format_.high
+        reach = max(1, matrix.fullest) * source.format.high * format_.high
         shift = max(0, reach.bit_length() - 31)
         factor = multiplier(weight_scale / 127 * 2.0 ** (out.frac - format_.frac + shift))
         return (entry, Input(f"{port}.scale", node, scale_port, "broadcast")), Rescale(factor, shift)
 
-    def residual(self, name: str, x: AnyNode, source: _Source, weight: Float32, next_norm: str) -> tuple[Residual, int]:
+    def residual(self, name: str, x: AnyNode, source: _Source, weight: TernaryWeight, next_norm: str) -> tuple[Residual, int]:
         """The node that adds a projection to the residual stream."""
         x_out = x.output("x")
-        codes, scale = ternarise(weight)
-        inputs, rescale = self.ternary("y", source, codes, scale, x_out.qtype)
+        inputs, rescale = self.ternary("y", source, weight.parts[0], weight.scale, x_out.qtype)
         squares, sq, floor = self.squares(next_norm, x.size, x_out.qtype)
         node = Residual(
             name, x.size, (Input("x", x.name, "x", "aligned"), *inputs), (x_out, sq), {"y": rescale}, squares
@@ -258,10 +258,10 @@ class _Lowering:
         return node, floor
 
     def mlgru(
-        self, layer: int, sources: dict[str, _Source], codes: dict[str, tuple[Codes, float]]
+        self, layer: int, sources: dict[str, _Source], weights: dict[str, TernaryWeight]
     ) -> tuple[MLGRU, int]:
         """The recurrence of one block."""
-        name, size = f"layers.{layer}", codes["i"][0].shape[0]
+        name, size = f"layers.{layer}", weights["i"].parts[0].rows
         formats = {p: self.value_type(f"{name}.attn.{p}.sum") for p in "ifg"}
         state = self.value_type(f"{name}.h", bits=self.scheme.state_bits, at_most=GATE_FRAC + formats["i"].frac)
         gains, gain_frac = _gain(self.checkpoint.tensors[f"model.layers.{layer}.attn.g_norm.weight"])
@@ -273,7 +273,7 @@ class _Lowering:
         inputs: tuple[Input, ...] = ()
         rescale = {}
         for p in "ifg":
-            added, rescale[p] = self.ternary(p, sources[p], *codes[p], formats[p])
+            added, rescale[p] = self.ternary(p, sources[p], weights[p].parts[0], weights[p].scale, formats[p])
             inputs += added
         node = MLGRU(
             f"{name}.mlgru", size, inputs, (Output("v", size, v), sq), rescale,
@@ -295,11 +295,11 @@ class _Lowering:
     def glu(self, layer: int, source: _Source) -> tuple[GLU, int]:
         """The gate of one block's channel mixer; gate and up are the two halves of one matrix with one scale."""
         name = f"layers.{layer}"
-        codes, scale = ternarise(self.checkpoint.tensors[f"model.layers.{layer}.mlp.gate_proj.weight"])
-        size = codes.shape[0] // 2
+        weight = self.weights[f"model.layers.{layer}.mlp.gate_proj.weight"]
+        (gate_matrix, up_matrix), scale, size = weight.parts, weight.scale, weight.parts[0].rows
         gate_type = self.value_type(f"{name}.gate_up")
-        gate, rescale = self.ternary("gate", source, codes[:size], scale, gate_type)
-        up, up_rescale = self.ternary("up", source, codes[size:], scale, gate_type)
+        gate, rescale = self.ternary("gate", source, gate_matrix, scale, gate_type)
+        up, up_rescale = self.ternary("up", source, up_matrix, scale, gate_type)
         v = self.value_type(f"{name}.down.source", at_most=2 * gate_type.frac)
         squares, sq, floor = self.squares(f"{name}.down", size, v)
         node = GLU(
@@ -311,36 +311,50 @@ class _Lowering:
 
     def block(self, layer: int, x: AnyNode, floor: int, next_norm: str) -> tuple[Residual, int]:
         """All nodes of one block."""
-        name, tensors = f"layers.{layer}", self.checkpoint.tensors
-        prefix = f"model.layers.{layer}."
-        codes = {p: ternarise(tensors[f"{prefix}attn.{p}_proj.weight"]) for p in "ifg"}
-        sources = self.norm(f"{name}.attn", x, "x", floor, {p: c for p, (c, _) in codes.items()})
-        mixer, floor = self.mlgru(layer, sources, codes)
-        o_weight, down_weight = tensors[f"{prefix}attn.o_proj.weight"], tensors[f"{prefix}mlp.down_proj.weight"]
-        source = self.norm(f"{name}.o", mixer, "v", floor, {"y": ternarise(o_weight)[0]})["y"]
-        x, floor = self.residual(f"{name}.o_proj", x, source, o_weight, f"{name}.mlp")
-        gate_codes = ternarise(tensors[f"{prefix}mlp.gate_proj.weight"])[0]
-        glu, floor = self.glu(layer, self.norm(f"{name}.mlp", x, "x", floor, {"y": gate_codes})["y"])
-        source = self.norm(f"{name}.down", glu, "v", floor, {"y": ternarise(down_weight)[0]})["y"]
-        return self.residual(f"{name}.down_proj", x, source, down_weight, next_norm)
+        name, prefix = f"layers.{layer}", f"model.layers.{layer}."
+        mixing = {p: self.weights[f"{prefix}attn.{p}_proj.weight"] for p in "ifgo"}
+        gate, down = self.weights[f"{prefix}mlp.gate_proj.weight"], self.weights[f"{prefix}mlp.down_proj.weight"]
+        sources = self.norm(f"{name}.attn", x, "x", floor, {p: mixing[p] for p in "ifg"})
+        mixer, floor = self.mlgru(layer, sources, mixing)
+        source = self.norm(f"{name}.o", mixer, "v", floor, {"y": mixing["o"]})["y"]
+        x, floor = self.residual(f"{name}.o_proj", x, source, mixing["o"], f"{name}.mlp")
+        glu, floor = self.glu(layer, self.norm(f"{name}.mlp", x, "x", floor, {"y": gate})["y"])
+        source = self.norm(f"{name}.down", glu, "v", floor, {"y": down})["y"]
+        return self.residual(f"{name}.down_proj", x, source, down, next_norm)
+
+    def embedding(self, x: QType) -> tuple[NDArray[np.int8] | NDArray[np.int16], Ints, int]:
+        """Codes, scales and shift of the embedding: each word's largest magnitude becomes the largest code."""
+        table = self.checkpoint.tensors["model.embeddings.weight"]
+        bits = self.scheme.embedding_bits or (16 if table.size <= WIDE_EMBEDDING else 8)
+        high = QType(bits, 0).high
+        largest = np.array([np.abs(row).max() for row in table], np.float64)
+        shift = max(0, frac_for(float(largest.max()) / high * 2.0**x.frac, EMBEDDING_SCALE_BITS))
+        scales = quantise(largest / high * 2.0**x.frac, QType(EMBEDDING_SCALE_BITS, shift))
+        codes = np.zeros(table.shape, np.int8 if bits == 8 else np.int16)
+        for token, row in enumerate(table):
+            if scales[token]:
+                natural = float(scales[token]) * 2.0 ** (-shift - x.frac)
+                codes[token] = np.clip(np.rint(row / natural), -high, high)
+        return codes, scales, shift
 
     def run(self, name: str) -> Graph:
         """The whole graph."""
         config = self.checkpoint.config
         x_type = self.value_type("residual")
         squares, sq, floor = self.squares("layers.0.attn", config.hidden_size, x_type)
-        table = quantise(self.checkpoint.tensors["model.embeddings.weight"], x_type)
+        codes, scales, shift = self.embedding(x_type)
         x: AnyNode = Embedding(
-            "embedding", config.hidden_size, (), (Output("x", config.hidden_size, x_type), sq), table, squares
+            "embedding", config.hidden_size, (), (Output("x", config.hidden_size, x_type), sq), codes, scales,
+            shift, squares,
         )
         self.nodes.append(x)
         for layer in range(config.num_hidden_layers):
             last = layer + 1 == config.num_hidden_layers
             x, floor = self.block(layer, x, floor, "head" if last else f"layers.{layer + 1}.attn")
-        codes, scale = ternarise(self.checkpoint.head_weight)
-        source = self.norm("head", x, "x", floor, {"y": codes})["y"]
+        weight = self.weights["lm_head.weight"]
+        source = self.norm("head", x, "x", floor, {"y": weight})["y"]
         logits = self.value_type("logits")
-        inputs, rescale = self.ternary("y", source, codes, scale, logits)
+        inputs, rescale = self.ternary("y", source, weight.parts[0], weight.scale, logits)
         self.nodes.append(
             Head("head", config.vocab_size, inputs, (Output("logits", config.vocab_size, logits),), {"y": rescale})
         )
@@ -373,10 +387,10 @@ def _check_ranges(ranges: Mapping[str, Range]) -> None:
             raise RangeError(f"{name}: calibration measured {measured.low} … {measured.high}, must be finite")
 
 
-def lower(checkpoint: Checkpoint, ranges: Ranges, scheme: Scheme, name: str) -> Graph:
-    """The verified graph of a checkpoint; `ranges` as `mmfree_kernels.calibrate` measures them.
+def lower(checkpoint: Checkpoint, weights: TernaryWeights, ranges: Ranges, scheme: Scheme, name: str) -> Graph:
+    """The verified graph of a checkpoint and its packed weights; `ranges` as `mmfree_kernels.calibrate` measures them.
 
     Raises RangeError where the scheme's widths cannot be proved to suffice.
     """
     _check_ranges(ranges)
-    return verify(_Lowering(checkpoint, ranges, scheme, norms_of(checkpoint)).run(name))
+    return verify(_Lowering(checkpoint, weights, ranges, scheme, norms_of(checkpoint)).run(name))

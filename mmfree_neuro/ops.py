@@ -4,7 +4,7 @@ A program is a straight line of calls on a machine, so one text gives its meanin
 
 - `Machine` computes on int64 arrays; every engine uses it, or a subclass with the same results.
 - `CheckedMachine` computes the same and raises when a value leaves the register; the reference uses it.
-- `ScalarMachine` computes on Python integers, for neurons that stand alone.
+- `trace.Recorder` writes a program down, for interpreters outside Python.
 - `Bounds` computes on intervals: it proves that no input can overflow a register, and counts the instructions.
 
 Instruction classes are those in Intel's Loihi 2 technology brief.  What it leaves open is fixed here: registers are 32
@@ -31,7 +31,7 @@ REGISTER_BITS = 32
 REGISTER_HIGH = (1 << (REGISTER_BITS - 1)) - 1
 
 Value = Any
-"""What a machine computes on: int64 arrays, Python integers, or intervals."""
+"""What a machine computes on: int64 arrays, intervals, or the names of results."""
 
 
 class Machine:
@@ -145,34 +145,6 @@ def _sigmoid(m: Machine, x: Value, frac: int, table: SigmoidTable) -> Value:
     rise = m.mul_round(m.lookup(table.slopes, segment), rest, table.segment_bits)
     y = m.add(m.lookup(table.values, segment), rise)
     return m.select(m.lt(x, 0), m.sub(1 << GATE_FRAC, y), y)
-
-
-class ScalarMachine(Machine):
-    """The same on single Python integers: no array is made, so a lone neuron costs microseconds."""
-
-    def min(self, a: Value, b: Value) -> Value:
-        return a if a < b else b
-
-    def max(self, a: Value, b: Value) -> Value:
-        return a if a > b else b
-
-    def select(self, condition: Value, a: Value, b: Value) -> Value:
-        return a if condition else b
-
-    def lookup(self, table: Ints, index: Value) -> Value:
-        return int(table[index])
-
-    def clip(self, a: Value, low: int, high: int) -> Value:
-        return low if a < low else high if a > high else a
-
-    def abs(self, a: Value) -> Value:
-        return a if a >= 0 else -a
-
-    def fit(self, a: Value, qtype: QType) -> Value:
-        if -qtype.high <= a <= qtype.high:
-            return a
-        self.saturations += 1
-        return qtype.high if a > 0 else -qtype.high
 
 
 class CheckedMachine(Machine):

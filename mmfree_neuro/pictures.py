@@ -19,6 +19,8 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normal
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 
+from mmfree_neuro.mapping import HOST
+
 Plain = dict[str, Any]
 
 PHASES = {"prefill": "prefill", "generate": "generation"}
@@ -43,7 +45,8 @@ KINDS = {
 SHADES: Colormap = LinearSegmentedColormap.from_list("use", ["#dbe7f6", "#6ba3d6", "#1f5fa8", "#0b2a55"])
 FREE, INK, FAINT, WARM, COOL = "#e6e6e6", "#22303c", "#8894a0", "#d9742b", "#2f6db3"
 DOTS_PER_INCH = 130
-MOST_CHIPS = 64
+MOST_CHIPS = 128
+"""Cores are shown of so many chips; the links picture takes neighbouring chips together where there are more."""
 MOST_NAMED = 12
 """The links picture writes its numbers out up to so many rows."""
 
@@ -114,7 +117,7 @@ def _chips(report: Plain, colour: Callable[[Plain], Any]) -> tuple[Figure, Axes]
         left, top = position % wide * (columns + 2), position // wide * (rows + 3)
         frame = (left - 0.35, top - 0.35), columns + 0.7, rows + 0.7
         axes.add_patch(FancyBboxPatch(*frame, "round,pad=0,rounding_size=0.5", fc="#fafbfc", ec="#b8c2cc", lw=0.8))
-        axes.text(left, top - 0.7, f"chip {chip}", fontsize=8, color=INK, va="bottom")
+        axes.text(left, top - 0.7, f"chip {chip}", fontsize=min(8, 130 * scale), color=INK, va="bottom")
         for core in range(cores):
             squares.append(Rectangle((left + core % columns + 0.06, top + core // columns + 0.06), 0.88, 0.88))
             colours.append(used.get((chip, core), FREE))
@@ -226,28 +229,36 @@ def energy(report: Plain) -> bytes:
     return _png(picture)
 
 
-def links(report: Plain) -> bytes:
-    """A matrix: from the chip of the row to the chip of the column."""
-    ends = sorted({link[end] for link in report["links"] for end in ("source", "destination")})
-    if not ends:
-        ends = sorted({core["chip"] for core in report["mapping"]["content"]})
-    position = {chip: index for index, chip in enumerate(ends)}
-    table = np.full((len(ends), len(ends)), np.nan)
+def _between(report: Plain) -> tuple[list[int], int, np.ndarray[Any, Any]]:
+    """The chips that rows and columns begin with, how many chips each takes together, and messages [from, to]."""
+    ends = {link[end] for link in report["links"] for end in ("source", "destination")}
+    chips = sorted((ends or {core["chip"] for core in report["mapping"]["content"]}) - {HOST})
+    hosts, together = sorted(ends & {HOST}), -(-len(chips) // MOST_CHIPS)
+    position = {HOST: 0} | {chip: len(hosts) + index // together for index, chip in enumerate(chips)}
+    starts = hosts + chips[::together]
+    table = np.zeros((len(starts), len(starts)))
     for link in report["links"]:
-        if link["messages_per_token"] > 0:
-            table[position[link["source"]], position[link["destination"]]] = link["messages_per_token"]
+        table[position[link["source"]], position[link["destination"]]] += link["messages_per_token"]
+    table[table == 0] = np.nan
+    return starts, together, table
+
+
+def links(report: Plain) -> bytes:
+    """A matrix: from the chips of the row to those of the column."""
+    ends, together, table = _between(report)
     side = min(9.0, max(3.4, 0.62 * len(ends) + 1.4) if len(ends) <= MOST_NAMED else 0.22 * len(ends) + 2)
     picture, axes = _figure(side + (1.4 if len(ends) > MOST_NAMED else 0), side)
     sent = table[~np.isnan(table)]
     norm = LogNorm(sent.min() / 2, sent.max() * 2) if sent.size else LogNorm(1, 10)
     shades = colormaps["YlGnBu"].with_extremes(bad="#f4f5f7")
     image = axes.imshow(table, norm=norm, cmap=shades)
-    names = ["host" if chip < 0 else str(chip) for chip in ends]
+    names = ["host" if chip == HOST else str(chip) for chip in ends]
     step = -(-len(ends) // 32)
     axes.set_xticks(range(0, len(ends), step), names[::step], rotation=90 if len(ends) > MOST_NAMED else 0)
     axes.set_yticks(range(0, len(ends), step), names[::step])
-    axes.set_xlabel("to chip", fontsize=9, color=INK)
-    axes.set_ylabel("from chip", fontsize=9, color=INK)
+    note = "" if together == 1 else f" and the {together - 1} that follow it"
+    axes.set_xlabel(f"to chip{note}", fontsize=9, color=INK)
+    axes.set_ylabel(f"from chip{note}", fontsize=9, color=INK)
     axes.set_xticks(np.arange(-0.5, len(ends)), minor=True)
     axes.set_yticks(np.arange(-0.5, len(ends)), minor=True)
     axes.grid(which="minor", color="white", lw=1)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,9 @@ from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.footprint import footprint, use_of_cores
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
-from mmfree_neuro.job import Job, Report, Result, check_new_tokens, check_shape, silent
+from mmfree_neuro.job import Job, Report, Result, Saving, check_new_tokens, check_shape, silent
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.quantize import Scheme
+from mmfree_neuro.quantize import Scheme, ternary_weights
 from mmfree_neuro.storage import Run, StoredMapping
 from mmfree_neuro.summary import summarise
 
@@ -36,7 +36,15 @@ CALIBRATION_WINDOW = 512
 CALIBRATION_WINDOWS = 32
 QUALITY_WINDOWS = 16
 
-Engine = Callable[[Graph, Mapping, Job, Report], Result]
+
+class Engine(Protocol):
+    """Runs a job on a mapping."""
+
+    def __call__(
+        self, graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+    ) -> Result: ...
+
+
 Stage = Callable[[str], None]
 
 
@@ -145,10 +153,12 @@ def to_graph(checkpoint: Checkpoint, scheme: Scheme, text: str, name: str, stage
     calibration, held_out = calibration_text(text)
     for tokens in (calibration, held_out):
         _within(tokens, checkpoint.config.vocab_size, text)
+    stage("packing")
+    weights = ternary_weights(checkpoint)
     stage("calibrating")
     ranges = calibrate(checkpoint, calibration, scheme)
     stage("lowering")
-    graph = lower.lower(checkpoint, ranges, scheme, name)
+    graph = lower.lower(checkpoint, weights, ranges, scheme, name)
     check(graph, Job(calibration))
     stage("measuring quality")
     return replace(graph, quality=quality(checkpoint, graph, held_out))

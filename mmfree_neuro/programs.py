@@ -6,6 +6,8 @@ inputs of those neurons (sums already made); `verify` calls it on intervals.
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from mmfree_neuro.fixedpoint import Ints, QType
 from mmfree_neuro.ir import (
     GLU,
@@ -128,6 +130,11 @@ def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
     return outputs
 
 
+def token_inputs(node: Embedding, tokens: Ints) -> dict[str, Ints]:
+    """What the Embedding reads for tokens of any shape: its codes [..., size] and their scales [..., 1]."""
+    return {"x": node.codes[tokens].astype(np.int64), "scale": node.scales[tokens][..., None]}
+
+
 def _with_squares(m: Machine, node: Embedding | Residual, constants: Constants, x: Value) -> Outputs:
     return {"x": m.send(x), "sq": m.send(_square(m, x, node.squares, constants, node.output("sq").qtype))}
 
@@ -138,11 +145,13 @@ def run(
     """What a node's neurons send for one token, by output, and their state after it.
 
     `constants` and `inputs` hold the same neurons; an input is a sum where it is made of many messages, and a list of
-    `arity` values where the node reads a group.  The Embedding's input `x` is its table's row.
+    `arity` values where the node reads a group.  What the Embedding reads, `token_inputs` gives.
     """
     match node:
         case Embedding():
-            return _with_squares(m, node, constants, m.read(inputs["x"])), None
+            x_type = node.output("x").qtype
+            x = m.mul_fit(m.read(inputs["x"]), m.read(inputs["scale"]), node.shift, x_type)
+            return _with_squares(m, node, constants, x), None
         case InverseRms():
             return {"r": m.send(_inverse_root(m, m.read(inputs["total"]), node, node.output("r").qtype))}, None
         case Norm():

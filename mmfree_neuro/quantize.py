@@ -12,7 +12,7 @@ import numpy as np
 
 from mmfree_neuro.checkpoint import Checkpoint, Float32
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.ir import Codes
+from mmfree_neuro.ternary import Codes, TernaryMatrix, pack
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,17 @@ class Scheme:
     value_bits: int = 24
     """Width of the residual stream, of pre-activations and of what norms read."""
     state_bits: int = 24
+    embedding_bits: Literal[8, 16] | None = None
+    """Width of the codes of the embedding table, in which every word has a scale of its own; where it is not said, 16
+    for tables of up to 2^24 entries and 8 for larger ones, which would dwarf the ternary weights."""
     accumulator_bits: int = 32
     headroom_bits: int = 1
     """How many times the calibrated range, as a power of two, every format still holds."""
     log2_sigmoid_segments: int = 8
     newton_steps: int = 3
 
+
+_ROWS = 256
 
 SCHEMES = {"a16": Scheme("a16", "static"), "a8": Scheme("a8", "per-token", activation_bits=8)}
 
@@ -60,10 +65,45 @@ Ranges = Mapping[str, Range]
 
 def ternarise(weight: Float32) -> tuple[Codes, float]:
     """Codes -1, 0, +1 (weight's shape) and the scale max(mean |w|, 1e-5), as the published kernel makes them."""
-    mean = np.float32(np.abs(weight).mean(dtype=np.float64))
+    pieces = [weight[at : at + _ROWS] for at in range(0, len(weight), _ROWS)]  # so that no temporary is as large
+    mean = np.float32(sum(float(np.abs(piece).sum(dtype=np.float64)) for piece in pieces) / weight.size)
     scale = max(mean, np.float32(1e-5))
-    codes = np.clip(np.rint(weight * (np.float32(1) / scale)), -1, 1).astype(np.int8)
+    inverse, codes = np.float32(1) / scale, np.empty(weight.shape, np.int8)
+    for number, piece in enumerate(pieces):
+        codes[number * _ROWS : (number + 1) * _ROWS] = np.clip(np.rint(piece * inverse), -1, 1)
     return codes, float(scale)
+
+
+@dataclass(frozen=True, eq=False)
+class TernaryWeight:
+    """A weight of a checkpoint as the graph needs it: in one matrix, or in two of the same scale (gate and up)."""
+
+    parts: tuple[TernaryMatrix, ...]
+    scale: float
+
+    @property
+    def fullest(self) -> int:
+        """The most non-zero codes that a row has."""
+        return max(part.fullest for part in self.parts)
+
+
+TernaryWeights = Mapping[str, TernaryWeight]
+"""By tensor name."""
+
+
+def ternary_weights(checkpoint: Checkpoint) -> TernaryWeights:
+    """Every ternary weight of a checkpoint, packed; one tensor is in memory as floats at a time."""
+    names = [name for name in checkpoint.tensors if is_ternary(name)]
+    if checkpoint.config.tie_word_embeddings:
+        names.append("lm_head.weight")
+    return {name: _packed(checkpoint, name) for name in names}
+
+
+def _packed(checkpoint: Checkpoint, name: str) -> TernaryWeight:
+    weight = checkpoint.head_weight if name == "lm_head.weight" else checkpoint.tensors[name]
+    codes, scale = ternarise(weight)
+    parts = np.split(codes, 2) if name.endswith("gate_proj.weight") else [codes]
+    return TernaryWeight(tuple(pack(part) for part in parts), scale)
 
 
 def is_ternary(name: str) -> bool:

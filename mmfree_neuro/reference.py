@@ -13,9 +13,10 @@ from mmfree_neuro import programs
 from mmfree_neuro.activity import Activity, nothing
 from mmfree_neuro.fixedpoint import Ints, fit
 from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants, span
-from mmfree_neuro.job import Job, Report, Result, drive, silent
+from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
 from mmfree_neuro.mapping import Mapping, Shard
 from mmfree_neuro.ops import CheckedMachine, Value
+from mmfree_neuro.ternary import Codes
 
 Signals = dict[tuple[str, str], Ints]
 """What every node sent for one token, by node and port."""
@@ -27,16 +28,24 @@ class Reference:
     def __init__(self, graph: Graph, mapping: Mapping) -> None:
         self.graph, self.mapping = graph, mapping
         self.matrices = {
-            (node.name, entry.port): entry.matrix.astype(np.int64)
+            (node.name, entry.port): entry.matrix.codes()
             for node in graph.nodes for entry in node.inputs if entry.matrix is not None
         }  # fmt: skip
         self.activity, self.tokens = nothing(mapping), 0
-        self.states: dict[str, Ints] = {}
+        self.held: dict[str, Ints] = {}
         self.reset()
 
     def reset(self) -> None:
         """Every state to zero."""
-        self.states = {n.name: np.zeros(n.size, np.int64) for n in self.graph.nodes if isinstance(n, MLGRU)}
+        self.held = {n.name: np.zeros(n.size, np.int64) for n in self.graph.nodes if isinstance(n, MLGRU)}
+
+    def states(self) -> dict[str, Ints]:
+        """The state of every recurrent neuron, by node."""
+        return {name: state.copy() for name, state in self.held.items()}
+
+    def restore(self, states: dict[str, Ints]) -> None:
+        """Go on from such a state."""
+        self.held = {name: state.copy() for name, state in states.items()}
 
     def take_activity(self) -> Activity:
         """The counts since they were last taken."""
@@ -51,15 +60,15 @@ class Reference:
     def token(self, token: int) -> Ints:
         """The logits [vocabulary] after one token."""
         signals: Signals = {}
-        before = dict(self.states)
+        before = dict(self.held)
         for node in self.graph.nodes:
             machine = CheckedMachine(node.name)
             inputs = self.inputs(node, signals, token)
             sent, state = programs.run(
-                machine, node, self.graph.sigmoid, constants(node), inputs, self.states.get(node.name)
+                machine, node, self.graph.sigmoid, constants(node), inputs, self.held.get(node.name)
             )
             if state is not None:
-                self.states[node.name] = state
+                self.held[node.name] = state
             for output in node.outputs:
                 values = np.broadcast_to(sent[output.port], output.size)
                 signals[node.name, output.port] = fit(values, output.qtype, f"{node.name}: output {output.port}")
@@ -69,7 +78,7 @@ class Reference:
     def inputs(self, node: AnyNode, signals: Signals, token: int) -> dict[str, Value]:
         """What the neurons of a node read."""
         if isinstance(node, Embedding):
-            return {"x": node.table[token]}
+            return {**programs.token_inputs(node, np.array(token))}
         return {
             entry.port: self.arrived(node, entry, signals[entry.source, entry.source_port]) for entry in node.inputs
         }
@@ -78,7 +87,7 @@ class Reference:
         """One input of a node, for all of its neurons."""
         match entry.how:
             case "ternary":
-                return self.matrices[node.name, entry.port] @ source
+                return _product(self.matrices[node.name, entry.port], source)
             case "sum":
                 return source.sum(keepdims=True)
             case "group":
@@ -132,14 +141,22 @@ class Reference:
         return machine.saturations
 
 
+def _product(codes: Codes, source: Ints) -> Ints:
+    """The sums of a ternary matrix, in pieces, since every piece is widened to int64."""
+    pieces = [codes[at : at + 256].astype(np.int64) @ source for at in range(0, len(codes), 256)]
+    return np.concatenate(pieces)
+
+
 def _slice(value: Value, here: slice, size: int) -> Value:
     if isinstance(value, list):
         return [_slice(v, here, size) for v in value]
     return value[here] if value.size == size else value
 
 
-def run(graph: Graph, mapping: Mapping, job: Job, report: Report = silent) -> Result:
+def run(
+    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+) -> Result:
     """Run a job on the reference engine."""
     begin = time.monotonic()
     session = Reference(graph, mapping)
-    return drive(graph, session, job, 1, report, time.monotonic() - begin)
+    return drive(graph, session, job, 1, report, time.monotonic() - begin, saving)

@@ -1,23 +1,24 @@
 """Files: graphs, mappings and runs; each is written whole or not at all, and read back with one clear line when wrong.
 
 A graph file is a safetensors file whose metadata holds the nodes as JSON and whose tensors hold their arrays, ternary
-matrices packed four codes to a byte.  A mapping file is JSON with the system's figures in it, so that it stays what
+matrices as `ternary` packs them; it is mapped into memory, so it opens at once whatever its size.  A mapping file is JSON with the system's figures in it, so that it stays what
 it was when the shipped data files change.  A run is a folder with `run.json`.
 """
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from collections.abc import Mapping as Mapping_
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
 
 from mmfree_neuro import ir
@@ -26,15 +27,23 @@ from mmfree_neuro.errors import GraphError, InputError, MappingError, MMFreeErro
 from mmfree_neuro.fixedpoint import Multiplier, QType
 from mmfree_neuro.footprint import Footprint
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
-from mmfree_neuro.ir import Codes, Graph
+from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import Location, Mapping, Route, Shard
 from mmfree_neuro.summary import GraphSummary, NodeSummary
 from mmfree_neuro.tables import SigmoidTable
+from mmfree_neuro.ternary import TernaryMatrix, packed_shape
 from mmfree_neuro.verify import verify
 
-GRAPH_FORMAT = "mmfree-neuro graph 1"
+GRAPH_FORMAT = "mmfree-neuro graph 2"
 MAPPING_FORMAT = "mmfree-neuro mapping 1"
 RUN_FORMAT = "mmfree-neuro run 1"
+
+ALIGNMENT = 64
+"""Where the arrays of a graph file begin: a multiple of a cache line."""
+LARGEST_HEAD = 100_000_000
+"""What the safetensors format allows for the head of a file."""
+_KINDS: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "I8": np.dtype("i1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
+_DTYPES = {dtype.str: name for name, dtype in _KINDS.items()}
 
 _RECORDS = {
     record.__name__: record
@@ -84,69 +93,83 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def pack(codes: Codes) -> NDArray[np.uint8]:
-    """Ternary codes, row after row, four to a byte, lowest bits first; 0, 1, 2 stand for 0, +1, -1."""
-    flat = np.zeros(-(-codes.size // 4) * 4, np.uint8)
-    flat[: codes.size] = (codes.reshape(-1) % 3).astype(np.uint8)
-    quads = flat.reshape(-1, 4)
-    return quads @ np.array([1, 4, 16, 64], np.uint8)
-
-
-def unpack(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> Codes:
-    """The codes of `pack`; the shape is that of the matrix."""
-    flat = (packed[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(-1)[: int(np.prod(shape))]
-    return np.array([0, 1, -1, 0], np.int8)[flat].reshape(shape)
-
-
 def _to_plain(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    if isinstance(value, TernaryMatrix):
+        name = _kept(value.data, arrays)
+        return {"$ternary": name, "shape": list(value.shape), "fullest": value.fullest, "nonzero": value.nonzero}
     if is_dataclass(value) and not isinstance(value, type):
         content = {f.name: _to_plain(getattr(value, f.name), arrays) for f in fields(value)}
-        return {"record": type(value).__name__, **content}
+        return {"$record": type(value).__name__, **content}
     if isinstance(value, np.ndarray):
-        name = f"a{len(arrays):05d}"
-        if value.dtype == np.int8:
-            arrays[name] = pack(value)
-            return {"codes": name, "shape": list(value.shape)}
-        arrays[name] = value.astype(np.int32)
-        if not np.array_equal(arrays[name], value):
+        if value.dtype in (np.int8, np.int16):
+            return {"$codes": _kept(value, arrays)}
+        narrow = value.astype(np.int32)
+        if not np.array_equal(narrow, value):
             raise GraphError("a graph's constants must fit 32 bits")
-        return {"array": name}
+        return {"$array": _kept(narrow, arrays)}
     if isinstance(value, dict):
-        return {"map": {key: _to_plain(item, arrays) for key, item in value.items()}}
+        return {"$map": {key: _to_plain(item, arrays) for key, item in value.items()}}
     return [_to_plain(item, arrays) for item in value] if isinstance(value, tuple) else value
 
 
-def _from_plain(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+def _kept(array: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> str:
+    name = f"a{len(arrays):05d}"
+    arrays[name] = np.ascontiguousarray(array)
+    return name
+
+
+def _from_plain(value: Any, arrays: Mapping_[str, NDArray[Any]]) -> Any:
     if isinstance(value, list):
         return tuple(_from_plain(item, arrays) for item in value)
     if not isinstance(value, dict):
         return value
-    if "map" in value:
-        return {key: _from_plain(item, arrays) for key, item in value["map"].items()}
-    if "codes" in value:
-        return unpack(arrays[value["codes"]], tuple(value["shape"]))
-    if "array" in value:
-        return arrays[value["array"]].astype(np.int64)
-    record = _RECORDS[value["record"]]
-    return record(**{name: _from_plain(item, arrays) for name, item in value.items() if name != "record"})
+    if "$map" in value:
+        return {key: _from_plain(item, arrays) for key, item in value["$map"].items()}
+    if "$ternary" in value:
+        return _matrix(arrays[value["$ternary"]], value["shape"], value["fullest"], value["nonzero"])
+    if "$codes" in value:
+        return arrays[value["$codes"]]
+    if "$array" in value:
+        return arrays[value["$array"]].astype(np.int64)
+    record = _RECORDS[value["$record"]]
+    return record(**{name: _from_plain(item, arrays) for name, item in value.items() if name != "$record"})
+
+
+def _matrix(data: NDArray[np.uint8], shape: list[int], fullest: int, nonzero: int) -> TernaryMatrix:
+    rows, columns = shape
+    if data.shape != packed_shape(rows, columns):
+        raise ValueError
+    return TernaryMatrix(data, rows, columns, fullest, nonzero)
 
 
 def save_graph(graph: Graph, path: Path) -> None:
-    """Write a graph file."""
+    """Write a graph file: a safetensors file whose arrays begin at multiples of 64 bytes where they are packed."""
     arrays: dict[str, NDArray[Any]] = {}
+    text = None if graph.tokenizer is None else _kept(np.frombuffer(graph.tokenizer.encode(), np.uint8), arrays)
     content = {
         "name": graph.name, "scheme": graph.scheme, "accumulator_bits": graph.accumulator_bits, "blocks": graph.blocks,
-        "bos": graph.bos, "quality": graph.quality, "sigmoid": _to_plain(graph.sigmoid, arrays),
+        "bos": graph.bos, "quality": graph.quality, "tokenizer": text, "sigmoid": _to_plain(graph.sigmoid, arrays),
         "nodes": [_to_plain(node, arrays) for node in graph.nodes],
     }  # fmt: skip
-    kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    specs = {
-        name: safetensors.TensorSpec(dtype=str(a.dtype), shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
-        for name, a in kept.items()
+    # Packed matrices are whole cache lines, so behind an aligned start all of them are aligned; bytes come last.
+    order = sorted(arrays, key=lambda name: (arrays[name].ndim != 3, -arrays[name].itemsize, name))
+    content["sha256"] = {name: hashlib.sha256(arrays[name].data).hexdigest() for name in order}
+    plain = json.dumps(content)
+    header: dict[str, Any] = {
+        "__metadata__": {GRAPH_FORMAT: plain, "sha256": hashlib.sha256(plain.encode()).hexdigest()}
     }
-    data = safetensors.serialize(specs, {GRAPH_FORMAT: json.dumps(content)})
-    with whole_file(path) as scratch:
-        scratch.write_bytes(data)
+    at = 0
+    for name in order:
+        array = arrays[name]
+        header[name] = {"dtype": _DTYPES[array.dtype.str], "shape": list(array.shape),
+                        "data_offsets": [at, at + array.nbytes]}  # fmt: skip
+        at += array.nbytes
+    head = json.dumps(header).encode()
+    head += b" " * (-(8 + len(head)) % ALIGNMENT)
+    with whole_file(path) as scratch, scratch.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in order:
+            file.write(arrays[name].data)
 
 
 def _read_bytes(path: Path, error: type[MMFreeError]) -> bytes:
@@ -156,31 +179,81 @@ def _read_bytes(path: Path, error: type[MMFreeError]) -> bytes:
         raise error(f"{path}: not readable ({problem.strerror})") from None
 
 
-def load_graph(path: Path) -> tuple[Graph, str]:
-    """The verified graph of a file, and the SHA-256 of the file."""
-    data = _read_bytes(path, GraphError)
+def load_graph(path: Path, *, check: bool = False) -> tuple[Graph, str]:
+    """The verified graph of a file, and the SHA-256 of its head, which holds those of all its arrays.
+
+    The file is mapped, not read: packed weights and the embedding are views of it.  Constants are checked against their
+    checksums at once, weights with `check` alone, since that reads the whole file.
+    """
+    raw, size = _mapped(path)
+    head = bytes(raw[8:size])
     try:
-        tensors = {name: entry for name, entry in safetensors.deserialize(data)}
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = header.get("__metadata__", {})
-    except (safetensors.SafetensorError, ValueError):
+        entries = json.loads(head)
+        metadata = entries.pop("__metadata__", {})
+        known = isinstance(metadata.get(GRAPH_FORMAT), str)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise GraphError(f"{path}: not a graph file, or cut short") from None
-    if GRAPH_FORMAT not in metadata:
+    if not known:
         raise GraphError(f"{path}: not a graph file of this version ({GRAPH_FORMAT})")
     try:
-        graph = _graph(tensors, json.loads(metadata[GRAPH_FORMAT]))
+        arrays = {name: _view(raw[size:], entry) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError):
+        raise GraphError(f"{path}: not a graph file, or cut short") from None
+    if size + sum(array.nbytes for array in arrays.values()) != len(raw):
+        raise GraphError(f"{path}: not a graph file, or cut short")
+    plain = metadata[GRAPH_FORMAT]
+    if hashlib.sha256(plain.encode()).hexdigest() != metadata.get("sha256"):
+        raise GraphError(f"{path}: damaged: its description differs from its checksum")
+    try:
+        content = json.loads(plain)
+        _compare(arrays, content["sha256"], everything=check)
+        graph = _graph(arrays, content)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise GraphError(f"{path}: not a graph file, a part is missing or damaged") from None
-    return verify(graph), hashlib.sha256(data).hexdigest()
+    except _Damaged as damaged:
+        raise GraphError(f"{path}: damaged: array {damaged} differs from its checksum") from None
+    return verify(graph), hashlib.sha256(head).hexdigest()
 
 
-def _graph(tensors: dict[str, Any], content: dict[str, Any]) -> Graph:
-    kinds = {"U8": np.uint8, "I32": np.int32}
-    arrays = {n: np.frombuffer(e["data"], kinds[e["dtype"]]).reshape(e["shape"]) for n, e in tensors.items()}
+class _Damaged(Exception):
+    pass
+
+
+def _mapped(path: Path) -> tuple[NDArray[np.uint8], int]:
+    """The bytes of a safetensors file, and where its arrays begin."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < 8:
+                raise GraphError(f"{path}: not a graph file, or cut short")
+            raw = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except OSError as problem:
+        raise GraphError(f"{path}: not readable ({problem.strerror})") from None
+    size = 8 + int.from_bytes(bytes(raw[:8]), "little")
+    if size > min(len(raw), LARGEST_HEAD):
+        raise GraphError(f"{path}: not a graph file, or cut short")
+    return raw, size
+
+
+def _view(data: NDArray[np.uint8], entry: Any) -> NDArray[Any]:
+    first, last = entry["data_offsets"]
+    if not 0 <= first <= last <= len(data):
+        raise ValueError
+    return data[first:last].view(_KINDS[entry["dtype"]]).reshape(entry["shape"])
+
+
+def _compare(arrays: Mapping_[str, NDArray[Any]], checksums: dict[str, str], *, everything: bool) -> None:
+    """_Damaged with the name of an array that differs from its checksum; KeyError where one has none."""
+    for name, array in arrays.items():
+        if (everything or array.dtype == np.int32) and hashlib.sha256(array.data).hexdigest() != checksums[name]:
+            raise _Damaged(name)
+
+
+def _graph(arrays: Mapping_[str, NDArray[Any]], content: dict[str, Any]) -> Graph:
+    text = content["tokenizer"]
     return Graph(
         content["name"], content["scheme"], tuple(_from_plain(node, arrays) for node in content["nodes"]),
         _from_plain(content["sigmoid"], arrays), content["accumulator_bits"], content["blocks"], content["bos"],
-        content["quality"],
+        content["quality"], None if text is None else bytes(arrays[text]).decode(),
     )  # fmt: skip
 
 

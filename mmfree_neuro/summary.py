@@ -50,7 +50,7 @@ def summarise(graph: Graph) -> GraphSummary:
             NodeSummary(
                 node.name, type(node).__name__, node.size, block_of(node.name), steps[node.name],
                 dict(sorted(counts[node.name].items())),
-                sum(matrix.size for matrix in matrices), sum(int((matrix != 0).sum()) for matrix in matrices),
+                sum(matrix.size for matrix in matrices), sum(matrix.nonzero for matrix in matrices),
             )
         )  # fmt: skip
     return GraphSummary(

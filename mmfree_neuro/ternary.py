@@ -51,12 +51,12 @@ class TernaryMatrix:
         stop = self.rows if stop is None else stop
         first = start // TILE
         tiles = self.data[first : -(-stop // TILE)]
-        quads = tiles.reshape(len(tiles), -1, TILE, 4).transpose(0, 2, 1, 3)
+        quads = tiles.reshape(*tiles.shape[:2], TILE, 4).transpose(0, 2, 1, 3)
         whole = np.empty((*quads.shape[:3], 4, 4), np.int8)
         for p in range(4):
             whole[..., p, :] = (quads >> (2 * p)) & 3
         whole -= 1
-        flat = whole.reshape(len(tiles) * TILE, -1)
+        flat = whole.reshape(len(tiles) * TILE, TILE * self.data.shape[1])
         return flat[start - first * TILE : stop - first * TILE, : self.columns]
 
     def parts(self) -> Iterator[tuple[int, Codes]]:

@@ -6,7 +6,6 @@ import numpy as np
 
 from mmfree_neuro import programs
 from mmfree_neuro.errors import GraphError, RangeError
-from mmfree_neuro.fixedpoint import fit
 from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Head, Input, MaxAbs, Output, constants
 from mmfree_neuro.ops import Bounds, Interval, Value
 
@@ -21,7 +20,7 @@ def sum_bound(node: AnyNode, entry: Input, source: Output) -> int:
     """The largest magnitude that the sum behind an input can reach, whatever arrives."""
     if entry.how == "ternary":
         assert entry.matrix is not None
-        return int(np.count_nonzero(entry.matrix, axis=1).max()) * source.qtype.high
+        return entry.matrix.fullest * source.qtype.high
     return source.size * source.qtype.high if entry.how == "sum" else source.qtype.high
 
 
@@ -32,8 +31,6 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
         if matrix is None or matrix.shape != (node.size, source.size):
             have = None if matrix is None else list(matrix.shape)
             raise GraphError(f"{who}: the matrix has shape {have}, must have {[node.size, source.size]}")
-        if int(matrix.min()) < -1 or int(matrix.max()) > 1:
-            raise GraphError(f"{who}: the matrix holds a code other than -1, 0, +1")
         return
     arity = node.arity if isinstance(node, MaxAbs) else 1
     expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[entry.how]
@@ -71,12 +68,13 @@ def _inputs(graph: Graph, node: AnyNode, outputs: dict[tuple[str, str], Output])
 def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str]:
     machine = Bounds(node.name)
     if isinstance(node, Embedding):
-        if node.table.ndim != 2 or node.table.shape[1] != node.size:
+        if node.codes.ndim != 2 or node.codes.shape[1] != node.size or node.scales.shape != node.codes.shape[:1]:
             raise GraphError(
-                f"{node.name}: the table has shape {list(node.table.shape)}, must have {node.size} columns"
+                f"{node.name}: {list(node.codes.shape)} codes have {list(node.scales.shape)} scales, must be "
+                f"[vocabulary, {node.size}] and [vocabulary]"
             )
-        fit(node.table, node.output("x").qtype, f"{node.name}: table")
-        inputs = {"x": _interval(node.output("x"))}
+        reach = int(np.iinfo(node.codes.dtype).max)
+        inputs = {"x": Interval(-reach, reach), "scale": Interval(0, int(node.scales.max()))}
     state = Interval(-node.state.high, node.state.high) if isinstance(node, MLGRU) else None
     sent, _ = programs.run(machine, node, graph.sigmoid, constants(node), inputs, state)
     for output in node.outputs:

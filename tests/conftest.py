@@ -15,8 +15,9 @@ from mmfree_neuro.fixedpoint import Multiplier, QType
 from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
 from mmfree_neuro.ir import Embedding, Graph, Head, Input, Output, Rescale, Squares
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.quantize import SCHEMES
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.tables import sigmoid_table
+from mmfree_neuro.ternary import pack
 from mmfree_partition.route import route
 
 settings.register_profile("suite", deadline=None, database=None, max_examples=60)
@@ -50,7 +51,7 @@ def _random_tokens() -> np.ndarray:
 def _lowered(use_lower_bound: bool, scheme: str) -> Graph:
     checkpoint = _random_checkpoint(use_lower_bound)
     ranges = calibrate(checkpoint, _random_tokens(), SCHEMES[scheme])
-    return lower.lower(checkpoint, ranges, SCHEMES[scheme], "tiny")
+    return lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -146,15 +147,15 @@ def mapping(request: pytest.FixtureRequest, graph: Graph, make_mapping: Callable
 @pytest.fixture(scope="session")
 def hand_graph() -> Graph:
     """Three values a token, one ternary matrix of two rows, logits of 3/2 times its sums."""
-    table = np.array([[3, -5, 7], [-1, 0, -2]])
+    codes = np.array([[3, -5, 7], [-1, 0, -2]], np.int8)
     squares = Squares(None, 0, QType(8, 0), 0)
     outputs = Output("x", 3, QType(8, 0)), Output("sq", 3, QType(16, 0), unsigned=True)
-    matrix = np.array([[1, -1, 0], [0, 1, 1]], np.int8)
+    matrix = pack(np.array([[1, -1, 0], [0, 1, 1]], np.int8))
     head = Head(
         "head", 2, (Input("y", "embedding", "x", "ternary", matrix),), (Output("logits", 2, QType(16, 0)),),
         {"y": Rescale(Multiplier(3, 1), None)},
     )  # fmt: skip
-    embedding = Embedding("embedding", 3, (), outputs, table, squares)
+    embedding = Embedding("embedding", 3, (), outputs, codes, np.array([1, 1]), 0, squares)
     return Graph("hand", "a16", (embedding, head), sigmoid_table(8), 32, 0, None, {})
 
 

@@ -1,8 +1,9 @@
 """Checkpoints in the published format are read as they are stored, and whatever else is there has a message."""
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def test_tied_heads(tmp_path: Path, spare: bool) -> None:
     save(folder(tmp_path, checkpoint) / "model.safetensors", {**checkpoint.tensors, **extra})
     found = read(tmp_path, load_bin)
     assert equal(found.tensors, checkpoint.tensors)
-    assert found.head_weight is found.tensors["model.embeddings.weight"]
+    assert np.array_equal(found.head_weight, checkpoint.tensors["model.embeddings.weight"])
 
 
 def test_head_of_its_own() -> None:
@@ -337,9 +338,54 @@ def test_a_cut_file(tmp_path: Path) -> None:
     path = folder(tmp_path, tiny()) / "model.safetensors"
     save(path, tiny().tensors)
     path.write_bytes(path.read_bytes()[:-1])
+    assert message(tmp_path) == f"{path}: not readable as safetensors ({refusal(path)})"
+
+
+def refusal(path: Path) -> str:
+    """What safetensors itself says of a file."""
     with pytest.raises(safetensors.SafetensorError) as reason:
-        safetensors.deserialize(path.read_bytes())
-    assert message(tmp_path) == f"{path}: not readable as safetensors ({reason.value})"
+        safetensors.safe_open(path, framework="numpy")
+    return str(reason.value)
+
+
+def entry(start: int, stop: int, count: int) -> dict[str, object]:
+    """A line of a safetensors header."""
+    return {"dtype": "F32", "shape": [count], "data_offsets": [start, stop]}
+
+
+def headed(content: bytes, data_bytes: int = 0) -> bytes:
+    """A safetensors file with this header."""
+    return len(content).to_bytes(8, "little") + content + bytes(data_bytes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"1234567",
+        (1 << 63).to_bytes(8, "little") + b"{}",
+        headed(b"{}")[:-1],
+        headed(b"\xff{}"),
+        headed(json.dumps({"a": entry(0, 4, 1), "b": entry(8, 12, 1)}).encode(), 12),
+        headed(json.dumps({"a": entry(0, 8, 2), "b": entry(4, 12, 2)}).encode(), 12),
+        headed(json.dumps({"a": entry(0, 8, 1)}).encode(), 8),
+        headed(json.dumps({"a": entry(0, 4, 1 << 63)}).encode(), 4),
+        headed(json.dumps({"a": entry(0, 4, 1)}).encode(), 3),
+        headed(json.dumps({"a": entry(0, 4, 1)}).encode(), 5),
+    ],
+    ids=["empty", "short", "huge", "cut", "no text", "hole", "overlap", "shape", "overflow", "less data", "more data"],
+)
+def test_a_hostile_header(tmp_path: Path, content: bytes) -> None:
+    path = folder(tmp_path, tiny()) / "model.safetensors"
+    path.write_bytes(content)
+    assert message(tmp_path) == f"{path}: not readable as safetensors ({refusal(path)})"
+
+
+def test_tensors_lie_in_a_file_in_any_order(tmp_path: Path) -> None:
+    content = json.dumps({"a": entry(8, 16, 2), "none": entry(8, 8, 0), "b": entry(0, 8, 2)}).encode() + b"   "
+    (tmp_path / "x").write_bytes(headed(content) + np.array([1, 2, 3, 4], "<f4").tobytes())
+    found = read_safetensors(tmp_path / "x")
+    assert {name: entry.load().tolist() for name, entry in found.items()} == {"a": [3, 4], "none": [], "b": [1, 2]}
 
 
 def test_a_stored_type_that_no_weight_has(tmp_path: Path) -> None:
@@ -357,14 +403,83 @@ def test_a_stored_type_that_no_weight_has(tmp_path: Path) -> None:
          "model.layers.2.attn_norm.weight does not belong to a model of this configuration"),
         ("model.layers.1.mlp.gate_proj.weight", np.ones((3, 4)),
          "model.layers.1.mlp.gate_proj.weight has shape [3, 4], must have [6, 4]"),
-        ("model.norm.weight", np.array([1, np.nan, 1, 1]), "model.norm.weight holds values that are not finite"),
-        ("model.norm.weight", np.array([1, -np.inf, 1, 1]), "model.norm.weight holds values that are not finite"),
     ],
 )  # fmt: skip
 def test_wrong_tensors(tmp_path: Path, name: str, value: NDArray[Any] | None, expected: str) -> None:
     tensors = {n: v for n, v in {**tiny().tensors, name: value}.items() if v is not None}
     save(folder(tmp_path, tiny()) / "model.safetensors", tensors)
     assert message(tmp_path) == f"{tmp_path}: {expected}"
+
+
+@pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(tmp_path: Path, value: float, kind: str) -> None:
+    tensors = {**tiny().tensors, "model.norm.weight": np.array([1, value, 1, 1], np.float32)}
+    save(folder(tmp_path, tiny()) / "model.safetensors", tensors, kind)
+    found = read(tmp_path, load_bin).tensors
+    assert np.array_equal(found["lm_head.weight"], tensors["lm_head.weight"])
+    with pytest.raises(CheckpointError) as error:
+        found["model.norm.weight"]
+    assert str(error.value) == f"{tmp_path}: model.norm.weight holds values that are not finite"
+
+
+def test_a_value_that_float32_cannot_hold(tmp_path: Path) -> None:
+    tensors = {**tiny().tensors, "model.norm.weight": np.array([1, -1e300, 1, 1])}
+    save(folder(tmp_path, tiny()) / "model.safetensors", tensors, "F64")
+    with pytest.raises(CheckpointError) as error:
+        read(tmp_path, load_bin).tensors["model.norm.weight"]
+    assert str(error.value) == f"{tmp_path}: model.norm.weight holds values that are not finite"
+
+
+# What is read when
+
+
+def test_tensors_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors)
+    found = read(tmp_path, load_bin).tensors
+    assert "model.norm.weight" in found and "nothing" not in found and len(found) == len(tiny().tensors)
+    save(tmp_path / "model.safetensors", {name: -value for name, value in tiny().tensors.items()})
+    assert np.array_equal(found["model.norm.weight"], -tiny().tensors["model.norm.weight"])
+    assert found["model.norm.weight"] is not found["model.norm.weight"]
+    with pytest.raises(KeyError):
+        found["nothing"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (Path.unlink, "no longer readable (No such file or directory)"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "changed while it was in use"),
+    ],
+)
+def test_a_file_that_does_not_stay_as_it_was(tmp_path: Path, change: Callable[[Path], Any], expected: str) -> None:
+    save(tmp_path / "x", {"a": np.ones(4)})
+    found = read_safetensors(tmp_path / "x")
+    change(tmp_path / "x")
+    with pytest.raises(CheckpointError) as error:
+        found["a"].load()
+    assert str(error.value) == f"{tmp_path / 'x'}: {expected}"
+
+
+def test_a_bin_from_before_zip_files(tmp_path: Path) -> None:
+    state = {name: torch.from_numpy(value).to(torch.bfloat16) for name, value in tiny().tensors.items()}
+    path = folder(tmp_path, tiny()) / "pytorch_model.bin"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+
+
+def test_a_bin_is_mapped_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmfree_kernels.torch_bin._MAPPED_BYTES", 16)
+    state = {name: torch.from_numpy(value) for name, value in tiny().tensors.items()}
+    path = folder(tmp_path, tiny()) / "pytorch_model.bin"
+    torch.save(state, path)
+    found = read(tmp_path, load_bin).tensors
+    assert equal(found, tiny().tensors)
+    torch.save(dict(list(state.items())[1:]), tmp_path / "other")
+    os.replace(tmp_path / "other", path)
+    with pytest.raises(CheckpointError) as error:
+        [found["model.embeddings.weight"] for _ in range(3)]
+    assert str(error.value) == f"{path}: changed while it was in use"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file of tensors", b"PK\x03\x04 cut", b"\x80\x02K"])
@@ -385,6 +500,13 @@ def test_a_bin_that_is_no_state_dict(tmp_path: Path, content: object) -> None:
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     torch.save(content, path)
     assert message(tmp_path) == f"{path}: must hold a state dict, names to tensors"
+
+
+def test_a_bin_of_integers(tmp_path: Path) -> None:
+    path = folder(tmp_path, tiny()) / "pytorch_model.bin"
+    torch.save({"model.norm.weight": torch.ones(4, dtype=torch.int32)}, path)
+    expected = "model.norm.weight: stored as torch.int32, must be of a floating type"
+    assert message(tmp_path) == f"{path}: {expected}"
 
 
 # Writing

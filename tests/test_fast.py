@@ -12,14 +12,18 @@ from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.sampling import Sampling
 from mmfree_sims import fast
-from mmfree_sims.neurons import Neurons
+from mmfree_sims.neurons import Neurons, forget
 
 
 def test_neurons_by_hand(hand_graph: Graph) -> None:
     both, second = Neurons(hand_graph, hand_graph.head, 0, 2), Neurons(hand_graph, hand_graph.head, 1, 2)
-    assert both.fire({"y": np.array([3, -5, 7])})["logits"].tolist() == [12, 3]
-    assert second.fire({"y": np.array([[3, -5, 7], [-1, 0, -2]])})["logits"].tolist() == [[3], [-3]]
-    assert both.take_saturations().tolist() == [0, 0]
+    assert both.fire({"y": np.array([[3, -5, 7]], np.int32)})["logits"].tolist() == [[12, 3]]
+    assert second.fire({"y": np.array([[3, -5, 7], [-1, 0, -2]], np.int32)})["logits"].tolist() == [[3], [-3]]
+    assert both.program.saturated.tolist() == [0, 0]
+    assert both.program.events["logits"].tolist() == [1, 1]
+    assert second.program.events["logits"].tolist() == [2]
+    forget(second.program)
+    assert second.program.events["logits"].tolist() == [0]
 
 
 def test_equal_to_the_reference_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
@@ -43,14 +47,9 @@ def test_equal_to_the_reference(graph: Graph, mapping: Mapping, tokens: np.ndarr
 def test_equal_to_the_reference_where_values_saturate(
     graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray
 ) -> None:
-    nodes = tuple(
-        replace(n, table=n.table * 6, outputs=(n.outputs[0], n.outputs[1])) if n is graph.embedding else n
-        for n in graph.nodes
-    )
-    loud, mapping = replace(graph, nodes=nodes), make_mapping(graph, "random", 5)
-    job = Job(tokens[:1, :6].clip(0, 255), 2)
-    high = loud.embedding.output("x").qtype.high
-    loud = replace(loud, nodes=(replace(loud.embedding, table=loud.embedding.table.clip(-high, high)), *loud.nodes[1:]))
+    embedding = replace(graph.embedding, scales=graph.embedding.scales * 6)
+    loud, mapping = replace(graph, nodes=(embedding, *graph.nodes[1:])), make_mapping(graph, "random", 5)
+    job = Job(tokens[:1, :6], 2)
     expected, found = reference.run(loud, mapping, job), fast.run(loud, mapping, job)
     assert expected.prefill.saturations.sum() > 0
     assert np.array_equal(found.logits, expected.logits)

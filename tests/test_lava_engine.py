@@ -20,11 +20,11 @@ from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.quantize import SCHEMES
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims.lava import engine
-from mmfree_sims.lava.core import linked
+from mmfree_sims.plan import Plan, by_chip
 
 TIMEOUT_S = 120
 NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
@@ -43,7 +43,7 @@ def random_graph(seed: int, scheme: str) -> Graph:
     }
     checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
     tokens = random.integers(0, CONFIG.vocab_size, (8, 48))
-    return lower(checkpoint, calibrate(checkpoint, tokens, SCHEMES[scheme]), SCHEMES[scheme], f"random {seed}")
+    return lower(checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, SCHEMES[scheme]), SCHEMES[scheme], f"random {seed}")
 
 
 def chain(graph: Graph, digest: str) -> Mapping:
@@ -64,7 +64,7 @@ def scattered(graph: Graph, digest: str) -> Mapping:
         shards += [Shard(node.name, start, stop) for start, stop in pairwise(cuts)]
     places = (Location(HOST, 0), *(Location(*map(int, random.integers(0, 3, 2))) for _ in shards[1:]))
     mapping = Mapping(digest, SYSTEM.name, "scattered", tuple(shards), places, route(graph, tuple(shards), places))
-    assert all(set(linked(mapping)[chip]) >= {0, 1, 2} - {chip} for chip in range(3))
+    assert all(set(Plan(graph, mapping, by_chip).linked()[chip]) >= {0, 1, 2} - {chip} for chip in range(3))
     return mapping
 
 
@@ -95,7 +95,7 @@ COMPARE = """
 
 
     def delayed(graph, mapping, job):
-        return engine._run(graph, mapping, job, silent, per_core=False, jitter_us=300)
+        return engine._run(graph, mapping, job, silent, None, per_core=False, jitter_us=300)
 
 
     mine = f"t{os.getpid()}_"

@@ -16,7 +16,7 @@ from mmfree_neuro import pipeline, storage
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.hardware import load_system
 from mmfree_neuro.lower import lower
-from mmfree_neuro.quantize import SCHEMES
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 TIMEOUT_S = 60
 SOON_S = 5
@@ -36,14 +36,15 @@ PROGRAM = """
     from multiprocessing import shared_memory
 
     from mmfree_neuro import cli
-    from mmfree_sims.lava import core, engine
+    from mmfree_sims import tile
+    from mmfree_sims.lava import engine
 
     shared_memory._SHM_NAME_PREFIX = f"/t{os.getpid()}_"  # so that this run's memory is known from that of others
     make_watch = engine._watcher
 
 
-    def watcher(shared, job, report):
-        watch, said = make_watch(shared, job, report), []
+    def watcher(shared, job, report, book):
+        watch, said = make_watch(shared, job, report, book), []
 
         def watch_and_say():
             watch()
@@ -74,7 +75,7 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]) for name in shapes}
     checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a16"])
-    storage.save_graph(lower(checkpoint, ranges, SCHEMES["a16"], "random"), folder / "model.graph")
+    storage.save_graph(lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random"), folder / "model.graph")
     path = folder / "model.map"
     _, stored = pipeline.map_graph(folder / "model.graph", "kapoho-point", path, "block-per-chip", None, 2)
     assert load_system("kapoho-point") == stored.system
@@ -174,16 +175,16 @@ def test_the_host_or_the_service_is_killed(number: int, mapping: Path, tmp_path:
 
 
 RAISE_IN_FIRE = """
-fire = core.ShardOnCore._fire
+take = tile.Firing.take
 
 
-def failing(self, packets, payloads):
-    if packets[-1].token >= 9 and self.shard.node == "{node}":
+def failing(self, packet):
+    if packet.token >= 9 and self.stretch.node == "{node}":
         raise ValueError("the ninth token is cursed")
-    return fire(self, packets, payloads)
+    return take(self, packet)
 
 
-core.ShardOnCore._fire = failing
+tile.Firing.take = failing
 """
 
 
@@ -204,16 +205,16 @@ def test_a_model_that_raises(node: str, chip: int, mapping: Path, tmp_path: Path
 def test_a_tile_that_cannot_be_built(mapping: Path, tmp_path: Path) -> None:
     """Before a chip has said that it is ready its process id is not known to be that of a chip."""
     patch = """
-        build = core.Tile.__init__
+        build = tile.Tile.__init__
 
 
-        def failing(self, graph, mapping, locations):
-            build(self, graph, mapping, locations)
-            if locations[0].chip == 1:
+        def failing(self, plan, tiles, board, kept):
+            build(self, plan, tiles, board, kept)
+            if 1 in tiles:
                 raise MemoryError("no room for chip 1")
 
 
-        core.Tile.__init__ = failing
+        tile.Tile.__init__ = failing
     """
     with Run(mapping, tmp_path, patch) as run:
         status, out, err = run.end()

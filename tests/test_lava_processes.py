@@ -14,7 +14,7 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import pipeline, storage
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.lower import lower
-from mmfree_neuro.quantize import SCHEMES
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 TIMEOUT_S = 60
 NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
@@ -55,13 +55,13 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]) for name in shapes}
     checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
-    storage.save_graph(lower(checkpoint, ranges, SCHEMES["a8"], "random"), folder / "model.graph")
+    storage.save_graph(lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random"), folder / "model.graph")
     pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", "block-per-chip", None, 2)
     return folder / "model.map"
 
 
 def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
-    """Two sequences of 4 tokens, each continued by 3, of which 2 are fed back: 12 tokens pass every shard."""
+    """Two sequences of 4 tokens, each continued by 3, of which 2 are fed back."""
     program = """
         import multiprocessing
         import sys
@@ -85,15 +85,27 @@ def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
         assert sorted(chips) == [0, 1, 2]
         host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
         assert host.chosen.get().reshape(2, 3).tolist() == expected.chosen.tolist()
-        received, sent, fired, saturated = host.counters.get().astype(int).tolist()
-        assert (sent, fired) == (12 + 1, 12), "every token and one END"
+        session = fast.Fast(graph, mapping)
+        for row in range(2):
+            session.reset()
+            session.feed(np.concatenate([job.tokens[row], expected.chosen[row, :2]]))
+
+
+        def payloads(programs):
+            return sum(int(events.sum()) for program in programs for events in program.events.values())
+
+
+        received, sent, passed, saturated = host.counters.get().astype(int).tolist()
+        assert passed == payloads([session.words.program])
         assert saturated == expected.prefill.saturations[0] + expected.generate.saturations[0]
+        assert sent > 2 * 3, "a prompt and two single tokens for each sequence, and one END"
         for number, chip in chips.items():
             held = [n for n, place in enumerate(mapping.locations) if place.chip == number]
-            received, sent, fired, saturated = chip.counters.get().astype(int).tolist()
-            assert fired == 12 * len(held)
+            nodes = {mapping.shards[n].node for n in held}
+            received, sent, passed, saturated = chip.counters.get().astype(int).tolist()
+            assert passed == payloads([session.neurons[node].program for node in nodes])
             assert saturated == (expected.prefill.saturations + expected.generate.saturations)[held].sum()
-            assert received > 12 and sent > 12
+            assert received > 6 and sent > 6
         host.stop()
         assert multiprocessing.active_children() == []
         print("ended")
@@ -113,7 +125,9 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
         from mmfree_neuro.job import Job
         from mmfree_sims import fast
         from mmfree_sims.lava import engine
-        from mmfree_sims.lava.core import END, decode, packet_words
+        from mmfree_sims.lava.chip.process import vector_words
+        from mmfree_sims.packets import END, Reassembly
+        from mmfree_sims.plan import Plan, by_chip
         from lava.magma.core.decorator import implements, requires
         from lava.magma.core.model.py.model import PyAsyncProcessModel
         from lava.magma.core.model.py.ports import PyInPort
@@ -128,9 +142,9 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
 
 
         class Listener(AbstractProcess):
-            def __init__(self, graph, mapping) -> None:
-                super().__init__(graph=graph, mapping=mapping)
-                self.inp = InPort(shape=(packet_words(graph, mapping),))
+            def __init__(self, plan) -> None:
+                super().__init__(plan=plan)
+                self.inp = InPort(shape=(vector_words(plan),))
                 self.largest = Var(shape=(3,), init=0)
 
 
@@ -141,16 +155,18 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
             largest: np.ndarray = LavaPyType(np.ndarray, np.int64)
 
             def run_async(self) -> None:
-                graph, mapping = self.proc_params["graph"], self.proc_params["mapping"]
-                logits = np.zeros((3, graph.vocabulary), np.int64)
+                plan = self.proc_params["plan"]
+                heads = plan.by_node[plan.graph.head.name]
+                packets = Reassembly(plan, frozenset(stretch.number for stretch in heads))
+                logits = np.zeros((3, plan.graph.vocabulary), np.int64)
                 while True:
                     vector = self.inp.recv()
                     if vector[2] & END:
                         break
-                    packet = decode(graph, mapping, vector)
-                    shard = mapping.shards[packet.source]
-                    if shard.node == graph.head.name:
-                        logits[packet.token, shard.start : shard.stop] = packet.sent["logits"]
+                    packet = packets.take(vector)
+                    if packet is not None:
+                        stretch, tokens = plan.stretches[packet.stretch], slice(packet.token, packet.token + packet.tokens)
+                        logits[tokens, stretch.start : stretch.stop] = packet.sent["logits"]
                 self.largest[:] = logits.argmax(1)
 
 
@@ -158,7 +174,7 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
             graph, stored = storage.load_mapped(Path(sys.argv[1]))
             job = Job(np.array([[0, 5, 200]]))
             host, chips = engine.build(graph, stored.mapping, job, None)
-            listener = Listener(graph, stored.mapping)
+            listener = Listener(Plan(graph, stored.mapping, by_chip))
             chips[2].s_out.connect(listener.inp)
             host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
             expected = fast.run(graph, stored.mapping, job).logits[0].argmax(1).tolist()

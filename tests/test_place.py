@@ -1,17 +1,25 @@
 """What every placer promises, and what each alone does."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmfree_neuro import lower, pipeline
+from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.footprint import EMPTY, Footprint, footprint, limits
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph, block_of
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.quantize import SCHEMES, Range, TernaryWeight, is_ternary
+from mmfree_neuro.ternary import ZERO, TernaryMatrix, packed_shape
+from mmfree_neuro.testing import PUBLISHED
 from mmfree_partition.check import check
 from mmfree_partition.place import PLACERS
 from mmfree_partition.route import route
@@ -132,3 +140,47 @@ def test_blocks_need_the_chips_that_they_need(chips: int) -> None:
     with pytest.raises(CapacityError) as error:
         PLACERS["block-per-chip"](SHARDS, FULL, small(load_system("alia-point")), chips=chips, cores=4)
     assert str(error.value) == f"alia-point: one block per chip needs 10 chips, {chips} were asked for"
+
+
+class EveryRange(dict[str, Range]):
+    """The same range for whatever is asked."""
+
+    def __missing__(self, name: str) -> Range:
+        return Range(0.1, 4.0)
+
+
+@lru_cache
+def empty_weight(rows: int, columns: int) -> TernaryMatrix:
+    """A matrix that says that a third of it is zero, which is all that mapping could ask; its codes are a view."""
+    data = np.broadcast_to(np.array(ZERO, np.uint8), packed_shape(rows, columns))
+    return TernaryMatrix(data, rows, columns, columns, rows * columns * 2 // 3)
+
+
+@lru_cache
+def full_size(model: str) -> Graph:
+    """The graph of a model of a published size whose tensors are all the same number."""
+    config, weights = PUBLISHED[model], {}
+    for name, (rows, columns) in ((n, s) for n, s in config.shapes().items() if is_ternary(n)):
+        halves = 2 if name.endswith("gate_proj.weight") else 1
+        weights[name] = TernaryWeight((empty_weight(rows // halves, columns),) * halves, 0.02)
+    tensors = {n: np.broadcast_to(np.float32(len(s) == 1 or 0.05), s) for n, s in config.shapes().items()}
+    return lower.lower(Checkpoint(config, tensors), weights, EveryRange(), SCHEMES["a16"], model)
+
+
+def test_a_published_model_has_a_block_on_each_chip_and_uses_every_core() -> None:
+    mapping = pipeline.place(full_size("370m"), "", load_system("alia-point-32"), "block-per-chip", None, None)
+    assert Counter(place.chip for place in mapping.cores) == dict.fromkeys(range(25), 120)
+    blocks = {place.chip: block_of(s.node) for s, place in zip(mapping.shards, mapping.locations, strict=True)}
+    assert blocks == {HOST: None} | {chip: chip for chip in range(24)} | {24: None}
+
+
+@pytest.mark.parametrize(("asked", "chips", "cores"), [(None, 6, 711), (8, 8, 712), (24, 24, 713)])
+def test_a_published_model_on_few_chips(asked: int | None, chips: int, cores: int) -> None:
+    mapping = pipeline.place(full_size("370m"), "", load_system("alia-point-32"), "greedy", asked, None)
+    assert (len(mapping.chips), len(mapping.cores)) == (chips, cores)
+
+
+def test_the_blocks_of_the_largest_published_model_need_two_chips_each() -> None:
+    mapping = pipeline.place(full_size("2.7b"), "", load_system("alia-point"), "block-per-chip", None, None)
+    found = {(block_of(s.node), place.chip) for s, place in zip(mapping.shards, mapping.locations, strict=True)}
+    assert found == {(None, HOST), (None, 64), (None, 65)} | {(chip // 2, chip) for chip in range(64)}

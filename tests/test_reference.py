@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmfree_neuro import reference
+from mmfree_neuro import pipeline, reference
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.fixedpoint import QType
-from mmfree_neuro.ir import MLGRU, Graph
+from mmfree_neuro.ir import MLGRU, Graph, Input, MaxAbs, Output
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 
@@ -43,12 +43,13 @@ def test_saturations_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     assert result.prefill.saturations.tolist() == [0, 1, 0]
 
 
-def test_what_an_output_cannot_hold_is_an_error(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    narrow = replace(hand_graph.nodes[0].outputs[0], qtype=QType(3, 0))
-    embedding = replace(hand_graph.nodes[0], outputs=(narrow, hand_graph.nodes[0].outputs[1]))
+def test_what_an_output_cannot_hold_is_an_error(hand_graph: Graph) -> None:
+    narrow = Output("max", 1, QType(3, 0), unsigned=True)
+    top = MaxAbs("top", 1, (Input("v", "embedding", "x", "group"),), (narrow,), 3)
+    graph = replace(hand_graph, nodes=(hand_graph.nodes[0], top, hand_graph.head))
     with pytest.raises(RangeError) as error:
-        reference.run(replace(hand_graph, nodes=(embedding, hand_graph.head)), hand_mapping, Job(np.array([[0]])))
-    assert str(error.value) == "embedding: output x: 7 does not fit s3.0"
+        reference.run(graph, pipeline.in_one_place(graph), Job(np.array([[0]])))
+    assert str(error.value) == "top: output max: 7 does not fit s3.0"
 
 
 def test_rows_start_from_a_zero_state(graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray) -> None:
@@ -63,7 +64,7 @@ def test_the_state_matters(graph: Graph, make_mapping: Callable[..., Mapping]) -
     session = reference.Reference(graph, make_mapping(graph, "chain"))
     first, second = session.token(65), session.token(65)
     assert not np.array_equal(first, second)
-    assert {name for name, state in session.states.items() if state.any()} == {
+    assert {name for name, state in session.states().items() if state.any()} == {
         node.name for node in graph.nodes if isinstance(node, MLGRU)
     }
     session.reset()

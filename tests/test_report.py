@@ -280,9 +280,19 @@ def test_pictures_are_the_same_every_time() -> None:
 def test_pictures_of_many_chips_show_the_first_of_them() -> None:
     found = built(made_run())
     core = found["mapping"]["content"][0]
-    found["mapping"]["content"] = [core | {"chip": chip, "kind": f"kind {chip}"} for chip in range(70)]
-    found["links"] = [{"source": chip, "destination": chip + 1, "messages_per_token": chip} for chip in range(69)]
+    found["mapping"]["content"] = [core | {"chip": chip, "kind": f"kind {chip}"} for chip in range(130)]
     assert sorted(pictures.draw(found)) == PICTURES
+
+
+def test_links_of_many_chips_take_neighbours_together() -> None:
+    found = built(made_run())
+    ways = [(-1, 0), *((chip, chip + 1) for chip in range(299)), (299, -1)]
+    found["links"] = [{"source": a, "destination": b, "messages_per_token": 1 + max(a, b)} for a, b in ways]
+    starts, together, table = pictures._between(found)
+    assert (starts, together) == ([-1, *range(0, 300, 3)], 3)
+    assert (table[0, 1], table[100, 0], table[1, 1], table[1, 2], table[100, 100]) == (1, 300, 2 + 3, 4, 299 + 300)
+    assert np.nansum(table) == sum(link["messages_per_token"] for link in found["links"])
+    assert pictures.links(found).startswith(b"\x89PNG")
 
 
 def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:

@@ -1,5 +1,6 @@
 """Shards cover every neuron once, and each fits an empty core."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -50,6 +51,29 @@ def test_a_block_is_spread_over_the_cores(cores: int, graph: Graph, system: Syst
     shards = split(graph, system.chip, cores)
     for block in (0, 1):
         assert sum(block_of(shard.node) == block for shard in shards) == cores
+
+
+def test_a_block_that_needs_more_cores_is_spread_over_a_multiple(
+    graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
+    chip = with_figures(system, neurons_per_core=50).chip
+    for block in (0, 1, None):
+        least = sum(block_of(shard.node) == block for shard in split(graph, chip)[1:])
+        spread = sum(block_of(shard.node) == block for shard in split(graph, chip, 5)[1:])
+        assert least > 5
+        assert spread == -(-least // 5) * 5
+
+
+@pytest.mark.parametrize("cores", range(20, 60, 3))
+def test_the_heaviest_node_gets_the_next_core(cores: int, graph: Graph, system: SystemSpec) -> None:
+    parts = Counter(shard.node for shard in split(graph, system.chip, cores) if block_of(shard.node) == 0)
+    loads = {}
+    for name in parts:
+        node = graph.node(name)
+        loads[name] = node.size * 64 + sum(entry.matrix.size for entry in node.inputs if entry.matrix is not None)
+    heaviest = max(loads[name] / count for name, count in parts.items() if count < graph.node(name).size)
+    for name, count in parts.items():  # with one part less, this node would have been the heaviest
+        assert count == 1 or loads[name] / (count - 1) >= heaviest
 
 
 def test_never_more_parts_than_neurons(hand_graph: Graph, system: SystemSpec) -> None:

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.footprint import use_of_cores
@@ -26,11 +24,9 @@ from mmfree_neuro.storage import (
     load_mapped,
     load_mapping,
     load_run,
-    pack,
     save_graph,
     save_mapping,
     save_run,
-    unpack,
     whole_file,
     whole_folder,
 )
@@ -51,29 +47,16 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def test_packing_by_hand() -> None:
-    codes = np.array([[1, -1, 0], [0, 1, 1]], np.int8)
-    assert pack(codes).tolist() == [0b00_00_10_01, 0b01_01]
-    assert np.array_equal(unpack(pack(codes), (2, 3)), codes)
-
-
-@given(st.integers(0, 20), st.integers(1, 20), st.integers(0, 2**32))
-def test_packing_loses_nothing(rows: int, columns: int, seed: int) -> None:
-    codes = np.random.default_rng(seed).integers(-1, 2, size=(rows, columns)).astype(np.int8)
-    packed = pack(codes)
-    assert packed.dtype == np.uint8
-    assert packed.size == -(-codes.size // 4)
-    back = unpack(packed, codes.shape)
-    assert back.dtype == np.int8
-    assert np.array_equal(back, codes)
-
-
 def test_graphs_come_back(graph: Graph, hand_graph: Graph, tmp_path: Path) -> None:
     for one in (graph, replace(hand_graph, quality={"float_nats": 1.25}, bos=1)):
         save_graph(one, tmp_path / "deep" / "a.graph")
         back, digest = load_graph(tmp_path / "deep" / "a.graph")
         assert same(back, one)
-        assert digest == hashlib.sha256((tmp_path / "deep" / "a.graph").read_bytes()).hexdigest()
+        data = (tmp_path / "deep" / "a.graph").read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        assert start % 64 == 0
+        assert digest == hashlib.sha256(data[8:start]).hexdigest()
+        assert len(safetensors.deserialize(data)) > 0
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.graph"]
 
 
@@ -84,7 +67,7 @@ def test_a_graph_makes_the_same_file_every_time(hand_graph: Graph, tmp_path: Pat
 
 
 def test_a_constant_fits_32_bits(hand_graph: Graph, tmp_path: Path) -> None:
-    wide = replace(hand_graph.nodes[0], table=np.full((2, 3), 2**31))
+    wide = replace(hand_graph.nodes[0], scales=np.full(2, 2**31))
     with pytest.raises(GraphError) as error:
         save_graph(replace(hand_graph, nodes=(wide, hand_graph.head)), tmp_path / "a.graph")
     assert str(error.value) == "a graph's constants must fit 32 bits"
@@ -108,7 +91,7 @@ def test_another_safetensors_file(metadata: dict[str, str] | None, tmp_path: Pat
     path.write_bytes(safetensors.serialize({}, metadata))
     with pytest.raises(GraphError) as error:
         load_graph(path)
-    assert str(error.value) == f"{path}: not a graph file of this version (mmfree-neuro graph 1)"
+    assert str(error.value) == f"{path}: not a graph file of this version (mmfree-neuro graph 2)"
 
 
 def test_no_graph_file(tmp_path: Path) -> None:
@@ -283,4 +266,64 @@ def test_a_graph_file_with_a_part_missing(tmp_path: Path, a16: Graph) -> None:
     path.write_bytes(data.replace(b'\\"scheme\\"', b'\\"schema\\"', 1))
     with pytest.raises(GraphError) as error:
         load_graph(path)
+    assert str(error.value) == f"{path}: damaged: its description differs from its checksum"
+    path.write_bytes(_described(data, lambda content: content.pop("scheme")))
+    with pytest.raises(GraphError) as error:
+        load_graph(path)
     assert str(error.value) == f"{path}: not a graph file, a part is missing or damaged"
+
+
+def _described(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
+    """A graph file with another description, checksum and all."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    head = json.loads(data[8:start])
+    content = json.loads(head["__metadata__"]["mmfree-neuro graph 2"])
+    change(content)
+    plain = json.dumps(content)
+    head["__metadata__"] = {"mmfree-neuro graph 2": plain, "sha256": hashlib.sha256(plain.encode()).hexdigest()}
+    text = json.dumps(head).encode()
+    return len(text).to_bytes(8, "little") + text + data[start:]
+
+
+def test_a_matrix_has_the_shape_that_is_said(tmp_path: Path, hand_graph: Graph) -> None:
+    path = tmp_path / "model.graph"
+    save_graph(hand_graph, path)
+
+    def taller(content: dict[str, Any]) -> None:
+        content["nodes"][1]["inputs"][0]["matrix"]["shape"] = [17, 3]
+
+    path.write_bytes(_described(path.read_bytes(), taller))
+    with pytest.raises(GraphError) as error:
+        load_graph(path)
+    assert str(error.value) == f"{path}: not a graph file, a part is missing or damaged"
+
+
+def test_a_damaged_array_is_found(tmp_path: Path, a16: Graph) -> None:
+    path = tmp_path / "model.graph"
+    save_graph(a16, path)
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    head = json.loads(data[8:start])
+    for name, entry in head.items():
+        if name == "__metadata__":
+            continue
+        first = start + entry["data_offsets"][0]
+        path.write_bytes(data[:first] + bytes([data[first] ^ 1]) + data[first + 1 :])
+        with pytest.raises(GraphError) as error:
+            load_graph(path, check=True)
+        assert str(error.value) == f"{path}: damaged: array {name} differs from its checksum"
+        if entry["dtype"] == "I32":  # constants are checked whenever a file is opened
+            with pytest.raises(GraphError):
+                load_graph(path)
+        else:
+            load_graph(path)
+
+
+def test_a_large_file_is_mapped(tmp_path: Path, a16: Graph) -> None:
+    save_graph(a16, tmp_path / "model.graph")
+    graph, _ = load_graph(tmp_path / "model.graph")
+    matrices = [entry.matrix.data for node in graph.nodes for entry in node.inputs if entry.matrix is not None]
+    for array in (*matrices, graph.embedding.codes):
+        assert not array.flags.owndata
+        assert not array.flags.writeable
+    assert all(matrix.ctypes.data % 64 == 0 for matrix in matrices)

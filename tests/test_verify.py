@@ -11,6 +11,7 @@ from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.fixedpoint import QType
 from mmfree_neuro.ir import Graph, Input, MaxAbs, Output, Squares
 from mmfree_neuro.ops import INSTRUCTIONS
+from mmfree_neuro.ternary import pack
 from mmfree_neuro.verify import instruction_counts, sum_bound, verify
 
 
@@ -75,16 +76,8 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
     "no-port": (lambda g: read(g, source_port="z"), "head: input y reads embedding.z, which no earlier node sends"),
     "no-matrix": (lambda g: read(g, matrix=None), "head: input y: the matrix has shape None, must have [2, 3]"),
     "turned": (
-        lambda g: read(g, matrix=np.ones((3, 2), np.int8)),
+        lambda g: read(g, matrix=pack(np.ones((3, 2), np.int8))),
         "head: input y: the matrix has shape [3, 2], must have [2, 3]",
-    ),
-    "codes": (
-        lambda g: read(g, matrix=np.array([[1, 0, 2], [0, 0, 1]], np.int8)),
-        "head: input y: the matrix holds a code other than -1, 0, +1",
-    ),
-    "negative-codes": (
-        lambda g: read(g, matrix=np.array([[1, 0, -2], [0, 0, 1]], np.int8)),
-        "head: input y: the matrix holds a code other than -1, 0, +1",
     ),
     "aligned": (lambda g: read(g, how="aligned", matrix=None), "head: input y: reads 3 values aligned, must read 2"),
     "broadcast": (
@@ -142,13 +135,16 @@ def test_a_payload_has_at_most_32_bits(hand_graph: Graph) -> None:
 
 def test_the_embedding_table_fits(hand_graph: Graph) -> None:
     embedding, head = hand_graph.embedding, hand_graph.head
-    narrow = replace(embedding, table=embedding.table[:, :-1])
-    with pytest.raises(GraphError) as error:
-        verify(replace(hand_graph, nodes=(narrow, head)))
-    shape = list(narrow.table.shape)
-    assert str(error.value) == f"embedding: the table has shape {shape}, must have {embedding.size} columns"
-    format_ = embedding.output("x").qtype
-    large = replace(embedding, table=np.full_like(embedding.table, format_.high + 1))
+    for wrong, codes, scales in (
+        (replace(embedding, codes=embedding.codes[:, :-1]), [2, 2], [2]),
+        (replace(embedding, scales=embedding.scales[:-1]), [2, 3], [1]),
+    ):
+        with pytest.raises(GraphError) as error:
+            verify(replace(hand_graph, nodes=(wrong, head)))
+        assert str(error.value) == (
+            f"embedding: {codes} codes have {scales} scales, must be [vocabulary, 3] and [vocabulary]"
+        )
+    large = replace(embedding, scales=np.array([1, 2**31]))
     with pytest.raises(RangeError) as range_error:
         verify(replace(hand_graph, nodes=(large, head)))
-    assert str(range_error.value) == f"embedding: table: {format_.high + 1} does not fit {format_}"
+    assert str(range_error.value) == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"

@@ -31,7 +31,7 @@ from mmfree_neuro.fixedpoint import QType, frac_for
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
 from mmfree_neuro.ops import Machine
-from mmfree_neuro.quantize import SCHEMES, Ranges, Scheme
+from mmfree_neuro.quantize import SCHEMES, Ranges, Scheme, ternary_weights
 from mmfree_neuro.tables import GATE_FRAC, ROOT_FIRST, ROOT_FRAC, SIGMOID_INPUT_FRAC, inverse_root_guess, sigmoid_table
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
@@ -191,7 +191,7 @@ def measure(checkpoint: Checkpoint, calibration: NDArray[np.int64], windows: NDA
         tell(what)
         ranges = fixed if scheme.activations == "static" else per_token
         try:
-            graph = lower.lower(checkpoint, ranges, scheme, what)
+            graph = lower.lower(checkpoint, ternary_weights(checkpoint), ranges, scheme, what)
         except RangeError as refusal:
             whole.append(Row(what, None, against, f"cannot be lowered: {refusal}"))
             continue

@@ -15,7 +15,7 @@ from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import from_checkpoint
 from mmfree_neuro import lower, pipeline
 from mmfree_neuro.job import Job
-from mmfree_neuro.quantize import SCHEMES
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 
@@ -31,7 +31,7 @@ def main(folder: Path, count: int) -> None:
          "unit": "nats/byte", "bytes": whole.size}
     ]  # fmt: skip
     for name, scheme in SCHEMES.items():
-        graph = lower.lower(checkpoint, calibrate(checkpoint, calibration, scheme), scheme, folder.name)
+        graph = lower.lower(checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, calibration, scheme), scheme, folder.name)
         placed, few = pipeline.in_one_place(graph), Job(windows[:1, :6])
         fast, reference = (pipeline.engine_named(e)(graph, placed, few, lambda *_: None) for e in ("fast", "reference"))
         if not np.array_equal(fast.logits, reference.logits):

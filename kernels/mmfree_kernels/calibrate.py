@@ -5,11 +5,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmfree_kernels.evaluate import logits
-from mmfree_kernels.model import Numerics, from_checkpoint
+from mmfree_kernels.model import Numerics
+from mmfree_kernels.streamed import stream
 from mmfree_neuro.checkpoint import BITLINEAR_EPS, Checkpoint
 from mmfree_neuro.lower import NormGains, norms_of
-from mmfree_neuro.quantize import Range, Ranges, Scheme
+from mmfree_neuro.quantize import Range, Ranges, Scheme, TernaryWeights
+
+WINDOWS = 32
+LEAST_WINDOWS = 4
+_WEIGHTS_AND_WINDOWS = 1_400_000_000
+
+
+def windows_for(ternary_weights: int) -> tuple[int, int]:
+    """How many windows of 512 tokens to calibrate on, and how many others to measure quality on.
+
+    Time is weights times windows: two cores take about 0.7e12 multiply-adds in ten seconds, which are 4 windows of the
+    370M model.  Models of up to 43 million ternary weights get 32, and nothing gets fewer than 4, so that above 370M
+    time grows with the model.  2048 tokens are enough: a range is an extreme, which grows little with more text,
+    formats hold twice the range, and a larger model has more values per token to find it in.  Quality gets half as
+    many.
+    """
+    calibration = min(WINDOWS, max(LEAST_WINDOWS, _WEIGHTS_AND_WINDOWS // ternary_weights))
+    return calibration, calibration // 2
+
+
+def largest(value: Tensor) -> Tensor:
+    """The largest magnitude along the last axis."""
+    return torch.maximum(value.amax(-1), -value.amin(-1))
 
 
 class _Ranges:
@@ -29,7 +51,7 @@ class _Ranges:
 
     def magnitude(self, name: str, value: Tensor) -> None:
         """Widen a range by the largest magnitude per token of [batch, time, n]."""
-        self.add(name, value.abs().amax(-1))
+        self.add(name, largest(value))
 
     def norm(self, name: str, z: Tensor, extra: Tensor | float = 0.0) -> None:
         """All that the norm `name` of z will need; `extra` joins the mean of the weighted squares."""
@@ -40,9 +62,9 @@ class _Ranges:
         self.magnitude(f"{name}.inner", inner)
         self.add(f"{name}.mean_square", mean_square)
         for port, outer in gains.outer.items():
-            scaled = z * torch.from_numpy(outer)
-            self.magnitude(f"{name}.{port}.largest", scaled)
-            self.magnitude(f"{name}.{port}", scaled * mean_square.rsqrt()[..., None])
+            scaled = largest(z * torch.from_numpy(outer))
+            self.add(f"{name}.{port}.largest", scaled)
+            self.add(f"{name}.{port}", scaled * mean_square.rsqrt())
 
     def tap(self, name: str, value: Tensor) -> Tensor:
         """The tap of the float model."""
@@ -77,12 +99,20 @@ class _Ranges:
         self.norm(next_norm, x)
 
 
-def calibrate(checkpoint: Checkpoint, tokens: NDArray[np.int64], scheme: Scheme, batch: int = 8) -> Ranges:
-    """The ranges of every quantity that `lower` gives a format, over tokens [windows, time], each row from zero."""
-    model, ranges = from_checkpoint(checkpoint), _Ranges(checkpoint)
+def calibrate(
+    checkpoint: Checkpoint,
+    tokens: NDArray[np.int64],
+    scheme: Scheme,
+    batch: int | None = None,
+    weights: TernaryWeights | None = None,
+) -> Ranges:
+    """The ranges of every quantity that `lower` gives a format, over tokens [windows, time], each row from zero.
+
+    `weights` and `batch` as in `streamed.stream`.
+    """
+    ranges = _Ranges(checkpoint)
     numerics = Numerics(tap=ranges.tap, quantise=scheme.activations == "per-token")
-    for start in range(0, len(tokens), batch):
-        logits(model, tokens[start : start + batch], numerics)
-    embeddings = torch.from_numpy(checkpoint.tensors["model.embeddings.weight"])
-    ranges.magnitude("residual", embeddings[None])
+    for _ in stream(checkpoint, tokens, numerics, weights, batch):
+        pass
+    ranges.magnitude("residual", torch.from_numpy(checkpoint.tensors["model.embeddings.weight"]))
     return ranges.found

@@ -1,13 +1,20 @@
 """Losses of the float model."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from mmfree_kernels.model import HGRNBitModel, Numerics
+from mmfree_kernels.streamed import stream
+from mmfree_neuro.checkpoint import Checkpoint
+from mmfree_neuro.quantize import TernaryWeights
 
 DEFAULT = Numerics()
+_TOKENS = 64
+"""So many tokens' logits are in float64 at once."""
 
 
 @torch.no_grad()
@@ -29,6 +36,30 @@ def nats(
         out = model(tokens[:, :-1], numerics=numerics)[0].float()
         rows.append(functional.cross_entropy(out.mT, tokens[:, 1:], reduction="none").double().cpu().numpy())
     return np.concatenate(rows)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model made of windows [windows, length + 1]."""
+
+    nats: NDArray[np.float64]  # [windows, length], per predicted token
+    chosen: NDArray[np.int64]  # [windows, length], the likeliest token
+
+
+@torch.no_grad()
+def scores(
+    checkpoint: Checkpoint,
+    windows: NDArray[np.int64],
+    numerics: Numerics = DEFAULT,
+    weights: TernaryWeights | None = None,
+) -> Scores:
+    """Losses and choices of a checkpoint of any size on windows [windows, length + 1], each from a zero state."""
+    lost, chosen = [], []
+    for out, following in zip(stream(checkpoint, windows[:, :-1], numerics, weights), windows[:, 1:], strict=True):
+        parts = zip(out[0].split(_TOKENS), torch.from_numpy(following).split(_TOKENS), strict=True)
+        lost.append(torch.cat([functional.cross_entropy(a.double(), b, reduction="none") for a, b in parts]).numpy())
+        chosen.append(out[0].argmax(-1).numpy())
+    return Scores(np.stack(lost), np.stack(chosen))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmfree_kernels.bitlinear.naive import bit_product, rms_norm
+from mmfree_kernels.bitlinear.naive import bit_product, code_product, rms_norm
 from mmfree_kernels.mlgru.naive import recurrence
 from mmfree_neuro.checkpoint import BITLINEAR_EPS, Checkpoint, Float32, ModelConfig
 
@@ -32,6 +32,7 @@ class Numerics:
     """Quantise activations to 8 bits per token, as the model was trained."""
     sigmoid: Callable[[Tensor], Tensor] = torch.sigmoid
     norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
+    recurrence: Callable[[Tensor, Tensor, Tensor], Tensor] = recurrence
     product_dtype: torch.dtype = torch.float32
 
 
@@ -42,7 +43,12 @@ class _Gain(nn.Module):
 
 
 class BitLinear(nn.Module):
-    """A BitLinear layer: latent weight [out, in] and the gains [in] of its own norm."""
+    """A BitLinear layer: latent weight [out, in] and the gains [in] of its own norm.
+
+    Where nothing is trained, `frozen` may stand for the weight: its codes [out, in], as floats, and its scale.
+    """
+
+    frozen: tuple[Tensor, float] | None = None
 
     def __init__(self, size_in: int, size_out: int) -> None:
         super().__init__()
@@ -51,6 +57,8 @@ class BitLinear(nn.Module):
 
     def forward(self, x: Tensor, name: str, numerics: Numerics, weight: Tensor | None = None) -> Tensor:
         y = numerics.tap(f"{name}.in", numerics.norm(x, self.norm.weight, BITLINEAR_EPS))
+        if self.frozen is not None:
+            return code_product(y, *self.frozen, quantise=numerics.quantise, dtype=numerics.product_dtype)
         latent = self.weight if weight is None else weight
         return bit_product(y, latent, quantise=numerics.quantise, dtype=numerics.product_dtype)
 
@@ -78,7 +86,7 @@ class TokenMixer(nn.Module):
         c = i * sigmoid(i) * (1 - f)
         if mask is not None:
             c = c * mask[:, :, None]
-        h = tap(f"{name}.h", recurrence(f, c, initial))
+        h = tap(f"{name}.h", numerics.recurrence(f, c, initial))
         v = tap(f"{name}.v", numerics.norm(g, self.g_norm.weight, self.eps) * h * sigmoid(h))
         return self.o_proj(v, f"{name}.o_proj", numerics), h[:, -1]
 
@@ -126,6 +134,12 @@ class _Body(nn.Module):
         self.norm = _Gain(config.hidden_size)
 
 
+def lower_bounds(latent: Tensor) -> list[Tensor | None]:
+    """The forget gate's lower bound of each block [state] from the latent ones [layers, state]; the first has none."""
+    p = latent.float().softmax(0)
+    return [None, *(p.cumsum(0) - p[0])[1:]]
+
+
 class HGRNBitModel(nn.Module):
     """The whole model; parameter names are those of the published state dict."""
 
@@ -157,9 +171,7 @@ class HGRNBitModel(nn.Module):
         """The forget gate's lower bound of each block [state], None for a block without one."""
         if not self.config.use_lower_bound:
             return [None] * self.config.num_hidden_layers
-        latent: Tensor = self.model.lower_bounds
-        p = latent.float().softmax(0)
-        return [None, *(p.cumsum(0) - p[0])[1:]]
+        return lower_bounds(self.model.lower_bounds)
 
     def zero_state(self, batch: int) -> Tensor:
         """The state before the first token: [layers, batch, state]."""

@@ -1,28 +1,62 @@
 """Reads `pytorch_model.bin` files without running what they contain."""
 
 import warnings
+import zipfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from mmfree_neuro.checkpoint import Float32
+from mmfree_neuro.checkpoint import Entries, Float32, StoredTensor
 from mmfree_neuro.errors import CheckpointError
+
+_MAPPED_BYTES = 1 << 28
+"""What may be read of a mapped file before it is mapped anew: until then, all that was read counts as memory."""
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 
-def load_bin(path: Path) -> dict[str, Float32]:
-    """All tensors of one `.bin` file as float32; only tensors are unpickled (`weights_only`)."""
+def _open(path: Path, mapped: bool) -> dict[Any, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch comments on files that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except Exception:  # a damaged pickle fails in a dozen ways
         raise CheckpointError(f"{path}: not readable as a file of tensors written by torch.save") from None
     if not isinstance(content, dict) or not all(map(_is_plain, content.values())):
         raise CheckpointError(f"{path}: must hold a state dict, names to tensors")
-    return {str(name): value.detach().float().numpy() for name, value in content.items()}
+    return content
+
+
+class _File:
+    """The tensors of one file, which is mapped, or held in memory where torch wrote it before it wrote zip files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.mapped, self.read_bytes = path, zipfile.is_zipfile(path), 0
+        self.content = _open(path, self.mapped)
+
+    def load(self, key: object, shape: torch.Size) -> Float32:
+        if self.mapped and self.read_bytes > _MAPPED_BYTES:
+            self.content, self.read_bytes = _open(self.path, self.mapped), 0
+        value = self.content.get(key)
+        if value is None or value.shape != shape:
+            raise CheckpointError(f"{self.path}: changed while it was in use")
+        self.read_bytes += value.nbytes
+        return value.detach().to(torch.float32, copy=True).numpy()
+
+
+def load_bin(path: Path) -> Entries:
+    """The tensors of one `.bin` file; only tensors are unpickled (`weights_only`)."""
+    file = _File(path)
+    entries = {}
+    for key, value in file.content.items():
+        if not value.is_floating_point():
+            raise CheckpointError(f"{path}: {key}: stored as {value.dtype}, must be of a floating type")
+        entries[str(key)] = StoredTensor(tuple(value.shape), partial(file.load, key, value.shape))
+    return entries

@@ -3,11 +3,15 @@
 from collections import Counter, defaultdict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmfree_neuro.errors import MappingError
 from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.ir import GLU, MLGRU, AnyNode, Embedding, Graph, MaxAbs, constants
 from mmfree_neuro.mapping import HOST, Location, Mapping
+
+Stream = tuple[str, str, Location]
+"""A node, one of its ports, and a core that payloads of this port reach."""
 
 
 def _coverage(graph: Graph, mapping: Mapping) -> None:
@@ -90,8 +94,9 @@ def _needed(node: AnyNode, how: str, start: int, stop: int, size: int) -> range:
     return range(size)
 
 
-def _routes(graph: Graph, mapping: Mapping) -> None:
-    delivered: dict[tuple[str, str, Location], Counter[int]] = defaultdict(Counter)
+def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[range]]:
+    """The payloads that routes carry, route by route."""
+    delivered: dict[Stream, list[range]] = defaultdict(list)
     for route in mapping.routes:
         if not 0 <= route.source < len(mapping.shards):
             raise MappingError(f"mapping: a route begins at shard {route.source}, which does not exist")
@@ -102,25 +107,44 @@ def _routes(graph: Graph, mapping: Mapping) -> None:
                 f"mapping: a route sends {shard.node}.{route.port}[{route.start}:{route.stop}], which its shard "
                 "does not have"
             )
-        delivered[shard.node, route.port, route.destination].update(range(route.start, route.stop))
-    wanted: dict[tuple[str, str, Location], set[int]] = defaultdict(set)
+        delivered[shard.node, route.port, route.destination].append(range(route.start, route.stop))
+    return delivered
+
+
+def _wanted(graph: Graph, mapping: Mapping) -> dict[Stream, list[range]]:
+    """The payloads that shards read, input by input."""
+    wanted: dict[Stream, list[range]] = defaultdict(list)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         node = graph.node(shard.node)
         for entry in node.inputs:
             size = graph.node(entry.source).output(entry.source_port).size
-            wanted[entry.source, entry.source_port, place].update(
-                _needed(node, entry.how, shard.start, shard.stop, size)
+            needed = _needed(node, entry.how, shard.start, shard.stop, size)
+            wanted[entry.source, entry.source_port, place].append(needed)
+    wanted[graph.head.name, "logits", Location(HOST, 0)].append(range(graph.head.size))
+    return wanted
+
+
+def _times(spans: list[range], size: int) -> NDArray[np.int64]:
+    """How often each payload lies in the spans."""
+    times = np.zeros(size, np.int64)
+    for span in spans:
+        times[span.start : span.stop] += 1
+    return times
+
+
+def _routes(graph: Graph, mapping: Mapping) -> None:
+    delivered, wanted = _delivered(graph, mapping), _wanted(graph, mapping)
+    for key in wanted | delivered:
+        sent, read = delivered.get(key, []), wanted.get(key, [])
+        size = max(span.stop for span in sent + read)
+        times, due = _times(sent, size), _times(read, size) > 0
+        wrong = np.flatnonzero(times != due)
+        if wrong.size:
+            name, port, place = key
+            raise MappingError(
+                f"mapping: payload {wrong[0]} of {name}.{port} reaches core {place.core} of chip "
+                f"{place.chip} {times[wrong[0]]} times, must {int(due[wrong[0]])}"
             )
-    wanted[graph.head.name, "logits", Location(HOST, 0)].update(range(graph.head.size))
-    for key in delivered.keys() | wanted.keys():
-        name, port, place = key
-        for payload in delivered[key].keys() | wanted[key]:
-            times, due = delivered[key][payload], int(payload in wanted[key])
-            if times != due:
-                raise MappingError(
-                    f"mapping: payload {payload} of {name}.{port} reaches core {place.core} of chip "
-                    f"{place.chip} {times} times, must {due}"
-                )
 
 
 def check(graph: Graph, mapping: Mapping, system: SystemSpec) -> Mapping:

@@ -1,6 +1,6 @@
 """Splits a graph's nodes, by rows, into shards that each fit a core."""
 
-import math
+import heapq
 from itertools import pairwise
 
 from mmfree_neuro.errors import CapacityError
@@ -26,7 +26,7 @@ def _fewest(graph: Graph, node: AnyNode, chip: ChipSpec) -> int:
         raise CapacityError(f"{node.name}: not even one neuron fits a core of {chip.name}")
     while low < high:
         middle = (low + high) // 2
-        largest = max(_pieces(node, middle), key=lambda s: s.size)
+        largest = Shard(node.name, 0, -(-node.size // middle))
         if footprint(graph, node, largest, bits).fits(room):
             high = middle
         else:
@@ -40,19 +40,29 @@ def _load(node: AnyNode) -> int:
 
 
 def _spread(nodes: list[AnyNode], parts: dict[str, int], cores: int) -> None:
-    """Give the nodes of one block more parts, always the one with the heaviest, until there is one for every core."""
-    while sum(parts[n.name] for n in nodes) < cores:
-        heaviest = max(nodes, key=lambda n: _load(n) / parts[n.name] if parts[n.name] < n.size else -math.inf)
-        if parts[heaviest.name] >= heaviest.size:
+    """Give the nodes of one block more parts, always the one with the heaviest, until there is one for every core.
+
+    Nodes that have more parts than that already get one for every core of as many chips as they need.
+    """
+    loads = [_load(node) for node in nodes]
+    heaviest = [(-loads[k] / parts[n.name], k) for k, n in enumerate(nodes) if parts[n.name] < n.size]
+    heapq.heapify(heaviest)
+    for _ in range(-sum(parts[n.name] for n in nodes) % cores):
+        if not heaviest:
             return
-        parts[heaviest.name] += 1
+        node = nodes[k := heaviest[0][1]]
+        parts[node.name] += 1
+        if parts[node.name] < node.size:
+            heapq.heapreplace(heaviest, (-loads[k] / parts[node.name], k))
+        else:
+            heapq.heappop(heaviest)
 
 
 def split(graph: Graph, chip: ChipSpec, cores_per_block: int | None = None) -> tuple[Shard, ...]:
     """Shards of every node, in the graph's order; each fits an empty core of the chip.
 
-    As few as fit; with `cores_per_block`, each block's nodes are spread evenly over that many cores, and so is the
-    head.  Raises CapacityError where one neuron does not fit a core.
+    As few as fit; with `cores_per_block`, each block's nodes are spread evenly over that many cores, or over a multiple
+    of it where they need more, and so is the head.  Raises CapacityError where one neuron does not fit a core.
     """
     on_chip = [n for n in graph.nodes if not isinstance(n, Embedding)]
     parts = {n.name: _fewest(graph, n, chip) for n in on_chip}

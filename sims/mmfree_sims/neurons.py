@@ -1,124 +1,102 @@
-"""Some neurons of one node, ready to fire: what the fast engine and the Lava cores are made of.
+"""Some neurons of one node, ready to fire: what the engines are made of.
 
-A ternary sum is a float matrix product where that is exact: every partial sum is below 2^24 in float32, or below
-2^53 in float64, because the fullest row times the largest payload is.
+Payloads are int32 arrays [tokens, n].  Ternary sums and neuron programs are those of `mmfree_kernels.cpu`.
 """
 
-from functools import lru_cache
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro import programs
-from mmfree_neuro.fixedpoint import Ints, QType
-from mmfree_neuro.ir import MLGRU, AnyNode, Graph, Input, InverseRms, MaxAbs, QuantScale, constants, span
-from mmfree_neuro.ops import Machine, ScalarMachine, Value
-from mmfree_neuro.tables import GATE_FRAC, SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
+from mmfree_kernels.cpu import programs as cpu
+from mmfree_kernels.cpu.ternary import product
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import AnyNode, Embedding, Graph, Input, MaxAbs, constants, span
+from mmfree_neuro.ternary import TernaryMatrix
 
-Sent = dict[str, Ints]
-_EXACT_FLOAT32 = 1 << 24
+Int32 = NDArray[np.int32]
+Sent = dict[str, Int32]
+"""What neurons sent, by port."""
 
-
-@lru_cache
-def _all_sigmoids(table: SigmoidTable) -> Ints:
-    """The sigmoid program run on every magnitude that it can read."""
-    magnitudes = np.arange(1 << SIGMOID_INPUT_BITS, dtype=np.int64)
-    found: Ints = Machine().sigmoid(magnitudes, SIGMOID_INPUT_FRAC, table)
-    return found
+_DIGIT_BITS = 15
 
 
-class VectorMachine(Machine):
-    """Runs programs on one token [n] or on many [tokens, n] at once; counts saturations neuron by neuron."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.saturated = np.zeros(size, np.int64)
-
-    def fit(self, a: Value, qtype: QType) -> Value:
-        high = qtype.high
-        if a.max() > high or a.min() < -high:
-            outside = (a > high) | (a < -high)
-            self.saturated += outside.reshape(-1, outside.shape[-1]).sum(0)
-            return a.clip(-high, high)
-        return a
-
-    def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
-        shift = frac - SIGMOID_INPUT_FRAC
-        magnitude = np.abs(x)
-        if shift >= 0:
-            magnitude >>= shift
-        else:
-            magnitude <<= min(-shift, SIGMOID_INPUT_BITS)
-        y = _all_sigmoids(table).take(magnitude, mode="clip")
-        return np.subtract(1 << GATE_FRAC, y, out=y, where=x < 0)
-
-    def scan(self, step: Value, state: Value, a: Value, b: Value) -> tuple[Value, Value]:
-        if a.ndim == 1:
-            return super().scan(step, state, a, b)
-        states = np.empty_like(a)
-        for t in range(len(a)):
-            states[t] = state = step(state, a[t], b[t])
-        return states, state
+def forget(program: cpu.Neurons) -> None:
+    """The counts of a program to zero."""
+    program.saturated[:] = 0
+    for events in program.events.values():
+        events[:] = 0
 
 
 class Neurons:
-    """The neurons `start` … `stop` - 1 of a node: constants, synapses, and the state of one sequence."""
+    """The neurons `start` … `stop` - 1 of a node: constants, synapses, the state of one sequence, and counts."""
 
-    def __init__(self, graph: Graph, node: AnyNode, start: int, stop: int) -> None:
-        self.node, self.start, self.stop, self.table = node, start, stop, graph.sigmoid
-        self.constants = {name: values[start:stop] for name, values in constants(node).items()}
-        self.matrices: dict[str, NDArray[Any]] = {}
-        self.spans: dict[str, tuple[int, int]] = {}
-        for entry in node.inputs:
-            source = graph.node(entry.source).output(entry.source_port)
-            self.spans[entry.port] = span(node, entry, start, stop, source.size)
-            if entry.matrix is not None:
-                rows = entry.matrix[start:stop]
-                bound = int(np.count_nonzero(rows, axis=1).max()) * source.qtype.high
-                self.matrices[entry.port] = rows.astype(np.float32 if bound < _EXACT_FLOAT32 else np.float64)
-        self.machine = VectorMachine(stop - start)
-        self.scalar = ScalarMachine()
-        self.alone = isinstance(node, InverseRms | QuantScale)
-        self.state: Ints | None = None
-        self.reset()
+    def __init__(self, graph: Graph, node: AnyNode, start: int, stop: int, threads: int = 1) -> None:
+        self.node, self.start, self.stop, self.threads = node, start, stop, threads
+        own = {name: values[start:stop] for name, values in constants(node).items()}
+        self.program = cpu.bind(node, graph.sigmoid, own, stop - start, threads=threads)
+        sources = {entry.port: graph.node(entry.source).output(entry.source_port) for entry in node.inputs}
+        self.spans = {e.port: span(node, e, start, stop, sources[e.port].size) for e in node.inputs}
+        self.bits = {port: output.qtype.bits for port, output in sources.items()}
 
     def reset(self) -> None:
         """The state to zero."""
-        self.state = np.zeros(self.stop - self.start, np.int64) if isinstance(self.node, MLGRU) else None
+        if self.program.state is not None:
+            self.program.state[:] = 0
 
-    def take_saturations(self) -> Ints:
-        """How many values each neuron saturated since this was last asked."""
-        taken = self.machine.saturated.copy()
-        taken[0] += self.scalar.saturations
-        self.machine.saturated[:] = 0
-        self.scalar.saturations = 0
-        return taken
+    def fire(self, payloads: Mapping[str, Int32]) -> Sent:
+        """What the neurons send for the payloads [tokens, span] that came in at every input, each array contiguous."""
+        inputs: dict[str, cpu.Stream] = {}
+        for entry in self.node.inputs:
+            inputs |= self.arrived(entry, payloads[entry.port])
+        return self.program.run(inputs, len(next(iter(payloads.values()))))
 
-    def arrived(self, entry: Input, payloads: Ints) -> Value:
-        """What a program reads of the payloads [..., span] that came in at one input."""
+    def arrived(self, entry: Input, payloads: Int32) -> dict[str, cpu.Stream]:
+        """What the program reads of the payloads at one input."""
         match entry.how:
             case "ternary":
-                matrix = self.matrices[entry.port]
-                return (payloads.astype(matrix.dtype) @ matrix.T).astype(np.int64)
+                assert entry.matrix is not None
+                return {entry.port: (self.sums(entry.matrix, payloads, self.bits[entry.port]), 0, 1)}
             case "sum":
-                return payloads.sum(-1, keepdims=True)
+                return {entry.port: (payloads.sum(1, dtype=np.int32, keepdims=True), 0, 0)}
             case "group":
                 assert isinstance(self.node, MaxAbs)
-                shape = (*payloads.shape[:-1], (self.stop - self.start) * self.node.arity)
-                padded = np.zeros(shape, np.int64)
-                padded[..., : payloads.shape[-1]] = payloads
-                groups = padded.reshape(*shape[:-1], self.stop - self.start, self.node.arity)
-                return [groups[..., k] for k in range(self.node.arity)]
-            case _:
-                return payloads
+                arity = self.node.arity
+                padded = np.zeros((len(payloads), (self.stop - self.start) * arity), np.int32)
+                padded[:, : payloads.shape[1]] = payloads
+                return {f"{entry.port}/{k}": (padded, k, arity) for k in range(arity)}
+            case "broadcast":
+                return {entry.port: (payloads, 0, 0)}
+            case "aligned":
+                return {entry.port: (payloads, 0, 1)}
 
-    def fire(self, payloads: dict[str, Ints]) -> Sent:
-        """What the neurons send for the payloads of one token [span] or of several [tokens, span], by port."""
-        inputs = {entry.port: self.arrived(entry, payloads[entry.port]) for entry in self.node.inputs}
-        if self.alone and next(iter(inputs.values())).ndim == 1:
-            lone = {port: int(value[0]) for port, value in inputs.items()}
-            sent, _ = programs.run(self.scalar, self.node, self.table, self.constants, lone)
-            return {port: np.array([value]) for port, value in sent.items()}
-        sent, self.state = programs.run(self.machine, self.node, self.table, self.constants, inputs, self.state)
-        return sent
+    def sums(self, matrix: TernaryMatrix, payloads: Int32, bits: int) -> Int32:
+        """The ternary sums [tokens, neurons]; payloads wider than 16 bits go digit by digit."""
+        if bits <= 16:
+            width = 8 if bits <= 8 else 16
+            return product(matrix, payloads, width, self.start, self.stop, threads=self.threads)
+        total: Ints = np.zeros((len(payloads), self.stop - self.start), np.int64)
+        for number, digit in enumerate(_digits(payloads)):
+            sums = product(matrix, digit, 16, self.start, self.stop, threads=self.threads)
+            total += sums.astype(np.int64) << (_DIGIT_BITS * number)
+        return total.astype(np.int32)
+
+
+def _digits(x: Int32) -> list[Int32]:
+    """Digits of x to the base 2^15, lowest first, all but the last not negative."""
+    mask = (1 << _DIGIT_BITS) - 1
+    return [x & mask, (x >> _DIGIT_BITS) & mask, x >> (2 * _DIGIT_BITS)]
+
+
+class Words:
+    """The embedding, ready for tokens."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.node: Embedding = graph.embedding
+        self.program = cpu.bind(self.node, graph.sigmoid, constants(self.node), self.node.size)
+
+    def fire(self, tokens: Ints) -> Sent:
+        """What the embedding sends for n tokens."""
+        codes = np.ascontiguousarray(self.node.codes[tokens], np.int32)
+        scales = np.ascontiguousarray(self.node.scales[tokens][:, None], np.int32)
+        return self.program.run({"x": (codes, 0, 1), "scale": (scales, 0, 0)}, len(tokens))

@@ -37,10 +37,14 @@ def quantise_activations(y: Tensor) -> tuple[Tensor, Tensor]:
     return (y * s).round().clamp(-128, 127), s
 
 
+def _coded(y: Tensor, quantise: bool) -> tuple[Tensor, Tensor]:
+    return quantise_activations(y) if quantise else (y, y.new_ones(*y.shape[:-1], 1))
+
+
 class _TernaryProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, quantise: bool, dtype: torch.dtype) -> Tensor:
-        q, s = quantise_activations(y) if quantise else (y, y.new_ones(*y.shape[:-1], 1))
+        q, s = _coded(y, quantise)
         codes, scale = ternarise(weight.float())
         ctx.save_for_backward(q.to(dtype), s, codes.to(dtype), scale)
         return (q.to(dtype) @ codes.to(dtype).mT).float() * (scale / s)
@@ -61,6 +65,14 @@ def bit_product(y: Tensor, weight: Tensor, *, quantise: bool = True, dtype: torc
     """
     out: Tensor = _TernaryProduct.apply(y, weight, quantise, dtype)
     return out
+
+
+def code_product(
+    y: Tensor, codes: Tensor, scale: float, *, quantise: bool = True, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """`bit_product` with a weight that is already ternary: its codes [m, n] and its scale.  Not for training."""
+    q, s = _coded(y, quantise)
+    return (q.to(dtype) @ codes.to(dtype).mT).float().mul_(scale / s)
 
 
 def bit_linear(x: Tensor, weight: Tensor, gain: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:

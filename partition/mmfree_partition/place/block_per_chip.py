@@ -38,5 +38,5 @@ def place(
 
 
 def _emptiest(filled: list[Footprint], needed: Footprint, room: Footprint) -> int | None:
-    fitting = [core for core, used in enumerate(filled) if (used + needed).fits(room)]
-    return min(fitting, key=lambda core: filled[core].memory, default=None)
+    by_memory = sorted(range(len(filled)), key=lambda core: filled[core].memory)
+    return next((core for core in by_memory if (filled[core] + needed).fits(room)), None)

@@ -6,81 +6,91 @@ from collections.abc import Callable
 import numpy as np
 from lava.magma.core.run_configs import Loihi2SimCfg
 
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
-from mmfree_neuro.job import Job, Report, Result, check, silent
+from mmfree_neuro.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_neuro.mapping import HOST, Mapping
+from mmfree_sims.host import FROM_ZERO, Book, Start, start_of
 from mmfree_sims.lava import guard
 from mmfree_sims.lava.chip.process import Chip, Host
-from mmfree_sims.lava.core import linked
 from mmfree_sims.lava.shared import Shared, allocate
+from mmfree_sims.plan import Plan, by_chip, by_core
 
 TOKENS_IN_FLIGHT_PER_CHIP = 6
 CHANNEL_SLOTS = 64
 MOST_CORES_AS_PROCESSES = 60
 
 
-def build(graph: Graph, mapping: Mapping, job: Job, shared: Shared | None = None) -> tuple[Host, dict[int, Chip]]:
+def build(
+    graph: Graph, mapping: Mapping, job: Job, shared: Shared | None = None, *, per_core: bool = False,
+    start: Start = FROM_ZERO,
+) -> tuple[Host, dict[int, Chip]]:  # fmt: skip
     """The Host and the Chips of a mapping, connected: Lava Processes for a network of the user's own, or for `run`.
 
     Whoever runs them without `guard.run` must stop them in a `finally`: Lava's processes outlive an exception, and
     Python then waits for them at its exit for ever.
     """
+    plan = Plan(graph, mapping, by_core(mapping) if per_core else by_chip)
     in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
-    host = Host(graph=graph, mapping=mapping, job=job, in_flight=in_flight, shared=shared, name="host")
+    host = Host(plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, name="host")
     chips = {
-        chip: Chip(graph=graph, mapping=mapping, chip=chip, shared=shared, name=f"chip{chip}") for chip in mapping.chips
+        chip: Chip(plan=plan, mapping=mapping, chip=chip, fed=start.fed, shared=shared, name=f"chip{chip}")
+        for chip in mapping.chips
     }
     processes: dict[int, Host | Chip] = {HOST: host, **chips}
-    for sender, receivers in linked(mapping).items():
+    chip_links = Plan(graph, mapping, by_chip).linked() if per_core else plan.linked()
+    for sender, receivers in chip_links.items():
         for receiver in receivers:
             processes[sender].s_out.connect(processes[receiver].s_in)
     return host, chips
 
 
-def _activity(shared: Shared, phase: int) -> Activity:
-    board = shared.board
-    columns = (board.fired, board.synops, board.reads, board.saturations, board.messages)
-    return Activity(int(board.fired[phase, 0]), *(np.array(column[phase]) for column in columns))
-
-
-def run(graph: Graph, mapping: Mapping, job: Job, report: Report = silent) -> Result:
+def run(
+    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+) -> Result:
     """Run a job in Lava, one process per chip."""
-    return _run(graph, mapping, job, report, per_core=False, jitter_us=0)
+    return _run(graph, mapping, job, report, saving, per_core=False, jitter_us=0)
 
 
-def run_per_core(graph: Graph, mapping: Mapping, job: Job, report: Report = silent) -> Result:
+def run_per_core(
+    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+) -> Result:
     """Run a job in Lava, one process per core; for small models."""
     if len(mapping.cores) > MOST_CORES_AS_PROCESSES:
         raise EngineError(
             f"the mapping uses {len(mapping.cores)} cores, must use at most {MOST_CORES_AS_PROCESSES} to run "
             "one Lava process per core"
         )
-    return _run(graph, mapping, job, report, per_core=True, jitter_us=0)
+    return _run(graph, mapping, job, report, saving, per_core=True, jitter_us=0)
 
 
-def _run(graph: Graph, mapping: Mapping, job: Job, report: Report, *, per_core: bool, jitter_us: int) -> Result:
+def _run(
+    graph: Graph, mapping: Mapping, job: Job, report: Report, saving: Saving | None, *, per_core: bool, jitter_us: int
+) -> Result:
     check(graph, job)
+    check_saving(job, saving)
     begin = time.monotonic()
-    shared = allocate(graph, mapping, job, len(mapping.cores if per_core else mapping.chips))
+    shared = allocate(graph, job, len(mapping.cores if per_core else mapping.chips))
     shared.jitter[0] = jitter_us
-    host, _ = build(graph, mapping, job, shared)
+    if saving is not None and saving.resumed is not None:
+        shared.board.load_states(saving.resumed.states)
+    book = Book(graph, mapping, job, saving)
+    host, _ = build(graph, mapping, job, shared, per_core=per_core, start=start_of(saving))
     config = Loihi2SimCfg(select_tag="core" if per_core else "chip", select_sub_proc_model=per_core)
     guard.run(
         host, config, channel_slots=CHANNEL_SLOTS,
-        watch=_watcher(shared, job, report), name_of=_namer(shared, mapping, per_core),
+        watch=_watcher(shared, job, report, book), name_of=_namer(shared, mapping, per_core),
     )  # fmt: skip
-    seconds = {
-        "start": float(shared.clock[2]) - begin,
-        "prefill": float(shared.clock[0]),
-        "generate": float(shared.clock[1]),
-    }
-    return Result(np.array(shared.logits), np.array(shared.chosen), _activity(shared, 0), _activity(shared, 1), seconds)
+    seconds = {"start": float(shared.clock[2]) - begin} | book.seconds(shared.clock)
+    prefill, generate = book.activities(shared.board, job.fed)
+    chosen = np.array(shared.chosen)
+    known = book.chosen()
+    chosen[0, : len(known)] = known[: chosen.shape[1]]
+    return Result(np.array(shared.logits), chosen, prefill, generate, seconds)
 
 
-def _watcher(shared: Shared, job: Job, report: Report) -> Callable[[], None]:
+def _watcher(shared: Shared, job: Job, report: Report, book: Book) -> Callable[[], None]:
     totals = job.tokens.size, job.tokens.shape[0] * job.new_tokens
     told: Ints = np.zeros(2, np.int64)
 
@@ -89,7 +99,11 @@ def _watcher(shared: Shared, job: Job, report: Report) -> Callable[[], None]:
             done = int(shared.done[phase])
             if done != told[phase]:
                 told[phase] = done
-                report(name, done, totals[phase])
+                report(name, book.done(phase) + done, totals[phase])
+        if shared.saving[0] != shared.saving[1]:
+            fed = int(shared.saving[0])
+            book.save(shared.kept, fed, shared.chosen[0], shared.clock)
+            shared.saving[1] = fed
 
     return watch
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import Mapping
-from mmfree_sims.lava.core import Board
+from mmfree_sims import board
+from mmfree_sims.board import Board
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +22,15 @@ class Shared:
     """Arrays in memory that is shared by fork."""
 
     board: Board
-    logits: Ints  # [sequences, time + steps, vocabulary]
+    kept: Board
+    """What every tile had counted, and its states, when the last state was kept."""
+    logits: Ints  # [sequences, fed tokens, vocabulary], [sequences, 0, vocabulary] where none are kept
     chosen: Ints  # [sequences, new tokens]
     done: Ints  # [2]: tokens through prefill, tokens generated
     clock: NDArray[np.float64]  # [3]: seconds in prefill, seconds generating, monotonic time when all were ready
     ready: Ints  # [tiles]: process id of a tile that is ready, 0 before
     jitter: Ints  # [1]: largest random delay of a packet in microseconds, for tests
+    saving: Ints  # [2]: after how many tokens a state was kept, and the one that has been taken
 
 
 def _array(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -36,17 +39,17 @@ def _array(shape: tuple[int, ...], dtype: Any) -> Any:
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
-def allocate(graph: Graph, mapping: Mapping, job: Job, tiles: int) -> Shared:
+def allocate(graph: Graph, job: Job, tiles: int) -> Shared:
     """Zeroed shared memory for one run."""
-    shards, routes = len(mapping.shards), len(mapping.routes)
-    rows, length = job.tokens.shape
-    steps = max(job.new_tokens - 1, 0)
+    rows = len(job.tokens)
     return Shared(
-        Board(*(_array((2, n), np.int64) for n in (shards, shards, shards, shards, routes))),
-        _array((rows, length + steps, graph.vocabulary), np.int64),
+        board.allocate(graph, _array),
+        board.allocate(graph, _array),
+        _array((rows, job.fed if job.keep_logits else 0, graph.vocabulary), np.int64),
         _array((rows, job.new_tokens), np.int64),
         _array((2,), np.int64),
         _array((3,), np.float64),
         _array((tiles,), np.int64),
         _array((1,), np.int64),
+        _array((2,), np.int64),
     )

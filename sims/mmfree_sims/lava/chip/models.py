@@ -15,28 +15,14 @@ from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.model.sub.model import AbstractSubProcessModel
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.async_protocol import AsyncProtocol
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mmfree_neuro import programs
 from mmfree_neuro.fixedpoint import Ints
-from mmfree_neuro.ir import constants
-from mmfree_neuro.mapping import HOST, Location
-from mmfree_neuro.sampling import choose
+from mmfree_sims import board, host
 from mmfree_sims.lava.chip.process import COUNTERS, Chip, Core, Host
-from mmfree_sims.lava.core import (
-    END,
-    ERROR,
-    GENERATED,
-    Packet,
-    Tile,
-    control,
-    decode,
-    encode,
-    packet_words,
-    write_messages,
-)
-from mmfree_sims.neurons import VectorMachine
+from mmfree_sims.neurons import Int32
+from mmfree_sims.packets import END, ERROR, HEADER, Packet, Reassembly, control, encode
+from mmfree_sims.tile import Tile
 
 WAIT_SECONDS = 0.005
 """How long to wait before looking again: Lava can lose the wake-up of a message that comes while another is taken."""
@@ -61,14 +47,20 @@ class PacketModel(PyAsyncProcessModel):
         """Start watching the channels."""
         threadpool_limits(1)
         self.changed = Condition()
-        self.inbox: deque[NDArray[np.int32]] = deque()
+        self.inbox: deque[Int32] = deque()
         self.count = np.zeros(COUNTERS, np.int64)
-        self.words = packet_words(self.proc_params["graph"], self.proc_params["mapping"])
-        shared = self.proc_params["shared"]
-        self.jitter = 0 if shared is None else int(shared.jitter[0])
+        self.plan, self.shared = self.proc_params["plan"], self.proc_params["shared"]
+        self.board, self.kept = self.boards()
+        self.jitter = 0 if self.shared is None else int(self.shared.jitter[0])
         self.random = random.Random(os.getpid())
         for port in (*self.s_in.csp_ports, *self.s_out.csp_ports):
             port.observer = self._wake
+
+    def boards(self) -> tuple[board.Board, board.Board]:
+        """Where counts go, and what is kept of them with a state."""
+        if self.shared is None:
+            return board.allocate(self.plan.graph), board.allocate(self.plan.graph)
+        return self.shared.board, self.shared.kept
 
     def _wake(self) -> None:
         with self.changed:
@@ -89,7 +81,7 @@ class PacketModel(PyAsyncProcessModel):
         if self.check_for_stop_cmd() or self.check_for_pause_cmd():
             raise Stopped
 
-    def receive(self) -> NDArray[np.int32]:
+    def receive_vector(self) -> Int32:
         """The next vector from any channel; each channel keeps its order."""
         while not self.inbox:
             if not self._drain():
@@ -97,25 +89,30 @@ class PacketModel(PyAsyncProcessModel):
         self.count[0] += 1
         return self.inbox.popleft()
 
-    def receive_all(self) -> list[NDArray[np.int32]]:
+    def receive_all(self) -> list[Int32]:
         """Every vector that has come, at least one."""
-        vectors = [self.receive()]
+        vectors = [self.receive_vector()]
         self._drain()
         self.count[0] += len(self.inbox)
         vectors += self.inbox
         self.inbox.clear()
         return vectors
 
-    def emit(self, vector: NDArray[np.int32]) -> None:
-        """Send a vector to every connected process."""
+    def emit(self, vector: Int32) -> None:
+        """Send a vector, filled up to the size of the channel, to every connected process."""
         if self.jitter:
             time.sleep(self.random.randrange(self.jitter) / 1e6)
         for port in self.s_out.csp_ports:
             while not port.probe():
                 if not self._drain():
                     self._wait()
-            port.send(vector)
+            port.send(np.pad(vector, (0, self.s_out.shape[0] - len(vector))))
         self.count[1] += 1
+
+    def send(self, packet: Packet) -> None:
+        """Send a packet to every connected process."""
+        for vector in encode(packet, self.s_out.shape[0] - HEADER):
+            self.emit(vector)
 
 
 class TileModel(PacketModel):
@@ -129,36 +126,35 @@ class TileModel(PacketModel):
         except Stopped:
             return
         except Exception:
-            self.emit(control(ERROR, self.words))
+            self.emit(control(ERROR))
             raise
         finally:
             self.counters[:] = self.count
 
     def serve(self) -> None:
         """The life of a tile."""
-        graph, mapping, shared = (self.proc_params[name] for name in ("graph", "mapping", "shared"))
-        tile = Tile(graph, mapping, self.proc_params["cores"])
-        if shared is not None:
-            shared.ready[self.proc_params["tile"]] = os.getpid()
+        tile = Tile(self.plan, [self.proc_params["tile"]], self.board, self.kept)
+        packets = Reassembly(self.plan, tile.wanted)
+        tile.restore(self.proc_params["fed"])
+        if self.shared is not None:
+            self.shared.ready[self.proc_params["number"]] = os.getpid()
         ended = 0
         while ended < len(self.s_in.csp_ports):
             vectors = self.receive_all()
-            tokens = [decode(graph, mapping, vector) for vector in vectors if not vector[2] & (END | ERROR)]
-            tile.take(tokens, lambda p: self.emit(encode(graph, mapping.shards[p.source], p, self.words)))
+            found = [packets.take(vector) for vector in vectors if not vector[2] & (END | ERROR)]
+            tile.take([packet for packet in found if packet is not None], self.send)
             for vector in vectors:
                 if vector[2] & (END | ERROR):
                     ended += 1
                     if ended == 1:
-                        self.finish(tile, shared)
-                        self.emit(control(int(vector[2]), self.words))
+                        self.finish(tile)
+                        self.emit(control(int(vector[2])))
 
-    def finish(self, tile: Tile, shared: Any) -> None:
+    def finish(self, tile: Tile) -> None:
         """Publish the counts: no token is in flight when the stream ends."""
-        shards = [shard for core in tile.cores.values() for shard in core.shards]
-        self.count[2] = sum(int(shard.fired.sum()) for shard in shards)
-        self.count[3] = sum(int(shard.saturated.sum()) for shard in shards)
-        if shared is not None:
-            tile.write(shared.board)
+        tile.settle()
+        for firing in tile.firings:
+            self.count[2:] += self.board.totals(firing.stretch, firing.neurons.program.events)
 
 
 @implements(proc=Chip, protocol=AsyncProtocol)
@@ -190,10 +186,11 @@ class SubChipModel(AbstractSubProcessModel):
 
     def __init__(self, proc: Chip) -> None:
         params = proc.proc_params
-        graph, mapping, shared = params["graph"], params["mapping"], params["shared"]
+        plan, mapping, fed, shared = (params[name] for name in ("plan", "mapping", "fed", "shared"))
         cores = [
-            Core(graph=graph, mapping=mapping, cores=(place,), shared=shared, name=f"chip{place.chip}.core{place.core}")
-            for place in params["cores"]
+            Core(plan=plan, tile=number, fed=fed, shared=shared, name=f"chip{place.chip}.core{place.core}")
+            for number, place in enumerate(mapping.cores)
+            if place.chip == params["tile"]
         ]
         for core in cores:
             setattr(self, core.name.replace(".", "_"), core)  # Lava finds a model's sub-processes among its attributes
@@ -220,106 +217,61 @@ class PyHostModel(PacketModel):
         """Run the job, end the stream, and wait until every chip that reports here has ended."""
         self.open()
         try:
-            self.prepare()
             self.drive()
-            self.publish()
-            self.emit(control(END, self.words))
+            self.emit(control(END))
             for _ in self.s_in.csp_ports:
-                while not self.receive()[2] & (END | ERROR):
+                while not self.receive_vector()[2] & (END | ERROR):
                     pass
         except Stopped:
             return
         finally:
             self.counters[:] = self.count
 
-    def prepare(self) -> None:
-        """Make what the host needs, and wait until every tile is ready."""
-        self.graph, self.mapping, self.job = (self.proc_params[name] for name in ("graph", "mapping", "job"))
-        self.shared = self.proc_params["shared"]
-        self.machine = VectorMachine(self.graph.embedding.size)
-        self.events = {o.port: np.zeros((2, o.size), np.int64) for o in self.graph.embedding.outputs}
-        self.fired, self.saturated = np.zeros(2, np.int64), np.zeros(2, np.int64)
-        self.pending: dict[int, tuple[Ints, int]] = {}
-        self.heads = sum(route.destination == Location(HOST, 0) for route in self.mapping.routes)
+    def drive(self) -> None:
+        """Wait until every tile is ready, then run the job."""
+        job, start, in_flight = (self.proc_params[name] for name in ("job", "start", "in_flight"))
+        heads = frozenset(stretch.number for stretch in self.plan.by_node[self.plan.graph.head.name])
+        self.packets, self.new_tokens = Reassembly(self.plan, heads), job.new_tokens
+        driver = host.Host(self.plan, job, start, self.board, self.kept, self, in_flight)
         while self.shared is not None and not self.shared.ready.all():
             self._wait()
         if self.shared is not None:
             self.shared.clock[2] = time.monotonic()
+        driver.run()
+        self.count[2:] = self.board.totals(driver.stretch, driver.words.program.events)
 
-    def send_token(self, sequence: int, position: int, token: int, generated: bool) -> None:
-        """Embed a token and send it to the chips."""
-        node = self.graph.embedding
-        sent, _ = programs.run(self.machine, node, self.graph.sigmoid, constants(node), {"x": node.table[token]})
-        phase = int(generated)
-        self.fired[phase] += 1
-        self.saturated[phase] += int(self.machine.saturated.sum())
-        self.machine.saturated[:] = 0
-        for port, values in sent.items():
-            self.events[port][phase] += values != 0
-        packet = Packet(sequence, position, GENERATED if generated else 0, 0, sent)
-        self.emit(encode(self.graph, self.mapping.shards[0], packet, self.words))
-
-    def receive_logits(self, position: int) -> Ints:
-        """The logits of the token at `position`, which is the next in order to be complete."""
+    def receive(self) -> Packet:
+        """The next packet of the head."""
         while True:
-            vector = self.receive()
+            vector = self.receive_vector()
             if vector[2] & ERROR:
                 raise Stopped  # the chip that failed raises its own exception, which says more
-            packet = decode(self.graph, self.mapping, vector)
-            shard = self.mapping.shards[packet.source]
-            if shard.node != self.graph.head.name:
-                continue
-            logits, missing = self.pending.get(packet.token, (np.zeros(self.graph.vocabulary, np.int64), self.heads))
-            logits[shard.start : shard.stop] = packet.sent["logits"]
-            self.pending[packet.token] = logits, missing - 1
-            if position in self.pending and self.pending[position][1] == 0:
-                return self.pending.pop(position)[0]
+            packet = self.packets.take(vector)
+            if packet is not None:
+                return packet
 
-    def drive(self) -> None:
-        """Prefill and generate, sequence after sequence."""
-        for sequence, tokens in enumerate(self.job.tokens):
-            begin = time.monotonic()
-            logits = self.prefill(sequence, tokens)
-            middle = time.monotonic()
-            self.generate(sequence, len(tokens), logits)
-            if self.shared is not None:
-                self.shared.clock[0] += middle - begin
-                self.shared.clock[1] += time.monotonic() - middle
-
-    def prefill(self, sequence: int, tokens: Ints) -> Ints:
-        """Send a prompt with up to `in_flight` tokens under way; the logits after its last token."""
-        sent, logits = 0, np.zeros(0, np.int64)
-        for position in range(len(tokens)):
-            while sent < len(tokens) and sent - position < self.proc_params["in_flight"]:
-                self.send_token(sequence, sent, int(tokens[sent]), False)
-                sent += 1
-            logits = self.receive_logits(position)
-            self.record(sequence, position, logits, 0)
-        return logits
-
-    def generate(self, sequence: int, position: int, logits: Ints) -> None:
-        """Choose tokens one by one, each sent when the last has come out."""
-        for number in range(self.job.new_tokens):
-            token = choose(logits, self.graph.logit_scale, self.job.sampling, position + number)
-            self.chosen[sequence * self.job.new_tokens + number] = token
-            if self.shared is not None:
-                self.shared.chosen[sequence, number] = token
-                self.shared.done[1] += 1
-            if number + 1 < self.job.new_tokens:
-                self.send_token(sequence, position + number, token, True)
-                logits = self.receive_logits(position + number)
-                self.record(sequence, position + number, logits, 1)
-
-    def record(self, sequence: int, position: int, logits: Ints, phase: int) -> None:
+    def arrived(self, sequence: int, position: int, logits: Ints) -> None:
         """Keep the logits of one token."""
         if self.shared is not None:
-            self.shared.logits[sequence, position] = logits
-            self.shared.done[0] += 1 - phase
+            if self.shared.logits.shape[1]:
+                self.shared.logits[sequence, position] = logits
+            self.shared.done[0] += position < self.proc_params["job"].tokens.shape[1]
 
-    def publish(self) -> None:
-        """Write the counts of the embedding."""
-        self.count[2:] = self.fired.sum(), self.saturated.sum()
+    def chose(self, sequence: int, number: int, token: int) -> None:
+        """Publish a token."""
+        self.chosen[sequence * self.new_tokens + number] = token
         if self.shared is not None:
-            self.shared.board.fired[:, 0] = self.fired
-            self.shared.board.saturations[:, 0] = self.saturated
-            write_messages(self.shared.board, self.mapping, 0, self.events)
+            self.shared.chosen[sequence, number] = token
+            self.shared.done[1] += 1
+
+    def timed(self, seconds: Any) -> None:
+        """Publish the seconds spent in prefill and generating."""
+        if self.shared is not None:
+            self.shared.clock[:2] = seconds
+
+    def save(self, fed: int) -> None:
+        """Let the user's process take the state that was kept, and wait until it has."""
+        if self.shared is not None:
+            self.shared.saving[0] = fed
+            while self.shared.saving[1] != fed:
+                self._wait()

@@ -1,8 +1,8 @@
 """Lava Processes of a multi-chip system: `Chip`, the `Core` that it can be made of, and the `Host`.
 
-All ports carry packets, int32 vectors as `mmfree_sims.lava.core` describes them.  Connect the output of a process to
-the input of every process that it sends to (`core.linked` tells which); a packet that concerns nobody behind a port is
-dropped there.
+All ports carry packets as `mmfree_sims.packets` describes them, in int32 vectors of `vector_words` words.  Connect the
+output of a process to the input of every process that it sends to (`Plan.linked` tells which); a packet that concerns
+nobody behind a port is dropped there.
 """
 
 from typing import Any
@@ -11,13 +11,22 @@ from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import Location, Mapping
-from mmfree_sims.lava.core import packet_words
+from mmfree_neuro.mapping import Mapping
+from mmfree_sims.host import FROM_ZERO, Start
+from mmfree_sims.packets import HEADER
+from mmfree_sims.plan import Plan
 
 COUNTERS = 4
-"""Values of `counters`: packets received, packets sent, shards fired, saturated values."""
+"""Values of `counters`: vectors received, vectors sent, non-zero payloads sent, saturated values."""
+MOST_WORDS = 8192
+"""The largest payload of a vector; what is larger takes several."""
+
+
+def vector_words(plan: Plan) -> int:
+    """The size of the vectors on every channel: a header, and room for what a stretch sends for one token."""
+    most = max(plan.words(stretch) for stretch in plan.stretches if plan.abroad[stretch.number])
+    return HEADER + min(most, MOST_WORDS)
 
 
 class Chip(AbstractProcess):
@@ -26,15 +35,17 @@ class Chip(AbstractProcess):
     Model `chip` runs them in one OS process; model `core` is one Lava Process for every core.  With RunSteps the chip
     runs until the stream ends, whatever the number; with RunContinuous until it is stopped.
 
-    Ports: `s_in`, `s_out`, packets of `core.packet_words` int32 words.
+    `plan` has a tile for every chip, or, for the model `core`, for every core.
+    Ports: `s_in`, `s_out`, packets.
     Vars: `counters` [COUNTERS], of the model `chip`.
     """
 
-    def __init__(self, *, graph: Graph, mapping: Mapping, chip: int, shared: Any = None, **kwargs: Any) -> None:
-        cores = tuple(location for location in mapping.cores if location.chip == chip)
-        tile = mapping.chips.index(chip)
-        super().__init__(graph=graph, mapping=mapping, tile=tile, cores=cores, shared=shared, **kwargs)
-        words = packet_words(graph, mapping)
+    def __init__(
+        self, *, plan: Plan, mapping: Mapping, chip: int, fed: int = 0, shared: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(plan=plan, mapping=mapping, tile=chip, number=mapping.chips.index(chip), fed=fed,
+                         shared=shared, **kwargs)  # fmt: skip
+        words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
         self.counters = Var(shape=(COUNTERS,), init=0)
@@ -43,12 +54,9 @@ class Chip(AbstractProcess):
 class Core(AbstractProcess):
     """One core of a chip, with the same ports and Vars."""
 
-    def __init__(
-        self, *, graph: Graph, mapping: Mapping, cores: tuple[Location, ...], shared: Any, **kwargs: Any
-    ) -> None:
-        tile = mapping.cores.index(cores[0])
-        super().__init__(graph=graph, mapping=mapping, tile=tile, cores=cores, shared=shared, **kwargs)
-        words = packet_words(graph, mapping)
+    def __init__(self, *, plan: Plan, tile: int, fed: int, shared: Any, **kwargs: Any) -> None:
+        super().__init__(plan=plan, tile=tile, number=tile, fed=fed, shared=shared, **kwargs)
+        words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
         self.counters = Var(shape=(COUNTERS,), init=0)
@@ -62,10 +70,10 @@ class Host(AbstractProcess):
     """
 
     def __init__(
-        self, *, graph: Graph, mapping: Mapping, job: Job, in_flight: int = 16, shared: Any = None, **kwargs: Any
+        self, *, plan: Plan, job: Job, start: Start = FROM_ZERO, in_flight: int = 16, shared: Any = None, **kwargs: Any
     ) -> None:
-        super().__init__(graph=graph, mapping=mapping, job=job, in_flight=in_flight, shared=shared, **kwargs)
-        words = packet_words(graph, mapping)
+        super().__init__(plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, **kwargs)
+        words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
         self.counters = Var(shape=(COUNTERS,), init=0)

@@ -1,0 +1,184 @@
+"""Neuron programs on many neurons and tokens at once: interpreted in C where that was built, else on NumPy arrays.
+
+Both count what the neurons send and saturate, and give the integers of `mmfree_neuro.ops.Machine` for programs of
+verified graphs, bit for bit.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro import programs
+from mmfree_neuro.fixedpoint import Ints, QType
+from mmfree_neuro.ir import AnyNode, MaxAbs
+from mmfree_neuro.ops import Machine, Value
+from mmfree_neuro.tables import GATE_FRAC, SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
+from mmfree_neuro.trace import Program, record
+
+try:
+    from mmfree_kernels.cpu import _programs
+except ImportError:  # no compiler was found when the package was installed
+    _programs = None  # type: ignore[assignment]
+
+Int32 = NDArray[np.int32]
+
+LEVELS = ("avx512", "avx2", "portable", "numpy")
+"""The instruction sets that the interpreter is compiled for, fastest first, and NumPy."""
+WORTH_A_THREAD = 1 << 18
+"""Instructions times neurons times tokens below which a second thread costs more than it saves."""
+
+Stream = tuple[Int32, int, int]
+"""An input: an array [tokens, width], the element that neuron 0 reads, and how many elements lie between what two
+neurons read: 1 where each reads its own, 0 where all read one."""
+
+
+@lru_cache
+def available() -> tuple[str, ...]:
+    """The levels that run here, fastest first."""
+    compiled = () if _programs is None else tuple(level for level in LEVELS[:-1] if _programs.supports(level))
+    return (*compiled, "numpy")
+
+
+class Neurons(Protocol):
+    """A program bound to some neurons: their constants, their state, and what they counted."""
+
+    events: dict[str, Ints]
+    """How many non-zero values each neuron sent, by output."""
+    saturated: Ints
+    """How many values each neuron saturated."""
+    state: Int32 | None
+    """The recurrent state of each neuron."""
+
+    def run(self, inputs: Mapping[str, Stream], tokens: int) -> dict[str, Int32]:
+        """What the neurons send for some tokens, by output, each [tokens, neurons]."""
+
+
+def bind(
+    node: AnyNode, table: SigmoidTable, constants: Mapping[str, Ints], neurons: int, *, threads: int = 1,
+    level: str | None = None,
+) -> Neurons:  # fmt: skip
+    """The program of a node on neurons with these constants, each [neurons]; the fastest level unless named."""
+    program, level = record(node, table), level or available()[0]
+    if level == "numpy":
+        return Interpreted(node, program, constants, neurons)
+    return Compiled(program, constants, neurons, threads, level)
+
+
+class Compiled:
+    """Runs in C."""
+
+    def __init__(self, program: Program, constants: Mapping[str, Ints], neurons: int, threads: int, level: str) -> None:
+        self.program, self.neurons, self.threads, self.level = program, neurons, threads, level
+        self.lone = neurons == 1 and not program.stateful and not program.constants
+        self.state: Int32 | None = np.zeros(neurons, np.int32) if program.stateful else None
+        self.events = {port: np.zeros(neurons, np.int64) for port in program.outputs}
+        self.saturated: Ints = np.zeros(neurons, np.int64)
+        self._code = np.ascontiguousarray(program.code)
+        self._immediates = np.array(program.immediates, np.int32)
+        self._constants = tuple(_narrow(constants[name]) for name in program.constants)
+        self._tables = tuple(_narrow(table) for table in program.tables)
+        sigmoid = program.sigmoid
+        self._sigmoid = _narrow(sigmoid.values), _narrow(sigmoid.slopes), sigmoid.segment_bits
+        self._counters = tuple(self.events.values())
+
+    def run(self, inputs: Mapping[str, Stream], tokens: int) -> dict[str, Int32]:
+        neurons, steps = (tokens, 1) if self.lone else (self.neurons, tokens)
+        streams: list[Int32 | int] = []
+        for name in self.program.inputs:
+            array, first, stride = inputs[name]
+            width = array.shape[1]
+            streams += [array, first, *((0, width) if self.lone else (width, stride))]
+        sent = {port: np.empty((tokens, self.neurons), np.int32) for port in self.program.outputs}
+        counters, saturated = self._counters, self.saturated
+        if self.lone:  # the tokens take the lanes that neurons take elsewhere
+            counters, saturated = tuple(np.zeros(tokens, np.int64) for _ in counters), np.zeros(tokens, np.int64)
+        threads = self.threads if len(self._code) * neurons * steps > WORTH_A_THREAD else 1
+        _programs.run(
+            self._code, self._immediates, self._constants, self._tables, self._sigmoid, self.program.registers,
+            neurons, steps, tuple(streams), self.state, tuple(sent.values()), counters, saturated, threads, self.level,
+        )  # fmt: skip
+        if self.lone:
+            self.saturated += saturated.sum()
+            for total, counted in zip(self._counters, counters, strict=True):
+                total += counted.sum()
+        return sent
+
+
+class Interpreted:
+    """Runs on NumPy arrays."""
+
+    def __init__(self, node: AnyNode, program: Program, constants: Mapping[str, Ints], neurons: int) -> None:
+        self.node, self.program, self.constants, self.neurons = node, program, constants, neurons
+        self.machine = VectorMachine(neurons)
+        self.saturated = self.machine.saturated
+        self.state: Int32 | None = np.zeros(neurons, np.int32) if program.stateful else None
+        self.events = {port: np.zeros(neurons, np.int64) for port in program.outputs}
+
+    def run(self, inputs: Mapping[str, Stream], tokens: int) -> dict[str, Int32]:
+        read: dict[str, Value] = {}
+        for name in self.program.inputs:
+            array, first, stride = inputs[name]
+            last = first + 1 if stride == 0 else first + (self.neurons - 1) * stride + 1
+            value = array[:, first : last : stride or 1].astype(np.int64)
+            if isinstance(self.node, MaxAbs):
+                read.setdefault(name.split("/")[0], []).append(value)
+            else:
+                read[name] = value
+        state = None if self.state is None else self.state.astype(np.int64)
+        sent, after = programs.run(self.machine, self.node, self.program.sigmoid, self.constants, read, state)
+        if self.state is not None:
+            self.state[:] = after
+        found = {port: np.ascontiguousarray(sent[port], np.int32) for port in self.program.outputs}
+        for port, values in found.items():
+            self.events[port] += np.count_nonzero(values, axis=0)
+        return found
+
+
+@lru_cache
+def _all_sigmoids(table: SigmoidTable) -> Ints:
+    """The sigmoid program run on every magnitude that it can read."""
+    magnitudes = np.arange(1 << SIGMOID_INPUT_BITS, dtype=np.int64)
+    found: Ints = Machine().sigmoid(magnitudes, SIGMOID_INPUT_FRAC, table)
+    return found
+
+
+class VectorMachine(Machine):
+    """Runs programs on several tokens [tokens, n] at once; counts saturations neuron by neuron."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.saturated: Ints = np.zeros(size, np.int64)
+
+    def fit(self, a: Value, qtype: QType) -> Value:
+        high = qtype.high
+        if a.max() > high or a.min() < -high:
+            outside = (a > high) | (a < -high)
+            self.saturated += outside.reshape(-1, outside.shape[-1]).sum(0)
+            return a.clip(-high, high)
+        return a
+
+    def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
+        shift = frac - SIGMOID_INPUT_FRAC
+        magnitude = np.abs(x)
+        if shift >= 0:
+            magnitude >>= shift
+        else:
+            magnitude <<= min(-shift, SIGMOID_INPUT_BITS)
+        y = _all_sigmoids(table).take(magnitude, mode="clip")
+        return np.subtract(1 << GATE_FRAC, y, out=y, where=x < 0)
+
+    def scan(self, step: Value, state: Value, a: Value, b: Value) -> tuple[Value, Value]:
+        states = np.empty_like(a)
+        for t in range(len(a)):
+            states[t] = state = step(state, a[t], b[t])
+        return states, state
+
+
+def _narrow(values: Ints) -> Int32:
+    narrow = np.ascontiguousarray(values, np.int32)
+    if not np.array_equal(narrow, values):
+        raise ValueError("a constant of a program does not fit 32 bits")
+    return narrow

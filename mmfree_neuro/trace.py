@@ -1,0 +1,230 @@
+"""A neuron program as a list of instructions, for engines that compile or interpret it outside Python.
+
+`record` runs the one text of `programs` on a machine that writes down what it is asked for.  `Machine`'s operations are
+the instructions; a sigmoid is one of them.  Registers hold 32 bits, which `verify` proves to suffice for every value
+that a program keeps; products and the sums that round them have 64 bits inside an instruction.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, auto
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro import programs
+from mmfree_neuro.fixedpoint import Ints, QType
+from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, MaxAbs, constants
+from mmfree_neuro.ops import Machine, Value
+from mmfree_neuro.tables import SigmoidTable
+
+
+class Op(IntEnum):
+    """What an instruction does; d is its register, a, b, c those it reads, s a shift, k a constant."""
+
+    INPUT = 0  # d = input number a
+    ADD = auto()  # d = a + b
+    SUB = auto()  # d = a - b
+    NEG = auto()  # d = -a
+    ABS = auto()  # d = |a|
+    MIN = auto()  # d = min(a, b)
+    MAX = auto()  # d = max(a, b)
+    LESS = auto()  # d = a < b
+    AND = auto()  # d = a & k
+    SHL = auto()  # d = a << s
+    SELECT = auto()  # d = b where a, else c
+    LOOKUP = auto()  # d = table number b at a
+    MUL_SHR = auto()  # d = floor(a · b / 2^s)
+    MUL_ROUND = auto()  # d = a · b / 2^s, halves up
+    FIT = auto()  # d = a inside ±k, changes counted
+    MUL_FIT = auto()  # d = a · b / 2^s, halves up, inside ±k, changes counted
+    SIGMOID = auto()  # d = σ(a), a with s fractional bits
+    OUTPUT = auto()  # output number d = a, non-zeros counted
+    STATE = auto()  # the state after this token = a
+
+
+WIDTH = 7
+"""Fields of an instruction: op, d, a, b, c, s, k."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A straight line of instructions on `registers` registers, whose first ones are preset.
+
+    Registers 0 … len(immediates) - 1 hold the immediates, the next len(constants) the constants of the neurons by name,
+    and, where `stateful`, the next the state.  Inputs are named by their port; a group's members are `port/0`,
+    `port/1` …
+    """
+
+    code: NDArray[np.int32]  # [instructions, WIDTH]
+    immediates: tuple[int, ...]
+    constants: tuple[str, ...]
+    stateful: bool
+    registers: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tables: tuple[Ints, ...]
+    sigmoid: SigmoidTable
+
+
+@dataclass(frozen=True)
+class _Result:
+    """The value that an instruction gives, or a preset one."""
+
+    number: int
+
+
+class Recorder(Machine):
+    """Writes down the instructions of a program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[Op, list[_Result | None], int, int]] = []  # operation, operands, shift, constant
+        self.immediates: dict[int, _Result] = {}
+        self.results: list[_Result] = []
+        self.tables: list[Ints] = []
+
+    def fresh(self) -> _Result:
+        """A value of its own."""
+        self.results.append(_Result(len(self.results)))
+        return self.results[-1]
+
+    def operand(self, x: Value) -> _Result:
+        """A value as an operand; a number becomes an immediate."""
+        if isinstance(x, _Result):
+            return x
+        if x not in self.immediates:
+            self.immediates[int(x)] = self.fresh()
+        return self.immediates[int(x)]
+
+    def emit(self, op: Op, *operands: Value, shift: int = 0, constant: int = 0) -> _Result:
+        """One more instruction, and its value."""
+        found = [self.operand(x) for x in operands]
+        result = self.fresh()
+        padding: list[_Result | None] = [None] * (3 - len(found))
+        self.rows.append((op, [result, *found, *padding], shift, constant))
+        return result
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.emit(Op.ADD, a, b)
+
+    def neg(self, a: Value) -> Value:
+        return self.emit(Op.NEG, a)
+
+    def min(self, a: Value, b: Value) -> Value:
+        return self.emit(Op.MIN, a, b)
+
+    def lt(self, a: Value, b: Value) -> Value:
+        return self.emit(Op.LESS, a, b)
+
+    def bit_and(self, a: Value, mask: int) -> Value:
+        return self.emit(Op.AND, a, constant=mask)
+
+    def shl(self, a: Value, shift: int) -> Value:
+        return self.emit(Op.SHL, a, shift=shift)
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        return self.emit(Op.SELECT, condition, a, b)
+
+    def lookup(self, table: Ints, index: Value) -> Value:
+        self.tables.append(table)
+        return self.emit(Op.LOOKUP, index, constant=len(self.tables) - 1)
+
+    def mul_shr(self, a: Value, b: Value, shift: int) -> Value:
+        return self.emit(Op.MUL_SHR, a, b, shift=shift)
+
+    def mul_round(self, a: Value, b: Value, shift: int) -> Value:
+        return self.emit(Op.MUL_ROUND, a, b, shift=shift)
+
+    def clip(self, a: Value, low: int, high: int) -> Value:
+        return self.emit(Op.MAX, self.emit(Op.MIN, a, high), low)
+
+    def fit(self, a: Value, qtype: QType) -> Value:
+        return self.emit(Op.FIT, a, constant=qtype.high)
+
+    def mul_fit(self, a: Value, b: Value, shift: int, qtype: QType) -> Value:
+        return self.emit(Op.MUL_FIT, a, b, shift=shift, constant=qtype.high)
+
+    def scan(
+        self, step: Callable[[Value, Value, Value], Value], state: Value, a: Value, b: Value
+    ) -> tuple[Value, Value]:
+        after = step(state, a, b)
+        return after, after
+
+    def abs(self, a: Value) -> Value:
+        return self.emit(Op.ABS, a)
+
+    def max(self, a: Value, b: Value) -> Value:
+        return self.emit(Op.MAX, a, b)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.emit(Op.SUB, a, b)
+
+    def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
+        return self.emit(Op.SIGMOID, x, shift=frac)
+
+
+def _inputs(node: AnyNode, m: Recorder) -> tuple[tuple[str, ...], dict[str, Value]]:
+    """The names of a node's inputs and the values that its program reads; each is read once, at the beginning."""
+    if isinstance(node, Embedding):
+        return ("x", "scale"), {"x": m.emit(Op.INPUT), "scale": m.emit(Op.INPUT)}
+    names: list[str] = []
+    values: dict[str, Value] = {}
+    for entry in node.inputs:
+        members = node.arity if isinstance(node, MaxAbs) else 1
+        names += [f"{entry.port}/{k}" for k in range(members)] if isinstance(node, MaxAbs) else [entry.port]
+        read = [m.emit(Op.INPUT) for _ in range(members)]
+        values[entry.port] = read if isinstance(node, MaxAbs) else read[0]
+    return tuple(names), values
+
+
+def record(node: AnyNode, table: SigmoidTable) -> Program:
+    """The program of a node's neurons."""
+    m = Recorder()
+    preset = {name: m.fresh() for name in constants(node)}
+    state = m.fresh() if isinstance(node, MLGRU) else None
+    names, inputs = _inputs(node, m)
+    sent, after = programs.run(m, node, table, preset, inputs, state)  # type: ignore[arg-type]
+    outputs = tuple(output.port for output in node.outputs)
+    for port in outputs:
+        m.rows.append((Op.OUTPUT, [None, m.operand(sent[port]), None, None], 0, 0))
+    if state is not None:
+        m.rows.append((Op.STATE, [None, m.operand(after), None, None], 0, 0))
+    fixed = [*m.immediates.values(), *preset.values(), *([] if state is None else [state])]
+    code, registers = _allocate(m.rows, fixed)
+    return Program(
+        code, tuple(m.immediates), tuple(preset), state is not None, registers, names, outputs, tuple(m.tables), table
+    )
+
+
+def _allocate(
+    rows: list[tuple[Op, list[_Result | None], int, int]], fixed: list[_Result]
+) -> tuple[NDArray[np.int32], int]:
+    """The instructions with registers for values: a register is free again after its value is read for the last time.
+
+    The number of an input or an output stands in field a or d; that of a table in field b.
+    """
+    last = {value.number: at for at, (_, operands, _, _) in enumerate(rows) for value in operands[1:] if value}
+    place = {value.number: register for register, value in enumerate(fixed)}
+    free: list[int] = []
+    registers, counted, code = len(fixed), {Op.INPUT: 0, Op.OUTPUT: 0}, []
+    for at, (op, (result, *operands), shift, constant) in enumerate(rows):
+        fields = [0 if value is None else place[value.number] for value in operands]
+        for value in {value.number for value in operands if value}:
+            if last[value] == at and place[value] >= len(fixed):
+                free.append(place[value])
+        target = counted[op] if op == Op.OUTPUT else 0
+        if result is not None:
+            target = free.pop() if free else registers
+            registers = max(registers, target + 1)
+            place[result.number] = target
+            if result.number not in last:
+                free.append(target)
+        if op == Op.INPUT:
+            fields[0] = counted[op]
+        if op == Op.LOOKUP:
+            fields[1], constant = constant, 0
+        if op in counted:
+            counted[op] += 1
+        code.append([op, target, *fields, shift, constant])
+    return np.array(code, np.int32).reshape(-1, WIDTH), registers

@@ -1,0 +1,243 @@
+"""The host of a run on many processes: feeds tokens, reads logits, chooses what comes next.
+
+It knows nothing of how packets travel: a `Wire` carries them.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.activity import Activity
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job, RunState, Saving
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.sampling import choose
+from mmfree_sims.board import Board
+from mmfree_sims.counts import Counting
+from mmfree_sims.neurons import Words
+from mmfree_sims.packets import GENERATED, SAVE, Packet
+from mmfree_sims.plan import Plan
+
+TOGETHER = 8
+"""How many tokens of a prompt the host sends in one packet."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: after `fed` tokens, of which the host chose some, saving every `every` tokens."""
+
+    fed: int = 0
+    chosen: tuple[int, ...] = ()
+    every: int = 0
+
+
+FROM_ZERO = Start()
+
+
+def start_of(saving: Saving | None) -> Start:
+    """The start of a run."""
+    if saving is None:
+        return Start()
+    if saving.resumed is None:
+        return Start(every=saving.every)
+    return Start(saving.resumed.fed, tuple(int(token) for token in saving.resumed.chosen), saving.every)
+
+
+class Book:
+    """What a run has counted in all: before it was resumed, and since."""
+
+    def __init__(self, graph: Graph, mapping: Mapping, job: Job, saving: Saving | None) -> None:
+        self.graph, self.job, self.saving = graph, job, saving
+        self.resumed = None if saving is None else saving.resumed
+        self.counting = Counting(graph, mapping)
+
+    def chosen(self) -> Ints:
+        """The tokens that were chosen before."""
+        return np.zeros(0, np.int64) if self.resumed is None else self.resumed.chosen
+
+    def done(self, phase: int) -> int:
+        """Tokens through prefill, or chosen, before."""
+        fed = 0 if self.resumed is None else self.resumed.fed
+        return len(self.chosen()) if phase else min(fed, int(self.job.tokens.shape[1]))
+
+    def seconds(self, clock: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
+        """Seconds by phase, from those of this run."""
+        before = {"prefill": 0.0, "generate": 0.0} if self.resumed is None else self.resumed.seconds
+        return {"prefill": before["prefill"] + float(clock[0]), "generate": before["generate"] + float(clock[1])}
+
+    def activities(self, board: Board, fed: int) -> tuple[Activity, Activity]:
+        """The counts of prefill and generation after `fed` tokens of every sequence."""
+        rows, length = self.job.tokens.shape
+        begun = 0 if self.resumed is None else self.resumed.fed
+        fed_now = min(fed, length) - min(begun, length), max(fed - length, 0) - max(begun - length, 0)
+        found = [self.counting.activity(board.events[p], board.saturated[p], rows * fed_now[p]) for p in (0, 1)]
+        if self.resumed is not None:
+            found = [self.resumed.prefill + found[0], self.resumed.generate + found[1]]
+        return found[0], found[1]
+
+    def save(self, kept: Board, fed: int, chosen: Ints, clock: NDArray[np.float64]) -> None:
+        """Write the state after `fed` tokens; `chosen` are the tokens of this run."""
+        assert self.saving is not None
+        known = max(0, fed - int(self.job.tokens.shape[1]) + 1) if self.job.new_tokens else 0
+        whole = np.array(chosen[:known])
+        before = self.chosen()[:known]
+        whole[: len(before)] = before
+        prefill, generate = self.activities(kept, fed)
+        states = kept.states_by_node(self.graph)
+        self.saving.write(RunState(fed, whole, states, prefill, generate, {"start": 0.0} | self.seconds(clock)))
+
+
+class Wire(Protocol):
+    """How the host is connected, and whom it tells how far it is."""
+
+    def send(self, packet: Packet) -> None:
+        """Send a packet of the embedding to the tiles that read it."""
+
+    def receive(self) -> Packet:
+        """The next packet of the head."""
+
+    def arrived(self, sequence: int, position: int, logits: Ints) -> None:
+        """The logits of a token are complete."""
+
+    def chose(self, sequence: int, number: int, token: int) -> None:
+        """A token was chosen."""
+
+    def timed(self, seconds: NDArray[np.float64]) -> None:
+        """How long prefill and generation have taken so far [2]."""
+
+    def save(self, fed: int) -> None:
+        """Every tile has kept its state after `fed` tokens; returns when a next state may be kept."""
+
+
+@dataclass
+class _Pending:
+    logits: Ints  # [vocabulary]
+    missing: int
+    """Neurons of the head whose logits have not come."""
+
+
+class Host:
+    """Runs one job over a wire."""
+
+    def __init__(
+        self, plan: Plan, job: Job, start: Start, board: Board, kept: Board, wire: Wire, in_flight: int
+    ) -> None:
+        """`in_flight` tokens of a prompt are under way at most; what the embedding counts goes to the boards."""
+        self.graph, self.plan, self.job, self.start = plan.graph, plan, job, start
+        self.board, self.kept, self.wire, self.in_flight = board, kept, wire, in_flight
+        self.words = Words(plan.graph)
+        self.stretch = plan.by_node[plan.graph.embedding.name][0]
+        self.length, self.phase = int(job.tokens.shape[1]), 0
+        self.pending: dict[int, _Pending] = {}
+        self.last: Ints = np.zeros(0, np.int64)
+        self.seconds = np.zeros(2)
+        """Spent in prefill and generating."""
+        self.since = time.monotonic()
+
+    def run(self) -> None:
+        """Prefill and generate, sequence after sequence."""
+        for sequence in range(len(self.job.tokens)):
+            chosen: Ints = np.zeros(self.job.new_tokens, np.int64)
+            known = min(len(self.start.chosen), len(chosen))
+            chosen[:known] = self.start.chosen[:known]
+            fed = self.prefill(sequence, self.start.fed, chosen)
+            self.generate(sequence, fed, chosen)
+        self.settle()
+
+    def settle(self) -> None:
+        """Move what the embedding counted to the board."""
+        self.board.add(self.stretch, self.phase, self.words.program)
+
+    def feed(self, sequence: int, position: int, tokens: Ints, *, generated: bool, save: bool) -> None:
+        """Embed tokens and send them."""
+        if self.phase != int(generated):
+            self.settle()
+            self.phase = int(generated)
+        flags = (GENERATED if generated else 0) | (SAVE if save else 0)
+        self.wire.send(Packet(sequence, position, flags, self.stretch.number, len(tokens), self.words.fire(tokens)))
+        if save:
+            self.settle()
+            self.board.copy_to(self.kept, self.stretch, self.words.program.events)
+
+    def due(self, fed: int) -> bool:
+        """Whether the state is kept after `fed` tokens."""
+        return self.start.every > 0 and fed % self.start.every == 0 and fed < self.job.fed
+
+    def prefill(self, sequence: int, fed: int, chosen: Ints) -> int:
+        """Send a prompt with up to `in_flight` tokens under way; how many tokens have been fed then."""
+        sent, prompt, self.since = fed, self.job.tokens[sequence], time.monotonic()
+        holding = False  # a state that is kept has to be taken before the next is
+        while fed < self.length:
+            while sent < self.length and sent - fed < self.in_flight and not (holding and self.due(sent + 1)):
+                stop = self._stop(sent)
+                save = self.due(stop) and stop == sent + 1
+                self.feed(sequence, sent, prompt[sent:stop], generated=False, save=save)
+                holding, sent = holding or save, stop
+            self.read(sequence, fed)
+            fed += 1
+            self.choose_after(sequence, fed, chosen)
+            if self.due(fed):
+                self.save(0, fed)
+                holding = False
+        self.tell(0)
+        return fed
+
+    def _stop(self, sent: int) -> int:
+        """Where the next packet of a prompt ends: a token whose state is kept travels alone."""
+        if self.due(sent + 1):
+            return sent + 1
+        stop = min(sent + TOGETHER, self.length)
+        if self.start.every:
+            stop = min(stop, (sent // self.start.every + 1) * self.start.every - 1)
+        return max(stop, sent + 1)
+
+    def tell(self, phase: int) -> None:
+        """Add the time since it was last told to a phase."""
+        now = time.monotonic()
+        self.seconds[phase] += now - self.since
+        self.since = now
+        self.wire.timed(self.seconds)
+
+    def save(self, phase: int, fed: int) -> None:
+        """Have the state after `fed` tokens written."""
+        self.tell(phase)
+        self.wire.save(fed)
+
+    def choose_after(self, sequence: int, fed: int, chosen: Ints) -> None:
+        """Choose the token that follows `fed` tokens, where one is to be chosen."""
+        number = fed - self.length
+        if 0 <= number < self.job.new_tokens:
+            chosen[number] = choose(self.last, self.graph.logit_scale, self.job.sampling, fed)
+            self.wire.chose(sequence, number, int(chosen[number]))
+
+    def generate(self, sequence: int, fed: int, chosen: Ints) -> None:
+        """Feed the chosen tokens one by one, each when the last has come out."""
+        while fed < self.job.fed:
+            token = chosen[fed - self.length : fed - self.length + 1]
+            self.feed(sequence, fed, token, generated=True, save=self.due(fed + 1))
+            self.read(sequence, fed)
+            fed += 1
+            self.choose_after(sequence, fed, chosen)
+            if self.due(fed):
+                self.save(1, fed)
+        self.tell(1)
+
+    def read(self, sequence: int, position: int) -> None:
+        """Wait for the logits of the token at `position`, which is the next in order to be complete."""
+        while position not in self.pending or self.pending[position].missing:
+            packet = self.wire.receive()
+            stretch, logits = self.plan.stretches[packet.stretch], packet.sent["logits"]
+            for number in range(packet.tokens):
+                at = packet.token + number
+                if at not in self.pending:
+                    self.pending[at] = _Pending(np.zeros(self.graph.vocabulary, np.int64), self.graph.vocabulary)
+                pending = self.pending[at]
+                pending.logits[stretch.start : stretch.stop] = logits[number]
+                pending.missing -= stretch.size
+        self.last = self.pending.pop(position).logits
+        self.wire.arrived(sequence, position, self.last)

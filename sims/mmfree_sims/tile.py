@@ -1,0 +1,168 @@
+"""Tiles fire their stretches on packets: what every engine of many processes is made of.
+
+A stretch fires for a token when what all its sources sent for that token has come.  Packets of one source come in the
+order of the tokens, so a stretch sees its tokens in order whatever the timing: a Kahn network, in which timing cannot
+change a result.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from mmfree_neuro.ir import Input
+from mmfree_sims.board import Board
+from mmfree_sims.neurons import Int32, Neurons
+from mmfree_sims.packets import GENERATED, SAVE, Packet
+from mmfree_sims.plan import Plan, Stretch
+
+TOGETHER = 16
+"""How many ready tokens a stretch computes at once at most."""
+
+
+class _Arrivals:
+    """The packets of one source that one stretch has not used yet."""
+
+    def __init__(self) -> None:
+        self.packets: deque[Packet] = deque()
+        self.used = 0
+        """Tokens of the first packet that have been used."""
+
+    def ready(self) -> int:
+        """How many tokens of one sequence and of the same flags have come."""
+        if not self.packets:
+            return 0
+        first, tokens = self.packets[0], -self.used
+        for packet in self.packets:
+            if (packet.sequence, packet.flags) != (first.sequence, first.flags):
+                break
+            tokens += packet.tokens
+        return tokens
+
+    def take(self, tokens: int, ports: Iterable[str]) -> dict[str, Int32]:
+        """What the source sent for the next tokens, by port, each [tokens, size]."""
+        pieces: dict[str, list[Int32]] = {port: [] for port in ports}
+        while tokens:
+            packet = self.packets[0]
+            stop = min(self.used + tokens, packet.tokens)
+            for port, found in pieces.items():
+                found.append(packet.sent[port][self.used : stop])
+            tokens -= stop - self.used
+            self.used = stop
+            if stop == packet.tokens:
+                self.packets.popleft()
+                self.used = 0
+        return {port: found[0] if len(found) == 1 else np.concatenate(found) for port, found in pieces.items()}
+
+
+class Firing:
+    """A stretch at work: its neurons, what it waits for, and its counts."""
+
+    def __init__(self, plan: Plan, stretch: Stretch, board: Board, kept: Board) -> None:
+        self.plan, self.stretch, self.board, self.kept = plan, stretch, board, kept
+        self.node = plan.graph.node(stretch.node)
+        self.neurons = Neurons(plan.graph, self.node, stretch.start, stretch.stop)
+        self.sources = plan.sources[stretch.number]
+        self.arrivals = {source.number: _Arrivals() for source in self.sources}
+        self.ports = {
+            source.number: sorted({e.source_port for e in self.node.inputs if e.source == source.node})
+            for source in self.sources
+        }
+        self.inputs = [(e.port, e.source_port, self._pieces(e)) for e in self.node.inputs]
+        self.expected, self.phase = (0, 0), 0
+
+    def _pieces(self, entry: Input) -> list[tuple[int, int, int]]:
+        """Which stretches make up the payloads of an input: their numbers, and the neurons of each."""
+        first, last = self.plan.span(self.node, entry, self.stretch)
+        parts = [s for s in self.sources if s.node == entry.source and s.start < last and first < s.stop]
+        return [(s.number, max(first, s.start) - s.start, min(last, s.stop) - s.start) for s in parts]
+
+    def take(self, packet: Packet) -> None:
+        """Take what a source sent."""
+        self.arrivals[packet.stretch].packets.append(packet)
+
+    def restore(self, fed: int) -> None:
+        """Go on after `fed` tokens from the state that the board holds."""
+        self.expected = (0, fed)
+        if self.neurons.program.state is not None:
+            self.neurons.program.state[:] = self.board.state_of(self.stretch)
+
+    def fire(self) -> list[Packet]:
+        """Run the neurons for every token that is ready, as many together as belong together."""
+        sent = []
+        while tokens := min(TOGETHER, *(arrivals.ready() for arrivals in self.arrivals.values())):
+            first = next(iter(self.arrivals.values()))
+            sequence, flags = first.packets[0].sequence, first.packets[0].flags
+            token = first.packets[0].token + first.used
+            self._begin(sequence, token, flags)
+            arrived = {n: arrivals.take(tokens, self.ports[n]) for n, arrivals in self.arrivals.items()}
+            found = self.neurons.fire({p: _joined(pieces, arrived, source) for p, source, pieces in self.inputs})
+            self.expected = (sequence, token + tokens)
+            if flags & SAVE:
+                self.settle()
+                self.board.copy_to(self.kept, self.stretch, self.neurons.program.events)
+            sent.append(Packet(sequence, token, flags, self.stretch.number, tokens, found))
+        return sent
+
+    def _begin(self, sequence: int, token: int, flags: int) -> None:
+        if token == 0:
+            self.neurons.reset()
+            self.expected = (sequence, 0)
+        if (sequence, token) != self.expected:
+            raise RuntimeError(f"{self.stretch.node}: token {token} of sequence {sequence} came out of order")
+        phase = int(bool(flags & GENERATED))
+        if phase != self.phase:
+            self.settle()
+            self.phase = phase
+
+    def settle(self) -> None:
+        """Move what was counted to the board."""
+        self.board.add(self.stretch, self.phase, self.neurons.program)
+
+
+def _joined(pieces: list[tuple[int, int, int]], arrived: dict[int, dict[str, Int32]], port: str) -> Int32:
+    """The payloads of one input [tokens, span], put together from the stretches that sent them."""
+    parts = [arrived[number][port][:, first:last] for number, first, last in pieces]
+    return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
+
+
+class Tile:
+    """The stretches of one tile."""
+
+    def __init__(self, plan: Plan, tiles: Iterable[int], board: Board, kept: Board) -> None:
+        """Holds the stretches of `tiles`; counts go to `board`, states that are to be saved to `kept`."""
+        held = set(tiles)
+        self.plan = plan
+        self.firings = [Firing(plan, s, board, kept) for s in plan.stretches if s.tile in held]
+        self.readers: dict[int, list[Firing]] = {}
+        for firing in self.firings:
+            for source in firing.sources:
+                self.readers.setdefault(source.number, []).append(firing)
+        self.wanted = frozenset(self.readers)
+
+    def restore(self, fed: int) -> None:
+        """Go on after `fed` tokens from the states that the board holds."""
+        for firing in self.firings:
+            firing.restore(fed)
+
+    def take(self, packets: Iterable[Packet], send: Callable[[Packet], None]) -> None:
+        """Deliver packets from outside and all that follows from them here; `send` gets what others read.
+
+        Stretches fire in the order of the graph, so one round serves all that is ready.
+        """
+        for packet in packets:
+            self._deliver(packet)
+        for firing in self.firings:
+            for packet in firing.fire():
+                if self.plan.abroad[packet.stretch]:
+                    send(packet)
+                self._deliver(packet)
+
+    def _deliver(self, packet: Packet) -> None:
+        for firing in self.readers.get(packet.stretch, ()):
+            firing.take(packet)
+
+    def settle(self) -> None:
+        """Move everything that was counted to the board."""
+        for firing in self.firings:
+            firing.settle()

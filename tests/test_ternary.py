@@ -1,0 +1,50 @@
+"""Ternary matrices are packed as the kernels read them, and come back."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmfree_neuro.ternary import TILE, ZERO, pack, packed_shape
+
+
+def test_packing_by_hand() -> None:
+    matrix = pack(np.array([[1, -1, 0], [0, 1, 1]], np.int8))
+    assert matrix.data.shape == packed_shape(2, 3) == (1, 1, 64)
+    first, second = matrix.data[0, 0, :4].tolist(), matrix.data[0, 0, 4:8].tolist()
+    assert first == [ZERO + 1, ZERO - 1, ZERO, ZERO]
+    assert second == [ZERO, ZERO + 1, ZERO + 1, ZERO]
+    assert set(matrix.data[0, 0, 8:].tolist()) == {ZERO}
+    assert (matrix.shape, matrix.size, matrix.fullest, matrix.nonzero) == ((2, 3), 6, 2, 4)
+
+
+def test_the_place_of_every_code() -> None:
+    for row, column in ((0, 0), (5, 7), (17, 33), (15, 15), (31, 4)):
+        codes = np.zeros((32, 48), np.int8)
+        codes[row, column] = 1
+        tile, group, byte = (int(where[0]) for where in np.nonzero(pack(codes).data != ZERO))
+        position, lane_byte = divmod(column % TILE, 4)
+        assert (tile, group) == (row // TILE, column // TILE)
+        assert byte == 4 * (row % TILE) + lane_byte
+        assert pack(codes).data[tile, group, byte] == ZERO + (1 << 2 * position)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32), st.data())
+def test_packing_loses_nothing(rows: int, columns: int, seed: int, data: st.DataObject) -> None:
+    codes = np.random.default_rng(seed).integers(-1, 2, size=(rows, columns)).astype(np.int8)
+    matrix = pack(codes)
+    assert matrix.codes().dtype == np.int8
+    assert np.array_equal(matrix.codes(), codes)
+    start = data.draw(st.integers(0, rows))
+    stop = data.draw(st.integers(start, rows))
+    assert np.array_equal(matrix.codes(start, stop), codes[start:stop])
+    assert matrix.fullest == np.count_nonzero(codes, axis=1).max()
+    assert matrix.nonzero == np.count_nonzero(codes)
+
+
+@pytest.mark.parametrize("columns", [1, 3000, 1 << 21])
+def test_parts_are_the_whole(columns: int) -> None:
+    codes = np.random.default_rng(columns).integers(-1, 2, size=(40, columns)).astype(np.int8)
+    parts = list(pack(codes).parts())
+    assert [start for start, _ in parts] == list(np.cumsum([0] + [len(part) for _, part in parts[:-1]]))
+    assert np.array_equal(np.concatenate([part for _, part in parts]), codes)

@@ -1,0 +1,108 @@
+"""Synthetic checkpoints are laid out as the published ones, and behave like a model."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+from torch import Tensor
+
+from mmfree_kernels.evaluate import logits
+from mmfree_kernels.model import Numerics, from_checkpoint
+from mmfree_kernels.torch_bin import load_bin
+from mmfree_neuro.checkpoint import ModelConfig, read
+from mmfree_neuro.quantize import is_ternary, ternarise
+from mmfree_neuro.testing import PUBLISHED, write_synthetic
+
+SMALL = ModelConfig(vocab_size=300, hidden_size=128, num_hidden_layers=12, intermediate_size=512)
+
+
+def test_the_published_shapes() -> None:
+    sizes = {name: sum(int(np.prod(s)) for s in config.shapes().values()) for name, config in PUBLISHED.items()}
+    assert sizes == {"370m": 374_108_160, "1.3b": 1_364_779_008, "2.7b": 2_702_357_504}
+    assert all(config == replace(ModelConfig(), **shape(config)) for config in PUBLISHED.values())
+
+
+def shape(config: ModelConfig) -> dict[str, int]:
+    return {name: getattr(config, name) for name in ("hidden_size", "num_hidden_layers", "intermediate_size")}
+
+
+def test_a_third_of_the_codes_is_zero_and_signs_are_balanced(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, SMALL)
+    found = read(tmp_path, load_bin)
+    assert found.config == SMALL
+    for name, value in found.tensors.items():
+        if is_ternary(name):
+            codes, _ = ternarise(value)
+            assert 0.32 < (codes == 0).mean() < 0.36, name
+            assert abs(codes.mean(dtype=np.float64)) < 0.025, name
+        elif value.ndim == 1:
+            assert abs(value.mean() - 1) < 0.1 and 0.1 < value.std() < 0.2, name
+
+
+def test_activations_and_logits_stay_ordinary(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, SMALL)
+    spreads: dict[str, float] = {}
+
+    def tap(name: str, value: Tensor) -> Tensor:
+        spreads[name] = float(value.std())
+        return value
+
+    tokens = np.random.default_rng(0).integers(0, SMALL.vocab_size, (2, 64))
+    logits(from_checkpoint(read(tmp_path, load_bin)), tokens, Numerics(tap=tap))
+    assert 1.5 < spreads["logits"] < 4
+    for layer in range(SMALL.num_hidden_layers):
+        assert all(0.4 < spreads[f"layers.{layer}.attn.{port}"] < 1.5 for port in "ifg")
+        assert 0.05 < spreads[f"layers.{layer}.attn.h"] < 5
+    assert spreads["layers.11.mlp.x"] < 10
+
+
+def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_synthetic(tmp_path / name, SMALL, seed=seed)
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_the_layout_of_one_file(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, SMALL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    stored = safetensors.deserialize((tmp_path / "model.safetensors").read_bytes())
+    assert {name: tuple(e["shape"]) for name, e in stored} == SMALL.shapes()
+    assert {e["dtype"] for _, e in stored} == {"BF16"}
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert (written["intermediate_size"], written["torch_dtype"]) == (None, "bfloat16")
+
+
+def test_the_layout_of_shards(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, SMALL)
+    whole = dict(read(tmp_path, load_bin).tensors)
+    write_synthetic(tmp_path, SMALL, shard_bytes=4_000_000)
+    files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", *files, "model.safetensors.index.json"]
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["metadata"] == {"total_size": sum(value.size * 2 for value in whole.values())}
+    for file in files:
+        stored = safetensors.deserialize((tmp_path / file).read_bytes())
+        assert {name for name, _ in stored} == {name for name, where in index["weight_map"].items() if where == file}
+        assert sum(len(e["data"]) for _, e in stored) <= 4_000_000
+    found = read(tmp_path, load_bin).tensors
+    assert all(np.array_equal(found[name], value) for name, value in whole.items())
+
+
+def test_a_tensor_beyond_the_size_of_a_shard_has_one_of_its_own(tmp_path: Path) -> None:
+    config = ModelConfig(vocab_size=8, hidden_size=4, num_hidden_layers=1, intermediate_size=3)
+    write_synthetic(tmp_path, config, shard_bytes=1)
+    names = list(config.shapes())
+    assert len(list(tmp_path.glob("model-*-of-00020.safetensors"))) == len(names) == 20
+    assert list(read(tmp_path, load_bin).tensors) == names
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_other_shapes(tmp_path: Path, tied: bool) -> None:
+    config = ModelConfig(11, 8, 2, expand_ratio=2, use_lower_bound=False, intermediate_size=3, tie_word_embeddings=tied)
+    write_synthetic(tmp_path, config)
+    assert read(tmp_path, load_bin).config == config
