@@ -55,7 +55,10 @@ def main(path: Path) -> None:
 
     print(f"tokens {chosen}")
     for number, (received, sent, payloads, saturated) in counters.items():
-        print(f"chip {number}: {received} vectors received, {sent} sent, {payloads} payloads that were not zero, {saturated} saturated")
+        print(
+            f"chip {number}: {received} vectors received, {sent} sent, {payloads} payloads that were not zero, "
+            f"{saturated} values saturated"
+        )
 
     # Timing cannot change a result: every engine chooses the same tokens.
     print(f"equal to the fast engine: {fast.run(graph, stored.mapping, job).chosen[0].tolist() == chosen}")

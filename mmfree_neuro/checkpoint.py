@@ -242,6 +242,17 @@ def read_safetensors(path: Path) -> Entries:
     return entries
 
 
+def read_tokenizer(folder: Path) -> str | None:
+    """The content of a folder's `tokenizer.json`, None where there is none."""
+    path = folder / "tokenizer.json"
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
+
+
 def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], Entries] | None]:
     """The files that hold the weights, and their reader; None stands for the `.bin` reader."""
     for single, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", None)):

@@ -46,7 +46,7 @@ class Bars:
         """Move the bar of a phase."""
         bar = self.bars.get(phase)
         if bar is None:
-            bar = self.bars[phase] = tqdm(total=total, desc=phase, unit="token", disable=None)
+            bar = self.bars[phase] = tqdm(total=total, initial=done, desc=phase, unit="token", disable=None)
         bar.update(done - bar.n)
 
     def close(self) -> None:
@@ -97,8 +97,9 @@ def simulate(options: argparse.Namespace) -> None:
     bars = Bars()
     try:
         run = pipeline.simulate(
-            options.mapping, options.prompt, lambda tokens: Job(tokens, options.new_tokens, sampling), options.engine,
-            options.output, bars.report,
+            options.mapping, options.prompt,
+            lambda tokens: Job(tokens, options.new_tokens, sampling), options.engine,
+            options.output, bars.report, save_every=options.save_every, resume=options.resume,
         )  # fmt: skip
     finally:
         bars.close()
@@ -272,6 +273,9 @@ def _add_flow(commands: Any) -> None:
     _option(p, "--engine", default="lava", help=f"{', '.join(pipeline.ENGINES)} (default lava)")
     _option(p, "--temperature", type=float, default=0.0, help="0 is greedy (default); higher is more random")
     _option(p, "--seed", type=int, default=0, help="seed of the draws (default 0)")
+    _option(p, "--save-every", type=int, default=256, metavar="N",
+            help="write the state of the run to its folder every N tokens (default 256, 0 never)")  # fmt: skip
+    _option(p, "--resume", action="store_true", help="go on from the state in the run's folder, on any engine")
     _option(p, "-o", "--output", type=Path, required=True, help="folder to write the run to")
 
     p = _command(commands, "report", report_, "report run -o report.html")
@@ -355,8 +359,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunFailed as error:
         print(f"mmfree-neuro: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("mmfree-neuro: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(filter(None, ("mmfree-neuro: interrupted", str(interrupt)))), file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

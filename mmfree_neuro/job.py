@@ -96,7 +96,7 @@ class Session(Protocol):
     def reset(self) -> None:
         """Back to a zero state; the counts go on."""
 
-    def feed(self, tokens: Ints) -> Ints:
+    def feed(self, tokens: Ints) -> NDArray[np.int32] | Ints:
         """The logits [n, vocabulary] after each of n tokens."""
 
     def take_activity(self) -> Activity:
@@ -148,7 +148,8 @@ def check_saving(job: Job, saving: Saving | None) -> None:
         raise InputError("only a run of one sequence that keeps no logits can be saved")
     if saving.resumed is not None and saving.resumed.fed > job.fed:
         raise InputError(
-            f"the saved state is {saving.resumed.fed} tokens into the run, must be at most {job.fed}; ask for more tokens"
+            f"the saved state is {saving.resumed.fed} tokens into the run, must be at most {job.fed}; ask for more "
+            "tokens"
         )
 
 
@@ -209,7 +210,7 @@ class _Walk:
         tokens = self.job.tokens[row, fed:stop] if prompting else chosen[fed - self.length : stop - self.length]
         found = self.session.feed(tokens)
         logits[fed:stop] = found[: len(logits[fed:stop])]
-        self.last = found[-1]
+        self.last = found[-1].astype(np.int64)
         if prompting:
             self.report("prefill", row * self.length + stop, len(self.job.tokens) * self.length)
         return stop

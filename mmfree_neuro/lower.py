@@ -246,7 +246,9 @@ class _Lowering:
         factor = multiplier(weight_scale / 127 * 2.0 ** (out.frac - format_.frac + shift))
         return (entry, Input(f"{port}.scale", node, scale_port, "broadcast")), Rescale(factor, shift)
 
-    def residual(self, name: str, x: AnyNode, source: _Source, weight: TernaryWeight, next_norm: str) -> tuple[Residual, int]:
+    def residual(
+        self, name: str, x: AnyNode, source: _Source, weight: TernaryWeight, next_norm: str
+    ) -> tuple[Residual, int]:
         """The node that adds a projection to the residual stream."""
         x_out = x.output("x")
         inputs, rescale = self.ternary("y", source, weight.parts[0], weight.scale, x_out.qtype)

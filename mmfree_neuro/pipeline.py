@@ -7,7 +7,8 @@ torch in memory and everything else works without Lava.
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,23 +19,24 @@ from numpy.typing import NDArray
 
 from mmfree_neuro import checkpoint as checkpoints
 from mmfree_neuro import lower, storage
+from mmfree_neuro import text as texts
 from mmfree_neuro.checkpoint import Checkpoint
-from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.footprint import footprint, use_of_cores
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
-from mmfree_neuro.job import Job, Report, Result, Saving, check_new_tokens, check_shape, silent
+from mmfree_neuro.job import Job, Report, Result, RunState, Saving, check_new_tokens, check_shape, silent
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.quantize import Scheme, ternary_weights
+from mmfree_neuro.quantize import Scheme, TernaryWeights, ternary_weights
 from mmfree_neuro.storage import Run, StoredMapping
 from mmfree_neuro.summary import summarise
 
 ENGINES = ("reference", "fast", "lava", "lava-per-core")
 PLACERS = ("block-per-chip", "greedy")
 CALIBRATION_WINDOW = 512
-CALIBRATION_WINDOWS = 32
-QUALITY_WINDOWS = 16
+BYTES_PER_TOKEN = 8
+"""More than the words of a tokenizer have on average: so many bytes are read for a token of a window."""
 
 
 class Engine(Protocol):
@@ -84,11 +86,13 @@ def load_tokens(path: Path) -> NDArray[np.int64]:
     return np.atleast_2d(tokens).astype(np.int64)
 
 
-def calibration_text(name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Windows of tokens to calibrate on, and others [n, time + 1] to measure quality on.
+def calibration_text(
+    name: str, count: tuple[int, int], tokenizer: str | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Windows of tokens to calibrate on, and others [n, time + 1] to measure quality on, `count` of each at most.
 
-    From `stdlib`, a folder of Python sources, a text file (bytes are tokens), or an `.npy` file of token ids, of which
-    every fourth row is kept for quality.
+    From `stdlib`, a folder of Python sources, or a text file, by a tokenizer or byte by byte; or from an `.npy` file of
+    token ids, of which every fourth row is kept for quality.
     """
     if name.endswith(".npy"):
         tokens = load_tokens(Path(name))
@@ -98,12 +102,26 @@ def calibration_text(name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             )
         kept = np.arange(len(tokens)) % 4 == 3
         return tokens[~kept][:, :-1], tokens[kept]
-    from mmfree_kernels.corpus import load, windows
+    from mmfree_kernels.corpus import load
 
     corpus = load(name)
     length = min(CALIBRATION_WINDOW, corpus.held_out.size - 1)
-    calibration = windows(corpus.train, length, CALIBRATION_WINDOWS)[:, :-1]
-    return calibration, windows(corpus.held_out, length, QUALITY_WINDOWS)
+    calibration, held_out = (
+        _windows(side, length, n, tokenizer) for side, n in zip((corpus.train, corpus.held_out), count, strict=True)
+    )
+    return calibration[:, :-1], held_out
+
+
+def _windows(side: NDArray[np.uint8], length: int, count: int, tokenizer: str | None) -> NDArray[np.int64]:
+    """Windows of at most `length` + 1 tokens, all of one length, spread evenly over a text."""
+    from mmfree_kernels.corpus import windows
+
+    if tokenizer is None:
+        return windows(side, length, count)
+    stretches = windows(side, min(BYTES_PER_TOKEN * length, side.size - 1), count)
+    found = [texts.encode_corpus(tokenizer, [bytes(s.astype(np.uint8))])[: length + 1] for s in stretches]
+    shortest = min(len(tokens) for tokens in found)
+    return np.stack([tokens[:shortest] for tokens in found])
 
 
 def nats(logits: NDArray[np.float64], following: Ints) -> NDArray[np.float64]:
@@ -124,44 +142,55 @@ def in_one_place(graph: Graph) -> Mapping:
     return Mapping("", "", "none", shards, locations, route(graph, shards, locations))
 
 
-def quality(checkpoint: Checkpoint, graph: Graph, windows: NDArray[np.int64]) -> dict[str, float]:
-    """What a graph loses against the float model on windows [n, time + 1], each from a zero state."""
-    from mmfree_kernels import evaluate, model
+def quality(
+    checkpoint: Checkpoint, graph: Graph, windows: NDArray[np.int64], weights: TernaryWeights | None = None
+) -> dict[str, float]:
+    """What a graph loses against the float model on windows [n, time + 1], each from a zero state.
+
+    `weights` are the checkpoint's ternary weights where they are at hand.
+    """
+    from mmfree_kernels.evaluate import scores
     from mmfree_sims import fast
 
     inputs, following = np.ascontiguousarray(windows[:, :-1]), windows[:, 1:]
-    float_model, float_lost, integer_lost, agreed = model.from_checkpoint(checkpoint), 0.0, 0.0, 0
-    placed = in_one_place(graph)
-    for row, after in zip(inputs, following, strict=True):
-        expected = evaluate.logits(float_model, row[None])[0].astype(np.float64)
-        found = fast.run(graph, placed, Job(row[None])).logits[0] * graph.logit_scale
-        float_lost += float(nats(expected, after).sum())
-        integer_lost += float(nats(found, after).sum())
-        agreed += int((expected.argmax(-1) == found.argmax(-1)).sum())
-    count = following.size
+    floats = scores(checkpoint, windows, weights=weights)
+    session, lost, agreed = fast.Fast(graph, in_one_place(graph)), 0.0, 0
+    for number, row in enumerate(inputs):
+        session.reset()
+        for at in range(0, len(row), fast.CHUNK):  # so that few logits are in memory at a time
+            here = slice(at, at + fast.CHUNK)
+            logits = session.feed(row[here])
+            lost += float(nats(logits.astype(np.float64) * graph.logit_scale, following[number, here]).sum())
+            agreed += int((logits.argmax(-1) == floats.chosen[number, here]).sum())
+    float_nats, integer_nats = float(floats.nats.mean()), lost / following.size
     return {
-        "tokens": count, "float_nats": float_lost / count, "integer_nats": integer_lost / count,
-        "perplexity_ratio": float(np.exp((integer_lost - float_lost) / count)), "greedy_agreement": agreed / count,
+        "tokens": following.size, "float_nats": float_nats, "integer_nats": integer_nats,
+        "perplexity_ratio": float(np.exp(integer_nats - float_nats)), "greedy_agreement": agreed / following.size,
     }  # fmt: skip
 
 
-def to_graph(checkpoint: Checkpoint, scheme: Scheme, text: str, name: str, stage: Stage = lambda _: None) -> Graph:
+def to_graph(
+    checkpoint: Checkpoint, tokenizer: str | None, scheme: Scheme, text: str, name: str, stage: Stage = lambda _: None
+) -> Graph:
     """Calibrate and lower a checkpoint, and measure what it lost."""
-    from mmfree_kernels.calibrate import calibrate
+    from mmfree_kernels.calibrate import calibrate, windows_for
     from mmfree_neuro.job import check
 
-    calibration, held_out = calibration_text(text)
-    for tokens in (calibration, held_out):
-        _within(tokens, checkpoint.config.vocab_size, text)
+    if tokenizer is not None:
+        texts.check_tokenizer(tokenizer, checkpoint.config.vocab_size)
     stage("packing")
     weights = ternary_weights(checkpoint)
+    windows = windows_for(sum(part.size for weight in weights.values() for part in weight.parts))
+    calibration, held_out = calibration_text(text, windows, tokenizer)
+    for tokens in (calibration, held_out):
+        _within(tokens, checkpoint.config.vocab_size, text)
     stage("calibrating")
-    ranges = calibrate(checkpoint, calibration, scheme)
+    ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
     stage("lowering")
     graph = lower.lower(checkpoint, weights, ranges, scheme, name)
     check(graph, Job(calibration))
     stage("measuring quality")
-    return replace(graph, quality=quality(checkpoint, graph, held_out))
+    return replace(graph, tokenizer=tokenizer, quality=quality(checkpoint, graph, held_out, weights))
 
 
 def _within(tokens: Ints, vocabulary: int, text: str) -> None:
@@ -174,7 +203,9 @@ def _within(tokens: Ints, vocabulary: int, text: str) -> None:
 def convert(folder: Path, output: Path, scheme: Scheme, text: str, stage: Stage = lambda _: None) -> Graph:
     """Turn a checkpoint folder into a graph file."""
     stage("reading")
-    graph = to_graph(read_checkpoint(folder), scheme, text, folder.resolve().name, stage)
+    graph = to_graph(
+        read_checkpoint(folder), checkpoints.read_tokenizer(folder), scheme, text, folder.resolve().name, stage
+    )
     stage("writing")
     storage.save_graph(graph, output)
     return graph
@@ -214,19 +245,6 @@ def map_graph(
     return graph, stored
 
 
-def encode_prompt(graph: Graph, prompt: str) -> NDArray[np.int64]:
-    """The tokens of a prompt: its UTF-8 bytes, behind the token that begins a text where the model has one."""
-    tokens = [*([] if graph.bos is None else [graph.bos]), *prompt.encode(errors="surrogateescape")]
-    if not tokens:
-        raise InputError("the prompt is empty, must have at least one byte for a model without a token to begin with")
-    return np.array([tokens], np.int64)
-
-
-def decode_text(tokens: Ints) -> str:
-    """Tokens as text: bytes read as UTF-8, whatever is none shown as a replacement mark."""
-    return bytes(int(token) for token in tokens if 0 <= token < 256).decode("utf-8", errors="replace")
-
-
 def simulate(
     path: Path,
     prompt: str,
@@ -234,15 +252,23 @@ def simulate(
     engine: str,
     output: Path,
     report: Report = silent,
+    *,
+    save_every: int = 0,
+    resume: bool = False,
 ) -> Run:
-    """Run a mapping file on an engine and write the run's folder."""
+    """Run a mapping file on an engine and write the run's folder.
+
+    Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
+    """
     graph, stored = storage.load_mapped(path)
-    job = job_of(encode_prompt(graph, prompt))
-    result = engine_named(engine)(graph, stored.mapping, job, report)
+    job = replace(job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)), keep_logits=False)
+    start = engine_named(engine)
+    with saving(stored.mapping, job, output, save_every, resume) as kept:
+        result = start(graph, stored.mapping, job, report, kept)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     sampling = {"temperature": job.sampling.temperature, "seed": job.sampling.seed}
     run = Run(
-        engine, graph.scheme, prompt, decode_text(result.chosen[0]), tuple(job.tokens[0].tolist()),
+        engine, graph.scheme, prompt, texts.decode(graph.tokenizer, result.chosen[0]), tuple(job.tokens[0].tolist()),
         tuple(result.chosen[0].tolist()), sampling, result.seconds, result.prefill, result.generate,
         summarise(graph), stored.mapping, stored.system, versions(), now,
         use_of_cores(graph, stored.mapping, int(stored.system.chip.weight_bits.central)),
@@ -250,6 +276,32 @@ def simulate(
     with storage.whole_folder(output) as folder:
         storage.save_run(run, folder)
     return run
+
+
+@contextmanager
+def saving(mapping: Mapping, job: Job, output: Path, every: int, resume: bool) -> Iterator[Saving]:
+    """How the states of a run are kept in its folder; what ends the run early says whether it can be resumed."""
+    identity = storage.identity(mapping, job)
+    resumed = storage.load_state(output, identity) if resume else None
+    storage.check_output(output, resume=resume)
+    latest = [0 if resumed is None else resumed.fed]
+
+    def write(state: RunState) -> None:
+        try:
+            storage.save_state(state, identity, output)
+        except InputError as error:
+            raise RunFailed(str(error)) from None
+        latest[0] = state.fed
+
+    def hint() -> str:
+        return f"the state after {latest[0]} tokens is in {output}, --resume goes on from there" if latest[0] else ""
+
+    try:
+        yield Saving(every, write, resumed)
+    except RunFailed as failed:
+        raise RunFailed("\n".join(filter(None, (str(failed), hint())))) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(hint()) from None
 
 
 def versions() -> dict[str, str]:
@@ -266,7 +318,9 @@ def versions() -> dict[str, str]:
 def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
     """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a checkpoint folder."""
     if path.is_dir():
-        graph = to_graph(read_checkpoint(path), scheme, text, path.resolve().name)
+        graph = to_graph(
+            read_checkpoint(path), checkpoints.read_tokenizer(path), scheme, text, path.resolve().name
+        )
         return graph, in_one_place(graph)
     if path.suffix == ".map":
         graph, stored = storage.load_mapped(path)

@@ -1,8 +1,9 @@
 """Files: graphs, mappings and runs; each is written whole or not at all, and read back with one clear line when wrong.
 
 A graph file is a safetensors file whose metadata holds the nodes as JSON and whose tensors hold their arrays, ternary
-matrices as `ternary` packs them; it is mapped into memory, so it opens at once whatever its size.  A mapping file is JSON with the system's figures in it, so that it stays what
-it was when the shipped data files change.  A run is a folder with `run.json`.
+matrices as `ternary` packs them; it is mapped into memory, so it opens at once whatever its size.  A mapping file is
+JSON with the system's figures in it, so that it stays what it was when the shipped data files change.  A run is a
+folder with `run.json`, or, while it is not finished, with `state.safetensors`.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 from numpy.typing import NDArray
 
 from mmfree_neuro import ir
@@ -28,6 +30,7 @@ from mmfree_neuro.fixedpoint import Multiplier, QType
 from mmfree_neuro.footprint import Footprint
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job, RunState
 from mmfree_neuro.mapping import Location, Mapping, Route, Shard
 from mmfree_neuro.summary import GraphSummary, NodeSummary
 from mmfree_neuro.tables import SigmoidTable
@@ -37,12 +40,16 @@ from mmfree_neuro.verify import verify
 GRAPH_FORMAT = "mmfree-neuro graph 2"
 MAPPING_FORMAT = "mmfree-neuro mapping 1"
 RUN_FORMAT = "mmfree-neuro run 1"
+STATE_FORMAT = "mmfree-neuro state 1"
+STATE_FILE = "state.safetensors"
 
 ALIGNMENT = 64
 """Where the arrays of a graph file begin: a multiple of a cache line."""
 LARGEST_HEAD = 100_000_000
 """What the safetensors format allows for the head of a file."""
-_KINDS: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "I8": np.dtype("i1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
+_KINDS: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype("u1"), "I8": np.dtype("i1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4"),
+}  # fmt: skip
 _DTYPES = {dtype.str: name for name, dtype in _KINDS.items()}
 
 _RECORDS = {
@@ -59,38 +66,53 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, which takes its place when the block ends well and vanishes when it does not."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder, must be a file to write")
-    try:
+    with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    os.close(handle)
-    try:
-        yield Path(scratch)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+        os.close(handle)
+        try:
+            yield Path(scratch)
+            os.chmod(scratch, 0o644)
+            os.replace(scratch, path)
+        finally:
+            Path(scratch).unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` when the block ends well; an older run there is replaced."""
-    if path.exists() and not (path.is_dir() and ((path / "run.json").is_file() or not any(path.iterdir()))):
-        raise InputError(f"{path}: exists and is not a run, must be a new folder or an older run")
-    try:
+    check_output(path, resume=True)
+    with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        try:
+            yield scratch
+            scratch.chmod(0o755)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(scratch, path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """InputError where the operating system refuses to write, be it that the disk is full."""
+    try:
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(scratch, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_output(path: Path, *, resume: bool) -> None:
+    """InputError where a run must not be written to a folder, or, without `resume`, an unfinished one lies there."""
+    if not path.exists():
+        return
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else None
+    if names is None or (names and "run.json" not in names and names != {STATE_FILE}):
+        raise InputError(f"{path}: exists and is not a run, must be a new folder or an older run")
+    if STATE_FILE in names and not resume:
+        raise InputError(f"{path}: holds the state of an unfinished run, must be another folder, or use --resume")
 
 
 def _to_plain(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
@@ -398,3 +420,47 @@ def load_run(folder: Path) -> Run:
         )  # fmt: skip
     except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise InputError(f"{path}: not a run, a part is missing") from None
+
+
+def identity(mapping: Mapping, job: Job) -> str:
+    """What a saved state belongs to: a hash of the mapping (and so of the graph), the prompt and the sampling."""
+    content = [mapping_to_plain(mapping), job.tokens.tolist(), job.sampling.temperature, job.sampling.seed]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def save_state(state: RunState, belongs_to: str, folder: Path) -> None:
+    """Write the state of an unfinished run into its folder, in place of an older one."""
+    arrays = {"chosen": state.chosen} | {f"state.{name}": values for name, values in state.states.items()}
+    for phase, activity in (("prefill", state.prefill), ("generate", state.generate)):
+        arrays |= {f"{phase}.{f.name}": np.atleast_1d(getattr(activity, f.name)) for f in fields(activity)}
+    kept = {name: np.ascontiguousarray(array, np.int64) for name, array in arrays.items()}
+    content = json.dumps({"fed": state.fed, "identity": belongs_to, "seconds": state.seconds})
+    specs = {
+        name: safetensors.TensorSpec(dtype="int64", shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
+        for name, a in kept.items()
+    }
+    with whole_file(folder / STATE_FILE) as scratch:
+        scratch.write_bytes(safetensors.serialize(specs, {STATE_FORMAT: content}))
+
+
+def load_state(folder: Path, belongs_to: str) -> RunState:
+    """The state of an unfinished run; InputError where there is none, or it is of another run."""
+    path = folder / STATE_FILE
+    data = _read_bytes(path, InputError)
+    try:
+        arrays = {name: np.frombuffer(e["data"], np.int64) for name, e in safetensors.deserialize(data)}
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        content = json.loads(header["__metadata__"][STATE_FORMAT])
+        phases = [_counted(arrays, phase) for phase in ("prefill", "generate")]
+        states = {name.removeprefix("state."): a.copy() for name, a in arrays.items() if name.startswith("state.")}
+        found = RunState(content["fed"], arrays["chosen"].copy(), states, phases[0], phases[1], content["seconds"])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: not a saved state of this version ({STATE_FORMAT}), or cut short") from None
+    if content.get("identity") != belongs_to:
+        raise InputError(f"{path}: belongs to another mapping, prompt, temperature or seed; use those of that run")
+    return found
+
+
+def _counted(arrays: dict[str, NDArray[np.int64]], phase: str) -> Activity:
+    counts = {f.name: arrays[f"{phase}.{f.name}"].copy() for f in fields(Activity)}
+    return Activity(**counts | {"tokens": int(counts["tokens"][0])})  # type: ignore[arg-type]

@@ -43,7 +43,8 @@ def random_graph(seed: int, scheme: str) -> Graph:
     }
     checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
     tokens = random.integers(0, CONFIG.vocab_size, (8, 48))
-    return lower(checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, SCHEMES[scheme]), SCHEMES[scheme], f"random {seed}")
+    ranges = calibrate(checkpoint, tokens, SCHEMES[scheme])
+    return lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], f"random {seed}")
 
 
 def chain(graph: Graph, digest: str) -> Mapping:

@@ -75,7 +75,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]) for name in shapes}
     checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a16"])
-    storage.save_graph(lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random"), folder / "model.graph")
+    graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random")
+    storage.save_graph(graph, folder / "model.graph")
     path = folder / "model.map"
     _, stored = pipeline.map_graph(folder / "model.graph", "kapoho-point", path, "block-per-chip", None, 2)
     assert load_system("kapoho-point") == stored.system

@@ -55,7 +55,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]) for name in shapes}
     checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
-    storage.save_graph(lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random"), folder / "model.graph")
+    graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random")
+    storage.save_graph(graph, folder / "model.graph")
     pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", "block-per-chip", None, 2)
     return folder / "model.map"
 
@@ -165,8 +166,8 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
                         break
                     packet = packets.take(vector)
                     if packet is not None:
-                        stretch, tokens = plan.stretches[packet.stretch], slice(packet.token, packet.token + packet.tokens)
-                        logits[tokens, stretch.start : stretch.stop] = packet.sent["logits"]
+                        stretch, first = plan.stretches[packet.stretch], packet.token
+                        logits[first : first + packet.tokens, stretch.start : stretch.stop] = packet.sent["logits"]
                 self.largest[:] = logits.argmax(1)
 
 

@@ -12,7 +12,7 @@ from mmfree_neuro.checkpoint import BITLINEAR_EPS, Checkpoint
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.ir import MLGRU, Graph, MaxAbs, QuantScale
 from mmfree_neuro.job import Job
-from mmfree_neuro.quantize import SCHEMES, Range, ternary_weights
+from mmfree_neuro.quantize import SCHEMES, Range, Scheme, ternary_weights
 from mmfree_sims import fast
 
 SMALL = 1e-3, 1.0, 1e3
@@ -61,6 +61,11 @@ def test_the_names_of_the_norms(bounded_checkpoint: Checkpoint) -> None:
         "layers.0.attn", "layers.0.o", "layers.0.mlp", "layers.0.down",
         "layers.1.attn", "layers.1.o", "layers.1.mlp", "layers.1.down", "head",
     ]  # fmt: skip
+
+
+def lowered(checkpoint: Checkpoint, tokens: np.ndarray, scheme: Scheme, name: str) -> Graph:
+    """The graph of a checkpoint, calibrated on some tokens."""
+    return lower.lower(checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, scheme), scheme, name)
 
 
 def error_of(checkpoint: Checkpoint, graph: Graph, tokens: np.ndarray, quantise: bool) -> float:
@@ -115,7 +120,7 @@ def test_a_state_of_another_width(expand: float, tokens: np.ndarray) -> None:
     )  # fmt: skip
     fresh.initialise(0)
     checkpoint = model.to_checkpoint(fresh)
-    graph = lower.lower(checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, SCHEMES["a16"]), SCHEMES["a16"], "wide")
+    graph = lowered(checkpoint, tokens, SCHEMES["a16"], "wide")
     assert next(n for n in graph.nodes if isinstance(n, MLGRU)).size == 64 * expand
     assert error_of(checkpoint, graph, tokens[:1], quantise=False) < 0.01
     job = Job(tokens[:1, :5])
@@ -130,21 +135,22 @@ def test_a_tied_head(tokens: np.ndarray) -> None:
     fresh = model.HGRNBitModel(config)
     fresh.initialise(0)
     checkpoint = model.to_checkpoint(fresh)
-    graph = lower.lower(checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, SCHEMES["a16"]), SCHEMES["a16"], "tied")
+    graph = lowered(checkpoint, tokens, SCHEMES["a16"], "tied")
     assert error_of(checkpoint, graph, tokens[:1], quantise=False) < 0.01
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, float("inf")), (float("nan"), 1.0)])
 def test_ranges_are_finite(low: float, high: float, bounded_checkpoint: Checkpoint) -> None:
     with pytest.raises(RangeError) as error:
-        lower.lower(bounded_checkpoint, ternary_weights(bounded_checkpoint), {"residual": Range(low, high)}, SCHEMES["a16"], "tiny")
+        weights = ternary_weights(bounded_checkpoint)
+        lower.lower(bounded_checkpoint, weights, {"residual": Range(low, high)}, SCHEMES["a16"], "tiny")
     assert str(error.value) == f"residual: calibration measured {low} … {high}, must be finite"
 
 
 def test_squares_fit_the_accumulator(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> None:
     narrow = replace(SCHEMES["a16"], accumulator_bits=6)
     with pytest.raises(RangeError) as error:
-        lower.lower(bounded_checkpoint, ternary_weights(bounded_checkpoint), calibrate(bounded_checkpoint, tokens, narrow), narrow, "tiny")
+        lowered(bounded_checkpoint, tokens, narrow, "tiny")
     assert str(error.value) == "layers.0.attn: the sum of 64 squares does not fit 6 bits"
 
 
@@ -153,6 +159,6 @@ def test_narrow_accumulators_narrow_the_activations(
     bits: int, bounded_checkpoint: Checkpoint, tokens: np.ndarray
 ) -> None:
     scheme = replace(SCHEMES["a16"], accumulator_bits=bits, value_bits=bits)
-    graph = lower.lower(bounded_checkpoint, ternary_weights(bounded_checkpoint), calibrate(bounded_checkpoint, tokens, scheme), scheme, "tiny")
+    graph = lowered(bounded_checkpoint, tokens, scheme, "tiny")
     assert graph.accumulator_bits == bits
     assert graph.node("head.norm").outputs[0].qtype.bits < 16 or bits == 24

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmfree_kernels import corpus, evaluate
 from mmfree_kernels.bitlinear.naive import rms_norm
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.model import HGRNBitModel, Numerics, Tap, from_checkpoint
 from mmfree_neuro import lower, pipeline
 from mmfree_neuro.checkpoint import Checkpoint
@@ -250,7 +250,7 @@ def main(folder: Path, count: int, length: int, quick: bool) -> None:
     """Measure, write the rows unless quick, and print the table."""
     checkpoint, text = pipeline.read_checkpoint(folder), corpus.load("stdlib")
     windows = corpus.windows(text.held_out, length, count)
-    calibration = corpus.windows(text.train, length, 2 if quick else pipeline.CALIBRATION_WINDOWS)[:, :-1]
+    calibration = corpus.windows(text.train, length, 2 if quick else WINDOWS)[:, :-1]
     torch.set_flush_denormal(True)  # long products of forget gates are slow otherwise
     digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(folder.glob("*.safetensors"))]
     name = folder.resolve().name

@@ -10,7 +10,7 @@ import numpy as np
 from rows import write
 
 from mmfree_kernels import corpus
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import from_checkpoint
 from mmfree_neuro import lower, pipeline
@@ -24,14 +24,16 @@ def main(folder: Path, count: int) -> None:
     checkpoint = pipeline.read_checkpoint(folder)
     text = corpus.load("stdlib")
     windows = corpus.windows(text.held_out, 1024, count)
-    calibration, _ = pipeline.calibration_text("stdlib")
+    calibration, _ = pipeline.calibration_text("stdlib", (WINDOWS, WINDOWS // 2))
+    weights = ternary_weights(checkpoint)
     whole = nats(from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size))
     rows: list[dict[str, object]] = [
         {"what": f"float, all held-out modules of {text.description}", "value": round(float(whole.mean()), 5),
          "unit": "nats/byte", "bytes": whole.size}
     ]  # fmt: skip
     for name, scheme in SCHEMES.items():
-        graph = lower.lower(checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, calibration, scheme), scheme, folder.name)
+        ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
+        graph = lower.lower(checkpoint, weights, ranges, scheme, folder.name)
         placed, few = pipeline.in_one_place(graph), Job(windows[:1, :6])
         fast, reference = (pipeline.engine_named(e)(graph, placed, few, lambda *_: None) for e in ("fast", "reference"))
         if not np.array_equal(fast.logits, reference.logits):

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
@@ -13,7 +14,7 @@ from mmfree_neuro.mapping import Mapping
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import Int32, Neurons, Words, forget
 
-CHUNK = 128
+CHUNK = 64
 """Tokens that are computed together in prefill."""
 
 
@@ -21,6 +22,7 @@ class Fast:
     """A session of the fast engine; counts are those of `mapping`."""
 
     def __init__(self, graph: Graph, mapping: Mapping) -> None:
+        keep_freed()
         threads = len(os.sched_getaffinity(0))
         self.graph, self.counting = graph, Counting(graph, mapping)
         self.words = Words(graph)
@@ -44,7 +46,7 @@ class Fast:
             assert mine is not None
             mine[:] = state
 
-    def feed(self, tokens: Ints) -> Ints:
+    def feed(self, tokens: Ints) -> Int32:
         """The logits [n, vocabulary] after each of n tokens."""
         embedding = self.graph.embedding.name
         signals: dict[tuple[str, str], Int32] = {(embedding, p): v for p, v in self.words.fire(tokens).items()}
@@ -53,7 +55,7 @@ class Fast:
             for port, values in neurons.fire(payloads).items():
                 signals[name, port] = values
         self.tokens += len(tokens)
-        return signals[self.graph.head.name, "logits"].astype(np.int64)
+        return signals[self.graph.head.name, "logits"]
 
     def take_activity(self) -> Activity:
         """The counts since they were last taken."""

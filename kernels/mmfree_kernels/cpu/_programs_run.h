@@ -10,6 +10,7 @@
 TARGET static void NAME(const Job *job, int32_t *registers, long first, long last)
 {
     for (long begin = first; begin < last; begin += LANES) {
+        int32_t lost[LANES]; /* whether an instruction changed a lane's value */
         const int live = (int)(last - begin < LANES ? last - begin : LANES);
         int32_t *preset = registers;
         for (int k = 0; k < job->immediates; k++, preset += LANES)
@@ -67,31 +68,27 @@ TARGET static void NAME(const Job *job, int32_t *registers, long first, long las
                 case MUL_ROUND: IVDEP EACH d[i] = (int32_t)(((int64_t)a[i] * b[i] + half) >> shift); break;
                 case FIT: {
                     int32_t changed = 0;
-                    IVDEP EACH changed |= (a[i] > k) | (a[i] < -k);
-                    if (changed)
-                        for (int i = 0; i < live; i++) job->saturated[begin + i] += (a[i] > k) | (a[i] < -k);
                     IVDEP EACH {
-                        const int32_t low = a[i] < -k ? -k : a[i];
+                        const int32_t x = a[i];
+                        changed |= lost[i] = (x > k) | (x < -k);
+                        const int32_t low = x < -k ? -k : x;
                         d[i] = low > k ? k : low;
                     }
+                    if (changed)
+                        for (int i = 0; i < live; i++) job->saturated[begin + i] += lost[i];
                     break;
                 }
                 case MUL_FIT: {
-                    int64_t changed = 0;
+                    int32_t changed = 0;
                     IVDEP EACH {
                         const int64_t x = ((int64_t)a[i] * b[i] + half) >> shift;
-                        changed |= (x > k) | (x < -(int64_t)k);
+                        const int64_t low = x < -(int64_t)k ? -(int64_t)k : x;
+                        const int64_t kept = low > k ? k : low;
+                        changed |= lost[i] = kept != x;
+                        d[i] = (int32_t)kept;
                     }
                     if (changed)
-                        for (int i = 0; i < live; i++) {
-                            const int64_t x = ((int64_t)a[i] * b[i] + half) >> shift;
-                            job->saturated[begin + i] += (x > k) | (x < -(int64_t)k);
-                        }
-                    IVDEP EACH {
-                        int64_t x = ((int64_t)a[i] * b[i] + half) >> shift;
-                        x = x < -(int64_t)k ? -(int64_t)k : x;
-                        d[i] = (int32_t)(x > k ? k : x);
-                    }
+                        for (int i = 0; i < live; i++) job->saturated[begin + i] += lost[i];
                     break;
                 }
                 case SIGMOID: {

@@ -17,6 +17,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.async_protocol import AsyncProtocol
 from threadpoolctl import threadpool_limits
 
+from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_sims import board, host
 from mmfree_sims.lava.chip.process import COUNTERS, Chip, Core, Host
@@ -46,6 +47,7 @@ class PacketModel(PyAsyncProcessModel):
     def open(self) -> None:
         """Start watching the channels."""
         threadpool_limits(1)
+        keep_freed()
         self.changed = Condition()
         self.inbox: deque[Int32] = deque()
         self.count = np.zeros(COUNTERS, np.int64)
