@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mmfree_neuro import describe, pipeline, storage
-from mmfree_neuro.errors import InputError, MMFreeError, RunFailed
+from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.hardware import load_system, system_names
 from mmfree_neuro.job import Job
 from mmfree_neuro.quantize import SCHEMES, scheme_named
@@ -100,11 +101,22 @@ def simulate(options: argparse.Namespace) -> None:
             options.mapping, options.prompt,
             lambda tokens: Job(tokens, options.new_tokens, sampling), options.engine,
             options.output, bars.report, save_every=options.save_every, resume=options.resume,
+            placement=_placement(options.placement),
         )  # fmt: skip
     finally:
         bars.close()
     content = {"run": str(options.output), "engine": run.engine, "text": run.text, "seconds": run.seconds}
     _show(content, f"{run.prompt}{run.text}\n\n{describe.speed(run)}", options.json)
+
+
+def _placement(text: str | None) -> tuple[int, ...] | None:
+    """The ranks of the chips in use, in order."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(rank) for rank in text.split(","))
+    except ValueError:
+        raise InputError(f"the placement is {text!r}, must be ranks such as 0,0,1,1") from None
 
 
 def report_(options: argparse.Namespace) -> None:
@@ -125,7 +137,8 @@ def logits(options: argparse.Namespace) -> None:
         graph, mapping = pipeline.load_source(options.source, scheme_named(options.scheme), options.calibrate)
         bars = Bars()
         try:
-            result = pipeline.engine_named(options.engine)(graph, mapping, Job(tokens, options.new_tokens), bars.report)
+            engine = pipeline.engine_named(options.engine, _placement(options.placement))
+            result = engine(graph, mapping, Job(tokens, options.new_tokens), bars.report)
         finally:
             bars.close()
         raw = result.logits[:, : tokens.shape[1]]
@@ -250,6 +263,11 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
             help="text, folder of Python sources, or .npy of token ids to calibrate on (default stdlib)")  # fmt: skip
 
 
+def _placing(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--placement", metavar="RANKS",
+            help="with --engine mpi, under mpiexec: the rank of each chip in use, as 0,0,1")  # fmt: skip
+
+
 def _add_flow(commands: Any) -> None:
     """The four steps from a checkpoint to a report."""
     p = _command(commands, "convert", convert, "convert CHECKPOINT -o model.graph --scheme a16")
@@ -273,6 +291,7 @@ def _add_flow(commands: Any) -> None:
     _option(p, "--engine", default="lava", help=f"{', '.join(pipeline.ENGINES)} (default lava)")
     _option(p, "--temperature", type=float, default=0.0, help="0 is greedy (default); higher is more random")
     _option(p, "--seed", type=int, default=0, help="seed of the draws (default 0)")
+    _placing(p)
     _option(p, "--save-every", type=int, default=256, metavar="N",
             help="write the state of the run to its folder every N tokens (default 256, 0 never)")  # fmt: skip
     _option(p, "--resume", action="store_true", help="go on from the state in the run's folder, on any engine")
@@ -290,6 +309,7 @@ def _add_tools(commands: Any) -> None:
     _option(p, "--tokens", type=Path, required=True, help=".npy of token ids [batch, time]; each row from a zero state")
     _option(p, "-o", "--output", type=Path, required=True, help="float64 logits [batch, time, vocabulary] to write")
     _option(p, "--engine", default="float", help=f"float, {', '.join(pipeline.ENGINES)} (default float)")
+    _placing(p)
     _option(p, "--raw", action="store_true", help="write the integer logits themselves")
     _option(p, "--nats", type=Path, metavar="FILE", help="also write nats per predicted token [batch, time - 1]")
     _option(p, "--new-tokens", type=int, default=0, help="also continue every row greedily by this many tokens")
@@ -350,24 +370,40 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
+    engine = getattr(options, "engine", "")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        options.command(options)
-    except MMFreeError as error:
-        print(f"mmfree-neuro: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"mmfree-neuro: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        print("; ".join(filter(None, ("mmfree-neuro: interrupted", str(interrupt)))), file=sys.stderr)
-        return 1
+        status, message = _attempt(options, engine)
+        if message is not None:
+            print(f"mmfree-neuro: {message}", file=sys.stderr, flush=True)
+        pipeline.end_ranks(engine, status)
+        return status
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception:
+        traceback.print_exc()
+        pipeline.end_ranks(engine, 1, waited_for=True)
+        return 1
     finally:
         signal.signal(signal.SIGTERM, before)
-    return 0
+
+
+def _attempt(options: argparse.Namespace, engine: str) -> tuple[int, str | None]:
+    """Run the command; the exit status, and what went wrong unless another rank says it."""
+    try:
+        options.command(options)
+    except Served:
+        return 0, None
+    except MMFreeError as error:
+        refused = pipeline.refused(engine, str(error))
+        return 2, None if refused is None else " ".join(refused.split())
+    except RunFailed as error:
+        return 1, str(error)
+    except KeyboardInterrupt as interrupt:
+        told = not pipeline.is_worker(engine)
+        return 1, "; ".join(filter(None, ("interrupted", str(interrupt)))) if told else None
+    return 0, None
 
 
 if __name__ == "__main__":

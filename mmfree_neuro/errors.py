@@ -42,3 +42,7 @@ class InputError(MMFreeError):
 
 class RunFailed(Exception):
     """A run began and then died; the command line prints the message and exits with status 1."""
+
+
+class Served(Exception):
+    """This process was a worker of a run that is over; another process has its result."""

@@ -7,10 +7,11 @@ torch in memory and everything else works without Lava.
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ from mmfree_neuro.quantize import Scheme, TernaryWeights, ternary_weights
 from mmfree_neuro.storage import Run, StoredMapping
 from mmfree_neuro.summary import summarise
 
-ENGINES = ("reference", "fast", "lava", "lava-per-core")
+ENGINES = ("reference", "fast", "lava", "lava-per-core", "mpi")
 PLACERS = ("block-per-chip", "greedy")
 CALIBRATION_WINDOW = 512
 BYTES_PER_TOKEN = 8
@@ -57,8 +58,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return checkpoints.read(folder, load_bin)
 
 
-def engine_named(name: str) -> Engine:
-    """The engine of that name."""
+def engine_named(name: str, placement: Sequence[int] | None = None) -> Engine:
+    """The engine of that name; `placement` gives each chip in use a rank, where the engine has ranks."""
+    if placement is not None and name != "mpi":
+        raise InputError(f"engine {name} has no ranks, must be mpi to place chips on them")
     match name:
         case "reference":
             from mmfree_neuro import reference
@@ -72,6 +75,10 @@ def engine_named(name: str) -> Engine:
             from mmfree_sims.lava import engine
 
             return engine.run if name == "lava" else engine.run_per_core
+        case "mpi":
+            from mmfree_sims import mpi
+
+            return partial(mpi.run, placement=placement)
     raise EngineError(f"engine {name!r} is not known, must be one of {', '.join(ENGINES)}")
 
 
@@ -255,6 +262,7 @@ def simulate(
     *,
     save_every: int = 0,
     resume: bool = False,
+    placement: Sequence[int] | None = None,
 ) -> Run:
     """Run a mapping file on an engine and write the run's folder.
 
@@ -262,7 +270,9 @@ def simulate(
     """
     graph, stored = storage.load_mapped(path)
     job = replace(job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)), keep_logits=False)
-    start = engine_named(engine)
+    start = engine_named(engine, placement)
+    if is_worker(engine):
+        start(graph, stored.mapping, job, report, Saving(save_every, lambda _: None))
     with saving(stored.mapping, job, output, save_every, resume) as kept:
         result = start(graph, stored.mapping, job, report, kept)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -276,6 +286,32 @@ def simulate(
     with storage.whole_folder(output) as folder:
         storage.save_run(run, folder)
     return run
+
+
+def is_worker(engine: str) -> bool:
+    """Whether this process only takes part in a run whose result another process has."""
+    if engine != "mpi":
+        return False
+    from mmfree_sims import mpi
+
+    return mpi.is_worker()
+
+
+def refused(engine: str, problem: str) -> str | None:
+    """What a command is refused for: its own problem, or that of the first rank which has one; None if that tells."""
+    if engine != "mpi":
+        return problem
+    from mmfree_sims import mpi
+
+    return mpi.refused(problem)
+
+
+def end_ranks(engine: str, status: int, *, waited_for: bool = False) -> None:
+    """End the other ranks of a run that goes on without this process, or that wait for it."""
+    if engine == "mpi":
+        from mmfree_sims import mpi
+
+        mpi.end(status, waited_for=waited_for)
 
 
 @contextmanager
@@ -307,7 +343,7 @@ def saving(mapping: Mapping, job: Job, output: Path, every: int, resume: bool) -
 def versions() -> dict[str, str]:
     """The versions that a result depends on, as far as they are installed."""
     found = {"python": platform.python_version()}
-    for package in ("mmfree-neuro", "numpy", "torch", "lava-nc"):
+    for package in ("mmfree-neuro", "numpy", "torch", "lava-nc", "mpi4py"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
