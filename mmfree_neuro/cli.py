@@ -207,9 +207,7 @@ def inspect(options: argparse.Namespace) -> None:
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
-        codes: dict[str, Any] = dict(describe.codes(pipeline.read_checkpoint(options.path)))
-        with storage.whole_file(options.codes) as scratch, scratch.open("wb") as file:
-            np.savez(file, **codes)
+        describe.write_codes(pipeline.read_checkpoint(options.path), options.codes)
     _show(content, text, options.json)
 
 

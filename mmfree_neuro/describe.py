@@ -1,10 +1,14 @@
 """Checkpoints, graphs, mappings, systems and runs as text for people, and the same as plain content for machines."""
 
+import math
+import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mmfree_neuro import storage
 from mmfree_neuro.checkpoint import Checkpoint
@@ -16,13 +20,22 @@ from mmfree_neuro.quantize import is_ternary, ternarise
 from mmfree_neuro.storage import Run
 from mmfree_neuro.summary import summarise
 from mmfree_neuro.ternary import Codes
+from mmfree_neuro.verify import verify_matrices
 
 ReadCheckpoint = Callable[[Path], Checkpoint]
 
 
-def codes(checkpoint: Checkpoint) -> dict[str, Codes]:
-    """The ternary codes of every matrix of a checkpoint, by tensor name."""
-    return {name: ternarise(value)[0] for name, value in checkpoint.tensors.items() if is_ternary(name)}
+def codes(checkpoint: Checkpoint) -> Iterator[tuple[str, Codes]]:
+    """Name and ternary codes of every matrix of a checkpoint, one after another."""
+    return ((name, ternarise(checkpoint.tensors[name])[0]) for name in checkpoint.tensors if is_ternary(name))
+
+
+def write_codes(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the ternary codes of a checkpoint as an `.npz` file, one matrix in memory at a time."""
+    with storage.whole_file(path) as scratch, zipfile.ZipFile(scratch, "w", allowZip64=True) as archive:
+        for name, matrix in codes(checkpoint):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.save(member, matrix, allow_pickle=False)
 
 
 def graph_line(graph: Graph) -> str:
@@ -131,11 +144,12 @@ def speed(run: Run) -> str:
 
 
 def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str]:
-    content = {"config": asdict(checkpoint.config), "parameters": sum(int(t.size) for t in checkpoint.tensors.values())}
+    parameters = sum(math.prod(shape) for shape in checkpoint.config.shapes().values())
+    content = {"config": asdict(checkpoint.config), "parameters": parameters}
     lines = [f"{path}: {content['parameters']} parameters"]
     lines += [f"  {name} = {value}" for name, value in asdict(checkpoint.config).items()]
-    for name, value in codes(checkpoint).items():
-        lines.append(f"  {name} {list(value.shape)}: {100 * float((value == 0).mean()):.1f} % zero")
+    for name, value in codes(checkpoint):
+        lines.append(f"  {name} {list(value.shape)}: {100 * (1 - np.count_nonzero(value) / value.size):.1f} % zero")
     return content, "\n".join(lines)
 
 
@@ -156,9 +170,10 @@ def anything(path: Path, read_checkpoint: ReadCheckpoint) -> tuple[dict[str, Any
     if path.suffix == ".map":
         graph, stored = storage.load_mapped(path)
         return mapping_content(graph, stored.mapping, stored.system), mapping_text(graph, stored.mapping, stored.system)
-    graph, digest = storage.load_graph(path)
+    graph, digest = storage.load_graph(path, check=True)
+    verify_matrices(graph)
     summary = summarise(graph)
-    return {"sha256": digest, **asdict(summary)}, graph_text(graph)
+    return {"sha256": digest, **asdict(summary)}, f"{graph_text(graph)}\nevery array is what its checksum says"
 
 
 def estimates(report: dict[str, Any]) -> str:

@@ -369,12 +369,15 @@ def float_result(
     folder: Path, tokens: NDArray[np.int64], new_tokens: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Logits of the float model and its greedy continuation."""
-    from mmfree_kernels import evaluate, model
+    from mmfree_kernels import evaluate, model, streamed
 
     checkpoint = read_checkpoint(folder)
     check_shape(tokens)
     check_new_tokens(tokens, new_tokens, checkpoint.config.vocab_size)
     _within(tokens, checkpoint.config.vocab_size, "the tokens")
+    if new_tokens == 0:  # a model of any size
+        windows = [window.numpy().astype(np.float64) for window in streamed.stream(checkpoint, tokens)]
+        return np.concatenate(windows), np.zeros((len(tokens), 0), np.int64)
     float_model = model.from_checkpoint(checkpoint)
     return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(float_model, tokens, new_tokens)
 

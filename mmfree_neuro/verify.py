@@ -8,6 +8,7 @@ from mmfree_neuro import programs
 from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Head, Input, MaxAbs, Output, constants
 from mmfree_neuro.ops import Bounds, Interval, Value
+from mmfree_neuro.ternary import TernaryMatrix
 
 MAX_PAYLOAD_BITS = 32
 
@@ -89,6 +90,32 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
                 f"{declared.low} … {declared.high}"
             )
     return machine.issued
+
+
+def verify_matrices(graph: Graph) -> Graph:
+    """The same graph, its packed matrices read whole: every code -1, 0 or +1, every row as full as is said.
+
+    `verify` trusts the figures that a packed matrix comes with, so that a graph opens at once.
+    """
+    for node in graph.nodes:
+        for entry in node.inputs:
+            if entry.matrix is not None:
+                _check_matrix(entry.matrix, f"{node.name}: input {entry.port}")
+    return graph
+
+
+def _check_matrix(matrix: TernaryMatrix, who: str) -> None:
+    fullest = nonzero = 0
+    for _, codes in matrix.parts():
+        if codes.max(initial=0) > 1:
+            raise GraphError(f"{who}: the matrix holds a code other than -1, 0, +1")
+        filled = np.count_nonzero(codes, axis=1)
+        fullest, nonzero = max(fullest, int(filled.max(initial=0))), nonzero + int(filled.sum())
+    if (fullest, nonzero) != (matrix.fullest, matrix.nonzero):
+        raise GraphError(
+            f"{who}: the matrix has {nonzero} non-zero codes, {fullest} in its fullest row, must have "
+            f"{matrix.nonzero} and {matrix.fullest}"
+        )
 
 
 def verify(graph: Graph) -> Graph:

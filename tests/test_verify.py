@@ -12,7 +12,7 @@ from mmfree_neuro.fixedpoint import QType
 from mmfree_neuro.ir import Graph, Input, MaxAbs, Output, Squares
 from mmfree_neuro.ops import INSTRUCTIONS
 from mmfree_neuro.ternary import pack
-from mmfree_neuro.verify import instruction_counts, sum_bound, verify
+from mmfree_neuro.verify import instruction_counts, sum_bound, verify, verify_matrices
 
 
 def broken(graph: Graph, **changes: Any) -> Graph:
@@ -148,3 +148,20 @@ def test_the_embedding_table_fits(hand_graph: Graph) -> None:
     with pytest.raises(RangeError) as range_error:
         verify(replace(hand_graph, nodes=(large, head)))
     assert str(range_error.value) == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"
+
+
+def test_matrices_are_what_they_say(hand_graph: Graph) -> None:
+    matrix = hand_graph.head.inputs[0].matrix
+    assert matrix is not None
+    assert verify_matrices(hand_graph) is hand_graph
+    wrong = matrix.data.copy()
+    wrong[0, 0, 0] |= 3
+    with pytest.raises(GraphError) as error:
+        verify_matrices(read(hand_graph, matrix=replace(matrix, data=wrong)))
+    assert str(error.value) == "head: input y: the matrix holds a code other than -1, 0, +1"
+    for fullest, nonzero in ((3, 4), (2, 5)):
+        with pytest.raises(GraphError) as error:
+            verify_matrices(read(hand_graph, matrix=replace(matrix, fullest=fullest, nonzero=nonzero)))
+        assert str(error.value) == (
+            f"head: input y: the matrix has 4 non-zero codes, 2 in its fullest row, must have {nonzero} and {fullest}"
+        )

@@ -66,7 +66,7 @@ class Traffic:
     sending: float = 0.0
     """Seconds in calls that send."""
     receiving: float = 0.0
-    """Seconds in calls that receive."""
+    """Seconds in calls that receive a message that has come."""
 
 
 def world() -> Any:
@@ -148,19 +148,19 @@ class Node:
     def arrived(self) -> list[Packet]:
         """Every packet that has come; notes the end of the stream, and answers the wish for kept states."""
         found, status = [], MPI.Status()
-        begin = time.perf_counter()
         while not self.ended and self.comm.Iprobe(source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG, status=status):
             if status.Get_tag() == COLLECT:
                 self.comm.Recv([np.empty(0, np.int32), MPI.INT32_T], source=status.Get_source(), tag=COLLECT)
                 self.collect(self.kept)
                 continue
+            begin = time.perf_counter()
             vector = np.empty(status.Get_count(MPI.INT32_T), np.int32)
             self.comm.Recv([vector, MPI.INT32_T], source=status.Get_source(), tag=PACKET)
+            self.traffic.receiving += time.perf_counter() - begin
             self.ended = bool(vector[2] & END)
             packet = None if self.ended else self.packets.take(vector)
             if packet is not None:
                 found.append(packet)
-        self.traffic.receiving += time.perf_counter() - begin
         return found
 
     def wait(self) -> list[Packet]:
