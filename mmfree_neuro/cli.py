@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 from tqdm import tqdm
 
 from mmfree_neuro import describe, pipeline, storage
@@ -150,8 +149,7 @@ def logits(options: argparse.Namespace) -> None:
     if options.chosen is not None:
         outputs.append((options.chosen, chosen))
     for path, array in outputs:
-        with storage.whole_file(path) as scratch, scratch.open("wb") as file:
-            np.save(file, array)
+        storage.save_array(path, array)
     print(f"wrote {', '.join(str(path) for path, _ in outputs)}")
 
 
@@ -374,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, message = _attempt(options, engine)
         if message is not None:
             print(f"mmfree-neuro: {message}", file=sys.stderr, flush=True)
-        pipeline.end_ranks(engine, status)
+        pipeline.end_ranks(engine, status, waited_for=status == 1)
         return status
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

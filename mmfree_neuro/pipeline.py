@@ -128,6 +128,8 @@ def _windows(side: NDArray[np.uint8], length: int, count: int, tokenizer: str | 
     stretches = windows(side, min(BYTES_PER_TOKEN * length, side.size - 1), count)
     found = [texts.encode_corpus(tokenizer, [bytes(s.astype(np.uint8))])[: length + 1] for s in stretches]
     shortest = min(len(tokens) for tokens in found)
+    if shortest < 2:
+        raise InputError(f"a part of the text has {shortest} tokens, must have at least 2 to calibrate on")
     return np.stack([tokens[:shortest] for tokens in found])
 
 

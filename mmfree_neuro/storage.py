@@ -17,7 +17,7 @@ from collections.abc import Mapping as Mapping_
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -78,6 +78,19 @@ def whole_file(path: Path) -> Iterator[Path]:
             Path(scratch).unlink(missing_ok=True)
 
 
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an `.npy` file."""
+    with whole_file(path) as scratch, scratch.open("wb") as file:
+        np.save(_Stream(file), array, allow_pickle=False)
+
+
+class _Stream:
+    """A file of which NumPy sees `write` alone: what it writes to others fails without saying why."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.write = file.write
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` when the block ends well; an older run there is replaced."""
@@ -88,11 +101,23 @@ def whole_folder(path: Path) -> Iterator[Path]:
         try:
             yield scratch
             scratch.chmod(0o755)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(scratch, path)
+            _take_the_place(scratch, path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _take_the_place(scratch: Path, path: Path) -> None:
+    """Rename a folder over another, which stays where it is if that fails."""
+    older = scratch.with_name(f"{scratch.name}-older")
+    if path.exists():
+        os.replace(path, older)
+    try:
+        os.replace(scratch, path)
+    except OSError:
+        if older.exists():
+            os.replace(older, path)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
 
 
 @contextmanager
@@ -101,7 +126,7 @@ def _written(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def check_output(path: Path, *, resume: bool) -> None:
@@ -109,6 +134,8 @@ def check_output(path: Path, *, resume: bool) -> None:
     if not path.exists():
         return
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else None
+    if names is not None:  # a state that was being written when its run was killed
+        names = {name for name in names if not name.startswith(f".{STATE_FILE}-")}
     if names is None or (names and "run.json" not in names and names != {STATE_FILE}):
         raise InputError(f"{path}: exists and is not a run, must be a new folder or an older run")
     if STATE_FILE in names and not resume:
@@ -454,7 +481,7 @@ def load_state(folder: Path, belongs_to: str) -> RunState:
         phases = [_counted(arrays, phase) for phase in ("prefill", "generate")]
         states = {name.removeprefix("state."): a.copy() for name, a in arrays.items() if name.startswith("state.")}
         found = RunState(content["fed"], arrays["chosen"].copy(), states, phases[0], phases[1], content["seconds"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError):
         raise InputError(f"{path}: not a saved state of this version ({STATE_FORMAT}), or cut short") from None
     if content.get("identity") != belongs_to:
         raise InputError(f"{path}: belongs to another mapping, prompt, temperature or seed; use those of that run")

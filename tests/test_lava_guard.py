@@ -180,8 +180,8 @@ take = tile.Firing.take
 
 
 def failing(self, packet):
-    if packet.token >= 9 and self.stretch.node == "{node}":
-        raise ValueError("the ninth token is cursed")
+    if packet.token >= 200 and self.stretch.node == "{node}":
+        raise ValueError("the two hundredth token is cursed")
     return take(self, packet)
 
 
@@ -197,7 +197,7 @@ def test_a_model_that_raises(node: str, chip: int, mapping: Path, tmp_path: Path
         lines = err.splitlines()
         assert lines[0] == f"mmfree-neuro: chip {chip} (process {chips[chip]}) failed"
         assert lines[1] == "Traceback (most recent call last):"
-        assert lines[-1] == "ValueError: the ninth token is cursed"
+        assert lines[-1] == "ValueError: the two hundredth token is cursed"
         assert "in failing" in err
         assert (status, out.split()[1], out.split()[3]) == (1, "1", "0")
         run.assert_nothing_left()
@@ -222,6 +222,35 @@ def test_a_tile_that_cannot_be_built(mapping: Path, tmp_path: Path) -> None:
         assert err.splitlines()[0].endswith(" failed")
         assert err.splitlines()[-1] == "MemoryError: no room for chip 1"
         assert (status, out.split()[1], out.split()[3]) == (1, "1", "0")
+        run.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_process_that_dies_while_lava_starts(number: int, mapping: Path, tmp_path: Path) -> None:
+    """Lava waits for what every process has to say of its own start, and would wait for a dead one for ever."""
+    patch = f"""
+        import signal
+
+        from lava.magma.runtime.message_infrastructure import multiprocessing as infrastructure
+
+        build_actor = infrastructure.MultiProcessing.build_actor
+
+
+        def killing(self, *arguments):
+            built = build_actor(self, *arguments)
+            if len(self.actors) == {number}:
+                os.kill(self.actors[-1].pid, signal.SIGKILL)
+            return built
+
+
+        infrastructure.MultiProcessing.build_actor = killing
+    """
+    with Run(mapping, tmp_path, patch) as run:
+        status, out, err = run.end()
+        assert err.startswith("mmfree-neuro: ")
+        assert err.endswith(" died (SIGKILL)\n")
+        assert err.count("\n") == 1
+        assert (status, out.split()[1]) == (1, "1")
         run.assert_nothing_left()
 
 

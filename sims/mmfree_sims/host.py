@@ -174,7 +174,7 @@ class Host:
         holding = False  # a state that is kept has to be taken before the next is
         while fed < self.length:
             while sent < self.length and sent - fed < self.in_flight and not (holding and self.due(sent + 1)):
-                stop = self._stop(sent)
+                stop = min(self._stop(sent), fed + self.in_flight)
                 save = self.due(stop) and stop == sent + 1
                 self.feed(sequence, sent, prompt[sent:stop], generated=False, save=save)
                 holding, sent = holding or save, stop

@@ -7,11 +7,12 @@ Every rank calls `run` with the same arguments (start it with `mpiexec`); rank 0
 import ctypes
 import os
 import signal
+import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +35,41 @@ from mmfree_sims.packets import END, Packet, Reassembly, control, encode
 from mmfree_sims.plan import Plan
 from mmfree_sims.tile import Tile
 
+
+@contextmanager
+def _default_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end this process at once, even inside a library that waits for ever."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+MPI_MEMORY = "mpich_", "sm_segment", "vader_segment"
+"""How MPICH and Open MPI name the memory that ranks of one host share."""
+
+
+def _unname_shared_memory() -> None:
+    """Take the names away from the memory that the ranks of one host share, which all have open when MPI has begun.
+
+    An MPI library does so when it is finalised, which a killed run never comes to.
+    """
+    with suppress(OSError):
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        paths = {line.split(maxsplit=5)[5] for line in lines if line.count(" ") >= 5 and "/dev/shm/" in line}
+        for path in paths:
+            if Path(path).name.startswith(MPI_MEMORY):
+                with suppress(OSError):
+                    os.unlink(path)
+
+
 try:
-    from mpi4py import MPI
+    with _default_signals():  # MPI waits here for the other ranks, without end where one has died before
+        from mpi4py import MPI
+    _unname_shared_memory()
 except (ImportError, RuntimeError):  # mpi4py raises RuntimeError where it finds no MPI library
     MPI = None  # type: ignore[assignment]
 
@@ -48,8 +82,6 @@ SPIN_SECONDS = 0.0005
 """How long a rank that waits only yields its core before it sleeps, too."""
 SLEEP_SECONDS = 0.00005
 PATIENCE_SECONDS = 1.0
-MPI_MEMORY = "mpich_", "sm_segment", "vader_segment"
-"""How MPICH and Open MPI name the memory that ranks of one host share."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -257,7 +289,8 @@ def agree(problem: str | None, identity: str = "") -> None:
     """
     global _stage
     _stage = "agreed"
-    found = world().allgather((problem, identity))
+    with _default_signals():
+        found = world().allgather((problem, identity))
     for rank, (text, run) in enumerate(found):
         if text is not None:
             raise InputError(text)
@@ -287,7 +320,9 @@ def refused(problem: str) -> str | None:
 
 def end(status: int, *, waited_for: bool = False) -> None:
     """End all ranks at once, if they are in a run or wait for this one; a worker leaves rank 0 the time to say why."""
-    if MPI is not None and (_stage == "running" or waited_for):
+    if MPI is not None and world().Get_size() > 1 and (_stage == "running" or waited_for):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if is_worker():
             time.sleep(PATIENCE_SECONDS)
         world().Abort(status)
@@ -306,20 +341,6 @@ def _tie_to_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _unname_shared_memory() -> None:
-    """Take the names away from the memory that the ranks of one host share, once all have it open.
-
-    An MPI library does so when it is finalised, which a killed run never comes to.
-    """
-    with suppress(OSError):
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        paths = {line.split(maxsplit=5)[5] for line in lines if line.count(" ") >= 5 and "/dev/shm/" in line}
-        for path in paths:
-            if Path(path).name.startswith(MPI_MEMORY):
-                with suppress(OSError):
-                    os.unlink(path)
-
-
 def serve(
     graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None,
     *, placement: Sequence[int] | None = None,
@@ -331,7 +352,8 @@ def serve(
     placement = by_weight(graph, mapping, comm.Get_size()) if placement is None else placement
     check_placement(placement, mapping, comm.Get_size())
     agree(None, f"{storage.identity(mapping, job)} {job.new_tokens} {job.keep_logits} {list(placement)}")
-    _tie_to_parent()
+    if comm.Get_size() > 1:
+        _tie_to_parent()
     keep_freed()
     global _stage
     _stage = "running"
@@ -343,7 +365,6 @@ def serve(
     node.tile.restore(start.fed)
     _forget_states_of_others(node)
     comm.Barrier()
-    _unname_shared_memory()
     started = time.monotonic() - begin
     if node.rank:
         node.serve()

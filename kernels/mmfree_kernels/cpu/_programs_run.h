@@ -93,7 +93,7 @@ TARGET static void NAME(const Job *job, int32_t *registers, long first, long las
                 }
                 case SIGMOID: {
                     const int up = shift < SIGMOID_FRAC ? SIGMOID_FRAC - shift : 0;
-                    const int down = shift < SIGMOID_FRAC ? 0 : shift - SIGMOID_FRAC;
+                    const int past = shift < SIGMOID_FRAC ? 0 : shift - SIGMOID_FRAC, down = past < 31 ? past : 31;
                     const int32_t most = up >= SIGMOID_BITS ? 1 : 1 << (SIGMOID_BITS - up);
                     const int raise = up < SIGMOID_BITS ? up : SIGMOID_BITS;
                     const int bits = job->segment_bits;

@@ -131,7 +131,8 @@ class Interpreted:
         sent, after = programs.run(self.machine, self.node, self.program.sigmoid, self.constants, read, state)
         if self.state is not None:
             self.state[:] = after
-        found = {port: np.ascontiguousarray(sent[port], np.int32) for port in self.program.outputs}
+        shape = tokens, self.neurons
+        found = {p: np.array(np.broadcast_to(sent[p], shape), np.int32, order="C") for p in self.program.outputs}
         for port, values in found.items():
             self.events[port] += np.count_nonzero(values, axis=0)
         return found

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,9 @@ from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE
 from mmfree_neuro.errors import RunFailed
 
 POLL_SECONDS = 0.005
+LOOK_SECONDS = 0.1
+GRACE_SECONDS = 0.35
+"""After a child has died, until Lava is sure to do nothing but wait: an exception must not meet it while it forks."""
 PATIENCE_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +51,52 @@ def _tied_to_parent() -> Iterator[None]:
         yield
     finally:
         _forking_for_lava = False
+
+
+@contextmanager
+def _watched_children(process: AbstractProcess, name_of: Callable[[int], str]) -> Iterator[None]:
+    """RunFailed inside, when a child dies: Lava itself, starting or stopping, would wait for that child for ever."""
+    since: list[float] = []
+
+    def look(_number: int, _frame: object) -> None:
+        dead = _dead(process, name_of)
+        if dead is None:
+            return
+        since.append(time.monotonic())
+        if since[-1] - since[0] > GRACE_SECONDS:
+            raise RunFailed(dead)
+
+    watched = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGALRM, look) if watched else None
+    signal.setitimer(signal.ITIMER_REAL, *((LOOK_SECONDS,) * 2 if watched else (0, 0)))
+    try:
+        yield
+    except RunFailed:
+        raise
+    except Exception as error:
+        dead = _dead(process, name_of)
+        raise error if dead is None else RunFailed(dead) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if watched:
+            signal.signal(signal.SIGALRM, before)
+
+
+def _dead(process: AbstractProcess, name_of: Callable[[int], str]) -> str | None:
+    """Which of Lava's processes has died, and how."""
+    infrastructure = getattr(process._runtime, "_messaging_infrastructure", None)
+    if infrastructure is None:
+        return None
+    memory = getattr(infrastructure.smm, "_process", None)
+    with suppress(ValueError):  # Lava has ended it, and closed what Python knows of it
+        for child in (*infrastructure.actors, *([] if memory is None else [memory])):
+            if child.exitcode:
+                return f"{name_of(child.pid)} died ({_how(child.exitcode)})"
+    return None
+
+
+def _how(exit_code: int) -> str:
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"
 
 
 def _raise_file_limit() -> None:
@@ -82,8 +132,7 @@ def _trouble(runtime: Any, name_of: Callable[[int], str]) -> str | None:
         if actor.exception:
             return f"{name_of(pid)} failed\n{actor.exception[1].rstrip()}"
         if not actor.is_alive() and actor.exitcode:
-            how = signal.Signals(-actor.exitcode).name if actor.exitcode < 0 else f"exit status {actor.exitcode}"
-            return f"{name_of(pid)} died ({how})"
+            return f"{name_of(pid)} died ({_how(actor.exitcode)})"
     return None
 
 
@@ -102,10 +151,10 @@ def run(
     """
     _raise_file_limit()
     try:
-        with _tied_to_parent():
+        with _tied_to_parent(), _watched_children(process, name_of):
             process.create_runtime(run_config, compile_config={"pypy_channel_size": channel_slots})
-        runtime = process.runtime
-        process.run(RunSteps(num_steps=1, blocking=False))
+            runtime = process.runtime
+            process.run(RunSteps(num_steps=1, blocking=False))
         while not all(port.probe() for port in runtime.service_to_runtime):
             watch()
             trouble = _trouble(runtime, name_of)
@@ -114,13 +163,22 @@ def run(
             time.sleep(POLL_SECONDS)
         if any(port.peek()[0] == MGMT_RESPONSE.ERROR[0] for port in runtime.service_to_runtime):
             raise RunFailed(_late_trouble(runtime, name_of))
-        process.wait()
         watch()
+        _stop(process, name_of)
     except BaseException:
         if process._runtime is not None:
             _end(process._runtime)
         raise
-    process.stop()
+
+
+def _stop(process: AbstractProcess, name_of: Callable[[int], str]) -> None:
+    """Stop a network whose models have all returned; whoever dies now has nothing more to say."""
+    try:
+        with _watched_children(process, name_of):
+            process.wait()
+            process.stop()
+    except RunFailed:
+        _end(process.runtime)
 
 
 def _late_trouble(runtime: Any, name_of: Callable[[int], str]) -> str:

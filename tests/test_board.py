@@ -1,0 +1,144 @@
+"""What tiles count and keep lies where it belongs, and nobody else's is touched."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmfree_neuro.ir import MLGRU, Graph
+from mmfree_sims.board import Board, allocate, private
+from mmfree_sims.counts import Layout
+from mmfree_sims.neurons import Neurons
+from mmfree_sims.plan import Stretch
+
+
+@dataclass
+class Counted:
+    """The counts of a program."""
+
+    saturated: Any
+    events: dict[str, Any]
+    state: Any = None
+
+
+@dataclass
+class Memory:
+    """Writes down what it was asked for."""
+
+    asked: list[tuple[tuple[int, ...], Any]] = field(default_factory=list)
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.asked.append((shape, dtype))
+        return private(shape, dtype)
+
+
+def recurrent(graph: Graph) -> list[str]:
+    return [node.name for node in graph.nodes if isinstance(node, MLGRU)]
+
+
+def filled(graph: Graph, seed: int) -> Board:
+    """A board full of numbers."""
+    board, random = allocate(graph), np.random.default_rng(seed)
+    for array in (board.events, board.saturated, board.states):
+        array[:] = random.integers(1, 1000, array.shape)
+    return board
+
+
+def test_an_empty_board(graph: Graph) -> None:
+    memory = Memory()
+    board, layout = allocate(graph, memory), Layout(graph)
+    size = graph.node(recurrent(graph)[0]).size
+    shapes = (2, layout.events_size), (2, layout.saturated_size), (2 * size,)
+    assert memory.asked == [(shape, np.int64) for shape in shapes]
+    assert not any(array.any() for array in (board.events, board.saturated, board.states))
+    assert board.offsets == {name: k * size for k, name in enumerate(recurrent(graph))}
+
+
+def test_counts_by_hand(hand_graph: Graph) -> None:
+    """Row 1 of the head counts for its phase; what is counted is forgotten where it was."""
+    board, stretch = allocate(hand_graph), Stretch(1, "head", 1, 2, 0)
+    program = Counted(np.array([4]), {"logits": np.array([9])})
+    board.add(stretch, 1, program)
+    board.add(stretch, 1, program)
+    assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([0], [0])
+    assert board.events.tolist() == [[0] * 8, [0] * 7 + [9]]
+    assert board.saturated.tolist() == [[0] * 5, [0] * 4 + [4]]
+    board.add(stretch, 0, Counted(np.array([1]), {"logits": np.array([2])}))
+    assert board.events[:, 7].tolist() == [2, 9]
+    assert board.totals(stretch, ["logits"]) == (11, 5)
+    assert board.totals(Stretch(0, "head", 0, 1, 0), ["logits"]) == (0, 0)
+    words = Counted(np.array([1, 2, 3]), {"x": np.array([4, 5, 6]), "sq": np.array([7, 8, 9])})
+    board.add(Stretch(0, "embedding", 0, 3, -1), 0, words)
+    assert board.events[0].tolist() == [4, 5, 6, 7, 8, 9, 0, 2]
+    assert board.saturated[0].tolist() == [1, 2, 3, 0, 1]
+    assert board.totals(Stretch(0, "embedding", 0, 3, -1), ["x", "sq"]) == (39, 6)
+    assert board.states_by_node(hand_graph) == {}
+
+
+def test_states_are_kept_by_neuron(graph: Graph) -> None:
+    board, (first, second) = allocate(graph), recurrent(graph)
+    size = graph.node(first).size
+    stretch = Stretch(0, second, 3, 5, 0)
+    ports = [output.port for output in graph.node(second).outputs]
+    board.add(stretch, 0, Counted(np.zeros(2, int), {p: np.zeros(2, int) for p in ports}, np.array([70, -80])))
+    expected = np.zeros(2 * size, np.int64)
+    expected[size + 3 : size + 5] = 70, -80
+    assert np.array_equal(board.states, expected)
+    assert board.state_of(stretch).tolist() == [70, -80]
+    states = board.states_by_node(graph)
+    assert list(states) == [first, second]
+    assert states[second][3:5].tolist() == [70, -80]
+    states[second][:] = 1  # a copy
+    assert np.array_equal(board.states, expected)
+
+
+def test_states_come_back(graph: Graph) -> None:
+    one, other = filled(graph, 1), allocate(graph)
+    other.load_states(one.states_by_node(graph))
+    assert np.array_equal(other.states, one.states)
+    assert not other.events.any()
+
+
+@pytest.mark.parametrize("node", ["layers.0.mlgru", "layers.1.glu", "head", "embedding"])
+def test_a_copy_is_of_one_stretch(node: str, graph: Graph) -> None:
+    """Both phases, all its outputs, its state; the rest stays as it was."""
+    one, other, before = filled(graph, 2), filled(graph, 3), filled(graph, 3)
+    start, stop = (0, 1) if graph.node(node).size == 1 else (5, 9)
+    stretch, ports = Stretch(0, node, start, stop, 0), [output.port for output in graph.node(node).outputs]
+    one.copy_to(other, stretch, ports)
+    expected = before
+    for port in ports:
+        at = one.layout.events[node, port]
+        expected.events[:, at + start : at + stop] = one.events[:, at + start : at + stop]
+    at = one.layout.saturated[node]
+    expected.saturated[:, at + start : at + stop] = one.saturated[:, at + start : at + stop]
+    if node in one.offsets:
+        at = one.offsets[node]
+        expected.states[at + start : at + stop] = one.states[at + start : at + stop]
+    for name in ("events", "saturated", "states"):
+        assert np.array_equal(getattr(other, name), getattr(expected, name))
+
+
+def test_stretches_own_their_parts(graph: Graph) -> None:
+    """All neurons of a graph, cut anywhere, cover every count once."""
+    board, random = allocate(graph), np.random.default_rng(4)
+    for node in graph.nodes:
+        cuts = sorted({0, node.size, *random.integers(0, node.size, 2).tolist()})
+        for start, stop in pairwise(cuts):
+            ones = {output.port: np.ones(stop - start, np.int64) for output in node.outputs}
+            state = np.ones(stop - start, np.int64) if isinstance(node, MLGRU) else None
+            board.add(Stretch(0, node.name, start, stop, 0), 0, Counted(np.ones(stop - start, np.int64), ones, state))
+    assert (board.events == [[1], [0]]).all()
+    assert (board.saturated == [[1], [0]]).all()
+    assert (board.states == 1).all()
+
+
+def test_neurons_on_a_board(hand_graph: Graph) -> None:
+    """What real neurons count is what is added."""
+    board, neurons = allocate(hand_graph), Neurons(hand_graph, hand_graph.head, 0, 2)
+    neurons.fire({"y": np.array([[3, -5, 7], [0, 0, 0]], np.int32)})
+    board.add(Stretch(1, "head", 0, 2, 0), 0, neurons.program)
+    assert board.events[0].tolist() == [0] * 6 + [1, 1]
+    assert not neurons.program.events["logits"].any()

@@ -1,0 +1,799 @@
+"""The MPI engine: the bits of the reference wherever the chips lie, and an end for every run that is disturbed."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_neuro import cli, pipeline, reference, storage
+from mmfree_neuro import text as texts
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job, Result, RunState, Saving, silent
+from mmfree_neuro.lower import lower
+from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.ternary import pack
+from mmfree_sims import fast, mpi
+
+TIMEOUT_S = 60
+SOON_S = 5
+ENDLESS = 1_000_000
+"""New tokens of a run that does not end by itself."""
+BESIDE = Path(sys.executable).parent / "mpiexec"
+MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
+PYTHON = sys.executable, "-W", "error"
+COMMAND = *PYTHON, "-m", "mmfree_neuro.cli"
+STATE = "state.safetensors"
+MEMORY = *mpi.MPI_MEMORY, "ucx_"
+
+
+def random_graph(blocks: int, scheme: str) -> Graph:
+    random = np.random.default_rng(blocks)
+    config = ModelConfig(
+        vocab_size=256, hidden_size=64, num_hidden_layers=blocks, intermediate_size=128, bos_token_id=0, eos_token_id=0
+    )
+    shapes = config.shapes()
+    tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name]) for name in shapes}
+    checkpoint = Checkpoint(config, {name: value.astype(np.float32) for name, value in tensors.items()})
+    ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES[scheme])
+    return lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], f"random {blocks}")
+
+
+GRAPHS = [(2, "a16"), (3, "a8")]
+TOKENS = np.random.default_rng(3).integers(0, 256, (2, 20))
+JOBS = Job(TOKENS[:, :4], 3, Sampling(0.8, seed=4)), Job(TOKENS[:1])
+
+
+@pytest.fixture(scope="module")
+def maps(
+    tmp_path_factory: pytest.TempPathFactory, make_mapping: Callable[..., Mapping], system: SystemSpec
+) -> dict[str, Path]:
+    """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of JOBS on it."""
+    folder, found = tmp_path_factory.mktemp("maps"), {}
+    for blocks, scheme in GRAPHS:
+        graph_path = folder / f"{blocks}-{scheme}.graph"
+        storage.save_graph(random_graph(blocks, scheme), graph_path)
+        graph, digest = storage.load_graph(graph_path)
+        for kind in ("chain", "random", "block-per-chip"):
+            mapping = replace(make_mapping(graph, kind), graph=digest)
+            assert len(mapping.chips) >= 3
+            path = found[f"{blocks}-{scheme}-{kind}"] = folder / f"{blocks}-{scheme}-{kind}.map"
+            storage.save_mapping(storage.StoredMapping(mapping, system, graph_path), path)
+            expected = [(job, reference.run(graph, mapping, job)) for job in JOBS]
+            for job, result in expected:
+                same(fast.run(graph, mapping, job), result)
+            path.with_suffix(".expected").write_bytes(pickle.dumps(expected))
+    return found
+
+
+def same(result: Result, expected: Result) -> None:
+    assert np.array_equal(result.logits, expected.logits)
+    assert np.array_equal(result.chosen, expected.chosen)
+    assert (result.prefill, result.generate) == (expected.prefill, expected.generate)
+
+
+@pytest.fixture(scope="module")
+def path(maps: dict[str, Path]) -> Path:
+    """A mapping file with three chips."""
+    return maps["2-a16-chain"]
+
+
+class Launched:
+    """A command in a session of its own, whose processes are known by a variable that they inherit."""
+
+    def __init__(self, mark: Path, *command: str | Path) -> None:
+        self.mark, self.before = f"MMFREE_TEST={mark}".encode(), set(os.listdir("/dev/shm"))
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True, env=os.environ | {"MMFREE_TEST": str(mark)},
+        )  # fmt: skip
+
+    def __enter__(self) -> "Launched":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.living():
+            os.kill(process, signal.SIGKILL)
+        self.process.communicate()
+
+    def living(self) -> dict[int, int | None]:
+        """The rank of every process of the command that is alive, None where it has none."""
+        found: dict[int, int | None] = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                words = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            except OSError:  # it ended meanwhile, or is not ours
+                continue
+            if self.mark in words:
+                ranks = [int(word[9:]) for word in words if word.startswith(b"PMI_RANK=")]
+                found[int(entry.name)] = ranks[0] if ranks else None
+        return found
+
+    def process_of(self, rank: int) -> int:
+        """The process id of a rank."""
+        return next(process for process, found in self.living().items() if found == rank)
+
+    def end(self, seconds: float = TIMEOUT_S) -> tuple[int, str, str]:
+        """Exit status, output and complaint; the command must end by itself."""
+        try:
+            out, err = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the command did not end within {seconds} s; alive: {self.living()}")
+        return self.process.returncode, out, err
+
+    def assert_nothing_left(self) -> None:
+        end = time.monotonic() + SOON_S
+        while time.monotonic() < end and (self.living() or self.left_in_memory()):
+            time.sleep(0.02)
+        assert self.living() == {}
+        assert self.left_in_memory() == []
+
+    def left_in_memory(self) -> list[str]:
+        """What MPI has laid into shared memory since the start and no living process holds."""
+        new = {name for name in set(os.listdir("/dev/shm")) - self.before if name.startswith(MEMORY)}
+        held = "".join(_read(entry / "maps") for entry in Path("/proc").iterdir() if new and entry.name.isdigit())
+        return sorted(name for name in new if name not in held)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def run_on(ranks: int, mark: Path, *command: str | Path) -> tuple[int, str, str]:
+    """Run a command under mpiexec to its end, which leaves nothing behind."""
+    with Launched(mark, MPIEXEC, "-n", str(ranks), *command) as launched:
+        ended = launched.end()
+        launched.assert_nothing_left()
+    return ended
+
+
+def program(folder: Path, text: str) -> Path:
+    script = folder / "program.py"
+    script.write_text(dedent(text))
+    return script
+
+
+def simulate(path: Path, output: Path, *more: str, prompt: str = "ab", new_tokens: int = 24) -> tuple[str, ...]:
+    what = "simulate", str(path), "--prompt", prompt, "--new-tokens", str(new_tokens), "--engine", "mpi"
+    return *what, "-o", str(output), *more
+
+
+def outcome(folder: Path) -> tuple[object, ...]:
+    """What a run gave, less the time it took."""
+    run = storage.load_run(folder)
+    return run.prefill, run.generate, run.new_tokens, run.text
+
+
+def unbroken(path: Path, output: Path, new_tokens: int) -> tuple[object, ...]:
+    """What a run of the fast engine gives that never stops."""
+    pipeline.simulate(path, "ab", lambda tokens: Job(tokens, new_tokens), "fast", output)
+    return outcome(output)
+
+
+# Bits and counts
+
+COMPARE = """
+    import pickle
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+
+    from mmfree_neuro import storage
+    from mmfree_neuro.errors import Served
+    from mmfree_sims import mpi
+
+    ranks = mpi.world().Get_size()
+
+
+    def placements(graph, mapping):
+        chips, random = len(mapping.chips), np.random.default_rng(len(mapping.shards))
+        yield None
+        yield (0,) * chips
+        yield (ranks - 1,) * chips
+        yield mpi.by_weight(graph, mapping, ranks)[::-1]
+        yield tuple(random.integers(0, ranks, chips).tolist())
+        if ranks > 1:
+            yield tuple(random.integers(1, ranks, chips).tolist())
+
+
+    for path in map(Path, sys.argv[1:]):
+        graph, stored = storage.load_mapped(path)
+        for job, expected in pickle.loads(path.with_suffix(".expected").read_bytes()):
+            for number, placement in enumerate(placements(graph, stored.mapping)):
+                mpi.MOST_VALUES = 37 if number % 2 else 1 << 28  # packets in many messages, too
+                try:
+                    found = mpi.run(graph, stored.mapping, job, placement=placement)
+                except Served:
+                    assert mpi.is_worker()
+                    continue
+                who = path.name, placement
+                assert found.logits.dtype == expected.logits.dtype == np.int64, who
+                assert np.array_equal(found.logits, expected.logits), who
+                assert np.array_equal(found.chosen, expected.chosen), who
+                assert (found.prefill, found.generate) == (expected.prefill, expected.generate), who
+                assert set(found.seconds) == {"start", "prefill", "generate"}, who
+        if not mpi.is_worker():
+            print(path.name)
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_placement_gives_the_bits_of_the_reference(ranks: int, maps: dict[str, Path], tmp_path: Path) -> None:
+    """Default, all on one rank, reversed, at random, rank 0 without chips; 2 to 3 blocks, 2 schemes, 3 mappings."""
+    script = program(tmp_path, COMPARE)
+    status, out, err = run_on(ranks, tmp_path, *PYTHON, "-m", "mpi4py", script, *maps.values())
+    assert (status, err) == (0, "")
+    assert out.split() == [path.name for path in maps.values()]
+
+
+def test_every_payload_travels_once_to_each_rank_that_reads_it(maps: dict[str, Path], tmp_path: Path) -> None:
+    script = program(
+        tmp_path,
+        """
+        import sys
+        from pathlib import Path
+
+        import numpy as np
+
+        from mmfree_neuro import storage
+        from mmfree_neuro.job import Job, Result, RunState, Saving, silent
+        from mmfree_sims import mpi
+        from mmfree_sims.packets import HEADER
+        from mmfree_sims.plan import Plan
+
+        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        comm, told = mpi.world(), []
+        job = Job(np.arange(12).reshape(2, 6), 3)
+        result, traffic = mpi.serve(graph, stored.mapping, job, lambda *what: told.append(what))
+        everywhere = comm.gather(traffic, root=0)
+        if result is not None:
+            rank_of = dict(zip(stored.mapping.chips, mpi.by_weight(graph, stored.mapping, 3)))
+            plan = Plan(graph, stored.mapping, lambda place: rank_of.get(place.chip, place.chip))
+            crossings = 0  # rank 0 has the host
+            for stretch in plan.stretches:
+                readers = {max(tile, 0) for tile in plan.abroad[stretch.number]} - {max(stretch.tile, 0)}
+                crossings += plan.words(stretch) * len(readers)
+            messages = sum(traffic.messages for traffic in everywhere)
+            assert sum(traffic.values for traffic in everywhere) == 2 * 8 * crossings + HEADER * messages
+            assert told[-1] == ("generate", 6, 6) and ("prefill", 12, 12) in told
+            print("compared")
+        else:
+            assert told == []
+        """,
+    )
+    status, out, err = run_on(3, tmp_path, *PYTHON, "-m", "mpi4py", script, maps["3-a8-random"])
+    assert (status, out, err) == (0, "compared\n", "")
+
+
+SAVING = """
+    import pickle
+    import sys
+    from pathlib import Path
+
+    from mmfree_neuro import storage
+    from mmfree_neuro.errors import Served
+    from mmfree_neuro.job import Saving, silent
+    from mmfree_sims import mpi
+
+    graph, stored = storage.load_mapped(Path(sys.argv[1]))
+    asked = Path(sys.argv[2])
+    job, starts = pickle.loads(asked.read_bytes())
+    found = []
+    for every, resumed in starts:
+        states = []
+        saving = Saving(0, None) if mpi.is_worker() else Saving(every, states.append, resumed)  # rank 0 tells them
+        try:
+            found.append((mpi.run(graph, stored.mapping, job, silent, saving), states))
+        except Served:
+            assert not states
+    if not mpi.is_worker():
+        asked.with_suffix(".found").write_bytes(pickle.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("name", ["3-a8-random", "2-a16-block-per-chip"])
+def test_states_are_saved_and_resumed_across_engines(name: str, maps: dict[str, Path], tmp_path: Path) -> None:
+    """Every state of MPI is that of fast and of the reference, and each goes on from the states of the others."""
+    job = Job(np.arange(1, 12)[None], 9, Sampling(0.8, seed=4), keep_logits=False)
+    graph, stored = storage.load_mapped(maps[name])
+
+    def states_of(engine: pipeline.Engine, every: int, resumed: RunState | None = None) -> tuple[Result, list]:
+        states: list[RunState] = []
+        return engine(graph, stored.mapping, job, silent, Saving(every, states.append, resumed)), states
+
+    expected, slow = states_of(reference.run, 4)
+    _, often = states_of(fast.run, 1)
+    starts = [(4, None), (1, None), *((4, state) for state in slow)]
+    (tmp_path / "asked").write_bytes(pickle.dumps((job, starts)))
+    script = program(tmp_path, SAVING)
+    assert run_on(3, tmp_path, *PYTHON, "-m", "mpi4py", script, maps[name], tmp_path / "asked") == (0, "", "")
+    found = pickle.loads((tmp_path / "asked.found").read_bytes())
+    assert [state.fed for state in slow] == [4, 8, 12, 16]
+    for (result, states), others in zip(found, [slow, often, slow[1:], slow[2:], slow[3:], []], strict=True):
+        same(result, expected)
+        assert len(states) == len(others)
+        for state, other in zip(states, others, strict=True):
+            assert (state.fed, state.chosen.tolist()) == (other.fed, other.chosen.tolist())
+            assert (state.prefill, state.generate) == (other.prefill, other.generate)
+            assert state.states.keys() == other.states.keys()
+            assert all(np.array_equal(values, other.states[node]) for node, values in state.states.items())
+    for state in found[0][1]:
+        same(states_of(fast.run, 4, state)[0], expected)
+    same(states_of(reference.run, 4, found[0][1][1])[0], expected)
+
+
+def test_chips_lie_on_ranks_by_their_synapses(hand_graph: Graph) -> None:
+    """Rows of three synapses: six rows on chip 0, one on chip 3, one on chip 5; a chip lies where its middle does."""
+    head = replace(hand_graph.nodes[1], size=8, inputs=(
+        replace(hand_graph.nodes[1].inputs[0], matrix=pack(np.ones((8, 3), np.int8))),
+    ))  # fmt: skip
+    graph = replace(hand_graph, nodes=(hand_graph.nodes[0], head))
+    shards = Shard("embedding", 0, 3), Shard("head", 0, 6), Shard("head", 6, 7), Shard("head", 7, 8)
+    places = Location(HOST, 0), Location(0, 0), Location(3, 0), Location(5, 0)
+    mapping = Mapping("", "kapoho-point", "hand", shards, places, ())
+    assert mpi.by_weight(graph, mapping, 1) == (0, 0, 0)
+    assert mpi.by_weight(graph, mapping, 2) == (0, 1, 1)  # 9 / 24, 19.5 / 24 and 22.5 / 24 of the synapses
+    assert mpi.by_weight(graph, mapping, 3) == (1, 2, 2)
+    assert mpi.by_weight(graph, mapping, 8) == (3, 6, 7)
+    swapped = replace(mapping, locations=(places[0], places[2], places[1], places[3]))
+    assert mpi.by_weight(graph, swapped, 4) == (0, 2, 3)  # 1.5 / 24, 12 / 24 and 22.5 / 24
+
+
+def test_a_placement_gives_every_chip_one_of_the_ranks(hand_mapping: Mapping) -> None:
+    places = (*hand_mapping.locations[:2], Location(4, 1))
+    mapping = replace(hand_mapping, locations=places)
+    mpi.check_placement([1, 0], mapping, 2)
+    mpi.check_placement([0, 0], mapping, 1)
+    for placement, ranks, message in (
+        ((0,), 1, "the placement names 1 ranks, must name one for each of 2 chips"),
+        ((0, 1, 0), 2, "the placement names 3 ranks, must name one for each of 2 chips"),
+        ((0, 2), 2, "the placement names rank 2, must be 0 … 1"),
+        ((-1, 0), 4, "the placement names rank -1, must be 0 … 3"),
+    ):
+        with pytest.raises(InputError) as caught:
+            mpi.check_placement(placement, mapping, ranks)
+        assert str(caught.value) == message
+
+
+# The command line
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_one_run_is_written_and_told_once(ranks: int, path: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    status, out, err = run_on(ranks, tmp_path, *COMMAND, *simulate(path, run, "--save-every", "5"))
+    assert (status, err) == (0, "")
+    assert [path.name for path in run.iterdir()] == ["run.json"]
+    assert out.startswith(f"ab{storage.load_run(run).text}\n\nmpi: started in ")
+    assert out.count("mpi: started in ") == 1
+    assert outcome(run) == unbroken(path, tmp_path / "fast", 24)
+
+
+def test_one_rank_needs_no_mpiexec(path: Path, tmp_path: Path) -> None:
+    with Launched(tmp_path, *COMMAND, *simulate(path, tmp_path / "run")) as launched:
+        status, out, err = launched.end()
+        launched.assert_nothing_left()
+    assert (status, err, out.count("mpi: started in ")) == (0, "", 1)
+    assert outcome(tmp_path / "run") == unbroken(path, tmp_path / "fast", 24)
+
+
+def test_one_rank_outlives_the_shell_that_started_it(path: Path, tmp_path: Path) -> None:
+    """As a run does that is started in the background before one logs out."""
+    words = simulate(path, tmp_path / "run", new_tokens=2000)
+    with Launched(tmp_path, "sh", "-c", '"$@" & sleep 1', "sh", *COMMAND, *words) as launched:
+        status, _, err = launched.end()
+        launched.assert_nothing_left()
+    assert (status, err) == (0, "")
+    assert outcome(tmp_path / "run") == unbroken(path, tmp_path / "fast", 2000)
+
+
+def test_logits_are_those_of_the_fast_engine(path: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "tokens.npy", TOKENS)
+
+    def what(engine: str) -> list[str]:
+        (tmp_path / engine).mkdir()
+        files = [str(tmp_path / engine / name) for name in ("logits.npy", "nats.npy", "chosen.npy")]
+        return ["logits", str(path), "--tokens", str(tmp_path / "tokens.npy"), "--engine", engine, "--raw",
+                "-o", files[0], "--nats", files[1], "--chosen", files[2], "--new-tokens", "5"]  # fmt: skip
+
+    names = "logits.npy", "nats.npy", "chosen.npy"
+    status, out, err = run_on(2, tmp_path, *COMMAND, *what("mpi"), "--placement", "1,0,1")
+    assert (status, err) == (0, "")
+    assert out == f"wrote {', '.join(str(tmp_path / 'mpi' / name) for name in names)}\n"
+    assert cli.main(what("fast")) == 0
+    for name in names:
+        assert (tmp_path / "mpi" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes()
+
+
+# Wrong input: in words, {rank} is the rank of the process that gets them.
+
+BY_RANK = """
+    import os
+    import sys
+
+    from mmfree_neuro import cli
+
+    sys.exit(cli.main([word.replace("{rank}", os.environ["PMI_RANK"]) for word in sys.argv[1:]]))
+"""
+WRONG = {
+    "no file": (["{missing}"], [], "{missing}: not readable (No such file or directory)"),
+    "no file on rank 1": (["{folder}/{rank}.map"], [], "{folder}/1.map: not readable (No such file or directory)"),
+    "no ranks": ([], ["--placement", "first"], "the placement is 'first', must be ranks such as 0,0,1,1"),
+    "too few": ([], ["--placement", "0,1"], "the placement names 2 ranks, must name one for each of 3 chips"),
+    "no such rank": ([], ["--placement", "0,1,3"], "the placement names rank 3, must be 0 … 2"),
+    "negative": ([], ["--placement=0,-1,1"], "the placement names rank -1, must be 0 … 2"),
+    "other placement": (
+        [], ["--placement", "0,{rank},2"],
+        "rank 1 was given another mapping, job or placement than rank 0, must be the same",
+    ),
+    "other prompt": (
+        [], ["--prompt", "{rank}"], "rank 1 was given another mapping, job or placement than rank 0, must be the same",
+    ),
+    "other length": (
+        [], ["--new-tokens", "2{rank}"],
+        "rank 1 was given another mapping, job or placement than rank 0, must be the same",
+    ),
+    "a folder that is no run": (
+        [], ["-o", "{folder}"], "{folder}: exists and is not a run, must be a new folder or an older run",
+    ),
+    "nothing to resume": ([], ["--resume"], "{folder}/run/state.safetensors: not readable (No such file or directory)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line_of_all_ranks(name: str, path: Path, tmp_path: Path) -> None:
+    source, more, message = WRONG[name]
+    storage.save_mapping(storage.load_mapping(path), tmp_path / "0.map")
+
+    def filled(text: str) -> str:
+        return text.replace("{folder}", str(tmp_path)).replace("{missing}", str(tmp_path / "missing.map"))
+
+    script = program(tmp_path, BY_RANK)
+    words = simulate(Path(*map(filled, source)) if source else path, tmp_path / "run", *map(filled, more))
+    status, out, err = run_on(3, tmp_path, *PYTHON, script, *words)
+    assert err == f"mmfree-neuro: {filled(message)}\n"
+    assert (status, out) == (2, "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_mpi_engine_has_ranks(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for engine in ("reference", "fast", "lava"):
+        words = *simulate(path, tmp_path / "run", "--placement", "0,0,0"), "--engine", engine
+        assert cli.main(words) == 2
+        assert capsys.readouterr().err == (
+            f"mmfree-neuro: engine {engine} has no ranks, must be mpi to place chips on them\n"
+        )
+
+
+def test_without_mpi4py(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mpi, "MPI", None)
+    with pytest.raises(EngineError) as caught:
+        mpi.world()
+    needs = "the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich"
+    assert str(caught.value) == needs
+    assert cli.main(simulate(path, tmp_path / "run")) == 2
+    assert capsys.readouterr().err == f"mmfree-neuro: {needs}\n"
+
+
+# Bugs, and ends that come from outside
+
+PATCHED = """
+    import os
+    import signal
+    import sys
+
+    from mmfree_neuro import cli, pipeline, storage
+    from mmfree_sims import mpi, tile
+
+    rank = mpi.world().Get_rank()
+    {patch}
+    sys.exit(cli.main(sys.argv[1:]))
+"""
+FAILING_TILE = """
+    take = tile.Tile.take
+
+
+    def failing(self, packets, send):
+        packets = list(packets)
+        if rank == {rank} and any(packet.token >= 9 for packet in packets):
+            raise ValueError("the ninth token is cursed")
+        take(self, packets, send)
+
+
+    tile.Tile.take = failing
+"""
+UNBUILT_TILE = """
+    build = tile.Tile.__init__
+
+
+    def failing(self, *what):
+        if rank == {rank}:
+            raise ValueError("the ninth token is cursed")
+        build(self, *what)
+
+
+    tile.Tile.__init__ = failing
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("patch", [FAILING_TILE, UNBUILT_TILE], ids=["a tile at work", "a tile that is built"])
+def test_a_bug_on_one_rank(patch: str, rank: int, path: Path, tmp_path: Path) -> None:
+    script = program(tmp_path, patched(patch.replace("{rank}", str(rank))))
+    words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
+    begin = time.monotonic()
+    status, out, err = run_on(3, tmp_path, *PYTHON, script, *words)
+    assert time.monotonic() - begin < SOON_S
+    lines = err.splitlines()
+    assert lines[:2] == [f"mmfree-neuro: rank {rank} failed", "Traceback (most recent call last):"]
+    assert "ValueError: the ninth token is cursed" in lines
+    assert "in failing" in err
+    assert status != 0 and out == ""
+
+
+def patched(patch: str) -> str:
+    return dedent(PATCHED).replace("{patch}", dedent(patch))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_bug_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
+    patch = f"""
+        def failing(path):
+            raise ValueError("the file is cursed")
+
+        if rank == {rank}:
+            storage.load_mapped = failing
+    """
+    begin = time.monotonic()
+    words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
+    status, out, err = run_on(3, tmp_path, *PYTHON, program(tmp_path, patched(patch)), *words)
+    assert time.monotonic() - begin < SOON_S
+    assert err.splitlines()[0] == "Traceback (most recent call last):"
+    assert "ValueError: the file is cursed" in err.splitlines()
+    assert status != 0 and out == ""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
+    """The others must not wait for a rank that has gone."""
+    patch = f"""
+        load = storage.load_mapped
+
+
+        def interrupted(path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return load(path)
+
+
+        if rank == {rank}:
+            storage.load_mapped = interrupted
+    """
+    words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
+    with Launched(tmp_path, MPIEXEC, "-n", "3", *PYTHON, program(tmp_path, patched(patch)), *words) as launched:
+        status, out, _ = launched.end(SOON_S)
+        launched.assert_nothing_left()
+    assert status != 0 and out == ""
+
+
+def kill_rank(launched: Launched, rank: int) -> None:
+    os.kill(launched.process_of(rank), signal.SIGKILL)
+
+
+def end_rank(launched: Launched, rank: int) -> None:
+    os.kill(launched.process_of(rank), signal.SIGTERM)
+
+
+def end_worker_twice(launched: Launched) -> None:
+    worker = launched.process_of(1)
+    os.kill(worker, signal.SIGTERM)
+    time.sleep(0.2)
+    os.kill(worker, signal.SIGTERM)
+
+
+HINT = "mmfree-neuro: interrupted; the state after {fed} tokens is in {run}, --resume goes on from there"
+DISTURBED: dict[str, tuple[Callable[[Launched], None], str, str]] = {
+    "a worker is killed": (lambda run: kill_rank(run, 2), "", "mpi"),
+    "rank 0 is killed": (lambda run: kill_rank(run, 0), "", "fast"),
+    "mpiexec is killed": (lambda run: run.process.kill(), "", "mpi"),
+    "Ctrl-C": (lambda run: os.killpg(run.process.pid, signal.SIGINT), HINT, "fast"),
+    "rank 0 is to end": (lambda run: end_rank(run, 0), HINT, "mpi"),
+    "a worker is to end": (lambda run: end_rank(run, 1), "", "fast"),
+    "a worker is to end, again": (end_worker_twice, "", "fast"),
+    "all are to end": (lambda run: os.killpg(run.process.pid, signal.SIGTERM), HINT, "reference"),
+}
+
+
+@pytest.mark.parametrize("name", DISTURBED)
+def test_a_run_that_is_disturbed_ends_and_is_resumed(name: str, path: Path, tmp_path: Path) -> None:
+    run, (disturb, hint, engine) = tmp_path / "run", DISTURBED[name]
+    words = simulate(path, run, "--save-every", "32", new_tokens=ENDLESS)
+    with Launched(tmp_path, MPIEXEC, "-n", "3", *COMMAND, *words) as launched:
+        wait_until((run / STATE).is_file)
+        disturb(launched)
+        status, out, err = launched.end(SOON_S)
+        launched.assert_nothing_left()
+    graph, stored = storage.load_mapped(path)
+    prompt = np.array([texts.encode(graph.bos, graph.tokenizer, "ab")])
+    state = storage.load_state(run, storage.identity(stored.mapping, Job(prompt)))
+    assert state.fed % 32 == 0
+    assert err.startswith(hint.format(fed=state.fed, run=run))
+    assert status != 0 and "mpi: started" not in out
+    resume(engine, simulate(path, run, "--resume", new_tokens=state.fed + 40), tmp_path)
+    assert outcome(run) == unbroken(path, tmp_path / "unbroken", state.fed + 40)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def resume(engine: str, words: tuple[str, ...], folder: Path) -> None:
+    """Go on from the state in a run's folder, by MPI on two ranks."""
+    if engine == "mpi":
+        status, _, err = run_on(2, folder, *COMMAND, *words)
+        assert (status, err) == (0, "")
+    else:
+        assert cli.main([*words, "--engine", engine]) == 0
+
+
+def test_a_run_that_is_killed_while_it_saves_is_resumed(path: Path, tmp_path: Path) -> None:
+    """The third state is written beside the second when rank 0 dies, and has not yet taken its place."""
+    patch = """
+        replaced, move = [], os.replace
+
+
+        def killed(*names):
+            replaced.append(names)
+            if len(replaced) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            move(*names)
+
+
+        if rank == 0:
+            os.replace = killed
+    """
+    run = tmp_path / "run"
+    words = simulate(path, run, "--save-every", "8", new_tokens=48)
+    status, _, _ = run_on(2, tmp_path, *PYTHON, program(tmp_path, patched(patch)), *words)
+    assert status != 0
+    assert STATE in [path.name for path in run.iterdir()]
+    resume("mpi", (*words, "--resume"), tmp_path)
+    assert outcome(run) == unbroken(path, tmp_path / "unbroken", 48)
+
+
+# Separate hosts
+
+APART = """
+    import os
+    import pickle
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+
+    from mmfree_neuro import storage
+    from mmfree_sims import mpi
+
+    path, comm = Path(sys.argv[1]), mpi.world()
+    graph, stored = storage.load_mapped(path)
+    for job, expected in pickle.loads(path.with_suffix(".expected").read_bytes()):
+        result, traffic = mpi.serve(graph, stored.mapping, job, placement=[1, 0, 1, 0])
+        found = comm.gather((os.uname().nodename, 4 * traffic.values), root=0)
+        if result is not None:
+            assert np.array_equal(result.logits, expected.logits)
+            assert np.array_equal(result.chosen, expected.chosen)
+            assert result.prefill == expected.prefill and result.generate == expected.generate
+            print(*(word for rank in found for word in rank))
+"""
+LAUNCH = """\
+#!/bin/sh
+# What mpiexec calls in place of ssh: options, the address of a host, and the command to run there.
+while [ "${1#-}" != "$1" ]; do shift; done
+host=NAME${1##*.}; shift
+exec ip netns exec "$host" unshare --uts --ipc --mount --pid --fork --kill-child sh -c \\
+    "hostname $host; mount -t tmpfs none /dev/shm; mount -t proc proc /proc; $*"
+"""
+
+
+def ip(*words: str) -> str:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(done.stderr.strip())
+    return done.stdout
+
+
+def connect(both: tuple[str, str]) -> None:
+    """Make two network namespaces, and a cable from 10.77.0.1 in the first to 10.77.0.2 in the second."""
+    for host in both:
+        ip("netns", "add", host)
+    ip("link", "add", "cable", "netns", both[0], "type", "veth", "peer", "name", "cable", "netns", both[1])
+    for number, host in enumerate(both, 1):
+        ip("-n", host, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
+        ip("-n", host, "link", "set", "cable", "up")
+        ip("-n", host, "link", "set", "lo", "up")
+        ip("netns", "exec", host, "unshare", "--uts", "--ipc", "--mount", "--pid", "--fork", "sh", "-c",
+           "mount -t tmpfs none /dev/shm && mount -t proc proc /proc")  # fmt: skip
+    wait_until(lambda: all(ip("-n", host, "-br", "link", "show", "cable").split()[1] == "UP" for host in both))
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Two network namespaces that stand for hosts, and `launch.sh`, which starts what mpiexec wants on them."""
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        pytest.skip("needs the commands ip and unshare to make network namespaces")
+    both = f"mmfree{os.getpid()}-1", f"mmfree{os.getpid()}-2"
+    try:
+        connect(both)
+        (tmp_path / "launch.sh").write_text(LAUNCH.replace("NAME", both[0][:-1]))
+        (tmp_path / "launch.sh").chmod(0o755)
+        yield both
+    except OSError as problem:
+        pytest.skip(f"needs the right to make network namespaces ({problem})")
+    finally:
+        for host in both:
+            subprocess.run(["ip", "netns", "del", host], capture_output=True, check=False)
+
+
+def sent_through_cable(host: str) -> int:
+    """Bytes that a host has sent to the other."""
+    lines = ip("netns", "exec", host, "cat", "/proc/net/dev").splitlines()
+    return next(int(line.split()[9]) for line in lines if line.split()[0] == "cable:")
+
+
+def on_hosts(hosts: tuple[str, str], folder: Path) -> tuple[str, ...]:
+    return (
+        "ip", "netns", "exec", hosts[0], MPIEXEC, "-launcher", "ssh", "-launcher-exec", str(folder / "launch.sh"),
+        "-localhost", "10.77.0.1", "-hosts", "10.77.0.1,10.77.0.2", "-n", "2",
+    )  # fmt: skip
+
+
+def test_ranks_on_separate_hosts(hosts: tuple[str, str], maps: dict[str, Path], tmp_path: Path) -> None:
+    """What the ranks say they sent has crossed the cable, and the bits are the same."""
+    before = [sent_through_cable(host) for host in hosts]
+    script = program(tmp_path, APART)
+    command = *on_hosts(hosts, tmp_path), *PYTHON, "-m", "mpi4py", str(script), str(maps["3-a8-random"])
+    with Launched(tmp_path, *command) as launched:
+        status, out, err = launched.end()
+        launched.assert_nothing_left()
+    assert (status, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert len(lines) == len(JOBS)
+    assert all(line[0] != hosts[1] == line[2] for line in lines)
+    for number, host in enumerate(hosts):
+        payloads = sum(int(line[2 * number + 1]) for line in lines)
+        assert payloads > 100_000
+        assert sent_through_cable(host) - before[number] >= payloads
+
+
+def test_a_rank_on_another_host_is_killed(hosts: tuple[str, str], path: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = simulate(path, run, "--save-every", "8", new_tokens=ENDLESS)
+    with Launched(tmp_path, *on_hosts(hosts, tmp_path), *COMMAND, *words) as launched:
+        wait_until((run / STATE).is_file)
+        kill_rank(launched, 1)
+        status, _, _ = launched.end(SOON_S)
+        launched.assert_nothing_left()
+    assert status != 0

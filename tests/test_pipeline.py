@@ -1,0 +1,283 @@
+"""A model's own tokenizer goes the whole way: it calibrates, it travels with the graph, it reads and writes text."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
+from tokenizers.models import BPE
+
+from mmfree_kernels import calibrate
+from mmfree_neuro import checkpoint as checkpoints
+from mmfree_neuro import cli, pipeline, storage, text
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig, read_tokenizer
+from mmfree_neuro.errors import CheckpointError
+
+SPECIAL = ["<unk>", "<s>", "</s>"]
+WORDS = ["▁o", "▁on", "▁onc", "▁once", "▁u", "▁up", "▁upo", "▁upon", "▁a", "▁t", "▁ti", "▁tim", "▁time"]
+SENTENCE = "once upon a time the cat sat on a mat, once more."
+
+
+def tokenizer() -> str:
+    """A small one as the published models have it: bytes for what has no token, <s> before a text."""
+    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyz.,", *WORDS]
+    merges = [(word[:-1], word[-1]) for word in WORDS]
+    model = BPE({t: k for k, t in enumerate(tokens)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    made = Tokenizer(model)
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
+    return str(made.to_str())
+
+
+JSON = tokenizer()
+SIZE = Tokenizer.from_str(JSON).get_vocab_size()
+CONFIG = ModelConfig(
+    vocab_size=SIZE + 5, hidden_size=32, num_hidden_layers=1, intermediate_size=48, bos_token_id=1, eos_token_id=2
+)
+
+
+def write_checkpoint(folder: Path, config: ModelConfig = CONFIG, content: str | bytes | None = JSON) -> Path:
+    """A random model, and its tokenizer where there is one."""
+    random, shapes = np.random.default_rng(5), config.shapes()
+    tensors = {
+        name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name]).astype(np.float32)
+        for name in shapes
+    }
+    checkpoints.write(folder, Checkpoint(config, tensors), "float32")
+    if content is not None:
+        (folder / "tokenizer.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+@dataclass(frozen=True)
+class Files:
+    """A checkpoint with a tokenizer, a text, and the graph and the mapping that follow."""
+
+    folder: Path
+
+    def __truediv__(self, name: str) -> str:
+        return str(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    write_checkpoint(folder / "checkpoint")
+    (folder / "text").write_text(f"{SENTENCE}\n" * 400, encoding="utf-8")
+    files = Files(folder)
+    assert cli.main(["convert", files / "checkpoint", "-o", files / "model.graph", "--calibrate", files / "text"]) == 0
+    where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
+    assert cli.main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
+    return files
+
+
+def test_the_graph_carries_the_tokenizer(files: Files, tmp_path: Path) -> None:
+    graph, _ = storage.load_graph(Path(files / "model.graph"), check=True)
+    assert graph.tokenizer == JSON
+    assert graph.bos == 1
+    storage.save_graph(graph, tmp_path / "again.graph")
+    assert (tmp_path / "again.graph").read_bytes() == Path(files / "model.graph").read_bytes()
+    storage.save_graph(replace(graph, tokenizer=None), tmp_path / "without.graph")
+    assert storage.load_graph(tmp_path / "without.graph")[0].tokenizer is None
+
+
+def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
+    """It lies in the file as it was, and has its checksum like every array."""
+    data = Path(files / "model.graph").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    at = data.index("▁upon".encode(), start)
+    path = tmp_path / "model.graph"
+    path.write_bytes(data[:at] + b"*" + data[at + 1 :])
+    with pytest.raises(Exception, match=re.escape(f"{path}: damaged: array a00000 differs from its checksum")):
+        storage.load_graph(path, check=True)
+
+
+def test_what_is_calibrated_on_are_words(files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Windows of one length, each a text of its own as the tokenizer writes it, of the side that they are for."""
+    seen: list[Any] = []
+    measured = calibrate.calibrate
+
+    def watched(checkpoint: Checkpoint, tokens: np.ndarray, *rest: Any, **more: Any) -> Any:
+        seen.append(tokens)
+        return measured(checkpoint, tokens, *rest, **more)
+
+    monkeypatch.setattr(calibrate, "calibrate", watched)
+    arguments = ["convert", files / "checkpoint", "-o", str(tmp_path / "model.graph"), "--calibrate", files / "text"]
+    assert cli.main(arguments) == 0
+    assert (tmp_path / "model.graph").read_bytes() == Path(files / "model.graph").read_bytes()
+    calibration, held_out = pipeline.calibration_text(files / "text", (32, 16), JSON)
+    assert np.array_equal(seen[0], calibration)
+    once = Tokenizer.from_str(JSON).token_to_id("▁once")
+    for tokens in (calibration, held_out):
+        assert tokens.dtype == np.int64
+        assert (tokens[:, 0] == 1).all()
+        assert 10 < tokens.shape[1] <= pipeline.CALIBRATION_WINDOW + 1
+        assert (tokens == once).any()
+        decoded = text.decode(JSON, tokens[0])
+        assert decoded.strip() in f"{SENTENCE}\n" * 400
+    graph, _ = storage.load_graph(tmp_path / "model.graph")
+    assert graph.quality["tokens"] == held_out[:, 1:].size
+
+
+def test_without_a_tokenizer_windows_are_bytes(files: Files) -> None:
+    calibration, held_out = pipeline.calibration_text(files / "text", (4, 2))
+    assert calibration.shape == (4, pipeline.CALIBRATION_WINDOW)
+    assert held_out.shape[1] == pipeline.CALIBRATION_WINDOW + 1
+    assert bytes(calibration[0].astype(np.uint8)).decode() in f"{SENTENCE}\n" * 400
+
+
+def test_a_run_prints_text(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt, out = "once upon a", tmp_path / "run"
+    what = ["--prompt", prompt, "--new-tokens", "12", "--temperature", "2", "--engine", "fast", "-o", str(out)]
+    assert cli.main(["simulate", files / "model.map", *what]) == 0
+    said = capsys.readouterr().out
+    run = storage.load_run(out)
+    assert list(run.prompt_tokens) == [1, *map(Tokenizer.from_str(JSON).token_to_id, ("▁once", "▁upon", "▁a"))]
+    assert len(run.new_tokens) == 12
+    assert run.text == text.decode(JSON, run.new_tokens)
+    assert said.startswith(f"{prompt}{run.text}\n\n")
+    assert max(run.new_tokens) > 255
+    assert cli.main(["simulate", files / "model.map", *what, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == run.text
+
+
+def test_a_run_says_the_words_that_were_chosen(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Were they these, the text would go on with a space and these words."""
+    words = [Tokenizer.from_str(JSON).token_to_id(word) for word in ("▁once", "▁upon", "▁a", "▁time", ".")]
+    start = pipeline.engine_named("fast")
+
+    def eloquent(*arguments: Any) -> Any:
+        result = start(*arguments)
+        return replace(result, chosen=np.array([words]))
+
+    monkeypatch.setattr(pipeline, "engine_named", lambda *_: eloquent)
+    what = ["--prompt", "the cat,", "--new-tokens", "5", "--engine", "fast", "-o", str(tmp_path / "run")]
+    assert cli.main(["simulate", files / "model.map", *what]) == 0
+    assert capsys.readouterr().out.startswith("the cat, once upon a time.\n\n")
+    assert storage.load_run(tmp_path / "run").text == " once upon a time."
+
+
+def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path) -> None:
+    """Converted on the way, calibrated by the same words."""
+    np.save(tmp_path / "tokens.npy", np.array([[1, SIZE - 1, 7]]))
+    found = []
+    for source in ("checkpoint", "model.graph"):
+        out = str(tmp_path / f"{source}.npy")
+        arguments = ["logits", files / source, "--tokens", str(tmp_path / "tokens.npy"), "-o", out, "--engine", "fast"]
+        assert cli.main([*arguments, "--calibrate", files / "text"]) == 0
+        found.append(np.load(out))
+    assert np.array_equal(*found)
+
+
+# What is wrong.
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a command ends."""
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("mmfree-neuro: ")
+    assert said.err.count("\n") == 1
+    return said.err.removeprefix("mmfree-neuro: ").rstrip("\n")
+
+
+def test_a_tokenizer_of_more_tokens_than_its_model(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, vocab_size=SIZE - 1))
+    arguments = ["convert", str(folder), "-o", str(tmp_path / "model.graph"), "--calibrate", files / "text"]
+    assert refused(arguments, capsys) == (
+        f"tokenizer.json: has token {SIZE - 1}, which is outside the vocabulary 0 … {SIZE - 2}"
+    )
+    assert not (tmp_path / "model.graph").exists()
+    write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, vocab_size=SIZE))
+    assert cli.main(arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "EOF while parsing a value at line 1 column 0"),
+        ("{\n", "EOF while parsing an object at line 2 column 0"),
+        ("{}", "Model missing. at line 1 column 2"),
+    ],
+)
+def test_a_tokenizer_that_is_none(
+    content: str, problem: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", content=content)
+    arguments = ["convert", str(folder), "-o", str(tmp_path / "model.graph"), "--calibrate", files / "text"]
+    assert refused(arguments, capsys) == (
+        f"tokenizer.json: is not readable ({problem}), must be a tokenizer in the format of Hugging Face tokenizers"
+    )
+    assert not (tmp_path / "model.graph").exists()
+
+
+def test_reading_a_tokenizer(tmp_path: Path) -> None:
+    assert read_tokenizer(tmp_path) is None
+    assert read_tokenizer(tmp_path / "none") is None
+    path = tmp_path / "tokenizer.json"
+    path.write_text("▁any text", encoding="utf-8")
+    assert read_tokenizer(tmp_path) == "▁any text"
+
+
+def test_a_tokenizer_that_cannot_be_read(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", content=b'{"\xff"}')
+    path = folder / "tokenizer.json"
+    for problem in (
+        "'utf-8' codec can't decode byte 0xff in position 2: invalid start byte",
+        f"[Errno 21] Is a directory: '{path}'",
+    ):
+        message = f"{path}: not readable as JSON ({problem})"
+        with pytest.raises(CheckpointError) as error:
+            read_tokenizer(folder)
+        assert str(error.value) == message
+        arguments = ["convert", str(folder), "-o", str(tmp_path / "model.graph"), "--calibrate", files / "text"]
+        assert refused(arguments, capsys) == message
+        path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path)
+        path.mkdir()
+    assert not (tmp_path / "model.graph").exists()
+
+
+def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
+    """It begins with the first token of the model."""
+    what = ["--prompt", "", "--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
+    assert cli.main(["simulate", files / "model.map", *what]) == 0
+    assert storage.load_run(tmp_path / "run").prompt_tokens == (1,)
+
+
+def small_text(folder: Path, content: str) -> str:
+    (folder / "small").write_text(content, encoding="utf-8")
+    return str(folder / "small")
+
+
+@pytest.mark.parametrize("content", ["once " * 9, "ti" * 21, SENTENCE], ids=["words", "one-word", "sentence"])
+@pytest.mark.parametrize("first", [True, False], ids=["first-token", "no-first-token"])
+def test_a_text_of_few_words(
+    content: str, first: bool, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It works, or ends in one line, as it does for a model of bytes."""
+    made = Tokenizer.from_str(JSON)
+    if not first:
+        made.post_processor = processors.TemplateProcessing("$A", special_tokens=[])
+    folder = write_checkpoint(tmp_path / "checkpoint", content=made.to_str())
+    arguments = ["convert", str(folder), "-o", str(tmp_path / "model.graph")]
+    status = cli.main([*arguments, "--calibrate", small_text(tmp_path, content)])
+    said = capsys.readouterr().err
+    assert (status, said.count("\n")) in ((0, 0), (2, 1)), said
+    if status == 0:
+        quality = storage.load_graph(tmp_path / "model.graph")[0].quality
+        assert quality["tokens"] >= 1
+        assert np.isfinite(list(quality.values())).all()

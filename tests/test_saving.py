@@ -1,0 +1,975 @@
+"""A run that was stopped goes on from its saved state as if it never had, on any engine; files appear whole or not."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_neuro import checkpoint as checkpoints
+from mmfree_neuro import cli, lower, pipeline, reference, storage
+from mmfree_neuro.activity import nothing
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.errors import InputError, RunFailed
+from mmfree_neuro.ir import MLGRU, Graph
+from mmfree_neuro.job import Job, RunState, Saving, silent
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.storage import STATE_FILE, check_output, identity, load_state, save_state
+from mmfree_sims import fast
+
+TIMEOUT_S = 60
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
+FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"  # Lava forks beside its threads
+CONFIG = ModelConfig(
+    vocab_size=256, hidden_size=16, num_hidden_layers=2, intermediate_size=24, bos_token_id=0, eos_token_id=0
+)
+PROMPT = "abcd"
+TOKENS = np.array([[0, 97, 98, 99, 100]])
+"""The prompt behind the first token."""
+NEW = 5
+FED = 9
+"""Tokens of the prompt, and of the continuation all but the last."""
+DRAWS = Sampling(0.9, 4)
+ENGINES = {"reference": reference.run, "fast": fast.run}
+EVERY = [1, 3, 5, 6, 7, 8, 9]
+"""Odd intervals, as long as the prompt, longer than it, as long as the run."""
+WRONG_STATE = "not a saved state of this version (mmfree-neuro state 1), or cut short"
+
+
+@dataclass(frozen=True)
+class Files:
+    """A checkpoint, token files, and for each scheme a graph on three chips."""
+
+    folder: Path
+
+    def __truediv__(self, name: str) -> str:
+        return str(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(5)
+    shapes = CONFIG.shapes()
+    tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name]) for name in shapes}
+    checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
+    checkpoints.write(folder / "checkpoint", checkpoint, "float32")
+    tokens = random.integers(0, 256, (8, 33))
+    np.save(folder / "calibration.npy", tokens)
+    for scheme in SCHEMES:
+        ranges = calibrate(checkpoint, tokens, SCHEMES[scheme])
+        graph = lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random")
+        path = folder / f"{scheme}.graph"
+        storage.save_graph(graph, path)
+        pipeline.map_graph(path, "kapoho-point", path.with_suffix(".map"), "block-per-chip", None, 2)
+    return Files(folder)
+
+
+@pytest.fixture(params=sorted(SCHEMES))
+def loaded(request: pytest.FixtureRequest, files: Files) -> tuple[Graph, Mapping]:
+    """A graph and its mapping."""
+    graph, stored = storage.load_mapped(files.folder / f"{request.param}.map")
+    return graph, stored.mapping
+
+
+def job_of(new_tokens: int = NEW, sampling: Sampling = DRAWS) -> Job:
+    return Job(TOKENS, new_tokens, sampling, keep_logits=False)
+
+
+def saved_by(engine: Any, graph: Graph, mapping: Mapping, job: Job, every: int, start: RunState | None = None) -> Any:
+    """What a run writes, and its result."""
+    written: list[RunState] = []
+    return written, engine(graph, mapping, job, silent, Saving(every, written.append, start))
+
+
+def assert_same_state(found: RunState, expected: RunState) -> None:
+    assert (found.fed, found.chosen.tolist()) == (expected.fed, expected.chosen.tolist())
+    assert found.states.keys() == expected.states.keys()
+    for name, state in expected.states.items():
+        assert found.states[name].dtype == np.int64
+        assert np.array_equal(found.states[name], state)
+    assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
+
+
+def assert_same_result(found: Any, expected: Any) -> None:
+    assert found.chosen.tolist() == expected.chosen.tolist()
+    assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
+    assert (found.prefill.tokens, found.generate.tokens) == (expected.prefill.tokens, expected.generate.tokens)
+
+
+# Engines that live in this process.
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_stopped_anywhere_a_run_goes_on_on_any_engine(every: int, loaded: tuple[Graph, Mapping]) -> None:
+    graph, mapping = loaded
+    job, expected = job_of(), fast.run(graph, mapping, replace(job_of(), keep_logits=True))
+    wanted, _ = saved_by(fast.run, graph, mapping, job, every)
+    assert [state.fed for state in wanted] == [fed for fed in range(1, FED) if fed % every == 0]
+    for saver in ENGINES.values():
+        written, whole = saved_by(saver, graph, mapping, job, every)
+        assert_same_result(whole, expected)
+        assert whole.logits.shape == (1, 0, 256)
+        for found, state in zip(written, wanted, strict=True):
+            assert_same_state(found, state)
+        for at, state in enumerate(written):
+            for engine in ENGINES.values() if saver is fast.run else (fast.run,):
+                later, rest = saved_by(engine, graph, mapping, job, every, state)
+                assert_same_result(rest, expected)
+                for found, other in zip(later, wanted[at + 1 :], strict=True):
+                    assert_same_state(found, other)
+
+
+def test_a_long_prompt_is_cut_where_its_states_are_saved(loaded: tuple[Graph, Mapping]) -> None:
+    """The fast engine computes 64 tokens at a time, a divisor of nothing here."""
+    graph, mapping = loaded
+    tokens = np.random.default_rng(1).integers(0, 256, (1, 150))
+    job = Job(tokens, 3, keep_logits=False)
+    expected = fast.run(graph, mapping, job)
+    for every, feds in (
+        (7, list(range(7, 152, 7))),
+        (70, [70, 140]),
+        (149, [149]),
+        (150, [150]),
+        (151, [151]),
+        (152, []),
+    ):
+        written, whole = saved_by(fast.run, graph, mapping, job, every)
+        assert [state.fed for state in written] == feds
+        assert_same_result(whole, expected)
+        for state in written[:: max(1, len(written) // 2)]:
+            assert_same_result(saved_by(fast.run, graph, mapping, job, 0, state)[1], expected)
+
+
+def test_logits_go_on_from_a_state(loaded: tuple[Graph, Mapping]) -> None:
+    """Bit for bit, on each engine from the other's state."""
+    graph, mapping = loaded
+    tokens = np.random.default_rng(2).integers(0, 256, 9)
+    expected = reference.Reference(graph, mapping).feed(tokens)
+    sessions = reference.Reference(graph, mapping), fast.Fast(graph, mapping)
+    for cut in (1, 5, 8):
+        for before in sessions:
+            before.reset()
+            before.feed(tokens[:cut])
+            states = before.states()
+            assert set(states) == {node.name for node in graph.nodes if isinstance(node, MLGRU)}
+            assert all(state.dtype == np.int64 for state in states.values())
+            for after in sessions:
+                after.reset()
+                after.restore(states)
+                assert np.array_equal(after.feed(tokens[cut:]), expected[cut:])
+                assert not all(np.array_equal(after.states()[name], states[name]) for name in states)
+
+
+def test_more_tokens_are_asked_for_than_before(loaded: tuple[Graph, Mapping]) -> None:
+    graph, mapping = loaded
+    longer = job_of(NEW + 7)
+    expected = fast.run(graph, mapping, longer)
+    for new_tokens in (0, 1, 3):
+        written, _ = saved_by(fast.run, graph, mapping, job_of(new_tokens), 1)
+        assert len(written) == 4 + max(0, new_tokens - 1)
+        for state in written:
+            assert_same_result(saved_by(fast.run, graph, mapping, longer, 0, state)[1], expected)
+        assert_same_result(saved_by(reference.run, graph, mapping, longer, 0, written[-1])[1], expected)
+
+
+def test_fewer_tokens_are_asked_for_than_before(loaded: tuple[Graph, Mapping]) -> None:
+    """As long as the state is not beyond them."""
+    graph, mapping = loaded
+    written, _ = saved_by(fast.run, graph, mapping, job_of(), 1)
+    for new_tokens in range(NEW):
+        job = job_of(new_tokens)
+        expected = fast.run(graph, mapping, job)
+        for state in written:
+            if state.fed <= job.fed:
+                assert_same_result(saved_by(fast.run, graph, mapping, job, 0, state)[1], expected)
+                continue
+            with pytest.raises(InputError) as error:
+                saved_by(fast.run, graph, mapping, job, 0, state)
+            assert str(error.value) == (
+                f"the saved state is {state.fed} tokens into the run, must be at most {job.fed}; ask for more tokens"
+            )
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5, 1), Sampling(100, 12)])
+def test_choices_go_on(sampling: Sampling, loaded: tuple[Graph, Mapping]) -> None:
+    graph, mapping = loaded
+    job = job_of(8, sampling)
+    written, whole = saved_by(fast.run, graph, mapping, job, 1)
+    for state in written:
+        assert_same_result(saved_by(fast.run, graph, mapping, job, 0, state)[1], whole)
+
+
+# The file of a state.
+
+
+def a_state(mapping: Mapping, fed: int = 7) -> RunState:
+    """Any state: what is in it is what comes back."""
+    counted = [replace(nothing(mapping), tokens=tokens) for tokens in (5, fed - 5)]
+    for number, activity in enumerate(counted):
+        for array in activity.arrays()[1:]:
+            array[:] = np.arange(array.size) * (1 << 40) + number
+    states = {"layers.0.mlgru": np.array([3, -(1 << 23), 0]), "layers.1.mlgru": np.array([1 << 40])}
+    seconds = {"start": 0.25, "prefill": 1.5, "generate": 0.1}
+    return RunState(fed, np.arange(fed - 4), states, counted[0], counted[1], seconds)
+
+
+def test_states_come_back(hand_mapping: Mapping, tmp_path: Path) -> None:
+    for fed in (5, 7, 6):  # one takes the place of another
+        state = a_state(hand_mapping, fed)
+        save_state(state, "mine", tmp_path / "deep" / "run")
+        found = load_state(tmp_path / "deep" / "run", "mine")
+        assert_same_state(found, state)
+        assert found.seconds == state.seconds
+        assert (found.prefill.tokens, found.generate.tokens) == (5, fed - 5)
+        assert all(array.flags.writeable for array in (found.chosen, *found.states.values()))
+    assert [path.name for path in (tmp_path / "deep" / "run").iterdir()] == [STATE_FILE]
+
+
+def test_a_state_of_nothing_comes_back(hand_mapping: Mapping, tmp_path: Path) -> None:
+    """Of a graph without recurrence, before anything was chosen, on a mapping without routes."""
+    counts = nothing(replace(hand_mapping, routes=()))
+    state = RunState(1, np.zeros(0, np.int64), {}, counts, counts, {})
+    save_state(state, "mine", tmp_path)
+    assert_same_state(load_state(tmp_path, "mine"), state)
+
+
+def test_what_a_state_belongs_to(hand_mapping: Mapping) -> None:
+    """The mapping with its graph, the prompt and the draws; not how many tokens are asked for."""
+    job = job_of()
+    mine = identity(hand_mapping, job)
+    assert mine == identity(hand_mapping, replace(job, new_tokens=99)) == identity(replace(hand_mapping), job)
+    others = [
+        identity(replace(hand_mapping, graph="other"), job),
+        identity(replace(hand_mapping, locations=hand_mapping.locations[::-1]), job),
+        identity(replace(hand_mapping, routes=hand_mapping.routes[1:]), job),
+        identity(hand_mapping, replace(job, tokens=TOKENS[:, 1:])),
+        identity(hand_mapping, replace(job, tokens=TOKENS + 1)),
+        identity(hand_mapping, replace(job, sampling=Sampling(0.8, 4))),
+        identity(hand_mapping, replace(job, sampling=Sampling(0.9, 5))),
+    ]
+    assert len({mine, *others}) == 1 + len(others)
+
+
+def test_a_state_of_another_run(hand_mapping: Mapping, tmp_path: Path) -> None:
+    save_state(a_state(hand_mapping), "mine", tmp_path)
+    with pytest.raises(InputError) as error:
+        load_state(tmp_path, "yours")
+    assert str(error.value) == (
+        f"{tmp_path / STATE_FILE}: belongs to another mapping, prompt, temperature or seed; use those of that run"
+    )
+
+
+def test_no_state(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "folder" / STATE_FILE).mkdir(parents=True)
+    for folder, why in (("run", "No such file or directory"), ("none", "No such file or directory"),
+                        ("folder", "Is a directory")):  # fmt: skip
+        with pytest.raises(InputError) as error:
+            load_state(tmp_path / folder, "mine")
+        assert str(error.value) == f"{tmp_path / folder / STATE_FILE}: not readable ({why})"
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, 0.3, 0.9, -1])
+def test_a_state_cut_short(kept: float, hand_mapping: Mapping, tmp_path: Path) -> None:
+    path = tmp_path / STATE_FILE
+    save_state(a_state(hand_mapping), "mine", tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(InputError) as error:
+        load_state(tmp_path, "mine")
+    assert str(error.value) == f"{path}: {WRONG_STATE}"
+
+
+def written_anew(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None) -> None:
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))
+
+
+DAMAGES: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], Any]] = {
+    "no-chosen": lambda arrays, content: arrays.pop("chosen"),
+    "no-counts": lambda arrays, content: arrays.pop("generate.messages"),
+    "no-token-count": lambda arrays, content: arrays.update({"prefill.tokens": np.zeros(0, np.int64)}),
+    "half-integers": lambda arrays, content: arrays.update(chosen=np.arange(7, dtype=np.int32)),
+    "no-fed": lambda arrays, content: content.pop("fed"),
+    "no-seconds": lambda arrays, content: content.pop("seconds"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_state_with_a_part_missing(damage: str, hand_mapping: Mapping, tmp_path: Path) -> None:
+    path = tmp_path / STATE_FILE
+    save_state(a_state(hand_mapping), "mine", tmp_path)
+    with safetensors.safe_open(path, "numpy") as file:
+        arrays, metadata = {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
+    plain = json.loads(metadata["mmfree-neuro state 1"])
+    written_anew(path, arrays, {"mmfree-neuro state 1": json.dumps(plain)})
+    load_state(tmp_path, "mine")
+    DAMAGES[damage](arrays, plain)
+    written_anew(path, arrays, {"mmfree-neuro state 1": json.dumps(plain)})
+    with pytest.raises(InputError) as error:
+        load_state(tmp_path, "mine")
+    assert str(error.value) == f"{path}: {WRONG_STATE}"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"format": "pt"}, {"mmfree-neuro state 0": "{}"}, {"mmfree-neuro state 1": "{"},
+     {"mmfree-neuro state 1": "[]"}, {"mmfree-neuro state 1": "{}"}],
+)  # fmt: skip
+def test_another_safetensors_file(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    written_anew(tmp_path / STATE_FILE, {"chosen": np.zeros(3, np.int64)}, metadata)
+    with pytest.raises(InputError) as error:
+        load_state(tmp_path, "mine")
+    assert str(error.value) == f"{tmp_path / STATE_FILE}: {WRONG_STATE}"
+
+
+# Where a run may be written.
+
+
+def made(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("")
+    return folder
+
+
+def test_where_a_run_may_be_written(tmp_path: Path) -> None:
+    for resume in (True, False):
+        check_output(tmp_path / "new", resume=resume)
+        check_output(tmp_path / "new" / "deep", resume=resume)
+    folders = made(tmp_path / "empty"), made(tmp_path / "run", "run.json"), made(tmp_path / "more", "run.json", "notes")
+    for folder in folders:
+        for resume in (True, False):
+            check_output(folder, resume=resume)
+
+
+@pytest.mark.parametrize("names", [(STATE_FILE,), (STATE_FILE, "run.json")])
+def test_an_unfinished_run_is_not_begun_anew(names: tuple[str, ...], tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", *names)
+    check_output(folder, resume=True)
+    with pytest.raises(InputError) as error:
+        check_output(folder, resume=False)
+    assert str(error.value) == (
+        f"{folder}: holds the state of an unfinished run, must be another folder, or use --resume"
+    )
+
+
+@pytest.mark.parametrize("names", [("thesis.tex",), ("thesis.tex", STATE_FILE)])
+def test_something_else_is_not_written_over(names: tuple[str, ...], tmp_path: Path) -> None:
+    folder = made(tmp_path / "mine", *names)
+    for path in (folder, folder / "thesis.tex"):
+        for resume in (True, False):
+            with pytest.raises(InputError) as error:
+                check_output(path, resume=resume)
+            assert str(error.value) == f"{path}: exists and is not a run, must be a new folder or an older run"
+
+
+# Writes that fail.
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file can be larger than that, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def no_space(*_: object, **__: object) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_older_state_stays_where_the_next_cannot_be_written(hand_mapping: Mapping, tmp_path: Path) -> None:
+    first = a_state(hand_mapping)
+    save_state(first, "mine", tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(InputError) as error, room_for(500):
+        save_state(replace(first, fed=8), "mine", tmp_path)
+    assert str(error.value) == f"{tmp_path / STATE_FILE}: cannot be written (File too large)"
+    assert tree(tmp_path) == before
+    assert_same_state(load_state(tmp_path, "mine"), first)
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "mkstemp", "replace", "chmod"])
+def test_no_step_of_writing_a_state_harms_the_older(
+    step: str, hand_mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = a_state(hand_mapping)
+    save_state(first, "mine", tmp_path)
+    before = tree(tmp_path)
+    holder = {"write_bytes": Path, "mkstemp": storage.tempfile}.get(step, storage.os)
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, step, no_space)
+        with pytest.raises(InputError) as error:
+            save_state(replace(first, fed=8), "mine", tmp_path)
+    assert str(error.value) == f"{tmp_path / STATE_FILE}: cannot be written (No space left on device)"
+    assert tree(tmp_path) == before
+
+
+def test_no_step_of_writing_a_run_harms_the_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it an older run or a state: what was there stays until the new run is in its place."""
+    folder = made(tmp_path / "run", "run.json", STATE_FILE)
+    for holder, step in ((storage.tempfile, "mkdtemp"), (Path, "write_text"), (storage.os, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(holder, step, no_space)
+            with pytest.raises(InputError) as error, storage.whole_folder(folder) as scratch:
+                (scratch / "run.json").write_text("new")
+        assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
+        assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}, step
+
+
+# The command line.
+
+Said = pytest.CaptureFixture[str]
+
+
+def simulate(files: Files, out: Path, *more: str) -> list[str]:
+    what = ["--prompt", PROMPT, "--new-tokens", str(NEW), "--temperature", "0.9", "--seed", "4", "--engine", "fast"]
+    return ["simulate", files / "a16.map", *what, "-o", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> storage.Run:
+    """The run that nothing stopped."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert cli.main(simulate(files, out, "--save-every", "0")) == 0
+    return storage.load_run(out)
+
+
+def assert_finished(out: Path, straight: storage.Run) -> None:
+    """The folder holds the run alone, and it is that which nothing stopped."""
+    assert [path.name for path in out.iterdir()] == ["run.json"]
+    run = storage.load_run(out)
+    assert (run.text, run.new_tokens, run.prompt_tokens) == (straight.text, straight.new_tokens, straight.prompt_tokens)
+    assert (run.prefill, run.generate) == (straight.prefill, straight.generate)
+    assert set(run.seconds) == {"start", "prefill", "generate"}
+
+
+def stopped(patch: pytest.MonkeyPatch, where: tuple[str, int], how: Callable[[], Any], arguments: list[str]) -> int:
+    """The exit status of a command in which something happens when a phase has got so far."""
+    report = cli.Bars.report
+
+    def stop(self: cli.Bars, phase: str, done: int, total: int) -> None:
+        report(self, phase, done, total)
+        if (phase, done) == where:
+            how()
+
+    with patch.context() as inner:
+        inner.setattr(cli.Bars, "report", stop)
+        return cli.main(arguments)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("every", "where", "fed"),
+    [(1, ("prefill", 3), 2), (2, ("prefill", 5), 4), (3, ("generate", 3), 6), (5, ("generate", 2), 5),
+     (7, ("generate", 5), 7), (8, ("generate", 5), 8)],
+)  # fmt: skip
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_interrupted_run_is_resumed(
+    every: int, where: tuple[str, int], fed: int, engine: str, files: Files, straight: storage.Run, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: Said,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    begin = simulate(files, out, "--save-every", str(every), "--engine", engine)
+    assert stopped(monkeypatch, where, interrupt, begin) == 1
+    hint = f"the state after {fed} tokens is in {out}, --resume goes on from there"
+    assert capsys.readouterr().err == f"mmfree-neuro: interrupted; {hint}\n"
+    assert [path.name for path in out.iterdir()] == [STATE_FILE]
+    before = tree(out)
+
+    assert cli.main(begin) == 2
+    refused = f"{out}: holds the state of an unfinished run, must be another folder, or use --resume"
+    assert capsys.readouterr().err == f"mmfree-neuro: {refused}\n"
+    assert tree(out) == before
+
+    other = {"fast": "reference", "reference": "fast"}[engine]
+    assert cli.main([*begin, "--resume", "--engine", other, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == straight.text
+    assert_finished(out, straight)
+
+
+def test_a_run_is_interrupted_again_and_again(
+    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    """After every token; what is heard of progress goes on where it was."""
+    out = tmp_path / "run"
+    begin = simulate(files, out, "--save-every", "1")
+    places = [("prefill", n) for n in (1, 2, 3, 4, 5)] + [("generate", n) for n in (2, 3, 4, 5)]
+    for number, where in enumerate(places):
+        resume = ["--resume"] if number > 1 else []  # of the first token nothing has been saved
+        assert stopped(monkeypatch, where, interrupt, [*begin, *resume]) == 1
+        hint = f"; the state after {number} tokens is in {out}, --resume goes on from there" if number else ""
+        assert capsys.readouterr().err == f"mmfree-neuro: interrupted{hint}\n"
+    assert cli.main([*begin, "--resume"]) == 0
+    assert_finished(out, straight)
+
+
+def test_a_run_that_died(
+    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    def die() -> None:
+        raise RunFailed("chip 1 (process 7) died (SIGKILL)")
+
+    out = tmp_path / "run"
+    assert stopped(monkeypatch, ("generate", 1), die, simulate(files, out, "--save-every", "9")) == 1
+    assert capsys.readouterr().err == "mmfree-neuro: chip 1 (process 7) died (SIGKILL)\n"
+    assert not out.exists()
+    assert stopped(monkeypatch, ("generate", 4), die, simulate(files, out, "--save-every", "3")) == 1
+    assert capsys.readouterr().err == (
+        "mmfree-neuro: chip 1 (process 7) died (SIGKILL)\n"
+        f"the state after 6 tokens is in {out}, --resume goes on from there\n"
+    )
+    # Whoever resumes and is stopped before the next state is told of the one that there is.
+    assert stopped(monkeypatch, ("generate", 3), interrupt, simulate(files, out, "--resume")) == 1
+    hint = f"the state after 6 tokens is in {out}, --resume goes on from there"
+    assert capsys.readouterr().err == f"mmfree-neuro: interrupted; {hint}\n"
+    assert cli.main(simulate(files, out, "--resume")) == 0
+    assert_finished(out, straight)
+
+
+def test_a_run_that_saved_states_leaves_none(files: Files, straight: storage.Run, tmp_path: Path) -> None:
+    """Over an older run, too."""
+    for every in ("1", "4", "100"):
+        assert cli.main(simulate(files, tmp_path / "run", "--save-every", every)) == 0
+        assert_finished(tmp_path / "run", straight)
+
+
+def test_an_older_run_stays_until_the_new_one_is_finished(
+    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    out = tmp_path / "run"
+    assert cli.main(simulate(files, out, "--new-tokens", "2")) == 0
+    older = tree(out)
+    begin = simulate(files, out, "--save-every", "2")
+    assert stopped(monkeypatch, ("generate", 4), interrupt, begin) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["run.json", STATE_FILE]
+    assert tree(out)["run.json"] == older["run.json"]
+    assert cli.main(begin) == 2
+    assert cli.main([*begin, "--resume"]) == 0
+    assert_finished(out, straight)
+
+
+def test_more_tokens_are_asked_for_on_the_command_line(
+    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    out = tmp_path / "run"
+    begin = simulate(files, out, "--save-every", "3", "--new-tokens", "3")
+    assert stopped(monkeypatch, ("generate", 3), interrupt, begin) == 1
+    capsys.readouterr()
+    assert cli.main([*begin, "--resume", "--new-tokens", "1"]) == 2
+    message = "the saved state is 6 tokens into the run, must be at most 5; ask for more tokens"
+    assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
+    assert [path.name for path in out.iterdir()] == [STATE_FILE]
+    assert cli.main([*begin, "--resume", "--new-tokens", str(NEW)]) == 0
+    assert_finished(out, straight)
+
+
+def test_what_cannot_be_resumed(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    out, begin = tmp_path / "run", simulate(files, tmp_path / "run", "--save-every", "2")
+    none = f"{out / STATE_FILE}: not readable (No such file or directory)"
+    assert cli.main([*begin, "--resume"]) == 2
+    assert capsys.readouterr().err == f"mmfree-neuro: {none}\n"
+    assert not out.exists()
+    assert stopped(monkeypatch, ("generate", 3), interrupt, begin) == 1
+    before, _ = tree(out), capsys.readouterr()
+    other = f"{out / STATE_FILE}: belongs to another mapping, prompt, temperature or seed; use those of that run"
+    for changed in (["--prompt", "abce"], ["--temperature", "0"], ["--seed", "5"]):
+        assert cli.main([*begin, "--resume", *changed]) == 2
+        assert capsys.readouterr().err == f"mmfree-neuro: {other}\n"
+    arguments = [*begin, "--resume"]
+    assert cli.main([argument.replace("a16.map", "a8.map") for argument in arguments]) == 2
+    assert capsys.readouterr().err == f"mmfree-neuro: {other}\n"
+    assert tree(out) == before
+    (out / STATE_FILE).write_bytes(before[STATE_FILE][:-1])
+    assert cli.main([*begin, "--resume"]) == 2
+    assert capsys.readouterr().err == f"mmfree-neuro: {out / STATE_FILE}: {WRONG_STATE}\n"
+    (out / STATE_FILE).write_bytes(before[STATE_FILE])
+    (out / "notes.txt").write_text("mine")
+    assert cli.main([*begin, "--resume"]) == 2
+    message = f"{out}: exists and is not a run, must be a new folder or an older run"
+    assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
+
+
+def test_a_finished_run_cannot_be_resumed(files: Files, tmp_path: Path, capsys: Said) -> None:
+    out = tmp_path / "run"
+    assert cli.main(simulate(files, out)) == 0
+    before, _ = tree(out), capsys.readouterr()
+    assert cli.main(simulate(files, out, "--resume")) == 2
+    message = f"{out / STATE_FILE}: not readable (No such file or directory)"
+    assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
+    assert tree(out) == before
+
+
+def test_states_are_not_saved_less_than_never(files: Files, tmp_path: Path, capsys: Said) -> None:
+    assert cli.main(simulate(files, tmp_path / "run", "--save-every", "-1")) == 2
+    message = "a state every -1 tokens was asked for, must not be negative"
+    assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
+    assert tree(tmp_path) == {}
+
+
+# A full disk.
+
+
+def steps_that_write(files: Files, out: Path) -> dict[str, list[str]]:
+    """Commands that write to `out`."""
+    calibrate_ = ["--calibrate", files / "calibration.npy"]
+    return {
+        "convert": ["convert", files / "checkpoint", "-o", str(out), *calibrate_],
+        "map": ["map", files / "a16.graph", "--system", "oheo-gulch", "-o", str(out)],
+        "simulate": simulate(files, out, "--save-every", "0"),
+        "logits": ["logits", files / "a16.map", "--tokens", files / "calibration.npy", "--engine", "fast",
+                   "-o", str(out)],
+        "inspect": ["inspect", files / "checkpoint", "--codes", str(out)],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["convert", "map", "simulate", "logits", "inspect"])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_full_disk_is_one_line(name: str, older: bool, files: Files, tmp_path: Path, capsys: Said) -> None:
+    """Nothing half-written stays, and what was there before does."""
+    out = tmp_path / "out"
+    arguments = steps_that_write(files, out)[name]
+    if older:
+        assert cli.main(arguments) == 0
+    before, _ = tree(tmp_path), capsys.readouterr()
+    with room_for(1000):
+        assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"mmfree-neuro: {out}: cannot be written (File too large)\n"
+    assert tree(tmp_path) == before
+
+
+def test_a_disk_that_fills_up_during_a_run(
+    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    """The run ends at the state that cannot be written, and goes on from the one before."""
+    out = tmp_path / "run"
+    begin, before = simulate(files, out, "--save-every", "2"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        fill = ("generate", 1), lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        assert stopped(monkeypatch, *fill, begin) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capsys.readouterr().err == (
+        f"mmfree-neuro: {out / STATE_FILE}: cannot be written (File too large)\n"
+        f"the state after 4 tokens is in {out}, --resume goes on from there\n"
+    )
+    assert [path.name for path in out.iterdir()] == [STATE_FILE]
+    assert cli.main([*begin, "--resume"]) == 0
+    assert_finished(out, straight)
+
+
+def test_a_disk_that_is_full_at_the_first_state(files: Files, tmp_path: Path, capsys: Said) -> None:
+    out = tmp_path / "run"
+    with room_for(1000):
+        assert cli.main(simulate(files, out, "--save-every", "2")) == 1
+    assert capsys.readouterr().err == f"mmfree-neuro: {out / STATE_FILE}: cannot be written (File too large)\n"
+    assert tree(tmp_path) == {}
+    assert cli.main(simulate(files, out, "--save-every", "2")) == 0
+
+
+def test_a_disk_that_is_full_at_the_end(
+    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    """The last state stays."""
+    out = tmp_path / "run"
+    begin = simulate(files, out, "--save-every", "8")
+    save_run = storage.save_run
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "save_run", lambda run, folder: (save_run(run, folder), no_space()))
+        assert cli.main(begin) == 2
+    assert capsys.readouterr().err == f"mmfree-neuro: {out}: cannot be written (No space left on device)\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", STATE_FILE]
+    assert cli.main([*begin, "--resume"]) == 0
+    assert_finished(out, straight)
+
+
+def run_python(program: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with every warning an error; whatever it leaves behind is ended with it."""
+    script = folder / "program.py"
+    script.write_text(dedent(program))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"the program did not end within {TIMEOUT_S} s\n{out}\n{err}")
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.mark.parametrize("state", [1, 2])
+def test_killed_while_a_state_was_written(
+    state: int, files: Files, straight: storage.Run, tmp_path: Path, capsys: Said
+) -> None:
+    """With kill -9, before the new state has its name: the run goes on from the older, or begins anew."""
+    program = """
+        import os
+        import signal
+        import sys
+
+        from mmfree_neuro import cli
+
+        last, replace, written = int(sys.argv[1]), os.replace, []
+
+
+        def killed(source, target):
+            written.append(target)
+            if len(written) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(source, target)
+
+
+        os.replace = killed
+        cli.main(sys.argv[2:])
+    """
+    begin = simulate(files, tmp_path / "out", "--save-every", "3")
+    assert run_python(program, tmp_path, str(state), *begin).returncode == -signal.SIGKILL
+    assert cli.main([*begin, *(["--resume"] if state > 1 else [])]) == 0, capsys.readouterr().err
+    assert_finished(tmp_path / "out", straight)
+
+
+# Lava, whose processes must be forked by one without torch.
+
+MIXED = """
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+
+    from mmfree_neuro import storage
+    from mmfree_neuro.job import Job, Saving, silent
+    from mmfree_neuro.sampling import Sampling
+    from mmfree_sims import fast
+    from mmfree_sims.lava import engine
+
+    graph, stored = storage.load_mapped(Path(sys.argv[1]))
+    mapping, folder = stored.mapping, Path(sys.argv[2])
+    job = Job(np.array([[0, 97, 98, 99, 100]]), 5, Sampling(0.9, 4), keep_logits=False)
+    identity = storage.identity(mapping, job)
+    expected = fast.run(graph, mapping, job)
+
+
+    def run(engine, every, state=None, job=job):
+        written = []
+        return written, engine(graph, mapping, job, silent, Saving(every, written.append, state))
+
+
+    def same_result(found, who, expected=expected):
+        assert found.chosen.tolist() == expected.chosen.tolist(), who
+        assert found.prefill == expected.prefill, who
+        assert found.generate == expected.generate, who
+        assert found.logits.shape == (1, 0, 256), who
+
+
+    def same_states(found, expected, who):
+        assert [state.fed for state in found] == [state.fed for state in expected], who
+        for a, b in zip(found, expected):
+            assert a.chosen.tolist() == b.chosen.tolist(), who
+            assert a.states.keys() == b.states.keys(), who
+            assert all(np.array_equal(a.states[name], b.states[name]) for name in a.states), who
+            assert (a.prefill, a.generate) == (b.prefill, b.generate), who
+            assert set(a.seconds) == {"start", "prefill", "generate"}, who
+
+
+    every_token, _ = run(fast.run, 1)
+    assert len(every_token) == 8
+
+
+    def after(fed):  # through the file
+        storage.save_state(every_token[fed - 1], identity, folder)
+        return storage.load_state(folder, identity)
+
+
+    many = graph.scheme == "a16"
+    for start, everies in ((engine.run, (1, 3, 5, 9) if many else (7,)), (engine.run_per_core, (1,) if many else ())):
+        for every in everies:
+            written, whole = run(start, every)
+            same_result(whole, (start, every))
+            same_states(written, [state for state in every_token if state.fed % every == 0], (start, every))
+            if every in (1, 7):  # saved by Lava, resumed by the fast engine
+                for state in written:
+                    later, rest = run(fast.run, 1, state)
+                    same_result(rest, (state.fed, "fast"))
+                    same_states(later, every_token[state.fed :], (state.fed, "fast"))
+    for fed in range(1, 9) if many else (2, 5, 7):  # saved by the fast engine, resumed by Lava
+        start = engine.run_per_core if fed in (2, 6) else engine.run
+        later, rest = run(start, 2, after(fed))
+        same_result(rest, (fed, start))
+        same_states(later, [state for state in every_token if state.fed > fed and state.fed % 2 == 0], (fed, start))
+    longer = Job(job.tokens, 8, job.sampling, keep_logits=False)
+    told = []
+    rest = engine.run(graph, mapping, longer, lambda *what: told.append(what), Saving(0, None, after(7)))
+    same_result(rest, "longer", fast.run(graph, mapping, longer))
+    assert told[-1] == ("generate", 8, 8) and all(done > 3 for phase, done, total in told if phase == "generate")
+    _, end = run(engine.run, 0, after(8), Job(job.tokens, 4, job.sampling, keep_logits=False))
+    assert end.chosen.tolist() == expected.chosen[:, :4].tolist()
+    assert "torch" not in sys.modules
+    print("ended")
+"""
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_states_pass_between_lava_and_the_fast_engine(scheme: str, files: Files, tmp_path: Path) -> None:
+    found = run_python(MIXED, tmp_path, files / f"{scheme}.map", str(tmp_path / "state"))
+    assert (found.returncode, found.stdout) == (0, "ended\n"), found.stderr
+
+
+def test_lava_refuses_what_cannot_be_saved(files: Files, tmp_path: Path) -> None:
+    program = """
+        import sys
+        from pathlib import Path
+
+        import numpy as np
+
+        from mmfree_neuro import storage
+        from mmfree_neuro.errors import InputError
+        from mmfree_neuro.job import Job, Saving, silent
+        from mmfree_sims.lava import engine
+
+        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        for tokens, every, keep in (([[0]], -1, False), ([[0], [1]], 1, False), ([[0]], 1, True)):
+            try:
+                job = Job(np.array(tokens), 1, keep_logits=keep)
+                engine.run(graph, stored.mapping, job, silent, Saving(every, None))
+            except InputError as error:
+                print(error)
+    """
+    found = run_python(program, tmp_path, files / "a16.map")
+    assert (found.returncode, found.stderr) == (0, "")
+    only = "only a run of one sequence that keeps no logits can be saved"
+    assert found.stdout.splitlines() == ["a state every -1 tokens was asked for, must not be negative", only, only]
+
+
+LAVA_STOPS = """
+    import os
+    import signal
+    import sys
+
+    from mmfree_neuro import cli
+    from mmfree_sims.lava import engine
+
+    how, make_watch = sys.argv[1], engine._watcher
+
+
+    def watcher(shared, job, report, book):
+        watch = make_watch(shared, job, report, book)
+
+        def watch_and_stop():
+            watch()
+            if shared.saving[1] >= 6 and shared.done[1] >= 2:
+                if how == "killed" and shared.ready[1]:
+                    os.kill(int(shared.ready[1]), signal.SIGKILL)
+                if how == "interrupted":
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        return watch_and_stop
+
+
+    engine._watcher = watcher
+    sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_a_lava_run_that_was_stopped_is_resumed_by_others(
+    how: str, files: Files, straight: storage.Run, tmp_path: Path
+) -> None:
+    """From the last state that was written; so many tokens are asked for that the run is not over before."""
+    out = tmp_path / "run"
+    begin = simulate(files, out, "--save-every", "3", "--engine", "lava", "--new-tokens", "100000")
+    found = run_python(LAVA_STOPS, tmp_path, how, *begin)
+    first, _, hint = found.stderr.rstrip().partition("\n" if how == "killed" else "; ")
+    assert found.returncode == 1
+    if how == "killed":
+        assert first.startswith("mmfree-neuro: chip 1 (process ")
+        assert first.endswith(") died (SIGKILL)")
+    else:
+        assert first == "mmfree-neuro: interrupted"
+    fed = int(hint.split()[3])
+    assert fed >= 6
+    assert hint == f"the state after {fed} tokens is in {out}, --resume goes on from there"
+    assert [path.name for path in out.iterdir()] == [STATE_FILE]
+    new_tokens = str(fed + 20)
+    resume = simulate(files, out, "--resume", "--new-tokens", new_tokens)
+    assert cli.main(resume) == 0
+    whole = simulate(files, tmp_path / "whole", "--new-tokens", new_tokens)
+    assert cli.main(whole) == 0
+    assert_finished(out, storage.load_run(tmp_path / "whole"))
+    assert storage.load_run(out).new_tokens[:NEW] == straight.new_tokens
+
+
+def test_a_run_of_the_fast_engine_is_resumed_by_lava(
+    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    begin = simulate(files, out, "--save-every", "2")
+    assert stopped(monkeypatch, ("generate", 4), interrupt, begin) == 1
+    command = [sys.executable, "-m", "mmfree_neuro.cli", *begin, "--resume", "--engine", "lava"]
+    found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert_finished(out, straight)
+
+
+def test_a_disk_that_fills_up_during_a_lava_run(files: Files, straight: storage.Run, tmp_path: Path) -> None:
+    program = """
+        import errno
+        import os
+        import sys
+        from pathlib import Path
+
+        from mmfree_neuro import cli
+
+        write_bytes, written = Path.write_bytes, []
+
+
+        def full(self, data):
+            written.append(self)
+            if len(written) == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write_bytes(self, data)
+
+
+        Path.write_bytes = full
+        sys.exit(cli.main(sys.argv[1:]))
+    """
+    out = tmp_path / "run"
+    begin = simulate(files, out, "--save-every", "2", "--engine", "lava")
+    found = run_python(program, tmp_path, *begin)
+    assert found.stderr == (
+        f"mmfree-neuro: {out / STATE_FILE}: cannot be written (No space left on device)\n"
+        f"the state after 4 tokens is in {out}, --resume goes on from there\n"
+    )
+    assert found.returncode == 1
+    assert [path.name for path in out.iterdir()] == [STATE_FILE]
+    assert cli.main(simulate(files, out, "--resume")) == 0
+    assert_finished(out, straight)

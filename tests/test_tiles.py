@@ -1,0 +1,519 @@
+"""Tiles that exchange packets give the bits and the counts of the fast engine, whoever holds what and whatever comes
+first.
+
+The network of these tests lives in this process: every channel from one holder of tiles to another keeps its order, and
+a seeded generator decides which channel delivers next, how much, and into how large a vector a packet goes.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.cpu import programs as cpu
+from mmfree_neuro import lower, reference
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job, RunState, Saving, silent
+from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.sampling import Sampling
+from mmfree_partition.route import route
+from mmfree_sims import board, fast
+from mmfree_sims.host import TOGETHER, Book, Host, start_of
+from mmfree_sims.packets import GENERATED, SAVE, Packet, Reassembly, encode
+from mmfree_sims.plan import Plan, by_chip, by_core
+from mmfree_sims.tile import Tile
+
+TileOf = Callable[[Location], int]
+CASES = 1000
+CHECKED_BY_THE_REFERENCE = 100
+"""One in so many cases has its counts compared with the reference's, too."""
+
+
+OFTEN = 7, 1, 2, 1, 1, 7
+"""How often each model has its turn: small ones more often, as their cases take less time."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_recorded_once() -> Iterator[None]:
+    """Thousands of stretches of a few nodes are bound here; a program is the same every time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "record", lru_cache(maxsize=None)(cpu.record))
+        yield
+
+
+# Models and mappings.
+
+
+def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool, expand: float = 1) -> Graph:
+    """A small random model as integers."""
+    config = ModelConfig(
+        vocab_size=hidden + 13, hidden_size=hidden, num_hidden_layers=blocks, intermediate_size=gate,
+        use_lower_bound=bounds, expand_ratio=expand,
+    )  # fmt: skip
+    rng = np.random.default_rng(hidden + blocks)
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in config.shapes().items()}
+    for name, value in tensors.items():
+        if name.endswith("norm.weight"):
+            value[:] = 1 + 0.2 * value
+        elif name.endswith("_proj.weight"):
+            value *= 0.1
+    checkpoint = Checkpoint(config, tensors)
+    ranges = calibrate(checkpoint, rng.integers(0, config.vocab_size, (4, 24)), SCHEMES[scheme])
+    return lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random")
+
+
+@lru_cache
+def models() -> tuple[Graph, ...]:
+    """Blocks 1 … 3, hidden sizes 16 … 64, both schemes, with lower bounds and without, odd sizes."""
+    return (
+        model("a16", 1, 16, 24, bounds=True),
+        model("a16", 3, 64, 32, bounds=True),
+        model("a8", 1, 48, 80, bounds=True),
+        model("a8", 2, 24, 33, bounds=False),
+        model("a16", 2, 48, 80, bounds=False),
+        model("a16", 1, 20, 37, bounds=False, expand=1.5),
+    )
+
+
+def mapped(graph: Graph, rng: random.Random) -> Mapping:
+    """Nodes cut at random, and thrown onto a few cores of one to five chips."""
+    chips, cores, most = rng.randint(1, 5), rng.randint(1, 4), rng.randint(0, 2)
+    shards, places = [Shard(graph.embedding.name, 0, graph.embedding.size)], [Location(HOST, 0)]
+    for node in graph.nodes[1:]:
+        inner = rng.sample(range(1, node.size), min(rng.randint(0, most), node.size - 1))
+        for start, stop in pairwise([0, *sorted(inner), node.size]):
+            shards.append(Shard(node.name, start, stop))
+            places.append(Location(rng.randrange(chips), rng.randrange(cores)))
+    order = rng.sample(range(len(shards)), len(shards))
+    shards, places = [shards[k] for k in order], [places[k] for k in order]
+    return Mapping("", "", "random", tuple(shards), tuple(places), route(graph, tuple(shards), tuple(places)))
+
+
+def asked(graph: Graph, rng: random.Random) -> Job:
+    """One or two prompts of 1 … 19 tokens, continued by 0 … 4, greedily or by draws."""
+    shape = rng.choice([1, 1, 2]), rng.choice([1, 2, 5, 2 * TOGETHER + 3])
+    tokens = [[rng.randrange(graph.vocabulary) for _ in range(shape[1])] for _ in range(shape[0])]
+    return Job(np.array(tokens), rng.randint(0, 4), Sampling(rng.choice([0, 0.7, 5]), rng.randrange(9)))
+
+
+# The network.
+
+
+@dataclass
+class Holder:
+    """Some tiles in one place, what they await, and what has come."""
+
+    tiles: frozenset[int]
+    tile: Tile
+    packets: Reassembly
+    arrived: list[Packet] = field(default_factory=list)
+
+
+class Net:
+    """A host and holders of tiles; `workers` says which tiles lie together."""
+
+    def __init__(
+        self, graph: Graph, mapping: Mapping, job: Job, tile_of: TileOf, workers: int, seed: int,
+        *, room: int = 64, saving: Saving | None = None,
+    ) -> None:  # fmt: skip
+        self.random, self.room = random.Random(seed), room
+        self.job, self.plan = job, Plan(graph, mapping, tile_of)
+        self.board, self.kept = board.allocate(graph), board.allocate(graph)
+        start = start_of(saving)
+        if start.fed:
+            assert saving is not None and saving.resumed is not None
+            self.board.load_states(saving.resumed.states)
+        self.holders = self.held_by(workers, start.fed)
+        self.holder_of = {tile: name for name, holder in self.holders.items() for tile in holder.tiles}
+        heads = frozenset(stretch.number for stretch in self.plan.by_node[graph.head.name])
+        self.of_the_head = Reassembly(self.plan, heads)
+        self.channels: dict[tuple[int, int], deque[Any]] = {}
+        self.received: deque[Packet] = deque()
+        self.logits = np.zeros((len(job.tokens), job.fed, graph.vocabulary), np.int64)
+        self.chosen = np.zeros((len(job.tokens), job.new_tokens), np.int64)
+        self.book, self.clock, self.saved_at = Book(graph, mapping, job, saving), np.zeros(2), []
+        self.host = Host(self.plan, job, start, self.board, self.kept, self, self.random.randint(1, 30))
+
+    def held_by(self, workers: int, fed: int) -> dict[int, Holder]:
+        """The tiles dealt at random to at most so many workers."""
+        hands: dict[int, set[int]] = {}
+        for tile in sorted({stretch.tile for stretch in self.plan.stretches} - {HOST}):
+            hands.setdefault(self.random.randrange(workers), set()).add(tile)
+        found = {}
+        for name, tiles in hands.items():
+            tile = Tile(self.plan, tiles, self.board, self.kept)
+            tile.restore(fed)
+            found[name] = Holder(frozenset(tiles), tile, Reassembly(self.plan, tile.wanted))
+        return found
+
+    def run(self) -> "Net":
+        """Run the job; then nothing must be on its way or half taken."""
+        self.host.run()
+        for holder in self.holders.values():
+            holder.tile.settle()
+            assert not holder.packets.parts
+            assert not any(a.packets for firing in holder.tile.firings for a in firing.arrivals.values())
+        assert not any(self.channels.values())
+        return self
+
+    def post(self, sender: int, packet: Packet) -> None:
+        """Put the vectors of a packet into the channel to everybody else who reads it."""
+        readers = {HOST if tile == HOST else self.holder_of[tile] for tile in self.plan.abroad[packet.stretch]}
+        for reader in sorted(readers - ({sender} if sender != HOST else set())):
+            self.channels.setdefault((sender, reader), deque()).extend(encode(packet, self.room))
+
+    def deliver(self) -> None:
+        """Some vectors of some channel arrive."""
+        sender, reader = self.random.choice([key for key, vectors in self.channels.items() if vectors])
+        vectors = self.channels[sender, reader]
+        packets = self.of_the_head if reader == HOST else self.holders[reader].packets
+        count = self.random.randint(1, len(vectors))
+        found = [packet for packet in (packets.take(vectors.popleft()) for _ in range(count)) if packet is not None]
+        if reader == HOST:
+            self.received.extend(found)
+        else:
+            self.holders[reader].tile.take(found, lambda packet: self.post(reader, packet))
+
+    # What the host sees of it.
+
+    def send(self, packet: Packet) -> None:
+        self.post(HOST, packet)
+
+    def receive(self) -> Packet:
+        while not self.received:
+            self.deliver()
+        return self.received.popleft()
+
+    def arrived(self, sequence: int, position: int, logits: Ints) -> None:
+        self.logits[sequence, position] = logits
+
+    def chose(self, sequence: int, number: int, token: int) -> None:
+        self.chosen[sequence, number] = token
+
+    def timed(self, seconds: Any) -> None:
+        self.clock[:] = seconds
+
+    def save(self, fed: int) -> None:
+        self.saved_at.append(fed)
+        self.book.save(self.kept, fed, self.chosen[0], self.clock)
+
+
+def assignment(mapping: Mapping, rng: random.Random) -> TileOf:
+    """Every chip a tile, every core a tile, or the chips dealt to ranks that are a tile each."""
+    ranks = {chip: rng.randrange(3) for chip in mapping.chips}
+    return rng.choice([by_chip, by_core(mapping), lambda place: ranks.get(place.chip, HOST)])
+
+
+class Uncounted(reference.Reference):
+    """The reference's bits alone."""
+
+    def count(self, *_: object) -> None:
+        pass
+
+
+def bits_of_the_reference(graph: Graph, job: Job, chosen: np.ndarray) -> np.ndarray:
+    """The logits of the reference that is fed the prompt and what was chosen."""
+    session, found = Uncounted(graph, Mapping("", "", "", (), (), ())), []
+    for prompt, continuation in zip(job.tokens, chosen, strict=True):
+        session.reset()
+        found.append(session.feed(np.concatenate([prompt, continuation[:-1]])))
+    return np.stack(found)
+
+
+def differing_bits(a: np.ndarray, b: np.ndarray) -> int:
+    """How many bits of two arrays of integers differ."""
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype == np.int64
+    return int(np.unpackbits((a ^ b).view(np.uint8)).sum())
+
+
+def test_a_thousand_random_cases_give_the_same_bits() -> None:
+    """Random mappings, numbers of workers, orders of messages and sizes of vectors; several jobs for every model."""
+    rng, compared, differing, by_reference = random.Random(2026), 0, 0, 0
+    jobs = [[asked(graph, rng) for _ in range(5)] for graph in models()]
+    known: dict[int, np.ndarray] = {}
+    for number in range(CASES):
+        which = rng.choices(range(len(jobs)), OFTEN)[0]
+        graph, job = models()[which], rng.choice(jobs[which])
+        mapping = mapped(graph, rng)
+        workers, room = rng.randint(1, 8), rng.choice([13, 100, 1 << 20, 1 << 20])
+        net = Net(graph, mapping, job, assignment(mapping, rng), workers, number, room=room).run()
+        expected = fast.run(graph, mapping, job)
+        if id(job) not in known:
+            known[id(job)] = bits_of_the_reference(graph, job, expected.chosen)
+        differing += differing_bits(net.logits, expected.logits) + differing_bits(expected.logits, known[id(job)])
+        differing += differing_bits(net.chosen, expected.chosen)
+        prefill, generate = net.book.activities(net.board, job.fed)
+        assert prefill == expected.prefill, f"case {number}"
+        assert generate == expected.generate, f"case {number}"
+        if number % CHECKED_BY_THE_REFERENCE == 0:
+            slow = reference.run(graph, mapping, job)
+            assert (slow.prefill == prefill, slow.generate == generate) == (True, True), f"case {number}"
+            by_reference += 1
+        assert differing == 0, f"case {number}"
+        compared += 1
+    assert (compared, differing, by_reference) == (CASES, 0, CASES // CHECKED_BY_THE_REFERENCE)
+
+
+# Saving and resuming.
+
+
+def states_of(run: Callable[[Saving], Any], every: int, resumed: RunState | None = None) -> tuple[list[RunState], Any]:
+    """What a run writes every so many tokens, and its result."""
+    written: list[RunState] = []
+    return written, run(Saving(every, written.append, resumed))
+
+
+def assert_same_state(a: RunState, b: RunState) -> None:
+    assert a.fed == b.fed
+    assert a.chosen.tolist() == b.chosen.tolist()
+    assert list(a.states) == list(b.states)
+    assert all(np.array_equal(a.states[name], b.states[name]) for name in a.states)
+    assert a.prefill == b.prefill
+    assert a.generate == b.generate
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int) -> None:
+    """Every state of a run that is saved at some interval, whatever is on its way meanwhile, and the rest from it."""
+    rng, graph = random.Random(which), models()[which]
+    for number in range(6):
+        mapping, length = mapped(graph, rng), rng.choice([1, 4, 9, 2 * TOGETHER + 2])
+        tokens = np.array([[rng.randrange(graph.vocabulary) for _ in range(length)]])
+        job = Job(tokens, rng.randint(2, 5), Sampling(rng.choice([0, 2]), 7), keep_logits=False)
+        every = rng.choice([1, 2, 3, 7, length, length + 1])
+
+        def spread(saving: Saving, job: Job = job, mapping: Mapping = mapping, number: int = number) -> Net:
+            room, tiles = rng.choice([13, 100, 1 << 20]), assignment(mapping, rng)
+            return Net(graph, mapping, job, tiles, rng.randint(1, 8), number, room=room, saving=saving).run()
+
+        def alone(saving: Saving, job: Job = job, mapping: Mapping = mapping) -> Any:
+            return fast.run(graph, mapping, job, silent, saving)
+
+        expected = fast.run(graph, mapping, replace(job, keep_logits=True))
+        wanted, _ = states_of(alone, every)
+        written, whole = states_of(spread, every)
+        assert whole.saved_at == [fed for fed in range(1, job.fed) if fed % every == 0]
+        assert [state.fed for state in wanted] == whole.saved_at
+        assert np.array_equal(whole.logits, expected.logits)
+        assert whole.book.activities(whole.board, job.fed) == (expected.prefill, expected.generate)
+        for one, other in zip(written, wanted, strict=True):
+            assert_same_state(one, other)
+        for at in {0, len(written) // 2, len(written) - 1} if written else ():
+            state = rng.choice([written, wanted])[at]
+            later, rest = states_of(spread, every, state)
+            assert np.array_equal(rest.logits[0, state.fed :], expected.logits[0, state.fed :])
+            assert not rest.logits[0, : state.fed].any()
+            assert rest.chosen[0, len(state.chosen) :].tolist() == expected.chosen[0, len(state.chosen) :].tolist()
+            assert rest.book.activities(rest.board, job.fed) == (expected.prefill, expected.generate)
+            for one, other in zip(later, wanted[at + 1 :], strict=True):
+                assert_same_state(one, other)
+
+
+def test_a_run_that_goes_on_for_longer() -> None:
+    """A state that is saved of a shorter run is that of a longer one."""
+    rng, graph = random.Random(5), models()[0]
+    mapping, short = mapped(graph, rng), Job(np.array([[3, 1, 4, 1, 5]]), 3, Sampling(2, 1), keep_logits=False)
+    written, _ = states_of(lambda saving: Net(graph, mapping, short, by_chip, 3, 0, saving=saving).run(), 1)
+    longer = replace(short, new_tokens=9)
+    expected = fast.run(graph, mapping, longer)
+    assert [state.fed for state in written] == [1, 2, 3, 4, 5, 6]
+    for state in written:
+        saving = Saving(0, lambda _: None, state)
+        rest = Net(graph, mapping, longer, by_core(mapping), 3, 1, saving=saving).run()
+        assert rest.chosen[0, len(state.chosen) :].tolist() == expected.chosen[0, len(state.chosen) :].tolist()
+        assert rest.book.activities(rest.board, longer.fed) == (expected.prefill, expected.generate)
+
+
+# By hand.
+
+
+def a_packet(token: int, tokens: int, *, sequence: int = 0, flags: int = 0, stretch: int = 0) -> Packet:
+    """What the embedding of the graph made by hand sends for words 0, 1, 0, 1 …"""
+    words = np.array([[3, -5, 7], [-1, 0, -2]], np.int32)[(token + np.arange(tokens)) % 2]
+    return Packet(sequence, token, flags, stretch, tokens, {"x": words, "sq": words**2})
+
+
+@pytest.fixture
+def tile(hand_graph: Graph, hand_mapping: Mapping) -> Tile:
+    """Chip 0 with both rows of the head, in one stretch."""
+    plan = Plan(hand_graph, hand_mapping, by_chip)
+    return Tile(plan, [0], board.allocate(hand_graph), board.allocate(hand_graph))
+
+
+def taken(tile: Tile, *packets: Packet) -> list[Packet]:
+    """What a tile sends after some packets."""
+    sent: list[Packet] = []
+    tile.take(packets, sent.append)
+    return sent
+
+
+def test_a_tile_by_hand(tile: Tile) -> None:
+    assert [firing.stretch.node for firing in tile.firings] == ["head"]
+    assert tile.wanted == {0}
+    first, second = taken(tile, a_packet(0, 3)), taken(tile, a_packet(3, 1, flags=GENERATED))
+    logits = [[12, 3], [-1, -3], [12, 3], [-1, -3]]
+    assert [(p.sequence, p.token, p.flags, p.stretch, p.tokens) for p in first] == [(0, 0, 0, 1, 3)]
+    assert [(p.sequence, p.token, p.flags, p.stretch, p.tokens) for p in second] == [(0, 3, GENERATED, 1, 1)]
+    assert first[0].sent["logits"].tolist() == logits[:3]
+    assert second[0].sent["logits"].tolist() == logits[3:]
+    tile.settle()
+    counts = tile.firings[0].board.events
+    assert counts[:, 6:].tolist() == [[3, 3], [1, 1]]
+    assert not counts[:, :6].any()
+
+
+def test_packets_that_came_together_fire_together(tile: Tile) -> None:
+    """As many as have the same flags, and at most so many: a state that is kept is that after its token alone."""
+    sent = taken(tile, a_packet(0, 2), a_packet(2, 3), a_packet(5, 1, flags=SAVE), a_packet(6, 30))
+    assert [(p.token, p.tokens, p.flags) for p in sent] == [(0, 5, 0), (5, 1, SAVE), (6, 16, 0), (22, 14, 0)]
+    firing = tile.firings[0]
+    assert firing.kept.events[:, 6:].tolist() == [[6, 6], [0, 0]]
+    tile.settle()
+    assert firing.board.events[:, 6:].tolist() == [[36, 36], [0, 0]]
+
+
+def test_a_sequence_begins_with_a_zero_state_anywhere(tile: Tile) -> None:
+    sent = taken(tile, a_packet(0, 2), a_packet(0, 1, sequence=1), a_packet(1, 1, sequence=1))
+    assert [(p.sequence, p.token, p.tokens) for p in sent] == [(0, 0, 2), (1, 0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("before", "packet", "message"),
+    [
+        ([], a_packet(1, 2), "head: token 1 of sequence 0 came out of order"),
+        ([a_packet(0, 2)], a_packet(3, 1), "head: token 3 of sequence 0 came out of order"),
+        ([a_packet(0, 2)], a_packet(1, 1, flags=GENERATED), "head: token 1 of sequence 0 came out of order"),
+        ([a_packet(0, 2)], a_packet(2, 1, sequence=1), "head: token 2 of sequence 1 came out of order"),
+    ],
+)
+def test_a_token_out_of_order(before: list[Packet], packet: Packet, message: str, tile: Tile) -> None:
+    taken(tile, *before)
+    with pytest.raises(RuntimeError) as error:
+        taken(tile, packet)
+    assert str(error.value) == message
+
+
+def test_a_tile_goes_on_where_a_run_was_saved(tile: Tile) -> None:
+    tile.restore(5)
+    assert [(p.token, p.tokens) for p in taken(tile, a_packet(5, 2))] == [(5, 2)]
+    tile.restore(5)
+    with pytest.raises(RuntimeError) as error:
+        taken(tile, a_packet(4, 1))
+    assert str(error.value) == "head: token 4 of sequence 0 came out of order"
+
+
+class Paper:
+    """A wire to a head of two rows that answers at once, token by token; writes down what the host does."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.sent, self.answers, self.said = graph, [], deque(), []
+
+    def send(self, packet: Packet) -> None:
+        self.sent.append((packet.sequence, packet.token, packet.tokens, packet.flags))
+        for token in range(packet.token, packet.token + packet.tokens):
+            logits = np.array([[token % 2, 1 - token % 2]], np.int32)
+            self.answers.append(Packet(packet.sequence, token, packet.flags, 1, 1, {"logits": logits}))
+
+    def receive(self) -> Packet:
+        return self.answers.popleft()
+
+    def arrived(self, sequence: int, position: int, logits: Ints) -> None:
+        self.said.append(("arrived", sequence, position, *logits.tolist()))
+
+    def chose(self, sequence: int, number: int, token: int) -> None:
+        self.said.append(("chose", sequence, number, token))
+
+    def timed(self, seconds: Any) -> None:
+        assert (seconds >= 0).all()
+
+    def save(self, fed: int) -> None:
+        self.said.append(("save", fed))
+
+
+def hosted(graph: Graph, mapping: Mapping, job: Job, saving: Saving | None = None, in_flight: int = 30) -> Paper:
+    paper, start = Paper(graph), start_of(saving)
+    boards = board.allocate(graph), board.allocate(graph)
+    Host(Plan(graph, mapping, by_chip), job, start, *boards, paper, in_flight).run()
+    return paper
+
+
+def test_a_host_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    paper = hosted(hand_graph, hand_mapping, Job(np.array([[0, 1, 1], [1, 0, 0]]), 2))
+    assert paper.sent == [(0, 0, 3, 0), (0, 3, 1, GENERATED), (1, 0, 3, 0), (1, 3, 1, GENERATED)]
+    # Odd tokens have [1, 0] for logits, even ones [0, 1].
+    assert paper.said[:6] == [
+        ("arrived", 0, 0, 0, 1), ("arrived", 0, 1, 1, 0), ("arrived", 0, 2, 0, 1), ("chose", 0, 0, 1),
+        ("arrived", 0, 3, 1, 0), ("chose", 0, 1, 0),
+    ]  # fmt: skip
+    assert len(paper.said) == 12
+
+
+def test_a_prompt_goes_in_packets_around_the_tokens_whose_states_are_kept(
+    hand_graph: Graph, hand_mapping: Mapping
+) -> None:
+    job = Job(np.zeros((1, 21), np.int64), 4, keep_logits=False)
+    assert hosted(hand_graph, hand_mapping, job).sent[:3] == [(0, 0, 8, 0), (0, 8, 8, 0), (0, 16, 5, 0)]
+    paper = hosted(hand_graph, hand_mapping, job, Saving(10, lambda _: None))
+    assert paper.sent == [
+        (0, 0, 8, 0), (0, 8, 1, 0), (0, 9, 1, SAVE), (0, 10, 8, 0), (0, 18, 1, 0), (0, 19, 1, SAVE), (0, 20, 1, 0),
+        (0, 21, 1, GENERATED), (0, 22, 1, GENERATED), (0, 23, 1, GENERATED),
+    ]  # fmt: skip
+    assert [said for said in paper.said if said[0] == "save"] == [("save", 10), ("save", 20)]
+    every = hosted(hand_graph, hand_mapping, job, Saving(1, lambda _: None))
+    flags = [SAVE] * 21 + [SAVE | GENERATED] * 2 + [GENERATED]  # nothing is kept of the end
+    assert every.sent == [(0, token, 1, flag) for token, flag in enumerate(flags)]
+
+
+def test_a_state_is_taken_before_the_next_is_kept(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    """However many tokens may be under way."""
+    job = Job(np.zeros((1, 20), np.int64), keep_logits=False)
+    kept: list[int] = []
+
+    class Watched(Paper):
+        def send(self, packet: Packet) -> None:
+            if packet.flags & SAVE:
+                kept.append(packet.token + 1)
+                assert len(kept) == 1, "two states are under way"
+            super().send(packet)
+
+        def save(self, fed: int) -> None:
+            assert kept == [fed]
+            kept.clear()
+
+    for every in (1, 2, 3, 9):
+        paper = Watched(hand_graph)
+        boards = board.allocate(hand_graph), board.allocate(hand_graph)
+        start = start_of(Saving(every, lambda _: None))
+        Host(Plan(hand_graph, hand_mapping, by_chip), job, start, *boards, paper, 100).run()
+        assert sum(tokens for _, _, tokens, _ in paper.sent) == 20
+
+
+def test_no_more_tokens_are_under_way_than_may_be(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    under_way: list[int] = []
+
+    class Watched(Paper):
+        def send(self, packet: Packet) -> None:
+            under_way.append(under_way[-1] + packet.tokens)
+            super().send(packet)
+
+        def arrived(self, *_: object) -> None:
+            under_way.append(under_way[-1] - 1)
+
+    job, plan = Job(np.zeros((1, 90), np.int64)), Plan(hand_graph, hand_mapping, by_chip)
+    for in_flight in (30, 6, 1):
+        under_way[:] = [0]
+        boards = board.allocate(hand_graph), board.allocate(hand_graph)
+        Host(plan, job, start_of(None), *boards, Watched(hand_graph), in_flight).run()
+        assert under_way[-1] == 0
+        assert max(under_way) <= in_flight
