@@ -217,8 +217,9 @@ COMPARE = """
 
     for path in map(Path, sys.argv[1:]):
         graph, stored = storage.load_mapped(path)
-        for job, expected in pickle.loads(path.with_suffix(".expected").read_bytes()):
-            for number, placement in enumerate(placements(graph, stored.mapping)):
+        jobs = pickle.loads(path.with_suffix(".expected").read_bytes())
+        for number, placement in enumerate(placements(graph, stored.mapping)):
+            for job, expected in jobs if number < 3 else jobs[:1]:
                 mpi.MOST_VALUES = 37 if number % 2 else 1 << 28  # packets in many messages, too
                 try:
                     found = mpi.run(graph, stored.mapping, job, placement=placement)

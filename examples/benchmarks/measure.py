@@ -1,6 +1,5 @@
 """Runs a command and measures it: wall-clock seconds, and the most memory that it and its children took together."""
 
-import os
 import subprocess
 import sys
 import time
@@ -10,16 +9,25 @@ SAMPLE_SECONDS = 0.25
 CLI = [sys.executable, "-m", "mmfree_neuro.cli"]
 
 
-def memory(session: int) -> int:
-    """Bytes that the processes of a session take, shared pages divided among those who share them (PSS)."""
-    total = 0
+def memory(ancestor: int) -> int:
+    """Bytes that a process and its descendants take, shared pages divided among those who share them (PSS)."""
+    children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and os.getsid(int(folder.name)) == session:
-                lines = (folder / "smaps_rollup").read_text(encoding="ascii").splitlines()
-                total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-        except (OSError, ProcessLookupError):  # it has ended meanwhile
+            if folder.name.isdigit():
+                parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(folder.name))
+        except OSError:  # it has ended meanwhile
             continue
+    total, waiting = 0, [ancestor]
+    while waiting:
+        process = waiting.pop()
+        waiting += children.get(process, [])
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
     return total
 
 

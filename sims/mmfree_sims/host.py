@@ -174,7 +174,10 @@ class Host:
         holding = False  # a state that is kept has to be taken before the next is
         while fed < self.length:
             while sent < self.length and sent - fed < self.in_flight and not (holding and self.due(sent + 1)):
-                stop = min(self._stop(sent), fed + self.in_flight)
+                stop = self._stop(sent)
+                if sent > fed and stop - fed > self.in_flight:
+                    break  # rather wait than cut a packet short: tokens that travel together cost less
+                stop = min(stop, fed + self.in_flight)
                 save = self.due(stop) and stop == sent + 1
                 self.feed(sequence, sent, prompt[sent:stop], generated=False, save=save)
                 holding, sent = holding or save, stop
