@@ -441,6 +441,27 @@ def test_no_step_of_writing_a_run_harms_the_older(tmp_path: Path, monkeypatch: p
         assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}, step
 
 
+def test_an_older_run_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename, asked = made(tmp_path / "run", "run.json", STATE_FILE), os.replace, []
+
+    def fails_for_the_new(source: Path, target: Path) -> None:
+        asked.append(target)
+        if len(asked) == 2:
+            no_space()
+        rename(source, target)
+
+    monkeypatch.setattr(storage.os, "replace", fails_for_the_new)
+    with pytest.raises(InputError) as error, storage.whole_folder(folder) as scratch:
+        (scratch / "run.json").write_text("new")
+    assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
+    assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}
+    with storage.whole_folder(folder) as scratch:
+        (scratch / "run.json").write_text("new")
+    assert tree(tmp_path) == {"run/run.json": b"new"}
+
+
 # The command line.
 
 Said = pytest.CaptureFixture[str]
