@@ -12,12 +12,12 @@ from mmfree_neuro.networks import mapping_to_networkx
 
 def main(folder: Path) -> None:
     graph_file = folder / "model.graph"
-    graph, packed = pipeline.map_graph(graph_file, "kapoho-point", folder / "packed.map", "greedy", chips=8, cores=None)
-    print(describe.mapping(graph, packed.mapping, packed.system), end="\n\n")
+    graph, packed = pipeline.map_graph(graph_file, "kapoho-point", folder / "packed.map", pipeline.Wish(chips=8))
+    print(describe.mapping(graph, packed.mapping, packed.system, pipeline.bounds(graph, packed.mapping, packed.system)))
     graph, spread = pipeline.map_graph(
-        graph_file, "kapoho-point", folder / "spread.map", "block-per-chip", chips=None, cores=16
+        graph_file, "kapoho-point", folder / "spread.map", pipeline.Wish("block-per-chip", cores=16)
     )
-    print(describe.mapping(graph, spread.mapping, spread.system), end="\n\n")
+    print(describe.mapping(graph, spread.mapping, spread.system, pipeline.bounds(graph, spread.mapping, spread.system)))
     # For analysis of your own, a mapping is a networkx graph of cores.
     cores = mapping_to_networkx(packed.mapping)
     busiest = max(cores.edges(data="payloads"), key=lambda edge: edge[2])

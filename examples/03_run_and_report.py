@@ -11,7 +11,7 @@ import numpy as np
 from mmfree_neuro import cost, pipeline, storage, text, timing
 from mmfree_neuro.job import Job
 from mmfree_neuro.summary import summarise
-from mmfree_neuro.traffic import traffic
+from mmfree_neuro.traffic import traffic, ways
 
 
 def main(folder: Path) -> None:
@@ -25,15 +25,16 @@ def main(folder: Path) -> None:
     print(f"same bits, same counts; the text goes on {text.decode(graph.tokenizer, fast.chosen[0])!r}")
 
     # The same counts can be costed on any system, in milliseconds.
-    summary, activity = summarise(graph), fast.generate
-    moved = traffic(stored.mapping, activity, stored.system)
-    times = timing.generation(stored.mapping, summary, activity, stored.system)
-    energy = cost.energy(stored.mapping, summary, activity, stored.system, times)
-    rate, joules = times.tokens_per_s, energy.millijoule_per_token
+    summary, activity, found = summarise(graph), fast.generate, ways(stored.mapping, stored.system)
+    moved = traffic(stored.mapping, activity, found)
+    times = timing.fall_through(timing.load(stored.mapping, summary, activity, found), stored.system)
+    energy = cost.energy(stored.mapping, summary, activity, stored.system, times, found)
+    rate, joules, alone = times.tokens_per_s, energy.millijoule_per_token, energy.chip_millijoule_per_token
     messages, between = moved.messages / activity.tokens, moved.between_chips / activity.tokens
     print(f"{messages:.0f} messages a token, {between:.0f} of them between chips")
     print(f"generation: {rate.central:.0f} tokens/s ({rate.low:.0f} to {rate.high:.0f})")
     print(f"            {joules.central:.3g} mJ/token ({joules.low:.3g} to {joules.high:.3g})")
+    print(f"            {alone.central:.3g} of them in the chips; slowest: {times.resource}")
 
     run = pipeline.simulate(
         folder / "packed.map", "import os\n", lambda tokens: Job(tokens, new_tokens=8), "fast", folder / "run"

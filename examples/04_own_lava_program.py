@@ -32,7 +32,8 @@ def tiny_mapping(folder: Path) -> Path:
     checkpoint.write(folder / "checkpoint", Checkpoint(config, tensors))
     np.save(folder / "tokens.npy", random.integers(0, 256, (8, 64)))
     pipeline.convert(folder / "checkpoint", folder / "model.graph", SCHEMES["a16"], str(folder / "tokens.npy"))
-    pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", "block-per-chip", None, 4)
+    wish = pipeline.Wish("block-per-chip", cores=4)
+    pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import AnyNode, Graph, Input, span
 from mmfree_neuro.mapping import Mapping
 
 
@@ -13,8 +14,9 @@ class Activity:
     """Counts over `tokens` tokens; the arrays run parallel to the mapping's shards, `messages` to its routes.
 
     `synops` are synaptic operations with a non-zero weight and a non-zero payload.  `reads` are synapses read from
-    memory when storage is dense: every arriving payload reads its whole column of the shard, zeros included.  A payload
-    of zero is no message; how many were saved is the size of the route times the tokens, less its messages.
+    memory when storage is dense: every arriving payload reads its whole column of the shard, zeros included.
+    `messages` counts a non-zero payload of a route once, however many cores it is delivered to.  A payload of zero is
+    no message; how many were saved is the size of the route times the tokens, less its messages.
     """
 
     tokens: int
@@ -44,3 +46,25 @@ def nothing(mapping: Mapping) -> Activity:
     """The activity of no tokens."""
     shards, routes = len(mapping.shards), len(mapping.routes)
     return Activity(0, *(np.zeros(n, np.int64) for n in (shards, shards, shards, shards, routes)))
+
+
+def expected(graph: Graph, mapping: Mapping) -> Activity:
+    """The activity of one token whose payloads are all non-zero: what a run counts at most."""
+    shards = len(mapping.shards)
+    synops: Ints = np.zeros(shards, np.int64)
+    reads: Ints = np.zeros(shards, np.int64)
+    for position, shard in enumerate(mapping.shards):
+        node = graph.node(shard.node)
+        for entry in node.inputs:
+            count = _synapses(graph, node, entry, shard.start, shard.stop)
+            reads[position] += count
+            matrix = entry.matrix
+            synops[position] += count if matrix is None else round(matrix.nonzero / matrix.size * count)
+    sent = np.array([route.stop - route.start for route in mapping.routes], np.int64)
+    return Activity(1, np.ones(shards, np.int64), synops, reads, np.zeros(shards, np.int64), sent)
+
+
+def _synapses(graph: Graph, node: AnyNode, entry: Input, start: int, stop: int) -> int:
+    """Synapses of some neurons at one input."""
+    first, last = span(node, entry, start, stop, graph.node(entry.source).output(entry.source_port).size)
+    return (last - first) * (stop - start if entry.how in ("ternary", "broadcast") else 1)

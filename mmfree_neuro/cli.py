@@ -12,13 +12,13 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from mmfree_neuro import describe, pipeline, storage
+from mmfree_neuro import describe, explore, pipeline, storage
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.hardware import load_system, system_names
 from mmfree_neuro.job import Job
@@ -82,13 +82,54 @@ def convert(options: argparse.Namespace) -> None:
 
 def map_(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
-    placer = "block-per-chip" if options.block_per_chip else options.placer
-    graph, stored = pipeline.map_graph(
-        options.graph, options.system, options.output, placer, options.chips, options.cores
-    )
-    text = f"wrote {options.output}\n{describe.mapping(graph, stored.mapping, stored.system)}"
-    content = describe.mapping_content(graph, stored.mapping, stored.system)
+    wish = pipeline.Wish(
+        "block-per-chip" if options.block_per_chip else options.placer, options.chips, options.cores, options.spread,
+        options.head_on_host, options.weight_bits, not options.rows_only, options.seed,
+    )  # fmt: skip
+    graph, stored = pipeline.map_graph(options.graph, options.system, options.output, wish)
+    bounds = pipeline.bounds(graph, stored.mapping, stored.system, options.cores)
+    text = f"wrote {options.output}\n{describe.mapping(graph, stored.mapping, stored.system, bounds)}"
+    content = describe.mapping_content(graph, stored.mapping, stored.system, bounds)
     _show({"mapping": str(options.output), **content}, text, options.json)
+
+
+def explore_(options: argparse.Namespace) -> None:
+    """Map a graph in many ways and show which no other beats."""
+    chips = [None if text == "fewest" else _number(text, "chips") for text in options.chips.split(",")]
+    bits = [_number(text, "weight bits") for text in options.weight_bits.split(",")]
+    copies = [_number(text, "copies") for text in options.copies.split(",")]
+    known_names = {"split": (options.splits, explore.SPLITS), "placer": (options.placers, pipeline.PLACERS)}
+    for what, (names, known) in known_names.items():
+        for name in names.split(","):
+            if name not in known:
+                raise InputError(f"{what} {name!r} is not known, must be one of {', '.join(known)}")
+    choices = [
+        explore.Choice(placer, count, split, width, options.head_on_host, copy)
+        for width in bits for split in options.splits.split(",") for placer in options.placers.split(",")
+        for count in chips for copy in copies
+        if placer != "block-per-chip" or count == chips[0]
+    ]  # fmt: skip
+    choices = [replace(c, chips=None) if c.placer == "block-per-chip" else c for c in choices]
+    found, failed = pipeline.explore(options.graph, options.system, choices, _say)
+    if not found:
+        raise InputError(f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}")
+    content = explore.content(found, failed)
+    text = explore.table(found, failed)
+    if options.picture is not None:
+        pipeline.draw_front(found, options.picture)
+        text += f"\nwrote {options.picture}"
+    if options.output is not None:
+        with storage.whole_file(options.output) as scratch:
+            scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        text += f"\nwrote {options.output}"
+    _show(content, text, options.json)
+
+
+def _number(text: str, what: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{what} are {text!r}, must be whole numbers of at least 1, such as 2,8")
+    return int(text)
 
 
 def simulate(options: argparse.Namespace) -> None:
@@ -201,7 +242,7 @@ def systems(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Show a checkpoint, a graph, a mapping or a run as text."""
-    content, text = describe.anything(options.path, pipeline.read_checkpoint)
+    content, text = describe.anything(options.path, pipeline.read_checkpoint, pipeline.bounds)
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
@@ -275,10 +316,31 @@ def _add_flow(commands: Any) -> None:
     _option(p, "graph", type=Path, help="graph file")
     _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     _option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
-    _option(p, "--placer", default="greedy", help=f"{' or '.join(pipeline.PLACERS)} (default greedy)")
+    _option(p, "--placer", default="chain", help=f"{', '.join(pipeline.PLACERS)} (default chain)")
     _option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
     _option(p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)")
     _option(p, "--cores", type=int, help="use at most this many cores of a chip (default: all)")
+    _option(p, "--spread", action="store_true",
+            help="every node of a chip over all of its cores: faster generation, more messages")  # fmt: skip
+    _option(p, "--rows-only", action="store_true",
+            help="divide no sum by columns, even where that saves messages between chips")  # fmt: skip
+    _option(p, "--head-on-host", action="store_true", help="leave the head and its norm to the host, as published")
+    _option(p, "--weight-bits", type=int, help="what a stored weight takes (default: as the chip's description says)")
+    _option(p, "--seed", type=int, default=0, help="seed of placers that draw (default 0)")
+
+    p = _command(commands, "explore", explore_, "explore model.graph --system alia-point-32 --chips fewest,24,32")
+    _option(p, "graph", type=Path, help="graph file")
+    _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
+    _option(p, "--chips", default="fewest", help="numbers of chips, as fewest,8,24 (default fewest)")
+    _option(p, "--weight-bits", default="2", help="what a stored weight takes, as 2,8 (default 2)")
+    _option(p, "--splits", default="columns,spread",
+            help="rows; columns (sums are divided too where it saves messages); spread (every node over all cores of "
+                 "its chip) (default columns,spread)")  # fmt: skip
+    _option(p, "--placers", default="chain,block-per-chip", help="as chain,balanced (default chain,block-per-chip)")
+    _option(p, "--copies", default="1", help="copies of the model, each with a sequence of its own (default 1)")
+    _option(p, "--head-on-host", action="store_true", help="leave the head and its norm to the host, as published")
+    _option(p, "-o", "--output", type=Path, help="write all points as JSON")
+    _option(p, "--picture", type=Path, help="draw the fronts as PNG")
 
     p = _command(commands, "simulate", simulate, 'simulate model.map --prompt "import os" --new-tokens 64 -o run')
     _option(p, "mapping", type=Path, help="mapping file")

@@ -1,18 +1,21 @@
 """Energy from counts: each operation times what the chip's data file says it takes, and static power times time.
 
 Ranges are carried through: the low figure takes every constant at its low end (and the shortest time), the high figure
-every constant at its high end.
+every constant at its high end.  Two sums stand side by side: that of the chips alone, and that of the whole system.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
 from mmfree_neuro.activity import Activity
+from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.hardware import Quantity, SystemSpec
 from mmfree_neuro.mapping import HOST, Mapping
 from mmfree_neuro.summary import GraphSummary
 from mmfree_neuro.timing import BOUNDS, Span, Timing
-from mmfree_neuro.traffic import traffic
+from mmfree_neuro.traffic import Ways, traffic
+
+PJ_TO_MJ = 1e-9
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,15 @@ class Energy:
     """Estimated energy of a token in one phase, by part and in all."""
 
     parts: tuple[Part, ...]
+    chip_millijoule_per_token: Span
+    """The calibration *chip*: what the chips in use draw, as the published one-chip figures count it."""
     millijoule_per_token: Span
+    """The calibration *system*: board and host as well."""
+
+
+def on_chips(mapping: Mapping, counts: Ints) -> int:
+    """The sum of counts of shards, without those of the host."""
+    return sum(count for count, place in zip(counts.tolist(), mapping.locations, strict=True) if place.chip != HOST)
 
 
 def instructions(mapping: Mapping, summary: GraphSummary, activity: Activity) -> Counter[str]:
@@ -44,30 +55,44 @@ def instructions(mapping: Mapping, summary: GraphSummary, activity: Activity) ->
     return issued
 
 
-def _part(name: str, operations: float, each: Quantity, unit_to_mj: float) -> Part:
-    span = Span(*(operations * getattr(each, bound) * unit_to_mj for bound in BOUNDS))
+def _part(name: str, operations: float, each: Quantity, unit_to_mj: Span) -> Part:
+    span = Span(*(operations * getattr(each, bound) * getattr(unit_to_mj, bound) for bound in BOUNDS))
     return Part(name, operations, span, each.source)
 
 
-def _power(name: str, chips: int, watts: Quantity, timing: Timing) -> Part:
+def _power(name: str, count: float, watts: Quantity, timing: Timing) -> Part:
     seconds = timing.seconds_per_token
-    span = Span(*(chips * getattr(watts, bound) * getattr(seconds, bound) * 1e3 for bound in BOUNDS))
-    return Part(name, chips, span, watts.source)
+    span = Span(*(count * getattr(watts, bound) * getattr(seconds, bound) * 1e3 for bound in BOUNDS))
+    return Part(name, count, span, watts.source)
 
 
-def energy(mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec, timing: Timing) -> Energy:
-    """The energy of a token on average over a phase, whose timing has been estimated."""
-    chip, tokens, moved = system.chip, activity.tokens, traffic(mapping, activity, system)
+def energy(
+    mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec, timing: Timing, found: Ways,
+    *, copies: int = 1,
+) -> Energy:  # fmt: skip
+    """The energy of a token on average over a phase, whose timing has been estimated.
+
+    Where `copies` of the model work on sequences of their own, they share the board and the host.
+    """
+    chip, tokens, moved = system.chip, activity.tokens, traffic(mapping, activity, found)
     issued = sum(instructions(mapping, summary, activity).values())
-    pj_to_mj = 1e-9
+    alone = chip.fall_through_energy_ratio
+    picojoule = Span(*(PJ_TO_MJ * (getattr(alone, b) if timing.alone else 1.0) for b in BOUNDS))
     parts = (
-        _part("synaptic operations", int(activity.synops.sum()) / tokens, chip.energy_per_synop_pj, pj_to_mj),
-        _part("neuron instructions", issued / tokens, chip.energy_per_instruction_pj, pj_to_mj),
-        _part("messages", moved.messages / tokens, chip.energy_per_message_pj, pj_to_mj),
-        _part("mesh hops", moved.hops / tokens, chip.energy_per_hop_pj, pj_to_mj),
-        _part("link crossings", moved.crossings / tokens, chip.energy_per_crossing_pj, pj_to_mj),
+        _part("synaptic operations", on_chips(mapping, activity.synops) / tokens, chip.energy_per_synop_pj, picojoule),
+        _part("neuron instructions", issued / tokens, chip.energy_per_instruction_pj, picojoule),
+        _part("messages", moved.messages / tokens, chip.energy_per_message_pj, picojoule),
+        _part("mesh hops", moved.hops / tokens, chip.energy_per_hop_pj, picojoule),
+        _part("link crossings", moved.crossings / tokens, chip.energy_per_crossing_pj, picojoule),
         _power("static power of the chips in use", len(mapping.chips), chip.static_power_w, timing),
-        _power("power of the board beyond the chips", 1, system.board_power_w, timing),
     )
-    total = Span(*(sum(getattr(part.millijoule_per_token, bound) for part in parts) for bound in BOUNDS))
-    return Energy(parts, total)
+    whole = (
+        *parts,
+        _power("power of the board beyond the chips", 1 / copies, system.board_power_w, timing),
+        _power("power of the host", 1 / copies, system.host_power_w, timing),
+    )
+    return Energy(whole, _sum(parts), _sum(whole))
+
+
+def _sum(parts: tuple[Part, ...]) -> Span:
+    return Span(*(sum(getattr(part.millijoule_per_token, bound) for part in parts) for bound in BOUNDS))

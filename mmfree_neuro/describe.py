@@ -23,6 +23,8 @@ from mmfree_neuro.ternary import Codes
 from mmfree_neuro.verify import verify_matrices
 
 ReadCheckpoint = Callable[[Path], Checkpoint]
+Bounds = dict[str, dict[str, float | None]]
+FindBounds = Callable[[Graph, Mapping, SystemSpec], Bounds]
 
 
 def codes(checkpoint: Checkpoint) -> Iterator[tuple[str, Codes]]:
@@ -82,19 +84,22 @@ def utilisation(use: dict[Any, Footprint], system: SystemSpec) -> dict[str, dict
     return found
 
 
-def mapping_content(graph: Graph, mapping: Mapping, system: SystemSpec) -> dict[str, Any]:
-    """A mapping in figures."""
-    use = use_of_cores(graph, mapping, int(system.chip.weight_bits.central))
+def mapping_content(
+    graph: Graph, mapping: Mapping, system: SystemSpec, bounds: Bounds
+) -> dict[str, Any]:
+    """A mapping in figures, beside the `bounds` that no mapping can pass."""
+    use = use_of_cores(graph, mapping, system.chip)
     return {
         "system": system.name, "placer": mapping.placer, "chips": len(mapping.chips), "cores": len(mapping.cores),
         "shards": len(mapping.shards) - 1, "routes": len(mapping.routes), "utilisation": utilisation(use, system),
+        "bounds": bounds,
         "cores_per_chip": {str(c): n for c, n in sorted(Counter(p.chip for p in mapping.cores).items())},
     }  # fmt: skip
 
 
-def mapping(graph: Graph, mapped: Mapping, system: SystemSpec) -> str:
+def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -> str:
     """A mapping as text."""
-    content = mapping_content(graph, mapped, system)
+    content = mapping_content(graph, mapped, system, bounds)
     lines = [
         f"{graph_line(graph)}",
         f"{content['system']}, placer {content['placer']}: {content['shards']} shards on {content['cores']} cores of "
@@ -105,16 +110,20 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec) -> str:
             f"  {name.replace('_', ' '):18s} most {row['max']:>8.0f}  mean {row['mean']:>10.1f}  limit "
             f"{row['limit']:>8.0f}"
         )
+    for name, gap in bounds.items():
+        ratio = "" if gap["ratio"] is None else f"  ratio {gap['ratio']:.3f}"
+        label = f"{name.replace('_', ' ')}{' (by rows alone)' if name.startswith('messages') else ''}"
+        lines.append(f"  {label:40s} {gap['found']:>10.0f}  proven least {gap['least']:>10.0f}{ratio}")
     return "\n".join(lines)
 
 
-def mapping_text(graph: Graph, mapped: Mapping, system: SystemSpec) -> str:
+def mapping_text(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -> str:
     """A mapping with every core and what lies on it."""
     held: dict[Location, list[str]] = defaultdict(list)
     for shard, place in zip(mapped.shards, mapped.locations, strict=True):
         held[place].append(f"{shard.node}[{shard.start}:{shard.stop}]")
     cores = (f"chip {place.chip} core {place.core}: {', '.join(held[place])}" for place in mapped.cores)
-    return "\n".join([mapping(graph, mapped, system), "", *cores])
+    return "\n".join([mapping(graph, mapped, system, bounds), "", *cores])
 
 
 def system(spec: SystemSpec) -> str:
@@ -153,7 +162,7 @@ def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str
     return content, "\n".join(lines)
 
 
-def anything(path: Path, read_checkpoint: ReadCheckpoint) -> tuple[dict[str, Any], str]:
+def anything(path: Path, read_checkpoint: ReadCheckpoint, bounds: FindBounds) -> tuple[dict[str, Any], str]:
     """What a path holds: as content, and as text."""
     if (path / "run.json").is_file():
         run = storage.load_run(path)
@@ -169,7 +178,8 @@ def anything(path: Path, read_checkpoint: ReadCheckpoint) -> tuple[dict[str, Any
         return _checkpoint(read_checkpoint(path), path)
     if path.suffix == ".map":
         graph, stored = storage.load_mapped(path)
-        return mapping_content(graph, stored.mapping, stored.system), mapping_text(graph, stored.mapping, stored.system)
+        found = graph, stored.mapping, stored.system, bounds(graph, stored.mapping, stored.system)
+        return mapping_content(*found), mapping_text(*found)
     graph, digest = storage.load_graph(path, check=True)
     verify_matrices(graph)
     summary = summarise(graph)
@@ -178,11 +188,12 @@ def anything(path: Path, read_checkpoint: ReadCheckpoint) -> tuple[dict[str, Any
 
 def estimates(report: dict[str, Any]) -> str:
     """The estimated speed and energy of a report as a small table, low to high in brackets."""
-    lines = [f"{'estimated for the chips':24s} {'tokens/s':>30s} {'mJ/token':>30s}"]
+    heads = ("tokens/s", "mJ/token, chips alone", "mJ/token, system")
+    lines = [f"{'estimated for the chips':24s} {heads[0]:>27s} {heads[1]:>27s} {heads[2]:>27s}"]
     for name, phase in report["phases"].items():
         if phase is not None:
-            cells = (phase["tokens_per_s"], phase["millijoule_per_token"])
+            cells = (phase["tokens_per_s"], phase["chip_millijoule_per_token"], phase["millijoule_per_token"])
             shown = [f"{c['central']:.3g} [{c['low']:.3g} … {c['high']:.3g}]" for c in cells]
-            lines.append(f"{name:24s} {shown[0]:>30s} {shown[1]:>30s}")
+            lines.append(f"{name:24s} {shown[0]:>27s} {shown[1]:>27s} {shown[2]:>27s}")
     lines += report["comparison"]["sentences"]
     return "\n".join(lines)

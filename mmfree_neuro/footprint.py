@@ -1,10 +1,12 @@
 """What a shard takes up on a core, limit by limit."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 
+from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.hardware import ChipSpec
 from mmfree_neuro.ir import GLU, MLGRU, AnyNode, Graph, MaxAbs, constants, span
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.verify import instruction_counts
 
 BYTES_PER_WORD = 4
 """An accumulator, a state variable, a constant or a table entry."""
@@ -31,7 +33,21 @@ class Footprint:
 
     def fits(self, limits: "Footprint") -> bool:
         """Whether no use is above its limit."""
-        return all(used <= limit for used, limit in zip(astuple(self), astuple(limits), strict=True))
+        return (
+            self.memory <= limits.memory
+            and self.synaptic_memory <= limits.synaptic_memory
+            and self.neurons <= limits.neurons
+            and self.state_per_neuron <= limits.state_per_neuron
+            and self.input_axons <= limits.input_axons
+        )
+
+    def over(self, limits: "Footprint") -> tuple[str, int, int] | None:
+        """The first limit that is passed, as its name, the need and what there is; None where all are kept."""
+        for field in fields(self):
+            need, limit = getattr(self, field.name), getattr(limits, field.name)
+            if need > limit:
+                return field.name.replace("_", " "), need, limit
+        return None
 
 
 EMPTY = Footprint(0, 0, 0, 0, 0)
@@ -48,30 +64,57 @@ def limits(chip: ChipSpec) -> Footprint:
     )
 
 
-def footprint(graph: Graph, node: AnyNode, shard: Shard, weight_bits: int) -> Footprint:
-    """What one shard takes: dense synapses, one more synapse for every other connection, words per neuron, axons.
+def footprint(graph: Graph, node: AnyNode, shard: Shard, chip: ChipSpec) -> Footprint:
+    """What one shard takes on a core: synapses as they are stored, words of its neurons, tables and axons.
 
-    Two inputs that read the same payloads (gate and up) share their axons.
+    Every payload that arrives has an axon and a list of synapses in whole words: one for each neuron that it reaches,
+    ternary weights dense, zeros included.  Two inputs that read the same payloads (gate and up) share both.
     """
-    rows, synapses, accumulators = shard.size, 0, 0
-    axons: dict[tuple[str, str], int] = {}
+    rows = shard.size
+    reached: dict[tuple[str, str], tuple[int, int]] = {}
     for entry in node.inputs:
         source = graph.node(entry.source).output(entry.source_port)
         first, last = span(node, entry, shard.start, shard.stop, source.size)
-        synapses += (last - first) * (rows if entry.how in ("ternary", "broadcast") else 1)
-        accumulators += node.arity if isinstance(node, MaxAbs) else 1
-        axons[entry.source, entry.source_port] = last - first
+        axons, each = reached.get((entry.source, entry.source_port), (0, 0))
+        more = rows if entry.how in ("ternary", "broadcast") else 1
+        reached[entry.source, entry.source_port] = max(axons, last - first), each + more
+    accumulators = len(node.ports) * (node.arity if isinstance(node, MaxAbs) else 1)
+    bits, word = int(chip.weight_bits.central), int(chip.synaptic_word_bits.central)
+    synaptic = sum(axons * -(-each * bits // word) for axons, each in reached.values()) * word // 8
     words = accumulators + len(constants(node)) + isinstance(node, MLGRU)
     table = 2 * len(graph.sigmoid.values) * BYTES_PER_WORD if isinstance(node, MLGRU | GLU) else 0
-    synaptic = -(-synapses * weight_bits // 8)
     state = words * BYTES_PER_WORD
-    return Footprint(synaptic + rows * state + table, synaptic, rows, state, sum(axons.values()))
+    arriving = sum(axons for axons, _ in reached.values())
+    return Footprint(synaptic + rows * state + table, synaptic, rows, state, arriving)
 
 
-def use_of_cores(graph: Graph, mapping: Mapping, weight_bits: int) -> dict[Location, Footprint]:
+def use_of_cores(graph: Graph, mapping: Mapping, chip: ChipSpec) -> dict[Location, Footprint]:
     """What the shards on each core in use take up together, core by core in order."""
     used: dict[Location, Footprint] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if place.chip != HOST:
-            used[place] = used.get(place, EMPTY) + footprint(graph, graph.node(shard.node), shard, weight_bits)
+            used[place] = used.get(place, EMPTY) + footprint(graph, graph.node(shard.node), shard, chip)
     return dict(sorted(used.items()))
+
+
+def need_programs(graph: Graph, mapping: Mapping, chip: ChipSpec) -> None:
+    """CapacityError where programs or outgoing axons pass a limit that the chip's description gives."""
+    issued = instruction_counts(graph) if chip.program_instructions_per_core else {}
+    programs: dict[Location, dict[str, int]] = {}
+    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
+        programs.setdefault(place, {})[shard.node] = sum(issued.get(shard.node, {}).values())
+    axons: dict[Location, int] = {}
+    for route in mapping.routes:
+        place = mapping.locations[route.source]
+        axons[place] = axons.get(place, 0) + (route.stop - route.start) * len(route.destinations)
+    instructions = {place: sum(held.values()) for place, held in programs.items()}
+    for what, limit, used in (
+        ("instructions", chip.program_instructions_per_core, instructions),
+        ("outgoing axons", chip.output_axons_per_core, axons),
+    ):
+        for place, need in used.items():
+            if limit is not None and place.chip != HOST and need > limit.central:
+                raise CapacityError(
+                    f"{', '.join(programs[place])}: core {place.core} of chip {place.chip} needs {need} {what}, "
+                    f"{chip.name} has {limit.central:g}"
+                )

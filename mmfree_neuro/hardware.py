@@ -6,7 +6,7 @@ file has a table `[chip]` of its own.  A quantity has a `value` and a `source`, 
 """
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class Quantity:
 
 COUNTS = {
     "cores", "mesh_columns", "memory_bytes_per_core", "synaptic_memory_bytes_per_core", "neurons_per_core",
-    "state_bytes_per_neuron", "input_axons_per_core", "payload_bits", "accumulator_bits", "weight_bits", "chips",
-    "chip_columns",
+    "state_bytes_per_neuron", "input_axons_per_core", "output_axons_per_core", "program_instructions_per_core",
+    "payload_bits", "accumulator_bits", "weight_bits", "synaptic_word_bits", "chips", "chip_columns", "chip_rows",
 }  # fmt: skip
 """The figures that are whole numbers."""
 
@@ -52,30 +52,52 @@ class ChipSpec:
     payload_bits: Quantity
     accumulator_bits: Quantity
     weight_bits: Quantity
+    """What a stored weight takes; low and high are what the chip allows."""
+    synaptic_word_bits: Quantity
+    """What reaches a core by one axon is stored in whole words of this size."""
     energy_per_synop_pj: Quantity
     energy_per_instruction_pj: Quantity
     energy_per_message_pj: Quantity
     energy_per_hop_pj: Quantity
     energy_per_crossing_pj: Quantity
     static_power_w: Quantity
+    fall_through_energy_ratio: Quantity
+    """Dynamic energy of a token that falls through alone over that of one in a full pipeline."""
+    time_per_synop_ns: Quantity
     time_per_synapse_ns: Quantity
     time_per_instruction_ns: Quantity
     time_per_message_ns: Quantity
+    time_per_arrival_ns: Quantity
     time_per_hop_ns: Quantity
+    time_per_crossing_ns: Quantity
+    """How long a message holds a link between chips."""
+    time_per_host_message_ns: Quantity
+    """How long it holds the way from or to the host."""
+    fall_through_step_ns: Quantity
+    """What a step takes on top when one token falls through alone."""
     barrier_one_chip_ns: Quantity
     barrier_few_chips_ns: Quantity
     barrier_many_chips_ns: Quantity
+    output_axons_per_core: Quantity | None = None
+    """How many (output, destination core) pairs a core can hold, where that is known."""
+    program_instructions_per_core: Quantity | None = None
+    """How many instructions the programs on a core can have together, where that is known."""
 
 
 @dataclass(frozen=True)
 class SystemSpec:
-    """A board: how many chips of one kind, and the power of what else is on it."""
+    """A board: how many chips of one kind, how they are linked, and the power of what else is on it.
+
+    The chips are numbered along a grid of `chip_columns` by `chip_rows`, and then grid behind grid.
+    """
 
     name: str
     description: str
     chips: Quantity
     chip_columns: Quantity
+    chip_rows: Quantity
     board_power_w: Quantity
+    host_power_w: Quantity
     chip: ChipSpec
 
 
@@ -96,13 +118,13 @@ def _quantity(raw: Any, name: str, where: str) -> Quantity:
 
 
 def _quantities(raw: dict[str, Any], spec: type, where: str, texts: set[str]) -> dict[str, Quantity]:
-    wanted = [f.name for f in fields(spec) if f.type in (Quantity, "Quantity")]
-    for name in wanted:
-        if name not in raw:
-            raise HardwareError(f"{where}: {name} is missing")
+    wanted = [f.name for f in fields(spec) if f.name not in texts]
+    for field in fields(spec):
+        if field.name in wanted and field.name not in raw and field.default is MISSING:
+            raise HardwareError(f"{where}: {field.name} is missing")
     for name in sorted(raw.keys() - set(wanted) - texts):
         raise HardwareError(f"{where}: {name} is not a figure that this file may have")
-    return {name: _quantity(raw[name], name, where) for name in wanted}
+    return {name: _quantity(raw[name], name, where) for name in wanted if name in raw}
 
 
 def _text(raw: dict[str, Any], name: str, where: str) -> str:

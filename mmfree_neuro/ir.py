@@ -4,11 +4,15 @@ A graph is a tuple of nodes in topological order.  A node is a group of like neu
 one token, runs the node's program once, and sends its outputs.  All values are integers in declared `QType`s.  An input
 reaches a neuron in one of five ways (`Input.how`):
 
-- "ternary":   neuron i reads the sum over j of matrix[i, j] · source[j], with entries -1, 0, +1;
+- "ternary":   neuron i reads the sum over j of matrix[i, j] · source[first + j], with entries -1, 0, +1;
 - "aligned":   neuron i reads source[i];
-- "sum":       the only neuron reads the sum of the whole source;
+- "sum":       the only neuron reads the sum of the source, or of `count` values from `first` on;
 - "broadcast": every neuron reads the only value of the source;
 - "group":     neuron i reads source[arity·i] … source[arity·i + arity - 1], each in an accumulator of its own.
+
+Inputs with the same port, all of them ternary, sums or aligned, share that port's accumulator: the neuron reads the
+sum of what they bring.  So a matrix can be divided by columns: a `PartialSum` sums some columns, and the node that has
+the rest reads its sum, aligned, at the same port.
 
 A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can change it.  A
 value is saturated only where a program says `fit`, and every such change is counted.  A payload of zero is not sent;
@@ -39,7 +43,11 @@ class Input:
     source: str
     source_port: str
     how: How
-    matrix: TernaryMatrix | None = None  # [size, source size], only with "ternary"
+    matrix: TernaryMatrix | None = None  # [size, columns], only with "ternary"
+    first: int = 0
+    """The source's value that a "ternary" input's first column reads, or a "sum" begins with; 0 for the others."""
+    count: int | None = None
+    """How many values a "sum" adds up; None for all from the first on, and for the others."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,11 @@ class Node:
     def output(self, port: str) -> Output:
         """The output of that name."""
         return next(o for o in self.outputs if o.port == port)
+
+    @cached_property
+    def ports(self) -> dict[str, tuple[Input, ...]]:
+        """The inputs by port: those of one port add up in one accumulator."""
+        return {e.port: tuple(other for other in self.inputs if other.port == e.port) for e in self.inputs}
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +230,14 @@ class Head(Node):
     rescale: dict[str, Rescale]  # y
 
 
-AnyNode = Embedding | InverseRms | Norm | Gain | MaxAbs | QuantScale | Quantise | MLGRU | GLU | Residual | Head
+@dataclass(frozen=True, eq=False)
+class PartialSum(Node):
+    """sum = the sum y as it arrives: some columns of a sum, sent to the node that adds more of them."""
+
+
+AnyNode = (
+    Embedding | InverseRms | Norm | Gain | MaxAbs | QuantScale | Quantise | MLGRU | GLU | Residual | Head | PartialSum
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,13 +309,18 @@ def constants(node: AnyNode) -> dict[str, Ints]:
 def span(node: AnyNode, entry: Input, start: int, stop: int, source_size: int) -> tuple[int, int]:
     """Which of its source's values an input needs for the neurons from `start` to `stop`."""
     match entry.how:
+        case "ternary":
+            assert entry.matrix is not None
+            return entry.first, entry.first + entry.matrix.columns
         case "aligned":
             return start, stop
         case "group":
             arity = node.arity if isinstance(node, MaxAbs) else 1
             return start * arity, min(stop * arity, source_size)
-        case _:
-            return 0, source_size
+        case "sum":
+            return entry.first, source_size if entry.count is None else entry.first + entry.count
+        case "broadcast":
+            return 0, 1
 
 
 def block_of(name: str) -> int | None:

@@ -30,11 +30,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Route:
-    """A stream of messages: payloads `start` … `stop` - 1 of a shard's port, sent once to one core."""
+    """A multicast stream: payloads `start` … `stop` - 1 of a shard's port, delivered once to each of some cores.
+
+    Routes of one port never share a payload, so a payload has one tree of links.
+    """
 
     source: int
     port: str
-    destination: Location
+    destinations: tuple[Location, ...]
     start: int
     stop: int
 
@@ -50,6 +53,8 @@ class Mapping:
     shards: tuple[Shard, ...]
     locations: tuple[Location, ...]
     routes: tuple[Route, ...]
+    columns: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """The nodes whose sums are divided by columns, and before which of these; `divide.by_columns` does it."""
 
     @property
     def chips(self) -> tuple[int, ...]:

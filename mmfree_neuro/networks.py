@@ -44,7 +44,8 @@ def mapping_to_networkx(mapping: Mapping) -> "nx.DiGraph[tuple[int, int]]":
         found.nodes[key]["shards"].append(f"{shard.node}[{shard.start}:{shard.stop}]")
     for route in mapping.routes:
         source = mapping.locations[route.source]
-        ends = (source.chip, source.core), (route.destination.chip, route.destination.core)
-        before = found.edges[ends]["payloads"] if found.has_edge(*ends) else 0
-        found.add_edge(*ends, payloads=before + route.stop - route.start)
+        for destination in route.destinations:
+            ends = (source.chip, source.core), (destination.chip, destination.core)
+            before = found.edges[ends]["payloads"] if found.has_edge(*ends) else 0
+            found.add_edge(*ends, payloads=before + route.stop - route.start)
     return found

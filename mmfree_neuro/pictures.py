@@ -5,7 +5,7 @@ pictures and pages alike.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +19,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normal
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 
+from mmfree_neuro.explore import Point, front
 from mmfree_neuro.mapping import HOST
 
 Plain = dict[str, Any]
@@ -278,3 +279,33 @@ def _write_out(axes: Axes, table: np.ndarray[Any, Any], norm: Normalize) -> None
         if not np.isnan(value):
             ink = "white" if norm(value) > 0.55 else INK
             axes.text(column, row, figure(float(value)), ha="center", va="center", fontsize=8, color=ink)
+
+
+def fronts(found: Sequence[Point]) -> bytes:
+    """For every phase and mode: tokens a second against the system's energy of a token, those on the front in colour.
+
+    A point's size grows with its chips; lines from it are its ranges.
+    """
+    groups = list(dict.fromkeys((point.phase, point.mode) for point in found))
+    picture = Figure(figsize=(11, 4.4 * -(-len(groups) // 2)), dpi=DOTS_PER_INCH, facecolor="white")
+    picture.set_layout_engine("constrained")
+    for number, (phase, mode) in enumerate(groups, start=1):
+        axes = picture.add_subplot(-(-len(groups) // 2), 2, number)
+        here = [point for point in found if (point.phase, point.mode) == (phase, mode)]
+        best = front(here)
+        for point in here:
+            rate, energy = point.tokens_per_s, point.millijoule_per_token
+            ink = COOL if point in best else "#c3cad1"
+            axes.plot([rate.low, rate.high], [energy.central] * 2, color=ink, lw=0.8, alpha=0.5)
+            axes.plot([rate.central] * 2, [energy.low, energy.high], color=ink, lw=0.8, alpha=0.5)
+            axes.scatter(rate.central, energy.central, s=8 + 2 * point.chips, color=ink, zorder=2 + (point in best))
+        for point in best:
+            at = point.tokens_per_s.central, point.millijoule_per_token.central
+            axes.annotate(f"{point.chips} chips", at, (4, 4), textcoords="offset points", fontsize=7.5, color=INK)
+        scale = "log" if any(point.millijoule_per_token.high > 0 for point in here) else "linear"
+        axes.set(xscale="log", yscale=scale, title=f"{PHASES[phase]}, {mode}")
+        axes.set_xlabel("tokens/s", fontsize=9, color=INK)
+        axes.set_ylabel("mJ/token, system", fontsize=9, color=INK)
+        axes.grid(color="#e3e7eb", lw=0.8)
+        axes.tick_params(which="both", length=0, labelsize=8, colors=INK)
+    return _png(picture)

@@ -19,6 +19,7 @@ from mmfree_neuro.ir import (
     InverseRms,
     MaxAbs,
     Norm,
+    PartialSum,
     Quantise,
     QuantScale,
     Rescale,
@@ -190,3 +191,5 @@ def run(
             return _with_squares(m, node, constants, m.fit(added, x_type)), None
         case Head():
             return {"logits": m.send(_rescaled(m, inputs, "y", node.rescale["y"], node.output("logits").qtype))}, None
+        case PartialSum():
+            return {"sum": m.send(m.read(inputs["y"]))}, None

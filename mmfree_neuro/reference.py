@@ -4,8 +4,10 @@ One token at a time, one node after another, every sum as a plain int64 product,
 engine differs, the other engine is wrong.
 """
 
+import operator
 import time
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 
@@ -27,10 +29,9 @@ class Reference:
 
     def __init__(self, graph: Graph, mapping: Mapping) -> None:
         self.graph, self.mapping = graph, mapping
-        self.matrices = {
-            (node.name, entry.port): entry.matrix.codes()
-            for node in graph.nodes for entry in node.inputs if entry.matrix is not None
-        }  # fmt: skip
+        self.matrices: dict[Input, Codes] = {
+            entry: entry.matrix.codes() for node in graph.nodes for entry in node.inputs if entry.matrix is not None
+        }
         self.activity, self.tokens = nothing(mapping), 0
         self.held: dict[str, Ints] = {}
         self.reset()
@@ -79,17 +80,21 @@ class Reference:
         """What the neurons of a node read."""
         if isinstance(node, Embedding):
             return {**programs.token_inputs(node, np.array(token))}
-        return {
-            entry.port: self.arrived(node, entry, signals[entry.source, entry.source_port]) for entry in node.inputs
-        }
+        found = {}
+        for port, entries in node.ports.items():
+            arrived = [self.arrived(node, entry, signals[entry.source, entry.source_port]) for entry in entries]
+            found[port] = reduce(operator.add, arrived)
+        return found
 
     def arrived(self, node: AnyNode, entry: Input, source: Ints) -> Value:
         """One input of a node, for all of its neurons."""
         match entry.how:
             case "ternary":
-                return _product(self.matrices[node.name, entry.port], source)
+                first, last = span(node, entry, 0, node.size, source.size)
+                return _product(self.matrices[entry], source[first:last])
             case "sum":
-                return source.sum(keepdims=True)
+                first, last = span(node, entry, 0, node.size, source.size)
+                return source[first:last].sum(keepdims=True)
             case "group":
                 assert isinstance(node, MaxAbs)
                 padded = np.zeros(node.size * node.arity, np.int64)
@@ -121,7 +126,7 @@ class Reference:
             first, last = span(node, entry, shard.start, shard.stop, source.size)
             active = source[first:last] != 0
             if entry.how == "ternary":
-                rows = self.matrices[node.name, entry.port][shard.start : shard.stop]
+                rows = self.matrices[entry][shard.start : shard.stop]
                 synops += int(np.count_nonzero(rows[:, active]))
                 reads += int(active.sum()) * shard.size
             else:

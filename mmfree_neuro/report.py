@@ -5,7 +5,7 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -20,7 +20,7 @@ from mmfree_neuro.mapping import HOST, Location
 from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
 from mmfree_neuro.storage import Run
 from mmfree_neuro.timing import BOUNDS
-from mmfree_neuro.traffic import distance, traffic
+from mmfree_neuro.traffic import Ways, traffic, ways
 
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
 UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bits"}
@@ -30,14 +30,17 @@ ESTIMATE = (
 )
 PIPELINED = (
     "In prefill a token enters at every step, so the throughput is that of a full pipeline; in generation the next "
-    "token enters when the last has left. Energy counts the chips in use and the board around them."
+    "token enters when the last has left. Energy is given twice: for the chips in use alone, as published figures of "
+    "one chip count it, and for the whole system, with its board and its host. Without a barrier is what fully "
+    "asynchronous chips would do."
 )
 
 
 def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footprint]) -> Plain:
     """The report as plain data; `use` is what `footprint.use_of_cores` found."""
+    found = ways(run.mapping, run.system)
     report: Plain = {
-        "format": "mmfree-neuro report 1",
+        "format": "mmfree-neuro report 2",
         "header": {
             "model": run.summary.name, "scheme": run.scheme, "system": run.system.name, "chip": run.system.chip.name,
             "description": run.system.description, "placer": run.mapping.placer, "engine": run.engine, "date": run.date,
@@ -49,7 +52,10 @@ def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footpri
         },
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},
         "mapping": _mapping(run, use),
-        "phases": {"prefill": _phase(run, "prefill", run.prefill), "generate": _phase(run, "generate", run.generate)},
+        "phases": {
+            "prefill": _phase(run, timing.PREFILL, run.prefill, found),
+            "generate": _phase(run, timing.GENERATION, run.generate, found),
+        },
         "links": _links(run),
         "simulator_seconds": dict(run.seconds),
         "sources": _sources(run),
@@ -94,23 +100,25 @@ def _content(run: Run, use: dict[Location, Footprint]) -> list[Plain]:
     ]
 
 
-def _phase(run: Run, name: str, activity: Activity) -> Plain | None:
+def _phase(run: Run, modes: Mapping[str, timing.Mode], activity: Activity, found: Ways) -> Plain | None:
     tokens = activity.tokens
     if tokens == 0:
         return None
-    estimate = timing.prefill if name == "prefill" else timing.generation
-    times = estimate(run.mapping, run.summary, activity, run.system)
-    energy = cost.energy(run.mapping, run.summary, activity, run.system, times)
+    load = timing.load(run.mapping, run.summary, activity, found)
+    times, free = (estimate(load, run.system) for estimate in modes.values())
+    energy = cost.energy(run.mapping, run.summary, activity, run.system, times, found)
     issued = cost.instructions(run.mapping, run.summary, activity)
-    moved = asdict(traffic(run.mapping, activity, run.system))
+    moved = asdict(traffic(run.mapping, activity, found))
     return {
         "tokens": tokens,
         "traffic_per_token": {key: count / tokens for key, count in moved.items()},
-        "synops_per_token": int(activity.synops.sum()) / tokens,
-        "reads_per_token": int(activity.reads.sum()) / tokens,
+        "synops_per_token": cost.on_chips(run.mapping, activity.synops) / tokens,
+        "reads_per_token": cost.on_chips(run.mapping, activity.reads) / tokens,
         "instructions_per_token": {key: count / tokens for key, count in sorted(issued.items())},
         "saturations": int(activity.saturations.sum()),
         **asdict(times),
+        "without_barrier": asdict(free),
+        "chip_millijoule_per_token": asdict(energy.chip_millijoule_per_token),
         "millijoule_per_token": asdict(energy.millijoule_per_token),
         "parts": [asdict(part) for part in energy.parts],
     }
@@ -121,10 +129,9 @@ def _links(run: Run) -> list[Plain]:
     sent = (run.prefill + run.generate).messages.tolist()
     tokens, found = run.prefill.tokens + run.generate.tokens, dict[tuple[int, int], int]()
     for route, messages in zip(run.mapping.routes, sent, strict=True):
-        source, destination = run.mapping.locations[route.source], route.destination
-        if distance(source, destination, run.system).crossings:
-            pair = source.chip, destination.chip
-            found[pair] = found.get(pair, 0) + messages
+        source = run.mapping.locations[route.source].chip
+        for chip in {place.chip for place in route.destinations} - {source}:
+            found[source, chip] = found.get((source, chip), 0) + messages
     each = sorted((pair, count / max(tokens, 1)) for pair, count in found.items())
     return [{"source": a, "destination": b, "messages_per_token": count} for (a, b), count in each]
 
@@ -263,11 +270,15 @@ def _counted(report: Plain) -> Section:
 def _estimated(report: Plain) -> Section:
     rows = {
         "throughput": lambda phase: spread(phase["tokens_per_s"], "tokens/s"),
-        "energy": lambda phase: spread(phase["millijoule_per_token"], "mJ/token"),
+        "energy of the chips alone": lambda phase: spread(phase["chip_millijoule_per_token"], "mJ/token"),
+        "energy of the system": lambda phase: spread(phase["millijoule_per_token"], "mJ/token"),
+        "throughput without a barrier": lambda phase: spread(phase["without_barrier"]["tokens_per_s"], "tokens/s"),
         "time of a token": lambda phase: spread(_times(phase["seconds_per_token"], 1e6), "µs"),
         "step": lambda phase: spread(_times(phase["step_seconds"], 1e6), "µs"),
         "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
-        "slowest core": lambda phase: f"chip {phase['slowest']['chip']}, core {phase['slowest']['core']}",
+        "what is slowest": lambda phase: (
+            f"{phase['resource']}: chip {phase['slowest']['chip']}, core {phase['slowest']['core']}"
+        ),
     }
     tables = [_phase_table(report, "", rows)]
     for name, phase in report["phases"].items():

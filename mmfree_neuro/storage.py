@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro import ir
 from mmfree_neuro.activity import Activity
+from mmfree_neuro.divide import by_columns
 from mmfree_neuro.errors import GraphError, InputError, MappingError, MMFreeError
 from mmfree_neuro.fixedpoint import Multiplier, QType
 from mmfree_neuro.footprint import Footprint
@@ -38,8 +39,8 @@ from mmfree_neuro.ternary import TernaryMatrix, packed_shape
 from mmfree_neuro.verify import verify
 
 GRAPH_FORMAT = "mmfree-neuro graph 2"
-MAPPING_FORMAT = "mmfree-neuro mapping 1"
-RUN_FORMAT = "mmfree-neuro run 1"
+MAPPING_FORMAT = "mmfree-neuro mapping 2"
+RUN_FORMAT = "mmfree-neuro run 2"
 STATE_FORMAT = "mmfree-neuro state 1"
 STATE_FILE = "state.safetensors"
 
@@ -56,7 +57,8 @@ _RECORDS = {
     record.__name__: record
     for record in (
         ir.Input, ir.Output, ir.Squares, ir.Rescale, ir.Embedding, ir.InverseRms, ir.Norm, ir.Gain, ir.MaxAbs,
-        ir.QuantScale, ir.Quantise, ir.MLGRU, ir.GLU, ir.Residual, ir.Head, QType, Multiplier, SigmoidTable,
+        ir.QuantScale, ir.Quantise, ir.MLGRU, ir.GLU, ir.Residual, ir.Head, ir.PartialSum, QType, Multiplier,
+        SigmoidTable,
     )
 }  # fmt: skip
 
@@ -316,22 +318,29 @@ class StoredMapping:
 
 
 def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
-    """A mapping as JSON."""
+    """A mapping as JSON; cores that many routes go to are written once."""
+    sets: dict[tuple[Location, ...], int] = {}
+    for route in mapping.routes:
+        sets.setdefault(route.destinations, len(sets))
     return {
         "graph": mapping.graph, "system": mapping.system, "placer": mapping.placer,
         "shards": [[s.node, s.start, s.stop] for s in mapping.shards],
         "locations": [[p.chip, p.core] for p in mapping.locations],
-        "routes": [[r.source, r.port, r.destination.chip, r.destination.core, r.start, r.stop] for r in mapping.routes],
+        "destinations": [[[place.chip, place.core] for place in places] for places in sets],
+        "routes": [[r.source, r.port, sets[r.destinations], r.start, r.stop] for r in mapping.routes],
+        "columns": [[name, list(cuts)] for name, cuts in mapping.columns],
     }  # fmt: skip
 
 
 def mapping_from_plain(raw: dict[str, Any]) -> Mapping:
     """The mapping of `mapping_to_plain`."""
+    sets = [tuple(Location(*place) for place in places) for places in raw["destinations"]]
     return Mapping(
         raw["graph"], raw["system"], raw["placer"],
         tuple(Shard(*s) for s in raw["shards"]),
         tuple(Location(*p) for p in raw["locations"]),
-        tuple(Route(r[0], r[1], Location(r[2], r[3]), r[4], r[5]) for r in raw["routes"]),
+        tuple(Route(r[0], r[1], sets[r[2]], r[3], r[4]) for r in raw["routes"]),
+        tuple((name, tuple(cuts)) for name, cuts in raw["columns"]),
     )  # fmt: skip
 
 
@@ -376,12 +385,12 @@ def load_mapping(path: Path) -> StoredMapping:
 
 
 def load_mapped(path: Path) -> tuple[Graph, StoredMapping]:
-    """A mapping file and the graph that it belongs to; MappingError where the graph is another by now."""
+    """A mapping file and the graph that it maps, divided as it says; MappingError where the graph is another by now."""
     stored = load_mapping(path)
     graph, digest = load_graph(stored.graph_path)
     if digest != stored.mapping.graph:
         raise MappingError(f"{path}: belongs to another graph than {stored.graph_path}; map that graph again")
-    return graph, stored
+    return by_columns(graph, stored.mapping.columns), stored
 
 
 @dataclass(frozen=True, eq=False)

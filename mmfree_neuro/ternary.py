@@ -9,7 +9,8 @@ The arrays may be views of a mapped file; nothing here writes to them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ ZERO = 0b01010101
 """A byte of four weights of zero."""
 _STEP = 1 << 22
 """About how many codes are unpacked at once."""
+_FILLED = np.array([8 - (word & 0x5555).bit_count() for word in range(1 << 16)], np.uint8)
+"""How many of the eight codes in two bytes are not zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,22 @@ class TernaryMatrix:
     def size(self) -> int:
         """How many entries there are."""
         return self.rows * self.columns
+
+    @cached_property
+    def filled(self) -> NDArray[np.int64]:
+        """How many non-zero entries each row has; reads all of the packed form."""
+        tiles, groups, _ = self.data.shape
+        pairs, step = self.data.view(np.uint16), max(1, _STEP // (TILE * TILE * max(1, groups)))
+        found = np.empty((tiles, 2 * TILE), np.int64)
+        for at in range(0, tiles, step):
+            found[at : at + step] = _FILLED[pairs[at : at + step]].sum(1, dtype=np.int64)
+        return found.reshape(tiles * TILE, 2).sum(1)[: self.rows]
+
+    def groups_between(self, first: int, last: int) -> "TernaryMatrix":
+        """The columns of groups `first` … `last` - 1 as a matrix of their own."""
+        data = np.ascontiguousarray(self.data[:, first:last])
+        part = TernaryMatrix(data, self.rows, min(last * TILE, self.columns) - first * TILE, 0, 0)
+        return replace(part, fullest=int(part.filled.max(initial=0)), nonzero=int(part.filled.sum()))
 
     def codes(self, start: int = 0, stop: int | None = None) -> Codes:
         """The entries of rows `start` … `stop` - 1 as int8 [stop - start, columns]."""

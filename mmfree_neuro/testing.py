@@ -1,4 +1,4 @@
-"""Checkpoints of the published sizes with made-up weights, to measure time and memory without a download.
+"""Checkpoints and graphs of the published sizes with made-up weights, to measure without a download.
 
 What a model costs depends on its shapes and on how many of its codes are zero, not on what it learned.  So the weights
 are drawn: those of matrices from a logistic distribution, of which exactly a third lies within half its mean magnitude
@@ -12,13 +12,18 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.checkpoint import ModelConfig, config_json, default_intermediate_size, to_bfloat16
+from mmfree_neuro import lower
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig, config_json, default_intermediate_size, to_bfloat16
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.quantize import SCHEMES, Range, TernaryWeight, is_ternary
+from mmfree_neuro.ternary import ZERO, TernaryMatrix, packed_shape
 
 PUBLISHED = {
     "370m": ModelConfig(hidden_size=1024, num_hidden_layers=24, intermediate_size=2816),
@@ -33,7 +38,38 @@ SHARD_BYTES = 5_000_000_000
 _PIECE = 1 << 20
 """Values drawn at once; one piece's arrays fit a processor's cache."""
 
+ZEROS = 0.354
+"""How many weights of the published 370M model are zero (arXiv 2503.18002v2)."""
+
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class _EveryRange(dict[str, Range]):
+    """The same range for whatever is asked."""
+
+    def __missing__(self, name: str) -> Range:
+        return Range(0.1, 4.0)
+
+
+def published_graph(model: str, *, scheme: str = "a16", blocks: int | None = None, zeros: float = ZEROS) -> Graph:
+    """The graph of a model of a published size, for all that does not read its weights: mapping, counts and costs.
+
+    `blocks` of it instead of all; matrices say how many of their weights are zero, and all their codes are.
+    """
+    config = replace(PUBLISHED[model], num_hidden_layers=blocks or PUBLISHED[model].num_hidden_layers)
+    weights = {}
+    for name, (rows, columns) in ((n, s) for n, s in config.shapes().items() if is_ternary(n)):
+        halves = 2 if name.endswith("gate_proj.weight") else 1
+        weights[name] = TernaryWeight((_claimed(rows // halves, columns, zeros),) * halves, 0.02)
+    tensors = {n: np.broadcast_to(np.float32(len(s) == 1 or 0.05), s) for n, s in config.shapes().items()}
+    return lower.lower(Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model)
+
+
+def _claimed(rows: int, columns: int, zeros: float) -> TernaryMatrix:
+    """A matrix that takes no memory."""
+    data = np.broadcast_to(np.array(ZERO, np.uint8), packed_shape(rows, columns))
+    nonzero = round((1 - zeros) * rows * columns)
+    return TernaryMatrix(data, rows, columns, round((1 - zeros) * columns), nonzero)
 
 
 def write_synthetic(folder: Path, config: ModelConfig, *, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> None:

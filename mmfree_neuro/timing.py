@@ -1,22 +1,46 @@
-"""Time from counts: barrier-synchronised steps, pipelined in prefill and falling through in generation.
+"""Time from counts, in the modes in which such a chip can run: pipelined, falling through, or without a barrier.
 
-A step lasts as long as its slowest core and then the barrier.  A core's time is that of the synapses it reads, the
-instructions it issues and the messages it sends.  In prefill every core works at every step, on a token of its own,
-and a token enters at each step; in generation the steps of one token follow each other.  Links are not modelled as a
-queue.
+The chips work in steps that a barrier ends.  A step lasts as long as its slowest resource and then the barrier, whose
+length depends on how many chips take part.  The resources are, on every core, the instructions of its neurons, its
+synaptic operations, the synapses that it reads from memory, the messages that it sends (one to each core) and those
+that arrive, and beside the cores the links of the meshes and those between chips.  They work side by side, as in the
+model that fits Loihi 2 best in the literature (arXiv 2601.10035).
+
+- pipelined (prefill): every core works at every step, on a token of its own, and a token enters at each step;
+- fall-through (generation): the next token enters when the last has left, so the steps of a token follow each other,
+  each with its own slowest resource (the way from the host is not a step, but takes its time);
+- asynchronous: what either would gain without the barrier and without what a step takes on top.  In prefill a token
+  leaves whenever the slowest resource has served one; in generation the steps still follow each other, as every norm
+  needs the sum over a whole layer, and what travels takes its hops and crossings.
 """
 
-from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import HardwareError, InputError
+from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.mapping import HOST, Location, Mapping
 from mmfree_neuro.summary import GraphSummary
+from mmfree_neuro.traffic import Ways
 
 BOUNDS = ("low", "central", "high")
 FEW_CHIPS = 4
+PER_CORE = {
+    "instructions": "time_per_instruction_ns", "synaptic operations": "time_per_synop_ns",
+    "synapses read": "time_per_synapse_ns", "messages sent": "time_per_message_ns",
+    "messages that arrive": "time_per_arrival_ns",
+}  # fmt: skip
+"""The resources of a core, and what one use of each takes."""
+MESH = "links of the mesh"
+BETWEEN = {"links between chips": "time_per_crossing_ns", "links to the host": "time_per_host_message_ns"}
+"""The resources between chips, and how long one message holds each."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,88 +56,216 @@ class Span:
 class Timing:
     """Estimated times of one phase on one mapping."""
 
+    mode: str
     tokens_per_s: Span
     seconds_per_token: Span
     step_seconds: Span
-    """One step in prefill; the mean step in generation."""
+    """One step where tokens are pipelined; the mean step where they fall through."""
     steps_per_token: int
     slowest: Location
-    """The core that sets the step (prefill), or that is slowest most often (generation), at central figures."""
+    """Where the time goes at central figures: the core (or the chip whose link) that sets most of the steps."""
+    resource: str
+    """Which resource of it."""
     barrier_share: float
     """Of the time, at central figures."""
+    alone: bool
+    """Whether one token at a time is under way."""
 
 
-def _barrier(chip: ChipSpec, chips: int) -> Quantity:
+@dataclass(frozen=True, eq=False)
+class Load:
+    """What every resource does for a token, by step; the costs of one use are not in it."""
+
+    chips: int
+    """That take part in the barrier."""
+    tokens: int
+    steps: int
+    """At which something on a chip fires."""
+    last: int
+    """The number of the last step; the first, 0, is the host's."""
+    cores: tuple[Location, ...]
+    per_core: dict[str, Floats]  # each [last + 1, cores], uses in the whole phase
+    ways: Ways
+    sent: Ints  # [routes], messages in the whole phase
+    route_step: Ints  # [routes]
+    farthest: tuple[Ints, Ints]  # each [last + 1], the most hops and crossings of a route
+
+    @cached_property
+    def mesh(self) -> tuple[Ints, int]:
+        """Messages over the busiest mesh link at every step [last + 1], and over all steps together."""
+        each = self.route_step[self.ways.run_route]
+        return _peaks(self.ways, self.sent, each, self.last), int(_peaks(self.ways, self.sent, 0 * each, 0)[0])
+
+    @cached_property
+    def links(self) -> Floats:
+        """Messages over every link between chips [steps + 1, links]."""
+        count = len(self.ways.links)
+        key = self.route_step[self.ways.link_route] * count + self.ways.link
+        flat = np.bincount(key, self.sent[self.ways.link_route], (self.last + 1) * count)
+        return flat.astype(np.float64).reshape(self.last + 1, count)
+
+
+def _peaks(found: Ways, sent: Ints, step: Ints, steps: int) -> Ints:
+    """At every step, the messages over the busiest mesh link: runs are swept from end to end."""
+    amount = sent[found.run_route]
+    at = np.concatenate([found.run_start, found.run_stop])
+    change, when = np.concatenate([amount, -amount]), np.concatenate([step, step])
+    order = np.lexsort((change, at, when))  # at one link, what leaves goes before what comes
+    peaks: Ints = np.zeros(steps + 1, np.int64)
+    np.maximum.at(peaks, when[order], change[order].cumsum())
+    return peaks
+
+
+def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways) -> Load:
+    """What a phase asked of every resource.  Raises InputError where it has no token."""
+    if activity.tokens < 1:
+        raise InputError("the run has no token in this phase, must have at least one to be timed")
+    nodes, cores = {node.name: node for node in summary.nodes}, mapping.cores
+    number = {place: k for k, place in enumerate(cores)}
+    step = np.array([nodes[shard.node].step for shard in mapping.shards])
+    core = np.array([number.get(place, -1) for place in mapping.locations])
+    issued = activity.fired * np.array(
+        [shard.size * sum(nodes[shard.node].instructions.values()) for shard in mapping.shards]
+    )
+    source = np.array([route.source for route in mapping.routes], np.int64)
+    route_step = step[source]
+
+    def by_core(steps: Ints, cores_: Ints, uses: Ints) -> Floats:
+        there = cores_ >= 0
+        key = steps[there] * len(cores) + cores_[there]
+        flat = np.bincount(key, uses[there], (summary.steps + 1) * len(cores))
+        return flat.astype(np.float64).reshape(summary.steps + 1, len(cores))
+
+    sends = activity.messages * ways.deliveries
+    per_core = dict(zip(PER_CORE, (
+        by_core(step, core, issued), by_core(step, core, activity.synops), by_core(step, core, activity.reads),
+        by_core(route_step, core[source], sends), _arrivals(mapping, activity, route_step, number, summary.steps),
+    ), strict=True))  # fmt: skip
+    farthest: tuple[Ints, Ints] = np.zeros(summary.steps + 1, np.int64), np.zeros(summary.steps + 1, np.int64)
+    for most, way in zip(farthest, (ways.depth, ways.far), strict=True):
+        np.maximum.at(most, route_step, way)
+    steps = len(set(step[core >= 0].tolist()))
+    return Load(
+        len(mapping.chips), activity.tokens, steps, summary.steps, cores, per_core, ways, activity.messages,
+        route_step, farthest,
+    )  # fmt: skip
+
+
+def _arrivals(
+    mapping: Mapping, activity: Activity, route_step: Ints, number: dict[Location, int], steps: int
+) -> Floats:
+    """Messages that arrive at every core at every step [steps + 1, cores]."""
+    sums: dict[tuple[int, int], int] = {}
+    places: dict[int, tuple[Location, ...]] = {}
+    for route, step, messages in zip(mapping.routes, route_step.tolist(), activity.messages.tolist(), strict=True):
+        key = id(route.destinations)
+        places[key] = route.destinations
+        sums[key, step] = sums.get((key, step), 0) + messages
+    cores = {key: np.array([number[d] for d in found if d.chip != HOST], int) for key, found in places.items()}
+    arrived = np.zeros((steps + 1, len(number)))
+    for (key, step), messages in sums.items():
+        arrived[step, cores[key]] += messages
+    return arrived
+
+
+def barrier(chip: ChipSpec, chips: int) -> Quantity:
+    """What ends a step on that many chips."""
     if chips == 1:
         return chip.barrier_one_chip_ns
     return chip.barrier_few_chips_ns if chips <= FEW_CHIPS else chip.barrier_many_chips_ns
 
 
-def _core_times(
-    mapping: Mapping, summary: GraphSummary, activity: Activity, chip: ChipSpec, bound: str
-) -> dict[int, dict[Location, float]]:
-    """Seconds per token of every core at every step."""
-    nodes = {node.name: node for node in summary.nodes}
-    sent = [0] * len(mapping.shards)
-    for route, messages in zip(mapping.routes, activity.messages.tolist(), strict=True):
-        sent[route.source] += messages
-    per_synapse, per_instruction, per_message = (
-        getattr(quantity, bound) * 1e-9
-        for quantity in (chip.time_per_synapse_ns, chip.time_per_instruction_ns, chip.time_per_message_ns)
-    )
-    times: dict[int, dict[Location, float]] = defaultdict(lambda: defaultdict(float))
-    for position, (shard, place) in enumerate(zip(mapping.shards, mapping.locations, strict=True)):
-        if place.chip == HOST:
-            continue
-        node = nodes[shard.node]
-        issued = int(activity.fired[position]) * shard.size * sum(node.instructions.values())
-        seconds = int(activity.reads[position]) * per_synapse + issued * per_instruction + sent[position] * per_message
-        times[node.step][place] += seconds / activity.tokens
-    return times
+def _slowest(found: Load, chip: ChipSpec, bound: str, *, together: bool) -> tuple[Floats, list[tuple[str, Location]]]:
+    """Nanoseconds a token of the slowest resource, at every step or over all of them together, and which it is."""
+    cores, rows = found.cores, 1 if together else found.last + 1
+    names, times = [], []
+    for name, figure in PER_CORE.items():
+        uses = found.per_core[name]
+        uses = uses.sum(0, keepdims=True) if together else uses
+        names.append([(name, cores[k]) for k in uses.argmax(1)])
+        times.append(uses.max(1) * getattr(getattr(chip, figure), bound))
+    mesh = np.array([found.mesh[1]]) if together else found.mesh[0]
+    names.append([(MESH, cores[0])] * rows)
+    times.append(mesh * getattr(chip.time_per_hop_ns, bound))
+    for name, figure in BETWEEN.items():
+        chosen = [k for k, ends in enumerate(found.ways.links) if (HOST in ends) == (name == "links to the host")]
+        if chosen:
+            links = found.links[:, chosen]
+            links = links.sum(0, keepdims=True) if together else links
+            names.append([(name, Location(max(found.ways.links[chosen[k]]), 0)) for k in links.argmax(1)])
+            times.append(links.max(1) * getattr(getattr(chip, figure), bound))
+    table = np.array(times) / found.tokens
+    which = table.argmax(0)
+    return table.max(0), [names[k][row] for row, k in enumerate(which)]
 
 
-def _phase(
-    system: str, per_token: dict[str, float], step: dict[str, float], steps: int, slowest: Location, waiting: float
+def _timing(
+    mode: str, system: str, per_token: Floats, found: Load, where: tuple[str, Location], waiting: float, *, alone: bool
 ) -> Timing:
-    if per_token["low"] <= 0:
+    """The record of nanoseconds a token at the three bounds, of which a barrier takes `waiting`."""
+    if per_token[0] <= 0:
         raise HardwareError(f"{system}: a token takes no time at the low figures, must have at least one above zero")
-    rate = Span(1 / per_token["high"], 1 / per_token["central"], 1 / per_token["low"])
-    return Timing(rate, Span(**per_token), Span(**step), steps, slowest, waiting / per_token["central"])
+    low, central, high = (float(ns) * 1e-9 for ns in per_token)
+    steps = found.steps if alone else 1
+    step = Span(low / steps, central / steps, high / steps)
+    resource, place = where
+    return Timing(
+        mode, Span(1 / high, 1 / central, 1 / low), Span(low, central, high), step, found.steps, place, resource,
+        waiting * 1e-9 / central, alone,
+    )  # fmt: skip
 
 
-def prefill(mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec) -> Timing:
-    """Pipelined: all steps run at once on different tokens, so a token leaves at every step."""
-    _need_tokens(activity)
-    barrier, step, slowest = _barrier(system.chip, len(mapping.chips)), {}, mapping.cores[0]
-    for bound in BOUNDS:
-        cores: dict[Location, float] = defaultdict(float)
-        for times in _core_times(mapping, summary, activity, system.chip, bound).values():
-            for place, seconds in times.items():
-                cores[place] += seconds
-        if bound == "central":
-            slowest = max(cores, key=lambda place: cores[place])
-        step[bound] = max(cores.values()) + getattr(barrier, bound) * 1e-9
-    return _phase(system.name, step, step, summary.steps, slowest, barrier.central * 1e-9)
+def pipelined(found: Load, system: SystemSpec) -> Timing:
+    """All steps run at once on different tokens, so a token leaves at every step."""
+    ends = barrier(system.chip, found.chips)
+    each = [_slowest(found, system.chip, bound, together=True) for bound in BOUNDS]
+    per_token = np.array([ns[0] + getattr(ends, bound) for (ns, _), bound in zip(each, BOUNDS, strict=True)])
+    return _timing("pipelined", system.name, per_token, found, each[1][1][0], ends.central, alone=False)
 
 
-def generation(mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec) -> Timing:
-    """Fall-through: the steps of one token one after another, each with its own slowest core."""
-    _need_tokens(activity)
-    barrier, total = _barrier(system.chip, len(mapping.chips)), {}
-    slowest: dict[Location, int] = defaultdict(int)
-    for bound in BOUNDS:
-        steps = _core_times(mapping, summary, activity, system.chip, bound)
-        total[bound] = (
-            sum(max(times.values()) for times in steps.values()) + summary.steps * getattr(barrier, bound) * 1e-9
-        )
-        if bound == "central":
-            for times in steps.values():
-                slowest[max(times, key=lambda place: times[place])] += 1
-    mean = {bound: seconds / summary.steps for bound, seconds in total.items()}
-    most_often = max(slowest, key=lambda place: slowest[place])
-    return _phase(system.name, total, mean, summary.steps, most_often, summary.steps * barrier.central * 1e-9)
+def fall_through(found: Load, system: SystemSpec) -> Timing:
+    """The steps of one token one after another, each with its own slowest resource."""
+    chip, ends = system.chip, barrier(system.chip, found.chips)
+    each = [_slowest(found, chip, bound, together=False) for bound in BOUNDS]
+    per_step = [getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS]
+    per_token = np.array([ns.sum() + found.steps * b for (ns, _), b in zip(each, per_step, strict=True)])
+    waiting = found.steps * ends.central
+    return _timing("fall-through", system.name, per_token, found, _most(each[1]), waiting, alone=True)
 
 
-def _need_tokens(activity: Activity) -> None:
-    if activity.tokens < 1:
-        raise InputError("the run has no token in this phase, must have at least one to be timed")
+def asynchronous_prefill(found: Load, system: SystemSpec) -> Timing:
+    """Pipelined, without a barrier."""
+    each = [_slowest(found, system.chip, bound, together=True) for bound in BOUNDS]
+    per_token = np.array([ns[0] for ns, _ in each])
+    return _timing("asynchronous", system.name, per_token, found, each[1][1][0], 0.0, alone=False)
+
+
+def asynchronous_generation(found: Load, system: SystemSpec) -> Timing:
+    """One token at a time, without a barrier; what travels takes its hops and crossings, one after another."""
+    chip = system.chip
+    each = [_slowest(found, chip, bound, together=False) for bound in BOUNDS]
+    hops, crossings = (int(most.sum()) for most in found.farthest)
+    per_token = np.array([
+        ns.sum()
+        + hops * getattr(chip.time_per_hop_ns, bound)
+        + crossings * getattr(chip.time_per_crossing_ns, bound)
+        for (ns, _), bound in zip(each, BOUNDS, strict=True)
+    ])  # fmt: skip
+    return _timing("asynchronous", system.name, per_token, found, _most(each[1]), 0.0, alone=True)
+
+
+def _most(slowest: tuple[Floats, list[tuple[str, Location]]]) -> tuple[str, Location]:
+    """Which resource takes the most time over all steps, and where it is slowest in the most steps."""
+    times, names = slowest
+    total: dict[str, float] = {}
+    for ns, (name, _) in zip(times, names, strict=True):
+        total[name] = total.get(name, 0.0) + float(ns)
+    name = max(total, key=lambda key: total[key])
+    places = [place for other, place in names if other == name]
+    return name, max(dict.fromkeys(places), key=places.count)
+
+
+Mode = Callable[[Load, SystemSpec], Timing]
+PREFILL: dict[str, Mode] = {"pipelined": pipelined, "asynchronous": asynchronous_prefill}
+GENERATION: dict[str, Mode] = {"fall-through": fall_through, "asynchronous": asynchronous_generation}
+"""The modes of each phase; the first is how the silicon works."""

@@ -170,11 +170,11 @@ def _inputs(node: AnyNode, m: Recorder) -> tuple[tuple[str, ...], dict[str, Valu
         return ("x", "scale"), {"x": m.emit(Op.INPUT), "scale": m.emit(Op.INPUT)}
     names: list[str] = []
     values: dict[str, Value] = {}
-    for entry in node.inputs:
+    for port in node.ports:
         members = node.arity if isinstance(node, MaxAbs) else 1
-        names += [f"{entry.port}/{k}" for k in range(members)] if isinstance(node, MaxAbs) else [entry.port]
+        names += [f"{port}/{k}" for k in range(members)] if isinstance(node, MaxAbs) else [port]
         read = [m.emit(Op.INPUT) for _ in range(members)]
-        values[entry.port] = read if isinstance(node, MaxAbs) else read[0]
+        values[port] = read if isinstance(node, MaxAbs) else read[0]
     return tuple(names), values
 
 

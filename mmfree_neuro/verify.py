@@ -6,7 +6,8 @@ import numpy as np
 
 from mmfree_neuro import programs
 from mmfree_neuro.errors import GraphError, RangeError
-from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Head, Input, MaxAbs, Output, constants
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Head, Input, MaxAbs, Output, PartialSum, constants
 from mmfree_neuro.ops import Bounds, Interval, Value
 from mmfree_neuro.ternary import TernaryMatrix
 
@@ -22,17 +23,35 @@ def sum_bound(node: AnyNode, entry: Input, source: Output) -> int:
     if entry.how == "ternary":
         assert entry.matrix is not None
         return entry.matrix.fullest * source.qtype.high
-    return source.size * source.qtype.high if entry.how == "sum" else source.qtype.high
+    return (_counted(entry, source) if entry.how == "sum" else 1) * source.qtype.high
+
+
+def _counted(entry: Input, source: Output) -> int:
+    """How many values a sum adds up."""
+    return source.size - entry.first if entry.count is None else entry.count
 
 
 def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
     who = f"{node.name}: input {entry.port}"
     if entry.how == "ternary":
         matrix = entry.matrix
-        if matrix is None or matrix.shape != (node.size, source.size):
+        if matrix is None or matrix.rows != node.size:
             have = None if matrix is None else list(matrix.shape)
-            raise GraphError(f"{who}: the matrix has shape {have}, must have {[node.size, source.size]}")
+            raise GraphError(f"{who}: the matrix has shape {have}, must have {node.size} rows")
+        if not 0 <= entry.first <= source.size - matrix.columns:
+            raise GraphError(
+                f"{who}: the matrix reads values {entry.first} … {entry.first + matrix.columns - 1}, must read among "
+                f"0 … {source.size - 1}"
+            )
         return
+    if entry.how == "sum":
+        if not 0 <= entry.first < entry.first + _counted(entry, source) <= source.size:
+            raise GraphError(
+                f"{who}: sums {_counted(entry, source)} values from value {entry.first} on, must sum some of "
+                f"0 … {source.size - 1}"
+            )
+    elif entry.first or entry.count is not None:
+        raise GraphError(f"{who}: reads {entry.how} from value {entry.first}, must read all from 0")
     arity = node.arity if isinstance(node, MaxAbs) else 1
     expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[entry.how]
     if source.size != expected:
@@ -45,9 +64,9 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
         raise GraphError(f"{who}: a sum is read by one neuron, not by {node.size}")
 
 
-def _inputs(graph: Graph, node: AnyNode, outputs: dict[tuple[str, str], Output]) -> dict[str, Value]:
-    limit = (1 << (graph.accumulator_bits - 1)) - 1
-    found: dict[str, Value] = {}
+def _sources(node: AnyNode, outputs: dict[tuple[str, str], Output]) -> dict[Input, Output]:
+    """What each input reads; a GraphError where it cannot."""
+    found = {}
     for entry in node.inputs:
         source = outputs.get((entry.source, entry.source_port))
         if source is None:
@@ -55,14 +74,44 @@ def _inputs(graph: Graph, node: AnyNode, outputs: dict[tuple[str, str], Output])
                 f"{node.name}: input {entry.port} reads {entry.source}.{entry.source_port}, which no earlier node sends"
             )
         _check_shape(node, entry, source)
-        bound = sum_bound(node, entry, source)
+        if len(node.ports[entry.port]) > 1 and entry.how not in ("ternary", "sum", "aligned"):
+            raise GraphError(
+                f"{node.name}: input {entry.port}: reads {entry.how} at a port that inputs share, must read ternary, "
+                "sum or aligned there"
+            )
+        found[entry] = source
+    return found
+
+
+def _magnitude(node: AnyNode, entry: Input, source: Output, sums: dict[str, Ints]) -> Ints | int:
+    """The largest magnitude that a ternary, sum or aligned input can bring to each neuron."""
+    if entry.matrix is not None:
+        return entry.matrix.filled * source.qtype.high
+    if entry.how == "sum":
+        return sum_bound(node, entry, source)
+    return sums.get(entry.source, source.qtype.high)
+
+
+def _inputs(graph: Graph, node: AnyNode, sources: dict[Input, Output], sums: dict[str, Ints]) -> dict[str, Value]:
+    """What a program can read at each port; `sums` has the magnitudes of partial sums, neuron by neuron.
+
+    Those of a shared port are added neuron by neuron, so a sum in parts is proved to be no larger than in one.
+    """
+    limit = (1 << (graph.accumulator_bits - 1)) - 1
+    found: dict[str, Value] = {}
+    for port, entries in node.ports.items():
+        if len(entries) == 1:
+            bound = sum_bound(node, entries[0], sources[entries[0]])
+        else:
+            bound = int(np.max(sum(_magnitude(node, entry, sources[entry], sums) for entry in entries)))
         if bound > limit:
             raise RangeError(
-                f"{node.name}: input {entry.port}: the sum can reach {bound}, which a "
+                f"{node.name}: input {port}: the sum can reach {bound}, which a "
                 f"{graph.accumulator_bits}-bit accumulator cannot hold"
             )
-        reach = Interval(0 if source.unsigned else -bound, bound)
-        found[entry.port] = [reach] * node.arity if isinstance(node, MaxAbs) else reach
+        positive = all(sources[entry].unsigned and entry.how != "ternary" for entry in entries)
+        reach = Interval(0 if positive else -bound, bound)
+        found[port] = [reach] * node.arity if isinstance(node, MaxAbs) else reach
     return found
 
 
@@ -129,6 +178,7 @@ def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
     if not graph.nodes or not isinstance(graph.nodes[0], Embedding) or not isinstance(graph.nodes[-1], Head):
         raise GraphError(f"{graph.name}: a graph begins with an Embedding and ends with a Head")
     outputs: dict[tuple[str, str], Output] = {}
+    sums: dict[str, Ints] = {}
     counts: dict[str, Counter[str]] = {}
     for node in graph.nodes:
         if node.name in counts:
@@ -136,6 +186,10 @@ def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
         for name, values in constants(node).items():
             if values.shape != (node.size,):
                 raise GraphError(f"{node.name}: {name} has shape {list(values.shape)}, must have {[node.size]}")
-        counts[node.name] = _prove(graph, node, _inputs(graph, node, outputs))
+        sources = _sources(node, outputs)
+        counts[node.name] = _prove(graph, node, _inputs(graph, node, sources, sums))
+        if isinstance(node, PartialSum):
+            magnitudes = [_magnitude(node, entry, source, sums) for entry, source in sources.items()]
+            sums[node.name] = np.sum(np.broadcast_arrays(*magnitudes), axis=0)
         outputs |= {(node.name, output.port): output for output in node.outputs}
     return counts

@@ -131,7 +131,7 @@ def make_mapping(system: SystemSpec) -> Callable[..., Mapping]:
 
     def make(graph: Graph, kind: str, seed: int = 0) -> Mapping:
         if kind == "block-per-chip":
-            return pipeline.place(graph, "", system, kind, None, 5)
+            return pipeline.place(graph, "", system, pipeline.Wish(kind, cores=5))[1]
         shards, locations = _chain(graph) if kind == "chain" else _random(graph, seed)
         return Mapping("", system.name, kind, shards, locations, route(graph, shards, locations))
 

@@ -60,21 +60,29 @@ def test_counts_by_hand(hand_graph: Graph) -> None:
     """Row 1 of the head counts for its phase; what is counted is forgotten where it was."""
     board, stretch = allocate(hand_graph), Stretch(1, "head", 1, 2, 0)
     program = Counted(np.array([4]), {"logits": np.array([9])})
-    board.add(stretch, 1, program)
-    board.add(stretch, 1, program)
+    assert board.add(stretch, 1, program) == (9, 4)
+    assert board.add(stretch, 1, program) == (0, 0)
     assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([0], [0])
     assert board.events.tolist() == [[0] * 8, [0] * 7 + [9]]
     assert board.saturated.tolist() == [[0] * 5, [0] * 4 + [4]]
     board.add(stretch, 0, Counted(np.array([1]), {"logits": np.array([2])}))
     assert board.events[:, 7].tolist() == [2, 9]
-    assert board.totals(stretch, ["logits"]) == (11, 5)
-    assert board.totals(Stretch(0, "head", 0, 1, 0), ["logits"]) == (0, 0)
     words = Counted(np.array([1, 2, 3]), {"x": np.array([4, 5, 6]), "sq": np.array([7, 8, 9])})
-    board.add(Stretch(0, "embedding", 0, 3, -1), 0, words)
+    assert board.add(Stretch(0, "embedding", 0, 3, -1), 0, words) == (39, 6)
     assert board.events[0].tolist() == [4, 5, 6, 7, 8, 9, 0, 2]
     assert board.saturated[0].tolist() == [1, 2, 3, 0, 1]
-    assert board.totals(Stretch(0, "embedding", 0, 3, -1), ["x", "sq"]) == (39, 6)
     assert board.states_by_node(hand_graph) == {}
+
+
+def test_what_a_copy_counts_is_told_and_not_added(hand_graph: Graph) -> None:
+    board, kept, copy = allocate(hand_graph), allocate(hand_graph), Stretch(2, "head", 0, 2, 1, primary=False)
+    program = Counted(np.array([4, 0]), {"logits": np.array([9, 2])})
+    assert board.add(copy, 0, program) == (11, 4)
+    assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([0, 0], [0, 0])
+    assert not board.events.any() and not board.saturated.any()
+    board.events[:], board.saturated[:] = 7, 7
+    board.copy_to(kept, copy, ["logits"])
+    assert not kept.events.any() and not kept.saturated.any()
 
 
 def test_states_are_kept_by_neuron(graph: Graph) -> None:
@@ -138,7 +146,7 @@ def test_stretches_own_their_parts(graph: Graph) -> None:
 def test_neurons_on_a_board(hand_graph: Graph) -> None:
     """What real neurons count is what is added."""
     board, neurons = allocate(hand_graph), Neurons(hand_graph, hand_graph.head, 0, 2)
-    neurons.fire({"y": np.array([[3, -5, 7], [0, 0, 0]], np.int32)})
+    neurons.fire([np.array([[3, -5, 7], [0, 0, 0]], np.int32)])
     board.add(Stretch(1, "head", 0, 2, 0), 0, neurons.program)
     assert board.events[0].tolist() == [0] * 6 + [1, 1]
     assert not neurons.program.events["logits"].any()

@@ -16,7 +16,11 @@ from mmfree_neuro import checkpoint as checkpoints
 from mmfree_neuro import cli, pipeline, storage
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.footprint import use_of_cores
+from mmfree_neuro.hardware import Quantity, load_system
+from mmfree_neuro.mapping import HOST
 from mmfree_neuro.quantize import SCHEMES
+from mmfree_neuro.verify import instruction_counts
 
 CONFIG = ModelConfig(
     vocab_size=256, hidden_size=32, num_hidden_layers=2, intermediate_size=64, bos_token_id=0, eos_token_id=0
@@ -88,10 +92,117 @@ def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     arguments = ["map", files / "model.graph", "--system", "alia-point", "--chips", "3", "-o", str(output)]
     assert cli.main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert (content["system"], content["placer"], content["chips"]) == ("alia-point", "greedy", 3)
+    assert (content["mapping"], content["system"]) == (str(output), "alia-point")
+    assert (content["placer"], content["chips"]) == ("chain", 3)
+    assert sorted(content["cores_per_chip"], key=int) == ["0", "1", "2"]
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out.startswith(f"wrote {output}\n")
     assert set(tree(tmp_path)) == {"m.map"}
+
+
+def mapped(files: Files, output: Path, *more: str) -> storage.StoredMapping:
+    """The mapping that the command writes, on eight chips of which each may use 16 cores."""
+    where = ["--system", "kapoho-point", "--cores", "16"]
+    assert cli.main(["map", files / "model.graph", *where, *more, "-o", str(output)]) == 0
+    return storage.load_mapping(output)
+
+
+def test_a_mapping_is_told_beside_what_it_is_at_least(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["map", files / "model.graph", "--system", "kapoho-point", "--cores", "16", "--chips", "2"]
+    arguments += ["-o", str(tmp_path / "m.map")]
+    assert cli.main([*arguments, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    bounds = content["bounds"]
+    assert list(bounds) == ["cores", "chips", "slowest_core_ns", "messages_between_chips"]
+    assert (bounds["cores"]["found"], bounds["chips"]["found"]) == (content["cores"], 2)
+    assert (bounds["cores"]["least"], bounds["chips"]["least"]) == (1, 1)  # 28,672 weights are 7 KiB
+    for gap in bounds.values():
+        assert 0 < gap["least"] <= gap["found"]
+        assert gap["ratio"] == gap["found"] / gap["least"]
+    assert cli.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, gap in bounds.items():
+        told = f"{gap['found']:>10.0f}  proven least {gap['least']:>10.0f}  ratio {gap['ratio']:.3f}"
+        label = name.replace("_", " ") + (" (by rows alone)" if name.startswith("messages") else "")
+        assert f"  {label:40s} {told}" in lines
+    assert cli.main(["inspect", str(tmp_path / "m.map"), "--json"]) == 0
+    inspected = json.loads(capsys.readouterr().out)["bounds"]
+    assert {name: gap["found"] for name, gap in inspected.items()} == {n: g["found"] for n, g in bounds.items()}
+
+
+def test_map_spread_over_all_cores(files: Files, tmp_path: Path) -> None:
+    """The 64 neurons of a gate lie on 16 cores instead of few."""
+    found = {}
+    for name, more in (("rows", []), ("spread", ["--spread"])):
+        mapping = mapped(files, tmp_path / f"{name}.map", "--placer", "greedy", *more).mapping
+        places = zip(mapping.shards, mapping.locations, strict=True)
+        found[name] = {place for shard, place in places if shard.node == "layers.0.glu"}
+    assert len(found["rows"]) < len(found["spread"]) == 16
+
+
+def test_map_with_the_head_on_the_host(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on with the same text, wherever its head is."""
+    text = {}
+    for name, more in (("chips", []), ("host", ["--head-on-host"])):
+        mapping = mapped(files, tmp_path / f"{name}.map", *more).mapping
+        places = zip(mapping.shards, mapping.locations, strict=True)
+        host = {shard.node for shard, place in places if place.chip == HOST}
+        assert host == ({"embedding"} if name == "chips" else {"embedding", "head.rms", "head.norm", "head"})
+        capsys.readouterr()
+        what = ["--prompt", "ab", "--new-tokens", "6", "--engine", "fast", "-o", str(tmp_path / name), "--json"]
+        assert cli.main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
+        text[name] = json.loads(capsys.readouterr().out)["text"]
+    assert text["chips"] == text["host"]
+
+
+def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On seven chips some sums are divided by columns unless it is forbidden, and the text is the same."""
+    text, divided = {}, {}
+    for name, more in (("columns", []), ("rows", ["--rows-only"])):
+        divided[name] = mapped(files, tmp_path / f"{name}.map", "--chips", "7", *more).mapping.columns
+        capsys.readouterr()
+        what = ["--prompt", "ab", "--new-tokens", "6", "--engine", "fast", "-o", str(tmp_path / name), "--json"]
+        assert cli.main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
+        text[name] = json.loads(capsys.readouterr().out)["text"]
+    assert divided["columns"]
+    assert divided["rows"] == ()
+    assert text["columns"] == text["rows"]
+
+
+def test_map_with_wider_weights(files: Files, tmp_path: Path) -> None:
+    """Eight bits go into the mapping file with the system, and take the room of eight bits."""
+    used = {}
+    for bits in ("2", "8"):
+        stored = mapped(files, tmp_path / f"{bits}.map", "--placer", "greedy", "--weight-bits", bits)
+        width = stored.system.chip.weight_bits
+        assert (width.low, width.central, width.high) == (int(bits),) * 3
+        assert width.source == f"chosen; {load_system('kapoho-point').chip.weight_bits.source}"
+        graph, _ = storage.load_graph(files.folder / "model.graph")
+        found = use_of_cores(graph, stored.mapping, stored.system.chip)
+        used[bits] = sum(core.synaptic_memory for core in found.values())
+    assert 2 * used["2"] < used["8"] < 4 * used["2"]  # lists begin at whole words of 64 bits at either width
+
+
+def test_map_with_a_seed(files: Files, tmp_path: Path) -> None:
+    """A placer that draws gives the same mapping for the same seed; other placers do not draw."""
+    common = ["--chips", "3", "--placer"]
+    for placer in ("anneal", "chain"):
+        one, again, other = (
+            mapped(files, tmp_path / f"{placer}-{k}.map", *common, placer, "--seed", seed).mapping
+            for k, seed in enumerate(("1", "1", "2"))
+        )
+        assert one == again
+        assert placer == "anneal" or one == other
+
+
+def test_map_onto_a_chip_with_every_limit_known(files: Files, tmp_path: Path) -> None:
+    own = tiny_system(tmp_path / "own.toml", output_axons_per_core=4096, program_instructions_per_core=4096)
+    assert cli.main(["map", files / "model.graph", "--system", own, "-o", str(tmp_path / "m.map")]) == 0
+    chip = storage.load_mapping(tmp_path / "m.map").system.chip
+    assert chip.output_axons_per_core == chip.program_instructions_per_core == Quantity(4096, 4096, 4096, "a test")
+    assert cli.main(["inspect", str(tmp_path / "m.map")]) == 0
 
 
 def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +320,7 @@ def test_the_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    for command in ("convert", "map", "simulate", "report", "logits", "train", "systems", "inspect", "demo"):
+    for command in ("convert", "map", "explore", "simulate", "report", "logits", "train", "systems", "inspect", "demo"):
         assert f"    {command} " in said
         with pytest.raises(SystemExit) as ended:
             cli.main([command, "--help"])
@@ -251,8 +362,8 @@ def tiny_system(target: Path, **changed: int) -> str:
     systems = resources.files("mmfree_neuro") / "systems"
     chip = (systems / "chips" / "loihi2.toml").read_text(encoding="utf-8").splitlines()
     for name, value in changed.items():
-        number = next(n for n, line in enumerate(chip) if line.startswith(f"{name} = "))
-        chip[number] = f'{name} = {{ value = {value}, source = "a test" }}'
+        chip = [line for line in chip if not line.startswith(f"{name} = ")]
+        chip.append(f'{name} = {{ value = {value}, source = "a test" }}')
     system = (systems / "oheo-gulch.toml").read_text(encoding="utf-8").replace('chip = "loihi2"\n', "")
     target.write_text("\n".join([system, "[chip]", *chip]), encoding="utf-8")
     return str(target)
@@ -360,16 +471,54 @@ def case_unknown_system(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_core_too_small(files: Files, tmp: Path) -> tuple[list[str], str]:
     system = tiny_system(tmp / "tiny.toml", memory_bytes_per_core=16)
-    return map_(files, "--system", system), "layers.0.attn.norm: not even one neuron fits a core of loihi2"
+    # 32 payloads, each with a word of 8 bytes, and an accumulator
+    message = "layers.0.attn.rms: one neuron needs 260 of memory, a core of loihi2 has 16"
+    return map_(files, "--system", system), message
 
 
 def case_too_few_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
     system = tiny_system(tmp / "tiny.toml", cores=1, memory_bytes_per_core=20000)
-    return map_(files, "--system", system), "oheo-gulch: 27 shards do not fit 1 chips of 1 cores, 7 are left over"
+    why = "all nodes need 2 chips of 1 cores, oheo-gulch has 1"
+    return map_(files, "--system", system), f"layers.1.o_proj: does not fit behind what comes before it: {why}"
+
+
+def case_too_many_instructions(files: Files, tmp: Path) -> tuple[list[str], str]:
+    system = tiny_system(tmp / "tiny.toml", program_instructions_per_core=1)
+    arguments = map_(files, "--system", system, "--placer", "greedy")
+    graph, _ = storage.load_graph(files.folder / "model.graph")
+    issued = instruction_counts(graph)
+    names = [node.name for node in graph.nodes[1:]]
+    need = sum(sum(issued[name].values()) for name in names)
+    return arguments, f"{', '.join(names)}: core 0 of chip 0 needs {need} instructions, loihi2 has 1"
+
+
+def case_too_many_outgoing_axons(files: Files, tmp: Path) -> tuple[list[str], str]:
+    """All nodes fit one core, which sends to itself and to the host: at least every output of every node."""
+    system = tiny_system(tmp / "tiny.toml", output_axons_per_core=8)
+    graph, _ = storage.load_graph(files.folder / "model.graph")
+    names = [node.name for node in graph.nodes[1:]]
+    read = {(entry.source, entry.source_port) for node in graph.nodes for entry in node.inputs}
+    sent = [
+        o.size for node in graph.nodes[1:] for o in node.outputs if (node.name, o.port) in read | {("head", "logits")}
+    ]
+    message = f"{', '.join(names)}: core 0 of chip 0 needs {sum(sent)} outgoing axons, loihi2 has 8"
+    return map_(files, "--system", system, "--placer", "greedy"), message
+
+
+def case_weights_too_wide(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "weights of 9 bits were asked for, loihi2 has 2 to 8"
+    return map_(files, "--system", "oheo-gulch", "--weight-bits", "9"), message
+
+
+def case_weights_too_narrow(files: Files, tmp: Path) -> tuple[list[str], str]:
+    """The chip has weights of one bit, but a ternary weight needs two."""
+    message = "weights of 1 bits were asked for, loihi2 has 2 to 8"
+    return map_(files, "--system", "oheo-gulch", "--weight-bits", "1"), message
 
 
 def case_unknown_placer(files: Files, tmp: Path) -> tuple[list[str], str]:
-    message = "placer 'best' is not known, must be one of block-per-chip, greedy"
+    known = "anneal, balanced, block-per-chip, chain, greedy, mtkahypar"
+    message = f"placer 'best' is not known, must be one of {known}"
     return map_(files, "--system", "oheo-gulch", "--placer", "best"), message
 
 

@@ -282,7 +282,7 @@ def test_groups_of_odd_sizes(size: int, arity: int) -> None:
             for level in LEVELS:
                 held = Neurons(graph, node, start, stop)
                 held.program = cpu.bind(node, graph.sigmoid, {}, stop - start, level=level)
-                assert np.array_equal(held.fire({"v": payloads})["max"], expected[:, start:stop])
+                assert np.array_equal(held.fire([payloads])["max"], expected[:, start:stop])
 
 
 # Instructions: programs drawn at random, as long as intervals prove that every value fits its register.
@@ -582,7 +582,7 @@ def test_where_no_compiler_was_found(hand_graph: Graph, hand_mapping: Mapping, s
     """
     command = [sys.executable, "-W", "error", "-c", dedent(program), str(tmp_path / "a.map")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert said == "[[[12, 3], [-1, -3]]] [[0]] [5, 5, 2, 2]\n"
+    assert said == "[[[12, 3], [-1, -3]]] [[0]] [5, 2, 2]\n"
 
 
 @each_compiled_level

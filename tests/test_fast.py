@@ -17,8 +17,8 @@ from mmfree_sims.neurons import Neurons, forget
 
 def test_neurons_by_hand(hand_graph: Graph) -> None:
     both, second = Neurons(hand_graph, hand_graph.head, 0, 2), Neurons(hand_graph, hand_graph.head, 1, 2)
-    assert both.fire({"y": np.array([[3, -5, 7]], np.int32)})["logits"].tolist() == [[12, 3]]
-    assert second.fire({"y": np.array([[3, -5, 7], [-1, 0, -2]], np.int32)})["logits"].tolist() == [[3], [-3]]
+    assert both.fire([np.array([[3, -5, 7]], np.int32)])["logits"].tolist() == [[12, 3]]
+    assert second.fire([np.array([[3, -5, 7], [-1, 0, -2]], np.int32)])["logits"].tolist() == [[3], [-3]]
     assert both.program.saturated.tolist() == [0, 0]
     assert both.program.events["logits"].tolist() == [1, 1]
     assert second.program.events["logits"].tolist() == [2]

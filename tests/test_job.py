@@ -127,8 +127,8 @@ def test_when_a_state_is_saved() -> None:
 
 
 def stored(fed: int, *chosen: int, prefill: int = 0, generate: int = 0) -> RunState:
-    """A state of the graph made by hand, with three shards and four routes."""
-    counts = [Activity(tokens, *(np.zeros(n, np.int64) for n in (3, 3, 3, 3, 4))) for tokens in (prefill, generate)]
+    """A state of the graph made by hand, with three shards and three routes."""
+    counts = [Activity(tokens, *(np.zeros(n, np.int64) for n in (3, 3, 3, 3, 3))) for tokens in (prefill, generate)]
     seconds = {"start": 9.0, "prefill": 100.0, "generate": 1000.0}
     return RunState(fed, np.array(chosen, np.int64), {"h": np.array([-fed])}, *counts, seconds)
 

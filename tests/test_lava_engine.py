@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
@@ -14,9 +15,10 @@ import pytest
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import pipeline, storage
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.hardware import load_system
-from mmfree_neuro.ir import Graph
+from mmfree_neuro.ir import Graph, Norm, Quantise, block_of
 from mmfree_neuro.job import Job
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
@@ -70,7 +72,7 @@ def scattered(graph: Graph, digest: str) -> Mapping:
 
 
 def block_per_chip(graph: Graph, digest: str) -> Mapping:
-    mapping = pipeline.place(graph, digest, SYSTEM, "block-per-chip", None, 3)
+    _, mapping = pipeline.place(graph, digest, SYSTEM, pipeline.Wish("block-per-chip", cores=3))
     assert mapping.chips == (0, 1, 2)
     return mapping
 
@@ -166,6 +168,37 @@ def test_every_engine_gives_the_bits_of_the_reference(name: str, graphs: dict[st
     assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == [path.name for path in paths]
 
 
+def test_a_divided_graph_with_copies_and_its_head_on_the_host(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """As above, on the scattered mapping; the nodes behind the last block are the host's, partial sums among them.
+
+    A half of every norm in a block, or of its codes, lies on each of two more cores; one more copy is read by nobody.
+    """
+    parts = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
+    for name in ("1-a16", "2-a8"):
+        graph, digest = storage.load_graph(graphs[name])
+        squares = "layers.0.mlp.rms" if name.endswith("a16") else "layers.0.mlp.scale"
+        columns = evenly(graph, (*parts, (squares, 2)))
+        divided = by_columns(graph, columns)
+        mapping = scattered(divided, digest)
+        shards = list(mapping.shards)
+        places = [
+            place if block_of(shard.node) is not None else Location(HOST, 0)
+            for shard, place in zip(shards, mapping.locations, strict=True)
+        ]
+        for node in (n for n in divided.nodes if isinstance(n, Norm | Quantise) and block_of(n.name) is not None):
+            shards += [Shard(node.name, 0, node.size // 2), Shard(node.name, node.size // 2, node.size)]
+            places += [Location(0, 0), Location(2, 1)]
+        shards.append(Shard(node.name, 0, 2))
+        places.append(Location(5, 0))
+        routes = route(divided, tuple(shards), tuple(places))
+        mapping = replace(
+            mapping, shards=tuple(shards), locations=tuple(places), routes=routes, columns=columns
+        )
+        storage.save_mapping(storage.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map")
+    paths = sorted(tmp_path.glob("*.map"))
+    assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == ["1-a16.map", "2-a8.map"]
+
+
 def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
     graph, digest = storage.load_graph(graphs["1-a16"])
     path = tmp_path / "1.map"
@@ -193,7 +226,7 @@ def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
 
 def test_too_many_cores_to_be_processes(graphs: dict[str, Path]) -> None:
     graph, digest = storage.load_graph(graphs["1-a16"])
-    mapping = pipeline.place(graph, digest, SYSTEM, "block-per-chip", None, 40)
+    _, mapping = pipeline.place(graph, digest, SYSTEM, pipeline.Wish("block-per-chip", cores=40))
     with pytest.raises(EngineError) as caught:
         engine.run_per_core(graph, mapping, Job(np.zeros((1, 1), np.int64)))
     assert str(caught.value) == (

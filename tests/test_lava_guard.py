@@ -78,7 +78,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random")
     storage.save_graph(graph, folder / "model.graph")
     path = folder / "model.map"
-    _, stored = pipeline.map_graph(folder / "model.graph", "kapoho-point", path, "block-per-chip", None, 2)
+    wish = pipeline.Wish("block-per-chip", cores=2)
+    _, stored = pipeline.map_graph(folder / "model.graph", "kapoho-point", path, wish)
     assert load_system("kapoho-point") == stored.system
     assert stored.mapping.chips == (0, 1, 2)
     return path

@@ -57,7 +57,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random")
     storage.save_graph(graph, folder / "model.graph")
-    pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", "block-per-chip", None, 2)
+    wish = pipeline.Wish("block-per-chip", cores=2)
+    pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
 
 

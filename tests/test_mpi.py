@@ -19,15 +19,17 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import cli, pipeline, reference, storage
 from mmfree_neuro import text as texts
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.hardware import SystemSpec
-from mmfree_neuro.ir import Graph
+from mmfree_neuro.ir import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_neuro.ternary import pack
+from mmfree_partition.route import route
 from mmfree_sims import fast, mpi
 
 TIMEOUT_S = 60
@@ -59,24 +61,50 @@ TOKENS = np.random.default_rng(3).integers(0, 256, (2, 20))
 JOBS = Job(TOKENS[:, :4], 3, Sampling(0.8, seed=4)), Job(TOKENS[:1])
 
 
+PARTS = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
+
+
+def with_head_on_host(graph: Graph, mapping: Mapping) -> Mapping:
+    """The mapping with all nodes behind the last block on the host, and each norm on two more chips."""
+    shards = list(mapping.shards)
+    places = [
+        place if block_of(shard.node) is not None else Location(HOST, 0)
+        for shard, place in zip(shards, mapping.locations, strict=True)
+    ]
+    for node in graph.nodes:
+        if isinstance(node, InverseRms | Norm | QuantScale | Quantise) and block_of(node.name) is not None:
+            shards += [Shard(node.name, 0, node.size)] * 2
+            places += [Location(0, 0), Location(2, 0)]
+    routes = route(graph, tuple(shards), tuple(places))
+    return replace(mapping, shards=tuple(shards), locations=tuple(places), routes=routes)
+
+
 @pytest.fixture(scope="module")
 def maps(
     tmp_path_factory: pytest.TempPathFactory, make_mapping: Callable[..., Mapping], system: SystemSpec
 ) -> dict[str, Path]:
-    """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of JOBS on it."""
+    """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of JOBS on it.
+
+    Those that are divided, by columns, have the head on the host and copies of norms.
+    """
     folder, found = tmp_path_factory.mktemp("maps"), {}
     for blocks, scheme in GRAPHS:
         graph_path = folder / f"{blocks}-{scheme}.graph"
         storage.save_graph(random_graph(blocks, scheme), graph_path)
         graph, digest = storage.load_graph(graph_path)
-        for kind in ("chain", "random", "block-per-chip"):
-            mapping = replace(make_mapping(graph, kind), graph=digest)
+        columns = evenly(graph, PARTS)
+        divided = by_columns(graph, columns)
+        for kind in ("chain", "random", "block-per-chip", "divided"):
+            one = divided if kind == "divided" else graph
+            mapping = replace(make_mapping(one, "random" if kind == "divided" else kind), graph=digest)
+            if kind == "divided":
+                mapping = replace(with_head_on_host(one, mapping), columns=columns)
             assert len(mapping.chips) >= 3
             path = found[f"{blocks}-{scheme}-{kind}"] = folder / f"{blocks}-{scheme}-{kind}.map"
             storage.save_mapping(storage.StoredMapping(mapping, system, graph_path), path)
-            expected = [(job, reference.run(graph, mapping, job)) for job in JOBS]
+            expected = [(job, reference.run(one, mapping, job)) for job in JOBS]
             for job, result in expected:
-                same(fast.run(graph, mapping, job), result)
+                same(fast.run(one, mapping, job), result)
             path.with_suffix(".expected").write_bytes(pickle.dumps(expected))
     return found
 
@@ -311,7 +339,7 @@ SAVING = """
 """
 
 
-@pytest.mark.parametrize("name", ["2-a16-random", "3-a8-block-per-chip"])
+@pytest.mark.parametrize("name", ["2-a16-random", "3-a8-block-per-chip", "3-a8-divided"])
 def test_states_are_saved_and_resumed_across_engines(name: str, maps: dict[str, Path], tmp_path: Path) -> None:
     """Every state of MPI is that of fast and of the reference, and each goes on from the states of the others."""
     job = Job(np.arange(1, 12)[None], 9, Sampling(0.8, seed=4), keep_logits=False)

@@ -39,5 +39,7 @@ def test_a_mapping_by_hand(hand_mapping: Mapping) -> None:
 def test_a_mapping_has_all_payloads(mapping: Mapping) -> None:
     found = mapping_to_networkx(mapping)
     assert set(found) == {(place.chip, place.core) for place in mapping.locations}
-    assert sum(n for _, _, n in found.edges(data="payloads")) == sum(r.stop - r.start for r in mapping.routes)
+    assert sum(n for _, _, n in found.edges(data="payloads")) == sum(
+        (r.stop - r.start) * len(r.destinations) for r in mapping.routes
+    )
     assert sum(len(held) for _, held in found.nodes(data="shards")) == len(mapping.shards)

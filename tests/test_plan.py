@@ -114,6 +114,42 @@ def test_sources_are_what_is_read(groups: Graph) -> None:
     assert (upper.tile, lower.tile) == (0, 2)
 
 
+def test_copies_by_hand(groups: Graph) -> None:
+    """What its own tile holds a stretch reads there, the rest of the primary; x is sent to both."""
+    mapping = placed(WORDS, ("max", 1, 3, 1, 0), ("max", 0, 2, 0, 0), ("max", 1, 3, 0, 1), ("head", 0, 1, 0, 0),
+                     ("head", 1, 2, 1, 0))  # fmt: skip
+    plan = Plan(groups, mapping, by_chip)
+    assert plan.stretches == (
+        Stretch(0, "x", 0, 8, HOST), Stretch(1, "max", 0, 3, 0), Stretch(2, "max", 1, 3, 1, primary=False),
+        Stretch(3, "head", 0, 1, 0), Stretch(4, "head", 1, 2, 1),
+    )  # fmt: skip
+    x, first, copy, upper, lower = plan.stretches
+    assert plan.sources == {0: [], 1: [x], 2: [x], 3: [first], 4: [first, copy]}
+    entry = groups.head.inputs[0]
+    assert plan.pieces(entry, upper) == [(first, 0, 3)]
+    assert plan.pieces(entry, lower) == [(first, 0, 1), (copy, 1, 3)]
+    assert plan.abroad == {0: (0, 1), 1: (1,), 2: (), 3: (HOST,), 4: (HOST,)}
+
+
+@pytest.mark.parametrize(
+    ("heads", "computed"),
+    [
+        ((1, 3), [(0, 3, 1, True), (0, 3, 3, False)]),  # both are read where they lie
+        ((3, 3), [(0, 3, 3, True)]),  # the one on chip 1 is read by nobody
+        ((0, 3), [(0, 3, 3, True)]),  # chip 0 reads that of chip 3
+        ((0, 2), [(0, 3, 1, True)]),  # all read the first
+        ((HOST, HOST), [(0, 3, 1, True)]),
+    ],
+)
+def test_copies_that_nobody_reads_are_not_computed(
+    heads: tuple[int, int], computed: list[tuple[int, int, int, bool]], groups: Graph
+) -> None:
+    rows = (("head", row, row + 1, chip, 0) for row, chip in enumerate(heads))
+    plan = Plan(groups, placed(WORDS, ("max", 0, 3, 3, 0), ("max", 0, 3, 1, 0), *rows), by_chip)
+    found = [(stretch.start, stretch.stop, stretch.tile, stretch.primary) for stretch in plan.by_node["max"]]
+    assert found == computed
+
+
 def test_only_readers_are_linked(graph: Graph, make_mapping: Callable[..., Mapping]) -> None:
     """Every route of a mapping has its link, and every link a route."""
     for seed in range(4):
@@ -121,7 +157,9 @@ def test_only_readers_are_linked(graph: Graph, make_mapping: Callable[..., Mappi
         for tile_of in (by_chip, by_core(mapping)):
             plan = Plan(graph, mapping, tile_of)
             links = {(tile, other) for tile, others in plan.linked().items() for other in others}
-            routes = {(tile_of(mapping.locations[r.source]), tile_of(r.destination)) for r in mapping.routes}
+            routes = {
+                (tile_of(mapping.locations[r.source]), tile_of(end)) for r in mapping.routes for end in r.destinations
+            }
             assert links == {(a, b) for a, b in routes if a != b}
             covered = {node.name: 0 for node in graph.nodes}
             for stretch in plan.stretches:

@@ -12,7 +12,7 @@ from mmfree_neuro.errors import RangeError
 from mmfree_neuro.fixedpoint import QType
 from mmfree_neuro.ir import MLGRU, Graph, Input, MaxAbs, Output
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping import HOST, Location, Mapping
 
 
 def test_logits_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
@@ -23,13 +23,14 @@ def test_logits_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
 
 def test_counts_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     activity = reference.run(hand_graph, hand_mapping, Job(np.array([[0, 1]]))).prefill
-    assert [(r.source, r.port, r.destination.chip, r.destination.core) for r in hand_mapping.routes] == [
-        (0, "x", 0, 0), (0, "x", 0, 1), (1, "logits", -1, 0), (2, "logits", -1, 0),
+    assert [(r.source, r.port, r.destinations) for r in hand_mapping.routes] == [
+        (0, "x", (Location(0, 0), Location(0, 1))), (1, "logits", (Location(HOST, 0),)),
+        (2, "logits", (Location(HOST, 0),)),
     ]  # fmt: skip
     # Payloads [3, -5, 7], [-1, 0, -2]; rows [1, -1, 0] and [0, 1, 1].
     expected = Activity(
         2, np.array([2, 2, 2]), np.array([0, 2 + 1, 2 + 1]), np.array([0, 5, 5]), np.array([0, 0, 0]),
-        np.array([5, 5, 2, 2]),
+        np.array([5, 2, 2]),
     )  # fmt: skip
     assert activity == expected
 

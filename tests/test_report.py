@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,9 @@ PICTURES = ["cores-by-kind", "cores-by-memory", "energy", "limits", "links"]
 def board() -> SystemSpec:
     """Round figures; every synapse read takes 100 ns and nothing else takes time but a barrier of 1000 ns."""
     figures = {
-        field.name: Quantity(0, 0, 0, f"source of {field.name}") for field in fields(ChipSpec) if field.name != "name"
+        field.name: Quantity(0, 0, 0, f"source of {field.name}")
+        for field in fields(ChipSpec)
+        if field.name != "name" and field.default is MISSING
     }
 
     def of(name: str, low: float, central: float, high: float) -> Quantity:
@@ -43,11 +45,12 @@ def board() -> SystemSpec:
         "synaptic_memory_bytes_per_core": (60, 60, 60), "neurons_per_core": (8, 8, 8), "weight_bits": (2, 2, 2),
         "state_bytes_per_neuron": (16, 16, 16), "input_axons_per_core": (10, 10, 10),
         "energy_per_synop_pj": (5, 10, 20), "static_power_w": (0.25, 0.5, 1), "time_per_synapse_ns": (50, 100, 200),
-        "barrier_few_chips_ns": (1000, 1000, 1000),
+        "barrier_few_chips_ns": (1000, 1000, 1000), "fall_through_energy_ratio": (0.5, 0.5, 0.5),
     }  # fmt: skip
     figures |= {name: of(name, *values) for name, values in changed.items()}
-    figures_of_board = of("chips", 4, 4, 4), of("chip_columns", 2, 2, 2), of("board_power_w", 0, 0, 0)
-    return SystemSpec("board", "four small chips", *figures_of_board, ChipSpec(name="chip", **figures))
+    grid = of("chips", 4, 4, 4), of("chip_columns", 2, 2, 2), of("chip_rows", 2, 2, 2)
+    power = of("board_power_w", 0, 1, 2), of("host_power_w", 0, 0.5, 1)
+    return SystemSpec("board", "four small chips", *grid, *power, ChipSpec(name="chip", **figures))
 
 
 def made_run(synapses: int = 24, **changes: Any) -> Run:
@@ -63,12 +66,12 @@ def made_run(synapses: int = 24, **changes: Any) -> Run:
     host, first, second, last = Location(HOST, 0), *USE
     shards = Shard("embedding", 0, 4), Shard("layers.0.mix", 0, 2), Shard("layers.0.mix", 2, 4), Shard("head", 0, 2)
     routes = (
-        Route(0, "x", first, 0, 4), Route(0, "x", second, 0, 4), Route(1, "v", last, 0, 2),
-        Route(2, "v", last, 2, 4), Route(3, "logits", host, 0, 2), Route(1, "v", second, 0, 2),
+        Route(0, "x", (first, second), 0, 4), Route(1, "v", (second, last), 0, 2), Route(2, "v", (last,), 2, 4),
+        Route(3, "logits", (host,), 0, 2),
     )  # fmt: skip
     mapping = Mapping("digest", "board", "by hand", shards, (host, first, second, last), routes)
     fired, synops, reads = np.array([2, 2, 2, 2]), np.array([0, 6, 8, 10]), np.array([0, 12, 16, 14])
-    activity = Activity(2, fired, synops, reads, np.array([0, 1, 0, 2]), np.array([8, 6, 4, 3, 4, 3]))
+    activity = Activity(2, fired, synops, reads, np.array([0, 1, 0, 2]), np.array([7, 4, 3, 4]))
     run = Run(
         "reference", "a16", "Once | <b>upon</b>", "a `time`\n```\nend", (1, 2), (3, 4, 5),
         {"temperature": 0.0, "seed": 7},
@@ -108,6 +111,7 @@ def test_the_report_is_plain_data() -> None:
         "format", "header", "run", "quality", "mapping", "phases", "links", "simulator_seconds", "sources",
         "comparison",
     ]  # fmt: skip
+    assert found["format"] == "mmfree-neuro report 2"
 
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:
@@ -125,30 +129,83 @@ def test_the_mapping_states_the_use_of_every_limit() -> None:
     ]  # fmt: skip
 
 
-def test_a_phase_has_counts_per_token_and_an_estimate() -> None:
+def test_a_phase_has_counts_per_token() -> None:
+    phases = built(made_run())["phases"]
+    assert list(phases) == ["prefill", "generate"]
+    for phase in phases.values():
+        assert phase["tokens"] == 2
+        assert phase["traffic_per_token"] == {
+            "messages": (7 * 2 + 4 * 2 + 3 + 4) / 2,
+            "silent": ((8 - 7) * 2 + (4 - 3)) / 2,
+            "hops": (7 * 2 + 4 * (2 + 3) + 3 * (2 + 3) + 4 * 3) / 2,
+            "crossings": (7 + 4 + 3 + 4) / 2,
+            "between_chips": (7 + 4 + 3 + 4) / 2,
+        }
+        assert (phase["synops_per_token"], phase["reads_per_token"], phase["saturations"]) == (12, 21, 3)
+        assert phase["instructions_per_token"] == {"ADD": 10, "MUL_SHR": 4}
+
+
+def ends(low: float, central: float, high: float) -> Any:
+    """A range, nearly."""
+    return pytest.approx({"low": low, "central": central, "high": high})
+
+
+NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule
+
+
+def test_a_phase_has_an_estimate_with_what_is_slowest() -> None:
+    """A token reads at most 8 synapses of one core, or 8 and then 7 in steps that follow each other."""
     phases = built(made_run())["phases"]
     prefill, generate = phases["prefill"], phases["generate"]
-    assert prefill["traffic_per_token"] == {
-        "messages": 14, "silent": 2, "hops": 57 / 2, "crossings": 12.5, "between_chips": 12.5,
-    }  # fmt: skip
-    assert (prefill["synops_per_token"], prefill["reads_per_token"], prefill["saturations"]) == (12, 21, 3)
-    assert prefill["instructions_per_token"] == {"ADD": 10, "MUL_SHR": 4}
-    assert prefill["step_seconds"]["central"] == pytest.approx(8 * 100e-9 + 1000e-9)
-    assert generate["seconds_per_token"]["central"] == pytest.approx((8 + 7) * 100e-9 + 2 * 1000e-9)
-    assert prefill["millijoule_per_token"]["central"] == pytest.approx(12 * 10e-9 + 2 * 0.5 * 1.8e-6 * 1e3)
+    assert (prefill["mode"], prefill["alone"]) == ("pipelined", False)
+    assert prefill["step_seconds"] == prefill["seconds_per_token"] == ends(1400 * NS, 1800 * NS, 2600 * NS)
+    assert prefill["tokens_per_s"] == ends(1e9 / 2600, 1e9 / 1800, 1e9 / 1400)
+    assert prefill["barrier_share"] == pytest.approx(1000 / 1800)
+    assert (generate["mode"], generate["alone"]) == ("fall-through", True)
+    assert generate["seconds_per_token"] == ends(2750 * NS, 3500 * NS, 5000 * NS)
+    assert generate["step_seconds"] == ends(1375 * NS, 1750 * NS, 2500 * NS)
+    assert generate["barrier_share"] == pytest.approx(2000 / 3500)
+    for phase in (prefill, generate):
+        assert (phase["resource"], phase["slowest"]) == ("synapses read", {"chip": 0, "core": 5})
+
+
+def test_a_phase_says_what_it_would_be_without_a_barrier() -> None:
+    phases = built(made_run())["phases"]
+    for name, ns in (("prefill", 800), ("generate", 1500)):
+        free = phases[name]["without_barrier"]
+        assert (free["mode"], free["barrier_share"]) == ("asynchronous", 0)
+        assert free["seconds_per_token"] == ends(ns * NS / 2, ns * NS, ns * NS * 2)
+        assert free["tokens_per_s"] == ends(1e9 / ns / 2, 1e9 / ns, 1e9 / ns * 2)
+
+
+def test_a_phase_has_the_energy_of_the_chips_and_that_of_the_system() -> None:
+    """Two chips, a board and a host draw power as long as a token takes; 12 synops take 60, 120, 240 pJ."""
+    phases = built(made_run())["phases"]
+    prefill, generate = phases["prefill"], phases["generate"]
+    chips = 60 * PJ + 0.5 * 1.4 * UJ, 120 * PJ + 1 * 1.8 * UJ, 240 * PJ + 2 * 2.6 * UJ
+    assert prefill["chip_millijoule_per_token"] == ends(*chips)
+    assert prefill["millijoule_per_token"] == ends(chips[0], chips[1] + 1.5 * 1.8 * UJ, chips[2] + 3 * 2.6 * UJ)
+    alone = 30 * PJ + 0.5 * 2.75 * UJ, 60 * PJ + 1 * 3.5 * UJ, 120 * PJ + 2 * 5 * UJ  # half of what 12 synops take
+    assert generate["chip_millijoule_per_token"] == ends(*alone)
+    assert generate["millijoule_per_token"] == ends(alone[0], alone[1] + 1.5 * 3.5 * UJ, alone[2] + 3 * 5 * UJ)
+    names = [part["name"] for part in prefill["parts"]]
+    assert names[-3:] == [
+        "static power of the chips in use", "power of the board beyond the chips", "power of the host",
+    ]  # fmt: skip
 
 
 def test_messages_between_chips_are_counted_over_both_phases() -> None:
+    """A payload that goes to two cores of a chip is one message to it."""
     assert built(made_run())["links"] == [
-        {"source": -1, "destination": 0, "messages_per_token": 7.0},
-        {"source": 0, "destination": 1, "messages_per_token": 3.5},
-        {"source": 1, "destination": -1, "messages_per_token": 2.0},
+        {"source": -1, "destination": 0, "messages_per_token": 7 / 2},
+        {"source": 0, "destination": 1, "messages_per_token": (4 + 3) / 2},
+        {"source": 1, "destination": -1, "messages_per_token": 4 / 2},
     ]
 
 
 def test_every_figure_of_the_system_is_there_with_its_source() -> None:
     rows = {(row["of"], row["name"]): row for row in built(made_run())["sources"]}
-    assert len(rows) == 3 + len(fields(ChipSpec)) - 1
+    assert len(rows) == 5 + len(fields(ChipSpec)) - 1 - 2  # the name, and what is not known of this chip
     assert rows["chip", "energy per synop"] == {
         "of": "chip", "name": "energy per synop", "unit": "pJ", "low": 5, "central": 10, "high": 20,
         "source": "source of energy_per_synop_pj",
@@ -157,6 +214,14 @@ def test_every_figure_of_the_system_is_there_with_its_source() -> None:
     page = report.to_markdown(built(made_run()))
     for row in rows.values():
         assert row["source"].replace("_", r"\_") in page
+
+
+def test_a_figure_that_is_not_known_of_every_chip_is_there_where_it_is_known() -> None:
+    axons = Quantity(16, 16, 16, "a data sheet")
+    system = replace(board(), chip=replace(board().chip, output_axons_per_core=axons))
+    page = report.to_markdown(built(made_run(system=system)))
+    assert "| chip: output axons per core | 16 | 16 | 16 | a data sheet |" in page.splitlines()
+    assert "program instructions" not in page
 
 
 MARKDOWN = [
@@ -172,14 +237,25 @@ MARKDOWN = [
     "| chips in use | 2 of 4 |",
     "| cores in use | 3 of 16 on these chips |",
     "| synaptic memory | 30 bytes | 20.0 bytes | 60 bytes | 50.0 % | 33.3 % |",
-    "| zeros, not sent | 2.00 | 2.00 |",
+    "| messages | 14.5 | 14.5 |",
+    "| zeros, not sent | 1.50 | 1.50 |",
+    "| mesh hops | 30.5 | 30.5 |",
+    "| messages that cross between chips or to the host | 9.00 | 9.00 |",
     "| synapses read from dense storage | 21.0 | 21.0 |",
     r"| instructions MUL\_SHR | 4.00 | 4.00 |",
     "| saturated values | 3 | 3 |",
     "| throughput | 556,000 (385,000 to 714,000) tokens/s | 286,000 (200,000 to 364,000) tokens/s |",
-    "| energy | 0.00180 (0.000700 to 0.00520) mJ/token | 0.00350 (0.00138 to 0.0100) mJ/token |",
-    r"| synaptic operations | 12.0 | 1.20e-07 (6.00e-08 to 2.40e-07) mJ/token | 0.00667 % | "
+    "| energy of the chips alone | 0.00180 (0.000700 to 0.00520) mJ/token | 0.00350 (0.00138 to 0.0100) mJ/token |",
+    "| energy of the system | 0.00450 (0.000700 to 0.0130) mJ/token | 0.00875 (0.00138 to 0.0250) mJ/token |",
+    "| throughput without a barrier | 1.25 million (625,000 to 2.50 million) tokens/s "
+    "| 667,000 (333,000 to 1.33 million) tokens/s |",
+    "| time of a token | 1.80 (1.40 to 2.60) µs | 3.50 (2.75 to 5.00) µs |",
+    "| share of the barrier | 55.6 % of the time | 57.1 % of the time |",
+    "| what is slowest | synapses read: chip 0, core 5 | synapses read: chip 0, core 5 |",
+    r"| synaptic operations | 12.0 | 1.20e-07 (6.00e-08 to 2.40e-07) mJ/token | 0.00267 % | "
     r"source of energy\_per\_synop\_pj |",
+    r"| power of the host | 1.00 | 0.000900 (0 to 0.00260) mJ/token | 20.0 % | source of host\_power\_w |",
+    "| system: host power | 0 W | 0.500 W | 1 W | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
     "| chip: weight | 2 bits | 2 bits | 2 bits | source of weight\\_bits |",
 ]
@@ -242,10 +318,10 @@ def test_the_same_model_is_given_ratios_with_both_rows_named() -> None:
         line for line in page.splitlines() if "Llama-style 400M" in line and "length 500 " in line and "723" in line
     )
     assert line == (
-        "| net on board, estimated: 286,000 (200,000 to 364,000) tokens/s; 0.00350 (0.00138 to 0.0100) mJ/token "
+        "| net on board, estimated: 286,000 (200,000 to 364,000) tokens/s; 0.00875 (0.00138 to 0.0250) mJ/token "
         "| Llama-style 400M on NVIDIA Jetson Orin Nano; implementation not stated; precision FP16; batch 1; sequence "
         "length 500 | edge GPU | 14.3 tokens/s | 723 mJ/token | 20,000 (14,000 to 25,400) × "
-        "| 207,000 (72,300 to 526,000) × | Energy: as published, not stated; MAXN mode, the board draws 10 to 13 W "
+        "| 82,600 (28,900 to 526,000) × | Energy: as published, not stated; MAXN mode, the board draws 10 to 13 W "
         "when it generates and 4.3 to 5.8 W when idle. Source: arXiv 2503.18002v2, Table 2. |"
     )
     assert "fastest known for one sequence" in page
@@ -296,8 +372,9 @@ def test_links_of_many_chips_take_neighbours_together() -> None:
 
 
 def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:
-    system = replace(board(), chip=replace(board().chip, static_power_w=Quantity(0, 0, 0, "x")))
-    system = replace(system, chip=replace(system.chip, energy_per_synop_pj=Quantity(0, 0, 0, "x")))
+    nil = Quantity(0, 0, 0, "x")
+    chip = replace(board().chip, static_power_w=nil, energy_per_synop_pj=nil)
+    system = replace(board(), chip=chip, board_power_w=nil, host_power_w=nil)
     found = built(made_run(system=system))
     found["links"] = []
     drawn = pictures.draw(found)
@@ -310,8 +387,12 @@ def test_drawing_leaves_pyplot_and_its_state_alone() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_the_use_of_a_core_is_the_sum_of_its_shards(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    one = Footprint(memory=1 + 4, synaptic_memory=1, neurons=1, state_per_neuron=4, input_axons=3)
-    assert use_of_cores(hand_graph, hand_mapping, 2) == {Location(0, 0): one, Location(0, 1): one}
+def test_the_use_of_a_core_is_the_sum_of_its_shards(
+    hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
+) -> None:
+    """Three payloads arrive; each has a list of one synapse, which takes a word of 8 bytes."""
+    one = Footprint(memory=3 * 8 + 4, synaptic_memory=3 * 8, neurons=1, state_per_neuron=4, input_axons=3)
+    found = use_of_cores(hand_graph, hand_mapping, system.chip)
+    assert found == {Location(0, 0): one, Location(0, 1): one}
     together = replace(hand_mapping, locations=(Location(HOST, 0), Location(0, 0), Location(0, 0)))
-    assert use_of_cores(hand_graph, together, 2) == {Location(0, 0): Footprint(10, 2, 2, 4, 6)}
+    assert use_of_cores(hand_graph, together, system.chip) == {Location(0, 0): Footprint(56, 48, 2, 4, 6)}

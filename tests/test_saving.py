@@ -76,7 +76,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         graph = lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random")
         path = folder / f"{scheme}.graph"
         storage.save_graph(graph, path)
-        pipeline.map_graph(path, "kapoho-point", path.with_suffix(".map"), "block-per-chip", None, 2)
+        pipeline.map_graph(path, "kapoho-point", path.with_suffix(".map"), pipeline.Wish("block-per-chip", cores=2))
     return Files(folder)
 
 

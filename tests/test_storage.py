@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import safetensors
 
+from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.footprint import use_of_cores
-from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.storage import (
     Run,
     StoredMapping,
+    identity,
     load_graph,
     load_mapped,
     load_mapping,
@@ -125,6 +127,22 @@ def test_mappings_come_back(stored: Path, hand_graph: Graph, hand_mapping: Mappi
     assert back.system == system
 
 
+def test_a_divided_graph_comes_back(graph: Graph, make_mapping: Callable[..., Mapping], tmp_path: Path) -> None:
+    """The file holds the graph in one piece; a mapping says how it is divided."""
+    save_graph(graph, tmp_path / "a.graph")
+    columns = evenly(graph, (("layers.0.down_proj", 3), ("head", 2)))
+    divided, digest = by_columns(graph, columns), load_graph(tmp_path / "a.graph")[1]
+    mapping = replace(make_mapping(divided, "random"), graph=digest, columns=columns)
+    save_mapping(StoredMapping(mapping, load_system("kapoho-point"), tmp_path / "a.graph"), tmp_path / "a.map")
+    back, stored = load_mapped(tmp_path / "a.map")
+    assert stored.mapping == mapping
+    assert same(back, divided)
+    job = Job(np.array([[1]]))
+    assert identity(mapping, job) != identity(replace(mapping, columns=columns[:1]), job)
+    save_graph(divided, tmp_path / "divided.graph")
+    assert same(load_graph(tmp_path / "divided.graph", check=True)[0], divided)
+
+
 def test_a_mapping_moves_with_its_graph(stored: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     moved = stored.rename(tmp_path_factory.mktemp("moved") / "here")
     assert load_mapped(moved / "maps" / "hand.map")[0].name == "hand"
@@ -144,9 +162,9 @@ def test_a_mapping_of_another_graph(stored: Path, hand_graph: Graph) -> None:
     [
         ("", "not a mapping file, or cut short"),
         ('{"format": "mmf', "not a mapping file, or cut short"),
-        ("[]", "not a mapping file of this version (mmfree-neuro mapping 1)"),
-        ('{"format": "mmfree-neuro run 1"}', "not a mapping file of this version (mmfree-neuro mapping 1)"),
-        ('{"format": "mmfree-neuro mapping 1"}', "not a mapping file, a part is missing"),
+        ("[]", "not a mapping file of this version (mmfree-neuro mapping 2)"),
+        ('{"format": "mmfree-neuro run 2"}', "not a mapping file of this version (mmfree-neuro mapping 2)"),
+        ('{"format": "mmfree-neuro mapping 2"}', "not a mapping file, a part is missing"),
     ],
 )
 def test_another_mapping_file(content: str, problem: str, tmp_path: Path) -> None:
@@ -182,7 +200,7 @@ def finished(graph: Graph, make_mapping: Callable[..., Mapping], system: SystemS
     return Run(
         "fast", graph.scheme, "Hi", "…", (72, 105), tuple(result.chosen[0].tolist()), {"temperature": 0.0, "seed": 0},
         result.seconds, result.prefill, result.generate, summarise(graph), mapping, system, {"python": "3"}, "today",
-        use_of_cores(graph, mapping, 2),
+        use_of_cores(graph, mapping, system.chip),
     )  # fmt: skip
 
 
@@ -200,9 +218,9 @@ def test_runs_come_back(finished: Run, tmp_path: Path) -> None:
     ("content", "problem"),
     [
         ("{", "not a run, or cut short"),
-        ("3", "not a run of this version (mmfree-neuro run 1)"),
-        ('{"format": "mmfree-neuro mapping 1"}', "not a run of this version (mmfree-neuro run 1)"),
-        ('{"format": "mmfree-neuro run 1", "engine": "fast"}', "not a run, a part is missing"),
+        ("3", "not a run of this version (mmfree-neuro run 2)"),
+        ('{"format": "mmfree-neuro mapping 2"}', "not a run of this version (mmfree-neuro run 2)"),
+        ('{"format": "mmfree-neuro run 2", "engine": "fast"}', "not a run, a part is missing"),
     ],
 )
 def test_another_run(content: str, problem: str, tmp_path: Path) -> None:

@@ -42,6 +42,25 @@ def test_packing_loses_nothing(rows: int, columns: int, seed: int, data: st.Data
     assert matrix.nonzero == np.count_nonzero(codes)
 
 
+@given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 2**32), st.data())
+def test_some_groups_of_columns(rows: int, columns: int, seed: int, data: st.DataObject) -> None:
+    codes = np.random.default_rng(seed).integers(-1, 2, size=(rows, columns)).astype(np.int8)
+    matrix = pack(codes)
+    assert matrix.filled.tolist() == np.count_nonzero(codes, axis=1).tolist()
+    first = data.draw(st.integers(0, (columns - 1) // TILE))
+    last = data.draw(st.integers(first + 1, -(-columns // TILE)))
+    part, expected = matrix.groups_between(first, last), pack(codes[:, first * TILE : last * TILE])
+    assert np.array_equal(part.data, expected.data)
+    assert part.data.flags.c_contiguous
+    assert (part.shape, part.fullest, part.nonzero) == (expected.shape, expected.fullest, expected.nonzero)
+
+
+def test_counting_the_entries_of_a_large_matrix() -> None:
+    """It is read in pieces."""
+    codes = np.random.default_rng(3).integers(-1, 2, size=(40, 1 << 18)).astype(np.int8)
+    assert pack(codes).filled.tolist() == np.count_nonzero(codes, axis=1).tolist()
+
+
 @pytest.mark.parametrize("columns", [1, 3000, 1 << 21])
 def test_parts_are_the_whole(columns: int) -> None:
     codes = np.random.default_rng(columns).integers(-1, 2, size=(40, columns)).astype(np.int8)

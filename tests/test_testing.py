@@ -12,9 +12,11 @@ from torch import Tensor
 from mmfree_kernels.evaluate import logits
 from mmfree_kernels.model import Numerics, from_checkpoint
 from mmfree_kernels.torch_bin import load_bin
+from mmfree_neuro.baselines import SYNAPSES, model_of
 from mmfree_neuro.checkpoint import ModelConfig, read
-from mmfree_neuro.quantize import is_ternary, ternarise
-from mmfree_neuro.testing import PUBLISHED, write_synthetic
+from mmfree_neuro.quantize import SCHEMES, is_ternary, ternarise
+from mmfree_neuro.summary import summarise
+from mmfree_neuro.testing import PUBLISHED, published_graph, write_synthetic
 
 SMALL = ModelConfig(vocab_size=300, hidden_size=128, num_hidden_layers=12, intermediate_size=512)
 
@@ -106,3 +108,37 @@ def test_other_shapes(tmp_path: Path, tied: bool) -> None:
     config = ModelConfig(11, 8, 2, expand_ratio=2, use_lower_bound=False, intermediate_size=3, tie_word_embeddings=tied)
     write_synthetic(tmp_path, config)
     assert read(tmp_path, load_bin).config == config
+
+
+@pytest.mark.parametrize("model", sorted(PUBLISHED))
+def test_a_published_graph_has_the_shapes_of_its_model(model: str) -> None:
+    config, graph = PUBLISHED[model], published_graph(model)
+    assert (graph.name, graph.scheme, graph.blocks) == (model, "a16", config.num_hidden_layers)
+    assert graph.embedding.size == config.hidden_size
+    assert graph.vocabulary == config.vocab_size
+    summary = summarise(graph)
+    assert sum(node.ternary_synapses for node in summary.nodes) == SYNAPSES[model]
+    assert model_of(summary) == model
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_some_blocks_of_a_published_graph(blocks: int, scheme: str) -> None:
+    """A block has 4 matrices of 1024 x 1024, a gate and up of 2816 x 1024 and a down of 1024 x 2816."""
+    graph = published_graph("370m", scheme=scheme, blocks=blocks)
+    assert (graph.blocks, graph.scheme) == (blocks, scheme)
+    synapses = [node.ternary_synapses for node in summarise(graph).nodes if node.block is not None]
+    assert sum(synapses) == blocks * (4 * 1024**2 + 3 * 2816 * 1024)
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.354, 0.5])
+def test_as_many_weights_of_a_published_graph_are_zero_as_are_asked_for(zeros: float) -> None:
+    summary = summarise(published_graph("370m", blocks=1, zeros=zeros))
+    stored, nonzero = (sum(getattr(n, f"{kind}_synapses") for n in summary.nodes) for kind in ("ternary", "nonzero"))
+    assert nonzero == pytest.approx((1 - zeros) * stored, abs=8)  # a rounding for each of 8 matrices
+
+
+def test_the_weights_of_a_published_graph_take_no_memory() -> None:
+    for node in published_graph("2.7b").nodes:
+        for entry in node.inputs:
+            assert entry.matrix is None or entry.matrix.data.strides == (0,) * entry.matrix.data.ndim

@@ -20,12 +20,14 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro import lower, reference
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
+from mmfree_neuro.ir import Gain, Graph, InverseRms, MaxAbs, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.ternary import TILE
 from mmfree_partition.route import route
 from mmfree_sims import board, fast
 from mmfree_sims.host import TOGETHER, Book, Host, start_of
@@ -39,6 +41,8 @@ CHECKED_BY_THE_REFERENCE = 100
 """One in so many cases has its counts compared with the reference's, too."""
 
 
+COPIED = InverseRms, Norm, Gain, MaxAbs, QuantScale, Quantise
+"""Nodes of which several cores may hold the same neurons."""
 OFTEN = 7, 1, 2, 1, 1, 7
 """How often each model has its turn: small ones more often, as their cases take less time."""
 
@@ -85,14 +89,37 @@ def models() -> tuple[Graph, ...]:
     )
 
 
+@lru_cache
+def divided(which: int) -> tuple[Graph, ...]:
+    """A model, and some of its nodes divided by columns in three ways."""
+    graph, rng, found = models()[which], random.Random(which), [models()[which]]
+    for _ in range(3):
+        parts = []
+        for node in graph.nodes:
+            groups = [-(-entry.matrix.columns // TILE) for entry in node.inputs if entry.matrix is not None]
+            if groups and rng.random() < 0.5:
+                parts.append((node.name, rng.randint(1, min(groups))))
+        found.append(by_columns(graph, evenly(graph, tuple(parts))))
+    return tuple(found)
+
+
 def mapped(graph: Graph, rng: random.Random) -> Mapping:
-    """Nodes cut at random, and thrown onto a few cores of one to five chips."""
+    """Nodes cut at random, and thrown onto a few cores of one to five chips.
+
+    The head of some is on the host, and some have copies of parts of nodes that may have them.
+    """
     chips, cores, most = rng.randint(1, 5), rng.randint(1, 4), rng.randint(0, 2)
+    head_on_host, copies = rng.random() < 0.3, rng.choice([0, 0, 1, 3])
     shards, places = [Shard(graph.embedding.name, 0, graph.embedding.size)], [Location(HOST, 0)]
     for node in graph.nodes[1:]:
         inner = rng.sample(range(1, node.size), min(rng.randint(0, most), node.size - 1))
         for start, stop in pairwise([0, *sorted(inner), node.size]):
             shards.append(Shard(node.name, start, stop))
+            on_host = head_on_host and block_of(node.name) is None
+            places.append(Location(HOST, 0) if on_host else Location(rng.randrange(chips), rng.randrange(cores)))
+        for _ in range(copies if isinstance(node, COPIED) and not on_host else 0):
+            start = rng.choice([0, rng.randrange(node.size)])
+            shards.append(Shard(node.name, start, rng.randint(start + 1, node.size)))
             places.append(Location(rng.randrange(chips), rng.randrange(cores)))
     order = rng.sample(range(len(shards)), len(shards))
     shards, places = [shards[k] for k in order], [places[k] for k in order]
@@ -135,8 +162,7 @@ class Net:
             self.board.load_states(saving.resumed.states)
         self.holders = self.held_by(workers, start.fed)
         self.holder_of = {tile: name for name, holder in self.holders.items() for tile in holder.tiles}
-        heads = frozenset(stretch.number for stretch in self.plan.by_node[graph.head.name])
-        self.of_the_head = Reassembly(self.plan, heads)
+        self.for_host = Reassembly(self.plan, self.plan.read_by(HOST))
         self.channels: dict[tuple[int, int], deque[Any]] = {}
         self.received: deque[Packet] = deque()
         self.logits = np.zeros((len(job.tokens), job.fed, graph.vocabulary), np.int64)
@@ -162,7 +188,8 @@ class Net:
         for holder in self.holders.values():
             holder.tile.settle()
             assert not holder.packets.parts
-            assert not any(a.packets for firing in holder.tile.firings for a in firing.arrivals.values())
+        for tile in (self.host.tile, *(holder.tile for holder in self.holders.values())):
+            assert not any(a.packets for firing in tile.firings for a in firing.arrivals.values())
         assert not any(self.channels.values())
         return self
 
@@ -176,7 +203,7 @@ class Net:
         """Some vectors of some channel arrive."""
         sender, reader = self.random.choice([key for key, vectors in self.channels.items() if vectors])
         vectors = self.channels[sender, reader]
-        packets = self.of_the_head if reader == HOST else self.holders[reader].packets
+        packets = self.for_host if reader == HOST else self.holders[reader].packets
         count = self.random.randint(1, len(vectors))
         found = [packet for packet in (packets.take(vectors.popleft()) for _ in range(count)) if packet is not None]
         if reader == HOST:
@@ -238,19 +265,23 @@ def differing_bits(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def test_a_thousand_random_cases_give_the_same_bits() -> None:
-    """Random mappings, numbers of workers, orders of messages and sizes of vectors; several jobs for every model."""
+    """Random mappings, numbers of workers, orders of messages and sizes of vectors; several jobs for every model.
+
+    Half of the graphs are divided by columns; their bits are still those of the whole.
+    """
     rng, compared, differing, by_reference = random.Random(2026), 0, 0, 0
     jobs = [[asked(graph, rng) for _ in range(5)] for graph in models()]
     known: dict[int, np.ndarray] = {}
     for number in range(CASES):
         which = rng.choices(range(len(jobs)), OFTEN)[0]
-        graph, job = models()[which], rng.choice(jobs[which])
+        job = rng.choice(jobs[which])
+        graph = rng.choice(divided(which)) if number % 2 else models()[which]
         mapping = mapped(graph, rng)
         workers, room = rng.randint(1, 8), rng.choice([13, 100, 1 << 20, 1 << 20])
         net = Net(graph, mapping, job, assignment(mapping, rng), workers, number, room=room).run()
         expected = fast.run(graph, mapping, job)
         if id(job) not in known:
-            known[id(job)] = bits_of_the_reference(graph, job, expected.chosen)
+            known[id(job)] = bits_of_the_reference(models()[which], job, expected.chosen)
         differing += differing_bits(net.logits, expected.logits) + differing_bits(expected.logits, known[id(job)])
         differing += differing_bits(net.chosen, expected.chosen)
         prefill, generate = net.book.activities(net.board, job.fed)
@@ -286,18 +317,21 @@ def assert_same_state(a: RunState, b: RunState) -> None:
 @pytest.mark.parametrize("which", range(6))
 def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int) -> None:
     """Every state of a run that is saved at some interval, whatever is on its way meanwhile, and the rest from it."""
-    rng, graph = random.Random(which), models()[which]
+    rng = random.Random(which)
     for number in range(6):
+        graph = divided(which)[number % 4]
         mapping, length = mapped(graph, rng), rng.choice([1, 4, 9, 2 * TOGETHER + 2])
         tokens = np.array([[rng.randrange(graph.vocabulary) for _ in range(length)]])
         job = Job(tokens, rng.randint(2, 5), Sampling(rng.choice([0, 2]), 7), keep_logits=False)
         every = rng.choice([1, 2, 3, 7, length, length + 1])
 
-        def spread(saving: Saving, job: Job = job, mapping: Mapping = mapping, number: int = number) -> Net:
+        def spread(
+            saving: Saving, graph: Graph = graph, job: Job = job, mapping: Mapping = mapping, number: int = number
+        ) -> Net:
             room, tiles = rng.choice([13, 100, 1 << 20]), assignment(mapping, rng)
             return Net(graph, mapping, job, tiles, rng.randint(1, 8), number, room=room, saving=saving).run()
 
-        def alone(saving: Saving, job: Job = job, mapping: Mapping = mapping) -> Any:
+        def alone(saving: Saving, graph: Graph = graph, job: Job = job, mapping: Mapping = mapping) -> Any:
             return fast.run(graph, mapping, job, silent, saving)
 
         expected = fast.run(graph, mapping, replace(job, keep_logits=True))
@@ -457,6 +491,30 @@ def test_a_host_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
         ("arrived", 0, 3, 1, 0), ("chose", 0, 1, 0),
     ]  # fmt: skip
     assert len(paper.said) == 12
+
+
+class Silent(Paper):
+    """A wire to nobody: all is on the host."""
+
+    def send(self, packet: Packet) -> None:
+        self.sent.append((packet.sequence, packet.token, packet.tokens, packet.flags))
+
+
+def test_a_host_with_the_head_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    """Words [3, -5, 7] and [-1, 0, -2] have the logits [12, 3] and [-1, -3]: after either, word 0 is chosen."""
+    mapping = replace(hand_mapping, locations=(Location(HOST, 0),) * 3)
+    paper, boards = Silent(hand_graph), [board.allocate(hand_graph) for _ in range(2)]
+    host = Host(Plan(hand_graph, mapping, by_chip), Job(np.array([[1, 0, 1]]), 2),
+                start_of(Saving(2, lambda _: None)), *boards, paper, 30)  # fmt: skip
+    host.run()
+    assert paper.sent == [(0, 0, 1, 0), (0, 1, 1, SAVE), (0, 2, 1, 0), (0, 3, 1, GENERATED)]
+    assert paper.said == [
+        ("arrived", 0, 0, -1, -3), ("arrived", 0, 1, 12, 3), ("save", 2), ("arrived", 0, 2, -1, -3), ("chose", 0, 0, 0),
+        ("arrived", 0, 3, 12, 3), ("chose", 0, 1, 0),
+    ]  # fmt: skip
+    assert boards[0].events.tolist() == [[3, 1, 3, 3, 1, 3, 3, 3], [1] * 8]
+    assert boards[1].events.tolist() == [[2, 1, 2, 2, 1, 2, 2, 2], [0] * 8]
+    assert host.totals().tolist() == [20 + 8, 0]
 
 
 def test_a_prompt_goes_in_packets_around_the_tokens_whose_states_are_kept(

@@ -32,6 +32,15 @@ def inserted(graph: Graph, size: int, how: str, qtype: QType, arity: int) -> Gra
     return replace(graph, nodes=(graph.nodes[0], node, graph.head))
 
 
+def shared(graph: Graph, how: str) -> Graph:
+    """The graph with the largest of its values added to the sums of its head, or to the first alone."""
+    size = 1 if how == "broadcast" else 2
+    largest = inserted(graph, size, "group", QType(8, 0), 4 - size)
+    return replace(largest, nodes=(*largest.nodes[:2], replace(graph.head, inputs=(
+        *graph.head.inputs, Input("y", "top", "max", how),
+    ))))  # fmt: skip
+
+
 def test_legal_graphs_come_back(hand_graph: Graph, a16: Graph, a8: Graph) -> None:
     for graph in (hand_graph, a16, a8, inserted(hand_graph, 2, "group", QType(8, 0), 2)):
         assert verify(graph) is graph
@@ -74,10 +83,34 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
     ),
     "nobody": (lambda g: read(g, source="nobody"), "head: input y reads nobody.x, which no earlier node sends"),
     "no-port": (lambda g: read(g, source_port="z"), "head: input y reads embedding.z, which no earlier node sends"),
-    "no-matrix": (lambda g: read(g, matrix=None), "head: input y: the matrix has shape None, must have [2, 3]"),
+    "no-matrix": (lambda g: read(g, matrix=None), "head: input y: the matrix has shape None, must have 2 rows"),
     "turned": (
         lambda g: read(g, matrix=pack(np.ones((3, 2), np.int8))),
-        "head: input y: the matrix has shape [3, 2], must have [2, 3]",
+        "head: input y: the matrix has shape [3, 2], must have 2 rows",
+    ),
+    "behind": (
+        lambda g: read(g, first=1),
+        "head: input y: the matrix reads values 1 … 3, must read among 0 … 2",
+    ),
+    "before": (
+        lambda g: read(g, first=-1),
+        "head: input y: the matrix reads values -1 … 1, must read among 0 … 2",
+    ),
+    "first": (
+        lambda g: read(g, how="broadcast", matrix=None, first=1),
+        "head: input y: reads broadcast from value 1, must read all from 0",
+    ),
+    "sum-beyond": (
+        lambda g: read(g, how="sum", matrix=None, first=2, count=2),
+        "head: input y: sums 2 values from value 2 on, must sum some of 0 … 2",
+    ),
+    "sum-of-none": (
+        lambda g: read(g, how="sum", matrix=None, count=0),
+        "head: input y: sums 0 values from value 0 on, must sum some of 0 … 2",
+    ),
+    "shared": (
+        lambda g: shared(g, "broadcast"),
+        "head: input y: reads broadcast at a port that inputs share, must read ternary, sum or aligned there",
     ),
     "aligned": (lambda g: read(g, how="aligned", matrix=None), "head: input y: reads 3 values aligned, must read 2"),
     "broadcast": (
@@ -105,6 +138,27 @@ def test_a_sum_fits_the_accumulator(hand_graph: Graph) -> None:
     with pytest.raises(RangeError) as error:
         verify(replace(hand_graph, accumulator_bits=8))
     assert str(error.value) == "head: input y: the sum can reach 254, which a 8-bit accumulator cannot hold"
+
+
+def test_what_shares_a_port_adds_up_in_its_accumulator(hand_graph: Graph) -> None:
+    """A row of two entries and one value of 127: 3 · 127."""
+    graph = shared(hand_graph, "aligned")
+    assert verify(replace(graph, accumulator_bits=10)).head.ports == {"y": graph.head.inputs}
+    with pytest.raises(RangeError) as error:
+        verify(replace(graph, accumulator_bits=9))
+    assert str(error.value) == "head: input y: the sum can reach 381, which a 9-bit accumulator cannot hold"
+
+
+def test_a_sum_can_be_negative_where_an_input_can(hand_graph: Graph) -> None:
+    """The head reads squares, which are not: with the weight -1, and in a sum with what may be negative, it can."""
+    entry = replace(hand_graph.head.inputs[0], source_port="sq", matrix=pack(np.array([[-1, 0, 0]] * 2, np.int8)))
+    unsigned = Output("logits", 2, QType(17, 0), unsigned=True)
+    for inputs, low, high in (((entry,), -49151, 49151), ((Input("y", "top", "max", "aligned"), entry), -49341, 49342)):
+        graph = inserted(hand_graph, 2, "group", QType(8, 0), 2)
+        head = replace(hand_graph.head, inputs=inputs, outputs=(unsigned,))
+        with pytest.raises(RangeError) as error:
+            verify(replace(graph, nodes=(*graph.nodes[:2], head)))
+        assert str(error.value) == f"head: output logits can be {low} … {high}, must be 0 … 65535"
 
 
 def test_an_output_holds_what_its_program_can_give(hand_graph: Graph) -> None:

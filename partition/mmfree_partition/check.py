@@ -1,14 +1,16 @@
 """Proves that a mapping is valid, from the mapping, the graph and the system alone; shares no code with the placers."""
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import MappingError
-from mmfree_neuro.hardware import SystemSpec
-from mmfree_neuro.ir import GLU, MLGRU, AnyNode, Embedding, Graph, MaxAbs, constants
+from mmfree_neuro.hardware import ChipSpec, SystemSpec
+from mmfree_neuro.ir import GLU, MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants
 from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.verify import instruction_counts
 
 Stream = tuple[str, str, Location]
 """A node, one of its ports, and a core that payloads of this port reach."""
@@ -22,81 +24,135 @@ def _coverage(graph: Graph, mapping: Mapping) -> None:
         if shard.node not in held or not 0 <= shard.start < shard.stop <= held[shard.node].size:
             raise MappingError(f"mapping: shard {shard.node}[{shard.start}:{shard.stop}] is not part of the graph")
         held[shard.node][shard.start : shard.stop] += 1
-    for name, count in held.items():
-        if (count != 1).any():
-            neuron = int(np.flatnonzero(count != 1)[0])
-            raise MappingError(f"mapping: neuron {neuron} of {name} is held {count[neuron]} times, must be held once")
+    for node in graph.nodes:
+        count = held[node.name]
+        once = isinstance(node, Embedding | MLGRU) or any(entry.matrix is not None for entry in node.inputs)
+        wrong = np.flatnonzero(count != 1 if once else count < 1)
+        if wrong.size:
+            raise MappingError(
+                f"mapping: neuron {wrong[0]} of {node.name} is held {count[wrong[0]]} times, must be held once"
+                f"{'' if once else ' at least'}"
+            )
 
 
 def _places(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
     chips, cores = int(system.chips.central), int(system.chip.cores.central)
+    on_host = {node.name for node in graph.nodes if not node.name.startswith("layers.")}
+    at_home: set[str] = set()
+    away: set[str] = set()
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
-        if isinstance(graph.node(shard.node), Embedding) != (place == Location(HOST, 0)):
+        if place == Location(HOST, 0) and shard.node in on_host:
+            at_home.add(shard.node)
+        elif place.chip == HOST or shard.node == graph.nodes[0].name:
             raise MappingError(
-                f"mapping: {shard.node} is on chip {place.chip}; the host holds the embedding and nothing else"
+                f"mapping: {shard.node} is on chip {place.chip}; the host holds the embedding, and nothing else but "
+                "the head with its norm"
             )
-        if place.chip != HOST and not (0 <= place.chip < chips and 0 <= place.core < cores):
+        elif not (0 <= place.chip < chips and 0 <= place.core < cores):
             raise MappingError(
                 f"mapping: {shard.node} is on core {place.core} of chip {place.chip}, which {system.name} does not have"
             )
+        else:
+            away.add(shard.node)
+    stray = min(on_host & away, default=None)
+    if len(at_home) > 1 and stray is not None:
+        raise MappingError(f"mapping: {stray} is on a chip, must be on the host as the rest of the head")
+
+
+def _lists(graph: Graph, node: AnyNode, start: int, stop: int) -> dict[tuple[str, str], tuple[int, int]]:
+    """For every output that a shard reads: payloads that arrive, and synapses that each of them has there."""
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for entry in node.inputs:
+        size = graph.node(entry.source).output(entry.source_port).size
+        arriving = len(_needed(node, entry, start, stop, size))
+        synapses = stop - start if entry.how in ("ternary", "broadcast") else 1
+        before = found.get((entry.source, entry.source_port), (0, 0))
+        found[entry.source, entry.source_port] = max(arriving, before[0]), synapses + before[1]
+    return found
 
 
 def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
-    chip, bits = system.chip, int(system.chip.weight_bits.central)
+    chip = system.chip
+    word, bits = int(chip.synaptic_word_bits.central), int(chip.weight_bits.central)
     used: dict[Location, Counter[str]] = defaultdict(Counter)
+    programs: dict[Location, set[str]] = defaultdict(set)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
-        node, rows = graph.node(shard.node), shard.stop - shard.start
         if place.chip == HOST:
             continue
-        synapses = words = 0
-        arriving = {}
-        for entry in node.inputs:
-            columns = graph.node(entry.source).output(entry.source_port).size
-            each = {
-                "ternary": (rows * columns, columns),
-                "broadcast": (rows, 1),
-                "sum": (columns, columns),
-                "aligned": (rows, rows),
-            }
-            last = min(shard.stop * getattr(node, "arity", 1), columns)
-            each["group"] = (last - shard.start * getattr(node, "arity", 1),) * 2
-            synapses += each[entry.how][0]
-            arriving[entry.source, entry.source_port] = each[entry.how][1]
-            words += node.arity if isinstance(node, MaxAbs) else 1
+        node, rows = graph.node(shard.node), shard.stop - shard.start
+        lists = _lists(graph, node, shard.start, shard.stop)
+        synaptic = sum(count * ((each * bits + word - 1) // word) * (word // 8) for count, each in lists.values())
+        words = len(node.ports) * (node.arity if isinstance(node, MaxAbs) else 1)
         words += len(constants(node)) + (1 if isinstance(node, MLGRU) else 0)
         tables = 8 * graph.sigmoid.values.size if isinstance(node, MLGRU | GLU) else 0
-        synaptic = (synapses * bits + 7) // 8
         used[place].update(
-            memory=synaptic + 4 * words * rows + tables, synaptic=synaptic, neurons=rows, axons=sum(arriving.values())
-        )
+            memory=synaptic + 4 * words * rows + tables, synaptic=synaptic, neurons=rows,
+            axons=sum(count for count, _ in lists.values()),
+        )  # fmt: skip
+        programs[place].add(shard.node)
         if 4 * words > chip.state_bytes_per_neuron.central:
             raise MappingError(
                 f"mapping: {shard.node} has {4 * words} bytes a neuron, {chip.name} has "
                 f"{chip.state_bytes_per_neuron.central:g}"
             )
+    for route in mapping.routes:
+        place = mapping.locations[route.source]
+        if place.chip != HOST:
+            used[place]["outgoing axons"] += (route.stop - route.start) * len(route.destinations)
+    if chip.program_instructions_per_core is not None:
+        issued = instruction_counts(graph)
+        for place, names in programs.items():
+            used[place]["instructions"] = sum(sum(issued[name].values()) for name in names)
+    _within(used, chip)
+
+
+def _within(used: dict[Location, Counter[str]], chip: ChipSpec) -> None:
     limits = {"memory": chip.memory_bytes_per_core, "synaptic": chip.synaptic_memory_bytes_per_core,
-              "neurons": chip.neurons_per_core, "axons": chip.input_axons_per_core}  # fmt: skip
+              "neurons": chip.neurons_per_core, "axons": chip.input_axons_per_core,
+              "outgoing axons": chip.output_axons_per_core,
+              "instructions": chip.program_instructions_per_core}  # fmt: skip
     for place, amounts in used.items():
         for what, amount in amounts.items():
-            if amount > limits[what].central:
+            limit = limits[what]
+            if limit is not None and amount > limit.central:
                 raise MappingError(
                     f"mapping: core {place.core} of chip {place.chip} needs {amount} of {what}, {chip.name} has "
-                    f"{limits[what].central:g}"
+                    f"{limit.central:g}"
                 )
 
 
-def _needed(node: AnyNode, how: str, start: int, stop: int, size: int) -> range:
-    if how == "aligned":
+def _payloads(graph: Graph, chip: ChipSpec) -> None:
+    """What the chip's messages and accumulators can carry."""
+    if graph.accumulator_bits > chip.accumulator_bits.central:
+        raise MappingError(
+            f"mapping: {graph.name} needs accumulators of {graph.accumulator_bits} bits, {chip.name} has "
+            f"{chip.accumulator_bits.central:g}"
+        )
+    for node in graph.nodes:
+        for output in node.outputs:
+            if output.qtype.bits > chip.payload_bits.high:
+                raise MappingError(
+                    f"mapping: {node.name}.{output.port} has payloads of {output.qtype.bits} bits, {chip.name} has "
+                    f"{chip.payload_bits.high:g}"
+                )
+
+
+def _needed(node: AnyNode, entry: Input, start: int, stop: int, size: int) -> range:
+    """The payloads of its source that an input of some neurons reads."""
+    if entry.how == "aligned":
         return range(start, stop)
-    if how == "group":
+    if entry.how == "group":
         arity = node.arity if isinstance(node, MaxAbs) else 1
         return range(start * arity, min(stop * arity, size))
-    return range(size)
+    if entry.matrix is not None:
+        return range(entry.first, entry.first + entry.matrix.columns)
+    return range(entry.first, size if entry.count is None else entry.first + entry.count)
 
 
-def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[range]]:
-    """The payloads that routes carry, route by route."""
-    delivered: dict[Stream, list[range]] = defaultdict(list)
+def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[NDArray[np.int64]]]:
+    """How often routes carry every payload, one array for all routes that go to the same cores."""
+    carried: dict[tuple[str, str, tuple[Location, ...]], list[range]] = defaultdict(list)
+    sent: dict[tuple[int, str], list[range]] = defaultdict(list)
     for route in mapping.routes:
         if not 0 <= route.source < len(mapping.shards):
             raise MappingError(f"mapping: a route begins at shard {route.source}, which does not exist")
@@ -107,7 +163,21 @@ def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[range]]:
                 f"mapping: a route sends {shard.node}.{route.port}[{route.start}:{route.stop}], which its shard "
                 "does not have"
             )
-        delivered[shard.node, route.port, route.destination].append(range(route.start, route.stop))
+        if not route.destinations or tuple(sorted(set(route.destinations))) != route.destinations:
+            raise MappingError(
+                f"mapping: a route of {shard.node}.{route.port} has destinations that are not in order, none twice"
+            )
+        sent[route.source, route.port].append(range(route.start, route.stop))
+        carried[shard.node, route.port, route.destinations].append(range(route.start, route.stop))
+    for (source, port), spans in sent.items():
+        ordered = sorted(spans, key=lambda span: span.start)
+        if any(a.stop > b.start for a, b in pairwise(ordered)):
+            raise MappingError(f"mapping: two routes of shard {source} share payloads of port {port}")
+    delivered: dict[Stream, list[NDArray[np.int64]]] = defaultdict(list)
+    for (name, port, destinations), spans in carried.items():
+        times = _times(spans, graph.node(name).output(port).size)
+        for destination in destinations:
+            delivered[name, port, destination].append(times)
     return delivered
 
 
@@ -118,7 +188,7 @@ def _wanted(graph: Graph, mapping: Mapping) -> dict[Stream, list[range]]:
         node = graph.node(shard.node)
         for entry in node.inputs:
             size = graph.node(entry.source).output(entry.source_port).size
-            needed = _needed(node, entry.how, shard.start, shard.stop, size)
+            needed = _needed(node, entry, shard.start, shard.stop, size)
             wanted[entry.source, entry.source_port, place].append(needed)
     wanted[graph.head.name, "logits", Location(HOST, 0)].append(range(graph.head.size))
     return wanted
@@ -134,26 +204,52 @@ def _times(spans: list[range], size: int) -> NDArray[np.int64]:
 
 def _routes(graph: Graph, mapping: Mapping) -> None:
     delivered, wanted = _delivered(graph, mapping), _wanted(graph, mapping)
-    for key in wanted | delivered:
-        sent, read = delivered.get(key, []), wanted.get(key, [])
-        size = max(span.stop for span in sent + read)
-        times, due = _times(sent, size), _times(read, size) > 0
+    for name, port, place in wanted | delivered:
+        size = graph.node(name).output(port).size
+        times = sum(delivered.get((name, port, place), []), np.zeros(size, np.int64))
+        due = _times(wanted.get((name, port, place), []), size) > 0
         wrong = np.flatnonzero(times != due)
         if wrong.size:
-            name, port, place = key
             raise MappingError(
                 f"mapping: payload {wrong[0]} of {name}.{port} reaches core {place.core} of chip "
                 f"{place.chip} {times[wrong[0]]} times, must {int(due[wrong[0]])}"
             )
 
 
-def check(graph: Graph, mapping: Mapping, system: SystemSpec) -> Mapping:
-    """The same mapping, proved valid: every neuron held once, every limit kept, every payload delivered once.
+def _order(graph: Graph, mapping: Mapping) -> None:
+    """A token can go through: nodes fire after those that send to them, and none waits for itself in the end."""
+    reading: dict[tuple[Location, str, str], set[str]] = defaultdict(set)
+    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
+        for entry in graph.node(shard.node).inputs:
+            reading[place, entry.source, entry.source_port].add(shard.node)
+    behind: dict[str, set[str]] = {node.name: set() for node in graph.nodes}
+    for name, port, destinations in {(mapping.shards[r.source].node, r.port, r.destinations) for r in mapping.routes}:
+        for place in destinations:
+            behind[name] |= reading[place, name, port]
+    waiting = Counter(follower for followers in behind.values() for follower in followers)
+    ready = [name for name in behind if not waiting[name]]
+    fired = set()
+    while ready:
+        fired.add(name := ready.pop())
+        for follower in behind[name]:
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                ready.append(follower)
+    stuck = [name for name in behind if name not in fired]
+    if stuck:
+        raise MappingError(f"mapping: {stuck[0]} waits for messages that wait for it, must have an order")
 
-    Raises MappingError otherwise.
+
+def check(graph: Graph, mapping: Mapping, system: SystemSpec) -> Mapping:
+    """The same mapping, proved valid.  Raises MappingError otherwise.
+
+    Every neuron is held once (or more than once where it has neither weights nor state), every limit of the chip is
+    kept, every payload that a core needs is delivered to it once, and no token can get stuck.
     """
     _coverage(graph, mapping)
     _places(graph, mapping, system)
-    _capacity(graph, mapping, system)
+    _payloads(graph, system.chip)
     _routes(graph, mapping)
+    _capacity(graph, mapping, system)
+    _order(graph, mapping)
     return mapping

@@ -1,6 +1,6 @@
 """What the tiles of a run count and keep, in flat vectors that they can share or send.
 
-Every stretch owns its part of each vector, so tiles never write to the same place.
+Every stretch owns its part of each vector, and copies of others own none, so tiles never write to the same place.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,16 +29,22 @@ class Board:
     saturated: Ints  # [2, neurons]
     states: Ints  # [recurrent neurons]
 
-    def add(self, stretch: Stretch, phase: int, program: Any) -> None:
-        """Add what a stretch counted since it was last asked, and keep its state."""
-        at = self.layout.saturated[stretch.node] + stretch.start
-        self.saturated[phase, at : at + stretch.size] += program.saturated
-        for port, events in program.events.items():
-            at = self.layout.events[stretch.node, port] + stretch.start
-            self.events[phase, at : at + stretch.size] += events
-        if program.state is not None:
-            self.state_of(stretch)[:] = program.state
+    def add(self, stretch: Stretch, phase: int, program: Any) -> tuple[int, int]:
+        """Add what a stretch counted since it was last asked, unless it is a copy, and keep its state.
+
+        Returns how many non-zero payloads it has sent since, and how many values it has saturated.
+        """
+        counted = sum(int(events.sum()) for events in program.events.values()), int(program.saturated.sum())
+        if stretch.primary:
+            at = self.layout.saturated[stretch.node] + stretch.start
+            self.saturated[phase, at : at + stretch.size] += program.saturated
+            for port, events in program.events.items():
+                at = self.layout.events[stretch.node, port] + stretch.start
+                self.events[phase, at : at + stretch.size] += events
+            if program.state is not None:
+                self.state_of(stretch)[:] = program.state
         forget(program)
+        return counted
 
     def state_of(self, stretch: Stretch) -> Ints:
         """The states of a stretch, to read or to write."""
@@ -46,7 +52,9 @@ class Board:
         return self.states[at : at + stretch.size]
 
     def copy_to(self, other: "Board", stretch: Stretch, ports: Iterable[str]) -> None:
-        """Copy what belongs to a stretch and its outputs."""
+        """Copy what belongs to a stretch and its outputs; nothing belongs to a copy."""
+        if not stretch.primary:
+            return
         at = self.layout.saturated[stretch.node] + stretch.start
         other.saturated[:, at : at + stretch.size] = self.saturated[:, at : at + stretch.size]
         for port in ports:
@@ -54,13 +62,6 @@ class Board:
             other.events[:, at : at + stretch.size] = self.events[:, at : at + stretch.size]
         if stretch.node in self.offsets:
             other.state_of(stretch)[:] = self.state_of(stretch)
-
-    def totals(self, stretch: Stretch, ports: Iterable[str]) -> tuple[int, int]:
-        """How many non-zero payloads a stretch has sent at these outputs, and how many values it has saturated."""
-        starts = [self.layout.events[stretch.node, port] + stretch.start for port in ports]
-        events = sum(int(self.events[:, at : at + stretch.size].sum()) for at in starts)
-        at = self.layout.saturated[stretch.node] + stretch.start
-        return events, int(self.saturated[:, at : at + stretch.size].sum())
 
     def states_by_node(self, graph: Graph) -> dict[str, Ints]:
         """A copy of all states, by node."""

@@ -71,7 +71,8 @@ class Counting:
         first, last = (np.array(side) for side in zip(*spans, strict=True))
         arrived: Ints = before[at + last] - before[at + first]
         if entry.matrix is not None:
-            rows = _before(synops(entry.matrix, events[at : at + size]))
+            columns = slice(at + entry.first, at + entry.first + entry.matrix.columns)
+            rows = _before(synops(entry.matrix, events[columns]))
             return rows[stop] - rows[start], arrived * (stop - start)
         each = arrived * (stop - start) if entry.how == "broadcast" else arrived
         return each, each

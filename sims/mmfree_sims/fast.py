@@ -51,7 +51,10 @@ class Fast:
         embedding = self.graph.embedding.name
         signals: dict[tuple[str, str], Int32] = {(embedding, p): v for p, v in self.words.fire(tokens).items()}
         for name, neurons in self.neurons.items():
-            payloads = {entry.port: signals[entry.source, entry.source_port] for entry in neurons.node.inputs}
+            payloads = [
+                np.ascontiguousarray(signals[entry.source, entry.source_port][:, first:last])
+                for entry, (first, last) in zip(neurons.node.inputs, neurons.spans, strict=True)
+            ]
             for port, values in neurons.fire(payloads).items():
                 signals[name, port] = values
         self.tokens += len(tokens)

@@ -1,6 +1,7 @@
 """The host of a run on many processes: feeds tokens, reads logits, chooses what comes next.
 
-It knows nothing of how packets travel: a `Wire` carries them.
+Where a mapping leaves the head to the host, it fires the nodes behind the last block itself, as a tile does.  It knows
+nothing of how packets travel: a `Wire` carries them.
 """
 
 import time
@@ -15,13 +16,14 @@ from mmfree_neuro.activity import Activity
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, RunState, Saving
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping import HOST, Mapping
 from mmfree_neuro.sampling import choose
 from mmfree_sims.board import Board
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import Words
 from mmfree_sims.packets import GENERATED, SAVE, Packet
 from mmfree_sims.plan import Plan
+from mmfree_sims.tile import Tile
 
 TOGETHER = 8
 """How many tokens of a prompt the host sends in one packet."""
@@ -99,7 +101,7 @@ class Wire(Protocol):
         """Send a packet of the embedding to the tiles that read it."""
 
     def receive(self) -> Packet:
-        """The next packet of the head."""
+        """The next packet that the host reads: logits, or what the nodes that it holds wait for."""
 
     def arrived(self, sequence: int, position: int, logits: Ints) -> None:
         """The logits of a token are complete."""
@@ -127,11 +129,14 @@ class Host:
     def __init__(
         self, plan: Plan, job: Job, start: Start, board: Board, kept: Board, wire: Wire, in_flight: int
     ) -> None:
-        """`in_flight` tokens of a prompt are under way at most; what the embedding counts goes to the boards."""
+        """`in_flight` tokens of a prompt are under way at most; what the host's nodes count goes to the boards."""
         self.graph, self.plan, self.job, self.start = plan.graph, plan, job, start
         self.board, self.kept, self.wire, self.in_flight = board, kept, wire, in_flight
         self.words = Words(plan.graph)
         self.stretch = plan.by_node[plan.graph.embedding.name][0]
+        self.tile = Tile(plan, [HOST], board, kept)
+        self.tile.restore(start.fed)
+        self.counted: Ints = np.zeros(2, np.int64)
         self.length, self.phase = int(job.tokens.shape[1]), 0
         self.pending: dict[int, _Pending] = {}
         self.last: Ints = np.zeros(0, np.int64)
@@ -148,10 +153,15 @@ class Host:
             fed = self.prefill(sequence, self.start.fed, chosen)
             self.generate(sequence, fed, chosen)
         self.settle()
+        self.tile.settle()
 
     def settle(self) -> None:
         """Move what the embedding counted to the board."""
-        self.board.add(self.stretch, self.phase, self.words.program)
+        self.counted += self.board.add(self.stretch, self.phase, self.words.program)
+
+    def totals(self) -> Ints:
+        """How many non-zero payloads the host's nodes have sent, and how many values they have saturated."""
+        return self.counted + self.tile.totals()
 
     def feed(self, sequence: int, position: int, tokens: Ints, *, generated: bool, save: bool) -> None:
         """Embed tokens and send them."""
@@ -159,10 +169,12 @@ class Host:
             self.settle()
             self.phase = int(generated)
         flags = (GENERATED if generated else 0) | (SAVE if save else 0)
-        self.wire.send(Packet(sequence, position, flags, self.stretch.number, len(tokens), self.words.fire(tokens)))
+        packet = Packet(sequence, position, flags, self.stretch.number, len(tokens), self.words.fire(tokens))
         if save:
             self.settle()
             self.board.copy_to(self.kept, self.stretch, self.words.program.events)
+        self.wire.send(packet)
+        self.tile.take([packet], self.note)
 
     def due(self, fed: int) -> bool:
         """Whether the state is kept after `fed` tokens."""
@@ -234,13 +246,20 @@ class Host:
         """Wait for the logits of the token at `position`, which is the next in order to be complete."""
         while position not in self.pending or self.pending[position].missing:
             packet = self.wire.receive()
-            stretch, logits = self.plan.stretches[packet.stretch], packet.sent["logits"]
-            for number in range(packet.tokens):
-                at = packet.token + number
-                if at not in self.pending:
-                    self.pending[at] = _Pending(np.zeros(self.graph.vocabulary, np.int64), self.graph.vocabulary)
-                pending = self.pending[at]
-                pending.logits[stretch.start : stretch.stop] = logits[number]
-                pending.missing -= stretch.size
+            if packet.stretch in self.plan.logits:
+                self.note(packet)
+            else:
+                self.tile.take([packet], self.note)
         self.last = self.pending.pop(position).logits
         self.wire.arrived(sequence, position, self.last)
+
+    def note(self, packet: Packet) -> None:
+        """Take logits, from wherever the head is."""
+        stretch, logits = self.plan.stretches[packet.stretch], packet.sent["logits"]
+        for number in range(packet.tokens):
+            at = packet.token + number
+            if at not in self.pending:
+                self.pending[at] = _Pending(np.zeros(self.graph.vocabulary, np.int64), self.graph.vocabulary)
+            pending = self.pending[at]
+            pending.logits[stretch.start : stretch.stop] = logits[number]
+            pending.missing -= stretch.size

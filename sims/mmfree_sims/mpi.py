@@ -147,23 +147,19 @@ class Node:
         self.plan = Plan(graph, mapping, tile_of)
         self.board, self.kept = board.allocate(graph), board.allocate(graph)
         self.tile = Tile(self.plan, [self.rank], self.board, self.kept)
-        heads = frozenset(s.number for s in self.plan.by_node[graph.head.name])
-        self.heads = heads if self.rank == 0 else frozenset()
-        self.packets = Reassembly(self.plan, self.tile.wanted | self.heads)
+        self.for_host = self.plan.read_by(HOST) if self.rank == 0 else frozenset()
+        self.packets = Reassembly(self.plan, self.tile.wanted | self.for_host)
         self.outgoing: deque[tuple[Any, Int32]] = deque()
         self.local: deque[Packet] = deque()
-        """Packets of the head that rank 0's own chips sent to the host."""
+        """Packets for the host, on rank 0."""
         self.traffic = Traffic()
         self.ended = False
 
     def send(self, packet: Packet) -> None:
         """Send a packet to every other rank that reads it, and to the host where that is here."""
-        for reader in self.plan.abroad[packet.stretch]:
-            rank = 0 if reader == HOST else reader
-            if rank == self.rank:
-                if reader == HOST:
-                    self.local.append(packet)
-                continue
+        if packet.stretch in self.for_host:
+            self.local.append(packet)
+        for rank in sorted({max(reader, 0) for reader in self.plan.abroad[packet.stretch]} - {self.rank}):
             for vector in encode(packet, MOST_VALUES):
                 self.post(vector, rank)
 
@@ -248,10 +244,10 @@ class _Wire:
                     self.node.post(vector, reader)
 
     def receive(self) -> Packet:
-        """The next packet of the head."""
+        """The next packet that the host reads."""
         while not self.node.local:
             for packet in self.node.wait():
-                if packet.stretch in self.node.heads:
+                if packet.stretch in self.node.for_host:
                     self.node.local.append(packet)
                 if packet.stretch in self.node.tile.wanted:
                     self.node.tile.take([packet], self.node.send)

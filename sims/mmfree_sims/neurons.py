@@ -3,7 +3,7 @@
 Payloads are int32 arrays [tokens, n].  Ternary sums and neuron programs are those of `mmfree_kernels.cpu`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,28 +35,33 @@ class Neurons:
         self.node, self.start, self.stop, self.threads = node, start, stop, threads
         own = {name: values[start:stop] for name, values in constants(node).items()}
         self.program = cpu.bind(node, graph.sigmoid, own, stop - start, threads=threads)
-        sources = {entry.port: graph.node(entry.source).output(entry.source_port) for entry in node.inputs}
-        self.spans = {e.port: span(node, e, start, stop, sources[e.port].size) for e in node.inputs}
-        self.bits = {port: output.qtype.bits for port, output in sources.items()}
+        sources = [graph.node(entry.source).output(entry.source_port) for entry in node.inputs]
+        self.spans = [span(node, e, start, stop, source.size) for e, source in zip(node.inputs, sources, strict=True)]
+        """Which of its source's values each input needs."""
+        self.bits = [source.qtype.bits for source in sources]
 
     def reset(self) -> None:
         """The state to zero."""
         if self.program.state is not None:
             self.program.state[:] = 0
 
-    def fire(self, payloads: Mapping[str, Int32]) -> Sent:
-        """What the neurons send for the payloads [tokens, span] that came in at every input, each array contiguous."""
+    def fire(self, payloads: Sequence[Int32]) -> Sent:
+        """What the neurons send for the payloads [tokens, span] of every input, in order, each array contiguous."""
         inputs: dict[str, cpu.Stream] = {}
-        for entry in self.node.inputs:
-            inputs |= self.arrived(entry, payloads[entry.port])
-        return self.program.run(inputs, len(next(iter(payloads.values()))))
+        for entry, bits, values in zip(self.node.inputs, self.bits, payloads, strict=True):
+            arrived = self.arrived(entry, values, bits)
+            if entry.port in inputs:  # only what has one value for each neuron shares a port
+                both = inputs[entry.port][0] + arrived[entry.port][0]
+                arrived = {entry.port: (both, 0, inputs[entry.port][2])}
+            inputs |= arrived
+        return self.program.run(inputs, len(payloads[0]))
 
-    def arrived(self, entry: Input, payloads: Int32) -> dict[str, cpu.Stream]:
+    def arrived(self, entry: Input, payloads: Int32, bits: int) -> dict[str, cpu.Stream]:
         """What the program reads of the payloads at one input."""
         match entry.how:
             case "ternary":
                 assert entry.matrix is not None
-                return {entry.port: (self.sums(entry.matrix, payloads, self.bits[entry.port]), 0, 1)}
+                return {entry.port: (self.sums(entry.matrix, payloads, bits), 0, 1)}
             case "sum":
                 return {entry.port: (payloads.sum(1, dtype=np.int32, keepdims=True), 0, 0)}
             case "group":

@@ -4,10 +4,15 @@ A tile is what one process holds: the cores of a chip, of several, or a single o
 Neighbouring neurons of one node that lie in the same tile are a stretch: they are computed together, on whichever cores
 of the tile they lie, since cores of one tile share its memory.  Counts are kept neuron by neuron, so those of cores
 and routes are not touched by this.
+
+Neurons that several tiles hold are computed in each that reads them, so that they need not be sent there; one copy, the
+primary, is what other tiles read, and what counts.  Copies that nobody would read are not computed: when logits come
+out, all that was computed for their token has been.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 from mmfree_neuro.ir import AnyNode, Graph, Input, span
 from mmfree_neuro.mapping import HOST, Location, Mapping
@@ -22,6 +27,8 @@ class Stretch:
     start: int
     stop: int
     tile: int
+    primary: bool = True
+    """Whether its counts are those of its neurons: it is not a copy of others."""
 
     @property
     def size(self) -> int:
@@ -45,24 +52,37 @@ class Plan:
         for stretch in self.stretches:
             for source in self.sources[stretch.number]:
                 readers[source.number].add(stretch.tile)
-        for stretch in self.by_node[graph.head.name]:
-            readers[stretch.number].add(HOST)
+        self.logits = frozenset(stretch.number for stretch in self.by_node[graph.head.name])
+        """The stretches whose payloads are the logits."""
+        for number in self.logits:
+            readers[number].add(HOST)
         self.abroad = {n: tuple(sorted(tiles - {self.stretches[n].tile})) for n, tiles in readers.items()}
         """For each stretch, the other tiles that read it."""
 
     def _sources(self, stretch: Stretch) -> list[Stretch]:
-        node, found = self.graph.node(stretch.node), {}
-        for entry in node.inputs:
-            first, last = self.span(node, entry, stretch)
-            for source in self.by_node[entry.source]:
-                if source.start < last and first < source.stop:
-                    found[source.number] = source
+        entries = self.graph.node(stretch.node).inputs
+        found = {source.number: source for entry in entries for source, _, _ in self.pieces(entry, stretch)}
         return [found[number] for number in sorted(found)]
+
+    def pieces(self, entry: Input, stretch: Stretch) -> list[tuple[Stretch, int, int]]:
+        """Who sends a stretch the values of an input, in order, and which: its own tile where it can."""
+        first, last = self.span(self.graph.node(stretch.node), entry, stretch)
+        sources = [s for s in self.by_node[entry.source] if s.start < last and first < s.stop]
+        able = [s for s in sources if s.tile == stretch.tile] + [s for s in sources if s.primary]
+        ends = {first, last, *(min(max(end, first), last) for s in able for end in (s.start, s.stop))}
+        cuts = pairwise(sorted(ends))
+        sent = [(next(s for s in able if s.start <= start < s.stop), start, stop) for start, stop in cuts]
+        runs = [list(run) for _, run in groupby(sent, key=lambda piece: piece[0].number)]
+        return [(run[0][0], run[0][1], run[-1][2]) for run in runs]
 
     def span(self, node: AnyNode, entry: Input, stretch: Stretch) -> tuple[int, int]:
         """Which of its source's values an input of a stretch needs."""
         source = self.graph.node(entry.source).output(entry.source_port)
         return span(node, entry, stretch.start, stretch.stop, source.size)
+
+    def read_by(self, tile: int) -> frozenset[int]:
+        """The stretches of other tiles that a tile reads."""
+        return frozenset(number for number, readers in self.abroad.items() if tile in readers)
 
     def words(self, stretch: Stretch) -> int:
         """How many values a stretch sends for one token."""
@@ -76,19 +96,51 @@ class Plan:
         return {tile: tuple(sorted(others)) for tile, others in links.items()}
 
 
+_Part = tuple[int, int, int]
+"""Neurons from … to - 1, and a tile that holds or reads them."""
+
+
 def _stretches(graph: Graph, mapping: Mapping, tile_of: Callable[[Location], int]) -> tuple[Stretch, ...]:
-    order = {node.name: number for number, node in enumerate(graph.nodes)}
-    placed = sorted(
-        (order[s.node], s.start, s.stop, s.node, tile_of(place))
-        for s, place in zip(mapping.shards, mapping.locations, strict=True)
-    )
-    merged: list[tuple[str, int, int, int]] = []
-    for _, start, stop, node, tile in placed:
-        if merged and (merged[-1][0], merged[-1][3]) == (node, tile):
-            merged[-1] = node, merged[-1][1], stop, tile
-        else:
-            merged.append((node, start, stop, tile))
-    return tuple(Stretch(number, *one) for number, one in enumerate(merged))
+    """From the last node to the first, since what is computed of a node depends on who reads it."""
+    held: dict[str, list[_Part]] = {}
+    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
+        held.setdefault(shard.node, []).append((shard.start, shard.stop, tile_of(place)))
+    read: dict[str, set[_Part]] = {graph.head.name: {(0, graph.head.size, HOST)}}
+    found: list[tuple[str, _Part, bool]] = []
+    for node in reversed(graph.nodes):
+        computed = _computed(_joined(held[node.name]), read.get(node.name, set()))
+        found += [(node.name, part, primary) for part, primary in reversed(computed)]
+        for entry in node.inputs:
+            size = graph.node(entry.source).output(entry.source_port).size
+            for (start, stop, tile), _ in computed:
+                read.setdefault(entry.source, set()).add((*span(node, entry, start, stop, size), tile))
+    ordered = enumerate(reversed(found))
+    return tuple(Stretch(number, node, *part, primary) for number, (node, part, primary) in ordered)
+
+
+def _joined(parts: list[_Part]) -> list[_Part]:
+    """The same neurons in each tile, in parts that neither overlap nor touch there; in order."""
+    joined: list[_Part] = []
+    for start, stop, tile in sorted(parts, key=lambda part: (part[2], part)):
+        if joined and joined[-1][2] == tile and start <= joined[-1][1]:
+            before = joined.pop()
+            start, stop = before[0], max(before[1], stop)
+        joined.append((start, stop, tile))
+    return sorted(joined)
+
+
+def _computed(held: list[_Part], read: set[_Part]) -> list[tuple[_Part, bool]]:
+    """Which of the parts of a node are computed, and whether they are primary."""
+    if all(one[1] <= other[0] for one, other in pairwise(held)):
+        return [(part, True) for part in held]
+    parts: dict[bool, list[_Part]] = {True: [], False: []}
+    ends = {end for part in (*held, *read) for end in part[:2]}
+    for start, stop in pairwise(sorted(ends)):
+        holders = [tile for first, last, tile in held if first <= start < last]
+        readers = {tile for first, last, tile in read if first <= start < last}
+        for number, tile in enumerate([tile for tile in holders if tile in readers] or holders[:1]):
+            parts[number == 0].append((start, stop, tile))
+    return sorted((part, primary) for primary, some in parts.items() for part in _joined(some))
 
 
 def by_chip(place: Location) -> int:

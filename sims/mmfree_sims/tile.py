@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.ir import Input
 from mmfree_sims.board import Board
 from mmfree_sims.neurons import Int32, Neurons
@@ -68,14 +69,15 @@ class Firing:
             source.number: sorted({e.source_port for e in self.node.inputs if e.source == source.node})
             for source in self.sources
         }
-        self.inputs = [(e.port, e.source_port, self._pieces(e)) for e in self.node.inputs]
+        self.inputs = [(e.source_port, self._pieces(e)) for e in self.node.inputs]
         self.expected, self.phase = (0, 0), 0
+        self.counted: Ints = np.zeros(2, np.int64)
+        """Non-zero payloads sent, and values saturated, until counts were last moved to the board."""
 
     def _pieces(self, entry: Input) -> list[tuple[int, int, int]]:
         """Which stretches make up the payloads of an input: their numbers, and the neurons of each."""
-        first, last = self.plan.span(self.node, entry, self.stretch)
-        parts = [s for s in self.sources if s.node == entry.source and s.start < last and first < s.stop]
-        return [(s.number, max(first, s.start) - s.start, min(last, s.stop) - s.start) for s in parts]
+        pieces = self.plan.pieces(entry, self.stretch)
+        return [(s.number, first - s.start, last - s.start) for s, first, last in pieces]
 
     def take(self, packet: Packet) -> None:
         """Take what a source sent."""
@@ -96,7 +98,7 @@ class Firing:
             token = first.packets[0].token + first.used
             self._begin(sequence, token, flags)
             arrived = {n: arrivals.take(tokens, self.ports[n]) for n, arrivals in self.arrivals.items()}
-            found = self.neurons.fire({p: _joined(pieces, arrived, source) for p, source, pieces in self.inputs})
+            found = self.neurons.fire([_joined(pieces, arrived, port) for port, pieces in self.inputs])
             self.expected = (sequence, token + tokens)
             if flags & SAVE:
                 self.settle()
@@ -117,7 +119,7 @@ class Firing:
 
     def settle(self) -> None:
         """Move what was counted to the board."""
-        self.board.add(self.stretch, self.phase, self.neurons.program)
+        self.counted += self.board.add(self.stretch, self.phase, self.neurons.program)
 
 
 def _joined(pieces: list[tuple[int, int, int]], arrived: dict[int, dict[str, Int32]], port: str) -> Int32:
@@ -130,10 +132,15 @@ class Tile:
     """The stretches of one tile."""
 
     def __init__(self, plan: Plan, tiles: Iterable[int], board: Board, kept: Board) -> None:
-        """Holds the stretches of `tiles`; counts go to `board`, states that are to be saved to `kept`."""
+        """Holds the stretches of `tiles`; counts go to `board`, states that are to be saved to `kept`.
+
+        The embedding is not among them: it reads tokens, not packets.
+        """
         held = set(tiles)
         self.plan = plan
-        self.firings = [Firing(plan, s, board, kept) for s in plan.stretches if s.tile in held]
+        self.firings = [
+            Firing(plan, s, board, kept) for s in plan.stretches if s.tile in held and plan.sources[s.number]
+        ]
         self.readers: dict[int, list[Firing]] = {}
         for firing in self.firings:
             for source in firing.sources:
@@ -146,7 +153,7 @@ class Tile:
             firing.restore(fed)
 
     def take(self, packets: Iterable[Packet], send: Callable[[Packet], None]) -> None:
-        """Deliver packets from outside and all that follows from them here; `send` gets what others read.
+        """Deliver packets from outside and all that follows from them here; `send` gets what others read, and logits.
 
         Stretches fire in the order of the graph, so one round serves all that is ready.
         """
@@ -154,7 +161,7 @@ class Tile:
             self._deliver(packet)
         for firing in self.firings:
             for packet in firing.fire():
-                if self.plan.abroad[packet.stretch]:
+                if self.plan.abroad[packet.stretch] or packet.stretch in self.plan.logits:
                     send(packet)
                 self._deliver(packet)
 
@@ -166,3 +173,7 @@ class Tile:
         """Move everything that was counted to the board."""
         for firing in self.firings:
             firing.settle()
+
+    def totals(self) -> Ints:
+        """How many non-zero payloads have been sent, and how many values saturated, until counts were last moved."""
+        return sum((firing.counted for firing in self.firings), np.zeros(2, np.int64))

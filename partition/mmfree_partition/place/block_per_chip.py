@@ -4,39 +4,48 @@ The mapping of arXiv 2503.18002: one block per chip, spread over all usable core
 """
 
 from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.footprint import EMPTY, Footprint, limits
 from mmfree_neuro.hardware import SystemSpec
-from mmfree_neuro.ir import block_of
-from mmfree_neuro.mapping import HOST, Location, Shard
+from mmfree_neuro.ir import Graph, block_of
+from mmfree_neuro.mapping import Shard
+from mmfree_partition.chain import Chain, Position, need_room
+from mmfree_partition.layout import MANY, cores_of, lay_out, parts_of, shares
+from mmfree_partition.request import Placement, Request
 
 
-def place(
-    shards: tuple[Shard, ...], footprints: tuple[Footprint, ...], system: SystemSpec, *, chips: int | None, cores: int
-) -> tuple[Location, ...]:
-    """A core for every shard, the first shard (the embedding) on the host; at most `cores` cores of a chip.
+def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
+    """All cores of the chips of a block in use for about the same time.
 
-    A shard goes to the emptiest core of its block's chip that has room.  Raises CapacityError where the system has too
-    few chips, or `chips` is not the number that this mapping needs.
+    Raises CapacityError where the system has too few chips, or `chips` is not the number that this mapping needs.
     """
-    available, room = int(system.chips.central), limits(system.chip)
-    places, chip, filled = [Location(HOST, 0)], -1, [EMPTY] * cores
-    block: int | None = -1
-    for shard, needed in zip(shards[1:], footprints[1:], strict=True):
-        own = block_of(shard.node)
-        if own != block:
-            chip, block, filled = chip + 1, own, [EMPTY] * cores
-        core = _emptiest(filled, needed, room)
-        if core is None:
-            chip, filled, core = chip + 1, [EMPTY] * cores, 0
-        if chip >= available:
-            raise CapacityError(f"{system.name}: one block per chip needs more than its {available} chips")
-        filled[core] += needed
-        places.append(Location(chip, core))
-    if chips not in (None, chip + 1):
-        raise CapacityError(f"{system.name}: one block per chip needs {chip + 1} chips, {chips} were asked for")
-    return tuple(places)
+    chain = Chain(graph, system.chip, request.host)
+    need_room(chain)
+    chips: list[list[list[Shard]]] = []
+    for start, stop in _blocks(chain):
+        chips += _of_block(chain, start, stop, request)
+    if request.chips not in (None, len(chips)):
+        raise CapacityError(
+            f"{graph.name}: one block per chip needs {len(chips)} chips, {request.chips} were asked for"
+        )
+    return lay_out(chain, chips, system, request)
 
 
-def _emptiest(filled: list[Footprint], needed: Footprint, room: Footprint) -> int | None:
-    by_memory = sorted(range(len(filled)), key=lambda core: filled[core].memory)
-    return next((core for core in by_memory if (filled[core] + needed).fits(room)), None)
+def _blocks(chain: Chain) -> list[tuple[Position, Position]]:
+    blocks = [block_of(link.node.name) for link in chain.links]
+    edges = [k for k in range(1, len(blocks)) if blocks[k] != blocks[k - 1]]
+    return [((a, 0), (b, 0)) for a, b in zip([0, *edges], [*edges, len(blocks)], strict=True)]
+
+
+def _of_block(chain: Chain, start: Position, stop: Position, request: Request) -> list[list[list[Shard]]]:
+    """The cores of the fewest chips that hold one block."""
+    pieces = chain.pieces(start, stop)
+    if held := cores_of(chain, pieces, request):
+        return [held]
+    filled = chain.fill(pieces, float("inf"), MANY)
+    assert filled is not None  # room for every single neuron is known
+    chips = -(-len(filled) // request.cores)
+    found = chain.evenly(pieces, chips * request.cores)
+    assert found is not None
+    share = shares(found, chips)
+    if request.spread:
+        return [held for part in parts_of(chain, share) if (held := cores_of(chain, part, request))]
+    return share

@@ -14,7 +14,7 @@ from mmfree_neuro.mapping import HOST, Mapping
 from mmfree_sims.host import FROM_ZERO, Book, Start, start_of
 from mmfree_sims.lava import guard
 from mmfree_sims.lava.chip.process import Chip, Host
-from mmfree_sims.lava.shared import Shared, allocate
+from mmfree_sims.lava.shared import NOBODY, Shared, allocate
 from mmfree_sims.plan import Plan, by_chip, by_core
 
 TOKENS_IN_FLIGHT_PER_CHIP = 6
@@ -28,21 +28,31 @@ def build(
 ) -> tuple[Host, dict[int, Chip]]:  # fmt: skip
     """The Host and the Chips of a mapping, connected: Lava Processes for a network of the user's own, or for `run`.
 
+    A chip that holds nothing but copies that nobody reads has nothing to do and is left out.
     Whoever runs them without `guard.run` must stop them in a `finally`: Lava's processes outlive an exception, and
     Python then waits for them at its exit for ever.
     """
     plan = Plan(graph, mapping, by_core(mapping) if per_core else by_chip)
     in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
     host = Host(plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, name="host")
+
+    def chip_of(tile: int) -> int:
+        return mapping.cores[tile].chip if per_core and tile != HOST else tile
+
+    at_work = {chip_of(stretch.tile) for stretch in plan.stretches}
     chips = {
         chip: Chip(plan=plan, mapping=mapping, chip=chip, fed=start.fed, shared=shared, name=f"chip{chip}")
         for chip in mapping.chips
+        if chip in at_work
     }
     processes: dict[int, Host | Chip] = {HOST: host, **chips}
-    chip_links = Plan(graph, mapping, by_chip).linked() if per_core else plan.linked()
-    for sender, receivers in chip_links.items():
-        for receiver in receivers:
+    links = {(chip_of(tile), chip_of(other)) for tile, others in plan.linked().items() for other in others}
+    for sender, receiver in sorted(links):
+        if sender != receiver:
             processes[sender].s_out.connect(processes[receiver].s_in)
+    if shared is not None:
+        owners = [place.chip for place in mapping.cores] if per_core else mapping.chips
+        shared.ready[[chip not in at_work for chip in owners]] = NOBODY
     return host, chips
 
 

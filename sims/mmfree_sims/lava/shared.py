@@ -16,6 +16,9 @@ from mmfree_neuro.job import Job
 from mmfree_sims import board
 from mmfree_sims.board import Board
 
+NOBODY = -1
+"""No process id."""
+
 
 @dataclass(frozen=True, eq=False)
 class Shared:
@@ -28,7 +31,7 @@ class Shared:
     chosen: Ints  # [sequences, new tokens]
     done: Ints  # [2]: tokens through prefill, tokens generated
     clock: NDArray[np.float64]  # [3]: seconds in prefill, seconds generating, monotonic time when all were ready
-    ready: Ints  # [tiles]: process id of a tile that is ready, 0 before
+    ready: Ints  # [tiles]: process id of a tile that is ready, 0 before, NOBODY where it has nothing to do
     jitter: Ints  # [1]: largest random delay of a packet in microseconds, for tests
     saving: Ints  # [2]: after how many tokens a state was kept, and the one that has been taken
 

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.mapping import HOST
 from mmfree_sims import board, host
 from mmfree_sims.lava.chip.process import COUNTERS, Chip, Core, Host
 from mmfree_sims.neurons import Int32
@@ -155,8 +156,7 @@ class TileModel(PacketModel):
     def finish(self, tile: Tile) -> None:
         """Publish the counts: no token is in flight when the stream ends."""
         tile.settle()
-        for firing in tile.firings:
-            self.count[2:] += self.board.totals(firing.stretch, firing.neurons.program.events)
+        self.count[2:] = tile.totals()
 
 
 @implements(proc=Chip, protocol=AsyncProtocol)
@@ -232,18 +232,17 @@ class PyHostModel(PacketModel):
     def drive(self) -> None:
         """Wait until every tile is ready, then run the job."""
         job, start, in_flight = (self.proc_params[name] for name in ("job", "start", "in_flight"))
-        heads = frozenset(stretch.number for stretch in self.plan.by_node[self.plan.graph.head.name])
-        self.packets, self.new_tokens = Reassembly(self.plan, heads), job.new_tokens
+        self.packets, self.new_tokens = Reassembly(self.plan, self.plan.read_by(HOST)), job.new_tokens
         driver = host.Host(self.plan, job, start, self.board, self.kept, self, in_flight)
         while self.shared is not None and not self.shared.ready.all():
             self._wait()
         if self.shared is not None:
             self.shared.clock[2] = time.monotonic()
         driver.run()
-        self.count[2:] = self.board.totals(driver.stretch, driver.words.program.events)
+        self.count[2:] = driver.totals()
 
     def receive(self) -> Packet:
-        """The next packet of the head."""
+        """The next packet that the host reads."""
         while True:
             vector = self.receive_vector()
             if vector[2] & ERROR:

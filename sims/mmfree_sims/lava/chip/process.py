@@ -63,7 +63,9 @@ class Core(AbstractProcess):
 
 
 class Host(AbstractProcess):
-    """Embeds tokens, reads logits, chooses the next token; runs one job and ends the stream.
+    """Embeds tokens, reads logits or, where a mapping leaves the head to it, makes them, and chooses the next token.
+
+    Runs one job and ends the stream.
 
     Ports: `s_in`, `s_out`, packets as above.
     Vars: `counters` [COUNTERS]; `chosen` [sequences · new tokens], the tokens chosen.

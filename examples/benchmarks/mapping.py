@@ -1,0 +1,102 @@
+"""Every placer on the published models: seconds, and each mapping beside its bounds; then few chips against many.
+
+    python examples/benchmarks/mapping.py [MODEL ...]        (370m and 2.7b unless told)
+
+Shapes alone matter, so graphs are those of `testing.published_graph`; every mapping has passed `check`.  Mappings have
+a checksum, the same on every run and every Python.  The second part costs the 370M model on as few chips as hold it at
+two bits a weight beside the published one block per chip.
+"""
+
+import hashlib
+import json
+import sys
+import time
+
+from rows import write
+
+from mmfree_neuro import explore, pipeline
+from mmfree_neuro.activity import expected
+from mmfree_neuro.errors import CapacityError, InputError
+from mmfree_neuro.hardware import load_system
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.pipeline import PLACERS, Wish
+from mmfree_neuro.storage import mapping_to_plain
+from mmfree_neuro.summary import summarise
+from mmfree_neuro.testing import published_graph
+
+CHIPS = {"370m": (24, 32), "1.3b": (32, 64), "2.7b": (64, 96)}
+
+
+def checksum(mapping: Mapping) -> str:
+    """Sixteen digits that tell mappings apart."""
+    return hashlib.sha256(json.dumps(mapping_to_plain(mapping)).encode()).hexdigest()[:16]
+
+
+def placed(model: str, graph: Graph, wish: Wish) -> list[dict[str, object]]:
+    """Rows of one mapping: how long it took, and how far from its bounds it is."""
+    system = load_system("alia-point")
+    home = "head on the host" if wish.head_on_host else "head on chips"
+    split = "rows alone" if not wish.divide else "spread" if wish.spread else "columns too"
+    what = f"{model}, {wish.placer}, {split}, {wish.chips or 'fewest'} chips, {home}"
+    begin = time.monotonic()
+    try:
+        divided, mapping = pipeline.place(graph, "", system, wish)
+    except (CapacityError, InputError) as error:
+        return [{"what": f"{what}: {error}", "value": None, "unit": ""}]
+    seconds = time.monotonic() - begin
+    found = pipeline.bounds(divided, mapping, system)
+    row: dict[str, object] = {
+        "what": what, "value": round(seconds, 2), "unit": "s", "chips": len(mapping.chips),
+        "cores": len(mapping.cores), "checksum": checksum(mapping),
+    }  # fmt: skip
+    for name, gap in found.items():
+        row |= {name: round(gap["found"]), f"{name} at least": round(gap["least"]),
+                f"{name} ratio": round(gap["ratio"] or 0, 4)}  # fmt: skip
+    return [row]
+
+
+def compared(graph: Graph) -> list[dict[str, object]]:
+    """Rows of the 370M model on few and on many chips of the 32 of the literature, the head on the host."""
+    system, rows = load_system("alia-point-32"), list[dict[str, object]]()
+    choices = [
+        explore.Choice(placer, chips, split, 2, True, copies)
+        for placer, chips, split, copies in (
+            ("block-per-chip", None, "rows", 1), ("block-per-chip", None, "spread", 1), ("chain", 24, "columns", 1),
+            ("chain", 24, "spread", 1), ("chain", 12, "columns", 2), ("chain", 12, "spread", 2),
+            ("chain", None, "columns", 1), ("chain", None, "columns", 4),
+        )
+    ]  # fmt: skip
+    for choice in choices:
+        wish = Wish(choice.placer, choice.chips, None, choice.split == "spread", True, divide=choice.split != "rows")
+        divided, mapping = pipeline.place(graph, "", system, wish)
+        for point in explore.points(choice, mapping, summarise(divided), expected(divided, mapping), system):
+            what = f"370m, {choice}, {point.chips} chips: {point.phase}, {point.mode}"
+            spans = {
+                "tokens/s": point.tokens_per_s, "mJ/token, chips alone": point.chip_millijoule_per_token,
+                "mJ/token, system": point.millijoule_per_token,
+            }  # fmt: skip
+            for unit, span in spans.items():
+                shown = {"low": round(span.low, 4), "high": round(span.high, 4), "slowest": point.resource}
+                rows.append({"what": what, "value": round(span.central, 4), "unit": unit, **shown})
+    return rows
+
+
+def main(models: list[str]) -> None:
+    rows = []
+    for model in models:
+        graph = published_graph(model)
+        for placer in PLACERS:
+            counts = (None,) if placer == "block-per-chip" else (None, *CHIPS[model])
+            for chips in counts:
+                for home in (True, False):
+                    rows += placed(model, graph, Wish(placer, chips, head_on_host=home))
+                    print(rows[-1]["what"], rows[-1]["value"], flush=True)
+        rows += placed(model, graph, Wish("chain", CHIPS[model][1], divide=False))
+        if model == "370m":
+            rows += compared(graph)
+    write("mapping", rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["370m", "2.7b"])

@@ -1,0 +1,104 @@
+"""Divides sums by columns: ternary products, and the sums of squares of norms.
+
+Where one row, or its input, is too much for a core, or where a node's input is made on two chips, some neurons can add
+up the columns that lie near them.  Every range of columns but the last becomes a `PartialSum`, which adds what the one
+before it sends; the node keeps the last range and adds the last of them in its own accumulators.  So one sum a row goes
+from part to part, and all bits are those of the undivided graph.
+"""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from mmfree_neuro.errors import GraphError
+from mmfree_neuro.fixedpoint import Ints, QType
+from mmfree_neuro.ir import AnyNode, Graph, Input, Output, PartialSum
+from mmfree_neuro.ternary import TILE
+from mmfree_neuro.verify import verify
+
+Columns = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names of nodes, and the columns before which their sums are cut."""
+
+
+def by_columns(graph: Graph, columns: Columns) -> Graph:
+    """The same function of tokens, bit for bit, with the sums that each named node reads cut before those columns.
+
+    Columns are multiples of 16, in order.  Raises GraphError where a node cannot be divided so.
+    """
+    if not columns:
+        return graph
+    cuts = dict(columns)
+    for name, at in cuts.items():
+        _check(graph, name, at)
+    nodes: list[AnyNode] = []
+    for node in graph.nodes:
+        nodes += _divided(graph, node, cuts[node.name]) if cuts.get(node.name) else [node]
+    return verify(replace(graph, nodes=tuple(nodes)))
+
+
+def evenly(graph: Graph, parts: tuple[tuple[str, int], ...]) -> Columns:
+    """The cuts of nodes into so many parts, about even."""
+    found = []
+    for name, count in parts:
+        groups = -(-min(sums(graph, graph.node(name)).values()) // TILE)
+        found.append((name, tuple(TILE * (groups * k // count) for k in range(1, count))))
+    return tuple(found)
+
+
+def sums(graph: Graph, node: AnyNode) -> dict[Input, int]:
+    """The inputs of a node that are sums over columns, and how many columns each has."""
+    found = {}
+    for entry in node.inputs:
+        if entry.matrix is not None:
+            found[entry] = entry.matrix.columns
+        elif entry.how == "sum":
+            found[entry] = graph.node(entry.source).output(entry.source_port).size
+    return found
+
+
+def _check(graph: Graph, name: str, cuts: tuple[int, ...]) -> None:
+    node = next((node for node in graph.nodes if node.name == name), None)
+    if node is None:
+        raise GraphError(f"{name}: divided by columns, but no node of {graph.name} has this name")
+    if not (widths := sums(graph, node)):
+        raise GraphError(f"{name}: reads no sum, must read one to be divided by columns")
+    edges = [0, *cuts, min(widths.values())]
+    if any(a >= b for a, b in pairwise(edges)) or any(cut % TILE for cut in cuts):
+        shown = ", ".join(map(str, cuts))
+        raise GraphError(
+            f"{name}: divided before columns {shown}, must be multiples of {TILE} in order between 0 and {edges[-1]}"
+        )
+
+
+def _divided(graph: Graph, node: AnyNode, cuts: tuple[int, ...]) -> list[AnyNode]:
+    """The partial sums of a node, and the node itself, which reads the last of each sum."""
+    widths, inputs, before = sums(graph, node), list[Input](), list[AnyNode]()
+    for entry in node.inputs:
+        if entry not in widths:
+            inputs.append(entry)
+            continue
+        reach: Ints | int = 0
+        last: Input | None = None
+        for number, (first, stop) in enumerate(pairwise((0, *cuts)), start=1):
+            part = _part(entry, first, stop)
+            source = graph.node(entry.source).output(entry.source_port)
+            reach = reach + source.qtype.high * (stop - first if part.matrix is None else part.matrix.filled)
+            bits = 1 + max(1, int(np.max(reach))).bit_length()
+            unsigned = source.unsigned and part.matrix is None
+            name = f"{node.name}.{entry.port}.part{number}"
+            reads = (replace(part, port="y"), *([] if last is None else [replace(last, port="y")]))
+            output = Output("sum", node.size, QType(bits, source.qtype.frac), unsigned)
+            before.append(PartialSum(name, node.size, reads, (output,)))
+            last = Input(entry.port, name, "sum", "aligned")
+        assert last is not None
+        inputs += [_part(entry, cuts[-1], widths[entry]), last]
+    return [*before, replace(node, inputs=tuple(inputs))]
+
+
+def _part(entry: Input, first: int, stop: int) -> Input:
+    """The columns `first` … `stop` - 1 of an input."""
+    if entry.matrix is None:
+        return replace(entry, first=entry.first + first, count=stop - first)
+    matrix = entry.matrix.groups_between(first // TILE, -(-stop // TILE))
+    return replace(entry, matrix=matrix, first=entry.first + first)

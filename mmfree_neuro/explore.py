@@ -1,0 +1,129 @@
+"""Many mappings of one graph under the same costs: what each gives, and which of them nothing else beats.
+
+Counts are those of a token whose payloads are all non-zero, so nothing is run; every point can be costed in any mode.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mmfree_neuro import cost, timing
+from mmfree_neuro.activity import Activity
+from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.summary import GraphSummary
+from mmfree_neuro.timing import Span, Timing
+from mmfree_neuro.traffic import Ways, traffic, ways
+
+SPLITS = ("rows", "columns", "spread")
+"""By rows alone; and by columns where that saves messages; and every node over all cores of its chip besides."""
+MODES = {"prefill": timing.PREFILL, "generate": timing.GENERATION}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to map a graph: a wish, and how many copies of the model work on sequences of their own."""
+
+    placer: str
+    chips: int | None
+    split: str
+    """One of `SPLITS`."""
+    weight_bits: int
+    head_on_host: bool
+    copies: int
+
+    def __str__(self) -> str:
+        parts = [self.placer, self.split, f"{self.weight_bits} bits"]
+        parts += ["head on the host"] if self.head_on_host else []
+        return ", ".join([*parts, f"{self.copies} copies"] if self.copies > 1 else parts)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a choice gives in one mode."""
+
+    choice: Choice
+    phase: str
+    mode: str
+    chips: int
+    """In use, by all copies together."""
+    cores: int
+    tokens_per_s: Span
+    """Of all copies together."""
+    chip_millijoule_per_token: Span
+    millijoule_per_token: Span
+    messages_between_chips: int
+    """A token: payloads from chip to chip, and from and to the host."""
+    resource: str
+    """What is slowest."""
+    barrier_share: float
+
+
+def points(
+    choice: Choice, mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec
+) -> tuple[Point, ...]:
+    """A mapping in every mode."""
+    found = ways(mapping, system)
+    chips = choice.copies * len(mapping.chips)
+    load = replace(timing.load(mapping, summary, activity, found), chips=chips)
+    return tuple(
+        _point(choice, phase, mapping, summary, activity, system, estimate(load, system), found)
+        for phase, modes in MODES.items()
+        for estimate in modes.values()
+    )
+
+
+def _point(
+    choice: Choice, phase: str, mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec,
+    times: Timing, found: Ways,
+) -> Point:  # fmt: skip
+    energy = cost.energy(mapping, summary, activity, system, times, found, copies=choice.copies)
+    rate = times.tokens_per_s
+    return Point(
+        choice, phase, times.mode, choice.copies * len(mapping.chips), choice.copies * len(mapping.cores),
+        Span(rate.low * choice.copies, rate.central * choice.copies, rate.high * choice.copies),
+        energy.chip_millijoule_per_token, energy.millijoule_per_token,
+        traffic(mapping, activity, found).between_chips // activity.tokens, times.resource, times.barrier_share,
+    )  # fmt: skip
+
+
+def front(found: Sequence[Point]) -> tuple[Point, ...]:
+    """The points that no other beats: faster or as fast, with no more energy (of the system) and no more chips."""
+
+    def key(point: Point) -> tuple[float, float, int]:
+        return -point.tokens_per_s.central, point.millijoule_per_token.central, point.chips
+
+    best: list[Point] = []
+    for point in sorted(found, key=key):
+        mine = key(point)
+        if not any(all(a <= b for a, b in zip(key(other), mine, strict=True)) for other in best):
+            best.append(point)
+    return tuple(best)
+
+
+def content(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> dict[str, Any]:
+    """All points, each with whether it is on the front of its phase and mode, and what could not be mapped."""
+    groups = sorted({(point.phase, point.mode) for point in found})
+    best = {p for group in groups for p in front([p for p in found if (p.phase, p.mode) == group])}
+    return {
+        "points": [asdict(point) | {"front": point in best} for point in found],
+        "failed": [asdict(choice) | {"why": why} for choice, why in failed],
+    }
+
+
+def table(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> str:
+    """The fronts as text, fastest first, and how many points are not on them."""
+    lines = []
+    for phase, mode in dict.fromkeys((point.phase, point.mode) for point in found):
+        here = [point for point in found if (point.phase, point.mode) == (phase, mode)]
+        best = front(here)
+        lines += [
+            f"{phase}, {mode}: {len(best)} of {len(here)} points that no other beats",
+            f"  {'tokens/s':>26s} {'mJ/token, chips':>26s} {'mJ/token, system':>26s} {'chips':>5s}  choice; slowest",
+        ]
+        for p in best:
+            spans = p.tokens_per_s, p.chip_millijoule_per_token, p.millijoule_per_token
+            cells = " ".join(f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans)
+            lines.append(f"  {cells} {p.chips:5d}  {p.choice}; {p.resource}")
+    lines += [f"not mapped: {choice}: {why}" for choice, why in failed]
+    return "\n".join(lines)

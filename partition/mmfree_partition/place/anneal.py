@@ -1,0 +1,94 @@
+"""Refines where the cores of a chip lie on its mesh: seeded annealing that swaps two of them, and keeps what is better.
+
+The chips and what their cores hold are those of `chain`; messages then take fewer hops.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.divide import by_columns
+from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.traffic import ways
+from mmfree_partition.place.chain import place as place_chain
+from mmfree_partition.request import Placement, Request
+from mmfree_partition.route import route
+
+SWAPS = 6000
+"""Tried swaps of a chip."""
+COOLEST = 1e-3
+"""The last temperature over the first."""
+
+
+def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
+    """The placement of `chain` with cores swapped on their chips where that saves hops.
+
+    Raises CapacityError where the system has too little room.
+    """
+    placed = place_chain(graph, system, request)
+    graph = by_columns(graph, placed.columns)
+    routes = route(graph, placed.shards, placed.locations)
+    moved: dict[Location, Location] = {}
+    for chip in sorted({place.chip for place in placed.locations} - {HOST}):
+        flow = _flow(routes, placed.locations, chip, request.cores)
+        order = _anneal(flow, int(system.chip.mesh_columns.central), np.random.default_rng((request.seed, chip)))
+        moved |= {Location(chip, core): Location(chip, int(order[core])) for core in range(request.cores)}
+    locations = tuple(moved.get(place, place) for place in placed.locations)
+    better = _hops(graph, system, placed.shards, locations) < _hops(graph, system, placed.shards, placed.locations)
+    return replace(placed, locations=locations) if better else placed
+
+
+def _hops(graph: Graph, system: SystemSpec, shards: tuple[Shard, ...], locations: tuple[Location, ...]) -> int:
+    """Mesh links that a token's payloads take, all of them non-zero."""
+    routes = route(graph, shards, locations)
+    found = ways(Mapping("", system.name, "", shards, locations, routes), system)
+    return int(sum(hops * (one.stop - one.start) for hops, one in zip(found.hops.tolist(), routes, strict=True)))
+
+
+def _flow(routes: tuple[Route, ...], locations: tuple[Location, ...], chip: int, cores: int) -> NDArray[np.float64]:
+    """Payloads between the cores of a chip, both ways [cores + 1, cores + 1]; what leaves the chip ends in the last.
+
+    A payload that branches counts in parts, since its tree shares links.
+    """
+    flow = np.zeros((cores + 1, cores + 1))
+    for one in routes:
+        source = locations[one.source]
+        here = [place.core for place in one.destinations if place.chip == chip]
+        away = len(here) < len(one.destinations)
+        if source.chip == chip:
+            ends, start = [*here, *([cores] if away else [])], source.core
+        elif here:
+            ends, start = here, cores
+        else:
+            continue
+        share = (one.stop - one.start) / len(ends)
+        flow[start, ends] += share
+    return flow + flow.T
+
+
+def _anneal(flow: NDArray[np.float64], columns: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Where each core goes [cores]; the last row of `flow` is the gateway, which stays at place 0 of the mesh."""
+    cores = len(flow) - 1
+    at = np.append(np.arange(cores), 0)
+    row, column = np.divmod(np.arange(cores), columns)
+    distance = np.abs(row[:, None] - row) + np.abs(column[:, None] - column)
+    best, best_cost = at.copy(), 0.0
+    cost = 0.0
+    hottest = float(flow.sum()) / max(cores, 1) ** 1.5
+    pairs = random.integers(cores, size=(SWAPS, 2))
+    draws = random.random(SWAPS)
+    for number, (a, b) in enumerate(pairs):
+        if a == b:
+            continue
+        change = (flow[a] - flow[b]) @ (distance[at[b], at] - distance[at[a], at])
+        change += 2 * flow[a, b] * distance[at[a], at[b]]
+        heat = hottest * COOLEST ** (number / SWAPS)
+        if change <= 0 or draws[number] < np.exp(-change / heat):
+            at[a], at[b] = at[b], at[a]
+            cost += float(change)
+            if cost < best_cost:
+                best, best_cost = at.copy(), cost
+    return best[:-1]

@@ -1,0 +1,23 @@
+"""Minimises the slowest core: the chain is cut into one stretch for every core, all equally slow as far as may be."""
+
+from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.ir import Graph
+from mmfree_partition.chain import Chain, need_room
+from mmfree_partition.layout import chips_for, lay_out, on_chips, parts_of, shares
+from mmfree_partition.request import Placement, Request
+
+
+def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
+    """Every core in use for about the same time, whatever crosses between chips.
+
+    Raises CapacityError where the system has too little room.
+    """
+    chain = Chain(graph, system.chip, request.host)
+    need_room(chain)
+    chips = chips_for(chain, system, request)
+    found = chain.evenly(chain.whole(), chips * request.cores)
+    assert found is not None
+    share = shares(found, chips)
+    if request.spread:
+        return on_chips(chain, parts_of(chain, share), system, request)
+    return lay_out(chain, share, system, request)

@@ -1,0 +1,122 @@
+"""Cuts the chain into chips where least crosses: the best cuts of all, by dynamic programming over the places to cut.
+
+Every chip holds a stretch of the chain and no core may be slower than the slack over the bound allows.  Within that,
+and up to the grain of the places, no other way to cut the chain sends less from chip to chip.  Where the request
+allows it, sums are passed from chip to chip in parts (see `seams`).
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.divide import Columns, by_columns
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.ir import Graph
+from mmfree_partition.chain import Chain, Piece, need_room
+from mmfree_partition.layout import chips_for, on_chips, parts_of, shares
+from mmfree_partition.request import Placement, Request
+from mmfree_partition.seams import Seams
+
+SLACK = (1.05, 1.07, 1.1, 1.25, 1.6, 4.0)
+"""How much slower than the bound the slowest core may be; the first that can be kept counts.
+
+Where memory allows none of them, cores are filled evenly instead.
+"""
+GRAIN = 16
+TIGHTER = (1.0, 0.99, 0.98, 0.96, 0.94)
+"""How full chips may be by the sum of their neurons, tried one after another until cores hold what chips do."""
+MUCH = 1 << 60
+
+
+def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
+    """The fewest messages between chips with cores nearly as fast as the bound, or as slow as memory then demands.
+
+    Raises CapacityError where the system has too little room.
+    """
+    chain = Chain(graph, system.chip, request.host)
+    need_room(chain)
+    chips = chips_for(chain, system, request)
+    parts, columns = best_cuts(chain, chips, request)
+    divided = _divided(chain, columns)
+    return replace(on_chips(divided, parts, system, request), columns=columns)
+
+
+def best_cuts(chain: Chain, chips: int, request: Request) -> tuple[list[list[Piece]], Columns]:
+    """The pieces of that many chips, on the chain of the graph divided by these columns."""
+    seams = Seams(chain, divide=request.divide)
+    found = seams.places(GRAIN)
+    memory = np.array([chain.room.memory, chain.room.synaptic_memory], np.float64)
+    slowest = chain.least_slowest(chips * request.cores)
+    for most in (slack * slowest for slack in SLACK):
+        for tight in TIGHTER:
+            room = tight * request.cores * np.array([most, most, *memory])
+            cuts = _cheapest(_first(found.loads, room), found.crossed, chips)
+            if cuts is None:
+                break
+            ends = [found.cuts[number] for number in cuts]
+            columns = seams.columns(ends)
+            divided = _divided(chain, columns)
+            parts = seams.parts(ends, divided)
+            if all(divided.fill(pieces, most, request.cores) is not None for pieces in parts):
+                return parts, columns
+    evenly = chain.evenly(chain.whole(), chips * request.cores)
+    assert evenly is not None
+    return parts_of(chain, shares(evenly, chips)), ()
+
+
+def _divided(chain: Chain, columns: Columns) -> Chain:
+    """The chain of the divided graph."""
+    return Chain(by_columns(chain.graph, columns), chain.chip, chain.host) if columns else chain
+
+
+def _first(loads: NDArray[np.float64], room: NDArray[np.float64]) -> Ints:
+    """For every place, the first from which the stretch up to it fits a chip [places]."""
+    first: Ints = np.zeros(len(loads), np.int64)
+    for column, limit in zip(loads.T, room, strict=True):
+        first = np.maximum(first, np.searchsorted(column, column - limit - 1e-6))
+    return first
+
+
+def _cheapest(first: Ints, crossed: Ints, chips: int) -> list[int] | None:
+    """The places that cut exactly `chips` chips with the least crossing in all, ends included; None without any."""
+    count = len(first)
+    cost: Ints = np.full(count, MUCH, np.int64)
+    cost[0] = 0
+    origin = []
+    for _ in range(chips):
+        best, where = _window_minimum(cost, first)
+        origin.append(where)
+        cost = np.where(best < MUCH, best + crossed, MUCH)
+    if cost[-1] >= MUCH:
+        return None
+    ends = [count - 1]
+    for where in reversed(origin):
+        ends.append(int(where[ends[-1]]))
+    return ends[::-1]
+
+
+def _window_minimum(cost: Ints, first: Ints) -> tuple[Ints, Ints]:
+    """The least cost among first[q] … q - 1 for every q, and where it is; doubling tables."""
+    count = len(cost)
+    value, at = [cost], [np.arange(count)]
+    width = 1
+    while 2 * width <= count:
+        a, b = value[-1][:-width], value[-1][width:]
+        left = a <= b
+        value.append(np.where(left, a, b))
+        at.append(np.where(left, at[-1][:-width], at[-1][width:]))
+        width *= 2
+    q = np.arange(count)
+    length = q - first
+    level = np.where(length > 0, np.log2(np.maximum(length, 1)).astype(np.int64), -1)
+    best, where = np.full(count, MUCH, np.int64), np.zeros(count, np.int64)
+    for k, (values, positions) in enumerate(zip(value, at, strict=True)):
+        here = np.flatnonzero(level == k)
+        if len(here):
+            a, b = first[here], q[here] - (1 << k)
+            left = values[a] <= values[b]
+            best[here] = np.where(left, values[a], values[b])
+            where[here] = np.where(left, positions[a], positions[b])
+    return best, where

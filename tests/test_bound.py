@@ -1,0 +1,132 @@
+"""Bounds by hand, and no mapping that goes below one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.ir import Graph, block_of
+from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_partition.bound import Gap, gaps, messages_into_chips
+from mmfree_partition.chain import copyable
+from mmfree_partition.check import check
+from mmfree_partition.route import route
+
+Change = Callable[..., SystemSpec]
+HOST_0 = Location(HOST, 0)
+
+
+def elsewhere(graph: Graph, mapping: Mapping, *places: Location) -> Mapping:
+    """The mapping with its shards elsewhere."""
+    return replace(mapping, locations=places, routes=route(graph, mapping.shards, places))
+
+
+def test_a_gap() -> None:
+    assert Gap(3, 2).ratio == 1.5
+    assert Gap(3, 0).ratio is None
+
+
+def test_bounds_by_hand(hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec) -> None:
+    """Two rows of eight instructions of 0.42 ns; their three columns come from the host, once a chip."""
+    found = gaps(hand_graph, hand_mapping, system, 120)
+    assert found.cores == Gap(2, 1)
+    assert found.chips == Gap(1, 1)
+    assert found.slowest_core_ns.found == pytest.approx(8 * 0.42)
+    assert found.slowest_core_ns.least == pytest.approx(2 * 8 * 0.42 / 120)
+    assert found.messages_between_chips == Gap(3, 3)
+    together = elsewhere(hand_graph, hand_mapping, HOST_0, Location(5, 1), Location(5, 1))
+    found = gaps(hand_graph, together, system, 1)
+    assert found.cores == Gap(1, 1)
+    assert found.slowest_core_ns == Gap(pytest.approx(16 * 0.42), pytest.approx(16 * 0.42))
+    assert found.messages_between_chips == Gap(3, 3)
+
+
+def test_bounds_of_two_chips_by_hand(hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec) -> None:
+    """With one core a chip, no single chip would be as fast; with two, it would."""
+    apart = elsewhere(hand_graph, hand_mapping, HOST_0, Location(0, 0), Location(1, 0))
+    found = gaps(hand_graph, apart, system, 1)
+    assert found.chips == Gap(2, 1)
+    assert found.slowest_core_ns == Gap(pytest.approx(8 * 0.42), pytest.approx(8 * 0.42))
+    assert found.messages_between_chips == Gap(6, 6)
+    assert gaps(hand_graph, apart, system, 2).messages_between_chips == Gap(6, 3)
+
+
+@pytest.mark.parametrize(
+    ("figures", "cores"),
+    [
+        ({"neurons_per_core": 1}, 2),
+        # Six weights of two bits, without rounding to words; a byte of them alone is synaptic.
+        ({"synaptic_memory_bytes_per_core": 1, "weight_bits": 2}, 2),
+        ({"synaptic_memory_bytes_per_core": 1, "weight_bits": 4}, 3),
+        ({"memory_bytes_per_core": 9, "weight_bits": 2}, 2),
+        ({"memory_bytes_per_core": 10, "weight_bits": 2}, 1),
+    ],
+)
+def test_the_fewest_cores_by_hand(
+    figures: dict[str, int], cores: int, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec,
+    with_figures: Change,
+) -> None:  # fmt: skip
+    found = gaps(hand_graph, hand_mapping, with_figures(system, **figures), 1)
+    assert (found.cores.least, found.chips.least) == (cores, cores)
+
+
+def test_chips_that_the_weights_need_by_hand(
+    hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec, with_figures: Change
+) -> None:
+    """Six weights of eight bits on cores of two bytes: three chips of one core, each of which needs three payloads."""
+    narrow = with_figures(system, synaptic_memory_bytes_per_core=2, weight_bits=8)
+    assert gaps(hand_graph, hand_mapping, narrow, 1).messages_between_chips == Gap(3, 9)
+    assert gaps(hand_graph, hand_mapping, narrow, 2).messages_between_chips == Gap(3, 6)
+
+
+def test_messages_into_chips_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    """Once for every chip but the sender's, however many cores of it; none to the host."""
+    assert messages_into_chips(hand_mapping) == 3
+    apart = elsewhere(hand_graph, hand_mapping, HOST_0, Location(3, 0), Location(1, 0))
+    assert messages_into_chips(apart) == 6
+    assert messages_into_chips(elsewhere(hand_graph, hand_mapping, HOST_0, HOST_0, HOST_0)) == 0
+
+
+def test_a_chip_without_weights_need_not_receive_a_whole_stream(a16: Graph, system: SystemSpec) -> None:
+    """All lies on one core of chip 0, but for a neuron of a norm on chip 1: it receives one value and the root."""
+    shards, places = [Shard("embedding", 0, 64)], [HOST_0]
+    for node in a16.nodes[1:]:
+        first = 1 if node.name == "layers.0.attn.norm" else 0
+        shards += [Shard(node.name, 0, first), Shard(node.name, first, node.size)][not first :]
+        places += [Location(1, 0), Location(0, 0)][not first :]
+    mapping = Mapping("", "", "", tuple(shards), tuple(places), route(a16, tuple(shards), tuple(places)))
+    found = gaps(a16, mapping, system, 1).messages_between_chips
+    assert found.found == 2 * 64 + 2 + 3  # stream and squares; a value and the root; what a norm made of them
+    assert found.least == 64
+
+
+@given(data=st.data())
+def test_no_mapping_beats_a_bound(
+    data: st.DataObject, graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
+    """Any shards on any cores, with copies and the head on the host or without, as long as they are valid."""
+    chips, cores = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
+    head_on_host = data.draw(st.booleans())
+    places = st.builds(Location, st.integers(0, chips - 1), st.integers(0, cores - 1))
+    shards, locations = [Shard("embedding", 0, 64)], [HOST_0]
+    gathered = data.draw(st.none() | places)
+    for node in graph.nodes[1:]:
+        cuts = data.draw(st.sets(st.integers(1, node.size - 1), max_size=2)) if node.size > 1 else set()
+        edges = [0, *sorted(cuts), node.size]
+        for start, stop in pairwise(edges):
+            shards.append(Shard(node.name, start, stop))
+            home = head_on_host and block_of(node.name) is None
+            locations.append(HOST_0 if home else gathered if gathered and start == 0 else data.draw(places))
+        if copyable(node) and not home and data.draw(st.booleans()):
+            shards.append(Shard(node.name, 0, node.size))
+            locations.append(data.draw(places))
+    routes = route(graph, tuple(shards), tuple(locations))
+    roomy = with_figures(system, memory_bytes_per_core=1 << 24, synaptic_memory_bytes_per_core=1 << 24)
+    mapping = check(graph, Mapping("", "", "", tuple(shards), tuple(locations), routes), roomy)
+    found = gaps(graph, mapping, roomy, cores)
+    for gap in (found.cores, found.chips, found.slowest_core_ns, found.messages_between_chips):
+        assert gap.found >= gap.least * (1 - 1e-9)

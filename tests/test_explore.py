@@ -1,0 +1,423 @@
+"""Many mappings side by side: what a point is, worked out by hand, which points stay, and the command."""
+
+import json
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, fields, replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_neuro import cli, explore, lower, pictures, pipeline, storage
+from mmfree_neuro.activity import Activity, expected
+from mmfree_neuro.checkpoint import Checkpoint
+from mmfree_neuro.explore import Choice, Point
+from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec, load_system
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.summary import GraphSummary, NodeSummary, summarise
+from mmfree_neuro.timing import Span
+
+NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule
+PNG = b"\x89PNG\r\n"
+CHAIN = Choice("chain", None, "rows", 2, False, 1)
+
+
+def point(rate: float, energy: float, chips: int, choice: Choice = CHAIN, phase: str = "prefill") -> Point:
+    """A point of these figures, with ranges from half to twice."""
+    rates, energies = (Span(value / 2, value, value * 2) for value in (rate, energy))
+    mode = {"prefill": "pipelined", "generate": "fall-through"}[phase]
+    alone = Span(energy / 8, energy / 4, energy / 2)
+    return Point(choice, phase, mode, chips, 8 * chips, rates, alone, energies, 40, "synapses read", 0.25)
+
+
+# Which points stay.
+
+
+def test_what_another_beats_in_everything_is_not_on_the_front() -> None:
+    fast, frugal, beaten = point(100, 5, 2), point(50, 2, 2), point(40, 3, 2)
+    assert explore.front([beaten, frugal, fast]) == (fast, frugal)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [point(100, 5, 3), point(100, 6, 2), point(99, 5, 2)],
+    ids=["more chips", "more energy", "slower"],
+)
+def test_what_ties_in_two_and_is_worse_in_the_third_is_beaten(other: Point) -> None:
+    best = point(100, 5, 2)
+    assert explore.front([other, best]) == explore.front([best, other]) == (best,)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [point(90, 5, 1), point(90, 4, 2), point(110, 6, 2), point(110, 5, 3)],
+    ids=["slower, fewer chips", "slower, less energy", "faster, more energy", "faster, more chips"],
+)
+def test_what_is_better_in_one_stays(other: Point) -> None:
+    here = point(100, 5, 2)
+    assert set(explore.front([here, other])) == {here, other}
+
+
+def test_of_equal_points_the_first_stays() -> None:
+    first, second = point(100, 5, 2), point(100, 5, 2, replace(CHAIN, placer="balanced"))
+    assert explore.front([first, second]) == (first,)
+    assert explore.front([second, first]) == (second,)
+
+
+def test_a_front_is_in_order_of_speed_and_of_nothing_is_nothing() -> None:
+    slow, middle, fast = point(10, 1, 1), point(20, 2, 1), point(30, 3, 1)
+    assert explore.front([middle, slow, fast]) == (fast, middle, slow)
+    assert explore.front([]) == ()
+
+
+def test_only_the_central_energy_of_the_system_counts() -> None:
+    """Neither the ranges nor what the chips alone take."""
+    low = replace(point(100, 6, 2), millijoule_per_token=Span(1, 6, 7), chip_millijoule_per_token=Span(0, 0, 0))
+    best = point(100, 5, 2)
+    assert explore.front([low, best]) == (best,)
+
+
+# What a point is: two chips of a board whose synapses take 100 ns to read, and a token reads at most 8 of a core.
+
+
+def board() -> SystemSpec:
+    """Round figures; nothing takes time but synapses read and barriers, and nothing energy but synops and power."""
+
+    def of(low: float, central: float, high: float) -> Quantity:
+        return Quantity(low, central, high, "made up")
+
+    figures = {
+        field.name: of(0, 0, 0) for field in fields(ChipSpec) if field.name != "name" and field.default is MISSING
+    }
+    figures |= {
+        "cores": of(8, 8, 8), "mesh_columns": of(4, 4, 4), "energy_per_synop_pj": of(5, 10, 20),
+        "static_power_w": of(0.25, 0.5, 1), "fall_through_energy_ratio": of(0.5, 0.5, 0.5),
+        "time_per_synapse_ns": of(50, 100, 200), "barrier_few_chips_ns": of(1000, 1000, 1000),
+        "barrier_many_chips_ns": of(9000, 9000, 9000), "fall_through_step_ns": of(0, 250, 500),
+    }  # fmt: skip
+    two, eight = of(2, 2, 2), of(8, 8, 8)
+    return SystemSpec(
+        "board", "made up", eight, of(4, 4, 4), two, of(0, 1, 2), of(0, 0.5, 1), ChipSpec("chip", **figures)
+    )
+
+
+def example() -> tuple[Mapping, GraphSummary, Activity]:
+    """A token through two cores of chip 0 and one of chip 1; 9 payloads go from chip to chip, from and to the host."""
+    nodes = (
+        NodeSummary("embedding", "Embedding", 4, None, 0, {}, 0, 0),
+        NodeSummary("mix", "MLGRU", 4, 0, 1, {}, 16, 12), NodeSummary("head", "Head", 2, None, 2, {}, 8, 5),
+    )  # fmt: skip
+    host, first, second, last = Location(HOST, 0), Location(0, 0), Location(0, 5), Location(1, 6)
+    shards = Shard("embedding", 0, 4), Shard("mix", 0, 2), Shard("mix", 2, 4), Shard("head", 0, 2)
+    routes = (
+        Route(0, "x", (first, second), 0, 4), Route(1, "v", (second, last), 0, 2), Route(2, "v", (last,), 2, 3),
+        Route(3, "logits", (host,), 0, 2),
+    )  # fmt: skip
+    mapping = Mapping("", "board", "by hand", shards, (host, first, second, last), routes)
+    activity = Activity(
+        1, np.ones(4, np.int64), np.array([0, 3, 4, 5]), np.array([0, 6, 8, 7]), np.zeros(4, np.int64),
+        np.array([4, 2, 1, 2]),
+    )  # fmt: skip
+    return mapping, GraphSummary("made up", "a16", 1, 2, 32, {}, nodes), activity
+
+
+def nearly(low: float, central: float, high: float) -> tuple[float, float, float]:
+    """A range, nearly."""
+    wanted: tuple[float, float, float] = pytest.approx((low, central, high))
+    return wanted
+
+
+def ends(span: Span) -> tuple[float, float, float]:
+    """A range as a tuple."""
+    return span.low, span.central, span.high
+
+
+def of_example(copies: int) -> dict[tuple[str, str], Point]:
+    """The points of the example by phase and mode."""
+    mapping, summary, activity = example()
+    found = explore.points(replace(CHAIN, copies=copies), mapping, summary, activity, board())
+    return {(p.phase, p.mode): p for p in found}
+
+
+MODES = {
+    ("prefill", "pipelined"): (1, 8, 0),
+    ("prefill", "asynchronous"): (0, 8, 0),
+    ("generate", "fall-through"): (2, 8 + 7, 2),
+    ("generate", "asynchronous"): (0, 8 + 7, 0),
+}
+"""For a token: barriers, synapses read one after another, and steps that take something on top."""
+
+
+@pytest.mark.parametrize(("copies", "barrier_ns"), [(1, 1000), (2, 1000), (3, 9000), (4, 9000)])
+def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> None:
+    """Every chip of every copy takes part in the barrier: two copies have 4 chips, and three have many."""
+    found = of_example(copies)
+    assert list(found) == list(MODES)
+    for mode, (barriers, reads, steps) in MODES.items():
+        low, central, high = (
+            barriers * barrier_ns + reads * each + steps * more for each, more in ((50, 0), (100, 250), (200, 500))
+        )
+        rates = copies * 1e9 / high, copies * 1e9 / central, copies * 1e9 / low
+        assert ends(found[mode].tokens_per_s) == nearly(*rates)
+        assert found[mode].barrier_share == pytest.approx(barriers * barrier_ns / central)
+        assert (found[mode].chips, found[mode].cores) == (2 * copies, 3 * copies)
+        assert (found[mode].resource, found[mode].messages_between_chips) == ("synapses read", 9)
+        assert found[mode].choice == replace(CHAIN, copies=copies)
+
+
+@pytest.mark.parametrize(("copies", "barrier_ns"), [(1, 1000), (3, 9000)])
+def test_copies_share_the_board_and_the_host(copies: int, barrier_ns: float) -> None:
+    """Watts times microseconds; a token of one copy is charged its own two chips and its share of the rest."""
+    found = of_example(copies)["prefill", "pipelined"]
+    low, central, high = (1e-3 * (barrier_ns + 8 * each) for each in (50, 100, 200))
+    chips = 60 * PJ + 0.5 * low * UJ, 120 * PJ + 1 * central * UJ, 240 * PJ + 2 * high * UJ
+    rest = 0, (1 + 0.5) / copies * central * UJ, (2 + 1) / copies * high * UJ
+    assert ends(found.chip_millijoule_per_token) == nearly(*chips)
+    whole = [chip + other for chip, other in zip(chips, rest, strict=True)]
+    assert ends(found.millijoule_per_token) == nearly(*whole)
+
+
+def test_a_token_alone_takes_less_dynamic_energy() -> None:
+    found = of_example(1)["generate", "asynchronous"]
+    low, central, high = 0.75, 1.5, 3.0  # microseconds
+    wanted = 30 * PJ + 0.5 * low * UJ, 60 * PJ + 1 * central * UJ, 120 * PJ + 2 * high * UJ
+    assert ends(found.chip_millijoule_per_token) == nearly(*wanted)
+
+
+# How it is told.
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "chain, rows, 2 bits"),
+        ({"split": "spread", "weight_bits": 8}, "chain, spread, 8 bits"),
+        ({"split": "columns"}, "chain, columns, 2 bits"),
+        ({"placer": "greedy", "head_on_host": True}, "greedy, rows, 2 bits, head on the host"),
+        ({"head_on_host": True, "copies": 3}, "chain, rows, 2 bits, head on the host, 3 copies"),
+    ],
+)
+def test_a_choice_in_words(changes: dict[str, object], text: str) -> None:
+    assert str(replace(CHAIN, **changes)) == text
+
+
+POINTS = [
+    point(1000, 0.5, 2),
+    point(800, 0.75, 2, replace(CHAIN, split="spread")),
+    point(200, 4, 2, phase="generate"),
+    point(400, 6, 16, replace(CHAIN, split="spread", copies=8), "generate"),
+]
+FAILED = [(replace(CHAIN, chips=1), "net: does not fit")]
+
+
+def row(*cells: str) -> str:
+    """A line of the table: three ranges of 26 characters, chips of 5, and words."""
+    *ranges, chips, words = cells
+    return "  " + " ".join(cell.rjust(26) for cell in ranges) + f" {chips:>5s}  {words}"
+
+
+def test_the_table_has_the_fronts_fastest_first() -> None:
+    head = row("tokens/s", "mJ/token, chips", "mJ/token, system", "chips", "choice; slowest")
+    alone, copied = "chain, rows, 2 bits; synapses read", "chain, spread, 2 bits, 8 copies; synapses read"
+    assert explore.table(POINTS, FAILED).splitlines() == [
+        "prefill, pipelined: 1 of 2 points that no other beats",
+        head,
+        row("1000 [500 … 2e+03]", "0.125 [0.0625 … 0.25]", "0.5 [0.25 … 1]", "2", alone),
+        "generate, fall-through: 2 of 2 points that no other beats",
+        head,
+        row("400 [200 … 800]", "1.5 [0.75 … 3]", "6 [3 … 12]", "16", copied),
+        row("200 [100 … 400]", "1 [0.5 … 2]", "4 [2 … 8]", "2", alone),
+        "not mapped: chain, rows, 2 bits: net: does not fit",
+    ]
+
+
+def test_the_content_says_of_every_point_whether_it_is_on_its_front() -> None:
+    content = explore.content(POINTS, FAILED)
+    assert [entry["front"] for entry in content["points"]] == [True, False, True, True]
+    assert content["points"][0] == asdict(POINTS[0]) | {"front": True}
+    assert content["failed"] == [asdict(replace(CHAIN, chips=1)) | {"why": "net: does not fit"}]
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_the_picture_is_the_same_every_time() -> None:
+    assert pictures.fronts(POINTS).startswith(PNG)
+    assert pictures.fronts(POINTS) == pictures.fronts(POINTS)
+
+
+@pytest.mark.parametrize("energies", [(0.0,), (0.0, 0.0), (0.0, 2.0)])
+def test_a_picture_can_be_drawn_of_a_board_that_takes_no_energy(energies: tuple[float, ...]) -> None:
+    assert pictures.fronts([point(10 * (k + 1), energy, 1) for k, energy in enumerate(energies)]).startswith(PNG)
+
+
+# The command, on a tiny graph.
+
+
+@pytest.fixture(scope="module")
+def tiny(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
+    """The random model of two blocks as integers."""
+    ranges = calibrate(bounded_checkpoint, tokens, SCHEMES["a16"])
+    return lower.lower(bounded_checkpoint, ternary_weights(bounded_checkpoint), ranges, SCHEMES["a16"], "tiny")
+
+
+@pytest.fixture
+def run(tiny: Graph, tmp_path: Path) -> Callable[..., int]:
+    """The command on a file of that graph."""
+    storage.save_graph(tiny, tmp_path / "tiny.graph")
+
+    def call(*options: str, system: str = "kapoho-point") -> int:
+        return cli.main(["explore", str(tmp_path / "tiny.graph"), "--system", system, *options])
+
+    return call
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def small(path: Path, name: str, value: int) -> str:
+    """The shipped one-chip system with another limit, as a file."""
+    systems = resources.files("mmfree_neuro") / "systems"
+    chip = (systems / "chips" / "loihi2.toml").read_text(encoding="utf-8").splitlines()
+    number = next(n for n, line in enumerate(chip) if line.startswith(f"{name} = "))
+    chip[number] = f'{name} = {{ value = {value}, source = "a test" }}'
+    system = (systems / "oheo-gulch.toml").read_text(encoding="utf-8").replace('chip = "loihi2"\n', "")
+    path.write_text("\n".join([system, "[chip]", *chip]), encoding="utf-8")
+    return str(path)
+
+
+def test_explore(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    """Prints the fronts, and writes every point and a picture where it is told to."""
+    files = ["-o", str(tmp_path / "new" / "points.json"), "--picture", str(tmp_path / "new" / "fronts.png")]
+    assert run("--chips", "fewest,3", "--copies", "1,2", *files) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    content = json.loads((tmp_path / "new" / "points.json").read_text(encoding="utf-8"))
+    assert content["failed"] == []
+    # two splits, each by chain on one chip and on three, and a block per chip; one or two copies, in four modes
+    assert len(content["points"]) == 2 * 3 * 2 * 4
+    assert (tmp_path / "new" / "fronts.png").read_bytes().startswith(PNG)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"points.json", "fronts.png"}
+    lines = said.out.splitlines()
+    assert lines[-2:] == [f"wrote {tmp_path}/new/fronts.png", f"wrote {tmp_path}/new/points.json"]
+    for phase, modes in (("prefill", ("pipelined", "asynchronous")), ("generate", ("fall-through", "asynchronous"))):
+        for mode in modes:
+            here = [p for p in content["points"] if (p["phase"], p["mode"]) == (phase, mode)]
+            best = sum(p["front"] for p in here)
+            assert f"{phase}, {mode}: {best} of {2 * 3 * 2} points that no other beats" in lines
+
+
+def test_the_points_are_those_of_mappings_made_one_by_one(
+    run: Callable[..., int], tiny: Graph, capsys: Capture
+) -> None:
+    assert run("--chips", "2", "--placers", "chain", "--splits", "spread", "--copies", "3", "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    system = load_system("kapoho-point")
+    divided, mapping = pipeline.place(tiny, "", system, pipeline.Wish("chain", 2, spread=True))
+    wide = pipeline.with_weight_bits(system, 2)
+    choice = Choice("chain", 2, "spread", 2, False, 3)
+    found = explore.points(choice, mapping, summarise(divided), expected(divided, mapping), wide)
+    assert content == json.loads(json.dumps(explore.content(found, [])))
+    assert {p["chips"] for p in content["points"]} == {6}
+
+
+def test_wider_weights_and_a_head_on_the_host(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    """98,304 weights need two cores of 16 KiB at 2 bits and six at 8, and a sixth of them are the head's."""
+    system = small(tmp_path / "small.toml", "synaptic_memory_bytes_per_core", 16384)
+    common = "--placers", "greedy", "--splits", "rows", "--json"
+    assert run(*common, "--weight-bits", "2,8", system=system) == 0
+    narrow, wide = json.loads(capsys.readouterr().out)["points"][::4]
+    assert (narrow["choice"]["weight_bits"], wide["choice"]["weight_bits"]) == (2, 8)
+    assert 2 <= narrow["cores"] < 6 <= wide["cores"]
+    assert run(*common, "--weight-bits", "8", "--head-on-host", system=system) == 0
+    without = json.loads(capsys.readouterr().out)["points"][0]
+    assert without["choice"]["head_on_host"]
+    assert without["cores"] < wide["cores"]
+
+
+@pytest.mark.parametrize(
+    ("split", "wish"),
+    [("rows", {"divide": False}), ("columns", {"divide": True}), ("spread", {"divide": True, "spread": True})],
+)
+def test_a_split_is_a_wish(
+    split: str, wish: dict[str, bool], run: Callable[..., int], tiny: Graph, capsys: Capture
+) -> None:
+    assert run("--splits", split, "--placers", "chain", "--chips", "7", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["points"]
+    assert {p["choice"]["split"] for p in found} == {split}
+    _, mapping = pipeline.place(tiny, "", load_system("kapoho-point"), pipeline.Wish("chain", 7, **wish))
+    assert {p["cores"] for p in found} == {len(mapping.cores)}
+
+
+def test_json_alone_writes_no_file(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    assert run("--json") == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"points", "failed"}
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.graph"}
+
+
+def test_what_cannot_be_mapped_is_listed_beside_what_can(run: Callable[..., int], capsys: Capture) -> None:
+    """Of eight chips nine copies cannot be had, be it of one chip or of two for the blocks and one for the head."""
+    options = "--placers", "chain,block-per-chip", "--splits", "rows", "--chips", "1", "--copies", "1,9"
+    assert run(*options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
+        "not mapped: chain, rows, 2 bits, 9 copies: tiny: 9 copies of 1 chips are more than 8 chips",
+        "not mapped: block-per-chip, rows, 2 bits, 9 copies: tiny: 9 copies of 3 chips are more than 8 chips",
+    ]
+    assert run(*options, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [(one["placer"], one["copies"]) for one in content["failed"]] == [("chain", 9), ("block-per-chip", 9)]
+    assert {p["choice"]["copies"] for p in content["points"]} == {1}
+
+
+def test_a_placer_that_cannot_is_listed_with_its_reason(run: Callable[..., int], capsys: Capture) -> None:
+    assert run("--splits", "rows", system="oheo-gulch") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "not mapped: block-per-chip, rows, 2 bits: tiny: the mapping needs 3 chips, oheo-gulch has 1"
+    )
+
+
+NUMBERS = "must be whole numbers of at least 1, such as 2,8"
+WRONG = [
+    (["--splits", "rows,both"], "split 'both' is not known, must be one of rows, columns, spread"),
+    (["--splits", ""], "split '' is not known, must be one of rows, columns, spread"),
+    (
+        ["--placers", "chain,best"],
+        "placer 'best' is not known, must be one of chain, anneal, balanced, block-per-chip, greedy, mtkahypar",
+    ),
+    (["--chips", "fewest,many"], f"chips are 'many', {NUMBERS}"),
+    (["--chips", "0"], f"chips are '0', {NUMBERS}"),
+    (["--chips", "-1"], f"chips are '-1', {NUMBERS}"),
+    (["--weight-bits", "2,"], f"weight bits are '', {NUMBERS}"),
+    (["--weight-bits", "1.5"], f"weight bits are '1.5', {NUMBERS}"),
+    (["--copies", "two"], f"copies are 'two', {NUMBERS}"),
+    (["--weight-bits", "2,9"], "weights of 9 bits were asked for, loihi2 has 2 to 8"),
+    (["--weight-bits", "1"], "weights of 1 bits were asked for, loihi2 has 2 to 8"),
+    (["--chips", "9"], "9 chips were asked for, kapoho-point has 8"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_wrong_input_is_one_line_and_nothing_is_written(
+    options: list[str], message: str, run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    files = ["-o", str(tmp_path / "points.json"), "--picture", str(tmp_path / "fronts.png")]
+    assert run(*options, *files) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"mmfree-neuro: {message}\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.graph"}
+
+
+def test_where_nothing_is_possible_nothing_is_written(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+    """The graph has 1,609 neurons, the chip 120 cores of 8; the ways are two splits, placers and numbers of copies."""
+    own = small(tmp_path / "small.toml", "neurons_per_core", 8)
+    assert run("--copies", "1,2", "-o", str(tmp_path / "points.json"), system=own) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        f"mmfree-neuro: none of 8 ways to map {tmp_path}/tiny.graph is possible: layers.1.mlp.norm: does not fit "
+        "behind what comes before it: all nodes need 2 chips of 120 cores, oheo-gulch has 1\n",
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.graph", "small.toml"}

@@ -1,0 +1,223 @@
+"""Random graphs on random systems: a valid mapping with the reference's bits, or one line that says what is short.
+
+The tiles of these tests live in this process and pass packets on in the order in which they were sent.
+"""
+
+import importlib.util
+import re
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.cpu import programs as cpu
+from mmfree_neuro import lower, pipeline, reference
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job, Result
+from mmfree_neuro.mapping import HOST, Mapping
+from mmfree_neuro.pipeline import Wish, with_weight_bits
+from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_partition.bound import gaps
+from mmfree_partition.check import check
+from mmfree_sims import board, fast
+from mmfree_sims.host import Book, Host, start_of
+from mmfree_sims.packets import Packet
+from mmfree_sims.plan import Plan, by_chip
+from mmfree_sims.tile import Tile
+
+CASES = 500
+RUN_EVERY = 8
+"""One in so many valid mappings is run."""
+PLACERS = [name for name in pipeline.PLACERS if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_recorded_once() -> Iterator[None]:
+    """Many engines are made of a few nodes here; a program is the same every time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "record", lru_cache(maxsize=None)(cpu.record))
+        yield
+
+
+# Graphs, jobs and systems.
+
+
+def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool) -> Graph:
+    """A small random model as integers."""
+    config = ModelConfig(
+        vocab_size=hidden + 13, hidden_size=hidden, num_hidden_layers=blocks, intermediate_size=gate,
+        use_lower_bound=bounds,
+    )  # fmt: skip
+    rng = np.random.default_rng(hidden + blocks)
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in config.shapes().items()}
+    for name, value in tensors.items():
+        if name.endswith("norm.weight"):
+            value[:] = 1 + 0.2 * value
+        elif name.endswith("_proj.weight"):
+            value *= 0.1
+    checkpoint = Checkpoint(config, tensors)
+    ranges = calibrate(checkpoint, rng.integers(0, config.vocab_size, (4, 24)), SCHEMES[scheme])
+    return lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random")
+
+
+@lru_cache
+def models() -> tuple[Graph, ...]:
+    """One or two blocks, hidden sizes of 16 to 48, both schemes, with lower bounds and without, odd sizes."""
+    return (
+        model("a16", 1, 16, 24, bounds=True), model("a16", 2, 32, 80, bounds=True),
+        model("a16", 2, 20, 37, bounds=False), model("a8", 1, 16, 40, bounds=False),
+        model("a8", 2, 24, 33, bounds=True), model("a8", 1, 48, 64, bounds=True),
+    )  # fmt: skip
+
+
+@lru_cache
+def truth(which: int) -> tuple[Job, Result]:
+    """A job of a model, and what the reference gives for it."""
+    graph, rng = models()[which], np.random.default_rng(which)
+    job = Job(rng.integers(0, graph.vocabulary, (1, 5)), 3)
+    return job, reference.run(graph, pipeline.in_one_place(graph), job)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model by its number, a system and a wish."""
+
+    which: int
+    system: SystemSpec
+    wish: Wish
+
+
+LIMITS = {
+    "memory_bytes_per_core": [1500, 4000, 12000, 30000, 196608, 196608],
+    "synaptic_memory_bytes_per_core": [1000, 3000, 10000, 131072, 131072],
+    "neurons_per_core": [4, 40, 200, 8192, 8192, 8192],
+    "state_bytes_per_neuron": [100, *7 * [4096]],
+    "input_axons_per_core": [100, 250, 1000, 16000, 16000, 16000],
+    "synaptic_word_bits": [8, 64],
+    "program_instructions_per_core": [None, None, None, None, None, 300, 1000, 4000],
+    "output_axons_per_core": [None, None, None, None, None, 60, 300, 2000],
+}
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Any model on any system, as anyone may wish."""
+    figures = {name: draw(st.sampled_from(values)) for name, values in LIMITS.items()}
+    cores, chips = draw(st.sampled_from([1, 3, 10, 40])), draw(st.sampled_from([1, 2, 8, 30]))
+    spec = {n: None if v is None else Quantity(v, v, v, "drawn") for n, v in (figures | {"cores": cores}).items()}
+    system = load_system("kapoho-point")
+    system = replace(system, chips=Quantity(chips, chips, chips, "drawn"), chip=replace(system.chip, **spec))
+    wish = Wish(
+        draw(st.sampled_from(PLACERS)), draw(st.none() | st.integers(1, min(chips, 6))),
+        draw(st.none() | st.integers(1, cores)), draw(st.booleans()), draw(st.booleans()),
+        draw(st.sampled_from([None, 2, 3, 8])), divide=draw(st.booleans()), seed=draw(st.integers(0, 3)),
+    )  # fmt: skip
+    return Case(draw(st.integers(0, len(models()) - 1)), with_weight_bits(system, wish.weight_bits), wish)
+
+
+# Tiles in this process.
+
+
+class Net:
+    """A host and a tile for every chip."""
+
+    def __init__(self, graph: Graph, mapping: Mapping, job: Job) -> None:
+        self.plan, self.job = Plan(graph, mapping, by_chip), job
+        self.board, self.kept = board.allocate(graph), board.allocate(graph)
+        tiles = {stretch.tile for stretch in self.plan.stretches} - {HOST}
+        self.tiles = {tile: Tile(self.plan, [tile], self.board, self.kept) for tile in tiles}
+        for tile in self.tiles.values():
+            tile.restore(0)
+        self.sent: deque[tuple[int, Packet]] = deque()
+        self.received: deque[Packet] = deque()
+        self.logits = np.zeros((1, job.fed, graph.vocabulary), np.int64)
+        self.book = Book(graph, mapping, job, None)
+
+    def run(self) -> "Net":
+        """Run the job."""
+        Host(self.plan, self.job, start_of(None), self.board, self.kept, self, 30).run()
+        assert not self.sent
+        for tile in self.tiles.values():
+            tile.settle()
+        return self
+
+    def send(self, packet: Packet) -> None:
+        for tile in self.plan.abroad[packet.stretch]:
+            if tile == HOST:
+                self.received.append(packet)
+            else:
+                self.sent.append((tile, packet))
+
+    def receive(self) -> Packet:
+        while not self.received:
+            tile, packet = self.sent.popleft()
+            self.tiles[tile].take([packet], self.send)
+        return self.received.popleft()
+
+    def arrived(self, sequence: int, position: int, logits: Ints) -> None:
+        self.logits[sequence, position] = logits
+
+    def chose(self, *_: int) -> None:
+        pass
+
+    def timed(self, seconds: Any) -> None:
+        assert (seconds >= 0).all()
+
+
+def assert_runs(which: int, graph: Graph, mapping: Mapping) -> None:
+    """Tiles, the fast engine and the reference give the same bits; tiles and the fast engine the same counts."""
+    job, expected = truth(which)
+    whole = fast.run(graph, mapping, job)
+    net = Net(graph, mapping, job).run()
+    assert np.array_equal(whole.logits, expected.logits)
+    assert np.array_equal(net.logits, expected.logits)
+    assert net.book.activities(net.board, job.fed) == (whole.prefill, whole.generate)
+
+
+def assert_says_what_is_short(graph: Graph, message: str) -> None:
+    """Nodes of the graph, parts of them or the graph, and then at least two numbers: the need, and what there is."""
+    who, what = message.split(": ", 1)
+    named = {re.sub(r"[.]\w+[.]part\d+$", "", name) for name in re.split(", | … ", who)}
+    assert named <= {node.name for node in graph.nodes} | {graph.name}, message
+    assert len(re.findall(r"\b\d+\b", what)) >= 2, message
+
+
+def test_five_hundred_random_mappings() -> None:
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=CASES)
+    @given(cases())
+    def one(case: Case) -> None:
+        graph, cores = models()[case.which], case.wish.cores or int(case.system.chip.cores.central)
+        try:
+            divided, mapping = pipeline.place(graph, "", case.system, case.wish)
+        except CapacityError as error:
+            outcomes["short"] += 1
+            assert_says_what_is_short(graph, str(error))
+            return
+        outcomes["valid"] += 1
+        assert check(divided, mapping, case.system) is mapping
+        assert max(place.core for place in mapping.locations) < cores
+        assert case.wish.chips in (None, len(mapping.chips))
+        found = gaps(divided, mapping, case.system, cores)
+        for gap in (found.cores, found.chips, found.slowest_core_ns, found.messages_between_chips):
+            assert gap.found >= gap.least * (1 - 1e-9)
+        if outcomes["valid"] % RUN_EVERY == 0:
+            outcomes["run"] += 1
+            assert_runs(case.which, divided, mapping)
+
+    one()
+    assert outcomes["valid"] > CASES // 10, outcomes
+    assert outcomes["short"] > CASES // 10, outcomes
+    assert outcomes["run"] >= 5, outcomes

@@ -1,0 +1,107 @@
+"""Cuts that divide sums: what they say crosses is what routes carry, and the divided graph is the same function."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from mmfree_neuro import reference
+from mmfree_neuro.divide import by_columns
+from mmfree_neuro.hardware import SystemSpec, load_system
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import HOST, Mapping
+from mmfree_neuro.pipeline import Wish, in_one_place, place
+from mmfree_neuro.testing import published_graph
+from mmfree_partition.bound import messages_into_chips
+from mmfree_partition.chain import Chain
+from mmfree_partition.check import check
+from mmfree_partition.layout import on_chips
+from mmfree_partition.request import Request
+from mmfree_partition.route import route
+from mmfree_partition.seams import Cut, Seams
+from mmfree_sims import fast
+
+some = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def mapped(
+    graph: Graph, system: SystemSpec, ends: list[Cut], host: frozenset[str], *, divide: bool = True
+) -> tuple[Graph, Mapping]:
+    """The stretches between cuts on a chip each."""
+    chain = Chain(graph, system.chip, host)
+    seams = Seams(chain, divide=divide)
+    columns = seams.columns(ends)
+    divided = by_columns(graph, columns)
+    whole = Chain(divided, system.chip, host)
+    placed = on_chips(whole, seams.parts(ends, whole), system, Request(None, 120, host))
+    routes = route(divided, placed.shards, placed.locations)
+    mapping = Mapping("", system.name, "by hand", placed.shards, placed.locations, routes, columns)
+    return divided, check(divided, mapping, system)
+
+
+def between_chips(mapping: Mapping) -> int:
+    """Payloads from chip to chip."""
+    from_host = [route for route in mapping.routes if mapping.locations[route.source].chip == HOST]
+    sent = sum((r.stop - r.start) * len({d.chip for d in r.destinations} - {HOST}) for r in from_host)
+    return messages_into_chips(mapping) - sent
+
+
+@pytest.mark.parametrize("divide", [False, True])
+def test_one_cut_costs_what_routes_carry(graph: Graph, system: SystemSpec, divide: bool) -> None:
+    """Many places to cut the tiny model in two."""
+    host = frozenset({"embedding"})
+    places = Seams(Chain(graph, system.chip, host), divide=divide).places(16)
+    for number in range(1, len(places.cuts) - 1, 4):
+        ends = [places.cuts[0], places.cuts[number], places.cuts[-1]]
+        _, mapping = mapped(graph, system, ends, host, divide=divide)
+        assert between_chips(mapping) == places.crossed[number], places.cuts[number]
+
+
+@some
+@given(st.integers(0, 2**32), st.booleans())
+@example(52, False)
+@example(53, True)
+def test_cuts_cost_what_links_carry(graph: Graph, system: SystemSpec, seed: int, head_on_host: bool) -> None:
+    """Several cuts: what crosses each, summed, is at least what goes from chip to chip, each payload once a chip."""
+    names = {node.name for node in graph.nodes if not node.name.startswith("layers.")}
+    host = frozenset(names if head_on_host else {"embedding"})
+    places = Seams(Chain(graph, system.chip, host), divide=True).places(16)
+    rng = random.Random(seed)
+    inner = sorted(rng.sample(range(1, len(places.cuts) - 1), rng.randint(1, 5)))
+    ends = [places.cuts[0], *(places.cuts[k] for k in inner), places.cuts[-1]]
+    divided, mapping = mapped(graph, system, ends, host)
+    assert between_chips(mapping) <= places.crossed[inner].sum()
+    job = Job(np.random.default_rng(seed).integers(0, 256, (1, 2)), 2)
+    expected = fast.run(graph, in_one_place(graph), job)
+    assert np.array_equal(fast.run(divided, mapping, job).logits, expected.logits)
+
+
+def test_the_reference_agrees(graph: Graph, system: SystemSpec) -> None:
+    host = frozenset({"embedding"})
+    places = Seams(Chain(graph, system.chip, host), divide=True).places(16)
+    deepest = [c for c in places.cuts if c.columns] or [c for c in places.cuts if c.offset and c.node < 20]
+    ends = [places.cuts[0], deepest[len(deepest) // 3], deepest[-1], places.cuts[-1]]
+    divided, mapping = mapped(graph, system, ends, host)
+    assert mapping.columns
+    job = Job(np.array([[7, 1, 200]]), 2)
+    slow, quick = reference.run(divided, mapping, job), fast.run(divided, mapping, job)
+    assert np.array_equal(slow.logits, fast.run(graph, in_one_place(graph), job).logits)
+    assert (slow.prefill, slow.generate) == (quick.prefill, quick.generate)
+
+
+def test_without_division_there_are_no_columns(graph: Graph, system: SystemSpec) -> None:
+    assert place(graph, "", system, Wish("chain", 5, divide=False))[1].columns == ()
+
+
+@pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 53_700, 33_900), (32, 74_600, 48_800)])
+def test_division_saves_a_third_of_the_messages_of_a_published_model(
+    chips: int, rows: int, columns: int
+) -> None:
+    graph, system = published_graph("370m"), load_system("alia-point-32")
+    by_rows = place(graph, "", system, Wish("chain", chips, divide=False))[1]
+    divided = place(graph, "", system, Wish("chain", chips))[1]
+    assert between_chips(by_rows) == pytest.approx(rows, rel=0.01)
+    assert between_chips(divided) == pytest.approx(columns, rel=0.01)
