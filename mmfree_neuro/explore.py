@@ -125,5 +125,9 @@ def table(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> str:
             spans = p.tokens_per_s, p.chip_millijoule_per_token, p.millijoule_per_token
             cells = " ".join(f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans)
             lines.append(f"  {cells} {p.chips:5d}  {p.choice}; {p.resource}")
-    lines += [f"not mapped: {choice}: {why}" for choice, why in failed]
+    lines += [
+        f"not mapped: {choice}, {choice.chips or 'fewest'} chips: {why}" for choice, why in failed if choice.copies == 1
+    ]
+    if too_many := sum(choice.copies > 1 for choice, _ in failed):
+        lines.append(f"not mapped: {too_many} times more copies than there are chips for")
     return "\n".join(lines)

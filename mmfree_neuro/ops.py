@@ -28,6 +28,8 @@ INSTRUCTIONS = (
     "RMW", "RDC", "MOV", "SEL", "AND", "OR", "SHL", "ADD", "NEG", "MIN", "MUL_SHR", "LT", "GE", "EQ", "SPIKE",
 )  # fmt: skip
 REGISTER_BITS = 32
+MOST_SHIFT = 62
+"""The widest shift of a product of two registers, which has 64 bits, that leaves something of it."""
 REGISTER_HIGH = (1 << (REGISTER_BITS - 1)) - 1
 
 Value = Any
@@ -222,6 +224,10 @@ class Bounds(Machine):
             )
         return Interval(low, high)
 
+    def _shift(self, shift: int) -> None:
+        if not 0 <= shift <= MOST_SHIFT:
+            raise RangeError(f"{self.name}: a shift by {shift} bits, must be 0 … {MOST_SHIFT}")
+
     def _union(self, a: Value, b: Value) -> Interval:
         a, b = _interval(a), _interval(b)
         return self._hold(min(a.low, b.low), max(a.high, b.high))
@@ -271,6 +277,7 @@ class Bounds(Machine):
 
     def shl(self, a: Value, shift: int) -> Value:
         self._issue("SHL")
+        self._shift(shift)
         a = _interval(a)
         return self._hold(a.low << shift, a.high << shift)
 
@@ -287,6 +294,7 @@ class Bounds(Machine):
 
     def mul_shr(self, a: Value, b: Value, shift: int) -> Value:
         self._issue("MUL_SHR")
+        self._shift(shift)
         product = self._product(a, b)
         return self._hold(product.low >> shift, product.high >> shift)
 
@@ -294,6 +302,7 @@ class Bounds(Machine):
         if shift == 0:
             return self.mul_shr(a, b, 0)
         self._issue("MUL_SHR", "ADD", "MUL_SHR")
+        self._shift(shift)
         product = self._product(a, b)
         half = 1 << (shift - 1)
         return self._hold((product.low + half) >> shift, (product.high + half) >> shift)
@@ -308,6 +317,7 @@ class Bounds(Machine):
 
     def mul_fit(self, a: Value, b: Value, shift: int, qtype: QType) -> Value:
         self._issue("MUL_SHR", *(("ADD", "MUL_SHR") if shift else ()))
+        self._shift(shift)
         product = self._product(a, b)
         return self.fit(Interval(product.low >> shift, (product.high >> shift) + 1), qtype)
 

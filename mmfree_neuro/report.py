@@ -330,7 +330,7 @@ def _ratio(ratio: Plain) -> tuple[str, ...]:
     rate, energy = spread(ours["tokens_per_s"], "tokens/s"), spread(ours["millijoule_per_token"], "mJ/token")
     times = [spread(ratio[key], "×") for key in ("throughput_ours_over_theirs", "energy_theirs_over_ours")]
     *theirs, source = _row(ratio["theirs"])
-    return f"{ours['name']}, estimated: {rate}; {energy}", *theirs, *times, source
+    return f"{ours['name']}, estimated for the whole system: {rate}; {energy}", *theirs, *times, source
 
 
 def _compared(report: Plain) -> Section:

@@ -41,7 +41,7 @@ from mmfree_neuro.verify import verify
 GRAPH_FORMAT = "mmfree-neuro graph 2"
 MAPPING_FORMAT = "mmfree-neuro mapping 2"
 RUN_FORMAT = "mmfree-neuro run 2"
-STATE_FORMAT = "mmfree-neuro state 1"
+STATE_FORMAT = "mmfree-neuro state 2"
 STATE_FILE = "state.safetensors"
 
 ALIGNMENT = 64
@@ -132,10 +132,14 @@ def _written(path: Path) -> Iterator[None]:
 
 
 def check_output(path: Path, *, resume: bool) -> None:
-    """InputError where a run must not be written to a folder, or, without `resume`, an unfinished one lies there."""
-    if not path.exists():
-        return
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else None
+    """InputError where a run cannot or must not be written to a folder, as without `resume` over an unfinished one."""
+    with _written(path):
+        if not path.exists():
+            above = next(folder for folder in path.resolve().parents if folder.exists())
+            if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+                raise InputError(f"{path}: cannot be written, since {above} is no folder that can be written to")
+            return
+        names = {entry.name for entry in path.iterdir()} if path.is_dir() else None
     if names is not None:  # a state that was being written when its run was killed
         names = {name for name in names if not name.startswith(f".{STATE_FILE}-")}
     if names is None or (names and "run.json" not in names and names != {STATE_FILE}):
@@ -470,13 +474,23 @@ def save_state(state: RunState, belongs_to: str, folder: Path) -> None:
     for phase, activity in (("prefill", state.prefill), ("generate", state.generate)):
         arrays |= {f"{phase}.{f.name}": np.atleast_1d(getattr(activity, f.name)) for f in fields(activity)}
     kept = {name: np.ascontiguousarray(array, np.int64) for name, array in arrays.items()}
-    content = json.dumps({"fed": state.fed, "identity": belongs_to, "seconds": state.seconds})
+    content = json.dumps({
+        "fed": state.fed, "identity": belongs_to, "seconds": state.seconds, "sha256": _checksum(kept),
+    })  # fmt: skip
     specs = {
         name: safetensors.TensorSpec(dtype="int64", shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
         for name, a in kept.items()
     }
     with whole_file(folder / STATE_FILE) as scratch:
         scratch.write_bytes(safetensors.serialize(specs, {STATE_FORMAT: content}))
+
+
+def _checksum(arrays: Mapping_[str, NDArray[np.int64]]) -> str:
+    """One checksum of named arrays."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        found.update(name.encode() + b"\0" + arrays[name].tobytes())
+    return found.hexdigest()
 
 
 def load_state(folder: Path, belongs_to: str) -> RunState:
@@ -492,6 +506,8 @@ def load_state(folder: Path, belongs_to: str) -> RunState:
         found = RunState(content["fed"], arrays["chosen"].copy(), states, phases[0], phases[1], content["seconds"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError):
         raise InputError(f"{path}: not a saved state of this version ({STATE_FORMAT}), or cut short") from None
+    if content.get("sha256") != _checksum(arrays):
+        raise InputError(f"{path}: damaged: its arrays differ from their checksum")
     if content.get("identity") != belongs_to:
         raise InputError(f"{path}: belongs to another mapping, prompt, temperature or seed; use those of that run")
     return found

@@ -12,6 +12,8 @@ from mmfree_neuro.ops import Bounds, Interval, Value
 from mmfree_neuro.ternary import TernaryMatrix
 
 MAX_PAYLOAD_BITS = 32
+MAX_ARITY = 64
+"""The largest group that a neuron reads."""
 
 
 def _interval(output: Output) -> Interval:
@@ -53,6 +55,8 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
     elif entry.first or entry.count is not None:
         raise GraphError(f"{who}: reads {entry.how} from value {entry.first}, must read all from 0")
     arity = node.arity if isinstance(node, MaxAbs) else 1
+    if arity > MAX_ARITY:
+        raise GraphError(f"{who}: reads groups of {arity} values, must have at most {MAX_ARITY}")
     expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[entry.how]
     if source.size != expected:
         raise GraphError(f"{who}: reads {source.size} values {entry.how}, must read {expected}")

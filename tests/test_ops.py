@@ -178,3 +178,16 @@ def test_instructions_by_hand() -> None:
     x = m.read(Interval(-9, 9))
     m.send(m.mul_fit(m.abs(m.add(x, 1)), 3, 2, SMALL))
     assert dict(m.issued) == {"RDC": 1, "ADD": 2, "LT": 2, "NEG": 1, "SEL": 2, "MUL_SHR": 2, "MIN": 1, "SPIKE": 1}
+
+
+@pytest.mark.parametrize("shift", [-1, 63, 64])
+@pytest.mark.parametrize("op", ["shl", "mul_shr", "mul_round", "mul_fit"])
+def test_a_shift_keeps_something_of_a_product(op: str, shift: int) -> None:
+    m, one = Bounds("layer3.x"), Interval(0, 1)
+    calls = {
+        "shl": lambda: m.shl(one, shift), "mul_shr": lambda: m.mul_shr(one, one, shift),
+        "mul_round": lambda: m.mul_round(one, one, shift), "mul_fit": lambda: m.mul_fit(one, one, shift, QType(8, 0)),
+    }  # fmt: skip
+    with pytest.raises(RangeError) as error:
+        calls[op]()
+    assert str(error.value) == f"layer3.x: a shift by {shift} bits, must be 0 … 62"

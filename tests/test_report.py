@@ -318,7 +318,8 @@ def test_the_same_model_is_given_ratios_with_both_rows_named() -> None:
         line for line in page.splitlines() if "Llama-style 400M" in line and "length 500 " in line and "723" in line
     )
     assert line == (
-        "| net on board, estimated: 286,000 (200,000 to 364,000) tokens/s; 0.00875 (0.00138 to 0.0250) mJ/token "
+        "| net on board, estimated for the whole system: 286,000 (200,000 to 364,000) tokens/s; "
+        "0.00875 (0.00138 to 0.0250) mJ/token "
         "| Llama-style 400M on NVIDIA Jetson Orin Nano; implementation not stated; precision FP16; batch 1; sequence "
         "length 500 | edge GPU | 14.3 tokens/s | 723 mJ/token | 20,000 (14,000 to 25,400) × "
         "| 82,600 (28,900 to 526,000) × | Energy: as published, not stated; MAXN mode, the board draws 10 to 13 W "

@@ -49,7 +49,7 @@ DRAWS = Sampling(0.9, 4)
 ENGINES = {"reference": reference.run, "fast": fast.run}
 EVERY = [1, 3, 5, 6, 7, 8, 9]
 """Odd intervals, as long as the prompt, longer than it, as long as the run."""
-WRONG_STATE = "not a saved state of this version (mmfree-neuro state 1), or cut short"
+WRONG_STATE = "not a saved state of this version (mmfree-neuro state 2), or cut short"
 
 
 @dataclass(frozen=True)
@@ -316,20 +316,33 @@ def test_a_state_with_a_part_missing(damage: str, hand_mapping: Mapping, tmp_pat
     save_state(a_state(hand_mapping), "mine", tmp_path)
     with safetensors.safe_open(path, "numpy") as file:
         arrays, metadata = {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
-    plain = json.loads(metadata["mmfree-neuro state 1"])
-    written_anew(path, arrays, {"mmfree-neuro state 1": json.dumps(plain)})
+    plain = json.loads(metadata["mmfree-neuro state 2"])
+    written_anew(path, arrays, {"mmfree-neuro state 2": json.dumps(plain)})
     load_state(tmp_path, "mine")
     DAMAGES[damage](arrays, plain)
-    written_anew(path, arrays, {"mmfree-neuro state 1": json.dumps(plain)})
+    written_anew(path, arrays, {"mmfree-neuro state 2": json.dumps(plain)})
     with pytest.raises(InputError) as error:
         load_state(tmp_path, "mine")
     assert str(error.value) == f"{path}: {WRONG_STATE}"
 
 
+def test_a_bit_of_a_state_that_flipped(hand_mapping: Mapping, tmp_path: Path) -> None:
+    """Every bit of the arrays counts."""
+    path = tmp_path / STATE_FILE
+    save_state(a_state(hand_mapping), "mine", tmp_path)
+    data = bytearray(path.read_bytes())
+    begin = 8 + int.from_bytes(data[:8], "little")
+    for at in (begin, (begin + len(data)) // 2, len(data) - 1):
+        path.write_bytes(bytes(data[:at]) + bytes([data[at] ^ 4]) + bytes(data[at + 1 :]))
+        with pytest.raises(InputError) as error:
+            load_state(tmp_path, "mine")
+        assert str(error.value) == f"{path}: damaged: its arrays differ from their checksum"
+
+
 @pytest.mark.parametrize(
     "metadata",
-    [None, {"format": "pt"}, {"mmfree-neuro state 0": "{}"}, {"mmfree-neuro state 1": "{"},
-     {"mmfree-neuro state 1": "[]"}, {"mmfree-neuro state 1": "{}"}],
+    [None, {"format": "pt"}, {"mmfree-neuro state 0": "{}"}, {"mmfree-neuro state 2": "{"},
+     {"mmfree-neuro state 2": "[]"}, {"mmfree-neuro state 2": "{}"}],
 )  # fmt: skip
 def test_another_safetensors_file(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     written_anew(tmp_path / STATE_FILE, {"chosen": np.zeros(3, np.int64)}, metadata)
@@ -377,6 +390,20 @@ def test_something_else_is_not_written_over(names: tuple[str, ...], tmp_path: Pa
             with pytest.raises(InputError) as error:
                 check_output(path, resume=resume)
             assert str(error.value) == f"{path}: exists and is not a run, must be a new folder or an older run"
+
+
+def test_where_no_run_can_be_written(tmp_path: Path) -> None:
+    """Known before anything runs."""
+    (tmp_path / "file").write_text("")
+    for resume in (True, False):
+        with pytest.raises(InputError) as error:
+            check_output(tmp_path / "file" / "run", resume=resume)
+        above = tmp_path / "file"
+        said = f"{above / 'run'}: cannot be written, since {above} is no folder that can be written to"
+        assert str(error.value) == said
+        with pytest.raises(InputError) as error:
+            check_output(tmp_path / ("long" * 100), resume=resume)
+        assert str(error.value) == f"{tmp_path / ('long' * 100)}: cannot be written (File name too long)"
 
 
 # Writes that fail.

@@ -100,6 +100,10 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
         lambda g: read(g, how="broadcast", matrix=None, first=1),
         "head: input y: reads broadcast from value 1, must read all from 0",
     ),
+    "wide-group": (
+        lambda g: inserted(g, 1, "group", QType(8, 0), 65),
+        "top: input v: reads groups of 65 values, must have at most 64",
+    ),
     "sum-beyond": (
         lambda g: read(g, how="sum", matrix=None, first=2, count=2),
         "head: input y: sums 2 values from value 2 on, must sum some of 0 … 2",

@@ -1,0 +1,46 @@
+"""What others measured comes out where it was fitted, and the page says what the script says."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The script, as a module."""
+    folder = ROOT / "examples" / "benchmarks"
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location("validation_script", folder / "validation.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module
+
+
+def test_the_page_has_the_table_and_fitted_rows_come_out(validation: ModuleType) -> None:
+    found = validation.checks()
+    page = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8").splitlines()
+    assert set(validation.table(found)) <= set(page)
+    for one in found:
+        if one.how == "fitted":
+            assert one.ours.central == pytest.approx(one.published, rel=0.01), one.what
+        if one.how == "taken over":
+            assert one.ours.central == one.published, one.what
+    assert [one.how for one in found].count("fitted") == 8
+
+
+def test_the_headline_is_reproduced_from_its_rows(validation: ModuleType) -> None:
+    rows = {row["what"]: row for row in validation.ratios()}
+    headline = rows["published headline against the edge GPU of the headline"]
+    assert headline["value"] == pytest.approx(59.4 / 14.3, rel=1e-3)
+    assert headline["less energy"] == pytest.approx(723 / 70.8, rel=1e-3)
+    assert all(row["theirs is"] and len(row["theirs"]) == len(row["ours"]) == 2 for row in rows.values())
