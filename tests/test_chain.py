@@ -5,7 +5,6 @@ goes from the one to the other counted.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -20,7 +19,7 @@ from mmfree_neuro.footprint import EMPTY, footprint
 from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.ir import Graph, block_of
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_partition.bound import messages_into_chips
+from mmfree_partition.bound import messages_between_chips
 from mmfree_partition.chain import Chain, Piece, Position, copyable, need_room
 from mmfree_partition.layout import parts_of, shares
 from mmfree_partition.place import chain as cutting
@@ -199,9 +198,7 @@ def carried(chain: Chain, parts: Sequence[Sequence[Piece]]) -> int:
         shards += [Shard(chain.links[k].node.name, first, last) for k, first, last in pieces]
         places += [Location(chip, 0)] * len(pieces)
     routes = route(graph, tuple(shards), tuple(places))
-    mapping = Mapping("", "", "", tuple(shards), tuple(places), routes)
-    from_host = replace(mapping, routes=tuple(one for one in routes if places[one.source].chip == HOST))
-    return messages_into_chips(mapping) - messages_into_chips(from_host)
+    return messages_between_chips(Mapping("", "", "", tuple(shards), tuple(places), routes))
 
 
 @both_hosts

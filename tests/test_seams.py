@@ -12,10 +12,10 @@ from mmfree_neuro.divide import by_columns
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import HOST, Mapping
+from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.pipeline import Wish, in_one_place, place
 from mmfree_neuro.testing import published_graph
-from mmfree_partition.bound import messages_into_chips
+from mmfree_partition.bound import messages_between_chips
 from mmfree_partition.chain import Chain
 from mmfree_partition.check import check
 from mmfree_partition.layout import on_chips
@@ -42,13 +42,6 @@ def mapped(
     return divided, check(divided, mapping, system)
 
 
-def between_chips(mapping: Mapping) -> int:
-    """Payloads from chip to chip."""
-    from_host = [route for route in mapping.routes if mapping.locations[route.source].chip == HOST]
-    sent = sum((r.stop - r.start) * len({d.chip for d in r.destinations} - {HOST}) for r in from_host)
-    return messages_into_chips(mapping) - sent
-
-
 @pytest.mark.parametrize("divide", [False, True])
 def test_one_cut_costs_what_routes_carry(graph: Graph, system: SystemSpec, divide: bool) -> None:
     """Many places to cut the tiny model in two."""
@@ -57,7 +50,7 @@ def test_one_cut_costs_what_routes_carry(graph: Graph, system: SystemSpec, divid
     for number in range(1, len(places.cuts) - 1, 4):
         ends = [places.cuts[0], places.cuts[number], places.cuts[-1]]
         _, mapping = mapped(graph, system, ends, host, divide=divide)
-        assert between_chips(mapping) == places.crossed[number], places.cuts[number]
+        assert messages_between_chips(mapping) == places.crossed[number], places.cuts[number]
 
 
 @some
@@ -73,7 +66,7 @@ def test_cuts_cost_what_links_carry(graph: Graph, system: SystemSpec, seed: int,
     inner = sorted(rng.sample(range(1, len(places.cuts) - 1), rng.randint(1, 5)))
     ends = [places.cuts[0], *(places.cuts[k] for k in inner), places.cuts[-1]]
     divided, mapping = mapped(graph, system, ends, host)
-    assert between_chips(mapping) <= places.crossed[inner].sum()
+    assert messages_between_chips(mapping) <= places.crossed[inner].sum()
     job = Job(np.random.default_rng(seed).integers(0, 256, (1, 2)), 2)
     expected = fast.run(graph, in_one_place(graph), job)
     assert np.array_equal(fast.run(divided, mapping, job).logits, expected.logits)
@@ -103,5 +96,5 @@ def test_division_saves_a_third_of_the_messages_of_a_published_model(
     graph, system = published_graph("370m"), load_system("alia-point-32")
     by_rows = place(graph, "", system, Wish("chain", chips, divide=False))[1]
     divided = place(graph, "", system, Wish("chain", chips))[1]
-    assert between_chips(by_rows) == pytest.approx(rows, rel=0.01)
-    assert between_chips(divided) == pytest.approx(columns, rel=0.01)
+    assert messages_between_chips(by_rows) == pytest.approx(rows, rel=0.01)
+    assert messages_between_chips(divided) == pytest.approx(columns, rel=0.01)
