@@ -332,12 +332,13 @@ def _add_flow(commands: Any) -> None:
     _option(p, "graph", type=Path, help="graph file")
     _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     _option(p, "--chips", default="fewest", help="numbers of chips, as fewest,8,24 (default fewest)")
-    _option(p, "--weight-bits", default="2", help="what a stored weight takes, as 2,8 (default 2)")
+    _option(p, "--weight-bits", default="2", help="what a stored weight takes, as 2,8: changes what fits (default 2)")
     _option(p, "--splits", default="columns,spread",
             help="rows; columns (sums are divided too where it saves messages); spread (every node over all cores of "
                  "its chip) (default columns,spread)")  # fmt: skip
     _option(p, "--placers", default="chain,block-per-chip", help="as chain,balanced (default chain,block-per-chip)")
-    _option(p, "--copies", default="1", help="copies of the model, each with a sequence of its own (default 1)")
+    _option(p, "--copies", default="1",
+            help="copies of the model, each with a sequence of its own; all share one barrier (default 1)")  # fmt: skip
     _option(p, "--head-on-host", action="store_true", help="leave the head and its norm to the host, as published")
     _option(p, "-o", "--output", type=Path, help="write all points as JSON")
     _option(p, "--picture", type=Path, help="draw the fronts as PNG")

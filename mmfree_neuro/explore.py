@@ -1,6 +1,8 @@
 """Many mappings of one graph under the same costs: what each gives, and which of them nothing else beats.
 
 Counts are those of a token whose payloads are all non-zero, so nothing is run; every point can be costed in any mode.
+How wide weights are stored changes what fits, not what a synapse takes: the rows that the constants are fitted to do
+not say which width they had.  Copies of a model share the barrier of all chips in use.
 """
 
 from collections.abc import Sequence
@@ -52,7 +54,7 @@ class Point:
     """Of all copies together."""
     chip_millijoule_per_token: Span
     millijoule_per_token: Span
-    messages_between_chips: int
+    messages_off_chips: int
     """A token: payloads from chip to chip, and from and to the host."""
     resource: str
     """What is slowest."""
@@ -88,7 +90,10 @@ def _point(
 
 
 def front(found: Sequence[Point]) -> tuple[Point, ...]:
-    """The points that no other beats: faster or as fast, with no more energy (of the system) and no more chips."""
+    """The points that no other beats: faster or as fast, with no more energy (of the system) and no more chips.
+
+    Of points that are equal in all of these, the first.
+    """
 
     def key(point: Point) -> tuple[float, float, int]:
         return -point.tokens_per_s.central, point.millijoule_per_token.central, point.chips

@@ -271,7 +271,16 @@ def place(graph: Graph, digest: str, system: SystemSpec, wish: Wish) -> tuple[Gr
     if wish.cores is not None and not 1 <= wish.cores <= most:
         raise InputError(f"{wish.cores} cores per chip were asked for, must be 1 … {most}")
     if wish.chips is not None and not 1 <= wish.chips <= int(system.chips.central):
-        raise InputError(f"{wish.chips} chips were asked for, {system.name} has {int(system.chips.central)}")
+        raise InputError(
+            f"{wish.chips} chips were asked for, must be 1 … {int(system.chips.central)}, as {system.name} has"
+        )
+    if wish.seed < 0:
+        raise InputError(f"the seed is {wish.seed}, must not be negative")
+    if graph.accumulator_bits > system.chip.accumulator_bits.central:
+        raise CapacityError(
+            f"{graph.name}: needs accumulators of {graph.accumulator_bits} bits, {system.chip.name} has "
+            f"{system.chip.accumulator_bits.central:g}"
+        )
     host = {node.name for node in graph.nodes if block_of(node.name) is None} if wish.head_on_host else set()
     request = Request(
         wish.chips, wish.cores or most, frozenset(host | {graph.embedding.name}), wish.spread, wish.divide, wish.seed
@@ -301,7 +310,7 @@ def map_graph(graph_path: Path, system_name: str, output: Path, wish: Wish) -> t
     graph, digest = storage.load_graph(graph_path)
     system = with_weight_bits(load_system(system_name), wish.weight_bits)
     divided, mapping = place(graph, digest, system, wish)
-    stored = StoredMapping(mapping, system, graph_path)
+    stored = StoredMapping(mapping, system, graph_path, wish.cores)
     storage.save_mapping(stored, output)
     return divided, stored
 

@@ -76,6 +76,12 @@ def _mapping(run: Run, use: dict[Location, Footprint]) -> Plain:
         "cores_per_chip": int(run.system.chip.cores.central),
         "mesh_columns": int(run.system.chip.mesh_columns.central),
         "shards": sum(place.chip != HOST for place in run.mapping.locations),
+        "head_on_host": nodes[-1].name in {
+            shard.node for shard, place in zip(run.mapping.shards, run.mapping.locations, strict=True)
+            if place.chip == HOST
+        },
+        "sums_divided": len(run.mapping.columns),
+        "copied_neurons": sum(shard.size for shard in run.mapping.shards) - sum(node.size for node in nodes),
         "steps_per_token": run.summary.steps,
         "blocks": run.summary.blocks,
         "ternary_synapses": sum(node.ternary_synapses for node in nodes),
@@ -212,6 +218,9 @@ def _mapped(report: Plain) -> Section:
     rows = [
         ("chips in use", f"{mapping['chips']:,} of {mapping['chips_of_system']:,}"),
         ("cores in use", f"{mapping['cores']:,} of {mapping['chips'] * mapping['cores_per_chip']:,} on these chips"),
+        ("head", "on the host, not counted here" if mapping["head_on_host"] else "on the chips"),
+        ("nodes whose sums are divided by columns", f"{mapping['sums_divided']:,}"),
+        ("neurons held by a second core", f"{mapping['copied_neurons']:,}"),
         ("shards", f"{mapping['shards']:,}"), ("blocks", f"{mapping['blocks']:,}"),
         ("steps per token", f"{mapping['steps_per_token']:,}"),
         ("ternary synapses", f"{mapping['ternary_synapses']:,}"),

@@ -319,6 +319,8 @@ class StoredMapping:
     mapping: Mapping
     system: SystemSpec
     graph_path: Path
+    cores: int | None = None
+    """How many cores of a chip it was allowed to use; None for all."""
 
 
 def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
@@ -360,7 +362,7 @@ def save_mapping(stored: StoredMapping, path: Path) -> None:
     """Write a mapping file; the graph is named by its path from there."""
     graph = os.path.relpath(stored.graph_path.resolve(), path.resolve().parent)
     content = {
-        "format": MAPPING_FORMAT, "graph_path": graph,
+        "format": MAPPING_FORMAT, "graph_path": graph, "cores": stored.cores,
         "system": asdict(stored.system), "mapping": mapping_to_plain(stored.mapping),
     }  # fmt: skip
     with whole_file(path) as scratch:
@@ -382,10 +384,10 @@ def load_mapping(path: Path) -> StoredMapping:
     content = _read_json(path, MAPPING_FORMAT, MappingError, "a mapping file")
     try:
         mapping, system = mapping_from_plain(content["mapping"]), _system_from_plain(content["system"])
-        graph = path.resolve().parent / content["graph_path"]
+        graph, cores = path.resolve().parent / content["graph_path"], content["cores"]
     except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise MappingError(f"{path}: not a mapping file, a part is missing") from None
-    return StoredMapping(mapping, system, graph)
+    return StoredMapping(mapping, system, graph, cores)
 
 
 def load_mapped(path: Path) -> tuple[Graph, StoredMapping]:

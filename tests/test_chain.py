@@ -338,7 +338,9 @@ def test_the_best_cuts_by_brute_force(
     ways = np.array(every_way(len(places), chips))
     costs, loads = crossed[ways].sum(1), Seams(chain, divide=False).places(cutting.GRAIN).loads
     held = np.diff(loads[ways], axis=1)  # [ways, chips, resources]
-    for most in (slack * chain.least_slowest(chips * cores) for slack in cutting.SLACK):
+    evenly = chain.evenly(chain.whole(), chips * cores)
+    assert evenly is not None
+    for most in cutting.slowest_allowed(chain, evenly, chips * cores):
         for tight in cutting.TIGHTER:
             room = tight * cores * np.array([most, most, chain.room.memory, chain.room.synaptic_memory])
             allowed = np.flatnonzero((held <= room + 1e-6).all((1, 2)))
@@ -348,6 +350,4 @@ def test_the_best_cuts_by_brute_force(
             if parts in cheapest and fitting[cheapest.index(parts)]:
                 return
             assert not fitting or not all(fitting)
-    found = chain.evenly(chain.whole(), chips * cores)
-    assert found is not None
-    assert parts == parts_of(chain, shares(found, chips))  # memory allows none of these
+    assert parts == parts_of(chain, shares(evenly, chips))  # memory allows none of these

@@ -165,7 +165,7 @@ def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> N
         assert ends(found[mode].tokens_per_s) == nearly(*rates)
         assert found[mode].barrier_share == pytest.approx(barriers * barrier_ns / central)
         assert (found[mode].chips, found[mode].cores) == (2 * copies, 3 * copies)
-        assert (found[mode].resource, found[mode].messages_between_chips) == ("synapses read", 9)
+        assert (found[mode].resource, found[mode].messages_off_chips) == ("synapses read", 9)
         assert found[mode].choice == replace(CHAIN, copies=copies)
 
 
@@ -392,7 +392,7 @@ WRONG = [
     (["--copies", "two"], f"copies are 'two', {NUMBERS}"),
     (["--weight-bits", "2,9"], "weights of 9 bits were asked for, loihi2 has 2 to 8"),
     (["--weight-bits", "1"], "weights of 1 bits were asked for, loihi2 has 2 to 8"),
-    (["--chips", "9"], "9 chips were asked for, kapoho-point has 8"),
+    (["--chips", "9"], "9 chips were asked for, must be 1 … 8, as kapoho-point has"),
 ]
 
 

@@ -257,11 +257,14 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for open_ in (whole_file, whole_folder):
-        for path, why in ((tmp_path / "file" / "a", "File exists"), (tmp_path / "file" / "a" / "b", "Not a directory")):
-            with pytest.raises(InputError) as error, open_(path):
-                pass
-            assert str(error.value) == f"{path}: cannot be written ({why})"
+    for path, why in ((tmp_path / "file" / "a", "File exists"), (tmp_path / "file" / "a" / "b", "Not a directory")):
+        with pytest.raises(InputError) as error, whole_file(path):
+            pass
+        assert str(error.value) == f"{path}: cannot be written ({why})"
+        with pytest.raises(InputError) as error, whole_folder(path):
+            pass
+        above = tmp_path / "file"
+        assert str(error.value) == f"{path}: cannot be written, since {above} is no folder that can be written to"
     with pytest.raises(InputError) as error, whole_file(tmp_path):
         pass
     assert str(error.value) == f"{tmp_path}: is a folder, must be a file to write"

@@ -66,6 +66,10 @@ class Chain:
         """For each node: what a neuron takes of its core's synapses, read and worked off, and of its instructions."""
         return [(max(read, done), issued) for read, done, issued in self.chip_times]
 
+    def busiest(self, core: Sequence[Shard]) -> float:
+        """Nanoseconds that a core takes."""
+        return self.load([(self.number[shard.node], shard.start, shard.stop) for shard in core])
+
     def least_slowest(self, cores: int) -> float:
         """Nanoseconds that the slowest of so many cores takes at least: the busiest resource, spread evenly."""
         sizes = np.array([link.node.size for link in self.links])

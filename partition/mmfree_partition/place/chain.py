@@ -1,8 +1,8 @@
 """Cuts the chain into chips where least crosses: the best cuts of all, by dynamic programming over the places to cut.
 
 Every chip holds a stretch of the chain and no core may be slower than the slack over the bound allows.  Within that,
-and up to the grain of the places, no other way to cut the chain sends less from chip to chip.  Where the request
-allows it, sums are passed from chip to chip in parts (see `seams`).
+and up to the grain of the places, no other way to cut the chain has less cross its cuts.  Where the request allows it,
+sums are passed from chip to chip in parts (see `seams`).
 """
 
 from dataclasses import replace
@@ -14,13 +14,17 @@ from mmfree_neuro.divide import Columns, by_columns
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.ir import Graph
+from mmfree_neuro.mapping import Shard
 from mmfree_partition.chain import Chain, Piece, need_room
 from mmfree_partition.layout import chips_for, on_chips, parts_of, shares
 from mmfree_partition.request import Placement, Request
 from mmfree_partition.seams import Seams
 
-SLACK = (1.05, 1.07, 1.1, 1.25, 1.6, 4.0)
-"""How much slower than the bound the slowest core may be; the first that can be kept counts.
+SLACK = 1.05
+"""How much slower than the bound the slowest core may be."""
+REACHED = 1.01
+LOOSER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
+"""Times that, or times what `balanced` about reaches where that is slower; the first that can be kept counts.
 
 Where memory allows none of them, cores are filled evenly instead.
 """
@@ -31,7 +35,9 @@ MUCH = 1 << 60
 
 
 def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
-    """The fewest messages between chips with cores nearly as fast as the bound, or as slow as memory then demands.
+    """The least across all cuts with cores within 5 % of the bound, or as near to it as the order of neurons allows.
+
+    A payload that passes a chip by counts at both of its ends, and what comes from the host does not count.
 
     Raises CapacityError where the system has too little room.
     """
@@ -48,8 +54,9 @@ def best_cuts(chain: Chain, chips: int, request: Request) -> tuple[list[list[Pie
     seams = Seams(chain, divide=request.divide)
     found = seams.places(GRAIN)
     memory = np.array([chain.room.memory, chain.room.synaptic_memory], np.float64)
-    slowest = chain.least_slowest(chips * request.cores)
-    for most in (slack * slowest for slack in SLACK):
+    evenly = chain.evenly(chain.whole(), chips * request.cores)
+    assert evenly is not None
+    for most in slowest_allowed(chain, evenly, chips * request.cores):
         for tight in TIGHTER:
             room = tight * request.cores * np.array([most, most, *memory])
             cuts = _cheapest(_first(found.loads, room), found.crossed, chips)
@@ -61,9 +68,13 @@ def best_cuts(chain: Chain, chips: int, request: Request) -> tuple[list[list[Pie
             parts = seams.parts(ends, divided)
             if all(divided.fill(pieces, most, request.cores) is not None for pieces in parts):
                 return parts, columns
-    evenly = chain.evenly(chain.whole(), chips * request.cores)
-    assert evenly is not None
     return parts_of(chain, shares(evenly, chips)), ()
+
+
+def slowest_allowed(chain: Chain, evenly: list[list[Shard]], cores: int) -> list[float]:
+    """Nanoseconds that the slowest core may take, one after another; `evenly` is what evenly filled cores hold."""
+    reached = max(chain.busiest(core) for core in evenly)
+    return [looser * max(SLACK * chain.least_slowest(cores), REACHED * reached) for looser in LOOSER]
 
 
 def _divided(chain: Chain, columns: Columns) -> Chain:

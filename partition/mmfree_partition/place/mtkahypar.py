@@ -17,7 +17,7 @@ from mmfree_partition.request import Placement, Request
 
 GRAIN = 32
 """Neurons that stay together at least."""
-ROOMS = (SLACK[0] - 1, 0.07, 0.1, 0.2, 0.5)
+ROOMS = (SLACK - 1, 0.07, 0.1, 0.2, 0.5)
 """How much heavier than the mean a chip may be; the first with which every chip holds its part counts."""
 
 
