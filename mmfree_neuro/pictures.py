@@ -18,6 +18,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mmfree_neuro.explore import Point, front
 from mmfree_neuro.mapping import HOST
@@ -304,6 +305,10 @@ def fronts(found: Sequence[Point]) -> bytes:
             axes.annotate(f"{point.chips} chips", at, (4, 4), textcoords="offset points", fontsize=7.5, color=INK)
         scale = "log" if any(point.millijoule_per_token.high > 0 for point in here) else "linear"
         axes.set(xscale="log", yscale=scale, title=f"{PHASES[phase]}, {mode}")
+        for axis in (axes.xaxis, axes.yaxis) if scale == "log" else ():
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("tokens/s", fontsize=9, color=INK)
         axes.set_ylabel("mJ/token, system", fontsize=9, color=INK)
         axes.grid(color="#e3e7eb", lw=0.8)
