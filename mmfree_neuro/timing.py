@@ -102,7 +102,7 @@ class Load:
         count = len(self.ways.links)
         key = self.route_step[self.ways.link_route] * count + self.ways.link
         flat = np.bincount(key, self.sent[self.ways.link_route], (self.last + 1) * count)
-        return flat.astype(np.float64).reshape(self.last + 1, count)
+        return flat.astype(np.float64, copy=False).reshape(self.last + 1, count)
 
 
 def _peaks(found: Ways, sent: Ints, step: Ints, steps: int) -> Ints:
@@ -134,7 +134,7 @@ def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways
         there = cores_ >= 0
         key = steps[there] * len(cores) + cores_[there]
         flat = np.bincount(key, uses[there], (summary.steps + 1) * len(cores))
-        return flat.astype(np.float64).reshape(summary.steps + 1, len(cores))
+        return flat.astype(np.float64, copy=False).reshape(summary.steps + 1, len(cores))
 
     sends = activity.messages * ways.deliveries
     per_core = dict(zip(PER_CORE, (

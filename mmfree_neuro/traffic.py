@@ -144,23 +144,35 @@ def _runs(
     grid = (1 + max((chip for chip, _ in targets), default=0)) * rows * columns
     found = []
 
-    def run(which: Ints, line: Ints | int, length: int, base: int, entry: Ints, low: Ints, high: Ints) -> None:
+    def run(which: Ints, line: Ints, length: int, base: int, entry: Ints, low: Ints, high: Ints) -> None:
         """Links along a line of the mesh, both ways from where it is entered."""
         start = base + line * length
         found.append((which, start + entry, start + np.maximum(high, entry)))
         found.append((which, start + grid + np.minimum(low, entry), start + grid + entry))
 
+    single = [(n, chip, there[0], e) for (chip, there), known in targets.items() if len(there) == 1
+              for n, e in zip(*known, strict=True)]  # fmt: skip
+    which, chips, core, entry = np.array(single, np.int64).reshape(-1, 4).T
+    row, column = np.divmod(core, columns)
+    entry_row, entry_column = np.divmod(entry, columns)
+    run(which, chips * rows + entry_row, columns, 0, entry_column, column, column)
+    run(which, chips * columns + column, rows, 2 * grid, entry_row, row, row)
     for (chip, there), (numbers, entries) in targets.items():
+        if len(there) == 1:
+            continue
         which, entry = np.array(numbers), np.array(entries)
         row, column = np.divmod(np.array(there), columns)
         entry_row, entry_column = np.divmod(entry, columns)
-        run(which, chip * rows + entry_row, columns, 0, entry_column, column.min(), column.max())
-        for one in np.unique(column):
-            ends = row[column == one]
-            run(which, chip * columns + int(one), rows, 2 * grid, entry_row, ends.min(), ends.max())
-    if not found:
-        empty: Ints = np.zeros(0, np.int64)
-        return empty, empty, empty
+        ends = np.full(len(which), column.min()), np.full(len(which), column.max())
+        run(which, chip * rows + entry_row, columns, 0, entry_column, *ends)
+        order = np.lexsort((row, column))
+        each, at = np.unique(column[order], return_index=True)
+        top, bottom = row[order][at], row[order][np.append(at[1:], len(order)) - 1]
+        routes, lines = len(which), len(each)
+        run(
+            which.repeat(lines), np.tile(chip * columns + each, routes), rows, 2 * grid, entry_row.repeat(lines),
+            np.tile(top, routes), np.tile(bottom, routes),
+        )  # fmt: skip
     number, first, last = (np.concatenate(side) for side in zip(*found, strict=True))
     used = last > first
     return number[used], first[used], last[used]
