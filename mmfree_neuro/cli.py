@@ -84,7 +84,7 @@ def map_(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
     wish = pipeline.Wish(
         "block-per-chip" if options.block_per_chip else options.placer, options.chips, options.cores, options.spread,
-        options.head_on_host, options.weight_bits, not options.rows_only, options.seed,
+        options.head_on_host, options.weight_bits, not options.rows_only, options.refine, options.seed,
     )  # fmt: skip
     graph, stored = pipeline.map_graph(options.graph, options.system, options.output, wish)
     bounds = pipeline.bounds(graph, stored.mapping, stored.system, options.cores)
@@ -324,6 +324,7 @@ def _add_flow(commands: Any) -> None:
             help="every node of a chip over all of its cores: faster generation, more messages")  # fmt: skip
     _option(p, "--rows-only", action="store_true",
             help="divide no sum by columns, even where that saves messages between chips")  # fmt: skip
+    _option(p, "--refine", action="store_true", help="swap cores on their chips while that saves hops")
     _option(p, "--head-on-host", action="store_true", help="leave the head and its norm to the host, as published")
     _option(p, "--weight-bits", type=int, help="what a stored weight takes (default: as the chip's description says)")
     _option(p, "--seed", type=int, default=0, help="seed of placers that draw (default 0)")

@@ -240,6 +240,8 @@ class Wish:
     """What a stored weight takes; None for what the chip's description says."""
     divide: bool = True
     """Sums may be divided by columns where that saves messages between chips."""
+    refine: bool = False
+    """Cores are swapped on their chips while that saves hops, whatever placed them."""
     seed: int = 0
 
 
@@ -262,6 +264,7 @@ def place(graph: Graph, digest: str, system: SystemSpec, wish: Wish) -> tuple[Gr
     """
     from mmfree_partition.check import check
     from mmfree_partition.place import PLACERS as known
+    from mmfree_partition.place.anneal import refine
     from mmfree_partition.request import Request
     from mmfree_partition.route import route
 
@@ -286,6 +289,8 @@ def place(graph: Graph, digest: str, system: SystemSpec, wish: Wish) -> tuple[Gr
         wish.chips, wish.cores or most, frozenset(host | {graph.embedding.name}), wish.spread, wish.divide, wish.seed
     )
     placed = known[wish.placer](graph, system, request)
+    if wish.refine:
+        placed = refine(graph, system, request, placed)
     graph = by_columns(graph, placed.columns)
     routes = route(graph, placed.shards, placed.locations)
     mapping = Mapping(digest, system.name, wish.placer, placed.shards, placed.locations, routes, placed.columns)

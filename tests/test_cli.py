@@ -172,6 +172,17 @@ def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFi
     assert text["columns"] == text["rows"]
 
 
+def test_map_refined(files: Files, tmp_path: Path) -> None:
+    """Cores change places on their chips, whatever placed them."""
+    plain, refined = (
+        mapped(files, tmp_path / f"{name}.map", "--placer", "balanced", "--chips", "3", *more).mapping
+        for name, more in (("plain", []), ("refined", ["--refine"]))
+    )
+    assert plain.shards == refined.shards
+    assert plain.locations != refined.locations
+    assert [place.chip for place in plain.locations] == [place.chip for place in refined.locations]
+
+
 def test_map_with_wider_weights(files: Files, tmp_path: Path) -> None:
     """Eight bits go into the mapping file with the system, and take the room of eight bits."""
     used = {}

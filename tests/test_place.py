@@ -24,6 +24,7 @@ from mmfree_partition.chain import Chain
 from mmfree_partition.check import check
 from mmfree_partition.layout import chip_order
 from mmfree_partition.place import PLACERS, anneal, mtkahypar
+from mmfree_partition.place.anneal import refine
 from mmfree_partition.place.chain import GRAIN, SLACK, slowest_allowed
 from mmfree_partition.request import Placement, Request
 from mmfree_partition.route import route
@@ -350,3 +351,16 @@ def test_the_fewest_messages_of_a_published_model() -> None:
 def test_no_partitioner_of_hypergraphs_finds_fewer_messages() -> None:
     messages = messages_between_chips(placed_370m("mtkahypar", 24, True))
     assert messages_between_chips(placed_370m("chain", 24, True)) <= messages
+
+
+@every_placer
+def test_any_placement_can_be_refined(placer: str, graph: Graph, system: SystemSpec) -> None:
+    """Shards stay on their chips with the neurons that share their cores, and messages take no more hops."""
+    request = Request(3, 40, on_host(graph, True), seed=2)
+    placed = PLACERS[placer](graph, system, replace(request, chips=None if placer == "block-per-chip" else 3))
+    found = refine(graph, system, request, placed)
+    assert found.shards == placed.shards
+    moved = dict(zip(placed.locations, found.locations, strict=True))
+    assert len(set(moved.values())) == len(moved)
+    assert all(a.chip == b.chip for a, b in moved.items())
+    assert hops(graph, system, found) <= hops(graph, system, placed)

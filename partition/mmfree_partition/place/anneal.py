@@ -1,6 +1,7 @@
 """Refines where the cores of a chip lie on its mesh: seeded annealing that swaps two of them, and keeps what is better.
 
-The chips and what their cores hold are those of `chain`; messages then take fewer hops.
+It refines any placement; the placer of this name refines that of `chain`.  Chips and what their cores hold stay as they
+are; messages take fewer hops.
 """
 
 from dataclasses import replace
@@ -28,7 +29,11 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
 
     Raises CapacityError where the system has too little room.
     """
-    placed = place_chain(graph, system, request)
+    return refine(graph, system, request, place_chain(graph, system, request))
+
+
+def refine(graph: Graph, system: SystemSpec, request: Request, placed: Placement) -> Placement:
+    """Any placement with cores swapped on their chips, or the placement itself where that saves no hops."""
     graph = by_columns(graph, placed.columns)
     routes = route(graph, placed.shards, placed.locations)
     moved: dict[Location, Location] = {}
