@@ -83,7 +83,7 @@ def convert(options: argparse.Namespace) -> None:
 def map_(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
     wish = pipeline.Wish(
-        "block-per-chip" if options.block_per_chip else options.placer, options.chips, options.cores, options.spread,
+        _placer(options), options.chips, options.cores, options.spread,
         options.head_on_host, options.weight_bits, not options.rows_only, options.refine, options.seed,
     )  # fmt: skip
     graph, stored = pipeline.map_graph(options.graph, options.system, options.output, wish)
@@ -91,6 +91,15 @@ def map_(options: argparse.Namespace) -> None:
     text = f"wrote {options.output}\n{describe.mapping(graph, stored.mapping, stored.system, bounds)}"
     content = describe.mapping_content(graph, stored.mapping, stored.system, bounds)
     _show({"mapping": str(options.output), **content}, text, options.json)
+
+
+def _placer(options: argparse.Namespace) -> str:
+    """The placer that is named, or the default."""
+    if not options.block_per_chip:
+        return options.placer or "chain"
+    if options.placer not in (None, "block-per-chip"):
+        raise InputError(f"--block-per-chip and --placer {options.placer} contradict each other")
+    return "block-per-chip"
 
 
 def explore_(options: argparse.Namespace) -> None:
@@ -316,7 +325,7 @@ def _add_flow(commands: Any) -> None:
     _option(p, "graph", type=Path, help="graph file")
     _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     _option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
-    _option(p, "--placer", default="chain", help=f"{', '.join(pipeline.PLACERS)} (default chain)")
+    _option(p, "--placer", help=f"{', '.join(pipeline.PLACERS)} (default chain)")
     _option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
     _option(p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)")
     _option(p, "--cores", type=int, help="use at most this many cores of a chip (default: all)")

@@ -528,6 +528,11 @@ def case_weights_too_narrow(files: Files, tmp: Path) -> tuple[list[str], str]:
     return map_(files, "--system", "oheo-gulch", "--weight-bits", "1"), message
 
 
+def case_two_placers(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "--block-per-chip and --placer greedy contradict each other"
+    return map_(files, "--system", "oheo-gulch", "--block-per-chip", "--placer", "greedy"), message
+
+
 def case_unknown_placer(files: Files, tmp: Path) -> tuple[list[str], str]:
     known = "anneal, balanced, block-per-chip, chain, greedy, mtkahypar"
     message = f"placer 'best' is not known, must be one of {known}"
