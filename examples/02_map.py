@@ -6,18 +6,18 @@ Run after 01: python examples/02_map.py [OUTPUT FOLDER]
 import sys
 from pathlib import Path
 
-from mmfree_neuro import describe, pipeline
+from mmfree_neuro import describe, planning
 from mmfree_neuro.networks import mapping_to_networkx
 
 
 def main(folder: Path) -> None:
     graph_file = folder / "model.graph"
-    graph, packed = pipeline.map_graph(graph_file, "kapoho-point", folder / "packed.map", pipeline.Wish(chips=8))
-    print(describe.mapping(graph, packed.mapping, packed.system, pipeline.bounds(graph, packed.mapping, packed.system)))
-    graph, spread = pipeline.map_graph(
-        graph_file, "kapoho-point", folder / "spread.map", pipeline.Wish("block-per-chip", cores=16)
+    graph, packed = planning.map_graph(graph_file, "kapoho-point", folder / "packed.map", planning.Wish(chips=8))
+    print(describe.mapping(graph, packed.mapping, packed.system, planning.bounds(graph, packed.mapping, packed.system)))
+    graph, spread = planning.map_graph(
+        graph_file, "kapoho-point", folder / "spread.map", planning.Wish("block-per-chip", cores=16)
     )
-    print(describe.mapping(graph, spread.mapping, spread.system, pipeline.bounds(graph, spread.mapping, spread.system)))
+    print(describe.mapping(graph, spread.mapping, spread.system, planning.bounds(graph, spread.mapping, spread.system)))
     # For analysis of your own, a mapping is a networkx graph of cores.
     cores = mapping_to_networkx(packed.mapping)
     busiest = max(cores.edges(data="payloads"), key=lambda edge: edge[2])

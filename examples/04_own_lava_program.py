@@ -11,7 +11,7 @@ import numpy as np
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 
-from mmfree_neuro import checkpoint, pipeline, storage
+from mmfree_neuro import checkpoint, pipeline, planning, storage
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.job import Job
 from mmfree_neuro.quantize import SCHEMES
@@ -32,8 +32,8 @@ def tiny_mapping(folder: Path) -> Path:
     checkpoint.write(folder / "checkpoint", Checkpoint(config, tensors))
     np.save(folder / "tokens.npy", random.integers(0, 256, (8, 64)))
     pipeline.convert(folder / "checkpoint", folder / "model.graph", SCHEMES["a16"], str(folder / "tokens.npy"))
-    wish = pipeline.Wish("block-per-chip", cores=4)
-    pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
+    wish = planning.Wish("block-per-chip", cores=4)
+    planning.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
 
 

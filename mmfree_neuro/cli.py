@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from mmfree_neuro import describe, explore, pipeline, storage
+from mmfree_neuro import describe, explore, pipeline, planning, storage
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.hardware import load_system, system_names
 from mmfree_neuro.job import Job
@@ -82,12 +82,12 @@ def convert(options: argparse.Namespace) -> None:
 
 def map_(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
-    wish = pipeline.Wish(
+    wish = planning.Wish(
         _placer(options), options.chips, options.cores, options.spread,
         options.head_on_host, options.weight_bits, not options.rows_only, options.refine, options.seed,
     )  # fmt: skip
-    graph, stored = pipeline.map_graph(options.graph, options.system, options.output, wish)
-    bounds = pipeline.bounds(graph, stored.mapping, stored.system, options.cores)
+    graph, stored = planning.map_graph(options.graph, options.system, options.output, wish)
+    bounds = planning.bounds(graph, stored.mapping, stored.system, options.cores)
     text = f"wrote {options.output}\n{describe.mapping(graph, stored.mapping, stored.system, bounds)}"
     content = describe.mapping_content(graph, stored.mapping, stored.system, bounds)
     _show({"mapping": str(options.output), **content}, text, options.json)
@@ -107,7 +107,7 @@ def explore_(options: argparse.Namespace) -> None:
     chips = [None if text == "fewest" else _number(text, "chips") for text in options.chips.split(",")]
     bits = [_number(text, "weight bits") for text in options.weight_bits.split(",")]
     copies = [_number(text, "copies") for text in options.copies.split(",")]
-    known_names = {"split": (options.splits, explore.SPLITS), "placer": (options.placers, pipeline.PLACERS)}
+    known_names = {"split": (options.splits, explore.SPLITS), "placer": (options.placers, planning.PLACERS)}
     for what, (names, known) in known_names.items():
         for name in names.split(","):
             if name not in known:
@@ -119,13 +119,13 @@ def explore_(options: argparse.Namespace) -> None:
         if placer != "block-per-chip" or count == chips[0]
     ]  # fmt: skip
     choices = [replace(c, chips=None) if c.placer == "block-per-chip" else c for c in choices]
-    found, failed = pipeline.explore(options.graph, options.system, choices, _say)
+    found, failed = planning.explore(options.graph, options.system, choices, _say)
     if not found:
         raise InputError(f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}")
     content = explore.content(found, failed)
     text = explore.table(found, failed)
     if options.picture is not None:
-        pipeline.draw_front(found, options.picture)
+        planning.draw_front(found, options.picture)
         text += f"\nwrote {options.picture}"
     if options.output is not None:
         with storage.whole_file(options.output) as scratch:
@@ -251,7 +251,7 @@ def systems(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Show a checkpoint, a graph, a mapping or a run as text."""
-    content, text = describe.anything(options.path, pipeline.read_checkpoint, pipeline.bounds)
+    content, text = describe.anything(options.path, pipeline.read_checkpoint, planning.bounds)
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
@@ -325,7 +325,7 @@ def _add_flow(commands: Any) -> None:
     _option(p, "graph", type=Path, help="graph file")
     _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     _option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
-    _option(p, "--placer", help=f"{', '.join(pipeline.PLACERS)} (default chain)")
+    _option(p, "--placer", help=f"{', '.join(planning.PLACERS)} (default chain)")
     _option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
     _option(p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)")
     _option(p, "--cores", type=int, help="use at most this many cores of a chip (default: all)")

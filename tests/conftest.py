@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import lower, pipeline
+from mmfree_neuro import lower, planning
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.fixedpoint import Multiplier, QType
 from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
@@ -131,7 +131,7 @@ def make_mapping(system: SystemSpec) -> Callable[..., Mapping]:
 
     def make(graph: Graph, kind: str, seed: int = 0) -> Mapping:
         if kind == "block-per-chip":
-            return pipeline.place(graph, "", system, pipeline.Wish(kind, cores=5))[1]
+            return planning.place(graph, "", system, planning.Wish(kind, cores=5))[1]
         shards, locations = _chain(graph) if kind == "chain" else _random(graph, seed)
         return Mapping("", system.name, kind, shards, locations, route(graph, shards, locations))
 

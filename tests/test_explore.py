@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, explore, lower, pictures, pipeline, storage
+from mmfree_neuro import cli, explore, lower, pictures, planning, storage
 from mmfree_neuro.activity import Activity, expected
 from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.explore import Choice, Point
@@ -315,8 +315,8 @@ def test_the_points_are_those_of_mappings_made_one_by_one(
     assert run("--chips", "2", "--placers", "chain", "--splits", "spread", "--copies", "3", "--json") == 0
     content = json.loads(capsys.readouterr().out)
     system = load_system("kapoho-point")
-    divided, mapping = pipeline.place(tiny, "", system, pipeline.Wish("chain", 2, spread=True))
-    wide = pipeline.with_weight_bits(system, 2)
+    divided, mapping = planning.place(tiny, "", system, planning.Wish("chain", 2, spread=True))
+    wide = planning.with_weight_bits(system, 2)
     choice = Choice("chain", 2, "spread", 2, False, 3)
     found = explore.points(choice, mapping, summarise(divided), expected(divided, mapping), wide)
     assert content == json.loads(json.dumps(explore.content(found, [])))
@@ -347,7 +347,7 @@ def test_a_split_is_a_wish(
     assert run("--splits", split, "--placers", "chain", "--chips", "7", "--json") == 0
     found = json.loads(capsys.readouterr().out)["points"]
     assert {p["choice"]["split"] for p in found} == {split}
-    _, mapping = pipeline.place(tiny, "", load_system("kapoho-point"), pipeline.Wish("chain", 7, **wish))
+    _, mapping = planning.place(tiny, "", load_system("kapoho-point"), planning.Wish("chain", 7, **wish))
     assert {p["cores"] for p in found} == {len(mapping.cores)}
 
 

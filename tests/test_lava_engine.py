@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import pipeline, storage
+from mmfree_neuro import planning, storage
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError, InputError
@@ -72,7 +72,7 @@ def scattered(graph: Graph, digest: str) -> Mapping:
 
 
 def block_per_chip(graph: Graph, digest: str) -> Mapping:
-    _, mapping = pipeline.place(graph, digest, SYSTEM, pipeline.Wish("block-per-chip", cores=3))
+    _, mapping = planning.place(graph, digest, SYSTEM, planning.Wish("block-per-chip", cores=3))
     assert mapping.chips == (0, 1, 2)
     return mapping
 
@@ -226,7 +226,7 @@ def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
 
 def test_too_many_cores_to_be_processes(graphs: dict[str, Path]) -> None:
     graph, digest = storage.load_graph(graphs["1-a16"])
-    _, mapping = pipeline.place(graph, digest, SYSTEM, pipeline.Wish("block-per-chip", cores=40))
+    _, mapping = planning.place(graph, digest, SYSTEM, planning.Wish("block-per-chip", cores=40))
     with pytest.raises(EngineError) as caught:
         engine.run_per_core(graph, mapping, Job(np.zeros((1, 1), np.int64)))
     assert str(caught.value) == (

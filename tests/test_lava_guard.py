@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import pipeline, storage
+from mmfree_neuro import planning, storage
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.hardware import load_system
 from mmfree_neuro.lower import lower
@@ -78,8 +78,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random")
     storage.save_graph(graph, folder / "model.graph")
     path = folder / "model.map"
-    wish = pipeline.Wish("block-per-chip", cores=2)
-    _, stored = pipeline.map_graph(folder / "model.graph", "kapoho-point", path, wish)
+    wish = planning.Wish("block-per-chip", cores=2)
+    _, stored = planning.map_graph(folder / "model.graph", "kapoho-point", path, wish)
     assert load_system("kapoho-point") == stored.system
     assert stored.mapping.chips == (0, 1, 2)
     return path

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import pipeline, storage
+from mmfree_neuro import planning, storage
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.lower import lower
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
@@ -57,8 +57,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random")
     storage.save_graph(graph, folder / "model.graph")
-    wish = pipeline.Wish("block-per-chip", cores=2)
-    pipeline.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
+    wish = planning.Wish("block-per-chip", cores=2)
+    planning.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
 
 

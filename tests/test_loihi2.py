@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmfree_neuro import cost, pipeline, timing
+from mmfree_neuro import cost, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.cost import Energy
 from mmfree_neuro.hardware import ChipSpec, load_system
@@ -47,8 +47,8 @@ class Estimate:
 @lru_cache
 def estimate(blocks: int, name: str) -> Estimate:
     """So many blocks, each on a chip of its own of a system."""
-    system, wish = load_system(name), pipeline.Wish("block-per-chip", head_on_host=True)
-    graph, mapping = pipeline.place(published_graph("370m", blocks=blocks), "", system, wish)
+    system, wish = load_system(name), planning.Wish("block-per-chip", head_on_host=True)
+    graph, mapping = planning.place(published_graph("370m", blocks=blocks), "", system, wish)
     assert len(mapping.chips) == blocks
     counted, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
     load = timing.load(mapping, summary, counted, found)

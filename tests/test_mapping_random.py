@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import lower, pipeline, reference
+from mmfree_neuro import lower, pipeline, planning, reference
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.fixedpoint import Ints
@@ -26,7 +26,7 @@ from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Result
 from mmfree_neuro.mapping import HOST, Mapping
-from mmfree_neuro.pipeline import Wish, with_weight_bits
+from mmfree_neuro.planning import Wish, with_weight_bits
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_partition.bound import gaps
 from mmfree_partition.check import check
@@ -39,7 +39,7 @@ from mmfree_sims.tile import Tile
 CASES = 500
 RUN_EVERY = 8
 """One in so many valid mappings is run."""
-PLACERS = [name for name in pipeline.PLACERS if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")]
+PLACERS = [name for name in planning.PLACERS if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -201,7 +201,7 @@ def test_five_hundred_random_mappings() -> None:
     def one(case: Case) -> None:
         graph, cores = models()[case.which], case.wish.cores or int(case.system.chip.cores.central)
         try:
-            divided, mapping = pipeline.place(graph, "", case.system, case.wish)
+            divided, mapping = planning.place(graph, "", case.system, case.wish)
         except CapacityError as error:
             outcomes["short"] += 1
             assert_says_what_is_short(graph, str(error))

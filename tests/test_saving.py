@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import checkpoint as checkpoints
-from mmfree_neuro import cli, lower, pipeline, reference, storage
+from mmfree_neuro import cli, lower, planning, reference, storage
 from mmfree_neuro.activity import nothing
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import InputError, RunFailed
@@ -76,7 +76,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         graph = lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random")
         path = folder / f"{scheme}.graph"
         storage.save_graph(graph, path)
-        pipeline.map_graph(path, "kapoho-point", path.with_suffix(".map"), pipeline.Wish("block-per-chip", cores=2))
+        planning.map_graph(path, "kapoho-point", path.with_suffix(".map"), planning.Wish("block-per-chip", cores=2))
     return Files(folder)
 
 

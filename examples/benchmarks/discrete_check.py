@@ -19,7 +19,7 @@ import numpy as np
 from rows import write
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import lower, pipeline, timing
+from mmfree_neuro import lower, pipeline, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.checkpoint import ModelConfig
 from mmfree_neuro.hardware import SystemSpec, load_system
@@ -79,14 +79,14 @@ def cases(system: SystemSpec) -> Iterator[Case]:
     exact = dict.fromkeys(FORMULAS, (1, 1)) | {"asynchronous prefill": (560, 16)}
     graph = small()
     yield "2 blocks of 64, a core for every node, 3 chips", graph, chain(graph), exact
-    wish = pipeline.Wish("block-per-chip", cores=5)
-    yield "2 blocks of 64, a block on each chip, 3 chips", *pipeline.place(graph, "", system, wish), exact
+    wish = planning.Wish("block-per-chip", cores=5)
+    yield "2 blocks of 64, a block on each chip, 3 chips", *planning.place(graph, "", system, wish), exact
     yield "2 blocks of 64, in disorder, 3 chips", graph, disorder(graph, 0), exact
     block = published_graph("370m", blocks=1)
     bundled = dict.fromkeys(FORMULAS, (1, 8)) | {"asynchronous prefill": (240, 256)}
     for placer, chips in (("block-per-chip", 1), ("chain", 3)):
-        wish = pipeline.Wish(placer, chips=chips, head_on_host=True)
-        yield f"1 block of 370M, {placer}, {chips} chips", *pipeline.place(block, "", system, wish), bundled
+        wish = planning.Wish(placer, chips=chips, head_on_host=True)
+        yield f"1 block of 370M, {placer}, {chips} chips", *planning.place(block, "", system, wish), bundled
 
 
 def agree(found: Outcome, load: Load, system: SystemSpec) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rows import write
 
-from mmfree_neuro import cost, pipeline, timing
+from mmfree_neuro import cost, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.hardware import Quantity, load_system
 from mmfree_neuro.summary import summarise
@@ -40,7 +40,7 @@ LOIHI1_PJ = {"synops": 23.6, "instructions": 8.1, "messages": 111.0, "hops": 3.5
 def counts() -> dict[str, float]:
     """Counts of one block for a token, and the slowest cores of its steps in microseconds without a barrier."""
     graph, system = published_graph("370m", blocks=1), load_system("oheo-gulch")
-    graph, mapping = pipeline.place(graph, "", system, pipeline.Wish("block-per-chip", head_on_host=True))
+    graph, mapping = planning.place(graph, "", system, planning.Wish("block-per-chip", head_on_host=True))
     activity, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
     moved = traffic(mapping, activity, found)
     load = timing.load(mapping, summary, activity, found)

@@ -14,13 +14,13 @@ import time
 
 from rows import write
 
-from mmfree_neuro import explore, pipeline
+from mmfree_neuro import explore, planning
 from mmfree_neuro.activity import expected
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.hardware import load_system
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.pipeline import PLACERS, Wish
+from mmfree_neuro.planning import PLACERS, Wish
 from mmfree_neuro.storage import mapping_to_plain
 from mmfree_neuro.summary import summarise
 from mmfree_neuro.testing import published_graph
@@ -41,11 +41,11 @@ def placed(model: str, graph: Graph, wish: Wish) -> list[dict[str, object]]:
     what = f"{model}, {wish.placer}, {split}, {wish.chips or 'fewest'} chips, {home}"
     begin = time.monotonic()
     try:
-        divided, mapping = pipeline.place(graph, "", system, wish)
+        divided, mapping = planning.place(graph, "", system, wish)
     except (CapacityError, InputError) as error:
         return [{"what": f"{what}: {error}", "value": None, "unit": ""}]
     seconds = time.monotonic() - begin
-    found = pipeline.bounds(divided, mapping, system)
+    found = planning.bounds(divided, mapping, system)
     row: dict[str, object] = {
         "what": what, "value": round(seconds, 2), "unit": "s", "chips": len(mapping.chips),
         "cores": len(mapping.cores), "checksum": checksum(mapping),
@@ -69,7 +69,7 @@ def compared(graph: Graph) -> list[dict[str, object]]:
     ]  # fmt: skip
     for choice in choices:
         wish = Wish(choice.placer, choice.chips, None, choice.split == "spread", True, divide=choice.split != "rows")
-        divided, mapping = pipeline.place(graph, "", system, wish)
+        divided, mapping = planning.place(graph, "", system, wish)
         for point in explore.points(choice, mapping, summarise(divided), expected(divided, mapping), system):
             what = f"370m, {choice}, {point.chips} chips: {point.phase}, {point.mode}"
             spans = {

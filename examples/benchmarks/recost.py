@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from rows import write
 
-from mmfree_neuro import cost, pipeline, timing
+from mmfree_neuro import cost, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.hardware import load_system
 from mmfree_neuro.summary import summarise
@@ -23,8 +23,8 @@ TIMES = 7
 def main() -> None:
     system, rows = load_system("alia-point-32"), list[dict[str, object]]()
     for split in ("columns", "spread"):
-        wish = pipeline.Wish("chain", 24, head_on_host=True, spread=split == "spread")
-        graph, mapping = pipeline.place(published_graph("370m"), "", system, wish)
+        wish = planning.Wish("chain", 24, head_on_host=True, spread=split == "spread")
+        graph, mapping = planning.place(published_graph("370m"), "", system, wish)
         summary, activity = summarise(graph), expected(graph, mapping)
         found, seconds = set(), {"trees of all routes": [], "loads of all resources": [], "costs": []}
         for _ in range(TIMES):

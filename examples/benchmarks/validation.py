@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from rows import write
 
-from mmfree_neuro import baselines, cost, pipeline, timing
+from mmfree_neuro import baselines, cost, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.hardware import ChipSpec, load_system
-from mmfree_neuro.pipeline import Wish
+from mmfree_neuro.planning import Wish
 from mmfree_neuro.summary import summarise
 from mmfree_neuro.testing import published_graph
 from mmfree_neuro.timing import BOUNDS, Span, Timing
@@ -47,7 +47,7 @@ def scaled(span: Span, factor: float) -> Span:
 def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
     """Both phases of some blocks of the 370M model, one on each chip."""
     system = load_system(system_name)
-    graph, mapping = pipeline.place(
+    graph, mapping = planning.place(
         published_graph("370m", blocks=blocks), "", system, Wish("block-per-chip", head_on_host=True)
     )
     summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
@@ -135,7 +135,7 @@ def ratios() -> list[dict[str, object]]:
         "the least energy known, one sequence": min(others, key=lambda row: row.millijoule_per_token),
     }
     system = load_system("alia-point-32")
-    graph, mapping = pipeline.place(published_graph("370m"), "", system, Wish("block-per-chip", head_on_host=True))
+    graph, mapping = planning.place(published_graph("370m"), "", system, Wish("block-per-chip", head_on_host=True))
     summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
     times = timing.fall_through(timing.load(mapping, summary, activity, found), system)
     energy = cost.energy(mapping, summary, activity, system, times, found).millijoule_per_token

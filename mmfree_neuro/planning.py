@@ -1,0 +1,156 @@
+"""From a graph to mappings: one that is wished for, or many to compare; the command line and the examples call these.
+
+The folder `partition/` is imported where it is needed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from mmfree_neuro import storage
+from mmfree_neuro.activity import expected
+from mmfree_neuro.describe import Bounds
+from mmfree_neuro.divide import by_columns
+from mmfree_neuro.errors import CapacityError, InputError
+from mmfree_neuro.explore import Choice, Point, points
+from mmfree_neuro.footprint import need_programs
+from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
+from mmfree_neuro.ir import Graph, block_of
+from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.storage import StoredMapping
+from mmfree_neuro.summary import summarise
+
+PLACERS = ("chain", "anneal", "balanced", "block-per-chip", "greedy", "mtkahypar")
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a graph is to be mapped onto a system."""
+
+    placer: str = "chain"
+    chips: int | None = None
+    """Exactly so many; None for as few as the placer can do with."""
+    cores: int | None = None
+    """At most so many of a chip; None for all."""
+    spread: bool = False
+    """Every node of a chip over all of its cores."""
+    head_on_host: bool = False
+    weight_bits: int | None = None
+    """What a stored weight takes; None for what the chip's description says."""
+    divide: bool = True
+    """Sums may be divided by columns where that saves messages between chips."""
+    refine: bool = False
+    """Cores are swapped on their chips while that saves hops, whatever placed them."""
+    seed: int = 0
+
+
+def with_weight_bits(system: SystemSpec, bits: int | None) -> SystemSpec:
+    """The system with weights stored at that many bits.  Raises InputError where its chip does not allow them."""
+    if bits is None:
+        return system
+    allowed = system.chip.weight_bits
+    low = max(2, int(allowed.low))
+    if not low <= bits <= allowed.high:
+        raise InputError(f"weights of {bits} bits were asked for, {system.chip.name} has {low} to {allowed.high:g}")
+    chosen = Quantity(bits, bits, bits, f"chosen; {allowed.source}")
+    return replace(system, chip=replace(system.chip, weight_bits=chosen))
+
+
+def place(graph: Graph, digest: str, system: SystemSpec, wish: Wish) -> tuple[Graph, Mapping]:
+    """Place, route and check a graph on a system, whose weights are already as wide as is wished.
+
+    The graph that comes back is divided where the mapping divides it.
+    """
+    from mmfree_partition.check import check
+    from mmfree_partition.place import PLACERS as known
+    from mmfree_partition.place.anneal import refine
+    from mmfree_partition.request import Request
+    from mmfree_partition.route import route
+
+    if wish.placer not in known:
+        raise InputError(f"placer {wish.placer!r} is not known, must be one of {', '.join(sorted(known))}")
+    most = int(system.chip.cores.central)
+    if wish.cores is not None and not 1 <= wish.cores <= most:
+        raise InputError(f"{wish.cores} cores per chip were asked for, must be 1 … {most}")
+    if wish.chips is not None and not 1 <= wish.chips <= int(system.chips.central):
+        raise InputError(
+            f"{wish.chips} chips were asked for, must be 1 … {int(system.chips.central)}, as {system.name} has"
+        )
+    if wish.seed < 0:
+        raise InputError(f"the seed is {wish.seed}, must not be negative")
+    if graph.accumulator_bits > system.chip.accumulator_bits.central:
+        raise CapacityError(
+            f"{graph.name}: needs accumulators of {graph.accumulator_bits} bits, {system.chip.name} has "
+            f"{system.chip.accumulator_bits.central:g}"
+        )
+    host = {node.name for node in graph.nodes if block_of(node.name) is None} if wish.head_on_host else set()
+    request = Request(
+        wish.chips, wish.cores or most, frozenset(host | {graph.embedding.name}), wish.spread, wish.divide, wish.seed
+    )
+    placed = known[wish.placer](graph, system, request)
+    if wish.refine:
+        placed = refine(graph, system, request, placed)
+    graph = by_columns(graph, placed.columns)
+    routes = route(graph, placed.shards, placed.locations)
+    mapping = Mapping(digest, system.name, wish.placer, placed.shards, placed.locations, routes, placed.columns)
+    need_programs(graph, mapping, system.chip)
+    return graph, check(graph, mapping, system)
+
+
+def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None = None) -> Bounds:
+    """A mapping's cores, chips, slowest core and messages between chips, each with its proven bound and the ratio."""
+    from mmfree_partition.bound import gaps
+
+    found = gaps(graph, mapping, system, cores or int(system.chip.cores.central))
+    return {
+        field.name: {"found": gap.found, "least": gap.least, "ratio": gap.ratio}
+        for field in fields(found)
+        for gap in (getattr(found, field.name),)
+    }
+
+
+def map_graph(graph_path: Path, system_name: str, output: Path, wish: Wish) -> tuple[Graph, StoredMapping]:
+    """Map a graph file onto a system and write the mapping file."""
+    graph, digest = storage.load_graph(graph_path)
+    system = with_weight_bits(load_system(system_name), wish.weight_bits)
+    divided, mapping = place(graph, digest, system, wish)
+    stored = StoredMapping(mapping, system, graph_path, wish.cores)
+    storage.save_mapping(stored, output)
+    return divided, stored
+
+
+def explore(
+    graph_path: Path, system_name: str, choices: Sequence[Choice], stage: Stage = lambda _: None
+) -> tuple[list[Point], list[tuple[Choice, str]]]:
+    """Map a graph file in many ways; what each gives, and why others cannot be."""
+    graph, digest = storage.load_graph(graph_path)
+    system = load_system(system_name)
+    found: list[Point] = []
+    failed: list[tuple[Choice, str]] = []
+    for one in dict.fromkeys(replace(choice, copies=1) for choice in choices):
+        stage(f"mapping: {one}, {one.chips or 'fewest'} chips")
+        wide = with_weight_bits(system, one.weight_bits)
+        try:
+            spread, divide = one.split == "spread", one.split != "rows"
+            wish = Wish(one.placer, one.chips, None, spread, one.head_on_host, divide=divide)
+            divided, mapping = place(graph, digest, wide, wish)
+        except CapacityError as error:
+            failed.append((one, str(error)))
+            continue
+        counted, summary = expected(divided, mapping), summarise(divided)
+        for choice in (choice for choice in choices if replace(choice, copies=1) == one):
+            if choice.copies * len(mapping.chips) <= system.chips.central:
+                found += points(choice, mapping, summary, counted, wide)
+            else:
+                needed = f"{choice.copies} copies of {len(mapping.chips)} chips"
+                failed.append((choice, f"{graph.name}: {needed} are more than {system.chips.central:g} chips"))
+    return found, failed
+
+
+def draw_front(found: Sequence[Point], output: Path) -> None:
+    """Draw the points of `explore` as a PNG."""
+    from mmfree_neuro import pictures
+
+    with storage.whole_file(output) as scratch:
+        scratch.write_bytes(pictures.fronts(found))
