@@ -15,7 +15,7 @@ from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.hardware import Quantity, SystemSpec
 from mmfree_neuro.ir import Graph
-from mmfree_neuro.mapping import Location, Mapping
+from mmfree_neuro.mapping import HOST, Location, Mapping
 from mmfree_neuro.quantize import is_ternary, ternarise
 from mmfree_neuro.storage import Run
 from mmfree_neuro.summary import summarise
@@ -88,11 +88,12 @@ def utilisation(use: dict[Any, Footprint], system: SystemSpec) -> dict[str, dict
 def mapping_content(
     graph: Graph, mapping: Mapping, system: SystemSpec, bounds: Bounds
 ) -> dict[str, Any]:
-    """A mapping in figures, beside the `bounds` that no mapping can pass."""
+    """A mapping in figures, beside the `bounds` that were proved."""
     use = use_of_cores(graph, mapping, system.chip)
     return {
         "system": system.name, "placer": mapping.placer, "chips": len(mapping.chips), "cores": len(mapping.cores),
-        "shards": len(mapping.shards) - 1, "routes": len(mapping.routes), "utilisation": utilisation(use, system),
+        "shards": sum(place.chip != HOST for place in mapping.locations), "routes": len(mapping.routes),
+        "utilisation": utilisation(use, system),
         "bounds": bounds,
         "cores_per_chip": {str(c): n for c, n in sorted(Counter(p.chip for p in mapping.cores).items())},
     }  # fmt: skip

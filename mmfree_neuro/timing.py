@@ -98,7 +98,7 @@ class Load:
 
     @cached_property
     def links(self) -> Floats:
-        """Messages over every link between chips [steps + 1, links]."""
+        """Messages over every link between chips [last + 1, links]."""
         count = len(self.ways.links)
         key = self.route_step[self.ways.link_route] * count + self.ways.link
         flat = np.bincount(key, self.sent[self.ways.link_route], (self.last + 1) * count)

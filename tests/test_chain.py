@@ -332,7 +332,7 @@ def test_the_best_cuts_by_brute_force(
     filled = chain.fill(chain.whole(), float("inf"), 1 << 40)
     assert filled is not None
     assume(len(filled) <= chips * cores)
-    parts, columns = cutting.best_cuts(chain, chips, Request(None, cores, frozenset({"embedding"})))
+    _, parts, columns = cutting.best_cuts(chain, chips, Request(None, cores, frozenset({"embedding"})))
     assert columns == ()
     places, crossed = places_of(chain, cutting.GRAIN)
     ways = np.array(every_way(len(places), chips))

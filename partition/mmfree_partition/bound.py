@@ -14,7 +14,7 @@ from math import ceil
 
 from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.ir import MLGRU, Graph, MaxAbs, constants
-from mmfree_neuro.mapping import HOST, Mapping
+from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_partition.chain import Chain
 from mmfree_partition.packing import fewest_messages
 
@@ -87,10 +87,8 @@ def _fewest_cores(chain: Chain) -> int:
 
 def _slowest(chain: Chain, mapping: Mapping) -> float:
     """Nanoseconds of the mapping's slowest core."""
-    times: dict[tuple[int, int], list[float]] = {}
+    held: dict[Location, list[Shard]] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if place.chip != HOST:
-            core = times.setdefault((place.chip, place.core), [0.0, 0.0])
-            for k, each in enumerate(chain.nanoseconds[chain.number[shard.node]]):
-                core[k] += shard.size * each
-    return max(max(core) for core in times.values())
+            held.setdefault(place, []).append(shard)
+    return max(chain.busiest(core) for core in held.values())

@@ -13,7 +13,7 @@ import numpy as np
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.footprint import EMPTY, Footprint, footprint, limits
 from mmfree_neuro.hardware import ChipSpec
-from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, MaxAbs
+from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, span
 from mmfree_neuro.mapping import Shard
 from mmfree_neuro.verify import instruction_counts
 
@@ -39,7 +39,7 @@ class Chain:
     def __init__(self, graph: Graph, chip: ChipSpec, host: frozenset[str]) -> None:
         issued = instruction_counts(graph)
         self.graph, self.chip, self.host, self.room = graph, chip, host, limits(chip)
-        self.bits, self.word = int(chip.weight_bits.central), int(chip.synaptic_word_bits.central)
+        self.bits = int(chip.weight_bits.central)
         self.links = tuple(
             Link(node, _reads(graph, node), sum(issued[node.name].values()))
             for node in graph.nodes
@@ -246,19 +246,9 @@ class Chain:
 
 def _reads(graph: Graph, node: AnyNode) -> int:
     """Synapses that a neuron reads where every payload is non-zero."""
-    reads = 0
-    for entry in node.inputs:
-        size = graph.node(entry.source).output(entry.source_port).size
-        match entry.how:
-            case "ternary":
-                reads += size if entry.matrix is None else entry.matrix.columns
-            case "sum":
-                reads += size - entry.first if entry.count is None else entry.count
-            case "group":
-                reads += node.arity if isinstance(node, MaxAbs) else 1
-            case _:
-                reads += 1
-    return reads
+    sizes = (graph.node(entry.source).output(entry.source_port).size for entry in node.inputs)
+    spans = (span(node, entry, 0, 1, size) for entry, size in zip(node.inputs, sizes, strict=True))
+    return sum(last - first for first, last in spans)
 
 
 def need_room(chain: Chain) -> None:

@@ -43,7 +43,7 @@ class Seams:
     """The sums of a chain that cuts can divide."""
 
     def __init__(self, chain: Chain, *, divide: bool) -> None:
-        self.chain, self.divide = chain, divide
+        self.chain = chain
         self.squares: dict[int, list[int]] = {}
         """For a node, those that sum one of its outputs."""
         self.behind: dict[int, tuple[int, int]] = {}

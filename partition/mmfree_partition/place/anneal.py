@@ -42,13 +42,16 @@ def refine(graph: Graph, system: SystemSpec, request: Request, placed: Placement
         order = _anneal(flow, int(system.chip.mesh_columns.central), np.random.default_rng((request.seed, chip)))
         moved |= {Location(chip, core): Location(chip, int(order[core])) for core in range(request.cores)}
     locations = tuple(moved.get(place, place) for place in placed.locations)
-    better = _hops(graph, system, placed.shards, locations) < _hops(graph, system, placed.shards, placed.locations)
+    moved_routes = route(graph, placed.shards, locations)
+    before = _hops(system, placed.shards, placed.locations, routes)
+    better = _hops(system, placed.shards, locations, moved_routes) < before
     return replace(placed, locations=locations) if better else placed
 
 
-def _hops(graph: Graph, system: SystemSpec, shards: tuple[Shard, ...], locations: tuple[Location, ...]) -> int:
+def _hops(
+    system: SystemSpec, shards: tuple[Shard, ...], locations: tuple[Location, ...], routes: tuple[Route, ...]
+) -> int:
     """Mesh links that a token's payloads take, all of them non-zero."""
-    routes = route(graph, shards, locations)
     found = ways(Mapping("", system.name, "", shards, locations, routes), system)
     return int(sum(hops * (one.stop - one.start) for hops, one in zip(found.hops.tolist(), routes, strict=True)))
 

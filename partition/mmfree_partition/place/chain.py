@@ -44,13 +44,12 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     chain = Chain(graph, system.chip, request.host)
     need_room(chain)
     chips = chips_for(chain, system, request)
-    parts, columns = best_cuts(chain, chips, request)
-    divided = _divided(chain, columns)
+    divided, parts, columns = best_cuts(chain, chips, request)
     return replace(on_chips(divided, parts, system, request), columns=columns)
 
 
-def best_cuts(chain: Chain, chips: int, request: Request) -> tuple[list[list[Piece]], Columns]:
-    """The pieces of that many chips, on the chain of the graph divided by these columns."""
+def best_cuts(chain: Chain, chips: int, request: Request) -> tuple[Chain, list[list[Piece]], Columns]:
+    """The chain of the graph as the best cuts divide it, its pieces on every chip, and the columns of the division."""
     seams = Seams(chain, divide=request.divide)
     found = seams.places(GRAIN)
     memory = np.array([chain.room.memory, chain.room.synaptic_memory], np.float64)
@@ -67,8 +66,8 @@ def best_cuts(chain: Chain, chips: int, request: Request) -> tuple[list[list[Pie
             divided = _divided(chain, columns)
             parts = seams.parts(ends, divided)
             if all(divided.fill(pieces, most, request.cores) is not None for pieces in parts):
-                return parts, columns
-    return parts_of(chain, shares(evenly, chips)), ()
+                return divided, parts, columns
+    return chain, parts_of(chain, shares(evenly, chips)), ()
 
 
 def slowest_allowed(chain: Chain, evenly: list[list[Shard]], cores: int) -> list[float]:
