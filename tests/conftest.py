@@ -1,8 +1,10 @@
 """Tiny random models, their integer graphs, and mappings of graphs onto chips."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,9 @@ settings.register_profile("suite", deadline=None, database=None, max_examples=60
 settings.load_profile("suite")
 
 MAPPINGS = ("chain", "random", "block-per-chip")
+HAS_GPU = Path("/dev/nvidiactl").exists()
+if not HAS_GPU:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read by Triton when a kernel is defined
 
 
 @lru_cache
@@ -52,6 +57,12 @@ def _lowered(use_lower_bound: bool, scheme: str) -> Graph:
     checkpoint = _random_checkpoint(use_lower_bound)
     ranges = calibrate(checkpoint, _random_tokens(), SCHEMES[scheme])
     return lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "tiny")
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """Where Triton kernels run: on the GPU, or on the CPU through Triton's interpreter."""
+    return "cuda" if HAS_GPU else "cpu"
 
 
 @pytest.fixture(scope="session")

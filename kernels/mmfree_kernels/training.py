@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from mmfree_kernels.corpus import Corpus, windows
 from mmfree_kernels.evaluate import nats
-from mmfree_kernels.model import HGRNBitModel, Numerics, from_checkpoint, to_checkpoint
+from mmfree_kernels.model import HGRNBitModel, from_checkpoint, to_checkpoint
 from mmfree_neuro.checkpoint import ModelConfig, read, write
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.quantize import harden
@@ -83,9 +83,18 @@ def _batch(text: Tensor, recipe: Recipe, step: int) -> Tensor:
     return text[starts[:, None] + torch.arange(recipe.window + 1, device=text.device)].long()
 
 
-def _loss(model: Callable[..., tuple[Tensor, Tensor]], tokens: Tensor, numerics: Numerics) -> Tensor:
-    logits, _ = model(tokens[:, :-1], numerics=numerics)
+def plain_loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
+    """Mean nats per predicted token of tokens [batch, length + 1], in float32 throughout."""
+    logits, _ = model(tokens[:, :-1])
     return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def fused_loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
+    """As `plain_loss`, on Triton kernels, with activations in bfloat16."""
+    from mmfree_kernels import fused  # needs Triton, which only a GPU does
+
+    with torch.autocast(tokens.device.type, torch.bfloat16):
+        return fused.forward_loss(model, tokens[:, :-1], tokens[:, 1:])
 
 
 def _settings(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
@@ -154,8 +163,7 @@ def train(
     model.to(device).train()
     optimiser = optimiser_for(model, recipe, device)
     first = _resume(folder, model, optimiser, recipe) if resume else 0
-    numerics = Numerics(product_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
-    compiled = torch.compile(model, dynamic=False) if device.type == "cuda" else model
+    loss_of = fused_loss if device.type == "cuda" else plain_loss
     text = torch.from_numpy(corpus.train.copy()).to(device)
 
     start = since = time.monotonic()
@@ -164,7 +172,7 @@ def train(
         rate = learning_rate(recipe, step)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss = _loss(compiled, _batch(text, recipe, step), numerics)
+        loss = loss_of(model, _batch(text, recipe, step))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)

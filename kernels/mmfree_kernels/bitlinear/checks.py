@@ -1,0 +1,16 @@
+"""What BitLinear's kernels ask of their arguments."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check(who: str, tensor: Tensor, shape: tuple[int, ...], dtypes: Sequence[torch.dtype] = ()) -> None:
+    """Raise ValueError unless the tensor is contiguous, of that shape and of one of those types, if any are given."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{who} has shape {tuple(tensor.shape)}, must have {shape}")
+    if dtypes and tensor.dtype not in dtypes:
+        raise ValueError(f"{who} is of {tensor.dtype}, must be of {' or '.join(map(str, dtypes))}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{who} is not contiguous, must be")

@@ -1,0 +1,19 @@
+"""BitLinear on a GPU: norms and quantisers (`rows`), ternary codes (`ternary`), the product of int8s (`product`)."""
+
+from mmfree_kernels.bitlinear.checks import check
+from mmfree_kernels.bitlinear.product import RATES, Tiles, int8_product, int8_sums
+from mmfree_kernels.bitlinear.rows import activations, normalise, normalise_backward
+from mmfree_kernels.bitlinear.ternary import ternarise, ternary_as
+
+__all__ = [
+    "RATES",
+    "Tiles",
+    "activations",
+    "check",
+    "int8_product",
+    "int8_sums",
+    "normalise",
+    "normalise_backward",
+    "ternarise",
+    "ternary_as",
+]

@@ -1,0 +1,131 @@
+"""The product of int8 activations with ternary codes, on tensor cores: exact int32 sums; Triton."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from mmfree_kernels.bitlinear.checks import check
+from mmfree_kernels.bitlinear.rows import PROCESSORS
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How the int8 product is cut: output rows and columns of a program, features of a step, and its resources."""
+
+    rows: int
+    columns: int
+    features: int
+    warps: int
+    stages: int
+
+
+RATES = {
+    Tiles(128, 256, 128, 8, 4): 1.0,
+    Tiles(128, 128, 128, 4, 4): 0.86,
+    Tiles(64, 128, 128, 4, 4): 0.78,
+    Tiles(64, 64, 128, 4, 5): 0.56,
+}
+"""The tiles to choose from, and how fast large products with them are on an H100, over the fastest."""
+
+
+@triton.jit
+def _corner(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Where this program's tile begins: eight tiles of rows at a time go along the columns, so operands stay in L2."""
+    across = tl.cdiv(columns, COLUMNS)
+    group = tl.program_id(0) // (8 * across)
+    height = tl.minimum(tl.cdiv(rows, ROWS) - 8 * group, 8)
+    place = tl.program_id(0) % (8 * across)
+    return (8 * group + place % height) * ROWS, (place // height) * COLUMNS
+
+
+@triton.jit
+def _finish(
+    total, top, left, s, scale, residual, out, rows, columns,
+    SUMS: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row, column = top + tl.arange(0, ROWS), left + tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    if SUMS:
+        tl.store(out + at, total, mask=inside)
+    else:
+        factor = tl.div_rn(tl.load(scale), tl.load(s + row, mask=row < rows, other=1.0))
+        value = total.to(tl.float32) * factor[:, None]
+        if RESIDUAL:
+            value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _int8_product(
+    q, codes, s, scale, residual, out, rows, columns, features,
+    SUMS: tl.constexpr, RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr,
+):  # fmt: skip
+    top, left = _corner(rows, columns, ROWS, COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), tl.int32)
+    for step in range(0, tl.cdiv(features, FEATURES)):
+        a, b = q.load([top, step * FEATURES]), codes.load([left, step * FEATURES])  # zero beyond the edges
+        total = tl.dot(a, b.T, total, out_dtype=tl.int32)
+    _finish(total, top, left, s, scale, residual, out, rows, columns, SUMS, RESIDUAL, ROWS, COLUMNS)
+
+
+def _tiles(rows: int, columns: int) -> Tiles:
+    """The tiles of which the waves over all multiprocessors take least, at the rates that each kind reaches."""
+
+    def cost(tiles: Tiles) -> float:
+        programs = triton.cdiv(rows, tiles.rows) * triton.cdiv(columns, tiles.columns)
+        return triton.cdiv(programs, PROCESSORS) * tiles.rows * tiles.columns / RATES[tiles]
+
+    return min(RATES, key=cost)
+
+
+def _product(
+    q: Tensor, codes: Tensor, out: Tensor, s: Tensor, scale: Tensor, residual: Tensor | None, tiles: Tiles | None
+) -> Tensor:
+    (rows, features), columns = q.shape, len(codes)
+    check("q", q, (rows, features), [torch.int8])
+    check("codes", codes, (columns, features), [torch.int8])
+    if features % 16:
+        raise ValueError(f"q has {features} features, must have a multiple of 16")
+    cut = _tiles(rows, columns) if tiles is None else tiles
+    grid = (triton.cdiv(rows, cut.rows) * triton.cdiv(columns, cut.columns),)
+    rest = s, scale, out if residual is None else residual, out, rows, columns, features
+    choices = out.dtype == torch.int32, residual is not None
+    shape, resources = (cut.rows, cut.columns, cut.features), {"num_warps": cut.warps, "num_stages": cut.stages}
+    a = TensorDescriptor.from_tensor(q, [cut.rows, cut.features])
+    b = TensorDescriptor.from_tensor(codes, [cut.columns, cut.features])
+    _int8_product[grid](a, b, *rest, *choices, *shape, **resources)
+    return out
+
+
+def int8_sums(q: Tensor, codes: Tensor, tiles: Tiles | None = None) -> Tensor:
+    """The sums q codesᵀ of int8 q [m, k] and codes [n, k]; int32 [m, n]."""
+    out = torch.empty(len(q), len(codes), dtype=torch.int32, device=q.device)
+    return _product(q, codes, out, out, out, None, tiles)
+
+
+def int8_product(
+    q: Tensor,
+    s: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    out_dtype: torch.dtype,
+    residual: Tensor | None = None,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """BitLinear's product (scale / s) · q codesᵀ, plus `residual` [m, n] if given, in `out_dtype`, [m, n].
+
+    q [m, k] and codes [n, k] are int8, their sums exact; s [m] and the scalar `scale` are float32.
+    """
+    shape = len(q), len(codes)
+    check("s", s, shape[:1], [torch.float32])
+    check("scale", scale, (), [torch.float32])
+    if residual is not None:
+        check("residual", residual, shape)
+    out = torch.empty(shape, dtype=out_dtype, device=q.device)
+    return _product(q, codes, out, s, scale, residual, tiles)
