@@ -96,10 +96,11 @@ def ternary_weights(checkpoint: Checkpoint) -> TernaryWeights:
     names = [name for name in checkpoint.tensors if is_ternary(name)]
     if checkpoint.config.tie_word_embeddings:
         names.append("lm_head.weight")
-    return {name: _packed(checkpoint, name) for name in names}
+    return {name: pack_weight(checkpoint, name) for name in names}
 
 
-def _packed(checkpoint: Checkpoint, name: str) -> TernaryWeight:
+def pack_weight(checkpoint: Checkpoint, name: str) -> TernaryWeight:
+    """One ternary weight of a checkpoint, packed."""
     weight = checkpoint.head_weight if name == "lm_head.weight" else checkpoint.tensors[name]
     codes, scale = ternarise(weight)
     parts = np.split(codes, 2) if name.endswith("gate_proj.weight") else [codes]

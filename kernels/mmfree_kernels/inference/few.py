@@ -1,0 +1,260 @@
+"""One token of a few sequences through a packed model: four kernels a block, each with its norm and its gates fused in.
+
+Every program of a kernel reads the whole input of its layer, normalises and quantises it for itself, which costs less
+than a kernel of its own would, and owns some rows of the output.  Its weights, which no kernel writes, are on their way
+before it waits for the kernel ahead (`PDL`: programmatic dependent launch).  Activations and states are float32.
+
+With z = x · gains0 and both norms in a row, root0² = 1 / (mean x² + eps) and root1² = 1 / (root0² · mean z² + 1e-6), so
+one pass over x gives both roots.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mmfree_kernels.bitlinear.packed import INTERPRETED, PDL, begin, quantise, row_sums, row_words
+from mmfree_kernels.inference.model import Linear
+from mmfree_neuro.checkpoint import BITLINEAR_EPS
+
+INNER_EPS = tl.constexpr(BITLINEAR_EPS)
+
+
+@triton.jit
+def _groups(columns, GROUPS: tl.constexpr):
+    """Where the columns lie, as [GROUPS, 16], and which of them there are."""
+    at = tl.arange(0, GROUPS)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    return at, at < columns
+
+
+@triton.jit
+def _mean(x, columns):
+    return tl.sum(tl.sum(x, 1), 0) / columns
+
+
+@triton.jit
+def _twice_normed(x, gains, columns, eps):
+    """x · gains, and what to multiply it with to normalise it a second time: root0 · root1."""
+    z = x * gains
+    root = tl.rsqrt(_mean(x * x, columns) + eps)
+    return z, root * tl.rsqrt(root * root * _mean(z * z, columns) + INNER_EPS)
+
+
+@triton.jit
+def _mixer_in(
+    x, outer, gains, weights, scales, bounds, state, gate, columns, rows, eps, BATCH: tl.constexpr,
+    BOUNDED: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """state = f · state + silu(i) · (1 - f) and gate = g, from the three projections of the twice normed x."""
+    first = tl.program_id(0) * ROWS
+    r = first + tl.arange(0, ROWS)
+    at, inside = _groups(columns, GROUPS)
+    g0 = tl.load(outer + at, mask=inside, other=0.0)
+    i_gains = tl.load(gains + at, mask=inside, other=0.0)
+    f_gains = tl.load(gains + columns + at, mask=inside, other=0.0)
+    g_gains = tl.load(gains + 2 * columns + at, mask=inside, other=0.0)
+    i_weights = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
+    f_weights = row_words(weights, rows + first, ROWS, columns // 16, GROUPS, 2 * rows)
+    g_weights = row_words(weights, 2 * rows + first, ROWS, columns // 16, GROUPS, 3 * rows)
+    begin(PDL)
+    for b in range(BATCH):
+        z, root = _twice_normed(tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps)
+        q, total, inverse = quantise(z * i_gains, root)
+        i = row_sums(i_weights, q, total, INTERPRETED) * (inverse * tl.load(scales))
+        q, total, inverse = quantise(z * f_gains, root)
+        f = tl.sigmoid(row_sums(f_weights, q, total, INTERPRETED) * (inverse * tl.load(scales + 1)))
+        q, total, inverse = quantise(z * g_gains, root)
+        g = row_sums(g_weights, q, total, INTERPRETED) * (inverse * tl.load(scales + 2))
+        if BOUNDED:
+            bound = tl.load(bounds + r, mask=r < rows, other=0.0)
+            f = bound + (1 - bound) * f
+        h = f * tl.load(state + b * rows + r, mask=r < rows, other=0.0) + i * tl.sigmoid(i) * (1 - f)
+        tl.store(state + b * rows + r, h, mask=r < rows)
+        tl.store(gate + b * rows + r, g, mask=r < rows)
+
+
+@triton.jit
+def _mixer_out(
+    state, gate, outer, gains, weights, scales, x, columns, rows, eps, BATCH: tl.constexpr, ROWS: tl.constexpr,
+    GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """x += the projection of RMS(gate) · silu(state)."""
+    first = tl.program_id(0) * ROWS
+    r = first + tl.arange(0, ROWS)
+    at, inside = _groups(columns, GROUPS)
+    g0, g1 = tl.load(outer + at, mask=inside, other=0.0), tl.load(gains + at, mask=inside, other=0.0)
+    own = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
+    begin(PDL)
+    for b in range(BATCH):
+        g = tl.load(gate + b * columns + at, mask=inside, other=0.0)
+        h = tl.load(state + b * columns + at, mask=inside, other=0.0)
+        o = g * g0 * h * tl.sigmoid(h)
+        root = tl.rsqrt(_mean(g * g, columns) + eps)
+        root *= tl.rsqrt(root * root * _mean(o * o, columns) + INNER_EPS)
+        q, total, inverse = quantise(o * g1, root)
+        y = row_sums(own, q, total, INTERPRETED) * (inverse * tl.load(scales))
+        before = tl.load(x + b * rows + r, mask=r < rows, other=0.0)
+        tl.store(x + b * rows + r, before + y, mask=r < rows)
+
+
+@triton.jit
+def _channel_in(
+    x, outer, gains, weights, scales, v, columns, rows, eps, BATCH: tl.constexpr, ROWS: tl.constexpr,
+    GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """v = silu(gate) · up, from the two projections of the twice normed x."""
+    first = tl.program_id(0) * ROWS
+    r = first + tl.arange(0, ROWS)
+    at, inside = _groups(columns, GROUPS)
+    g0, g1 = tl.load(outer + at, mask=inside, other=0.0), tl.load(gains + at, mask=inside, other=0.0)
+    gate_weights = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
+    up_weights = row_words(weights, rows + first, ROWS, columns // 16, GROUPS, 2 * rows)
+    begin(PDL)
+    for b in range(BATCH):
+        z, root = _twice_normed(tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps)
+        q, total, inverse = quantise(z * g1, root)
+        factor = inverse * tl.load(scales)
+        gate = row_sums(gate_weights, q, total, INTERPRETED) * factor
+        up = row_sums(up_weights, q, total, INTERPRETED) * factor
+        tl.store(v + b * rows + r, gate * tl.sigmoid(gate) * up, mask=r < rows)
+
+
+@triton.jit
+def _channel_out(
+    v, gains, weights, scales, x, columns, rows, BATCH: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
+    PDL: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """x += the projection of the normed v."""
+    first = tl.program_id(0) * ROWS
+    r = first + tl.arange(0, ROWS)
+    at, inside = _groups(columns, GROUPS)
+    g1 = tl.load(gains + at, mask=inside, other=0.0)
+    own = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
+    begin(PDL)
+    for b in range(BATCH):
+        value = tl.load(v + b * columns + at, mask=inside, other=0.0)
+        q, total, inverse = quantise(value * g1, tl.rsqrt(_mean(value * value, columns) + INNER_EPS))
+        y = row_sums(own, q, total, INTERPRETED) * (inverse * tl.load(scales))
+        before = tl.load(x + b * rows + r, mask=r < rows, other=0.0)
+        tl.store(x + b * rows + r, before + y, mask=r < rows)
+
+
+@triton.jit
+def _head(
+    x, outer, gains, weights, scales, logits, columns, rows, eps, BATCH: tl.constexpr, ROWS: tl.constexpr,
+    GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """logits = the projection of the twice normed x."""
+    first = tl.program_id(0) * ROWS
+    r = first + tl.arange(0, ROWS)
+    at, inside = _groups(columns, GROUPS)
+    g0, g1 = tl.load(outer + at, mask=inside, other=0.0), tl.load(gains + at, mask=inside, other=0.0)
+    own = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
+    begin(PDL)
+    for b in range(BATCH):
+        z, root = _twice_normed(tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps)
+        q, total, inverse = quantise(z * g1, root)
+        y = row_sums(own, q, total, INTERPRETED) * (inverse * tl.load(scales))
+        tl.store(logits + b * rows + r, y, mask=r < rows)
+
+
+@triton.jit
+def _embed(
+    tokens, embedding, steps, x, hidden, HIDDEN: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr
+):  # fmt: skip
+    b, k = tl.program_id(0).to(tl.int64), tl.arange(0, HIDDEN)
+    begin(PDL)
+    token = tl.load(tokens + b)
+    row = tl.load(embedding + token * hidden + k, mask=k < hidden, other=0).to(tl.float32)
+    if SCALED:
+        row *= tl.load(steps + token)
+    tl.store(x + b * hidden + k, row, mask=k < hidden)
+
+
+@triton.jit
+def _choose(logits, tokens, vocabulary, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    b = tl.program_id(0).to(tl.int64)
+    begin(PDL)
+    n = tl.arange(0, BLOCK)
+    best, where = tl.full((BLOCK,), float("-inf"), tl.float32), tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, vocabulary, BLOCK):
+        some = tl.load(logits + b * vocabulary + start + n, mask=start + n < vocabulary, other=float("-inf"))
+        where = tl.where(some > best, start + n, where)
+        best = tl.maximum(some, best)
+    top = tl.max(best, 0)
+    tl.store(tokens + b, tl.min(tl.where(best == top, where, vocabulary), 0).to(tl.int64))
+
+
+def _tile(rows: int, columns: int, matrices: int) -> tuple[int, int, int]:
+    """Rows and groups of a program's tile, and its warps: near the fastest of a search on an H100 at three sizes."""
+    groups = triton.next_power_of_2(columns // 16)
+    if rows > 8192:
+        return 16, groups, 4
+    if matrices == 3 and rows <= 2048:
+        return 4, groups, 4
+    return 8, groups, 8 if matrices == 1 and groups >= 256 else 4
+
+
+def embed(tokens: Tensor, embedding: Tensor, steps: Tensor | None, x: Tensor) -> None:
+    """x [batch, hidden] = the embedding of tokens [batch], with or without a step for each word."""
+    hidden = embedding.shape[1]
+    _embed[(len(tokens),)](
+        tokens, embedding, x if steps is None else steps, x, hidden, triton.next_power_of_2(hidden),
+        steps is not None, PDL, launch_pdl=PDL,
+    )  # fmt: skip
+
+
+def choose(logits: Tensor, tokens: Tensor) -> None:
+    """tokens [batch] = the first largest of the logits [batch, vocabulary]."""
+    _choose[(len(tokens),)](logits, tokens, logits.shape[1], 4096, PDL, num_warps=32, launch_pdl=PDL)
+
+
+def mixer_in(
+    x: Tensor, outer: Tensor, linear: Linear, bound: Tensor | None, state: Tensor, gate: Tensor, eps: float
+) -> None:
+    """Update `state` and write `gate`, both [batch, state size], from x [batch, hidden]; `linear` has i, f and g."""
+    (batch, columns), rows = x.shape, state.shape[1]
+    at_once, groups, warps = _tile(rows, columns, 3)
+    _mixer_in[(triton.cdiv(rows, at_once),)](
+        x, outer, linear.gains, linear.weights, linear.scales, x if bound is None else bound, state, gate, columns,
+        rows, eps, batch, bound is not None, at_once, groups, PDL, INTERPRETED, num_warps=warps, launch_pdl=PDL,
+    )  # fmt: skip
+
+
+def mixer_out(state: Tensor, gate: Tensor, outer: Tensor, linear: Linear, x: Tensor, eps: float) -> None:
+    """Add the output projection to x [batch, hidden]."""
+    (batch, columns), rows = state.shape, x.shape[1]
+    at_once, groups, warps = _tile(rows, columns, 1)
+    _mixer_out[(triton.cdiv(rows, at_once),)](
+        state, gate, outer, linear.gains, linear.weights, linear.scales, x, columns, rows, eps, batch, at_once,
+        groups, PDL, INTERPRETED, num_warps=warps, launch_pdl=PDL,
+    )  # fmt: skip
+
+
+def channel_in(x: Tensor, outer: Tensor, linear: Linear, v: Tensor, eps: float) -> None:
+    """Write v [batch, gate width] from x [batch, hidden]; `linear` has the gate above up."""
+    (batch, columns), rows = x.shape, v.shape[1]
+    at_once, groups, warps = _tile(rows, columns, 2)
+    _channel_in[(triton.cdiv(rows, at_once),)](
+        x, outer, linear.gains, linear.weights, linear.scales, v, columns, rows, eps, batch, at_once, groups, PDL,
+        INTERPRETED, num_warps=warps, launch_pdl=PDL,
+    )  # fmt: skip
+
+
+def channel_out(v: Tensor, linear: Linear, x: Tensor) -> None:
+    """Add the projection of v [batch, gate width] to x [batch, hidden]."""
+    (batch, columns), rows = v.shape, x.shape[1]
+    at_once, groups, warps = _tile(rows, columns, 1)
+    _channel_out[(triton.cdiv(rows, at_once),)](
+        v, linear.gains, linear.weights, linear.scales, x, columns, rows, batch, at_once, groups, PDL, INTERPRETED,
+        num_warps=warps, launch_pdl=PDL,
+    )  # fmt: skip
+
+
+def head(x: Tensor, outer: Tensor, linear: Linear, logits: Tensor, eps: float) -> None:
+    """Write logits [batch, vocabulary] from x [batch, hidden]."""
+    (batch, columns), rows = x.shape, logits.shape[1]
+    at_once, groups, warps = _tile(rows, columns, 1)
+    _head[(triton.cdiv(rows, at_once),)](
+        x, outer, linear.gains, linear.weights, linear.scales, logits, columns, rows, eps, batch, at_once, groups, PDL,
+        INTERPRETED, num_warps=warps, launch_pdl=PDL,
+    )  # fmt: skip

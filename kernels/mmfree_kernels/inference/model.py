@@ -1,0 +1,189 @@
+"""A model whose ternary weights are packed at two bits from the moment of loading, ready for inference on a GPU.
+
+Weights are `bitlinear.packed` words; gains, bounds and scales are float32; the embedding is int8 with one step a word,
+or bfloat16.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfree_kernels.bitlinear.packed import words
+from mmfree_kernels.model import lower_bounds
+from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.quantize import TernaryWeight, pack_weight
+from mmfree_neuro.ternary import TILE
+
+EmbeddingKind = Literal["int8", "bfloat16"]
+DENSITY = 2 / 3
+"""The share of weights of a random model that are not zero; about that of the published ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """Stacked BitLinear layers on one input: packed weights [tiles, groups, 16], gains [P, in] and scales [P]."""
+
+    weights: Tensor
+    gains: Tensor
+    scales: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One block."""
+
+    attn_norm: Tensor  # [hidden]
+    mixer_in: Linear  # i, f, g
+    bound: Tensor | None  # [state]
+    g_norm: Tensor  # [state]
+    mixer_out: Linear
+    mlp_norm: Tensor  # [hidden]
+    channel_in: Linear  # gate above up, one layer of 2 · width rows
+    channel_out: Linear
+
+
+@dataclass(frozen=True, eq=False)
+class PackedModel:
+    """All of a model on one device."""
+
+    config: ModelConfig
+    embedding: Tensor  # [vocabulary, hidden], int8 or bfloat16
+    steps: Tensor | None  # [vocabulary], what one step of an int8 embedding is worth
+    layers: tuple[Layer, ...]
+    norm: Tensor  # [hidden]
+    head: Linear
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.embedding.device
+
+    @property
+    def weights_bytes(self) -> int:
+        """What all of it takes, in bytes."""
+        return sum(t.nbytes for t in _tensors(self))
+
+    def zero_state(self, batch: int) -> Tensor:
+        """The state before the first token: float32 [layers, batch, state]."""
+        return torch.zeros(self.config.num_hidden_layers, batch, self.config.state_size, device=self.device)
+
+
+def _tensors(part: object) -> list[Tensor]:
+    if isinstance(part, Tensor):
+        return [part]
+    if isinstance(part, tuple):
+        return [t for each in part for t in _tensors(each)]
+    if isinstance(part, (PackedModel, Layer, Linear)):
+        return [t for each in vars(part).values() for t in _tensors(each)]
+    return []
+
+
+Gain = Callable[[str], Tensor]
+Weight = Callable[[str, int, int], tuple[Tensor, float]]
+"""The packed words and the scale of a weight by its name, rows and columns."""
+
+
+def _assemble(
+    config: ModelConfig, gain: Gain, weight: Weight, bounds: list[Tensor | None],
+    embedding: Tensor, steps: Tensor | None,
+) -> PackedModel:  # fmt: skip
+    def linear(names: list[str], rows: int, columns: int) -> Linear:
+        found = [weight(f"{name}.weight", rows, columns) for name in names]
+        scales = torch.tensor([scale for _, scale in found], dtype=torch.float32, device=embedding.device)
+        gains = torch.stack([gain(f"{name}.norm.weight") for name in names])
+        return Linear(found[0][0] if len(found) == 1 else torch.cat([packed for packed, _ in found]), gains, scales)
+
+    def layer(number: int) -> Layer:
+        name = f"model.layers.{number}"
+        return Layer(
+            gain(f"{name}.attn_norm.weight"),
+            linear([f"{name}.attn.{p}_proj" for p in "ifg"], state, hidden),
+            bounds[number],
+            gain(f"{name}.attn.g_norm.weight"),
+            linear([f"{name}.attn.o_proj"], hidden, state),
+            gain(f"{name}.mlp_norm.weight"),
+            linear([f"{name}.mlp.gate_proj"], 2 * width, hidden),
+            linear([f"{name}.mlp.down_proj"], hidden, width),
+        )
+
+    hidden, state, width = config.hidden_size, config.state_size, config.intermediate_size
+    for what, size in (("hidden size", hidden), ("state size", state), ("gate width", width),
+                       ("vocabulary", config.vocab_size)):  # fmt: skip
+        if size % TILE:
+            raise InputError(f"the {what} is {size}, must be a multiple of {TILE} for packed weights")
+    layers = tuple(layer(number) for number in range(config.num_hidden_layers))
+    head = linear(["lm_head"], config.vocab_size, hidden)
+    return PackedModel(config, embedding, steps, layers, gain("model.norm.weight"), head)
+
+
+def _embedding(table: Tensor, kind: EmbeddingKind) -> tuple[Tensor, Tensor | None]:
+    """The table [vocabulary, hidden] as stored, and the steps of its rows."""
+    if kind == "bfloat16":
+        return table.to(torch.bfloat16), None
+    steps = table.abs().amax(1).clamp(min=1e-12) / 127
+    return (table / steps[:, None]).round().to(torch.int8), steps
+
+
+def from_checkpoint(
+    checkpoint: Checkpoint, device: torch.device | str, embedding: EmbeddingKind = "int8"
+) -> PackedModel:
+    """The packed model of a checkpoint; one tensor is in memory as floats at a time.
+
+    Raises InputError where a size is no multiple of 16.
+    """
+    config = checkpoint.config
+
+    def gain(name: str) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(checkpoint.tensors[name], np.float32)).to(device)
+
+    def weight(name: str, _rows: int, _columns: int) -> tuple[Tensor, float]:
+        found: TernaryWeight = pack_weight(checkpoint, name)
+        packed = [words(part, device) for part in found.parts]
+        return packed[0] if len(packed) == 1 else torch.cat(packed), found.scale
+
+    bounds: list[Tensor | None] = [None] * config.num_hidden_layers
+    if config.use_lower_bound:
+        bounds = lower_bounds(gain("model.lower_bounds"))
+    table, steps = _embedding(torch.from_numpy(checkpoint.tensors["model.embeddings.weight"]), embedding)
+    return _assemble(
+        config, gain, weight, bounds, table.to(device), None if steps is None else steps.to(device)
+    )
+
+
+def random(
+    config: ModelConfig, device: torch.device | str, seed: int = 0, embedding: EmbeddingKind = "int8"
+) -> PackedModel:
+    """A model of random weights, made on the device: for speed and memory, which do not depend on what it learned."""
+    generator = torch.Generator(device).manual_seed(seed)
+    uniform = partial(torch.rand, generator=generator, device=device)
+
+    def gain(name: str) -> Tensor:
+        sizes = {"o_proj.norm.weight": config.state_size, "g_norm.weight": config.state_size,
+                 "down_proj.norm.weight": config.intermediate_size}  # fmt: skip
+        size = next((n for end, n in sizes.items() if name.endswith(end)), config.hidden_size)
+        return 0.8 + 0.4 * uniform(size)
+
+    def weight(_name: str, rows: int, columns: int) -> tuple[Tensor, float]:
+        tiles, groups = rows // TILE, columns // TILE
+        packed = torch.empty(tiles, groups, TILE, 4, dtype=torch.uint8, device=device)
+        for some in packed.split(max(1, (1 << 14) // groups)):
+            drawn = uniform(*some.shape, 4)  # one of two thirds is +1 or -1
+            codes = torch.where(drawn < DENSITY, 2 * (drawn < DENSITY / 2), 1).to(torch.uint8)
+            some.copy_((codes << torch.tensor([0, 2, 4, 6], device=device, dtype=torch.uint8)).sum(-1))
+        return packed.view(torch.int32)[..., 0], (DENSITY * columns) ** -0.5
+
+    bounds: list[Tensor | None] = [None] * config.num_hidden_layers
+    if config.use_lower_bound:
+        bounds = lower_bounds(torch.zeros(config.num_hidden_layers, config.state_size, device=device))
+    shape = config.vocab_size, config.hidden_size
+    if embedding == "bfloat16":
+        table = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(generator=generator)
+        return _assemble(config, gain, weight, bounds, table, None)
+    codes = torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator, device=device)
+    return _assemble(config, gain, weight, bounds, codes, torch.full(shape[:1], 1 / 64, device=device))

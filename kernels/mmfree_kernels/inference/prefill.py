@@ -1,0 +1,87 @@
+"""Prompts: stretch after stretch with a carried state, each length of stretch captured in a CUDA graph on first use."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmfree_kernels.inference import few, many
+from mmfree_kernels.inference.model import PackedModel
+
+VALUES = 1 << 22
+"""Of the residual stream, in one stretch: what is live in a block is about thirty times as many bytes."""
+SHORTEST = 256
+
+
+def stretch_length(model: PackedModel, batch: int) -> int:
+    """How many tokens of each sequence go through a block together."""
+    tokens = VALUES // (batch * model.config.hidden_size)
+    return max(SHORTEST, tokens // SHORTEST * SHORTEST)
+
+
+@dataclass(frozen=True, eq=False)
+class _Captured:
+    """The graph of one length of stretch and the tokens that it reads."""
+
+    graph: torch.cuda.CUDAGraph | None
+    tokens: Tensor  # [batch, length]
+
+
+class Prefill:
+    """Reads prompts of a batch of sequences of any length.
+
+    `state` float32 [layers, batch, state] is carried from call to call, and `logits` float32 [batch, vocabulary] are
+    those after the last token read.  Where many lengths occur, `capture=False` does without graphs.
+    """
+
+    def __init__(
+        self, model: PackedModel, batch: int, *, stretch: int | None = None, capture: bool | None = None
+    ) -> None:
+        self.model, self.batch = model, batch
+        self.stretch = stretch_length(model, batch) if stretch is None else stretch
+        self.capture = model.device.type == "cuda" if capture is None else capture
+        self.state = model.zero_state(batch)
+        self.logits = torch.zeros(batch, model.config.vocab_size, device=model.device)
+        self._captured: dict[int, _Captured] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self.capture else None
+
+    def reset(self) -> None:
+        """Every state to zero."""
+        self.state.zero_()
+
+    def feed(self, tokens: Tensor) -> Tensor:
+        """Read tokens int64 [batch, time]; `logits` after the last of them."""
+        if tokens.dim() != 2 or len(tokens) != self.batch or not tokens.numel():
+            raise ValueError(f"tokens have shape {tuple(tokens.shape)}, must have ({self.batch}, at least 1)")
+        for some in tokens.split(self.stretch, 1):
+            captured = self._captured.get(some.shape[1])
+            if captured is None:
+                captured = self._captured[some.shape[1]] = self._prepare(some.shape[1])
+            captured.tokens.copy_(some)
+            if captured.graph is None:
+                self._read(captured.tokens)
+            else:
+                captured.graph.replay()
+        return self.logits
+
+    def _read(self, tokens: Tensor) -> None:
+        model = self.model
+        x = torch.empty(*tokens.shape, model.config.hidden_size, device=model.device)
+        few.embed(tokens.view(-1), model.embedding, model.steps, x.view(-1, x.shape[-1]))
+        self.logits.copy_(many.forward(model, x, self.state, self.state))
+
+    def _prepare(self, length: int) -> _Captured:
+        tokens = torch.zeros(self.batch, length, dtype=torch.int64, device=self.model.device)
+        if not self.capture:
+            return _Captured(None, tokens)
+        kept = self.state.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # compiles what capture must find compiled
+            self._read(tokens)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._read(tokens)
+        self.state.copy_(kept)
+        return _Captured(graph, tokens)

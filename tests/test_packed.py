@@ -1,0 +1,93 @@
+"""Packed products equal those of the codes, bit for bit, on every size and on the values that could overflow."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmfree_kernels.bitlinear import packed
+from mmfree_neuro import ternary
+
+SIZES = [(16, 16, 1), (48, 80, 3), (32, 1392, 2), (32, 64, 17)]  # rows, columns, tokens
+
+
+def _drawn(kind: str, rows: int, columns: int, tokens: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows + columns)
+    codes = torch.randint(-1, 2, (rows, columns), generator=generator, dtype=torch.int8)
+    q = torch.randint(-128, 128, (tokens, columns), generator=generator, dtype=torch.int8)
+    match kind:
+        case "zero":
+            return torch.zeros_like(codes), torch.zeros_like(q)
+        case "largest":
+            return torch.ones_like(codes), torch.full_like(q, 127)
+        case "smallest":
+            return -torch.ones_like(codes), torch.full_like(q, -128)
+    return codes, q
+
+
+@pytest.mark.parametrize("kind", ["random", "zero", "largest", "smallest"])
+@pytest.mark.parametrize(("rows", "columns", "tokens"), SIZES)
+def test_products_are_exact(device: str, kind: str, rows: int, columns: int, tokens: int) -> None:
+    codes, q = (t.to(device) for t in _drawn(kind, rows, columns, tokens))
+    expected = (q.double() @ codes.double().T).int()
+    words = packed.pack(codes)
+    assert torch.equal(packed.sums(q, words), expected)
+    assert torch.equal(packed.product(q, words), expected)
+    assert torch.equal(packed.unpack(words, torch.empty(rows * columns, dtype=torch.int8, device=device)), codes)
+
+
+def test_words_are_those_of_the_graph_files(device: str) -> None:
+    codes = np.random.default_rng(1).integers(-1, 2, (48, 80)).astype(np.int8)
+    words = packed.words(ternary.pack(codes), device)
+    assert words.shape == (3, 5, 16)
+    assert torch.equal(words, packed.pack(torch.from_numpy(codes).to(device)))
+
+
+def test_rows_and_columns_that_do_not_fill_their_last_tile(device: str) -> None:
+    codes = np.random.default_rng(2).integers(-1, 2, (21, 35)).astype(np.int8)
+    q = torch.randint(-128, 128, (2, 48), dtype=torch.int8)
+    sums = packed.sums(q.to(device), packed.words(ternary.pack(codes), device)).cpu()
+    assert torch.equal(sums[:, :21], q[:, :35].int() @ torch.from_numpy(codes).int().T)
+    assert not sums[:, 21:].any()
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(96, 3), (64, 1)])
+def test_stacked_layers_have_codes_and_scales_of_their_own(device: str, rows: int, parts: int) -> None:
+    codes = torch.randint(-1, 2, (rows, 64), dtype=torch.int8, device=device)
+    q = torch.randint(-128, 128, (parts, 5, 64), dtype=torch.int8, device=device)
+    s, scales = 1 + torch.rand(parts, 5, device=device), torch.rand(parts, device=device)
+    residual = torch.randn(5, rows, device=device)
+    found = packed.product(q, packed.pack(codes), s, scales, residual)
+    sums = torch.einsum("ptk,prk->ptr", q.double(), codes.double().view(parts, -1, 64))
+    expected = (sums * (scales[:, None] / s).double()[:, :, None]).permute(1, 0, 2).flatten(1) + residual
+    assert torch.allclose(found.double(), expected, rtol=1e-6, atol=1e-5)
+
+
+def _codes(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.int8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: packed.pack(_codes(16, 24)), "rows and columns are 16 and 24, must be multiples of 16"),
+        (
+            lambda: packed.sums(_codes(2, 16), packed.pack(_codes(16, 32))),
+            "codes are contiguous int8 [tokens, 32], not contiguous torch.int8 [2, 16]",
+        ),
+        (
+            lambda: packed.product(_codes(32, 2).T, packed.pack(_codes(16, 32))),
+            "codes are contiguous int8 [tokens, 32], not strided torch.int8 [2, 32]",
+        ),
+        (
+            lambda: packed.unpack(packed.pack(_codes(16, 32)), torch.empty(511, dtype=torch.int8)),
+            "the buffer must be contiguous int8 of at least 512 entries",
+        ),
+    ],
+)
+def test_refusals(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        call()
+    assert str(refused.value) == message
