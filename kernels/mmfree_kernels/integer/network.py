@@ -1,0 +1,164 @@
+"""A whole integer graph on a GPU, or on the CPU through Triton's interpreter: bit for bit what `ir` says."""
+
+import operator
+from functools import reduce
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids
+from mmfree_kernels.integer.ternary import Packed
+from mmfree_neuro.errors import EngineError
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import AnyNode, Graph, Input, span
+
+_ALIGNED = 16
+"""Counts begin at multiples of so many, so that all of them lie alike in memory and one kernel serves all."""
+
+Signal = tuple[str, str]
+"""A node and one of its outputs."""
+
+
+def find_device() -> torch.device:
+    """Where kernels run: a GPU, or the CPU where Triton's interpreter is on; EngineError without either."""
+    if triton.knobs.runtime.interpret:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "engine gpu: torch finds no GPU on this machine, must find one; engine fast gives the same on the CPU"
+        )
+    return torch.device("cuda")
+
+
+class _Counters:
+    """All counts of a graph in one vector, so that they are read and forgotten at once."""
+
+    def __init__(self, graph: Graph, device: torch.device) -> None:
+        self.places: dict[Signal, tuple[int, int]] = {}
+        at = 0
+        for node in graph.nodes:
+            sizes = {output.port: output.size for output in node.outputs} | {"": node.size}
+            for port, size in sizes.items():
+                self.places[node.name, port] = at, at + size
+                at += -(-size // _ALIGNED) * _ALIGNED
+        self.all = torch.zeros(at, dtype=torch.int64, device=device)
+
+    def of(self, node: AnyNode) -> Counts:
+        """Where a node counts."""
+        events = {output.port: self._view(node.name, output.port) for output in node.outputs}
+        return Counts(events, self._view(node.name, ""))
+
+    def _view(self, name: str, port: str) -> Tensor:
+        first, last = self.places[name, port]
+        return self.all[first:last]
+
+    def take(self) -> tuple[dict[Signal, Ints], dict[str, Ints]]:
+        """Non-zero values by output and saturations by node, neuron by neuron, since they were last taken."""
+        taken = self.all.cpu().numpy().copy()
+        self.all.zero_()
+        parts = {key: taken[first:last] for key, (first, last) in self.places.items()}
+        events = {key: counted for key, counted in parts.items() if key[1]}
+        return events, {name: counted for (name, port), counted in parts.items() if not port}
+
+
+class _Step:
+    """A node, the ternary matrices that it reads through, and what nobody reads after it."""
+
+    def __init__(self, graph: Graph, node: AnyNode, sigmoids: Tensor, counters: _Counters) -> None:
+        self.node, self.done = node, list[Signal]()
+        self.neurons = Neurons(node, graph.sigmoid, sigmoids, counters.of(node))
+        self.matrices = {e: Packed(e.matrix, sigmoids.device) for e in node.inputs if e.matrix is not None}
+        sources = {e: graph.node(e.source).output(e.source_port) for e in node.inputs}
+        self.bits = {e: source.qtype.bits for e, source in sources.items()}
+        self.spans = {e: slice(*span(node, e, 0, node.size, source.size)) for e, source in sources.items()}
+
+    def arrived(self, entry: Input, values: Tensor) -> Tensor:
+        """What one input brings, int32 [tokens, width], from what its source sent."""
+        if entry.how == "ternary":
+            return self.matrices[entry].product(values[:, self.spans[entry]], self.bits[entry])
+        if entry.how == "sum":
+            return values[:, self.spans[entry]].sum(1, keepdim=True, dtype=torch.int32)
+        return values
+
+    def fire(self, signals: dict[Signal, Tensor]) -> None:
+        """Add what the node sends to the signals."""
+        inputs = {
+            port: reduce(operator.add, [self.arrived(e, signals[e.source, e.source_port]) for e in entries])
+            for port, entries in self.node.ports.items()
+        }
+        signals |= {(self.node.name, port): sent for port, sent in self.neurons.run(inputs).items()}
+        for signal in self.done:
+            del signals[signal]
+
+
+class Network:
+    """A graph's neurons with the state of one sequence, and their counts.
+
+    On a GPU a single token is a CUDA graph from the second time on.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.device = device = find_device()
+        self.embedding, self.head = graph.embedding, (graph.head.name, "logits")
+        self.counters = _Counters(graph, device)
+        self.codes = torch.from_numpy(np.array(self.embedding.codes)).to(device)  # a copy, as it may be a map
+        self.scales = torch.from_numpy(self.embedding.scales.astype(np.int32)).to(device)
+        sigmoids = all_sigmoids(graph.sigmoid, device)
+        self.words = Neurons(self.embedding, graph.sigmoid, sigmoids, self.counters.of(self.embedding))
+        self.steps = [_Step(graph, node, sigmoids, self.counters) for node in graph.nodes[1:]]
+        last = {(e.source, e.source_port): step for step in self.steps for e in step.node.inputs}
+        for signal, step in last.items():
+            step.done.append(signal)
+        self.states = {s.node.name: s.neurons.state for s in self.steps if s.neurons.state is not None}
+        self.token = torch.zeros(1, dtype=torch.int64, device=device)
+        self.fed_one = False
+        self.recorded: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+
+    def feed(self, tokens: Ints) -> NDArray[np.int32]:
+        """The logits [n, vocabulary] after each of n tokens."""
+        given = torch.tensor(tokens, device=self.device)
+        logits = self._forward(given) if len(tokens) > 1 else self._one(given)
+        found: NDArray[np.int32] = logits.cpu().numpy()
+        return found
+
+    def reset(self) -> None:
+        """Every state to zero."""
+        for state in self.states.values():
+            state.zero_()
+
+    def held(self) -> dict[str, Ints]:
+        """The state of every recurrent neuron, by node."""
+        return {name: state.cpu().numpy().astype(np.int64) for name, state in self.states.items()}
+
+    def hold(self, states: dict[str, Ints]) -> None:
+        """Go on from such a state."""
+        for name, state in states.items():
+            self.states[name].copy_(torch.from_numpy(state.astype(np.int32)))
+
+    def _forward(self, tokens: Tensor) -> Tensor:
+        inputs = {"x": self.codes[tokens].to(torch.int32), "scale": self.scales[tokens][:, None]}
+        sent = self.words.run(inputs)
+        signals = {(self.embedding.name, port): values for port, values in sent.items()}
+        for step in self.steps:
+            step.fire(signals)
+        return signals[self.head]
+
+    def _one(self, token: Tensor) -> Tensor:
+        """One token: at first as any, as kernels are compiled then; recorded the second time; from then on played."""
+        if self.device.type != "cuda":
+            return self._forward(token)
+        self.token.copy_(token)
+        if not self.fed_one:
+            self.fed_one = True
+            return self._forward(self.token)
+        if self.recorded is None:
+            played = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(played):
+                logits = self._forward(self.token)
+            self.recorded = played, logits
+        played, logits = self.recorded
+        played.replay()
+        return logits

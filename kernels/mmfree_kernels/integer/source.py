@@ -1,0 +1,173 @@
+"""Writes a neuron program as the text of one Triton kernel.
+
+Every number of a program (immediates, shifts, bounds of formats) becomes an argument of the kernel, a parameter, as it
+may differ from layer to layer, and every result a variable.  So like programs have the same text, and the few texts of
+a model are compiled once.
+
+A kernel's lanes are the pairs of a token and a neuron, neurons first; where neurons have a state, they are the neurons,
+and the tokens follow one another.  Its arguments: for each input its array and width; the constants; the tables;
+the sigmoid of every magnitude; the state, where there is one; for each output its array and the counts of non-zero
+values; the counts of saturations; the numbers of neurons and tokens; the parameters; LANES.
+"""
+
+import hashlib
+import linecache
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from mmfree_kernels.integer import instructions
+from mmfree_neuro.tables import SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC
+from mmfree_neuro.trace import Op, Program
+
+_INSTRUCTIONS = {
+    Op.ADD: (2, "", "{} + {}"),
+    Op.SUB: (2, "", "{} - {}"),
+    Op.NEG: (1, "", "-{}"),
+    Op.ABS: (1, "", "tl.abs({})"),
+    Op.MIN: (2, "", "tl.minimum({}, {})"),
+    Op.MAX: (2, "", "tl.maximum({}, {})"),
+    Op.LESS: (2, "", "({} < {}).to(tl.int32)"),
+    Op.AND: (1, "k", "{} & {}"),
+    Op.SHL: (1, "s", "{} << {}"),
+    Op.SELECT: (3, "", "tl.where({} != 0, {}, {})"),
+    Op.MUL_SHR: (2, "s", "mul_shr({}, {}, {})"),
+    Op.MUL_ROUND: (2, "r", "mul_round({}, {}, {}, {})"),
+    Op.FIT: (1, "k", "fit({}, {})"),
+    Op.MUL_FIT: (2, "rk", "mul_fit({}, {}, {}, {}, {})"),
+}
+"""For an instruction, how many registers it reads, which numbers follow them (its shift, what rounds by its shift, its
+constant), and the text of it all."""
+_COUNTING = (Op.FIT, Op.MUL_FIT)
+
+_PAIRS = (
+    "    at = tl.program_id(0) * LANES + tl.arange(0, LANES)",
+    "    live, neuron, token = at < size * tokens, at % size, at // size",
+)
+_NEURONS = (
+    "    neuron = tl.program_id(0) * LANES + tl.arange(0, LANES)",
+    "    live, token, at, fed = neuron < size, tl.zeros([LANES], tl.int32), neuron, 0",
+    "    state = tl.load(held + neuron, mask=live, other=0)",
+)
+_NEXT_TOKEN = (
+    "        token, at, fed = token + 1, at + size, fed + 1",
+    "    tl.store(held + neuron, state, mask=live)",
+)
+_UNBOUNDED = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What neuron i reads of an input's array [tokens, width]: value i · stride + `first`, or zero from `width` on."""
+
+    array: int
+    """Which of the kernel's input arrays it is."""
+    stride: int
+    """0 where all neurons read the only value; 1 where each reads its own, width being their number; else a group's."""
+    first: int = 0
+
+    @property
+    def text(self) -> str:
+        """The values of all lanes."""
+        k, value = self.array, f"neuron * {self.stride} + {self.first}"
+        if self.stride <= 1:
+            return f"tl.load(x{k} + {'at' if self.stride else 'token'}, mask=live, other=0)"
+        return f"tl.load(x{k} + token * w{k} + {value}, mask=live & ({value} < w{k}), other=0)"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's text, and the parameters with which it is one program."""
+
+    text: str
+    parameters: tuple[int, ...]
+
+
+class _Writer:
+    """Goes through a program and names its values."""
+
+    def __init__(self, program: Program, streams: tuple[Stream, ...]) -> None:
+        self.program, self.streams = program, streams
+        self.parameters: list[int] = []
+        self.lines: list[str] = []
+        first = len(program.immediates)
+        self.held = {first + k: f"c{k}" for k in range(len(program.constants))}
+        if program.stateful:
+            self.held[first + len(program.constants)] = "state"
+        for row in program.code.tolist():
+            self.instruction(*row)
+
+    def number(self, value: int) -> str:
+        """A parameter with this value."""
+        self.parameters.append(value)
+        return f"p{len(self.parameters) - 1}"
+
+    def value(self, register: int) -> str:
+        """What a register holds."""
+        immediates = self.program.immediates
+        return self.number(immediates[register]) if register < len(immediates) else self.held[register]
+
+    def instruction(self, op: int, d: int, a: int, b: int, c: int, shift: int, constant: int) -> None:
+        """Write down one instruction; its fields are those of `trace.Op`."""
+        result = f"v{len(self.lines)}"
+        match Op(op):
+            case Op.INPUT:
+                text = self.streams[a].text
+            case Op.LOOKUP:
+                text = f"tl.load(t{b} + {self.value(a)}, mask=live, other=0)"
+            case Op.SIGMOID:
+                text = f"sigmoid({self.value(a)}, {', '.join(self.scale(shift))}, sigmoids, live)"
+            case Op.OUTPUT:
+                sent = self.value(a)
+                self.lines += [f"tl.store(y{d} + at, {sent}, mask=live)", f"count(e{d} + neuron, {sent} != 0, live)"]
+                return
+            case Op.STATE:
+                self.lines.append(f"state = {self.value(a)}")
+                return
+            case known:
+                reads, more, form = _INSTRUCTIONS[known]
+                numbers = {"s": [shift], "r": [max(0, shift - 1), int(shift > 0)], "k": [constant]}
+                given = [self.number(n) for kind in more for n in numbers[kind]]
+                text = form.format(*map(self.value, (a, b, c)[:reads]), *given)
+        self.held[d] = result
+        self.lines += [f"{result}, changed = {text}", "lost += changed"] if op in _COUNTING else [f"{result} = {text}"]
+
+    def scale(self, frac: int) -> list[str]:
+        """How `ops.Machine.sigmoid` scales a magnitude of so many fractional bits."""
+        up, down = max(0, SIGMOID_INPUT_FRAC - frac), max(0, frac - SIGMOID_INPUT_FRAC)
+        most = 1 << max(0, SIGMOID_INPUT_BITS - up) if up else _UNBOUNDED
+        return [self.number(n) for n in (most, min(up, SIGMOID_INPUT_BITS), min(down, 31))]
+
+
+def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
+    """The kernel of a program whose inputs lie as `streams` say."""
+    writer, constants = _Writer(program, streams), range(len(program.constants))
+    inputs = [f"{side}{k}" for k in range(1 + max(s.array for s in streams)) for side in ("x", "w")]
+    outputs = [f"{side}{k}" for k in range(len(program.outputs)) for side in ("y", "e")]
+    tables = [*(f"t{k}" for k in range(len(program.tables))), "sigmoids"]
+    held = ["held"] if program.stateful else []
+    numbers = ["size", "tokens", *(f"p{k}" for k in range(len(writer.parameters)))]
+    arguments = [*inputs, *(f"c{k}" for k in constants), *tables, *held, *outputs, "saturated", *numbers]
+    plain = ", ".join(f'"{name}"' for name in [*inputs[1::2], *numbers])
+    head = [f"@triton.jit(do_not_specialize=[{plain}])", f"def neurons({', '.join(arguments)}, LANES: tl.constexpr):"]
+    load = [f"    c{k} = tl.load(c{k} + neuron, mask=live, other=0)" for k in constants]
+    body = ["lost = tl.zeros([LANES], tl.int32)", *writer.lines, "count(saturated + neuron, lost, live)"]
+    if program.stateful:
+        loop = ["    while fed < tokens:", *(f"        {line}" for line in body)]
+        lines = [*head, *_NEURONS, *load, *loop, *_NEXT_TOKEN]
+    else:
+        lines = [*head, *_PAIRS, *load, *(f"    {line}" for line in body)]
+    return Kernel("\n".join(lines) + "\n", tuple(writer.parameters))
+
+
+@cache
+def compiled(text: str) -> Any:
+    """The Triton kernel of a text, which Triton reads again from the cache of lines: no file is written."""
+    name = f"<neuron program {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    space = {"__name__": __name__, "triton": triton, "tl": tl} | {f.__name__: f for f in instructions.ALL}
+    exec(compile(text, name, "exec"), space)
+    return space["neurons"]

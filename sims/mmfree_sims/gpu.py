@@ -1,0 +1,71 @@
+"""The engine on a GPU: whole nodes at a time, many tokens at once in prefill, by kernels that Triton generates."""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.activity import Activity
+from mmfree_neuro.errors import EngineError
+from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
+from mmfree_neuro.mapping import Mapping
+from mmfree_sims.counts import Counting
+
+try:
+    from mmfree_kernels.integer.network import Network
+except ModuleNotFoundError as missing:
+    raise EngineError("engine gpu needs Triton, which is not installed: pip install triton") from missing
+
+CHUNK = 512
+"""Tokens that are computed together in prefill."""
+
+
+class Gpu:
+    """A session of the GPU engine; counts are those of `mapping`."""
+
+    def __init__(self, graph: Graph, mapping: Mapping) -> None:
+        self.network, self.counting = Network(graph), Counting(graph, mapping)
+        self.tokens = 0
+
+    def reset(self) -> None:
+        """Every state to zero."""
+        self.network.reset()
+
+    def states(self) -> dict[str, Ints]:
+        """The state of every recurrent neuron, by node."""
+        return self.network.held()
+
+    def restore(self, states: dict[str, Ints]) -> None:
+        """Go on from such a state."""
+        self.network.hold(states)
+
+    def feed(self, tokens: Ints) -> NDArray[np.int32]:
+        """The logits [n, vocabulary] after each of n tokens."""
+        self.tokens += len(tokens)
+        return self.network.feed(tokens)
+
+    def take_activity(self) -> Activity:
+        """The counts since they were last taken."""
+        layout = self.counting.layout
+        events: Ints = np.zeros(layout.events_size, np.int64)
+        saturated: Ints = np.zeros(layout.saturated_size, np.int64)
+        sent, lost = self.network.counters.take()
+        for signal, counted in sent.items():
+            at = layout.events[signal]
+            events[at : at + len(counted)] = counted
+        for name, counted in lost.items():
+            at = layout.saturated[name]
+            saturated[at : at + len(counted)] = counted
+        tokens, self.tokens = self.tokens, 0
+        return self.counting.activity(events, saturated, tokens)
+
+
+def run(
+    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+) -> Result:
+    """Run a job on the GPU engine."""
+    begin = time.monotonic()
+    session = Gpu(graph, mapping)
+    return drive(graph, session, job, CHUNK, report, time.monotonic() - begin, saving)
