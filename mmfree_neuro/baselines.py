@@ -50,7 +50,8 @@ class Baseline:
     source: str
 
 
-def _row(raw: Plain, where: str) -> Baseline:
+def check_row(raw: Plain, where: str) -> Baseline:
+    """A row whose every field is there and can be used."""
     for field in fields(Baseline):
         value, who = raw.get(field.name), f"{where}: {field.name}"
         if field.type is str and not (isinstance(value, str) and value):
@@ -83,7 +84,7 @@ def parse(text: str, where: str) -> tuple[Baseline, ...]:
         if not isinstance(results, list) or not results or not all(isinstance(one, dict) for one in results):
             raise HardwareError(f"{where}: series {number}: results must be a list of tables, at least one")
         for position, result in enumerate(results, start=1):
-            rows.append(_row(own | result, f"{where}: series {number}, result {position}"))
+            rows.append(check_row(own | result, f"{where}: series {number}, result {position}"))
     return tuple(rows)
 
 

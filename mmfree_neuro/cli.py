@@ -170,7 +170,7 @@ def _placement(text: str | None) -> tuple[int, ...] | None:
 
 def report_(options: argparse.Namespace) -> None:
     """Write the report of a run."""
-    content = pipeline.write_report(options.run, options.output)
+    content = pipeline.write_report(options.run, options.output, options.gpu_rows)
     _show(content, f"wrote {options.output}\n{describe.estimates(content)}", options.json)
 
 
@@ -235,6 +235,14 @@ def train(options: argparse.Namespace) -> None:
     state = "finished" if outcome.finished else "stopped; --resume goes on"
     line = f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per byte on held-out {text.description}"
     _show({"checkpoint": str(options.output), "corpus": text.description, **asdict(outcome)}, line, options.json)
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Measure speed, energy and memory on this machine's GPU; a result that is wrong is not measured."""
+    point = {name: getattr(options, name) for name in ("model", "mode", "batch", "length")}
+    point["implementation"] = options.baseline or options.impl or "fast"
+    row = pipeline.bench_gpu(point, options.seconds, options.output)
+    _show(row, describe.gpu_row(row), options.json)
 
 
 def systems(options: argparse.Namespace) -> None:
@@ -369,6 +377,7 @@ def _add_flow(commands: Any) -> None:
     p = _command(commands, "report", report_, "report run -o report.html")
     _option(p, "run", type=Path, metavar="RUN", help="folder that simulate wrote")
     _option(p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json")
+    _option(p, "--gpu-rows", type=Path, action="append", default=[], metavar="FILE", help="more rows of bench gpu")
 
 
 def _add_tools(commands: Any) -> None:
@@ -399,6 +408,18 @@ def _add_tools(commands: Any) -> None:
     _option(p, "--learning-rate", type=float, default=4e-3, help="peak of the cosine (default 4e-3)")
     _option(p, "--max-seconds", type=float, default=float("inf"), help="stop early, resumable")
     _option(p, "--resume", action="store_true", help="go on with the run in the output folder")
+
+    p = _command(commands, "bench", bench, "bench gpu --model 370m --mode generate --batch 64 -o rows.json")
+    _option(p, "where", choices=["gpu"], help="gpu: the one that torch finds")
+    _option(p, "--model", required=True, help="370m, 1.3b, 2.7b or 13b with random weights, or a checkpoint folder")
+    _option(p, "--mode", required=True, help="generate, prefill or train")
+    _option(p, "--batch", type=int, help="sequences (default 1, for training 8)")
+    _option(p, "--length", type=int, help="tokens of a sequence (default 2048, for generation 512 before it)")
+    one = p.add_mutually_exclusive_group()
+    one.add_argument("--impl", choices=["fast", "naive"], help="this project's kernels (default) or plain torch")
+    one.add_argument("--baseline", choices=["transformer"], help="measure a Transformer++ of the same shape instead")
+    _option(p, "--seconds", type=float, default=2.0, help="measure at least so long (default 2, the least)")
+    _option(p, "-o", "--output", type=Path, help="JSON file to add the row to")
 
     p = _command(commands, "systems", systems, "systems kapoho-point")
     _option(p, "name", nargs="?", help="show this system with every figure and its source")

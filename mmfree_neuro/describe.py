@@ -154,6 +154,18 @@ def speed(run: Run) -> str:
     return ", ".join(parts) + " (speed of the simulation, not of the chips)"
 
 
+def gpu_row(row: dict[str, Any]) -> str:
+    """What was measured on a GPU, in three lines."""
+    checked = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row["correctness"].items())
+    return (
+        f"{row['name']}, {row['implementation']}\n"
+        f"{row['mode']}, batch {row['batch']}, length {row['sequence_length']}: "
+        f"{row['tokens_per_s']:,.1f} tokens/s, {row['millijoule_per_token']:.4g} mJ/token at {row['average_w']:.0f} W "
+        f"(idle {row['idle_w']:.0f} W), peak {row['peak_allocated_bytes'] / 1e9:.3f} GB on {row['device']}\n"
+        f"checked {checked}"
+    )
+
+
 def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str]:
     parameters = sum(math.prod(shape) for shape in checkpoint.config.shapes().values())
     content = {"config": asdict(checkpoint.config), "parameters": parameters}

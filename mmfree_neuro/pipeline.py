@@ -32,7 +32,7 @@ from mmfree_neuro.quantize import Scheme, TernaryWeights, ternary_weights
 from mmfree_neuro.storage import Run
 from mmfree_neuro.summary import summarise
 
-ENGINES = ("reference", "fast", "lava", "lava-per-core", "mpi")
+ENGINES = ("reference", "fast", "gpu", "lava", "lava-per-core", "mpi")
 CALIBRATION_WINDOW = 512
 BYTES_PER_TOKEN = 8
 """More than the words of a tokenizer have on average: so many bytes are read for a token of a window."""
@@ -69,6 +69,10 @@ def engine_named(name: str, placement: Sequence[int] | None = None) -> Engine:
             from mmfree_sims import fast
 
             return fast.run
+        case "gpu":
+            from mmfree_sims import gpu
+
+            return gpu.run
         case "lava" | "lava-per-core":
             from mmfree_sims.lava import engine
 
@@ -348,12 +352,32 @@ def float_result(
     return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(float_model, tokens, new_tokens)
 
 
-def write_report(folder: Path, output: Path) -> dict[str, Any]:
-    """Write the report of a run as `.html`, `.md` or `.json`, by the name of the output; its content."""
-    from mmfree_neuro import baselines, pictures, report
+def bench_gpu(point: dict[str, Any], seconds: float, output: Path | None) -> dict[str, Any]:
+    """Measure a point, given as the arguments of `bench.workload.point`, on this GPU; its row, also added to a file."""
+    from mmfree_kernels.bench import record, workload
+
+    chosen = workload.point(**point)
+    if output is not None:
+        record.load(output)
+    bench = record.this_gpu()
+    from mmfree_kernels.bench.builders import build  # needs Triton, which a machine without a GPU may lack
+
+    row = record.measure_point(bench, chosen, seconds, build)
+    if output is not None:
+        record.append(output, [row])
+    return row
+
+
+def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
+    """Write the report of a run as `.html`, `.md` or `.json`, by the name of the output; its content.
+
+    `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the project.
+    """
+    from mmfree_neuro import baselines, measured, pictures, report, roofline
 
     run = storage.load_run(folder)
-    content = report.build(run, baselines.load(), run.use)
+    rows = baselines.load() + measured.load() + tuple(row for path in gpu_rows for row in measured.read(path))
+    content = report.build(run, rows, run.use, roofline.load())
     match output.suffix:
         case ".html":
             text = report.to_html(content, pictures.draw(content))

@@ -11,13 +11,14 @@ from typing import Any
 
 import jinja2
 
-from mmfree_neuro import cost, timing
+from mmfree_neuro import cost, roofline, timing
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.baselines import Baseline, compare
 from mmfree_neuro.footprint import Footprint, limits
 from mmfree_neuro.hardware import Quantity
 from mmfree_neuro.mapping import HOST, Location
 from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
+from mmfree_neuro.roofline import Gpu
 from mmfree_neuro.storage import Run
 from mmfree_neuro.timing import BOUNDS
 from mmfree_neuro.traffic import Ways, traffic, ways
@@ -36,8 +37,10 @@ PIPELINED = (
 )
 
 
-def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footprint]) -> Plain:
-    """The report as plain data; `use` is what `footprint.use_of_cores` found."""
+def build(
+    run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footprint], gpus: tuple[Gpu, ...] = ()
+) -> Plain:
+    """The report as plain data; `use` is what `footprint.use_of_cores` found, `gpus` are those to estimate."""
     found = ways(run.mapping, run.system)
     report: Plain = {
         "format": "mmfree-neuro report 2",
@@ -62,7 +65,8 @@ def build(run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footpri
     }  # fmt: skip
     ours = {mode: phase for mode, phase in report["phases"].items() if phase is not None}
     lengths = {"prefill": len(run.prompt_tokens), "generate": len(run.prompt_tokens) + len(run.new_tokens)}
-    return report | {"comparison": compare(run.summary, run.system.name, ours, lengths, baselines)}
+    compared = compare(run.summary, run.system.name, ours, lengths, baselines)
+    return report | {"comparison": compared | {"estimated": roofline.estimates(gpus, run.summary, lengths)}}
 
 
 def _mapping(run: Run, use: dict[Location, Footprint]) -> Plain:
@@ -352,7 +356,27 @@ def _compared(report: Plain) -> Section:
     context = [(PHASES[row["mode"]], *_row(row)) for row in comparison["context"]]
     if context:
         tables.append(Table("Context, without ratios", ("phase", *common, "what it counts; source"), context))
-    return Section("Beside other machines", tuple(comparison["sentences"]), (), tuple(tables))
+    sentences = tuple(comparison["sentences"])
+    if comparison["estimated"]:
+        tables.append(_rooflines(comparison["estimated"]))
+        sentences = (*sentences, roofline.SENTENCE)
+    return Section("Beside other machines", sentences, (), tuple(tables))
+
+
+def _rooflines(rows: list[Plain]) -> Table:
+    words = []
+    for row in rows:
+        idle, full = row["millijoule_per_token_at_idle_power"], row["millijoule_per_token_at_board_power"]
+        energy = figure(full, "mJ/token at full power; idle power not known")
+        if idle is not None:
+            energy = f"{figure(idle)} to {figure(full, 'mJ/token')}"
+        sources = "; ".join(f"{name.replace('_', ' ')}: {source}" for name, source in row["sources"].items())
+        words.append((
+            f"{row['device']}; {PHASES[row['mode']]}, one sequence of {row['sequence_length']:,} tokens", row["kind"],
+            f"at most {figure(row['most_tokens_per_s'], 'tokens/s')}", row["bound_by"], energy, sources,
+        ))  # fmt: skip
+    head = ("GPU", "kind", "throughput", "bound by", "energy", "sources")
+    return Table("Estimated for other GPUs: roofline, not measured", head, words)
 
 
 def _whole(value: float) -> float:

@@ -317,6 +317,22 @@ def test_inspect_writes_codes(files: Files, tmp_path: Path) -> None:
         assert set(np.unique(codes[GATE])) == {-1, 0, 1}
 
 
+def test_report_beside_rows_of_ones_own(files: Files, tmp_path: Path) -> None:
+    row = {
+        "name": "MatMul-free 370M", "implementation": "packed", "impl": "fast", "precision": "2 bit", "model": "370m",
+        "ternary_synapses": 341_049_344, "mode": "generate", "batch": 1, "sequence_length": 512, "tokens_per_s": 1e6,
+        "millijoule_per_token": 0.5, "device": "GPU X", "power": "the GPU", "script": "mmfree-neuro bench gpu",
+        "commit": "abc", "date": "2026-01-02",
+    }  # fmt: skip
+    for name, device in (("a", "GPU X"), ("b", "GPU Y")):
+        (tmp_path / f"{name}.json").write_text(json.dumps([row | {"device": device}]))
+    rows = ["--gpu-rows", str(tmp_path / "a.json"), "--gpu-rows", str(tmp_path / "b.json")]
+    assert cli.main(["report", files / "run", "-o", str(tmp_path / "r.json"), *rows]) == 0
+    comparison = json.loads((tmp_path / "r.json").read_text())["comparison"]
+    assert {"GPU X", "GPU Y"} <= {other["device"] for other in comparison["context"]}
+    assert {other["device"] for other in comparison["estimated"]} >= {"NVIDIA L4", "NVIDIA H200 SXM"}
+
+
 def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text").write_bytes(b"abcdefgh" * 200)
     arguments = ["train", "--text", str(tmp_path / "text"), "-o", str(tmp_path / "out"), "--steps", "2", "--batch", "2"]
@@ -332,7 +348,8 @@ def test_the_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    for command in ("convert", "map", "explore", "simulate", "report", "logits", "train", "systems", "inspect", "demo"):
+    commands = "convert map explore simulate report logits train bench systems inspect demo"
+    for command in commands.split():
         assert f"    {command} " in said
         with pytest.raises(SystemExit) as ended:
             cli.main([command, "--help"])
@@ -672,6 +689,22 @@ def case_inspect_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
     return ["inspect", str(tmp / "no")], f"{tmp}/no: not readable (No such file or directory)"
 
 
+def case_bench_of_an_unknown_mode(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "mode 'chat' is not known, must be one of generate, prefill, train"
+    return ["bench", "gpu", "--model", "370m", "--mode", "chat", "-o", "OUT/rows.json"], message
+
+
+def case_report_beside_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"{tmp}/no.json: not readable ([Errno 2] No such file or directory: '{tmp}/no.json')"
+    return ["report", files / "run", "-o", "OUT/r.md", "--gpu-rows", str(tmp / "no.json")], message
+
+
+def case_report_beside_a_malformed_row(files: Files, tmp: Path) -> tuple[list[str], str]:
+    (tmp / "rows.json").write_text('[{"name": 3}]')
+    message = f"{tmp}/rows.json: row 1: name must be a text"
+    return ["report", files / "run", "-o", "OUT/r.md", "--gpu-rows", str(tmp / "rows.json")], message
+
+
 CASES: dict[str, Case] = {
     name.removeprefix("case_"): case for name, case in list(globals().items()) if name.startswith("case_")
 }
@@ -720,6 +753,8 @@ def test_config_that_is_no_json(files: Files, tmp_path: Path, capsys: pytest.Cap
         (["map", "m.graph", "-o", "m.map"], "map: the following arguments are required: --system"),
         (["simulate", "m.map", "--prompt", "a", "-o", "r", "--new-tokens", "x"],
          "simulate: argument --new-tokens: invalid int value: 'x'"),
+        (["bench", "gpu", "--model", "370m", "--mode", "train", "--impl", "naive", "--baseline", "transformer"],
+         "bench: argument --baseline: not allowed with argument --impl"),
         (["convert", "c", "-o", "g", "--shceme", "a8"], ": unrecognized arguments: --shceme a8"),
     ],
 )  # fmt: skip
@@ -759,8 +794,8 @@ def test_a_prompt_outside_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_messages_of_the_pipeline() -> None:
     with pytest.raises(EngineError) as engine:
-        pipeline.engine_named("gpu")
-    assert str(engine.value) == f"engine 'gpu' is not known, must be one of {', '.join(pipeline.ENGINES)}"
+        pipeline.engine_named("warp")
+    assert str(engine.value) == f"engine 'warp' is not known, must be one of {', '.join(pipeline.ENGINES)}"
     with pytest.raises(InputError) as tokens:
         pipeline.load_tokens(Path("nowhere.npy"))
     assert str(tokens.value) == "nowhere.npy: not readable as an .npy file of numbers"

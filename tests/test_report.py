@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmfree_neuro import baselines, pictures, report
+from mmfree_neuro import baselines, pictures, report, roofline
 from mmfree_neuro.activity import Activity, nothing
 from mmfree_neuro.footprint import Footprint, use_of_cores
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
@@ -326,6 +326,43 @@ def test_the_same_model_is_given_ratios_with_both_rows_named() -> None:
         "when it generates and 4.3 to 5.8 W when idle. Source: arXiv 2503.18002v2, Table 2. |"
     )
     assert "fastest known for one sequence" in page
+
+
+def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> None:
+    run = made_run(synapses=baselines.SYNAPSES["370m"])
+    gpus = tuple(gpu for gpu in roofline.load() if gpu.name in ("NVIDIA L4", "NVIDIA H200 SXM"))
+    found = report.build(run, baselines.load(), run.use, gpus)
+    estimated = found["comparison"]["estimated"]
+    assert [(row["device"], row["mode"], row["sequence_length"]) for row in estimated] == [
+        ("NVIDIA L4", "prefill", 2), ("NVIDIA H200 SXM", "prefill", 2),
+        ("NVIDIA L4", "generate", 5), ("NVIDIA H200 SXM", "generate", 5),
+    ]  # fmt: skip
+    devices = {ratio["theirs"]["device"] for ratio in found["comparison"]["ratios"]}
+    assert devices.isdisjoint({"NVIDIA L4", "NVIDIA H200 SXM"})
+    page = report.to_markdown(found)
+    assert "**Estimated for other GPUs: roofline, not measured**" in page
+    rate = pictures.figure(300e9 / (baselines.SYNAPSES["370m"] / 4 + 4 * 8), "tokens/s")
+    what = "NVIDIA L4; generation, one sequence of 5 tokens | estimated, roofline, not measured"
+    assert f"| {what} | at most {rate} | memory | " in page
+    assert "mJ/token at full power; idle power not known | memory bandwidth bytes per s: NVIDIA L4 datasheet" in page
+    assert "no ratio is taken with it" in page
+    assert "Estimated for other GPUs" not in report.to_markdown(built(run))
+
+
+def test_a_measured_row_stands_beside_the_published_ones() -> None:
+    run = made_run(synapses=baselines.SYNAPSES["370m"])
+    row = replace(
+        baselines.load()[3], device="GPU X", tokens_per_s=1e6, millijoule_per_token=0.5, implementation="packed",
+        source="measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02",
+    )  # fmt: skip
+    found = report.build(run, (*baselines.load(), row), run.use)
+    (ratio,) = [ratio for ratio in found["comparison"]["ratios"] if ratio["theirs"]["device"] == "GPU X"]
+    assert ratio["theirs"]["stands_out_as"] == [
+        "fastest known of its size", "least energy known of its size", "fastest known for one sequence",
+        "least energy known for one sequence",
+    ]  # fmt: skip
+    page = report.to_markdown(found)
+    assert "Source: measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02." in page
 
 
 def test_the_html_page_needs_nothing_else() -> None:

@@ -1,0 +1,23 @@
+"""The work of every implementation in every mode."""
+
+import torch
+
+from mmfree_kernels.bench import fast, naive, transformer_work
+from mmfree_kernels.bench.workload import Builder, Point, Subject, Workload
+
+BUILDERS: dict[tuple[str, str], Builder] = {
+    ("fast", "generate"): fast.Generate,
+    ("fast", "prefill"): fast.Prefill,
+    ("fast", "train"): fast.Train,
+    ("naive", "generate"): naive.Generate,
+    ("naive", "prefill"): naive.Prefill,
+    ("naive", "train"): naive.Train,
+    ("transformer", "generate"): transformer_work.Generate,
+    ("transformer", "prefill"): transformer_work.Prefill,
+    ("transformer", "train"): transformer_work.Train,
+}
+
+
+def build(point: Point, model: Subject, device: torch.device) -> Workload:
+    """The workload of a point."""
+    return BUILDERS[point.implementation, point.mode](point, model, device)

@@ -1,0 +1,103 @@
+"""Rows of `bench gpu` as baselines: complete, sourced, and only what a report has a place for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmfree_neuro import measured
+from mmfree_neuro.baselines import Baseline
+from mmfree_neuro.errors import HardwareError
+
+ROW = {
+    "name": "MatMul-free 370M", "implementation": "packed", "impl": "fast", "precision": "2 bit", "model": "370m",
+    "ternary_synapses": 341_049_344, "mode": "generate", "batch": 64, "sequence_length": 512, "tokens_per_s": 50_000.5,
+    "millijoule_per_token": 8.5, "device": "NVIDIA H200", "power": "the GPU", "script": "mmfree-neuro bench gpu",
+    "commit": "abc", "date": "2026-01-02T03:04:05+00:00", "weights_bytes": 1,
+}  # fmt: skip
+
+
+def text(*changes: dict[str, Any]) -> str:
+    """A file of rows, each with fields changed or, where None, left out."""
+    rows = [{name: value for name, value in (ROW | change).items() if value is not None} for change in changes]
+    return json.dumps(rows)
+
+
+def test_a_row_becomes_a_baseline_with_its_source() -> None:
+    source = "measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02T03:04:05+00:00"
+    expected = Baseline(
+        "MatMul-free 370M", "370m", True, "packed", "2 bit", "NVIDIA H200", "GPU", "generate", 64, 512, 50_000.5, 8.5,
+        "the GPU", source,
+    )  # fmt: skip
+    assert measured.parse(text({}), "rows.json") == (expected,)
+
+
+def test_what_a_row_is_of_is_told_by_what_it_measured() -> None:
+    mine, opponent, edge = measured.parse(
+        text(
+            {"model": "my-checkpoint", "ternary_synapses": 1_298_661_376}, {"impl": "transformer"}, {"device": "Orin"}
+        ),
+        "rows.json",
+    )
+    assert (mine.model, mine.same_architecture) == ("1.3b", True)
+    assert not opponent.same_architecture
+    assert (mine.device_kind, edge.device_kind) == ("GPU", "edge GPU")
+
+
+def test_the_latest_row_of_a_point_counts() -> None:
+    rows = measured.parse(text({"tokens_per_s": 1}, {"batch": 1}, {"tokens_per_s": 2}), "rows.json")
+    assert [(row.batch, row.tokens_per_s) for row in rows] == [(64, 2), (1, 50_000.5)]
+
+
+def test_training_and_sizes_without_a_published_model_are_left_out() -> None:
+    assert measured.parse(text({"mode": "train"}, {"model": "13b", "ternary_synapses": 12_851_609_600}), "x") == ()
+    assert measured.parse("[]", "x") == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": None}, "device must be a text"),
+        ({"commit": ""}, "commit must be a text"),
+        ({"script": 3}, "script must be a text"),
+        ({"mode": "chat"}, "mode is 'chat', must be one of generate, prefill, train"),
+        ({"ternary_synapses": 0}, "ternary_synapses must be a whole number, at least 1"),
+        ({"ternary_synapses": True}, "ternary_synapses must be a whole number, at least 1"),
+        ({"batch": 0}, "batch must be a whole number, at least 1"),
+        ({"tokens_per_s": "fast"}, "tokens_per_s must be a number above 0"),
+        ({"millijoule_per_token": None}, "millijoule_per_token must be a number above 0"),
+    ],
+)
+def test_a_malformed_row_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(HardwareError) as error:
+        measured.parse(text({}, change), "rows.json")
+    assert str(error.value) == f"rows.json: row 2: {message}"
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "3"])
+def test_a_file_without_rows_is_refused(content: str) -> None:
+    with pytest.raises(HardwareError) as error:
+        measured.parse(content, "rows.json")
+    assert str(error.value) == "rows.json: must hold a list of rows of bench gpu"
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HardwareError) as error:
+        measured.parse("[", "rows.json")
+    assert str(error.value) == "rows.json: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
+    with pytest.raises(HardwareError) as error:
+        measured.read(tmp_path / "none.json")
+    assert str(error.value).startswith(f"{tmp_path}/none.json: not readable ([Errno 2] No such file")
+
+
+def test_rows_of_a_user_are_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(text({}, {"batch": 1}))
+    assert [row.batch for row in measured.read(tmp_path / "rows.json")] == [64, 1]
+
+
+def test_the_rows_that_come_with_the_project_are_those_of_the_benchmark() -> None:
+    package = Path(measured.__file__).with_name("measured.json")
+    shown = Path(__file__).parent.parent / "examples" / "benchmarks" / "results" / "gpu.json"
+    assert shown.resolve() == package.resolve()
+    assert all("mmfree-neuro bench gpu" in row.source for row in measured.load())
