@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmfree_kernels.captured import Gradients
 from mmfree_kernels.corpus import Corpus, windows
 from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import HGRNBitModel, from_checkpoint, to_checkpoint
@@ -77,7 +78,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share)) * (0.5 if share >= 0.5 else 1.0)
 
 
-def _batch(text: Tensor, recipe: Recipe, step: int) -> Tensor:
+def batch(text: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """The windows [batch, window + 1], int64, of one step; they depend on the seed and the step alone."""
     generator = np.random.default_rng((recipe.seed, step))
     starts = torch.from_numpy(generator.integers(0, text.numel() - recipe.window - 1, recipe.batch)).to(text.device)
     return text[starts[:, None] + torch.arange(recipe.window + 1, device=text.device)].long()
@@ -163,7 +165,7 @@ def train(
     model.to(device).train()
     optimiser = optimiser_for(model, recipe, device)
     first = _resume(folder, model, optimiser, recipe) if resume else 0
-    loss_of = fused_loss if device.type == "cuda" else plain_loss
+    gradients = Gradients(model, fused_loss if device.type == "cuda" else plain_loss)
     text = torch.from_numpy(corpus.train.copy()).to(device)
 
     start = since = time.monotonic()
@@ -172,12 +174,10 @@ def train(
         rate = learning_rate(recipe, step)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss = loss_of(model, _batch(text, recipe, step))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = gradients(batch(text, recipe, step))
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimiser.step()
-        total, counted, step = total + loss.detach(), counted + 1, step + 1
+        total, counted, step = total + loss, counted + 1, step + 1
         if counted == report_every or step == recipe.steps:
             mean, now = total.item() / counted, time.monotonic()
             report(Progress(step, mean, rate, counted * recipe.batch * recipe.window / (now - since)))

@@ -9,9 +9,11 @@ from mmfree_kernels import fused
 from mmfree_kernels.bench import naive, plain
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, random_tokens, ternary_synapses
 from mmfree_kernels.bitlinear.packed import product, sums
+from mmfree_kernels.captured import Gradients
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.model import PackedModel, from_checkpoint, random
 from mmfree_kernels.inference.prefill import Prefill as Prompt
+from mmfree_kernels.model import HGRNBitModel
 
 PRECISION = "weights 2 bit, activations 8 bit, exact int32 sums, the rest float32, embedding int8"
 CHECKED_ROWS = 4
@@ -139,25 +141,28 @@ class Prefill:
         return {**near, "integer_products_equal": exact_products(self.model)}
 
 
+def _loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
+    return fused.forward_loss(model, tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+
+
 class Train:
     """Loss and gradients of a batch, without an optimiser."""
 
-    implementation = "fused Triton half-blocks, products int8 forward, gate and up recomputed, fused loss, no optimiser"
+    implementation = (
+        "fused Triton half-blocks, int8 products forward, gate and up recomputed, fused loss, one CUDA graph, "
+        "no optimiser"
+    )
     precision = "weights, gradients and activations bfloat16, forward products int8, norms and recurrence float32"
 
     def __init__(self, point: Point, subject: Subject, device: torch.device) -> None:
         self.model = naive.float_model(subject, device, torch.bfloat16).train()
         self.tokens, self.weights_bytes = point.batch * point.length, naive.weights_bytes(self.model)
         self.batch = random_tokens(subject.config.vocab_size, point.batch, point.length + 1, device=device)
-        self.inputs, self.targets = self.batch[:, :-1].contiguous(), self.batch[:, 1:].contiguous()
-        self.latest = torch.zeros(())
+        self.gradients, self.latest = Gradients(self.model, _loss), torch.zeros(())
 
     def step(self) -> None:
         """One forward and backward pass."""
-        self.model.zero_grad(set_to_none=True)
-        loss = fused.forward_loss(self.model, self.inputs, self.targets)
-        loss.backward()
-        self.latest = loss.detach()
+        self.latest = self.gradients(self.batch)
 
     def check(self) -> Facts:
         """Loss and some gradients against the plain path with exact sums, on the same batch."""
