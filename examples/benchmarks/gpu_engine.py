@@ -53,7 +53,7 @@ def main() -> None:
             raise SystemExit("the gpu engine differs from fast: no row is written")
         again = pipeline.engine_named("gpu")(graph, mapping, job)  # everything is compiled now
     row = {
-        "what": f"{options.model} {options.scheme}, {options.tokens} tokens and {NEW_TOKENS} more, bits and counts equal",
+        "what": f"{options.model} {options.scheme}, {options.tokens} tokens and {NEW_TOKENS} more: bits and counts",
         **{f"{engine}: {phase} s": round(value, 3) for engine, run in (*results.items(), ("gpu, compiled", again))
            for phase, value in run.seconds.items()},
         "saturations": int(results["gpu"].prefill.saturations.sum()),
