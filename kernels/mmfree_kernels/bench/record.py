@@ -107,6 +107,7 @@ def _forget(device: torch.device) -> None:
     """Give cached memory back and start the peak anew."""
     gc.collect()
     if device.type == "cuda":
+        torch._C._cuda_clearCublasWorkspaces()  # that a check's products left behind
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
