@@ -68,4 +68,4 @@ def logits(model: PackedModel, tokens: Tensor, numerics: Numerics = EXACT, *, la
     _set(head, model.head, 0)
     x = x[:, -1:] if last else x
     found: Tensor = head(numerics.norm(x, model.norm, model.config.rms_norm_eps), "", numerics)
-    return found
+    return found[..., : model.config.vocab_size]

@@ -63,4 +63,4 @@ def forward(model: PackedModel, x: Tensor, state: Tensor, after: Tensor) -> Tens
         (x,) = products(q[None], s[None], layer.channel_out, x)
     last = x.view(batch, time, hidden)[:, -1].contiguous()
     q, s = normalise(last, list(model.head.gains), model.norm, eps)
-    return product(q, model.head.weights, s, model.head.scales)
+    return product(q, model.head.weights, s, model.head.scales)[:, : model.config.vocab_size]

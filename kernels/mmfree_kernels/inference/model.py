@@ -86,7 +86,7 @@ def _tensors(part: object) -> list[Tensor]:
 
 Gain = Callable[[str], Tensor]
 Weight = Callable[[str, int, int], tuple[Tensor, float]]
-"""The packed words and the scale of a weight by its name, rows and columns."""
+"""The packed words and the scale of a weight by its name, rows and columns; the last tile may lack rows."""
 
 
 def _assemble(
@@ -113,8 +113,7 @@ def _assemble(
         )
 
     hidden, state, width = config.hidden_size, config.state_size, config.intermediate_size
-    for what, size in (("hidden size", hidden), ("state size", state), ("gate width", width),
-                       ("vocabulary", config.vocab_size)):  # fmt: skip
+    for what, size in (("hidden size", hidden), ("state size", state), ("gate width", width)):
         if size % TILE:
             raise InputError(f"the {what} is {size}, must be a multiple of {TILE} for packed weights")
     layers = tuple(layer(number) for number in range(config.num_hidden_layers))
@@ -170,7 +169,7 @@ def random(
         return 0.8 + 0.4 * uniform(size)
 
     def weight(_name: str, rows: int, columns: int) -> tuple[Tensor, float]:
-        tiles, groups = rows // TILE, columns // TILE
+        tiles, groups = -(-rows // TILE), columns // TILE
         packed = torch.empty(tiles, groups, TILE, 4, dtype=torch.uint8, device=device)
         for some in packed.split(max(1, (1 << 14) // groups)):
             drawn = uniform(*some.shape, 4)  # one of two thirds is +1 or -1
