@@ -86,6 +86,19 @@ def test_prefill(both: tuple[model.PackedModel, HGRNBitModel], together: int, mo
         assert not cut.state.any()
 
 
+@pytest.mark.usefixtures("large_tiles")
+@torch.no_grad()
+def test_generation_after_a_prompt(both: tuple[model.PackedModel, HGRNBitModel]) -> None:
+    packed, naive = both
+    tokens = torch.tensor([[3, 41, 8]], device=packed.device)
+    prompt, session = Prefill(packed, 1), Decoder(packed, 1)
+    session.tokens.copy_(prompt.feed(tokens).argmax(-1))
+    session.state.copy_(prompt.state)
+    whole = torch.cat([tokens, session.tokens[:, None].clone()], 1)
+    session.step()
+    assert (session.logits - naive(whole)[0][:, -1]).abs().max() < ROUNDING
+
+
 def test_two_sequences_are_two(both: tuple[model.PackedModel, HGRNBitModel], large_tiles: None) -> None:
     packed, _ = both
     pair, one = Decoder(packed, 2), Decoder(packed, 1)
