@@ -224,6 +224,10 @@ def test_arguments_that_are_none(device: str) -> None:
     scale = torch.ones((), device=device)
     cases = [
         (lambda: fused.normalise(x.T, [gain[:4]], None, 0.0), "x is not contiguous, must be"),
+        (
+            lambda: fused.int8_product(q, s, q, scale, torch.int32),
+            "the product is of torch.int32, must be of a floating type",
+        ),
         (lambda: fused.normalise(x, [gain] * 2, None, 0.0), "there are 2 gains, must be 1 or 3"),
         (lambda: fused.normalise(x, [gain[:16]], None, 0.0), "a gain has shape (16,), must have (32,)"),
         (lambda: fused.normalise(x, [gain], gain[1:], 0.0), "a gain has shape (31,), must have (32,)"),

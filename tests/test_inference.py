@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmfree_kernels.bitlinear import packed as bits
+from mmfree_kernels.bitlinear.naive import code_product, rms_norm
 from mmfree_kernels.inference import decoder, few, many, model
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.prefill import Prefill, stretch_length
@@ -29,19 +31,28 @@ def _checkpoint(config: ModelConfig) -> Checkpoint:
     return Checkpoint(config, tensors)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["lower-bounds", "no-lower-bounds"])
+CONFIGS = {
+    "lower-bounds": CONFIG,
+    "expanded, tied": replace(
+        CONFIG, num_hidden_layers=1, use_lower_bound=False, expand_ratio=2, tie_word_embeddings=True
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
 def both(request: pytest.FixtureRequest, device: str) -> tuple[model.PackedModel, HGRNBitModel]:
     """A packed model and its naive twin, with the same embedding."""
-    checkpoint = _checkpoint(replace(CONFIG, use_lower_bound=request.param))
+    checkpoint = _checkpoint(CONFIGS[request.param])
     table = torch.from_numpy(checkpoint.tensors["model.embeddings.weight"]).bfloat16().float().numpy()
     checkpoint = Checkpoint(checkpoint.config, {**checkpoint.tensors, "model.embeddings.weight": table})
     return model.from_checkpoint(checkpoint, device, "bfloat16"), from_checkpoint(checkpoint).to(device)
 
 
 @pytest.fixture
-def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few programs, of which the interpreter runs one after another."""
-    monkeypatch.setattr(few, "_tile", lambda rows, columns, matrices: (16, 4, 4))
+def large_tiles(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Few programs where the interpreter runs one after another."""
+    if device == "cpu":
+        monkeypatch.setattr(few, "_tile", lambda rows, columns, matrices: (16, 4, 4))
 
 
 @pytest.mark.usefixtures("large_tiles")
@@ -99,7 +110,8 @@ def test_generation_after_a_prompt(both: tuple[model.PackedModel, HGRNBitModel])
     assert (session.logits - naive(whole)[0][:, -1]).abs().max() < ROUNDING
 
 
-def test_two_sequences_are_two(both: tuple[model.PackedModel, HGRNBitModel], large_tiles: None) -> None:
+@pytest.mark.usefixtures("large_tiles")
+def test_two_sequences_are_two(both: tuple[model.PackedModel, HGRNBitModel]) -> None:
     packed, _ = both
     pair, one = Decoder(packed, 2), Decoder(packed, 1)
     pair.feed(torch.tensor([[3], [41]], device=packed.device))
@@ -143,11 +155,13 @@ def test_random_models(device: str, kind: model.EmbeddingKind) -> None:
 
 def test_weights_take_two_bits(both: tuple[model.PackedModel, HGRNBitModel]) -> None:
     packed, naive = both
+    config = packed.config
     sizes = {name: parameter.numel() for name, parameter in naive.named_parameters()}
-    ternary = sum(size for name, size in sizes.items() if is_ternary(name)) + 14 * 32  # fills the head's last tile
+    head = 64 * 32  # fills its last tile
+    ternary = head + sum(size for name, size in sizes.items() if is_ternary(name) and "proj" in name)
     others = 4 * sum(size for name, size in sizes.items() if name.endswith("norm.weight"))
-    bounds = 4 * 32 if packed.layers[1].bound is not None else 0
-    scales = 4 * (CONFIG.num_hidden_layers * 6 + 1)
+    bounds = 4 * 32 if config.use_lower_bound else 0
+    scales = 4 * (config.num_hidden_layers * 6 + 1)
     assert packed.weights_bytes == ternary // 4 + 2 * 50 * 32 + others + bounds + scales
 
 
@@ -162,7 +176,33 @@ def test_refusals(device: str) -> None:
     with pytest.raises(InputError) as refused:
         model.from_checkpoint(checkpoint, device)
     assert str(refused.value) == "the gate width is 40, must be a multiple of 16 for packed weights"
-    session = Prefill(model.random(CONFIG, device), 2)
-    with pytest.raises(ValueError) as wrong:
-        session.feed(torch.zeros(3, 4, dtype=torch.int64))
-    assert str(wrong.value) == "tokens have shape (3, 4), must have (2, at least 1)"
+    packed = model.random(CONFIG, device)
+    for session in (Prefill(packed, 2), Decoder(packed, 2)):
+        for tokens, found in ((torch.zeros(3, 4, dtype=torch.int64), "torch.int64 [3, 4]"),
+                              (torch.zeros(2, 0, dtype=torch.int64), "torch.int64 [2, 0]"),
+                              (torch.zeros(2, 1), "torch.float32 [2, 1]")):  # fmt: skip
+            with pytest.raises(ValueError) as wrong:
+                session.feed(tokens)
+            assert str(wrong.value) == f"tokens are {found}, must be int64 [2, at least 1]"
+
+
+def test_unknown_tokens_have_no_logits(device: str) -> None:
+    packed = model.random(CONFIG, device)
+    x = torch.empty(4, 32, device=device)
+    few.embed(torch.tensor([-1, 49, 50, 2**40], device=device), packed.embedding, packed.steps, x)
+    assert x.isnan().all(1).tolist() == [True, False, True, True]
+    assert x[1].isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 4112), (8208, 272)], ids=["eight warps", "many rows"])
+def test_tiles_of_large_layers(device: str, rows: int, columns: int) -> None:
+    if device == "cpu" and rows > 8192:
+        pytest.skip("the interpreter takes a minute for so many programs")
+    codes = torch.randint(-1, 2, (rows, columns), dtype=torch.int8)
+    linear = model.Linear(
+        bits.pack(codes).to(device), torch.ones(1, columns, device=device), torch.full((1,), 0.5, device=device)
+    )
+    v, x = torch.randn(1, columns), torch.zeros(1, rows, device=device)
+    few.channel_out(v.to(device), linear, x)
+    naive = code_product(rms_norm(v, torch.ones(columns), 1e-6), codes.float(), 0.5)
+    assert (x.cpu() - naive).abs().max() < 0.01 * naive.abs().max()

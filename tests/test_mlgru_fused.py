@@ -214,6 +214,14 @@ def test_what_the_scan_refuses(changed: dict[str, Tensor], message: str) -> None
         gated_scan_backward(**arguments)
 
 
+def test_what_the_states_refuse() -> None:
+    arguments = {**_gates("cpu", 2, 3, 32, True), "out_dtype": torch.float32}
+    with pytest.raises(ValueError, match=r"^a chunk is 0 steps, must be at least 1$"):
+        gated_scan(**arguments, chunk=0)
+    with pytest.raises(ValueError, match=re.escape("final has shape (2, 16), must have (2, 32)")):
+        gated_scan(**arguments, final=torch.zeros(2, 16))
+
+
 def _rows(device: str, rows: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     g, h = _random(device, rows, n, seed=0), _random(device, rows, n, seed=1)
     return g, h, 1 + 0.3 * _random(device, n, seed=2), 1 + 0.3 * _random(device, n, seed=3)

@@ -82,6 +82,18 @@ def _codes(*shape: int) -> Tensor:
             "codes are contiguous int8 [tokens, 32], not strided torch.int8 [2, 32]",
         ),
         (
+            lambda: packed.product(_codes(3, 10, 32)[:, :5], packed.pack(_codes(48, 32))),
+            "codes are contiguous int8 [tokens, 32], not strided torch.int8 [3, 5, 32]",
+        ),
+        (
+            lambda: packed.product(_codes(2, 32), packed.pack(_codes(16, 32)), torch.ones(2, 1), torch.ones(1)),
+            "s has shape (2, 1), must have (1, 2)",
+        ),
+        (
+            lambda: packed.product(_codes(2, 32), packed.pack(_codes(16, 32)), residual=torch.ones(16, 2).T),
+            "the residual is not contiguous, must be",
+        ),
+        (
             lambda: packed.unpack(packed.pack(_codes(16, 32)), torch.empty(511, dtype=torch.int8)),
             "the buffer must be contiguous int8 of at least 512 entries",
         ),

@@ -230,3 +230,10 @@ def test_recipes_that_are_none(changed: dict[str, float], expected: str) -> None
     with pytest.raises(InputError) as error:
         replace(RECIPE, **changed)
     assert str(error.value) == expected
+
+
+def test_sizes_that_the_fused_path_takes() -> None:
+    config = ModelConfig(vocab_size=256, hidden_size=48, num_hidden_layers=1, intermediate_size=80)
+    assert training.can_fuse(config)
+    assert not training.can_fuse(replace(config, hidden_size=40))
+    assert not training.can_fuse(replace(config, intermediate_size=90))

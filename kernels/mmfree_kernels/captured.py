@@ -1,6 +1,7 @@
 """Loss and gradients as one CUDA graph: a step of training launches once instead of more than a thousand times."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +12,31 @@ Loss = Callable[[HGRNBitModel, Tensor], Tensor]
 """The mean loss of a model on tokens int64 [batch, length + 1]."""
 
 
+def graph_of(
+    run: Callable[[], object], *, pool: Any = None, between: Callable[[], None] = lambda: None
+) -> torch.cuda.CUDAGraph:
+    """The CUDA graph of what `run` enqueues on tensors that stay where they are.
+
+    It runs once before, which compiles what capture must find compiled, and then `between`.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    between()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        run()
+    return graph
+
+
 class Gradients:
     """Gives the loss of a batch, and leaves its gradients where the parameters have them.
 
     On a GPU the first batch captures forward and backward pass; every batch must have its shape.  Gradients then stay
-    in the same memory, so they may be changed between calls, but not taken away.  On a CPU nothing is captured.
+    in the same memory and may be changed between calls; one that is set to None stays None.  On a CPU nothing is
+    captured.
     """
 
     def __init__(self, model: HGRNBitModel, loss: Loss) -> None:
@@ -44,14 +65,12 @@ class Gradients:
 
     def _capture(self, tokens: Tensor) -> None:
         self.tokens = tokens.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # compiles what capture must find compiled
-            self._once(self.tokens)
-        torch.cuda.current_stream().wait_stream(side)
-        self.model.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()  # the graph has memory of its own
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+
+        def run() -> None:
             self.latest = self._once(self.tokens)
-        self.graph = graph
+
+        def between() -> None:
+            self.model.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()  # the graph has memory of its own
+
+        self.graph = graph_of(run, between=between)

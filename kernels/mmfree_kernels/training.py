@@ -4,6 +4,7 @@ The learning rate falls from its peak along a cosine and is halved in the second
 depend on the seed and the step alone, so a resumed run sees what an uninterrupted one would have seen.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -91,6 +92,12 @@ def plain_loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
+def can_fuse(config: ModelConfig) -> bool:
+    """Whether Triton is there, and every size that a product sums over is one that its kernels take."""
+    sizes = config.hidden_size, config.state_size, config.intermediate_size
+    return importlib.util.find_spec("triton") is not None and not any(size % 16 for size in sizes)
+
+
 def fused_loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
     """As `plain_loss`, on Triton kernels, with activations in bfloat16."""
     from mmfree_kernels import fused  # needs Triton, which only a GPU does
@@ -165,7 +172,7 @@ def train(
     model.to(device).train()
     optimiser = optimiser_for(model, recipe, device)
     first = _resume(folder, model, optimiser, recipe) if resume else 0
-    gradients = Gradients(model, fused_loss if device.type == "cuda" else plain_loss)
+    gradients = Gradients(model, fused_loss if device.type == "cuda" and can_fuse(config) else plain_loss)
     text = torch.from_numpy(corpus.train.copy()).to(device)
 
     start = since = time.monotonic()

@@ -7,6 +7,7 @@ codes of columns 16·group + 4p … + 3, which one DP4A instruction multiplies w
 that `unpack` writes out for one matrix at a time.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,12 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmfree_kernels.bitlinear.checks import check
 from mmfree_neuro.ternary import TILE, TernaryMatrix
 
 INTERPRETED = triton.knobs.runtime.interpret
 """Whether kernels run through Triton's interpreter, which has no inline assembly."""
-PDL = not INTERPRETED
-"""Whether kernels are launched while the one ahead still runs (programmatic dependent launch) and wait themselves."""
 TOKENS = 64
 """So many tokens at most one program of `product` takes."""
 
@@ -54,6 +54,12 @@ def pack(codes: Tensor) -> Tensor:
     for p in (1, 2, 3):
         found |= quads[..., p, :] << 2 * p
     return found.permute(0, 2, 1, 3).contiguous().view(torch.int32)[..., 0]
+
+
+@lru_cache
+def overlaps() -> bool:
+    """Whether kernels are launched while the one ahead still runs, and wait themselves: from Hopper on."""
+    return not INTERPRETED and torch.cuda.get_device_capability()[0] >= 9
 
 
 @triton.jit
@@ -199,10 +205,13 @@ def product(
     [P, tokens, columns], and the result [tokens, P · rows].  Without `s` the result is the exact int32 sums; with `s`
     [P, tokens] (1 / step of the codes) and `scales` [P] (of the weights) it is float32, sum · scale / s + `residual`.
     """
-    parts = q.view(-1, *q.shape[-2:])
-    tokens, columns = parts.shape[1:]
-    rows, _ = _check(parts[0], packed)
+    rows, columns = _check(q, packed)
+    parts, tokens = q.view(-1, *q.shape[-2:]), q.shape[-2]
     per_part = rows // len(parts)
+    for who, given, shape in (("s", s, (len(parts), tokens)), ("scales", scales, (len(parts),)),
+                              ("the residual", residual, (tokens, rows))):  # fmt: skip
+        if given is not None:
+            check(who, given, shape, [torch.float32])
     out = torch.empty(tokens, rows, dtype=torch.int32 if s is None else torch.float32, device=q.device)
     together = min(TOKENS, max(16, triton.next_power_of_2(tokens)))
     cut = _cut(rows, per_part, together)
@@ -210,8 +219,8 @@ def product(
     _product_kernel[grid](
         q, s if s is not None else out, packed.view(torch.uint8), scales if scales is not None else out,
         residual if residual is not None else out, out, tokens, rows, columns, per_part, s is None,
-        residual is not None, cut.rows, together, cut.bytes, PDL, INTERPRETED, num_warps=cut.warps,
-        num_stages=cut.stages, launch_pdl=PDL,
+        residual is not None, cut.rows, together, cut.bytes, overlaps(), INTERPRETED, num_warps=cut.warps,
+        num_stages=cut.stages, launch_pdl=overlaps(),
     )  # fmt: skip
     return out
 

@@ -1,6 +1,7 @@
 """The product of int8 activations with ternary codes, on tensor cores: exact int32 sums; Triton."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import triton
@@ -74,14 +75,23 @@ def _int8_product(
     _finish(total, top, left, s, scale, residual, out, rows, columns, SUMS, RESIDUAL, ROWS, COLUMNS)
 
 
-def _tiles(rows: int, columns: int) -> Tiles:
+@lru_cache
+def _fitting(device: torch.device) -> tuple[Tiles, ...]:
+    """The tiles whose operands fit the shared memory of a multiprocessor."""
+    if device.type != "cuda":
+        return tuple(RATES)
+    limit = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+    return tuple(t for t in RATES if t.stages * (t.rows + t.columns) * t.features <= limit)
+
+
+def _tiles(rows: int, columns: int, device: torch.device) -> Tiles:
     """The tiles of which the waves over all multiprocessors take least, at the rates that each kind reaches."""
 
     def cost(tiles: Tiles) -> float:
         programs = triton.cdiv(rows, tiles.rows) * triton.cdiv(columns, tiles.columns)
         return triton.cdiv(programs, PROCESSORS) * tiles.rows * tiles.columns / RATES[tiles]
 
-    return min(RATES, key=cost)
+    return min(_fitting(device), key=cost)
 
 
 def _product(
@@ -92,7 +102,7 @@ def _product(
     check("codes", codes, (columns, features), [torch.int8])
     if features % 16:
         raise ValueError(f"q has {features} features, must have a multiple of 16")
-    cut = _tiles(rows, columns) if tiles is None else tiles
+    cut = _tiles(rows, columns, q.device) if tiles is None else tiles
     grid = (triton.cdiv(rows, cut.rows) * triton.cdiv(columns, cut.columns),)
     rest = s, scale, out if residual is None else residual, out, rows, columns, features
     choices = out.dtype == torch.int32, residual is not None
@@ -123,6 +133,8 @@ def int8_product(
     q [m, k] and codes [n, k] are int8, their sums exact; s [m] and the scalar `scale` are float32.
     """
     shape = len(q), len(codes)
+    if not out_dtype.is_floating_point:
+        raise ValueError(f"the product is of {out_dtype}, must be of a floating type")
     check("s", s, shape[:1], [torch.float32])
     check("scale", scale, (), [torch.float32])
     if residual is not None:

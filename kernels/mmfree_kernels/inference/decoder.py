@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from mmfree_kernels.captured import graph_of
 from mmfree_kernels.inference import few, many
-from mmfree_kernels.inference.model import PackedModel
+from mmfree_kernels.inference.model import PackedModel, check_tokens
 
 FEW = 2048
 """One sequence goes through the kernels of `few`, and more while they have so many hidden values; others do not."""
@@ -27,20 +28,8 @@ class Decoder:
         self._x = torch.zeros(batch, config.hidden_size, device=device)
         self._gate = torch.zeros(batch, config.state_size, device=device)
         self._v = torch.zeros(batch, config.intermediate_size, device=device)
-        few.embed(self.tokens, model.embedding, model.steps, self._x)
-        self._graph = self._capture() if device.type == "cuda" else None
-
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # compiles, and fills caches that capture must not touch
-            self._step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
+        self._graph = graph_of(self._step) if device.type == "cuda" else None
         self.reset()
-        return graph
 
     def reset(self) -> None:
         """Every state and token to zero."""
@@ -73,7 +62,8 @@ class Decoder:
         few.head(x, self.model.norm, self.model.head, self.logits, eps)
 
     def feed(self, prompt: Tensor) -> None:
-        """Feed a prompt [batch, time] step by step; `tokens` is then what is likeliest to follow it."""
+        """Feed a prompt int64 [batch, time] step by step; `tokens` is then what is likeliest to follow it."""
+        check_tokens(prompt, len(self.tokens))
         for tokens in prompt.T:
             self.tokens.copy_(tokens)
             self.step()

@@ -2,7 +2,7 @@
 
 Every program of a kernel reads the whole input of its layer, normalises and quantises it for itself, which costs less
 than a kernel of its own would, and owns some rows of the output.  Its weights, which no kernel writes, are on their way
-before it waits for the kernel ahead (`PDL`: programmatic dependent launch).  Activations and states are float32.
+before it waits for the kernel ahead (programmatic dependent launch).  Activations and states are float32.
 
 With z = x · gains0 and both norms in a row, root0² = 1 / (mean x² + eps) and root1² = 1 / (root0² · mean z² + 1e-6), so
 one pass over x gives both roots.
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.packed import INTERPRETED, PDL, begin, quantise, row_sums, row_words
+from mmfree_kernels.bitlinear.packed import INTERPRETED, begin, overlaps, quantise, row_sums, row_words
 from mmfree_kernels.inference.model import Linear
 from mmfree_neuro.checkpoint import BITLINEAR_EPS
 
@@ -159,15 +159,16 @@ def _head(
 
 @triton.jit
 def _embed(
-    tokens, embedding, steps, x, hidden, HIDDEN: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr
+    tokens, embedding, steps, x, vocabulary, hidden, HIDDEN: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
     b, k = tl.program_id(0).to(tl.int64), tl.arange(0, HIDDEN)
     begin(PDL)
     token = tl.load(tokens + b)
-    row = tl.load(embedding + token * hidden + k, mask=k < hidden, other=0).to(tl.float32)
+    known = (token >= 0) & (token < vocabulary)
+    row = tl.load(embedding + token * hidden + k, mask=known & (k < hidden), other=0).to(tl.float32)
     if SCALED:
-        row *= tl.load(steps + token)
-    tl.store(x + b * hidden + k, row, mask=k < hidden)
+        row *= tl.load(steps + token, mask=known, other=0.0)
+    tl.store(x + b * hidden + k, tl.where(known, row, float("nan")), mask=k < hidden)
 
 
 @triton.jit
@@ -195,17 +196,22 @@ def _tile(rows: int, columns: int, matrices: int) -> tuple[int, int, int]:
 
 
 def embed(tokens: Tensor, embedding: Tensor, steps: Tensor | None, x: Tensor) -> None:
-    """x [batch, hidden] = the embedding of tokens [batch], with or without a step for each word."""
-    hidden = embedding.shape[1]
+    """x [batch, hidden] = the embedding of tokens int64 [batch], with or without a step for each word.
+
+    A token outside the vocabulary becomes NaN, and so do its logits.
+    """
+    vocabulary, hidden = embedding.shape
+    pdl = overlaps()
     _embed[(len(tokens),)](
-        tokens, embedding, x if steps is None else steps, x, hidden, triton.next_power_of_2(hidden),
-        steps is not None, PDL, launch_pdl=PDL,
+        tokens, embedding, x if steps is None else steps, x, vocabulary, hidden, triton.next_power_of_2(hidden),
+        steps is not None, pdl, launch_pdl=pdl,
     )  # fmt: skip
 
 
 def choose(logits: Tensor, tokens: Tensor) -> None:
     """tokens [batch] = the first largest of the logits [batch, vocabulary]."""
-    _choose[(len(tokens),)](logits, tokens, logits.shape[1], 4096, PDL, num_warps=32, launch_pdl=PDL)
+    pdl = overlaps()
+    _choose[(len(tokens),)](logits, tokens, logits.shape[1], 4096, pdl, num_warps=32, launch_pdl=pdl)
 
 
 def mixer_in(
@@ -214,9 +220,10 @@ def mixer_in(
     """Update `state` and write `gate`, both [batch, state size], from x [batch, hidden]; `linear` has i, f and g."""
     (batch, columns), rows = x.shape, state.shape[1]
     at_once, groups, warps = _tile(rows, columns, 3)
+    pdl = overlaps()
     _mixer_in[(triton.cdiv(rows, at_once),)](
         x, outer, linear.gains, linear.weights, linear.scales, x if bound is None else bound, state, gate, columns,
-        rows, eps, batch, bound is not None, at_once, groups, PDL, INTERPRETED, num_warps=warps, launch_pdl=PDL,
+        rows, eps, batch, bound is not None, at_once, groups, pdl, INTERPRETED, num_warps=warps, launch_pdl=pdl,
     )  # fmt: skip
 
 
@@ -224,9 +231,10 @@ def mixer_out(state: Tensor, gate: Tensor, outer: Tensor, linear: Linear, x: Ten
     """Add the output projection to x [batch, hidden]."""
     (batch, columns), rows = state.shape, x.shape[1]
     at_once, groups, warps = _tile(rows, columns, 1)
+    pdl = overlaps()
     _mixer_out[(triton.cdiv(rows, at_once),)](
         state, gate, outer, linear.gains, linear.weights, linear.scales, x, columns, rows, eps, batch, at_once,
-        groups, PDL, INTERPRETED, num_warps=warps, launch_pdl=PDL,
+        groups, pdl, INTERPRETED, num_warps=warps, launch_pdl=pdl,
     )  # fmt: skip
 
 
@@ -234,9 +242,10 @@ def channel_in(x: Tensor, outer: Tensor, linear: Linear, v: Tensor, eps: float) 
     """Write v [batch, gate width] from x [batch, hidden]; `linear` has the gate above up."""
     (batch, columns), rows = x.shape, v.shape[1]
     at_once, groups, warps = _tile(rows, columns, 2)
+    pdl = overlaps()
     _channel_in[(triton.cdiv(rows, at_once),)](
-        x, outer, linear.gains, linear.weights, linear.scales, v, columns, rows, eps, batch, at_once, groups, PDL,
-        INTERPRETED, num_warps=warps, launch_pdl=PDL,
+        x, outer, linear.gains, linear.weights, linear.scales, v, columns, rows, eps, batch, at_once, groups, pdl,
+        INTERPRETED, num_warps=warps, launch_pdl=pdl,
     )  # fmt: skip
 
 
@@ -244,9 +253,10 @@ def channel_out(v: Tensor, linear: Linear, x: Tensor) -> None:
     """Add the projection of v [batch, gate width] to x [batch, hidden]."""
     (batch, columns), rows = v.shape, x.shape[1]
     at_once, groups, warps = _tile(rows, columns, 1)
+    pdl = overlaps()
     _channel_out[(triton.cdiv(rows, at_once),)](
-        v, linear.gains, linear.weights, linear.scales, x, columns, rows, batch, at_once, groups, PDL, INTERPRETED,
-        num_warps=warps, launch_pdl=PDL,
+        v, linear.gains, linear.weights, linear.scales, x, columns, rows, batch, at_once, groups, pdl, INTERPRETED,
+        num_warps=warps, launch_pdl=pdl,
     )  # fmt: skip
 
 
@@ -254,7 +264,8 @@ def head(x: Tensor, outer: Tensor, linear: Linear, logits: Tensor, eps: float) -
     """Write logits [batch, vocabulary] from x [batch, hidden]."""
     (batch, columns), rows = x.shape, logits.shape[1]
     at_once, groups, warps = _tile(rows, columns, 1)
+    pdl = overlaps()
     _head[(triton.cdiv(rows, at_once),)](
-        x, outer, linear.gains, linear.weights, linear.scales, logits, columns, rows, eps, batch, at_once, groups, PDL,
-        INTERPRETED, num_warps=warps, launch_pdl=PDL,
+        x, outer, linear.gains, linear.weights, linear.scales, logits, columns, rows, eps, batch, at_once, groups, pdl,
+        INTERPRETED, num_warps=warps, launch_pdl=pdl,
     )  # fmt: skip

@@ -74,6 +74,12 @@ class PackedModel:
         return torch.zeros(self.config.num_hidden_layers, batch, self.config.state_size, device=self.device)
 
 
+def check_tokens(tokens: Tensor, batch: int) -> None:
+    """Raise ValueError unless tokens are int64 [batch, at least 1]."""
+    if tokens.dtype != torch.int64 or tokens.dim() != 2 or len(tokens) != batch or not tokens.numel():
+        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}, must be int64 [{batch}, at least 1]")
+
+
 def _tensors(part: object) -> list[Tensor]:
     if isinstance(part, Tensor):
         return [part]

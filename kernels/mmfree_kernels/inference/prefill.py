@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmfree_kernels.captured import graph_of
 from mmfree_kernels.inference import few, many
-from mmfree_kernels.inference.model import PackedModel
+from mmfree_kernels.inference.model import PackedModel, check_tokens
 
 VALUES = 1 << 22
 """Of the residual stream, in one stretch: what is live in a block is about thirty times as many bytes."""
@@ -51,8 +52,7 @@ class Prefill:
 
     def feed(self, tokens: Tensor) -> Tensor:
         """Read tokens int64 [batch, time]; `logits` after the last of them."""
-        if tokens.dim() != 2 or len(tokens) != self.batch or not tokens.numel():
-            raise ValueError(f"tokens have shape {tuple(tokens.shape)}, must have ({self.batch}, at least 1)")
+        check_tokens(tokens, self.batch)
         for some in tokens.split(self.stretch, 1):
             captured = self._captured.get(some.shape[1])
             if captured is None:
@@ -75,13 +75,6 @@ class Prefill:
         if not self.capture:
             return _Captured(None, tokens)
         kept = self.state.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # compiles what capture must find compiled
-            self._read(tokens)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._read(tokens)
+        graph = graph_of(lambda: self._read(tokens), pool=self._pool)
         self.state.copy_(kept)
         return _Captured(graph, tokens)

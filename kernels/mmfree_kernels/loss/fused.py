@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmfree_kernels.bitlinear.fused import check, int8_product, normalise, normalise_backward, ternarise
 
@@ -92,6 +93,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return torch.cat(losses).sum() / count.clamp(min=1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("linear_cross_entropy's gradients are used up, must not be asked for twice")

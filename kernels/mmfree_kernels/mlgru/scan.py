@@ -276,6 +276,10 @@ def gated_scan(
     """
     _check(i, f, bound, mask, initial)
     batch, time, n = i.shape
+    final = torch.empty_like(initial) if final is None else final
+    check("final", final, (batch, n), [torch.float32])
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"a chunk is {chunk} steps, must be at least 1")
     length = chunk_length(batch, time, n) if chunk is None else chunk
     chunks = triton.cdiv(time, length)
     block = _block(n)
@@ -292,8 +296,7 @@ def gated_scan(
         _carry_kernel[(triton.cdiv(n, 32), batch, 1)](
             starts, products, initial, None, None, chunks, n, STEPS=CARRY_STEPS, BLOCK=32, num_warps=1
         )
-    h, final = i.new_empty(i.shape, dtype=out_dtype), torch.empty_like(initial) if final is None else final
-    check("final", final, (batch, n), [torch.float32])
+    h = i.new_empty(i.shape, dtype=out_dtype)
     _states_kernel[grid](
         i, f, bound, mask, starts, h, final, *strides, time, length, n,
         STEPS=FORWARD_STEPS, BLOCK=block, num_warps=warps,
