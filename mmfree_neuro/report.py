@@ -370,13 +370,14 @@ def _rooflines(rows: list[Plain]) -> Table:
         energy = figure(full, "mJ/token at full power; idle power not known")
         if idle is not None:
             energy = f"{figure(idle)} to {figure(full, 'mJ/token')}"
-        sources = "; ".join(f"{name.replace('_', ' ')}: {source}" for name, source in row["sources"].items())
+        sources = "; ".join(f"{roofline.WORDS[name]}: {source}" for name, source in row["sources"].items())
+        length = f", {row['sequence_length']:,} tokens" if row["mode"] == "prefill" else ""
         words.append((
-            f"{row['device']}; {PHASES[row['mode']]}, one sequence of {row['sequence_length']:,} tokens", row["kind"],
+            f"{row['device']}; {PHASES[row['mode']]}, one sequence{length}", row["kind"],
             f"at most {figure(row['most_tokens_per_s'], 'tokens/s')}", row["bound_by"], energy, sources,
         ))  # fmt: skip
-    head = ("GPU", "kind", "throughput", "bound by", "energy", "sources")
-    return Table("Estimated for other GPUs: roofline, not measured", head, words)
+    head = ("GPU", "kind", "throughput", "bound by", "energy at that speed", "sources")
+    return Table("Rooflines of GPUs: estimated bounds, not measured", head, words)
 
 
 def _whole(value: float) -> float:

@@ -55,6 +55,7 @@ class Gpu:
 
 
 FIGURES = ("memory_bandwidth_bytes_per_s", "int8_operations_per_s", "board_power_w", "idle_power_w")
+WORDS = dict(zip(FIGURES, ("memory bandwidth", "int8 operations", "board power", "idle power"), strict=True))
 
 
 def _figure(raw: Any, who: str) -> Figure:
@@ -97,10 +98,10 @@ def load() -> tuple[Gpu, ...]:
 
 
 SENTENCE = (
-    "What this model, its weights packed at two bits, could at most do on GPUs on which it was not measured: a bound "
-    "from memory bandwidth, int8 operations and power, which no program reaches that has its weights in memory. It is "
-    "an estimate, no ratio is taken with it, and a model that fits a GPU's cache may be faster. Energy is that of idle "
-    "and of full power for the time of a token."
+    "Rooflines say what this model, its weights packed at two bits, could at most do on a GPU, whether it was measured "
+    "there or not: a bound from memory bandwidth, int8 operations and power, which no program reaches that has its "
+    "weights in memory. They are estimates, no ratio is taken with them, and a model that fits a GPU's cache may be "
+    "faster. Energy is that of a token at this speed, at idle and at full power: at a lower speed it is more."
 )
 
 

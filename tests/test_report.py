@@ -340,13 +340,13 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
     devices = {ratio["theirs"]["device"] for ratio in found["comparison"]["ratios"]}
     assert devices.isdisjoint({"NVIDIA L4", "NVIDIA H200 SXM"})
     page = report.to_markdown(found)
-    assert "**Estimated for other GPUs: roofline, not measured**" in page
+    assert "**Rooflines of GPUs: estimated bounds, not measured**" in page
     rate = pictures.figure(300e9 / (baselines.SYNAPSES["370m"] / 4 + 4 * 8), "tokens/s")
-    what = "NVIDIA L4; generation, one sequence of 5 tokens | estimated, roofline, not measured"
+    what = "NVIDIA L4; generation, one sequence | estimated, roofline, not measured"
     assert f"| {what} | at most {rate} | memory | " in page
-    assert "mJ/token at full power; idle power not known | memory bandwidth bytes per s: NVIDIA L4 datasheet" in page
+    assert "mJ/token at full power; idle power not known | memory bandwidth: NVIDIA L4 datasheet" in page
     assert "no ratio is taken with it" in page
-    assert "Estimated for other GPUs" not in report.to_markdown(built(run))
+    assert "Rooflines of GPUs" not in report.to_markdown(built(run))
 
 
 def test_a_measured_row_stands_beside_the_published_ones() -> None:

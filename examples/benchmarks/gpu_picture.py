@@ -86,11 +86,11 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     labels: dict[str, Any] = {}
     for column, (mode, where, kept, along) in enumerate(halves):
         found = curves(rows, mode, where, kept)
-        for line, (value, label) in enumerate(((1, "tokens/s"), (2, "mJ/token, whole GPU"))):
+        for line, (value, label) in enumerate(((1, "tokens/s"), (2, "mJ/token"))):
             panel(quarters[line][column], found, value, label, along)
             labels |= dict(zip(*reversed(quarters[line][column].get_legend_handles_labels()), strict=True))
     figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(f"{MODEL.upper()}: speed and energy by NVML's counter, on one {device}", fontsize=11)
+    figure.suptitle(f"{MODEL.upper()}: speed and energy, on one {device} unless another is named", fontsize=11)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=150, metadata={"Software": None})
 
