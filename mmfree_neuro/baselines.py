@@ -50,6 +50,10 @@ class Baseline:
     source: str
 
 
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+
+
 def check_row(raw: Plain, where: str) -> Baseline:
     """A row whose every field is there and can be used."""
     for field in fields(Baseline):
@@ -61,8 +65,8 @@ def check_row(raw: Plain, where: str) -> Baseline:
         least = 0 if field.name == "sequence_length" else 1
         if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise HardwareError(f"{who} must be a whole number, at least {least}")
-        if field.type is float and (not isinstance(value, int | float) or isinstance(value, bool) or not value > 0):
-            raise HardwareError(f"{who} must be a number above 0")
+        if field.type is float and not _is_positive(value):
+            raise HardwareError(f"{who} must be a finite number above 0")
         if field.name in NAMED and value not in NAMED[field.name]:
             raise HardwareError(f"{who} is {value!r}, must be one of {', '.join(NAMED[field.name])}")
     for name in sorted(raw.keys() - {field.name for field in fields(Baseline)}):
@@ -95,8 +99,12 @@ def load() -> tuple[Baseline, ...]:
 
 
 def model_of(summary: GraphSummary) -> str | None:
-    """Which of the published models a graph is, by its ternary synapses; None where it is none of them."""
-    synapses = sum(node.ternary_synapses for node in summary.nodes)
+    """Which of the published models a graph is; None where it is none of them."""
+    return model_with(sum(node.ternary_synapses for node in summary.nodes))
+
+
+def model_with(synapses: int) -> str | None:
+    """The published model of about so many ternary synapses; None where there is none."""
     near = (model for model, known in SYNAPSES.items() if abs(synapses - known) <= TOLERANCE * known)
     return next(near, None)
 
@@ -150,7 +158,9 @@ def _ratio(name: str, phase: Plain, theirs: Plain) -> Plain:
 def _sentences(summary: GraphSummary, model: str | None) -> list[str]:
     chosen = (
         "Of each series the sequence length nearest to the run's is shown, and whatever is the strongest known. A row "
-        "that does not name a MatMul-free model is another model of that size, not this model on another machine."
+        "that does not name a MatMul-free model is another model of that size, not this model on another machine. A row "
+        "of more than one sequence gives the tokens of all of them, the chips' figures are of one; the energy of a GPU "
+        "does not count its host."
     )
     if model is not None:
         return [

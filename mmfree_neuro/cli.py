@@ -67,17 +67,9 @@ def _show(content: dict[str, Any], text: str, as_json: bool) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Turn a checkpoint into a graph of integers."""
     graph = pipeline.convert(options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, _say)
-    content = {
-        "graph": str(options.output),
-        "scheme": graph.scheme,
-        "nodes": len(graph.nodes),
-        "quality": graph.quality,
-    }
-    _show(
-        content,
-        f"wrote {options.output}: {describe.graph_line(graph)}\n{describe.quality(graph.quality)}",
-        options.json,
-    )
+    text = f"wrote {options.output}: {describe.graph_line(graph)}\n{describe.quality(graph.quality)}"
+    content = {"scheme": graph.scheme, "nodes": len(graph.nodes), "quality": graph.quality}
+    _show({"graph": str(options.output), **content}, text, options.json)
 
 
 def map_(options: argparse.Namespace) -> None:
@@ -239,9 +231,17 @@ def train(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """Measure speed, energy and memory on this machine's GPU; a result that is wrong is not measured."""
-    point = {name: getattr(options, name) for name in ("model", "mode", "batch", "length")}
+    from mmfree_kernels.bench import record
+
+    point = {name: getattr(options, name) for name in ("model", "mode", "batch", "length", "embedding")}
     point["implementation"] = options.baseline or options.impl or "fast"
     row = pipeline.bench_gpu(point, options.seconds, options.output)
+    if options.output is not None:
+        try:
+            record.append(options.output, [row])
+        except Exception:
+            print(json.dumps(row), flush=True)  # so that what was measured is not lost
+            raise
     _show(row, describe.gpu_row(row), options.json)
 
 
@@ -396,9 +396,7 @@ def _add_tools(commands: Any) -> None:
 
     p = _command(commands, "train", train, "train --corpus stdlib -o checkpoint --steps 2000")
     _option(p, "-o", "--output", type=Path, required=True, help="checkpoint folder to write")
-    _option(
-        p, "--corpus", default="stdlib", help="stdlib (Python's own library, default) or a folder of Python sources"
-    )
+    _option(p, "--corpus", default="stdlib", help="stdlib (Python's library, default) or a folder of Python sources")
     _option(p, "--text", type=Path, help="train on the bytes of this file instead")
     for name, value, text in (("hidden", 256, "hidden size"), ("layers", 6, "blocks"),
                               ("intermediate", 0, "gate width"),
@@ -418,6 +416,7 @@ def _add_tools(commands: Any) -> None:
     one = p.add_mutually_exclusive_group()
     one.add_argument("--impl", choices=["fast", "naive"], help="this project's kernels (default) or plain torch")
     one.add_argument("--baseline", choices=["transformer"], help="measure a Transformer++ of the same shape instead")
+    _option(p, "--embedding", default="int8", help="int8 (default) or bfloat16, for fast generation and prefill")
     _option(p, "--seconds", type=float, default=2.0, help="measure at least so long (default 2, the least)")
     _option(p, "-o", "--output", type=Path, help="JSON file to add the row to")
 

@@ -6,67 +6,111 @@ and points that a report has no place for (training, sizes without a published m
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import astuple, replace
+from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.baselines import SYNAPSES, TOLERANCE, Baseline, check_row
+from mmfree_neuro.baselines import Baseline, check_row, model_with
 from mmfree_neuro.errors import HardwareError
 
-EDGE = re.compile(r"jetson|orin|xavier|tegra", re.IGNORECASE)
+EDGE = re.compile(r"\b(jetson|orin|xavier|tegra)\b", re.IGNORECASE)
+HASH = re.compile(r"\b([0-9a-f]{9})[0-9a-f]{31}\b")
+"""A commit, and what of it a page shows."""
 MODES = ("generate", "prefill", "train")
+IMPLEMENTATIONS = ("fast", "naive", "transformer")
 TEXTS = ("name", "implementation", "precision", "device", "power", "impl", "script", "commit", "date", "model")
 
 Plain = dict[str, Any]
+Dated = list[tuple[datetime, Baseline]]
+"""Rows, and when each was measured."""
 
 
-def load() -> tuple[Baseline, ...]:
-    """The rows that come with the project."""
-    file = resources.files("mmfree_neuro") / "measured.json"
-    return parse(file.read_text(encoding="utf-8"), "measured.json")
+def load(files: Sequence[Path] = ()) -> tuple[tuple[Baseline, ...], list[str]]:
+    """The rows that come with the project and those of a user's files, the latest of each point.
 
-
-def read(path: Path) -> tuple[Baseline, ...]:
-    """The rows of a user's file."""
-    try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise HardwareError(f"{path}: not readable ({error})") from None
+    And a sentence on each file that has rows for which a report has no place.
+    """
+    own = resources.files("mmfree_neuro") / "measured.json"
+    (rows, _), sentences = _rows(own.read_text(encoding="utf-8"), "measured.json"), []
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise HardwareError(f"{path}: not readable ({error})") from None
+        more, left_out = _rows(text, str(path))
+        rows += more
+        if left_out:
+            sentences.append(
+                f"Of {len(more) + left_out} rows in {path.name}, {left_out} are not shown: they are of training, or of a "
+                "model that has no published size."
+            )
+    return _latest(rows), sentences
 
 
 def parse(text: str, where: str) -> tuple[Baseline, ...]:
     """The rows of a JSON text that a report can show, the latest of each point; `where` names the file in messages."""
+    return _latest(_rows(text, where)[0])
+
+
+def _latest(rows: Dated) -> tuple[Baseline, ...]:
+    """One row of each point: of equally late ones, the last."""
+    latest: dict[tuple[object, ...], tuple[datetime, Baseline]] = {}
+    for date, row in rows:
+        point = astuple(replace(row, tokens_per_s=1.0, millijoule_per_token=1.0, source="any"))
+        if point not in latest or date >= latest[point][0]:
+            latest[point] = date, row
+    return tuple(row for _, row in latest.values())
+
+
+def _rows(text: str, where: str) -> tuple[Dated, int]:
+    """The rows that a report can show, and how many others there are."""
     try:
         rows = json.loads(text)
     except ValueError as error:
         raise HardwareError(f"{where}: not readable as JSON ({error})") from None
+    except RecursionError:
+        raise HardwareError(f"{where}: not readable as JSON (nested too deeply)") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise HardwareError(f"{where}: must hold a list of rows of bench gpu")
-    latest: dict[tuple[object, ...], Baseline] = {}
+    found: Dated = []
     for number, row in enumerate(rows, start=1):
-        found = _baseline(row, f"{where}: row {number}")
-        if found is not None:
-            latest[astuple(replace(found, tokens_per_s=1.0, millijoule_per_token=1.0, source="any"))] = found
-    return tuple(latest.values())
+        date, baseline = _row(row, f"{where}: row {number}")
+        if baseline is not None:
+            found.append((date, baseline))
+    return found, len(rows) - len(found)
 
 
-def _baseline(row: Plain, where: str) -> Baseline | None:
+def _date(text: str, where: str) -> datetime:
+    """When that was; in UTC where the text does not say."""
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        raise HardwareError(f"{where}: date is {text!r}, must be one such as 2026-01-31T12:00:00+00:00") from None
+    return date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
+
+
+def _row(row: Plain, where: str) -> tuple[datetime, Baseline | None]:
+    """When a row was measured, and what a report shows of it, if it has a place for it."""
     for name in TEXTS:
         if not isinstance(row.get(name), str) or not row[name]:
             raise HardwareError(f"{where}: {name} must be a text")
-    if row.get("mode") not in MODES:
-        raise HardwareError(f"{where}: mode is {row.get('mode')!r}, must be one of {', '.join(MODES)}")
+    for name, known in (("mode", MODES), ("impl", IMPLEMENTATIONS)):
+        if row.get(name) not in known:
+            raise HardwareError(f"{where}: {name} is {row.get(name)!r}, must be one of {', '.join(known)}")
+    date = _date(row["date"], where)
     synapses = row.get("ternary_synapses")
     if not isinstance(synapses, int) or isinstance(synapses, bool) or synapses < 1:
         raise HardwareError(f"{where}: ternary_synapses must be a whole number, at least 1")
-    near = (model for model, known in SYNAPSES.items() if abs(synapses - known) <= TOLERANCE * known)
-    model = next(near, None)
+    model = model_with(synapses)
     if model is None or row["mode"] == "train":
-        return None
+        return date, None
     numbers = ("mode", "batch", "sequence_length", "tokens_per_s", "millijoule_per_token")
-    source = f"measured by {row['script']!r} at commit {row['commit']} on {row['date']}"
-    return check_row(
+    commit = HASH.sub(r"\1", row["commit"])
+    source = f"measured by {row['script']!r} at commit {commit} on {row['date']}"
+    return date, check_row(
         {name: row[name] for name in ("name", "implementation", "precision", "device", "power")}
         | {name: row.get(name) for name in numbers}
         | {

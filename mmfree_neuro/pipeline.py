@@ -6,6 +6,7 @@ torch in memory and everything else works without Lava.
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -353,31 +354,37 @@ def float_result(
 
 
 def bench_gpu(point: dict[str, Any], seconds: float, output: Path | None) -> dict[str, Any]:
-    """Measure a point, given as the arguments of `bench.workload.point`, on this GPU; its row, also added to a file."""
-    from mmfree_kernels.bench import record, workload
+    """Measure a point, given as the arguments of `bench.workload.point`, on this GPU: its row.
+
+    Raises InputError, before anything is loaded, where `record.append` could not add it to `output`.
+    """
+    from mmfree_kernels.bench import meter, record, workload
 
     chosen = workload.point(**point)
+    meter.check_seconds(seconds)
     if output is not None:
-        record.load(output)
+        record.check_output(output)
     bench = record.this_gpu()
-    from mmfree_kernels.bench.builders import build  # needs Triton, which a machine without a GPU may lack
+    from mmfree_kernels.bench.builders import build  # needs Triton; a missing GPU is told before that
 
-    row = record.measure_point(bench, chosen, seconds, build)
-    if output is not None:
-        record.append(output, [row])
-    return row
+    return record.measure_point(bench, chosen, seconds, build)
 
 
 def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
     """Write the report of a run as `.html`, `.md` or `.json`, by the name of the output; its content.
 
-    `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the project.
+    `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the project; a row that
+    was measured later takes the place of an earlier one.
     """
     from mmfree_neuro import baselines, measured, pictures, report, roofline
 
+    for path in gpu_rows:
+        if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+            raise InputError(f"{output}: is a file of GPU rows, must be another file to write")
     run = storage.load_run(folder)
-    rows = baselines.load() + measured.load() + tuple(row for path in gpu_rows for row in measured.read(path))
-    content = report.build(run, rows, run.use, roofline.load())
+    rows, left_out = measured.load(gpu_rows)
+    content = report.build(run, baselines.load() + rows, run.use, roofline.load())
+    content["comparison"]["sentences"] += left_out
     match output.suffix:
         case ".html":
             text = report.to_html(content, pictures.draw(content))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmfree_kernels.bench import builders, fast, meter, naive, plain, record, transformer_work, workload
+from mmfree_kernels.bench import builders, fast, meter, naive, plain, record, transformer, transformer_work, workload
 from mmfree_kernels.bench.transformer import Transformer
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, point
 from mmfree_kernels.inference.model import from_checkpoint, random
@@ -136,6 +136,14 @@ def test_a_measurement_shorter_than_two_seconds_is_refused() -> None:
     assert str(error.value) == "seconds are 1.5, must be at least 2: the energy counter moves in ticks"
 
 
+def test_too_few_seconds_are_refused_before_anything_is_loaded_or_measured() -> None:
+    device, built = Device(), list[object]()
+    with pytest.raises(InputError) as error:
+        record.measure_point(bench(device), point("no such model", "train"), 1.99, lambda *some: built.append(some))
+    assert str(error.value) == "seconds are 1.99, must be at least 2: the energy counter moves in ticks"
+    assert (device.now, built) == (0.0, [])
+
+
 def nvml(**changes: Any) -> ModuleType:
     """A made-up pynvml."""
 
@@ -229,7 +237,8 @@ def test_a_row_says_everything() -> None:
         "weights_bytes": 123, "process_bytes": 5, "device_used_bytes": 6, "peak_allocated_bytes": 0,
         "peak_reserved_bytes": 0, "device": "GPU X", "driver": "1.2",
         "cuda": "13.0", "correctness": {"against": "nothing", "greedy_agreement": 1.0},
-        "script": "mmfree-neuro bench gpu --model 370m --mode generate --batch 4 --length 512 --impl fast --seconds 2",
+        "script": "mmfree-neuro bench gpu --model 370m --mode generate --batch 4 --length 512 --impl fast "
+                  "--embedding int8 --seconds 2",
     }  # fmt: skip
     assert row["tokens_per_s"] == pytest.approx(4 / 0.003)
     assert row["idle_w"] == pytest.approx(50.0, rel=0.03)
@@ -286,8 +295,32 @@ def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
     file.write_text("[")
     with pytest.raises(InputError) as error:
         record.load(file)
-    assert str(error.value).startswith(f"{file}: not readable as JSON (Expecting value")
+    assert str(error.value) == f"{file}: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
     assert file.read_text() == "["
+    file.write_text("[" * 100_000)
+    with pytest.raises(InputError) as error:
+        record.load(file)
+    assert str(error.value) == f"{file}: not readable as JSON (nested too deeply)"
+
+
+def test_whether_a_file_can_be_written_is_known_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "deep" / "rows.json"
+    record.check_output(file)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError) as error:
+        record.check_output(tmp_path)
+    assert str(error.value) == f"{tmp_path}: not readable as JSON ([Errno 21] Is a directory: '{tmp_path}')"
+
+    def read_only(dir: Path) -> None:
+        assert dir == tmp_path.resolve()
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(record.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(InputError) as error:
+        record.check_output(file)
+    assert str(error.value) == f"{file}: cannot be written (Read-only file system)"
 
 
 def test_the_commit_and_the_version_are_told_with_git_and_without(
@@ -303,6 +336,9 @@ def test_the_commit_and_the_version_are_told_with_git_and_without(
     assert record.commit() == head
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.4"\n')
     assert record.commit() == f"{head} dirty"
+    with monkeypatch.context() as without_git:
+        without_git.setenv("PATH", str(tmp_path / "none"))
+        assert record.commit() == "unknown"
 
     def missing(_name: str) -> str:
         raise record.importlib.metadata.PackageNotFoundError
@@ -321,12 +357,28 @@ def test_the_commit_and_the_version_are_told_with_git_and_without(
         ({"implementation": "slow"}, "implementation 'slow' is not known, must be one of fast, naive, transformer"),
         ({"batch": 0}, "batch is 0, must be at least 1"),
         ({"length": -1}, "length is -1, must be at least 1"),
+        ({"embedding": "int4"}, "embedding 'int4' is not known, must be one of int8, bfloat16"),
+        (
+            {"embedding": "bfloat16", "implementation": "naive"},
+            "embedding bfloat16 is not for naive generate, must be int8 but for fast generate and fast prefill",
+        ),
+        (
+            {"embedding": "bfloat16", "mode": "train"},
+            "embedding bfloat16 is not for fast train, must be int8 but for fast generate and fast prefill",
+        ),
     ],
 )
 def test_a_point_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
         point(**({"model": "370m", "mode": "generate"} | wrong))
     assert str(error.value) == message
+
+
+def test_a_point_says_what_is_not_usual() -> None:
+    assert str(point("370m", "generate", "naive", 3)) == "naive 370m generate, batch 3, length 512"
+    assert str(point("370m", "prefill", embedding="bfloat16")) == (
+        "fast 370m prefill, batch 1, length 2048, embedding bfloat16"
+    )
 
 
 def test_the_usual_batch_and_length_are_those_of_the_mode() -> None:
@@ -363,8 +415,8 @@ def test_logits_agree_or_are_wrong() -> None:
     assert near["logits_compared"] == 16
     with pytest.raises(WrongResult) as error:
         agreement(expected * 2, expected, "x", most=0.01, least=0.9)
-    assert str(error.value).startswith("x: the median logit is off by 0.")
-    assert str(error.value).endswith(" deviations, must be at most 0.01")
+    off = float(expected.double().abs().median() / expected.double().std())
+    assert str(error.value) == f"x: the median logit is off by {off:.3g} deviations, must be at most 0.01"
     with pytest.raises(WrongResult) as error:
         agreement(expected.where(expected != expected.amax(-1, keepdim=True), -9), expected, "x", most=0.1, least=0.9)
     assert str(error.value) == "x: 0 of the greedy tokens are equal, must be at least 0.9"
@@ -399,6 +451,23 @@ def test_the_transformer_has_as_many_weights_as_the_model_and_an_embedding() -> 
     assert tiny.weights_bytes() == 2 * (workload.ternary_synapses(TINY.config) + 96 * 64 + gains)
 
 
+@pytest.mark.parametrize(
+    ("hidden", "size"), [(32, 32), (80, 16), (96, 32), (1024, 64), (1600, 64), (2048, 128), (2560, 128)]
+)
+def test_the_heads_of_the_transformer_divide_its_hidden_size(hidden: int, size: int) -> None:
+    config = replace(TINY.config, hidden_size=hidden)
+    assert transformer.head_size(config) == size
+    if hidden < 100:
+        assert builders.build(Point("odd", "generate", "transformer", 1, 3), Subject("odd", config), CPU).check()
+
+
+def test_a_hidden_size_that_no_heads_divide_is_refused() -> None:
+    odd = Subject("odd", replace(TINY.config, hidden_size=72))
+    with pytest.raises(InputError) as error:
+        builders.build(Point("odd", "prefill", "transformer"), odd, CPU)
+    assert str(error.value) == "the hidden size is 72, must be a multiple of 16 for a Transformer++"
+
+
 @pytest.mark.parametrize(("implementation", "mode"), [key for key in builders.BUILDERS if key[0] != "fast"])
 def test_every_plain_workload_steps_and_passes_its_check(implementation: str, mode: str) -> None:
     work = builders.build(Point("tiny", mode, implementation, 3, 6), TINY, CPU)
@@ -418,10 +487,89 @@ def test_every_fast_workload_steps_and_passes_its_check(
 ) -> None:
     if device == "cpu":  # through Triton's interpreter
         monkeypatch.setattr(fast, "CHECKED_STEPS", 1)
+        monkeypatch.setattr(fast, "ENOUGH", 2)
     work = builders.build(Point("small", mode, "fast", 2, 3), SMALL, torch.device(device))
     work.step()
     facts = work.check()
-    assert mode == "train" or facts["integer_products_equal"] == 10
+    assert mode == "train" or facts["integer_products_equal"] == 15
+
+
+@pytest.mark.parametrize(("mode", "more"), [("generate", ""), ("prefill", "; between products bfloat16")])
+def test_the_embedding_is_kept_as_asked(mode: str, more: str, device: str) -> None:
+    asked = Point("small", mode, "fast", 1, 1, "bfloat16")
+    work: Any = builders.build(asked, SMALL, torch.device(device))
+    assert (work.model.embedding.dtype, work.model.steps) == (torch.bfloat16, None)
+    text = "weights 2 bit, activations 8 bit, exact int32 sums, the rest float32, embedding bfloat16"
+    assert work.precision == text + more
+    made_up = Device()
+    row = record.measure_point(
+        bench(made_up), replace(asked, model="370m"), 2.0, lambda *_: Work(made_up, precision=work.precision)
+    )
+    assert row["precision"] == text + more
+    assert row["script"].endswith(f"--mode {mode} --batch 1 --length 1 --impl fast --embedding bfloat16 --seconds 2")
+
+
+@dataclass
+class Reader:
+    """Reads prompts in plain torch; where it captures no graph, `change` is what it does to the logits."""
+
+    model: Any
+    batch: int
+    capture: bool | None = None
+    logits: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    change: Any = None
+    fed: list[torch.Tensor] = field(default_factory=list)
+
+    def reset(self) -> None:
+        self.fresh = True
+
+    def feed(self, tokens: torch.Tensor) -> torch.Tensor:
+        assert self.fresh
+        self.fresh = False
+        self.fed.append(tokens.clone())
+        self.logits = plain.logits(self.model, tokens, last=True)[:, 0]
+        if self.capture is False and self.change is not None:
+            self.logits = self.change(self.logits)
+        return self.logits
+
+
+def readers(monkeypatch: pytest.MonkeyPatch, change: Any = None) -> list[Reader]:
+    """All that read from now on."""
+    made = list[Reader]()
+
+    def make(model: Any, batch: int, capture: bool | None = None) -> Reader:
+        made.append(Reader(model, batch, capture, change=change))
+        return made[-1]
+
+    monkeypatch.setattr(fast, "Prompt", make)
+    monkeypatch.setattr(fast, "exact_products", lambda model: 15)
+    monkeypatch.setattr(fast, "SHORT", 4)
+    return made
+
+
+@pytest.mark.parametrize(("batch", "length", "compared"), [(1, 6, 8), (3, 3, 9), (12, 5, 8)])
+def test_enough_short_prompts_are_compared_in_every_case(
+    batch: int, length: int, compared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = readers(monkeypatch)
+    monkeypatch.setattr(fast, "CHECKED_PRODUCTS", 1)
+    facts = builders.build(Point("small", "prefill", "fast", batch, length), SMALL, CPU).check()
+    assert [reader.capture for reader in made] == [None, False]
+    assert {tuple(fed.shape) for fed in made[1].fed} == {(batch, min(length, 4))}
+    assert len(made[1].fed) == len({str(fed) for fed in made[1].fed}) == -(-8 // batch)
+    assert facts["logits_compared"] == min(batch, fast.CHECKED_ROWS)
+    assert facts["logits_compared_of_short_prompts"] == compared
+    assert facts["greedy_agreement_of_short_prompts"] == facts["greedy_agreement"] == 1.0
+    assert facts["median_difference_over_deviation_of_short_prompts"] == pytest.approx(0.0, abs=1e-3)
+    assert "against_of_short_prompts" not in facts
+
+
+def test_short_prompts_that_go_wrong_give_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers(monkeypatch, lambda logits: logits.where(logits != logits.amax(-1, keepdim=True), -9))
+    monkeypatch.setattr(fast, "LESS_GREEDY", 0.0)
+    work = builders.build(Point("small", "prefill", "fast", 1, 6), SMALL, CPU)
+    with pytest.raises(WrongResult, match=r"^fast, short prompts: 0 of the greedy tokens are equal, must be at least "):
+        work.check()
 
 
 def test_logits_may_be_as_far_off_as_the_plain_path_is_from_itself() -> None:
@@ -437,10 +585,38 @@ def test_logits_may_be_as_far_off_as_the_plain_path_is_from_itself() -> None:
         fast.compare(expected.where(expected != expected.amax(-1, keepdim=True), -9), expected, noisy, "x")
 
 
-def test_an_integer_product_that_is_wrong_is_found(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = random(SMALL.config, device)
-    monkeypatch.setattr(fast, "product", lambda q, weights: fast.sums(q, weights) + 1)
-    with pytest.raises(WrongResult, match=r"^fast: product of mixer in differs from the exact integers$"):
+def test_a_yardstick_excuses_only_so_much() -> None:
+    generator = torch.Generator().manual_seed(0)
+    expected, noise = (torch.randn(16, 50, generator=generator) for _ in range(2))
+
+    def off(by: float) -> float:
+        return float((by * noise).double().abs().median() / expected.double().std())
+
+    assert 3 * off(0.2) > fast.MOST and off(0.3) < fast.MOST < off(0.5)
+    assert fast.compare(expected + 0.3 * noise, expected, expected + 0.2 * noise, "x")
+    with pytest.raises(WrongResult) as error:
+        fast.compare(expected + 0.5 * noise, expected, expected + 0.2 * noise, "x")
+    assert str(error.value) == f"x: the median logit is off by {off(0.5):.3g} deviations, must be at most 0.25"
+    with pytest.raises(WrongResult) as error:
+        fast.compare(expected, expected, expected + 0.5 * noise, "x")
+    who = "x, the plain path against itself"
+    assert str(error.value) == f"{who}: the median logit is off by {off(0.5):.3g} deviations, must be at most 0.25"
+
+
+@pytest.mark.parametrize(("way", "name"), [("sums", "sums"), ("product", "product"), ("int8_sums", "int8 sums")])
+def test_an_integer_product_that_is_wrong_is_found(
+    way: str, name: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, right = random(SMALL.config, device), getattr(fast, way)
+    monkeypatch.setattr(fast, way, lambda q, weights: right(q, weights) + 1)
+    with pytest.raises(WrongResult, match=rf"^fast: {name} of mixer in differs from the exact integers$"):
+        fast.exact_products(model)
+
+
+def test_weights_that_are_unpacked_wrong_are_found(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, right = random(SMALL.config, device), fast.unpack
+    monkeypatch.setattr(fast, "unpack", lambda weights, out: -right(weights, out))
+    with pytest.raises(WrongResult, match=r"^fast: int8 sums of mixer in differs from the exact integers$"):
         fast.exact_products(model)
 
 
@@ -454,10 +630,15 @@ def test_a_transformer_that_computes_something_else_fails_its_check(monkeypatch:
         return model
 
     for mode in ("generate", "prefill"):
-        with pytest.raises(WrongResult, match=f"^transformer, {mode}: the median logit is off by "):
+        said = rf"transformer, {mode}: the median logit is off by [\d.]+ deviations, must be at most 0\.03"
+        with pytest.raises(WrongResult, match=f"^{said}$"):
             works[mode].check()
-    with pytest.raises(WrongResult, match=r"^transformer, train: the loss is [\d.]+, must be [\d.]+$"):
-        works["train"].check()
+    work: Any = works["train"]
+    with pytest.raises(WrongResult) as error:
+        work.check()
+    with torch.no_grad():
+        must = sum(float(work.model.to(torch.float32).loss(row[None])) for row in work.batch) / len(work.batch)
+    assert str(error.value) == f"transformer, train: the loss is {float(work.latest):.4f}, must be {must:.4f}"
     monkeypatch.setattr(transformer_work, "MOST_LOSS", 1.0)
     with pytest.raises(WrongResult, match=r"^transformer, train: a gradient has a cosine of .*, below 0\.98$"):
         works["train"].check()
@@ -468,8 +649,9 @@ def test_training_that_computes_something_else_fails_its_check() -> None:
     batch = workload.random_tokens(96, 2, 7, device=CPU)
     loss = naive.recomputed_loss(model, batch, naive.EXACT)
     loss.backward()
-    with pytest.raises(WrongResult, match=r"^x: the loss is 99.0000, must be [\d.]+$"):
+    with pytest.raises(WrongResult) as error:
         naive.compare_training(model, batch, 99.0, "x")
+    assert str(error.value) == f"x: the loss is 99.0000, must be {float(loss.detach()):.4f}"
     model.zero_grad()
     (-naive.recomputed_loss(model, batch, naive.EXACT)).backward()
     exact = float(naive.recomputed_loss(model, batch, naive.EXACT).detach())
@@ -531,8 +713,64 @@ def test_the_command_measures_and_adds_a_row(
     output.write_text("{}")
     assert cli.main(command) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {output}: must hold a list of rows\n"
-    assert len(asked) == 3
     assert cli.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "--seconds", "1"]) == 2
+    line = "mmfree-neuro: seconds are 1, must be at least 2: the energy counter moves in ticks\n"
+    assert capsys.readouterr().err == line
+    assert cli.main([*command[:-1], str(tmp_path)]) == 2
+    line = f"mmfree-neuro: {tmp_path}: not readable as JSON ([Errno 21] Is a directory: '{tmp_path}')\n"
+    assert capsys.readouterr().err == line
+    assert len(asked) == 3
+    assert cli.main([*command[:-2], "--embedding", "bfloat16"]) == 0
+    assert asked[3:] == [Point("370m", "generate", embedding="bfloat16")]
+    assert cli.main([*command[:-2], "--embedding", "bfloat16", "--impl", "naive"]) == 2
+    said = "embedding bfloat16 is not for naive generate, must be int8 but for fast generate and fast prefill"
+    assert capsys.readouterr().err == f"mmfree-neuro: {said}\n"
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_row_that_cannot_be_kept_in_the_end_is_printed(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device, output = Device(), tmp_path / "rows.json"
+
+    def build(*_: object) -> Work:
+        output.mkdir()
+        return Work(device)
+
+    monkeypatch.setattr(record, "this_gpu", lambda: bench(device))
+    monkeypatch.setattr(builders, "build", build)
+    assert cli.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output), *more]) == 2
+    told = capsys.readouterr()
+    assert json.loads(told.out)["tokens_per_s"] == pytest.approx(4 / 0.003)
+    assert told.err == f"mmfree-neuro: {output}: not readable as JSON ([Errno 21] Is a directory: '{output}')\n"
+
+
+def python(*words: str) -> tuple[int, str, str]:
+    """The status and the output of another Python."""
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=100)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_without_triton_the_command_says_so() -> None:
+    program = (
+        "import sys; sys.modules['triton'] = None\n"
+        "from mmfree_kernels.bench import record; record.this_gpu = lambda: None\n"
+        "from mmfree_neuro import cli; sys.exit(cli.main(['bench', 'gpu', '--model', '370m', '--mode', 'generate']))"
+    )
+    line = "mmfree-neuro: bench gpu: Triton is not installed, must be: pip install triton\n"
+    assert python("-c", program) == (2, "", line)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["gpu", "gpu_engine", "gpu_training"])
+def test_without_a_gpu_and_triton_the_scripts_say_so_and_write_nothing(name: str, tmp_path: Path) -> None:
+    program = (
+        "import runpy, sys; sys.modules['triton'] = None; del sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    line = "bench gpu: there is no GPU that torch can use here, must be one to measure on\n"
+    assert python("-c", program, str(SCRIPTS / f"{name}.py"), "-o", str(tmp_path / "rows.json")) == (2, "", line)
+    assert list(tmp_path.iterdir()) == []
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:

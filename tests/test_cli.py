@@ -1,6 +1,7 @@
 """The command line: every subcommand on a tiny model, and one clear line for everything that can be wrong."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -318,18 +319,13 @@ def test_inspect_writes_codes(files: Files, tmp_path: Path) -> None:
 
 
 def test_report_beside_rows_of_ones_own(files: Files, tmp_path: Path) -> None:
-    row = {
-        "name": "MatMul-free 370M", "implementation": "packed", "impl": "fast", "precision": "2 bit", "model": "370m",
-        "ternary_synapses": 341_049_344, "mode": "generate", "batch": 1, "sequence_length": 512, "tokens_per_s": 1e6,
-        "millijoule_per_token": 0.5, "device": "GPU X", "power": "the GPU", "script": "mmfree-neuro bench gpu",
-        "commit": "abc", "date": "2026-01-02",
-    }  # fmt: skip
     for name, device in (("a", "GPU X"), ("b", "GPU Y")):
-        (tmp_path / f"{name}.json").write_text(json.dumps([row | {"device": device}]))
-    rows = ["--gpu-rows", str(tmp_path / "a.json"), "--gpu-rows", str(tmp_path / "b.json")]
+        (tmp_path / f"{name}.json").write_text(json.dumps([ROW | {"device": device}]))
+    rows = [word for name in "aba" for word in ("--gpu-rows", str(tmp_path / f"{name}.json"))]
     assert cli.main(["report", files / "run", "-o", str(tmp_path / "r.json"), *rows]) == 0
     comparison = json.loads((tmp_path / "r.json").read_text())["comparison"]
-    assert {"GPU X", "GPU Y"} <= {other["device"] for other in comparison["context"]}
+    devices = [other["device"] for other in comparison["context"]]
+    assert [devices.count(device) for device in ("GPU X", "GPU Y")] == [1, 1]
     assert {other["device"] for other in comparison["estimated"]} >= {"NVIDIA L4", "NVIDIA H200 SXM"}
 
 
@@ -703,6 +699,70 @@ def case_report_beside_a_malformed_row(files: Files, tmp: Path) -> tuple[list[st
     (tmp / "rows.json").write_text('[{"name": 3}]')
     message = f"{tmp}/rows.json: row 1: name must be a text"
     return ["report", files / "run", "-o", "OUT/r.md", "--gpu-rows", str(tmp / "rows.json")], message
+
+
+ROW = {
+    "name": "MatMul-free 370M", "implementation": "packed", "impl": "fast", "precision": "2 bit", "model": "370m",
+    "ternary_synapses": 341_049_344, "mode": "generate", "batch": 1, "sequence_length": 512, "tokens_per_s": 1e6,
+    "millijoule_per_token": 0.5, "device": "GPU X", "power": "the GPU", "script": "mmfree-neuro bench gpu",
+    "commit": "abc", "date": "2026-01-02",
+}  # fmt: skip
+
+
+def beside(files: Files, path: Path, content: str) -> list[str]:
+    """A report beside a file of rows that holds this."""
+    path.write_text(content)
+    return ["report", files / "run", "-o", "OUT/r.md", "--gpu-rows", str(path)]
+
+
+def case_report_beside_an_endless_speed(files: Files, tmp: Path) -> tuple[list[str], str]:
+    arguments = beside(files, tmp / "rows.json", json.dumps([ROW | {"tokens_per_s": math.inf}]))
+    return arguments, f"{tmp}/rows.json: row 1: tokens_per_s must be a finite number above 0"
+
+
+def case_report_beside_energy_that_is_no_number(files: Files, tmp: Path) -> tuple[list[str], str]:
+    arguments = beside(files, tmp / "rows.json", json.dumps([ROW | {"millijoule_per_token": math.nan}]))
+    return arguments, f"{tmp}/rows.json: row 1: millijoule_per_token must be a finite number above 0"
+
+
+def case_report_beside_an_unknown_implementation(files: Files, tmp: Path) -> tuple[list[str], str]:
+    arguments = beside(files, tmp / "rows.json", json.dumps([ROW | {"impl": "slow"}]))
+    return arguments, f"{tmp}/rows.json: row 1: impl is 'slow', must be one of fast, naive, transformer"
+
+
+def case_report_beside_a_deep_file(files: Files, tmp: Path) -> tuple[list[str], str]:
+    arguments = beside(files, tmp / "rows.json", "[" * 100_000)
+    return arguments, f"{tmp}/rows.json: not readable as JSON (nested too deeply)"
+
+
+def case_report_over_its_rows(files: Files, tmp: Path) -> tuple[list[str], str]:
+    rows = tmp / "rows.json"
+    arguments = beside(files, rows, json.dumps([ROW]))
+    return [*arguments, "-o", str(rows)], f"{rows}: is a file of GPU rows, must be another file to write"
+
+
+def case_report_over_its_rows_through_a_link(files: Files, tmp: Path) -> tuple[list[str], str]:
+    beside(files, tmp / "rows.json", json.dumps([ROW]))
+    (tmp / "link.json").symlink_to("rows.json")
+    rows = str(tmp / "rows.json")
+    arguments = ["report", files / "run", "-o", rows, "--gpu-rows", str(tmp / "link.json")]
+    return arguments, f"{rows}: is a file of GPU rows, must be another file to write"
+
+
+def case_bench_for_too_few_seconds(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "seconds are 1.5, must be at least 2: the energy counter moves in ticks"
+    return ["bench", "gpu", "--model", "no", "--mode", "train", "--seconds", "1.5", "-o", "OUT/rows.json"], message
+
+
+def case_bench_into_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"{tmp}: not readable as JSON ([Errno 21] Is a directory: '{tmp}')"
+    return ["bench", "gpu", "--model", "370m", "--mode", "train", "-o", str(tmp)], message
+
+
+def case_bench_of_an_embedding_that_is_not_for_it(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "embedding bfloat16 is not for transformer train, must be int8 but for fast generate and fast prefill"
+    arguments = ["bench", "gpu", "--model", "370m", "--mode", "train", "--baseline", "transformer"]
+    return [*arguments, "-o", "OUT/rows.json", "--embedding", "bfloat16"], message
 
 
 CASES: dict[str, Case] = {

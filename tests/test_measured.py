@@ -1,6 +1,7 @@
 """Rows of `bench gpu` as baselines: complete, sourced, and only what a report has a place for."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def test_the_latest_row_of_a_point_counts() -> None:
     assert [(row.batch, row.tokens_per_s) for row in rows] == [(64, 2), (1, 50_000.5)]
 
 
+def test_the_latest_is_told_by_the_date_and_else_by_the_order() -> None:
+    early, late = {"date": "2026-01-02", "tokens_per_s": 1}, {"date": "2026-01-02T00:00:01+00:00", "tokens_per_s": 2}
+    for rows in ((early, late), (late, early), (late, early, late)):
+        assert [row.tokens_per_s for row in measured.parse(text(*rows), "rows.json")] == [2]
+
+
 def test_training_and_sizes_without_a_published_model_are_left_out() -> None:
     assert measured.parse(text({"mode": "train"}, {"model": "13b", "ternary_synapses": 12_851_609_600}), "x") == ()
     assert measured.parse("[]", "x") == ()
@@ -65,8 +72,13 @@ def test_training_and_sizes_without_a_published_model_are_left_out() -> None:
         ({"ternary_synapses": 0}, "ternary_synapses must be a whole number, at least 1"),
         ({"ternary_synapses": True}, "ternary_synapses must be a whole number, at least 1"),
         ({"batch": 0}, "batch must be a whole number, at least 1"),
-        ({"tokens_per_s": "fast"}, "tokens_per_s must be a number above 0"),
-        ({"millijoule_per_token": None}, "millijoule_per_token must be a number above 0"),
+        ({"tokens_per_s": "fast"}, "tokens_per_s must be a finite number above 0"),
+        ({"millijoule_per_token": None}, "millijoule_per_token must be a finite number above 0"),
+        ({"tokens_per_s": math.inf}, "tokens_per_s must be a finite number above 0"),
+        ({"millijoule_per_token": math.nan}, "millijoule_per_token must be a finite number above 0"),
+        ({"tokens_per_s": 10**400}, "tokens_per_s must be a finite number above 0"),
+        ({"impl": "Transformer"}, "impl is 'Transformer', must be one of fast, naive, transformer"),
+        ({"date": "today"}, "date is 'today', must be one such as 2026-01-31T12:00:00+00:00"),
     ],
 )
 def test_a_malformed_row_is_refused(change: dict[str, Any], message: str) -> None:
@@ -87,17 +99,54 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         measured.parse("[", "rows.json")
     assert str(error.value) == "rows.json: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
     with pytest.raises(HardwareError) as error:
-        measured.read(tmp_path / "none.json")
-    assert str(error.value).startswith(f"{tmp_path}/none.json: not readable ([Errno 2] No such file")
+        measured.parse("[" * 100_000, "rows.json")
+    assert str(error.value) == "rows.json: not readable as JSON (nested too deeply)"
+    none = tmp_path / "none.json"
+    with pytest.raises(HardwareError) as error:
+        measured.load([none])
+    assert str(error.value) == f"{none}: not readable ([Errno 2] No such file or directory: '{none}')"
 
 
 def test_rows_of_a_user_are_read(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text(text({}, {"batch": 1}))
-    assert [row.batch for row in measured.read(tmp_path / "rows.json")] == [64, 1]
+    (tmp_path / "rows.json").write_text(text({"device": "GPU X"}, {"device": "GPU X", "batch": 1}))
+    mine = [row.batch for row in measured.load([tmp_path / "rows.json"])[0] if row.device == "GPU X"]
+    assert mine == [64, 1]
+
+
+def test_rows_without_a_place_are_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(text({"mode": "train"}, {}, {"ternary_synapses": 5_000_000}))
+    assert measured.load([tmp_path / "rows.json"])[1] == [
+        "Of 3 rows in rows.json, 2 are not shown: they are of training, or of a model that has no published size."
+    ]
+    (tmp_path / "rows.json").write_text(text({}))
+    assert measured.load([tmp_path / "rows.json"])[1] == measured.load()[1] == []
+
+
+def test_devices_and_commits_are_shown_as_what_they_are() -> None:
+    (row,) = measured.parse(text({"device": "RTX Corinthian", "commit": f"{'0123456789' * 4} dirty"}), "rows.json")
+    assert row.device_kind == "GPU"
+    assert " at commit 012345678 dirty on " in row.source
+
+
+def test_a_point_from_several_files_stands_once(tmp_path: Path) -> None:
+    own = Path(measured.__file__).with_name("measured.json")
+    rows = [row for row in json.loads(own.read_text()) if row["mode"] != "train"]
+    copy, mine = tmp_path / "copy.json", tmp_path / "mine.json"
+    copy.write_text(json.dumps(rows))
+    mine.write_text(json.dumps([rows[0] | {"tokens_per_s": 7.0, "date": "2999-01-01"}]))
+    assert measured.load([copy])[0] == measured.load([own, copy, own])[0] == measured.load()[0]
+    together = measured.load([mine, mine, copy])[0]
+    assert len(together) == len(measured.load()[0])
+    assert [row.tokens_per_s for row in together].count(7.0) == 1
 
 
 def test_the_rows_that_come_with_the_project_are_those_of_the_benchmark() -> None:
     package = Path(measured.__file__).with_name("measured.json")
     shown = Path(__file__).parent.parent / "examples" / "benchmarks" / "results" / "gpu.json"
     assert shown.resolve() == package.resolve()
-    assert all("mmfree-neuro bench gpu" in row.source for row in measured.load())
+    points = {(row["impl"], row["device"], row["model"], row["mode"], row["batch"], row["sequence_length"])
+              for row in json.loads(package.read_text(encoding="utf-8"))
+              if row["mode"] != "train" and row["model"] != "13b"}  # fmt: skip
+    rows, _ = measured.load()
+    assert len(rows) == len(points) > 0
+    assert all(row.source.startswith("measured by 'mmfree-neuro bench gpu --model ") for row in rows)

@@ -345,7 +345,7 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
     what = "NVIDIA L4; generation, one sequence | estimated, roofline, not measured"
     assert f"| {what} | at most {rate} | memory | " in page
     assert "mJ/token at full power; idle power not known | memory bandwidth: NVIDIA L4 datasheet" in page
-    assert "no ratio is taken with it" in page
+    assert "no ratio is taken with them" in page
     assert "Rooflines of GPUs" not in report.to_markdown(built(run))
 
 

@@ -7,6 +7,7 @@ PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu_engine.py [--
 
 import argparse
 import json
+import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from mmfree_kernels.bench import record
 from mmfree_neuro import pipeline
+from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.job import Job, Result
 from mmfree_neuro.quantize import SCHEMES
 from mmfree_neuro.testing import PUBLISHED, write_synthetic
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--commit", help="recorded in the row where this is no checkout with its history")
     options = parser.parse_args()
     record.check_gpu()
+    record.check_output(options.output)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / options.model
         write_synthetic(folder, PUBLISHED[options.model])
@@ -62,9 +65,13 @@ def main() -> None:
         "versions": record.versions(), "commit": options.commit or record.commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
-    record.append(options.output, [row])
     print(json.dumps(row))
+    record.append(options.output, [row])
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MMFreeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

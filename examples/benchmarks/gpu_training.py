@@ -6,27 +6,24 @@ Run on a machine with a GPU: PYTHONPATH=.:partition:kernels:sims python examples
 
 import argparse
 import json
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
-from mmfree_kernels import corpus, fused, training
+from mmfree_kernels import corpus, training
 from mmfree_kernels.bench import record
 from mmfree_kernels.captured import Gradients, Loss
 from mmfree_kernels.model import HGRNBitModel, Numerics
 from mmfree_neuro.checkpoint import ModelConfig
+from mmfree_neuro.errors import MMFreeError
+from mmfree_neuro.storage import whole_file
 
 CONFIG = ModelConfig(
     vocab_size=256, hidden_size=512, num_hidden_layers=8, intermediate_size=1536, bos_token_id=0, eos_token_id=0
 )
-PATHS: dict[str, Loss] = {
-    "naive float32": training.plain_loss,
-    "naive, products bfloat16": lambda model, tokens: nats(model, tokens, Numerics(product_dtype=torch.bfloat16)),
-    "fused float32": lambda model, tokens: fused.forward_loss(model, tokens[:, :-1], tokens[:, 1:]),
-    "fused bfloat16": training.fused_loss,
-}
 STEPS = 200
 LAST = 20
 MOST = 0.01
@@ -36,6 +33,21 @@ def nats(model: HGRNBitModel, tokens: torch.Tensor, numerics: Numerics) -> torch
     """As `training.plain_loss`, in other numerics."""
     logits, _ = model(tokens[:, :-1], numerics=numerics)
     return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def fused_nats(model: HGRNBitModel, tokens: torch.Tensor) -> torch.Tensor:
+    """As `training.fused_loss`, without autocast."""
+    from mmfree_kernels import fused  # needs Triton, which a machine without a GPU may lack
+
+    return fused.forward_loss(model, tokens[:, :-1], tokens[:, 1:])
+
+
+PATHS: dict[str, Loss] = {
+    "naive float32": training.plain_loss,
+    "naive, products bfloat16": lambda model, tokens: nats(model, tokens, Numerics(product_dtype=torch.bfloat16)),
+    "fused float32": fused_nats,
+    "fused bfloat16": training.fused_loss,
+}
 
 
 def losses(loss: Loss, recipe: training.Recipe, text: torch.Tensor) -> list[float]:
@@ -75,9 +87,14 @@ def main() -> None:
         "versions": record.versions(), "commit": options.commit or record.commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
-    options.output.write_text(json.dumps([row], indent=1) + "\n", encoding="utf-8")
     print(json.dumps(row))
+    with whole_file(options.output) as scratch:
+        scratch.write_text(json.dumps([row], indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MMFreeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -2,8 +2,14 @@
 
 import torch
 
-from mmfree_kernels.bench import fast, naive, transformer_work
+from mmfree_kernels.bench import naive, transformer_work
 from mmfree_kernels.bench.workload import Builder, Point, Subject, Workload
+from mmfree_neuro.errors import EngineError
+
+try:
+    from mmfree_kernels.bench import fast
+except ModuleNotFoundError as missing:
+    raise EngineError("bench gpu: Triton is not installed, must be: pip install triton") from missing
 
 BUILDERS: dict[tuple[str, str], Builder] = {
     ("fast", "generate"): fast.Generate,

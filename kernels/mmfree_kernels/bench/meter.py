@@ -88,13 +88,18 @@ def _tick(meter: Meter, earliest: float) -> tuple[float, int]:
         before = energy
 
 
+def check_seconds(seconds: float) -> None:
+    """InputError where a measurement would be shorter than `LEAST_S`."""
+    if not seconds >= LEAST_S:
+        raise InputError(f"seconds are {seconds:g}, must be at least {LEAST_S:g}: the energy counter moves in ticks")
+
+
 def measure(work: Repeatable, meter: Meter, fence: Callable[[], Wait], seconds: float = LEAST_S) -> Measured:
     """Step for about `WARM_UP_S`, then for at least `seconds` between two ticks of the counter.
 
     `fence` marks the end of what is enqueued so far and returns how to wait for it.
     """
-    if not seconds >= LEAST_S:
-        raise InputError(f"seconds are {seconds:g}, must be at least {LEAST_S:g}: the energy counter moves in ticks")
+    check_seconds(seconds)
     chunk = _chunk(work, meter, fence)
     warm_until = meter.seconds() + WARM_UP_S
     waiting = _enqueue(work, chunk, fence)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -72,8 +73,10 @@ def measure_point(bench: Bench, point: Point, seconds: float, build: Builder) ->
 
     Peak memory is what torch's allocator gave out at once, over loading, compiling, capture and work; what the check
     takes does not count.  What it held reserved during the work, CUDA graphs and all, stands beside it.  Raises
-    WrongResult before anything is measured, and RunFailed where the device has too little memory.
+    InputError before anything is loaded where `seconds` are too few, WrongResult before anything is measured, and
+    RunFailed where the device has too little memory.
     """
+    meters.check_seconds(seconds)
     model = subject(point.model)
     idle_w = meters.idle_power_w(bench.meter)
     try:
@@ -127,7 +130,8 @@ def _command(point: Point, seconds: float) -> str:
     how = "--baseline transformer" if point.implementation == "transformer" else f"--impl {point.implementation}"
     model = point.model if os.sep not in point.model else "CHECKPOINT"
     what = f"--model {model} --mode {point.mode} --batch {point.batch} --length {point.length}"
-    return f"{SCRIPT} {what} {how} --seconds {seconds:g}"
+    packed = f" --embedding {point.embedding}" if point.packed else ""
+    return f"{SCRIPT} {what} {how}{packed} --seconds {seconds:g}"
 
 
 def versions() -> dict[str, str]:
@@ -152,13 +156,19 @@ def _checkout() -> Path:
 
 
 def commit() -> str:
-    """The commit of the checkout that this file belongs to, and whether files differ from it; unknown without one."""
+    """The commit of the checkout that this file belongs to, and whether files differ from it.
+
+    Unknown where this is no checkout, or git is not there to ask.
+    """
     folder = _checkout()
     if not (folder / ".git").exists():
         return "unknown"
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=folder)
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=folder)
+        except OSError:
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "HEAD") or "unknown"
@@ -173,9 +183,22 @@ def load(path: Path) -> list[Row]:
         return []
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
+    except RecursionError:
+        raise InputError(f"{path}: not readable as JSON (nested too deeply)") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: must hold a list of rows")
     return rows
+
+
+def check_output(path: Path) -> None:
+    """InputError where rows could not be added to a file; leaves nothing behind."""
+    load(path)
+    above = next(folder for folder in path.resolve().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def append(path: Path, rows: list[Row]) -> None:

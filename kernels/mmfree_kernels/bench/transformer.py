@@ -11,17 +11,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmfree_neuro.checkpoint import ModelConfig
+from mmfree_neuro.errors import InputError
 
 ROPE_BASE = 10_000.0
 SPREAD = 0.02
+HEAD_SIZES = (128, 64, 32, 16)
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values of every block [batch, heads, length, head size]."""
 
 
 def head_size(config: ModelConfig) -> int:
-    """64 for hidden sizes to 1024, else 128, as usual for models of these sizes."""
-    return 64 if config.hidden_size <= 1024 else 128
+    """64 for hidden sizes to 1024, else 128, as usual for models of these sizes; less where that does not divide it.
+
+    Raises InputError where no head size of at least 16 does.
+    """
+    usual = 64 if config.hidden_size <= 1024 else 128
+    found = next((size for size in HEAD_SIZES if size <= usual and config.hidden_size % size == 0), None)
+    if found is None:
+        raise InputError(f"the hidden size is {config.hidden_size}, must be a multiple of 16 for a Transformer++")
+    return found
 
 
 class Transformer:

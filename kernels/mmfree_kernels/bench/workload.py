@@ -7,7 +7,7 @@ wrong result ends the measurement, so that no row exists of it.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from mmfree_kernels.torch_bin import load_bin
 from mmfree_neuro import checkpoint as checkpoints
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import InputError, RunFailed
+from mmfree_neuro.measured import IMPLEMENTATIONS, MODES
 from mmfree_neuro.quantize import is_ternary
 from mmfree_neuro.testing import PUBLISHED
 
-MODES = ("generate", "prefill", "train")
-IMPLEMENTATIONS = ("fast", "naive", "transformer")
+Embedding = Literal["int8", "bfloat16"]
+EMBEDDINGS: tuple[Embedding, ...] = get_args(Embedding)
 SHAPES = PUBLISHED | {"13b": ModelConfig(hidden_size=5120, num_hidden_layers=40, intermediate_size=13824)}
 """The published shapes, and one of 13B parameters of which no checkpoint exists."""
 LENGTH = {"generate": 512, "prefill": 2048, "train": 2048}
@@ -46,28 +47,41 @@ class Point:
     implementation: str = "fast"
     batch: int = 1
     length: int = 512
+    embedding: Embedding = "int8"
+    """How the packed model keeps its embedding; a choice where `packed`."""
 
     def __post_init__(self) -> None:
-        for what, known in (("mode", MODES), ("implementation", IMPLEMENTATIONS)):
+        known_names = {"mode": MODES, "implementation": IMPLEMENTATIONS, "embedding": EMBEDDINGS}
+        for what, known in known_names.items():
             if getattr(self, what) not in known:
                 raise InputError(f"{what} {getattr(self, what)!r} is not known, must be one of {', '.join(known)}")
         for what in ("batch", "length"):
             if getattr(self, what) < 1:
                 raise InputError(f"{what} is {getattr(self, what)}, must be at least 1")
+        if self.embedding != EMBEDDINGS[0] and not self.packed:
+            raise InputError(
+                f"embedding {self.embedding} is not for {self.implementation} {self.mode}, must be {EMBEDDINGS[0]} "
+                "but for fast generate and fast prefill"
+            )
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is the packed model that works."""
+        return self.implementation == "fast" and self.mode != "train"
 
     def __str__(self) -> str:
-        return f"{self.implementation} {self.model} {self.mode}, batch {self.batch}, length {self.length}"
+        other = "" if self.embedding == EMBEDDINGS[0] else f", embedding {self.embedding}"
+        return f"{self.implementation} {self.model} {self.mode}, batch {self.batch}, length {self.length}{other}"
 
 
 def point(
-    model: str, mode: str, implementation: str = "fast", batch: int | None = None, length: int | None = None
-) -> Point:
+    model: str, mode: str, implementation: str = "fast", batch: int | None = None, length: int | None = None,
+    embedding: Embedding = "int8",
+) -> Point:  # fmt: skip
     """A point with the usual batch and length of its mode where none is given."""
-    if mode not in MODES:
-        raise InputError(f"mode {mode!r} is not known, must be one of {', '.join(MODES)}")
-    return Point(
-        model, mode, implementation, BATCH[mode] if batch is None else batch, LENGTH[mode] if length is None else length
-    )
+    batch = BATCH.get(mode, 1) if batch is None else batch  # a mode that is not known is refused below
+    length = LENGTH.get(mode, 1) if length is None else length
+    return Point(model, mode, implementation, batch, length, embedding)
 
 
 @dataclass(frozen=True)
