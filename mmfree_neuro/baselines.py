@@ -158,9 +158,9 @@ def _ratio(name: str, phase: Plain, theirs: Plain) -> Plain:
 def _sentences(summary: GraphSummary, model: str | None) -> list[str]:
     chosen = (
         "Of each series the sequence length nearest to the run's is shown, and whatever is the strongest known. A row "
-        "that does not name a MatMul-free model is another model of that size, not this model on another machine. A row "
-        "of more than one sequence gives the tokens of all of them, the chips' figures are of one; the energy of a GPU "
-        "does not count its host."
+        "that does not name a MatMul-free model is another model of that size, not this model on another machine. "
+        "A row of several sequences gives the tokens of all of them, the chips' figures are of one; the energy of a "
+        "GPU does not count its host."
     )
     if model is not None:
         return [

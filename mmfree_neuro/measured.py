@@ -44,8 +44,8 @@ def load(files: Sequence[Path] = ()) -> tuple[tuple[Baseline, ...], list[str]]:
         rows += more
         if left_out:
             sentences.append(
-                f"Of {len(more) + left_out} rows in {path.name}, {left_out} are not shown: they are of training, or of a "
-                "model that has no published size."
+                f"Of {len(more) + left_out} rows in {path.name}, {left_out} are not shown: they are of training, or of "
+                "a model that has no published size."
             )
     return _latest(rows), sentences
 

@@ -132,6 +132,7 @@ def main() -> int:
         print("\n".join(map(str, asked)))
         return 0
     record.check_gpu()
+    record.check_output(options.output)
     before = len(record.load(options.output))
     deadline = time.time() + options.budget_seconds
     for _, group in groupby(asked, _process):
