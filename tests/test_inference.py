@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmfree_kernels.bitlinear import packed as bits
 from mmfree_kernels.bitlinear.naive import code_product, rms_norm
+from mmfree_kernels.bitlinear.packed import words
 from mmfree_kernels.inference import decoder, few, many, model
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.prefill import Prefill, stretch_length
 from mmfree_kernels.model import HGRNBitModel, from_checkpoint
+from mmfree_neuro import ternary
 from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.quantize import is_ternary
@@ -199,9 +200,8 @@ def test_tiles_of_large_layers(device: str, rows: int, columns: int) -> None:
     if device == "cpu" and rows > 8192:
         pytest.skip("the interpreter takes a minute for so many programs")
     codes = torch.randint(-1, 2, (rows, columns), dtype=torch.int8)
-    linear = model.Linear(
-        bits.pack(codes).to(device), torch.ones(1, columns, device=device), torch.full((1,), 0.5, device=device)
-    )
+    weights, one = words(ternary.pack(codes.numpy()), device), torch.ones(1, columns, device=device)
+    linear = model.Linear(weights, one, torch.full((1,), 0.5, device=device))
     v, x = torch.randn(1, columns), torch.zeros(1, rows, device=device)
     few.channel_out(v.to(device), linear, x)
     naive = code_product(rms_norm(v, torch.ones(columns), 1e-6), codes.float(), 0.5)

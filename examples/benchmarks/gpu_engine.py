@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 import tempfile
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +61,7 @@ def main() -> None:
         "saturations": int(results["gpu"].prefill.saturations.sum()),
         "logits that are not zero": int(np.count_nonzero(results["gpu"].logits)),
         "gpu peak bytes": torch.cuda.max_memory_allocated(), "device": torch.cuda.get_device_name(),
-        "versions": record.versions(), "commit": options.commit or record.commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **record.about(options.commit),
     }  # fmt: skip
     print(json.dumps(row))
     record.append(options.output, [row])

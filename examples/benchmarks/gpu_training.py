@@ -7,7 +7,6 @@ Run on a machine with a GPU: PYTHONPATH=.:partition:kernels:sims python examples
 import argparse
 import json
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -84,8 +83,7 @@ def main() -> None:
         "losses": ends, "relative to naive float32": off, "first loss": runs["naive float32"][0],
         "learning rate": recipe.learning_rate, "hidden": CONFIG.hidden_size, "blocks": CONFIG.num_hidden_layers,
         "batch": recipe.batch, "window": recipe.window, "device": torch.cuda.get_device_name(),
-        "versions": record.versions(), "commit": options.commit or record.commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **record.about(options.commit),
     }  # fmt: skip
     print(json.dumps(row))
     with whole_file(options.output) as scratch:

@@ -4,6 +4,7 @@ Engines count, neuron by neuron, the non-zero payloads of every output and the s
 synaptic operation is a non-zero payload that meets a non-zero weight, a message a non-zero payload on a route.
 """
 
+from collections.abc import Mapping
 from itertools import accumulate
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmfree_kernels.cpu.ternary import synops
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.ir import AnyNode, Graph, Input, span
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping import Mapping as Placed
 
 
 class Layout:
@@ -36,7 +37,7 @@ def _before(counts: Ints) -> Ints:
 class Counting:
     """The counts of a mapping from those of the neurons."""
 
-    def __init__(self, graph: Graph, mapping: Mapping) -> None:
+    def __init__(self, graph: Graph, mapping: Placed) -> None:
         self.graph, self.mapping, self.layout = graph, mapping, Layout(graph)
         at = [self.layout.events[mapping.shards[r.source].node, r.port] for r in mapping.routes]
         self.route_start = np.array([a + r.start for a, r in zip(at, mapping.routes, strict=True)], np.int64)
@@ -44,6 +45,20 @@ class Counting:
         self.shards: dict[str, list[int]] = {}
         for position, shard in enumerate(mapping.shards):
             self.shards.setdefault(shard.node, []).append(position)
+
+    def of_neurons(
+        self, events: Mapping[tuple[str, str], Ints], saturated: Mapping[str, Ints], tokens: int
+    ) -> Activity:
+        """The activity of `tokens` tokens, from events by node and output and saturations by node, of every node."""
+        sent: Ints = np.zeros(self.layout.events_size, np.int64)
+        lost: Ints = np.zeros(self.layout.saturated_size, np.int64)
+        for signal, counted in events.items():
+            at = self.layout.events[signal]
+            sent[at : at + len(counted)] = counted
+        for name, counted in saturated.items():
+            at = self.layout.saturated[name]
+            lost[at : at + len(counted)] = counted
+        return self.activity(sent, lost, tokens)
 
     def activity(self, events: Ints, saturated: Ints, tokens: int) -> Activity:
         """The activity of `tokens` tokens; the vectors are laid out as `Layout` says."""

@@ -62,19 +62,15 @@ class Fast:
 
     def take_activity(self) -> Activity:
         """The counts since they were last taken."""
-        layout = self.counting.layout
-        events: Ints = np.zeros(layout.events_size, np.int64)
-        saturated: Ints = np.zeros(layout.saturated_size, np.int64)
         everything: dict[str, Words | Neurons] = {self.graph.embedding.name: self.words, **self.neurons}
-        for name, held in everything.items():
-            at = layout.saturated[name]
-            saturated[at : at + held.node.size] = held.program.saturated
-            for port, counted in held.program.events.items():
-                at = layout.events[name, port]
-                events[at : at + len(counted)] = counted
-            forget(held.program)
+        programs = {name: held.program for name, held in everything.items()}
+        events = {(name, port): n for name, program in programs.items() for port, n in program.events.items()}
+        saturated = {name: program.saturated for name, program in programs.items()}
         tokens, self.tokens = self.tokens, 0
-        return self.counting.activity(events, saturated, tokens)
+        activity = self.counting.of_neurons(events, saturated, tokens)
+        for program in programs.values():
+            forget(program)
+        return activity
 
 
 def run(

@@ -48,18 +48,9 @@ class Gpu:
 
     def take_activity(self) -> Activity:
         """The counts since they were last taken."""
-        layout = self.counting.layout
-        events: Ints = np.zeros(layout.events_size, np.int64)
-        saturated: Ints = np.zeros(layout.saturated_size, np.int64)
-        sent, lost = self.network.counters.take()
-        for signal, counted in sent.items():
-            at = layout.events[signal]
-            events[at : at + len(counted)] = counted
-        for name, counted in lost.items():
-            at = layout.saturated[name]
-            saturated[at : at + len(counted)] = counted
+        events, saturated = self.network.counters.take()
         tokens, self.tokens = self.tokens, 0
-        return self.counting.activity(events, saturated, tokens)
+        return self.counting.of_neurons(events, saturated, tokens)
 
 
 def run(

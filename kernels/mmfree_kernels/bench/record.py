@@ -101,8 +101,7 @@ def measure_point(bench: Bench, point: Point, seconds: float, build: Builder) ->
         "tokens_per_step": work.tokens, "peak_allocated_bytes": max(peak, while_working),
         "peak_reserved_bytes": reserved, **bench.memory(), "weights_bytes": work.weights_bytes,
         "power": ENERGY, "idle": IDLE, "correctness": correctness, **bench.facts,
-        "versions": versions(), "commit": commit(), "script": _command(point, seconds),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "script": _command(point, seconds), **about(),
     }  # fmt: skip
 
 
@@ -132,6 +131,12 @@ def _command(point: Point, seconds: float) -> str:
     what = f"--model {model} --mode {point.mode} --batch {point.batch} --length {point.length}"
     packed = f" --embedding {point.embedding}" if point.packed else ""
     return f"{SCRIPT} {what} {how}{packed} --seconds {seconds:g}"
+
+
+def about(known_commit: str | None = None) -> Row:
+    """By which versions, at which commit and when; a known commit is for where this is no checkout with its history."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"versions": versions(), "commit": known_commit or commit(), "date": now}
 
 
 def versions() -> dict[str, str]:

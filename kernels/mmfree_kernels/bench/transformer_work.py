@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mmfree_kernels.bench.transformer import Cache, Transformer, rms_norm
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, random_tokens
+from mmfree_kernels.captured import graph_of
 
 PRECISION = "bfloat16 weights and activations, float32 sums"
 CHECKED_ROWS = 4
@@ -36,23 +37,14 @@ def compiled(function: Callable[..., Any], device: torch.device, mode: str | Non
 
 def captured(run: Run, device: torch.device) -> tuple[Run, Callable[[], Any]]:
     """How to replay `run` as one CUDA graph, and what gives its latest result; `run` takes and gives static tensors."""
+    latest: list[Any] = []
+
+    def once() -> None:
+        latest[:] = [run()]
+
     if device.type == "cpu":
-        latest: list[Any] = []
-
-        def plain() -> None:
-            latest[:] = [run()]
-
-        return plain, lambda: latest[0]
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
-    return graph.replay, lambda: result
+        return once, lambda: latest[0]
+    return graph_of(once).replay, lambda: latest[0]
 
 
 class Generate:

@@ -44,18 +44,6 @@ def words(matrix: TernaryMatrix, device: torch.device | str) -> Tensor:
     return torch.from_numpy(matrix.data.view("<i4").reshape(tiles, groups, size // 4).copy()).to(device)
 
 
-def pack(codes: Tensor) -> Tensor:
-    """Codes -1, 0, +1 int8 [rows, columns], both multiples of 16, as packed words int32 [tiles, groups, 16]."""
-    rows, columns = codes.shape
-    if rows % TILE or columns % TILE:
-        raise ValueError(f"rows and columns are {rows} and {columns}, must be multiples of {TILE}")
-    quads = (codes.view(rows // TILE, TILE, columns // TILE, 4, 4) + 1).to(torch.uint8)
-    found = quads[..., 0, :].clone()
-    for p in (1, 2, 3):
-        found |= quads[..., p, :] << 2 * p
-    return found.permute(0, 2, 1, 3).contiguous().view(torch.int32)[..., 0]
-
-
 @lru_cache
 def overlaps() -> bool:
     """Whether kernels are launched while the one ahead still runs, and wait themselves: from Hopper on."""

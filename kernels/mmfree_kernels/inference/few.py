@@ -40,6 +40,13 @@ def _twice_normed(x, gains, columns, eps):
 
 
 @triton.jit
+def _product(weights, x, root, scale, INTERPRETED: tl.constexpr):
+    """The product of x · root, quantised, with packed weights [GROUPS, ROWS] whose scale lies at `scale`."""
+    q, total, inverse = quantise(x, root)
+    return row_sums(weights, q, total, INTERPRETED) * (inverse * tl.load(scale))
+
+
+@triton.jit
 def _mixer_in(
     x, outer, gains, weights, scales, bounds, state, gate, columns, rows, eps, BATCH: tl.constexpr,
     BOUNDED: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
@@ -58,12 +65,9 @@ def _mixer_in(
     begin(PDL)
     for b in range(BATCH):
         z, root = _twice_normed(tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps)
-        q, total, inverse = quantise(z * i_gains, root)
-        i = row_sums(i_weights, q, total, INTERPRETED) * (inverse * tl.load(scales))
-        q, total, inverse = quantise(z * f_gains, root)
-        f = tl.sigmoid(row_sums(f_weights, q, total, INTERPRETED) * (inverse * tl.load(scales + 1)))
-        q, total, inverse = quantise(z * g_gains, root)
-        g = row_sums(g_weights, q, total, INTERPRETED) * (inverse * tl.load(scales + 2))
+        i = _product(i_weights, z * i_gains, root, scales, INTERPRETED)
+        f = tl.sigmoid(_product(f_weights, z * f_gains, root, scales + 1, INTERPRETED))
+        g = _product(g_weights, z * g_gains, root, scales + 2, INTERPRETED)
         if BOUNDED:
             bound = tl.load(bounds + r, mask=r < rows, other=0.0)
             f = bound + (1 - bound) * f
@@ -90,8 +94,7 @@ def _mixer_out(
         o = g * g0 * h * tl.sigmoid(h)
         root = tl.rsqrt(_mean(g * g, columns) + eps)
         root *= tl.rsqrt(root * root * _mean(o * o, columns) + INNER_EPS)
-        q, total, inverse = quantise(o * g1, root)
-        y = row_sums(own, q, total, INTERPRETED) * (inverse * tl.load(scales))
+        y = _product(own, o * g1, root, scales, INTERPRETED)
         before = tl.load(x + b * rows + r, mask=r < rows, other=0.0)
         tl.store(x + b * rows + r, before + y, mask=r < rows)
 
@@ -132,8 +135,7 @@ def _channel_out(
     begin(PDL)
     for b in range(BATCH):
         value = tl.load(v + b * columns + at, mask=inside, other=0.0)
-        q, total, inverse = quantise(value * g1, tl.rsqrt(_mean(value * value, columns) + INNER_EPS))
-        y = row_sums(own, q, total, INTERPRETED) * (inverse * tl.load(scales))
+        y = _product(own, value * g1, tl.rsqrt(_mean(value * value, columns) + INNER_EPS), scales, INTERPRETED)
         before = tl.load(x + b * rows + r, mask=r < rows, other=0.0)
         tl.store(x + b * rows + r, before + y, mask=r < rows)
 
@@ -152,8 +154,7 @@ def _head(
     begin(PDL)
     for b in range(BATCH):
         z, root = _twice_normed(tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps)
-        q, total, inverse = quantise(z * g1, root)
-        y = row_sums(own, q, total, INTERPRETED) * (inverse * tl.load(scales))
+        y = _product(own, z * g1, root, scales, INTERPRETED)
         tl.store(logits + b * rows + r, y, mask=r < rows)
 
 
