@@ -22,6 +22,7 @@ test: lint
 
 lint: $(VENV)/.dev-stamp
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

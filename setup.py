@@ -15,5 +15,5 @@ setup(
             extra_link_args=["-pthread"],
         )
         for name, depends in (("_ternary", []), ("_programs", [f"{CPU}/_programs_run.h"]))
-    ],
+    ]
 )

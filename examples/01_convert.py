@@ -1,4 +1,5 @@
-"""1. A trained checkpoint becomes integers: convert it, see what that cost, and look at a few nodes.
+"""1. A trained checkpoint becomes integers: convert it, see what that cost, and look at a few
+nodes.
 
 Run: python examples/01_convert.py [OUTPUT FOLDER]
 """
@@ -16,7 +17,8 @@ def main(folder: Path) -> None:
     # Calibration reads text: here the library sources of the Python that runs this.
     graph = pipeline.convert(CHECKPOINT, folder / "model.graph", SCHEMES["a16"], "stdlib")
     print(describe.quality(graph.quality))
-    # The first block, node by node: what each reads, what it sends and in which format, and what its program costs.
+    # The first block, node by node: what each reads, what it sends and in which format, and what
+    # its program costs.
     print("\n".join(describe.graph_text(graph).splitlines()[3:17]))
 
 

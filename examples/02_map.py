@@ -1,4 +1,5 @@
-"""2. The graph is mapped onto chips, twice: packed into few cores, and one block per chip as in the literature.
+"""2. The graph is mapped onto chips, twice: packed into few cores, and one block per chip as in the
+literature.
 
 Run after 01: python examples/02_map.py [OUTPUT FOLDER]
 """
@@ -12,16 +13,34 @@ from mmfree_neuro.networks import mapping_to_networkx
 
 def main(folder: Path) -> None:
     graph_file = folder / "model.graph"
-    graph, packed = planning.map_graph(graph_file, "kapoho-point", folder / "packed.map", planning.Wish(chips=8))
-    print(describe.mapping(graph, packed.mapping, packed.system, planning.bounds(graph, packed.mapping, packed.system)))
+    graph, packed = planning.map_graph(
+        graph_file, "kapoho-point", folder / "packed.map", planning.Wish(chips=8)
+    )
+    print(
+        describe.mapping(
+            graph,
+            packed.mapping,
+            packed.system,
+            planning.bounds(graph, packed.mapping, packed.system),
+        )
+    )
     graph, spread = planning.map_graph(
         graph_file, "kapoho-point", folder / "spread.map", planning.Wish("block-per-chip", cores=16)
     )
-    print(describe.mapping(graph, spread.mapping, spread.system, planning.bounds(graph, spread.mapping, spread.system)))
+    print(
+        describe.mapping(
+            graph,
+            spread.mapping,
+            spread.system,
+            planning.bounds(graph, spread.mapping, spread.system),
+        )
+    )
     # For analysis of your own, a mapping is a networkx graph of cores.
     cores = mapping_to_networkx(packed.mapping)
     busiest = max(cores.edges(data="payloads"), key=lambda edge: edge[2])
-    print(f"busiest connection: {busiest[0]} -> {busiest[1]}, at most {busiest[2]} payloads a token")
+    print(
+        f"busiest connection: {busiest[0]} -> {busiest[1]}, at most {busiest[2]} payloads a token"
+    )
 
 
 if __name__ == "__main__":

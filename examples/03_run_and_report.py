@@ -22,14 +22,22 @@ def main(folder: Path) -> None:
     assert np.array_equal(fast.logits, reference.logits)
     assert fast.prefill == reference.prefill
     assert fast.generate == reference.generate
-    print(f"same bits, same counts; the text goes on {text.decode(graph.tokenizer, fast.chosen[0])!r}")
+    print(
+        f"same bits, same counts; the text goes on {text.decode(graph.tokenizer, fast.chosen[0])!r}"
+    )
 
     # The same counts can be costed on any system, in milliseconds.
     summary, activity, found = summarise(graph), fast.generate, ways(stored.mapping, stored.system)
     moved = traffic(stored.mapping, activity, found)
-    times = timing.fall_through(timing.load(stored.mapping, summary, activity, found), stored.system)
+    times = timing.fall_through(
+        timing.load(stored.mapping, summary, activity, found), stored.system
+    )
     energy = cost.energy(stored.mapping, summary, activity, stored.system, times, found)
-    rate, joules, alone = times.tokens_per_s, energy.millijoule_per_token, energy.chip_millijoule_per_token
+    rate, joules, alone = (
+        times.tokens_per_s,
+        energy.millijoule_per_token,
+        energy.chip_millijoule_per_token,
+    )
     messages, between = moved.messages / activity.tokens, moved.between_chips / activity.tokens
     print(f"{messages:.0f} messages a token, {between:.0f} of them between chips")
     print(f"generation: {rate.central:.0f} tokens/s ({rate.low:.0f} to {rate.high:.0f})")
@@ -37,7 +45,11 @@ def main(folder: Path) -> None:
     print(f"            {alone.central:.3g} of them in the chips; slowest: {times.resource}")
 
     run = pipeline.simulate(
-        folder / "packed.map", "import os\n", lambda tokens: Job(tokens, new_tokens=8), "fast", folder / "run"
+        folder / "packed.map",
+        "import os\n",
+        lambda tokens: Job(tokens, new_tokens=8),
+        "fast",
+        folder / "run",
     )
     pipeline.write_report(folder / "run", folder / "report.html")
     print(f"{run.engine} run and its report are in {folder}")

@@ -20,9 +20,15 @@ from mmfree_sims.lava import engine
 
 
 def tiny_mapping(folder: Path) -> Path:
-    """An untrained model of two blocks, converted and mapped: its text is noise, but it runs at once."""
+    """An untrained model of two blocks, converted and mapped: its text is noise, but it runs at
+    once."""
     config = ModelConfig(
-        vocab_size=256, hidden_size=64, num_hidden_layers=2, intermediate_size=128, bos_token_id=0, eos_token_id=0
+        vocab_size=256,
+        hidden_size=64,
+        num_hidden_layers=2,
+        intermediate_size=128,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     random = np.random.default_rng(1)
     tensors = {
@@ -31,7 +37,9 @@ def tiny_mapping(folder: Path) -> Path:
     }
     checkpoint.write(folder / "checkpoint", Checkpoint(config, tensors))
     np.save(folder / "tokens.npy", random.integers(0, 256, (8, 64)))
-    pipeline.convert(folder / "checkpoint", folder / "model.graph", SCHEMES["a16"], str(folder / "tokens.npy"))
+    pipeline.convert(
+        folder / "checkpoint", folder / "model.graph", SCHEMES["a16"], str(folder / "tokens.npy")
+    )
     wish = planning.Wish("block-per-chip", cores=4)
     planning.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
@@ -41,8 +49,9 @@ def main(path: Path) -> None:
     graph, stored = storage.load_mapped(path)
     job = Job(np.array([[0, *b"import"]]), new_tokens=8)
 
-    # `build` returns ordinary Lava Processes, already connected. To watch the traffic, connect a Process of your own
-    # to a chip's s_out; a packet is an int32 vector that mmfree_sims.packets.Reassembly reads.
+    # `build` returns ordinary Lava Processes, already connected. To watch the traffic, connect a
+    # Process of your own to a chip's s_out; a packet is an int32 vector that
+    # mmfree_sims.packets.Reassembly reads.
     host, chips = engine.build(graph, stored.mapping, job)
 
     try:
@@ -50,19 +59,25 @@ def main(path: Path) -> None:
         host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
         # Vars are read after the run and before the stop, as in every Lava program.
         chosen = host.chosen.get().astype(int).tolist()
-        counters = {number: chip.counters.get().astype(int).tolist() for number, chip in chips.items()}
+        counters = {
+            number: chip.counters.get().astype(int).tolist() for number, chip in chips.items()
+        }
     finally:
         host.stop()  # Python would wait for ever for processes that were not stopped
 
     print(f"tokens {chosen}")
     for number, (received, sent, payloads, saturated) in counters.items():
         print(
-            f"chip {number}: {received} vectors received, {sent} sent, {payloads} payloads that were not zero, "
+            f"chip {number}: {received} vectors received, {sent} sent, {payloads} payloads that "
+            "were not zero, "
             f"{saturated} values saturated"
         )
 
     # Timing cannot change a result: every engine chooses the same tokens.
-    print(f"equal to the fast engine: {fast.run(graph, stored.mapping, job).chosen[0].tolist() == chosen}")
+    print(
+        "equal to the fast engine: "
+        f"{fast.run(graph, stored.mapping, job).chosen[0].tolist() == chosen}"
+    )
 
 
 if __name__ == "__main__":

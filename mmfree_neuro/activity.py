@@ -1,4 +1,5 @@
-"""What a run did, counted: no time, no energy.  Every engine gives the same counts for the same mapping."""
+"""What a run did, counted: no time, no energy.  Every engine gives the same counts for the same
+mapping."""
 
 from dataclasses import dataclass
 
@@ -11,12 +12,14 @@ from mmfree_neuro.mapping import Mapping
 
 @dataclass(frozen=True, eq=False)
 class Activity:
-    """Counts over `tokens` tokens; the arrays run parallel to the mapping's shards, `messages` to its routes.
+    """Counts over `tokens` tokens; the arrays run parallel to the mapping's shards, `messages` to
+    its routes.
 
-    `synops` are synaptic operations with a non-zero weight and a non-zero payload.  `reads` are synapses read from
-    memory when storage is dense: every arriving payload reads its whole column of the shard, zeros included.
-    `messages` counts a non-zero payload of a route once, however many cores it is delivered to.  A payload of zero is
-    no message; how many were saved is the size of the route times the tokens, less its messages.
+    `synops` are synaptic operations with a non-zero weight and a non-zero payload.  `reads` are
+    synapses read from memory when storage is dense: every arriving payload reads its whole column
+    of the shard, zeros included. `messages` counts a non-zero payload of a route once, however many
+    cores it is delivered to.  A payload of zero is no message; how many were saved is the size of
+    the route times the tokens, less its messages.
     """
 
     tokens: int
@@ -39,7 +42,14 @@ class Activity:
 
     def arrays(self) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints]:
         """All counts, the token count first."""
-        return np.array(self.tokens), self.fired, self.synops, self.reads, self.saturations, self.messages
+        return (
+            np.array(self.tokens),
+            self.fired,
+            self.synops,
+            self.reads,
+            self.saturations,
+            self.messages,
+        )
 
 
 def nothing(mapping: Mapping) -> Activity:
@@ -59,12 +69,16 @@ def expected(graph: Graph, mapping: Mapping) -> Activity:
             count = _synapses(graph, node, entry, shard.start, shard.stop)
             reads[position] += count
             matrix = entry.matrix
-            synops[position] += count if matrix is None else round(matrix.nonzero / matrix.size * count)
+            synops[position] += (
+                count if matrix is None else round(matrix.nonzero / matrix.size * count)
+            )
     sent = np.array([route.stop - route.start for route in mapping.routes], np.int64)
     return Activity(1, np.ones(shards, np.int64), synops, reads, np.zeros(shards, np.int64), sent)
 
 
 def _synapses(graph: Graph, node: AnyNode, entry: Input, start: int, stop: int) -> int:
     """Synapses of some neurons at one input."""
-    first, last = span(node, entry, start, stop, graph.node(entry.source).output(entry.source_port).size)
+    first, last = span(
+        node, entry, start, stop, graph.node(entry.source).output(entry.source_port).size
+    )
     return (last - first) * (stop - start if entry.how in ("ternary", "broadcast") else 1)

@@ -1,7 +1,8 @@
-"""What other machines do with models of these sizes, as data, and which of it may stand beside a run.
+"""What other machines do with models of these sizes, as data, and which of it may stand beside a
+run.
 
-`baselines.toml` holds the rows.  A ratio is allowed only with a row of the run's own model size, which is told by the
-number of its ternary synapses.
+`baselines.toml` holds the rows.  A ratio is allowed only with a row of the run's own model size,
+which is told by the number of its ternary synapses.
 """
 
 import sys
@@ -21,7 +22,11 @@ else:
 SYNAPSES = {"370m": 341_049_344, "1.3b": 1_298_661_376, "2.7b": 2_619_473_920}
 """Ternary synapses of the published models, with the head."""
 TOLERANCE = 0.02
-NAMED = {"device_kind": ("neuromorphic", "edge GPU", "GPU"), "mode": ("generate", "prefill"), "model": tuple(SYNAPSES)}
+NAMED = {
+    "device_kind": ("neuromorphic", "edge GPU", "GPU"),
+    "mode": ("generate", "prefill"),
+    "model": tuple(SYNAPSES),
+}
 
 Plain = dict[str, Any]
 
@@ -51,7 +56,11 @@ class Baseline:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 < value <= sys.float_info.max
+    )
 
 
 def check_row(raw: Plain, where: str) -> Baseline:
@@ -63,12 +72,16 @@ def check_row(raw: Plain, where: str) -> Baseline:
         if field.type is bool and not isinstance(value, bool):
             raise HardwareError(f"{who} must be true or false")
         least = 0 if field.name == "sequence_length" else 1
-        if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        if field.type is int and (
+            not isinstance(value, int) or isinstance(value, bool) or value < least
+        ):
             raise HardwareError(f"{who} must be a whole number, at least {least}")
         if field.type is float and not _is_positive(value):
             raise HardwareError(f"{who} must be a finite number above 0")
         if field.name in NAMED and value not in NAMED[field.name]:
-            raise HardwareError(f"{who} is {value!r}, must be one of {', '.join(NAMED[field.name])}")
+            raise HardwareError(
+                f"{who} is {value!r}, must be one of {', '.join(NAMED[field.name])}"
+            )
     for name in sorted(raw.keys() - {field.name for field in fields(Baseline)}):
         raise HardwareError(f"{where}: {name} is not a figure that a row may have")
     return Baseline(**raw)
@@ -84,9 +97,18 @@ def parse(text: str, where: str) -> tuple[Baseline, ...]:
     if not isinstance(series, list) or not all(isinstance(one, dict) for one in series):
         raise HardwareError(f"{where}: must have tables [[series]]")
     for number, shared in enumerate(series, start=1):
-        results, own = shared.get("results"), {key: value for key, value in shared.items() if key != "results"}
-        if not isinstance(results, list) or not results or not all(isinstance(one, dict) for one in results):
-            raise HardwareError(f"{where}: series {number}: results must be a list of tables, at least one")
+        results, own = (
+            shared.get("results"),
+            {key: value for key, value in shared.items() if key != "results"},
+        )
+        if (
+            not isinstance(results, list)
+            or not results
+            or not all(isinstance(one, dict) for one in results)
+        ):
+            raise HardwareError(
+                f"{where}: series {number}: results must be a list of tables, at least one"
+            )
         for position, result in enumerate(results, start=1):
             rows.append(check_row(own | result, f"{where}: series {number}, result {position}"))
     return tuple(rows)
@@ -105,35 +127,50 @@ def model_of(summary: GraphSummary) -> str | None:
 
 def model_with(synapses: int) -> str | None:
     """The published model of about so many ternary synapses; None where there is none."""
-    near = (model for model, known in SYNAPSES.items() if abs(synapses - known) <= TOLERANCE * known)
+    near = (
+        model for model, known in SYNAPSES.items() if abs(synapses - known) <= TOLERANCE * known
+    )
     return next(near, None)
 
 
 def distinctions(baselines: tuple[Baseline, ...]) -> dict[Baseline, tuple[str, ...]]:
-    """What rows stand out as among the GPUs of their model size and mode: the edge GPUs, and the strongest known."""
+    """What rows stand out as among the GPUs of their model size and mode: the edge GPUs, and the
+    strongest known."""
     found: dict[Baseline, tuple[str, ...]] = {row: () for row in baselines}
     for model, mode in sorted({(row.model, row.mode) for row in baselines}):
-        gpus = [r for r in baselines if (r.model, r.mode) == (model, mode) and r.device_kind != "neuromorphic"]
+        gpus = [
+            r
+            for r in baselines
+            if (r.model, r.mode) == (model, mode) and r.device_kind != "neuromorphic"
+        ]
         for row in gpus:
             found[row] += ("edge GPU",) if row.device_kind == "edge GPU" else ()
-        for word, rows in (("of its size", gpus), ("for one sequence", [row for row in gpus if row.batch == 1])):
+        for word, rows in (
+            ("of its size", gpus),
+            ("for one sequence", [row for row in gpus if row.batch == 1]),
+        ):
             if rows:
                 found[max(rows, key=lambda row: row.tokens_per_s)] += (f"fastest known {word}",)
-                found[min(rows, key=lambda row: row.millijoule_per_token)] += (f"least energy known {word}",)
+                found[min(rows, key=lambda row: row.millijoule_per_token)] += (
+                    f"least energy known {word}",
+                )
     return found
 
 
 def beside(baselines: tuple[Baseline, ...], mode: str, length: int) -> tuple[Baseline, ...]:
     """The rows of a mode to stand beside a run of that many tokens.
 
-    Of each series the sequence length that is nearest, and every row that is the strongest known in something.
+    Of each series the sequence length that is nearest, and every row that is the strongest known in
+    something.
     """
     marks = distinctions(baselines)
     best: dict[tuple[str, str, str, int], Baseline] = {}
     rows = [row for row in baselines if row.mode == mode]
     for row in rows:
         series = (row.name, row.implementation, row.device, row.batch)
-        if series not in best or abs(row.sequence_length - length) < abs(best[series].sequence_length - length):
+        if series not in best or abs(row.sequence_length - length) < abs(
+            best[series].sequence_length - length
+        ):
             best[series] = row
     return tuple(r for r in rows if r in best.values() or any("known" in mark for mark in marks[r]))
 
@@ -145,7 +182,9 @@ def _over(a: Plain, b: Plain) -> Plain:
 
 
 def _ratio(name: str, phase: Plain, theirs: Plain) -> Plain:
-    rate, energy = (dict.fromkeys(BOUNDS, theirs[key]) for key in ("tokens_per_s", "millijoule_per_token"))
+    rate, energy = (
+        dict.fromkeys(BOUNDS, theirs[key]) for key in ("tokens_per_s", "millijoule_per_token")
+    )
     ours = {key: phase[key] for key in ("tokens_per_s", "millijoule_per_token")}
     return {
         "ours": {"name": name, **ours},
@@ -157,32 +196,44 @@ def _ratio(name: str, phase: Plain, theirs: Plain) -> Plain:
 
 def _sentences(summary: GraphSummary, model: str | None) -> list[str]:
     chosen = (
-        "Of each series the sequence length nearest to the run's is shown, and whatever is the strongest known. A row "
-        "that does not name a MatMul-free model is another model of that size, not this model on another machine. "
-        "A row of several sequences gives the tokens of all of them, the chips' figures are of one; the energy of a "
+        "Of each series the sequence length nearest to the run's is shown, and whatever is the "
+        "strongest known. A row "
+        "that does not name a MatMul-free model is another model of that size, not this model "
+        "on another machine. "
+        "A row of several sequences gives the tokens of all of them, the chips' figures are of "
+        "one; the energy of a "
         "GPU does not count its host."
     )
     if model is not None:
         return [
-            f"This model has the size of the MatMul-free {model}, so ratios are given with the rows of that size. "
-            "Other rows are of another model, or of a phase in which this run has no token, and get no ratio.",
+            f"This model has the size of the MatMul-free {model}, so ratios are given with the "
+            "rows of that size. "
+            "Other rows are of another model, or of a phase in which this run has no token, and "
+            "get no ratio.",
             chosen,
         ]
     synapses = sum(node.ternary_synapses for node in summary.nodes)
     known = ", ".join(f"{name} has {count:,}" for name, count in SYNAPSES.items())
     return [
-        f"No ratio is given, because the rows are of another model: this one has {synapses:,} ternary synapses; of the "
+        f"No ratio is given, because the rows are of another model: this one has {synapses:,} "
+        "ternary synapses; of the "
         f"published models, {known}.",
         chosen,
     ]
 
 
 def compare(
-    summary: GraphSummary, system: str, phases: dict[str, Plain], lengths: dict[str, int], rows: tuple[Baseline, ...]
+    summary: GraphSummary,
+    system: str,
+    phases: dict[str, Plain],
+    lengths: dict[str, int],
+    rows: tuple[Baseline, ...],
 ) -> Plain:
-    """Ratios with the rows of the run's own model size, the other rows as context, and sentences that say which.
+    """Ratios with the rows of the run's own model size, the other rows as context, and sentences
+    that say which.
 
-    `phases` holds the estimate of each mode that has tokens, `lengths` the tokens of the run by the end of each mode.
+    `phases` holds the estimate of each mode that has tokens, `lengths` the tokens of the run by the
+    end of each mode.
     """
     model, marks = model_of(summary), distinctions(rows)
     ratios, context = [], []
@@ -193,4 +244,9 @@ def compare(
                 ratios.append(_ratio(f"{summary.name} on {system}", phases[mode], theirs))
             else:
                 context.append(theirs)
-    return {"model": model, "sentences": _sentences(summary, model), "ratios": ratios, "context": context}
+    return {
+        "model": model,
+        "sentences": _sentences(summary, model),
+        "ratios": ratios,
+        "context": context,
+    }

@@ -1,11 +1,12 @@
 """Checkpoints in the published Hugging Face format (`model_type` "hgrn_bit").
 
-A checkpoint is a configuration and a set of float32 arrays by their published names.  Weights are stored as latent
-full-precision values; ternarising happens in `quantize`.  The format is that of ridgerchu/matmulfreellm
-(`HGRNBitForCausalLM.save_pretrained`): `config.json` and `model.safetensors`, shards with an index, or `.bin` files.
+A checkpoint is a configuration and a set of float32 arrays by their published names.  Weights are
+stored as latent full-precision values; ternarising happens in `quantize`.  The format is that of
+ridgerchu/matmulfreellm (`HGRNBitForCausalLM.save_pretrained`): `config.json` and
+`model.safetensors`, shards with an index, or `.bin` files.
 
-The tensors of a checkpoint that is read stay in its files: each is read when it is asked for, and not kept, so that a
-model needs no more memory than its largest tensor.
+The tensors of a checkpoint that is read stay in its files: each is read when it is asked for, and
+not kept, so that a model needs no more memory than its largest tensor.
 """
 
 import json
@@ -27,7 +28,8 @@ from mmfree_neuro.errors import CheckpointError
 Float32 = NDArray[np.float32]
 
 BITLINEAR_EPS = 1e-6
-"""The eps inside every BitLinear: what the published kernel computes, whatever the module prints."""
+"""The eps inside every BitLinear: what the published kernel computes, whatever the module
+prints."""
 
 
 LARGEST = 1e12
@@ -65,11 +67,23 @@ class ModelConfig:
             prefix = f"model.layers.{layer}."
             shapes |= {f"{prefix}attn_norm.weight": (h,), f"{prefix}mlp_norm.weight": (h,)}
             for name in ("i_proj", "f_proj", "g_proj"):
-                shapes |= {f"{prefix}attn.{name}.weight": (d, h), f"{prefix}attn.{name}.norm.weight": (h,)}
+                shapes |= {
+                    f"{prefix}attn.{name}.weight": (d, h),
+                    f"{prefix}attn.{name}.norm.weight": (h,),
+                }
             shapes |= {f"{prefix}attn.g_norm.weight": (d,)}
-            shapes |= {f"{prefix}attn.o_proj.weight": (h, d), f"{prefix}attn.o_proj.norm.weight": (d,)}
-            shapes |= {f"{prefix}mlp.gate_proj.weight": (2 * i, h), f"{prefix}mlp.gate_proj.norm.weight": (h,)}
-            shapes |= {f"{prefix}mlp.down_proj.weight": (h, i), f"{prefix}mlp.down_proj.norm.weight": (i,)}
+            shapes |= {
+                f"{prefix}attn.o_proj.weight": (h, d),
+                f"{prefix}attn.o_proj.norm.weight": (d,),
+            }
+            shapes |= {
+                f"{prefix}mlp.gate_proj.weight": (2 * i, h),
+                f"{prefix}mlp.gate_proj.norm.weight": (h,),
+            }
+            shapes |= {
+                f"{prefix}mlp.down_proj.weight": (h, i),
+                f"{prefix}mlp.down_proj.norm.weight": (i,),
+            }
         shapes["model.norm.weight"] = (h,)
         if not self.tie_word_embeddings:
             shapes["lm_head.weight"] = (v, h)
@@ -90,17 +104,24 @@ class Checkpoint:
     @property
     def head_weight(self) -> Float32:
         """The weight of the output head [vocab, hidden]; the embedding where the two are tied."""
-        return self.tensors["model.embeddings.weight" if self.config.tie_word_embeddings else "lm_head.weight"]
+        return self.tensors[
+            "model.embeddings.weight" if self.config.tie_word_embeddings else "lm_head.weight"
+        ]
 
 
 def default_intermediate_size(hidden_size: int, hidden_ratio: float) -> int:
-    """Two thirds of hidden × ratio, rounded up to a multiple of 256, as the published configuration does."""
+    """Two thirds of hidden × ratio, rounded up to a multiple of 256, as the published configuration
+    does."""
     return 256 * -(-int(hidden_size * hidden_ratio * 2 / 3) // 256)
 
 
-def _field(raw: Mapping[str, Any], name: str, default: Any, kinds: tuple[type, ...], where: Path) -> Any:
+def _field(
+    raw: Mapping[str, Any], name: str, default: Any, kinds: tuple[type, ...], where: Path
+) -> Any:
     value = raw.get(name, default)
-    if (isinstance(value, bool) != (bool in kinds) and value is not None) or not isinstance(value, kinds):
+    if (isinstance(value, bool) != (bool in kinds) and value is not None) or not isinstance(
+        value, kinds
+    ):
         wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
         raise CheckpointError(f"{where}: {name} is {value!r}, must be {wanted}")
     if isinstance(value, int | float) and not abs(value) < LARGEST:
@@ -109,13 +130,17 @@ def _field(raw: Mapping[str, Any], name: str, default: Any, kinds: tuple[type, .
 
 
 def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
-    """Turn the content of a `config.json` into a `ModelConfig`; missing keys take the published defaults."""
+    """Turn the content of a `config.json` into a `ModelConfig`; missing keys take the published
+    defaults."""
     if raw.get("model_type") != "hgrn_bit":
-        raise CheckpointError(f"{where}: model_type is {raw.get('model_type')!r}, must be 'hgrn_bit'")
+        raise CheckpointError(
+            f"{where}: model_type is {raw.get('model_type')!r}, must be 'hgrn_bit'"
+        )
     for name, only in (("attn_mode", "fused_recurrent"), ("use_short_conv", False)):
         if raw.get(name, only) != only:
             raise CheckpointError(
-                f"{where}: {name} is {raw[name]!r}, must be {only!r} (the published code runs no other)"
+                f"{where}: {name} is {raw[name]!r}, must be {only!r} (the published code runs "
+                "no other)"
             )
     number, maybe_int = (int, float), (int, type(None))
     hidden = _field(raw, "hidden_size", 2048, (int,), where)
@@ -148,13 +173,18 @@ def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
         if getattr(config, name) <= 0:
             raise CheckpointError(f"{where}: {name} is {getattr(config, name)}, must be positive")
     if not 0 < config.rms_norm_eps < 1:
-        raise CheckpointError(f"{where}: rms_norm_eps is {config.rms_norm_eps}, must be between 0 and 1")
+        raise CheckpointError(
+            f"{where}: rms_norm_eps is {config.rms_norm_eps}, must be between 0 and 1"
+        )
     if config.state_size % config.num_heads:
         raise CheckpointError(
-            f"{where}: num_heads is {config.num_heads}, must divide the state size {config.state_size}"
+            f"{where}: num_heads is {config.num_heads}, must divide the state size "
+            f"{config.state_size}"
         )
     if config.use_lower_bound and config.state_size != config.hidden_size:
-        raise CheckpointError(f"{where}: expand_ratio is {config.expand_ratio}, must be 1 with use_lower_bound")
+        raise CheckpointError(
+            f"{where}: expand_ratio is {config.expand_ratio}, must be 1 with use_lower_bound"
+        )
     return config
 
 
@@ -179,7 +209,8 @@ class StoredTensor:
 
 
 class StoredTensors(Mapping[str, Float32]):
-    """Tensors in files, by name; every look-up reads one anew, or raises CheckpointError where it is not finite."""
+    """Tensors in files, by name; every look-up reads one anew, or raises CheckpointError where it
+    is not finite."""
 
     def __init__(self, where: Path, entries: Mapping[str, StoredTensor]) -> None:
         self._where, self._entries = where, entries
@@ -208,7 +239,9 @@ _KINDS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.flo
 
 def _load(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Float32:
     try:
-        stored = np.fromfile(path, np.dtype(_KINDS[dtype]).newbyteorder("<"), math.prod(shape), offset=offset)
+        stored = np.fromfile(
+            path, np.dtype(_KINDS[dtype]).newbyteorder("<"), math.prod(shape), offset=offset
+        )
     except OSError as error:
         raise CheckpointError(f"{path}: no longer readable ({error.strerror})") from None
     if stored.size != math.prod(shape):
@@ -224,9 +257,13 @@ def _load(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Float3
 def read_safetensors(path: Path) -> Entries:
     """The tensors of one safetensors file."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:  # checks that the tensors fill the file, in order
+        with safetensors.safe_open(
+            path, framework="numpy"
+        ) as file:  # checks that the tensors fill the file, in order
             slices = [(name, file.get_slice(name)) for name in file.offset_keys()]
-            kinds = [(name, str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices]
+            kinds = [
+                (name, str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices
+            ]
         with path.open("rb") as header:
             offset = 8 + int.from_bytes(header.read(8), "little")
     except FileNotFoundError:
@@ -236,7 +273,9 @@ def read_safetensors(path: Path) -> Entries:
     entries: dict[str, StoredTensor] = {}
     for name, dtype, shape in kinds:
         if dtype not in _KINDS:
-            raise CheckpointError(f"{path}: {name}: stored as {dtype}, must be one of BF16, F16, F32, F64")
+            raise CheckpointError(
+                f"{path}: {name}: stored as {dtype}, must be one of BF16, F16, F32, F64"
+            )
         entries[name] = StoredTensor(shape, partial(_load, path, dtype, shape, offset))
         offset += math.prod(shape) * np.dtype(_KINDS[dtype]).itemsize
     return entries
@@ -261,11 +300,16 @@ def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], Entries] |
         index = folder / f"{single}.index.json"
         if index.is_file():
             table = _read_json(index).get("weight_map")
-            if not isinstance(table, dict) or not all(isinstance(v, str) and Path(v).name == v for v in table.values()):
-                raise CheckpointError(f"{index}: weight_map must map tensor names to files in the same folder")
+            if not isinstance(table, dict) or not all(
+                isinstance(v, str) and Path(v).name == v for v in table.values()
+            ):
+                raise CheckpointError(
+                    f"{index}: weight_map must map tensor names to files in the same folder"
+                )
             return [folder / name for name in sorted(set(table.values()))], reader
     raise CheckpointError(
-        f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, whole or with an index"
+        f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, whole or with "
+        "an index"
     )
 
 
@@ -278,14 +322,18 @@ def _check(entries: Entries, config: ModelConfig, where: Path) -> Iterator[str]:
         yield f"{where}: {name} does not belong to a model of this configuration"
     for name in sorted(shapes.keys() & entries.keys()):
         if entries[name].shape != shapes[name]:
-            yield f"{where}: {name} has shape {list(entries[name].shape)}, must have {list(shapes[name])}"
+            yield (
+                f"{where}: {name} has shape {list(entries[name].shape)}, must have "
+                f"{list(shapes[name])}"
+            )
 
 
 def read(folder: Path, load_bin: LoadBin) -> Checkpoint:
-    """Open a published folder; `load_bin` opens one `.bin` file (it needs torch, which this module does not import).
+    """Open a published folder; `load_bin` opens one `.bin` file (it needs torch, which this module
+    does not import).
 
-    Raises CheckpointError for whatever is missing, extra, misshapen or of another type.  The values are read, and found
-    finite or not, by the look-ups in `tensors`.
+    Raises CheckpointError for whatever is missing, extra, misshapen or of another type.  The values
+    are read, and found finite or not, by the look-ups in `tensors`.
     """
     config = parse_config(_read_json(folder / "config.json"), folder / "config.json")
     files, reader = _weight_files(folder)
@@ -297,43 +345,68 @@ def read(folder: Path, load_bin: LoadBin) -> Checkpoint:
             entries[name] = entry
     for problem in _check(entries, config, folder):
         raise CheckpointError(problem)
-    return Checkpoint(config, StoredTensors(folder, {name: entries[name] for name in config.shapes()}))
+    return Checkpoint(
+        config, StoredTensors(folder, {name: entries[name] for name in config.shapes()})
+    )
 
 
 def to_bfloat16(x: Float32) -> NDArray[np.uint16]:
     """The bfloat16 bit patterns nearest to finite float32 values, halves to even."""
     bits = x.view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    return (
+        (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    ).astype(np.uint16)
 
 
 def config_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """The content of a published `config.json` for this model."""
     return {
-        "architectures": ["HGRNBitForCausalLM"], "attn_mode": "fused_recurrent", "bos_token_id": config.bos_token_id,
-        "conv_size": 4, "eos_token_id": config.eos_token_id, "expand_ratio": config.expand_ratio,
-        "fuse_cross_entropy": True, "hidden_act": "swish", "hidden_ratio": 4, "hidden_size": config.hidden_size,
-        "initializer_range": 0.02, "intermediate_size": config.intermediate_size, "max_position_embeddings": 2048,
-        "model_type": "hgrn_bit", "num_heads": config.num_heads, "num_hidden_layers": config.num_hidden_layers,
-        "rms_norm_eps": config.rms_norm_eps, "share_conv_kernel": True,
-        "tie_word_embeddings": config.tie_word_embeddings, "torch_dtype": dtype, "use_cache": True,
-        "use_lower_bound": config.use_lower_bound, "use_short_conv": False, "vocab_size": config.vocab_size,
-    }  # fmt: skip
+        "architectures": ["HGRNBitForCausalLM"],
+        "attn_mode": "fused_recurrent",
+        "bos_token_id": config.bos_token_id,
+        "conv_size": 4,
+        "eos_token_id": config.eos_token_id,
+        "expand_ratio": config.expand_ratio,
+        "fuse_cross_entropy": True,
+        "hidden_act": "swish",
+        "hidden_ratio": 4,
+        "hidden_size": config.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": 2048,
+        "model_type": "hgrn_bit",
+        "num_heads": config.num_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "rms_norm_eps": config.rms_norm_eps,
+        "share_conv_kernel": True,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "use_lower_bound": config.use_lower_bound,
+        "use_short_conv": False,
+        "vocab_size": config.vocab_size,
+    }
 
 
 def _safetensors(tensors: Mapping[str, Float32], dtype: str) -> bytes:
     kept = {
-        name: to_bfloat16(np.ascontiguousarray(value)) if dtype == "bfloat16" else np.ascontiguousarray(value)
+        name: to_bfloat16(np.ascontiguousarray(value))
+        if dtype == "bfloat16"
+        else np.ascontiguousarray(value)
         for name, value in tensors.items()
     }  # the specs below hold addresses, so these arrays must outlive them
     specs = {
-        name: safetensors.TensorSpec(dtype=dtype, shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
+        name: safetensors.TensorSpec(
+            dtype=dtype, shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes
+        )
         for name, a in kept.items()
     }
     return bytes(safetensors.serialize(specs, {"format": "pt"}))
 
 
 def write(folder: Path, checkpoint: Checkpoint, dtype: str = "bfloat16") -> None:
-    """Write a checkpoint in the published format, bfloat16 or float32; each file appears whole or not at all."""
+    """Write a checkpoint in the published format, bfloat16 or float32; each file appears whole or
+    not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         config = json.dumps(config_json(checkpoint.config, dtype), indent=2, sort_keys=True)

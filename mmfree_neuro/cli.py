@@ -1,7 +1,7 @@
 """The command line: parses, prints and exits; everything else is in `pipeline`.
 
-Exit status 0: it worked.  2: the input was wrong, and one line says who, what it is and what it must be.  1: the run
-was interrupted or died, or there is a bug of ours.
+Exit status 0: it worked.  2: the input was wrong, and one line says who, what it is and what it
+must be.  1: the run was interrupted or died, or there is a bug of ours.
 """
 
 import argparse
@@ -46,7 +46,9 @@ class Bars:
         """Move the bar of a phase."""
         bar = self.bars.get(phase)
         if bar is None:
-            bar = self.bars[phase] = tqdm(total=total, initial=done, desc=phase, unit="token", disable=None)
+            bar = self.bars[phase] = tqdm(
+                total=total, initial=done, desc=phase, unit="token", disable=None
+            )
         bar.update(done - bar.n)
 
     def close(self) -> None:
@@ -66,8 +68,12 @@ def _show(content: dict[str, Any], text: str, as_json: bool) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Turn a checkpoint into a graph of integers."""
-    graph = pipeline.convert(options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, _say)
-    text = f"wrote {options.output}: {describe.graph_line(graph)}\n{describe.quality(graph.quality)}"
+    graph = pipeline.convert(
+        options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, _say
+    )
+    text = (
+        f"wrote {options.output}: {describe.graph_line(graph)}\n{describe.quality(graph.quality)}"
+    )
     content = {"scheme": graph.scheme, "nodes": len(graph.nodes), "quality": graph.quality}
     _show({"graph": str(options.output), **content}, text, options.json)
 
@@ -75,12 +81,21 @@ def convert(options: argparse.Namespace) -> None:
 def map_(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
     wish = planning.Wish(
-        _placer(options), options.chips, options.cores, options.spread,
-        options.head_on_host, options.weight_bits, not options.rows_only, options.refine, options.seed,
-    )  # fmt: skip
+        _placer(options),
+        options.chips,
+        options.cores,
+        options.spread,
+        options.head_on_host,
+        options.weight_bits,
+        not options.rows_only,
+        options.refine,
+        options.seed,
+    )
     graph, stored = planning.map_graph(options.graph, options.system, options.output, wish)
     bounds = planning.bounds(graph, stored.mapping, stored.system, options.cores)
-    text = f"wrote {options.output}\n{describe.mapping(graph, stored.mapping, stored.system, bounds)}"
+    text = (
+        f"wrote {options.output}\n{describe.mapping(graph, stored.mapping, stored.system, bounds)}"
+    )
     content = describe.mapping_content(graph, stored.mapping, stored.system, bounds)
     _show({"mapping": str(options.output), **content}, text, options.json)
 
@@ -96,24 +111,34 @@ def _placer(options: argparse.Namespace) -> str:
 
 def explore_(options: argparse.Namespace) -> None:
     """Map a graph in many ways and show which no other beats."""
-    chips = [None if text == "fewest" else _number(text, "chips") for text in options.chips.split(",")]
+    chips = [
+        None if text == "fewest" else _number(text, "chips") for text in options.chips.split(",")
+    ]
     bits = [_number(text, "weight bits") for text in options.weight_bits.split(",")]
     copies = [_number(text, "copies") for text in options.copies.split(",")]
-    known_names = {"split": (options.splits, explore.SPLITS), "placer": (options.placers, planning.PLACERS)}
+    known_names = {
+        "split": (options.splits, explore.SPLITS),
+        "placer": (options.placers, planning.PLACERS),
+    }
     for what, (names, known) in known_names.items():
         for name in names.split(","):
             if name not in known:
                 raise InputError(f"{what} {name!r} is not known, must be one of {', '.join(known)}")
     choices = [
         explore.Choice(placer, count, split, width, options.head_on_host, copy)
-        for width in bits for split in options.splits.split(",") for placer in options.placers.split(",")
-        for count in chips for copy in copies
+        for width in bits
+        for split in options.splits.split(",")
+        for placer in options.placers.split(",")
+        for count in chips
+        for copy in copies
         if placer != "block-per-chip" or count == chips[0]
-    ]  # fmt: skip
+    ]
     choices = [replace(c, chips=None) if c.placer == "block-per-chip" else c for c in choices]
     found, failed = planning.explore(options.graph, options.system, choices, _say)
     if not found:
-        raise InputError(f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}")
+        raise InputError(
+            f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}"
+        )
     content = explore.content(found, failed)
     text = explore.table(found, failed)
     if options.picture is not None:
@@ -139,14 +164,24 @@ def simulate(options: argparse.Namespace) -> None:
     bars = Bars()
     try:
         run = pipeline.simulate(
-            options.mapping, options.prompt,
-            lambda tokens: Job(tokens, options.new_tokens, sampling), options.engine,
-            options.output, bars.report, save_every=options.save_every, resume=options.resume,
+            options.mapping,
+            options.prompt,
+            lambda tokens: Job(tokens, options.new_tokens, sampling),
+            options.engine,
+            options.output,
+            bars.report,
+            save_every=options.save_every,
+            resume=options.resume,
             placement=_placement(options.placement),
-        )  # fmt: skip
+        )
     finally:
         bars.close()
-    content = {"run": str(options.output), "engine": run.engine, "text": run.text, "seconds": run.seconds}
+    content = {
+        "run": str(options.output),
+        "engine": run.engine,
+        "text": run.text,
+        "seconds": run.seconds,
+    }
     _show(content, f"{run.prompt}{run.text}\n\n{describe.speed(run)}", options.json)
 
 
@@ -175,7 +210,9 @@ def logits(options: argparse.Namespace) -> None:
             raise InputError("--raw writes integers, which the float engine does not have")
         found, chosen = pipeline.float_result(options.source, tokens, options.new_tokens)
     else:
-        graph, mapping = pipeline.load_source(options.source, scheme_named(options.scheme), options.calibrate)
+        graph, mapping = pipeline.load_source(
+            options.source, scheme_named(options.scheme), options.calibrate
+        )
         bars = Bars()
         try:
             engine = pipeline.engine_named(options.engine, _placement(options.placement))
@@ -209,31 +246,54 @@ def train(options: argparse.Namespace) -> None:
         raise InputError("the gate width and the seconds must not be negative")
     text = corpus.load(options.corpus if options.text is None else str(options.text))
     config = ModelConfig(
-        vocab_size=256, hidden_size=options.hidden, num_hidden_layers=options.layers, bos_token_id=0, eos_token_id=0,
+        vocab_size=256,
+        hidden_size=options.hidden,
+        num_hidden_layers=options.layers,
+        bos_token_id=0,
+        eos_token_id=0,
         intermediate_size=options.intermediate or default_intermediate_size(options.hidden, 4),
-    )  # fmt: skip
-    recipe = training.Recipe(options.steps, options.batch, options.window, options.learning_rate, seed=options.seed)
+    )
+    recipe = training.Recipe(
+        options.steps, options.batch, options.window, options.learning_rate, seed=options.seed
+    )
 
     def tell(p: training.Progress) -> None:
         if not options.json:
             print(
-                f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  {p.bytes_per_second / 1e3:.1f} kB/s",
+                f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  "
+                f"{p.bytes_per_second / 1e3:.1f} kB/s",
                 flush=True,
             )
 
     outcome = training.train(
-        config, text, recipe, options.output, resume=options.resume, max_seconds=options.max_seconds, report=tell
+        config,
+        text,
+        recipe,
+        options.output,
+        resume=options.resume,
+        max_seconds=options.max_seconds,
+        report=tell,
     )
     state = "finished" if outcome.finished else "stopped; --resume goes on"
-    line = f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per byte on held-out {text.description}"
-    _show({"checkpoint": str(options.output), "corpus": text.description, **asdict(outcome)}, line, options.json)
+    line = (
+        f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per byte on "
+        f"held-out {text.description}"
+    )
+    _show(
+        {"checkpoint": str(options.output), "corpus": text.description, **asdict(outcome)},
+        line,
+        options.json,
+    )
 
 
 def bench(options: argparse.Namespace) -> None:
-    """Measure speed, energy and memory on this machine's GPU; a result that is wrong is not measured."""
+    """Measure speed, energy and memory on this machine's GPU; a result that is wrong is not
+    measured."""
     from mmfree_kernels.bench import record
 
-    point = {name: getattr(options, name) for name in ("model", "mode", "batch", "length", "embedding")}
+    point = {
+        name: getattr(options, name) for name in ("model", "mode", "batch", "length", "embedding")
+    }
     point["implementation"] = options.baseline or options.impl or "fast"
     row = pipeline.bench_gpu(point, options.seconds, options.output)
     if options.output is not None:
@@ -252,8 +312,13 @@ def systems(options: argparse.Namespace) -> None:
         _show(asdict(spec), describe.system(spec), options.json)
         return
     specs = [load_system(name) for name in system_names()]
-    content = {spec.name: {"chips": int(spec.chips.central), "description": spec.description} for spec in specs}
-    lines = [f"{spec.name:16s} {int(spec.chips.central):5d} chips  {spec.description}" for spec in specs]
+    content = {
+        spec.name: {"chips": int(spec.chips.central), "description": spec.description}
+        for spec in specs
+    }
+    lines = [
+        f"{spec.name:16s} {int(spec.chips.central):5d} chips  {spec.description}" for spec in specs
+    ]
     _show(content, "\n".join(lines), options.json)
 
 
@@ -277,14 +342,28 @@ def demo(options: argparse.Namespace) -> None:
     steps = [
         ["convert", str(checkpoint), "-o", str(graph), "--scheme", options.scheme],
         ["map", str(graph), "--system", "kapoho-point", "--chips", "8", "-o", str(mapping)],
-        ["simulate", str(mapping), "--prompt", options.prompt, "--new-tokens", str(options.new_tokens),
-         "--engine", "lava", "--temperature", "0.5", "-o", str(run)],
+        [
+            "simulate",
+            str(mapping),
+            "--prompt",
+            options.prompt,
+            "--new-tokens",
+            str(options.new_tokens),
+            "--engine",
+            "lava",
+            "--temperature",
+            "0.5",
+            "-o",
+            str(run),
+        ],
         ["report", str(run), "-o", str(folder / "report.md")],
         ["report", str(run), "-o", str(options.report)],
-    ]  # fmt: skip
+    ]
     for step in steps:
         print(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}", flush=True)
-        status = subprocess.run([sys.executable, "-m", "mmfree_neuro.cli", *step], check=False).returncode
+        status = subprocess.run(
+            [sys.executable, "-m", "mmfree_neuro.cli", *step], check=False
+        ).returncode
         if status:
             raise SystemExit(status)
         print(flush=True)
@@ -302,8 +381,11 @@ def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], example: str
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=(run.__doc__ or "").rstrip("."), description=run.__doc__, epilog=f"example: mmfree-neuro {example}",
-    )  # fmt: skip
+        name,
+        help=(run.__doc__ or "").rstrip("."),
+        description=run.__doc__,
+        epilog=f"example: mmfree-neuro {example}",
+    )
     parser.set_defaults(command=run)
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     return parser
@@ -311,15 +393,29 @@ def _command(
 
 def _calibration(parser: argparse.ArgumentParser) -> None:
     _option(
-        parser, "--scheme", default="a16", help=f"how to make integers: {' or '.join(sorted(SCHEMES))} (default a16)"
+        parser,
+        "--scheme",
+        default="a16",
+        help=f"how to make integers: {' or '.join(sorted(SCHEMES))} (default a16)",
     )
-    _option(parser, "--calibrate", default="stdlib", metavar="FILE",
-            help="text, folder of Python sources, or .npy of token ids to calibrate on (default stdlib)")  # fmt: skip
+    _option(
+        parser,
+        "--calibrate",
+        default="stdlib",
+        metavar="FILE",
+        help=(
+            "text, folder of Python sources, or .npy of token ids to calibrate on (default stdlib)"
+        ),
+    )
 
 
 def _placing(parser: argparse.ArgumentParser) -> None:
-    _option(parser, "--placement", metavar="RANKS",
-            help="with --engine mpi, under mpiexec: the rank of each chip in use, as 0,0,1")  # fmt: skip
+    _option(
+        parser,
+        "--placement",
+        metavar="RANKS",
+        help="with --engine mpi, under mpiexec: the rank of each chip in use, as 0,0,1",
+    )
 
 
 def _add_flow(commands: Any) -> None:
@@ -329,7 +425,9 @@ def _add_flow(commands: Any) -> None:
     _option(p, "-o", "--output", type=Path, required=True, help="graph file to write")
     _calibration(p)
 
-    p = _command(commands, "map", map_, "map model.graph --system alia-point --block-per-chip -o model.map")
+    p = _command(
+        commands, "map", map_, "map model.graph --system alia-point --block-per-chip -o model.map"
+    )
     _option(p, "graph", type=Path, help="graph file")
     _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     _option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
@@ -337,87 +435,256 @@ def _add_flow(commands: Any) -> None:
     _option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
     _option(p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)")
     _option(p, "--cores", type=int, help="use at most this many cores of a chip (default: all)")
-    _option(p, "--spread", action="store_true",
-            help="every node of a chip over all of its cores: faster generation, more messages")  # fmt: skip
-    _option(p, "--rows-only", action="store_true",
-            help="divide no sum by columns, even where that saves messages between chips")  # fmt: skip
-    _option(p, "--refine", action="store_true", help="swap cores on their chips while that saves hops")
-    _option(p, "--head-on-host", action="store_true", help="leave the head and its norm to the host, as published")
-    _option(p, "--weight-bits", type=int, help="what a stored weight takes (default: as the chip's description says)")
+    _option(
+        p,
+        "--spread",
+        action="store_true",
+        help="every node of a chip over all of its cores: faster generation, more messages",
+    )
+    _option(
+        p,
+        "--rows-only",
+        action="store_true",
+        help="divide no sum by columns, even where that saves messages between chips",
+    )
+    _option(
+        p, "--refine", action="store_true", help="swap cores on their chips while that saves hops"
+    )
+    _option(
+        p,
+        "--head-on-host",
+        action="store_true",
+        help="leave the head and its norm to the host, as published",
+    )
+    _option(
+        p,
+        "--weight-bits",
+        type=int,
+        help="what a stored weight takes (default: as the chip's description says)",
+    )
     _option(p, "--seed", type=int, default=0, help="seed of placers that draw (default 0)")
 
-    p = _command(commands, "explore", explore_, "explore model.graph --system alia-point-32 --chips fewest,24,32")
+    p = _command(
+        commands,
+        "explore",
+        explore_,
+        "explore model.graph --system alia-point-32 --chips fewest,24,32",
+    )
     _option(p, "graph", type=Path, help="graph file")
     _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
-    _option(p, "--chips", default="fewest", help="numbers of chips, as fewest,8,24 (default fewest)")
-    _option(p, "--weight-bits", default="2", help="what a stored weight takes, as 2,8: changes what fits (default 2)")
-    _option(p, "--splits", default="columns,spread",
-            help="rows; columns (sums are divided too where it saves messages); spread (every node over all cores of "
-                 "its chip) (default columns,spread)")  # fmt: skip
-    _option(p, "--placers", default="chain,block-per-chip", help="as chain,balanced (default chain,block-per-chip)")
-    _option(p, "--copies", default="1",
-            help="copies of the model, each with a sequence of its own; all share one barrier (default 1)")  # fmt: skip
-    _option(p, "--head-on-host", action="store_true", help="leave the head and its norm to the host, as published")
+    _option(
+        p, "--chips", default="fewest", help="numbers of chips, as fewest,8,24 (default fewest)"
+    )
+    _option(
+        p,
+        "--weight-bits",
+        default="2",
+        help="what a stored weight takes, as 2,8: changes what fits (default 2)",
+    )
+    _option(
+        p,
+        "--splits",
+        default="columns,spread",
+        help="rows; columns (sums are divided too where it saves messages); "
+        "spread (every node over all cores of "
+        "its chip) (default columns,spread)",
+    )
+    _option(
+        p,
+        "--placers",
+        default="chain,block-per-chip",
+        help="as chain,balanced (default chain,block-per-chip)",
+    )
+    _option(
+        p,
+        "--copies",
+        default="1",
+        help=(
+            "copies of the model, each with a sequence of its own; all share one barrier "
+            "(default 1)"
+        ),
+    )
+    _option(
+        p,
+        "--head-on-host",
+        action="store_true",
+        help="leave the head and its norm to the host, as published",
+    )
     _option(p, "-o", "--output", type=Path, help="write all points as JSON")
     _option(p, "--picture", type=Path, help="draw the fronts as PNG")
 
-    p = _command(commands, "simulate", simulate, 'simulate model.map --prompt "import os" --new-tokens 64 -o run')
+    p = _command(
+        commands,
+        "simulate",
+        simulate,
+        'simulate model.map --prompt "import os" --new-tokens 64 -o run',
+    )
     _option(p, "mapping", type=Path, help="mapping file")
     _option(p, "--prompt", required=True, help="text to continue")
-    _option(p, "--new-tokens", type=int, default=64, help="how many tokens to generate (default 64)")
+    _option(
+        p, "--new-tokens", type=int, default=64, help="how many tokens to generate (default 64)"
+    )
     _option(p, "--engine", default="lava", help=f"{', '.join(pipeline.ENGINES)} (default lava)")
-    _option(p, "--temperature", type=float, default=0.0, help="0 is greedy (default); higher is more random")
+    _option(
+        p,
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 is greedy (default); higher is more random",
+    )
     _option(p, "--seed", type=int, default=0, help="seed of the draws (default 0)")
     _placing(p)
-    _option(p, "--save-every", type=int, default=256, metavar="N",
-            help="write the state of the run to its folder every N tokens (default 256, 0 never)")  # fmt: skip
-    _option(p, "--resume", action="store_true", help="go on from the state in the run's folder, on any engine")
+    _option(
+        p,
+        "--save-every",
+        type=int,
+        default=256,
+        metavar="N",
+        help="write the state of the run to its folder every N tokens (default 256, 0 never)",
+    )
+    _option(
+        p,
+        "--resume",
+        action="store_true",
+        help="go on from the state in the run's folder, on any engine",
+    )
     _option(p, "-o", "--output", type=Path, required=True, help="folder to write the run to")
 
     p = _command(commands, "report", report_, "report run -o report.html")
     _option(p, "run", type=Path, metavar="RUN", help="folder that simulate wrote")
-    _option(p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json")
-    _option(p, "--gpu-rows", type=Path, action="append", default=[], metavar="FILE", help="more rows of bench gpu")
+    _option(
+        p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json"
+    )
+    _option(
+        p,
+        "--gpu-rows",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="more rows of bench gpu",
+    )
 
 
 def _add_tools(commands: Any) -> None:
     """Everything else."""
-    p = _command(commands, "logits", logits, "logits CHECKPOINT --engine float --tokens ids.npy -o logits.npy")
+    p = _command(
+        commands,
+        "logits",
+        logits,
+        "logits CHECKPOINT --engine float --tokens ids.npy -o logits.npy",
+    )
     _option(p, "source", type=Path, help="checkpoint folder, graph file or mapping file (.map)")
-    _option(p, "--tokens", type=Path, required=True, help=".npy of token ids [batch, time]; each row from a zero state")
-    _option(p, "-o", "--output", type=Path, required=True, help="float64 logits [batch, time, vocabulary] to write")
-    _option(p, "--engine", default="float", help=f"float, {', '.join(pipeline.ENGINES)} (default float)")
+    _option(
+        p,
+        "--tokens",
+        type=Path,
+        required=True,
+        help=".npy of token ids [batch, time]; each row from a zero state",
+    )
+    _option(
+        p,
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="float64 logits [batch, time, vocabulary] to write",
+    )
+    _option(
+        p, "--engine", default="float", help=f"float, {', '.join(pipeline.ENGINES)} (default float)"
+    )
     _placing(p)
     _option(p, "--raw", action="store_true", help="write the integer logits themselves")
-    _option(p, "--nats", type=Path, metavar="FILE", help="also write nats per predicted token [batch, time - 1]")
-    _option(p, "--new-tokens", type=int, default=0, help="also continue every row greedily by this many tokens")
-    _option(p, "--chosen", type=Path, metavar="FILE", help="write that continuation [batch, new tokens]")
+    _option(
+        p,
+        "--nats",
+        type=Path,
+        metavar="FILE",
+        help="also write nats per predicted token [batch, time - 1]",
+    )
+    _option(
+        p,
+        "--new-tokens",
+        type=int,
+        default=0,
+        help="also continue every row greedily by this many tokens",
+    )
+    _option(
+        p, "--chosen", type=Path, metavar="FILE", help="write that continuation [batch, new tokens]"
+    )
     _calibration(p)
 
     p = _command(commands, "train", train, "train --corpus stdlib -o checkpoint --steps 2000")
     _option(p, "-o", "--output", type=Path, required=True, help="checkpoint folder to write")
-    _option(p, "--corpus", default="stdlib", help="stdlib (Python's library, default) or a folder of Python sources")
+    _option(
+        p,
+        "--corpus",
+        default="stdlib",
+        help="stdlib (Python's library, default) or a folder of Python sources",
+    )
     _option(p, "--text", type=Path, help="train on the bytes of this file instead")
-    for name, value, text in (("hidden", 256, "hidden size"), ("layers", 6, "blocks"),
-                              ("intermediate", 0, "gate width"),
-                              ("steps", 2000, "optimiser steps"), ("batch", 64, "windows a step"),
-                              ("window", 512, "bytes a window"), ("seed", 0, "seed")):  # fmt: skip
-        _option(p, f"--{name}", type=int, default=value, help=f"{text} (default {value or 'as published'})")
-    _option(p, "--learning-rate", type=float, default=4e-3, help="peak of the cosine (default 4e-3)")
+    for name, value, text in (
+        ("hidden", 256, "hidden size"),
+        ("layers", 6, "blocks"),
+        ("intermediate", 0, "gate width"),
+        ("steps", 2000, "optimiser steps"),
+        ("batch", 64, "windows a step"),
+        ("window", 512, "bytes a window"),
+        ("seed", 0, "seed"),
+    ):
+        _option(
+            p,
+            f"--{name}",
+            type=int,
+            default=value,
+            help=f"{text} (default {value or 'as published'})",
+        )
+    _option(
+        p, "--learning-rate", type=float, default=4e-3, help="peak of the cosine (default 4e-3)"
+    )
     _option(p, "--max-seconds", type=float, default=float("inf"), help="stop early, resumable")
     _option(p, "--resume", action="store_true", help="go on with the run in the output folder")
 
-    p = _command(commands, "bench", bench, "bench gpu --model 370m --mode generate --batch 64 -o rows.json")
+    p = _command(
+        commands, "bench", bench, "bench gpu --model 370m --mode generate --batch 64 -o rows.json"
+    )
     _option(p, "where", choices=["gpu"], help="gpu: the one that torch finds")
-    _option(p, "--model", required=True, help="370m, 1.3b, 2.7b or 13b with random weights, or a checkpoint folder")
+    _option(
+        p,
+        "--model",
+        required=True,
+        help="370m, 1.3b, 2.7b or 13b with random weights, or a checkpoint folder",
+    )
     _option(p, "--mode", required=True, help="generate, prefill or train")
     _option(p, "--batch", type=int, help="sequences (default 1, for training 8)")
-    _option(p, "--length", type=int, help="tokens of a sequence (default 2048, for generation 512 before it)")
+    _option(
+        p,
+        "--length",
+        type=int,
+        help="tokens of a sequence (default 2048, for generation 512 before it)",
+    )
     one = p.add_mutually_exclusive_group()
-    one.add_argument("--impl", choices=["fast", "naive"], help="this project's kernels (default) or plain torch")
-    one.add_argument("--baseline", choices=["transformer"], help="measure a Transformer++ of the same shape instead")
-    _option(p, "--embedding", default="int8", help="int8 (default) or bfloat16, for fast generation and prefill")
-    _option(p, "--seconds", type=float, default=2.0, help="measure at least so long (default 2, the least)")
+    one.add_argument(
+        "--impl", choices=["fast", "naive"], help="this project's kernels (default) or plain torch"
+    )
+    one.add_argument(
+        "--baseline",
+        choices=["transformer"],
+        help="measure a Transformer++ of the same shape instead",
+    )
+    _option(
+        p,
+        "--embedding",
+        default="int8",
+        help="int8 (default) or bfloat16, for fast generation and prefill",
+    )
+    _option(
+        p,
+        "--seconds",
+        type=float,
+        default=2.0,
+        help="measure at least so long (default 2, the least)",
+    )
     _option(p, "-o", "--output", type=Path, help="JSON file to add the row to")
 
     p = _command(commands, "systems", systems, "systems kapoho-point")
@@ -425,25 +692,53 @@ def _add_tools(commands: Any) -> None:
 
     p = _command(commands, "inspect", inspect, "inspect model.graph")
     _option(p, "path", type=Path, help="checkpoint folder, graph file, mapping file or run folder")
-    _option(p, "--codes", type=Path, metavar="FILE", help="write a checkpoint's ternary codes as .npz")
+    _option(
+        p, "--codes", type=Path, metavar="FILE", help="write a checkpoint's ternary codes as .npz"
+    )
 
     p = _command(commands, "demo", demo, "demo")
-    _option(p, "--checkpoint", type=Path, default=DEMO_CHECKPOINT, help="checkpoint to show (default: the one shipped)")
+    _option(
+        p,
+        "--checkpoint",
+        type=Path,
+        default=DEMO_CHECKPOINT,
+        help="checkpoint to show (default: the one shipped)",
+    )
     _option(p, "--prompt", default=DEMO_PROMPT, help="text to continue")
-    _option(p, "--new-tokens", type=int, default=160, help="how many tokens to generate (default 160)")
+    _option(
+        p, "--new-tokens", type=int, default=160, help="how many tokens to generate (default 160)"
+    )
     _option(p, "--scheme", default="a16", help="a16 (default) or a8")
     _option(
-        p, "-o", "--output", type=Path, default=Path("demo"), help="folder for the intermediate files (default demo)"
+        p,
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        help="folder for the intermediate files (default demo)",
     )
-    _option(p, "--report", type=Path, default=Path("report.html"), help="report to write (default report.html)")
+    _option(
+        p,
+        "--report",
+        type=Path,
+        default=Path("report.html"),
+        help="report to write (default report.html)",
+    )
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="mmfree-neuro", description=(
-        "Deploys a MatMul-free language model on a Loihi-2-style multi-chip system: integers, mapping, message-driven "
-        "simulation, and estimates of speed and energy with their sources."))  # fmt: skip
+    parser = Parser(
+        prog="mmfree-neuro",
+        description=(
+            "Deploys a MatMul-free language model on a Loihi-2-style multi-chip system: "
+            "integers, mapping, message-driven "
+            "simulation, and estimates of speed and energy with their sources."
+        ),
+    )
     parser.add_argument(
-        "--version", action="version", version=f"mmfree-neuro {pipeline.versions().get('mmfree-neuro', '?')}"
+        "--version",
+        action="version",
+        version=f"mmfree-neuro {pipeline.versions().get('mmfree-neuro', '?')}",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 

@@ -1,7 +1,9 @@
-"""Energy from counts: each operation times what the chip's data file says it takes, and static power times time.
+"""Energy from counts: each operation times what the chip's data file says it takes, and static
+power times time.
 
-Ranges are carried through: the low figure takes every constant at its low end (and the shortest time), the high figure
-every constant at its high end.  Two sums stand side by side: that of the chips alone, and that of the whole system.
+Ranges are carried through: the low figure takes every constant at its low end (and the shortest
+time), the high figure every constant at its high end.  Two sums stand side by side: that of the
+chips alone, and that of the whole system.
 """
 
 from collections import Counter
@@ -34,14 +36,19 @@ class Energy:
 
     parts: tuple[Part, ...]
     chip_millijoule_per_token: Span
-    """The calibration *chip*: what the chips in use draw, as the published one-chip figures count it."""
+    """The calibration *chip*: what the chips in use draw, as the published one-chip figures count
+    it."""
     millijoule_per_token: Span
     """The calibration *system*: board and host as well."""
 
 
 def on_chips(mapping: Mapping, counts: Ints) -> int:
     """The sum of counts of shards, without those of the host."""
-    return sum(count for count, place in zip(counts.tolist(), mapping.locations, strict=True) if place.chip != HOST)
+    return sum(
+        count
+        for count, place in zip(counts.tolist(), mapping.locations, strict=True)
+        if place.chip != HOST
+    )
 
 
 def instructions(mapping: Mapping, summary: GraphSummary, activity: Activity) -> Counter[str]:
@@ -56,20 +63,30 @@ def instructions(mapping: Mapping, summary: GraphSummary, activity: Activity) ->
 
 
 def _part(name: str, operations: float, each: Quantity, unit_to_mj: Span) -> Part:
-    span = Span(*(operations * getattr(each, bound) * getattr(unit_to_mj, bound) for bound in BOUNDS))
+    span = Span(
+        *(operations * getattr(each, bound) * getattr(unit_to_mj, bound) for bound in BOUNDS)
+    )
     return Part(name, operations, span, each.source)
 
 
 def _power(name: str, count: float, watts: Quantity, timing: Timing) -> Part:
     seconds = timing.seconds_per_token
-    span = Span(*(count * getattr(watts, bound) * getattr(seconds, bound) * 1e3 for bound in BOUNDS))
+    span = Span(
+        *(count * getattr(watts, bound) * getattr(seconds, bound) * 1e3 for bound in BOUNDS)
+    )
     return Part(name, count, span, watts.source)
 
 
 def energy(
-    mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec, timing: Timing, found: Ways,
-    *, copies: int = 1,
-) -> Energy:  # fmt: skip
+    mapping: Mapping,
+    summary: GraphSummary,
+    activity: Activity,
+    system: SystemSpec,
+    timing: Timing,
+    found: Ways,
+    *,
+    copies: int = 1,
+) -> Energy:
     """The energy of a token on average over a phase, whose timing has been estimated.
 
     Where `copies` of the model work on sequences of their own, they share the board and the host.
@@ -79,7 +96,12 @@ def energy(
     alone = chip.fall_through_energy_ratio
     picojoule = Span(*(PJ_TO_MJ * (getattr(alone, b) if timing.alone else 1.0) for b in BOUNDS))
     parts = (
-        _part("synaptic operations", on_chips(mapping, activity.synops) / tokens, chip.energy_per_synop_pj, picojoule),
+        _part(
+            "synaptic operations",
+            on_chips(mapping, activity.synops) / tokens,
+            chip.energy_per_synop_pj,
+            picojoule,
+        ),
         _part("neuron instructions", issued / tokens, chip.energy_per_instruction_pj, picojoule),
         _part("messages", moved.messages / tokens, chip.energy_per_message_pj, picojoule),
         _part("mesh hops", moved.hops / tokens, chip.energy_per_hop_pj, picojoule),
@@ -95,4 +117,6 @@ def energy(
 
 
 def _sum(parts: tuple[Part, ...]) -> Span:
-    return Span(*(sum(getattr(part.millijoule_per_token, bound) for part in parts) for bound in BOUNDS))
+    return Span(
+        *(sum(getattr(part.millijoule_per_token, bound) for part in parts) for bound in BOUNDS)
+    )

@@ -1,4 +1,5 @@
-"""Checkpoints, graphs, mappings, systems and runs as text for people, and the same as plain content for machines."""
+"""Checkpoints, graphs, mappings, systems and runs as text for people, and the same as plain content
+for machines."""
 
 import math
 import zipfile
@@ -30,12 +31,19 @@ FindBounds = Callable[[Graph, Mapping, SystemSpec, int | None], Bounds]
 
 def codes(checkpoint: Checkpoint) -> Iterator[tuple[str, Codes]]:
     """Name and ternary codes of every matrix of a checkpoint, one after another."""
-    return ((name, ternarise(checkpoint.tensors[name])[0]) for name in checkpoint.tensors if is_ternary(name))
+    return (
+        (name, ternarise(checkpoint.tensors[name])[0])
+        for name in checkpoint.tensors
+        if is_ternary(name)
+    )
 
 
 def write_codes(checkpoint: Checkpoint, path: Path) -> None:
     """Write the ternary codes of a checkpoint as an `.npz` file, one matrix in memory at a time."""
-    with storage.whole_file(path) as scratch, zipfile.ZipFile(scratch, "w", allowZip64=True) as archive:
+    with (
+        storage.whole_file(path) as scratch,
+        zipfile.ZipFile(scratch, "w", allowZip64=True) as archive,
+    ):
         for name, matrix in codes(checkpoint):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.save(member, matrix, allow_pickle=False)
@@ -43,9 +51,17 @@ def write_codes(checkpoint: Checkpoint, path: Path) -> None:
 
 def graph_line(graph: Graph) -> str:
     """A graph in one line."""
-    synapses = sum(entry.matrix.size for node in graph.nodes for entry in node.inputs if entry.matrix is not None)
+    synapses = sum(
+        entry.matrix.size
+        for node in graph.nodes
+        for entry in node.inputs
+        if entry.matrix is not None
+    )
     neurons = sum(node.size for node in graph.nodes)
-    size = f"{graph.blocks} blocks, {len(graph.nodes)} nodes, {neurons} neurons, {synapses} ternary weights"
+    size = (
+        f"{graph.blocks} blocks, {len(graph.nodes)} nodes, {neurons} neurons, {synapses} "
+        "ternary weights"
+    )
     return f"{graph.name}, scheme {graph.scheme}: {size}"
 
 
@@ -54,7 +70,8 @@ def quality(measured: dict[str, float]) -> str:
     if not measured:
         return "quality was not measured"
     return (
-        f"float {measured['float_nats']:.4f}, integers {measured['integer_nats']:.4f} nats per token "
+        f"float {measured['float_nats']:.4f}, integers {measured['integer_nats']:.4f} nats per "
+        "token "
         f"(perplexity ratio {measured['perplexity_ratio']:.5f}), greedy token equal in "
         f"{100 * measured['greedy_agreement']:.2f} % "
         f"of {int(measured['tokens'])} tokens"
@@ -62,16 +79,21 @@ def quality(measured: dict[str, float]) -> str:
 
 
 def graph_text(graph: Graph) -> str:
-    """A graph, a node a line: neurons, inputs, outputs with their formats, instructions of a neuron for one token."""
+    """A graph, a node a line: neurons, inputs, outputs with their formats, instructions of a neuron
+    for one token."""
     summary = {node.name: node for node in summarise(graph).nodes}
     lines = [graph_line(graph), quality(graph.quality), ""]
     for node in graph.nodes:
-        reads = ", ".join(f"{e.port} <- {e.how} {e.source}.{e.source_port}" for e in node.inputs) or "token"
+        reads = (
+            ", ".join(f"{e.port} <- {e.how} {e.source}.{e.source_port}" for e in node.inputs)
+            or "token"
+        )
         sends = ", ".join(f"{o.port}:{o.qtype}" for o in node.outputs)
         about = summary[node.name]
         issued = sum(about.instructions.values())
         lines.append(
-            f"step {about.step:4d}  {node.name} [{node.size} {about.kind}, {issued} instructions] {reads} -> {sends}"
+            f"step {about.step:4d}  {node.name} [{node.size} {about.kind}, {issued} "
+            f"instructions] {reads} -> {sends}"
         )
     return "\n".join(lines)
 
@@ -91,12 +113,18 @@ def mapping_content(
     """A mapping in figures, beside the `bounds` that were proved."""
     use = use_of_cores(graph, mapping, system.chip)
     return {
-        "system": system.name, "placer": mapping.placer, "chips": len(mapping.chips), "cores": len(mapping.cores),
-        "shards": sum(place.chip != HOST for place in mapping.locations), "routes": len(mapping.routes),
+        "system": system.name,
+        "placer": mapping.placer,
+        "chips": len(mapping.chips),
+        "cores": len(mapping.cores),
+        "shards": sum(place.chip != HOST for place in mapping.locations),
+        "routes": len(mapping.routes),
         "utilisation": utilisation(use, system),
         "bounds": bounds,
-        "cores_per_chip": {str(c): n for c, n in sorted(Counter(p.chip for p in mapping.cores).items())},
-    }  # fmt: skip
+        "cores_per_chip": {
+            str(c): n for c, n in sorted(Counter(p.chip for p in mapping.cores).items())
+        },
+    }
 
 
 def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -> str:
@@ -104,18 +132,23 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
     content = mapping_content(graph, mapped, system, bounds)
     lines = [
         f"{graph_line(graph)}",
-        f"{content['system']}, placer {content['placer']}: {content['shards']} shards on {content['cores']} cores of "
+        f"{content['system']}, placer {content['placer']}: {content['shards']} shards on "
+        f"{content['cores']} cores of "
         f"{content['chips']} chips, {content['routes']} routes",
     ]
     for name, row in content["utilisation"].items():
         lines.append(
-            f"  {name.replace('_', ' '):18s} most {row['max']:>8.0f}  mean {row['mean']:>10.1f}  limit "
+            f"  {name.replace('_', ' '):18s} most {row['max']:>8.0f}  mean {row['mean']:>10.1f} "
+            " limit "
             f"{row['limit']:>8.0f}"
         )
     for name, gap in bounds.items():
         ratio = "" if gap["ratio"] is None else f"  ratio {gap['ratio']:.3f}"
         least = LEAST_MESSAGES if name.startswith("messages") else "proven least"
-        lines.append(f"  {name.replace('_', ' '):24s} {gap['found']:>10.0f}  {least} {gap['least']:>10.0f}{ratio}")
+        lines.append(
+            f"  {name.replace('_', ' '):24s} {gap['found']:>10.0f}  {least} "
+            f"{gap['least']:>10.0f}{ratio}"
+        )
     return "\n".join(lines)
 
 
@@ -124,7 +157,9 @@ def mapping_text(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Boun
     held: dict[Location, list[str]] = defaultdict(list)
     for shard, place in zip(mapped.shards, mapped.locations, strict=True):
         held[place].append(f"{shard.node}[{shard.start}:{shard.stop}]")
-    cores = (f"chip {place.chip} core {place.core}: {', '.join(held[place])}" for place in mapped.cores)
+    cores = (
+        f"chip {place.chip} core {place.core}: {', '.join(held[place])}" for place in mapped.cores
+    )
     return "\n".join([mapping(graph, mapped, system, bounds), "", *cores])
 
 
@@ -156,12 +191,16 @@ def speed(run: Run) -> str:
 
 def gpu_row(row: dict[str, Any]) -> str:
     """What was measured on a GPU, in three lines."""
-    checked = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row["correctness"].items())
+    checked = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in row["correctness"].items()
+    )
     return (
         f"{row['name']}, {row['implementation']}\n"
         f"{row['mode']}, batch {row['batch']}, length {row['sequence_length']}: "
-        f"{row['tokens_per_s']:,.1f} tokens/s, {row['millijoule_per_token']:.4g} mJ/token at {row['average_w']:.0f} W "
-        f"(idle {row['idle_w']:.0f} W), peak {row['peak_allocated_bytes'] / 1e9:.3f} GB on {row['device']}\n"
+        f"{row['tokens_per_s']:,.1f} tokens/s, {row['millijoule_per_token']:.4g} mJ/token at "
+        f"{row['average_w']:.0f} W "
+        f"(idle {row['idle_w']:.0f} W), peak {row['peak_allocated_bytes'] / 1e9:.3f} GB on "
+        f"{row['device']}\n"
         f"checked {checked}"
     )
 
@@ -172,11 +211,16 @@ def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str
     lines = [f"{path}: {content['parameters']} parameters"]
     lines += [f"  {name} = {value}" for name, value in asdict(checkpoint.config).items()]
     for name, value in codes(checkpoint):
-        lines.append(f"  {name} {list(value.shape)}: {100 * (1 - np.count_nonzero(value) / value.size):.1f} % zero")
+        lines.append(
+            f"  {name} {list(value.shape)}: "
+            f"{100 * (1 - np.count_nonzero(value) / value.size):.1f} % zero"
+        )
     return content, "\n".join(lines)
 
 
-def anything(path: Path, read_checkpoint: ReadCheckpoint, bounds: FindBounds) -> tuple[dict[str, Any], str]:
+def anything(
+    path: Path, read_checkpoint: ReadCheckpoint, bounds: FindBounds
+) -> tuple[dict[str, Any], str]:
     """What a path holds: as content, and as text."""
     if (path / "run.json").is_file():
         run = storage.load_run(path)
@@ -187,17 +231,29 @@ def anything(path: Path, read_checkpoint: ReadCheckpoint, bounds: FindBounds) ->
             "seconds": run.seconds,
             "date": run.date,
         }
-        return content, f"{run.prompt}{run.text}\n\n{speed(run)}\n{run.mapping.placer} on {run.system.name}, {run.date}"
+        return (
+            content,
+            f"{run.prompt}{run.text}\n\n{speed(run)}\n{run.mapping.placer} on "
+            f"{run.system.name}, {run.date}",
+        )
     if path.is_dir():
         return _checkpoint(read_checkpoint(path), path)
     if path.suffix == ".map":
         graph, stored = storage.load_mapped(path)
-        found = graph, stored.mapping, stored.system, bounds(graph, stored.mapping, stored.system, stored.cores)
+        found = (
+            graph,
+            stored.mapping,
+            stored.system,
+            bounds(graph, stored.mapping, stored.system, stored.cores),
+        )
         return mapping_content(*found), mapping_text(*found)
     graph, digest = storage.load_graph(path, check=True)
     verify_matrices(graph)
     summary = summarise(graph)
-    return {"sha256": digest, **asdict(summary)}, f"{graph_text(graph)}\nevery array is what its checksum says"
+    return {
+        "sha256": digest,
+        **asdict(summary),
+    }, f"{graph_text(graph)}\nevery array is what its checksum says"
 
 
 def estimates(report: dict[str, Any]) -> str:
@@ -206,7 +262,11 @@ def estimates(report: dict[str, Any]) -> str:
     lines = [f"{'estimated for the chips':24s} {heads[0]:>27s} {heads[1]:>27s} {heads[2]:>27s}"]
     for name, phase in report["phases"].items():
         if phase is not None:
-            cells = (phase["tokens_per_s"], phase["chip_millijoule_per_token"], phase["millijoule_per_token"])
+            cells = (
+                phase["tokens_per_s"],
+                phase["chip_millijoule_per_token"],
+                phase["millijoule_per_token"],
+            )
             shown = [f"{c['central']:.3g} [{c['low']:.3g} … {c['high']:.3g}]" for c in cells]
             lines.append(f"{name:24s} {shown[0]:>27s} {shown[1]:>27s} {shown[2]:>27s}")
     lines += report["comparison"]["sentences"]

@@ -1,9 +1,10 @@
 """Divides sums by columns: ternary products, and the sums of squares of norms.
 
-Where one row, or its input, is too much for a core, or where a node's input is made on two chips, some neurons can add
-up the columns that lie near them.  Every range of columns but the last becomes a `PartialSum`, which adds what the one
-before it sends; the node keeps the last range and adds the last of them in its own accumulators.  So one sum a row goes
-from part to part, and all bits are those of the undivided graph.
+Where one row, or its input, is too much for a core, or where a node's input is made on two chips,
+some neurons can add up the columns that lie near them.  Every range of columns but the last becomes
+a `PartialSum`, which adds what the one before it sends; the node keeps the last range and adds the
+last of them in its own accumulators.  So one sum a row goes from part to part, and all bits are
+those of the undivided graph.
 """
 
 from dataclasses import replace
@@ -22,7 +23,8 @@ Columns = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def by_columns(graph: Graph, columns: Columns) -> Graph:
-    """The same function of tokens, bit for bit, with the sums that each named node reads cut before those columns.
+    """The same function of tokens, bit for bit, with the sums that each named node reads cut before
+    those columns.
 
     Columns are multiples of 16, in order.  Raises GraphError where a node cannot be divided so.
     """
@@ -67,7 +69,8 @@ def _check(graph: Graph, name: str, cuts: tuple[int, ...]) -> None:
     if any(a >= b for a, b in pairwise(edges)) or any(cut % TILE for cut in cuts):
         shown = ", ".join(map(str, cuts))
         raise GraphError(
-            f"{name}: divided before columns {shown}, must be multiples of {TILE} in order between 0 and {edges[-1]}"
+            f"{name}: divided before columns {shown}, must be multiples of {TILE} in order "
+            f"between 0 and {edges[-1]}"
         )
 
 
@@ -83,7 +86,9 @@ def _divided(graph: Graph, node: AnyNode, cuts: tuple[int, ...]) -> list[AnyNode
         for number, (first, stop) in enumerate(pairwise((0, *cuts)), start=1):
             part = _part(entry, first, stop)
             source = graph.node(entry.source).output(entry.source_port)
-            reach = reach + source.qtype.high * (stop - first if part.matrix is None else part.matrix.filled)
+            reach = reach + source.qtype.high * (
+                stop - first if part.matrix is None else part.matrix.filled
+            )
             bits = 1 + max(1, int(np.max(reach))).bit_length()
             unsigned = source.unsigned and part.matrix is None
             name = f"{node.name}.{entry.port}.part{number}"

@@ -1,19 +1,23 @@
 """Errors that a user can act on.
 
-Every message says who, what it is, and what it must be.  Anything that is not an `MMFreeError` is a bug of ours.
+Every message says who, what it is, and what it must be.  Anything that is not an `MMFreeError` is a
+bug of ours.
 """
 
 
 class MMFreeError(Exception):
-    """The user's input cannot be used; the command line prints the message as one line and exits with status 2."""
+    """The user's input cannot be used; the command line prints the message as one line and exits
+    with status 2."""
 
 
 class CheckpointError(MMFreeError):
-    """A checkpoint folder is missing something, has something extra, or holds values that cannot be used."""
+    """A checkpoint folder is missing something, has something extra, or holds values that cannot be
+    used."""
 
 
 class GraphError(MMFreeError):
-    """A graph of integer operations breaks a rule of `ir.verify`, or a graph file is not one of ours."""
+    """A graph of integer operations breaks a rule of `ir.verify`, or a graph file is not one of
+    ours."""
 
 
 class RangeError(MMFreeError):

@@ -1,8 +1,10 @@
-"""Many mappings of one graph under the same costs: what each gives, and which of them nothing else beats.
+"""Many mappings of one graph under the same costs: what each gives, and which of them nothing else
+beats.
 
-Counts are those of a token whose payloads are all non-zero, so nothing is run; every point can be costed in any mode.
-How wide weights are stored changes what fits, not what a synapse takes: the rows that the constants are fitted to do
-not say which width they had.  Copies of a model share the barrier of all chips in use.
+Counts are those of a token whose payloads are all non-zero, so nothing is run; every point can be
+costed in any mode. How wide weights are stored changes what fits, not what a synapse takes: the
+rows that the constants are fitted to do not say which width they had.  Copies of a model share the
+barrier of all chips in use.
 """
 
 from collections.abc import Sequence
@@ -18,13 +20,15 @@ from mmfree_neuro.timing import Span, Timing
 from mmfree_neuro.traffic import Ways, traffic, ways
 
 SPLITS = ("rows", "columns", "spread")
-"""By rows alone; and by columns where that saves messages; and every node over all cores of its chip besides."""
+"""By rows alone; and by columns where that saves messages; and every node over all cores of its
+chip besides."""
 MODES = {"prefill": timing.PREFILL, "generate": timing.GENERATION}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to map a graph: a wish, and how many copies of the model work on sequences of their own."""
+    """One way to map a graph: a wish, and how many copies of the model work on sequences of their
+    own."""
 
     placer: str
     chips: int | None
@@ -76,21 +80,35 @@ def points(
 
 
 def _point(
-    choice: Choice, phase: str, mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec,
-    times: Timing, found: Ways,
-) -> Point:  # fmt: skip
+    choice: Choice,
+    phase: str,
+    mapping: Mapping,
+    summary: GraphSummary,
+    activity: Activity,
+    system: SystemSpec,
+    times: Timing,
+    found: Ways,
+) -> Point:
     energy = cost.energy(mapping, summary, activity, system, times, found, copies=choice.copies)
     rate = times.tokens_per_s
     return Point(
-        choice, phase, times.mode, choice.copies * len(mapping.chips), choice.copies * len(mapping.cores),
+        choice,
+        phase,
+        times.mode,
+        choice.copies * len(mapping.chips),
+        choice.copies * len(mapping.cores),
         Span(rate.low * choice.copies, rate.central * choice.copies, rate.high * choice.copies),
-        energy.chip_millijoule_per_token, energy.millijoule_per_token,
-        traffic(mapping, activity, found).between_chips // activity.tokens, times.resource, times.barrier_share,
-    )  # fmt: skip
+        energy.chip_millijoule_per_token,
+        energy.millijoule_per_token,
+        traffic(mapping, activity, found).between_chips // activity.tokens,
+        times.resource,
+        times.barrier_share,
+    )
 
 
 def front(found: Sequence[Point]) -> tuple[Point, ...]:
-    """The points that no other beats: faster or as fast, with no more energy (of the system) and no more chips.
+    """The points that no other beats: faster or as fast, with no more energy (of the system) and no
+    more chips.
 
     Of points that are equal in all of these, the first.
     """
@@ -107,7 +125,8 @@ def front(found: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def content(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> dict[str, Any]:
-    """All points, each with whether it is on the front of its phase and mode, and what could not be mapped."""
+    """All points, each with whether it is on the front of its phase and mode, and what could not be
+    mapped."""
     groups = sorted({(point.phase, point.mode) for point in found})
     best = {p for group in groups for p in front([p for p in found if (p.phase, p.mode) == group])}
     return {
@@ -124,14 +143,19 @@ def table(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> str:
         best = front(here)
         lines += [
             f"{phase}, {mode}: {len(best)} of {len(here)} points that no other beats",
-            f"  {'tokens/s':>26s} {'mJ/token, chips':>26s} {'mJ/token, system':>26s} {'chips':>5s}  choice; slowest",
+            f"  {'tokens/s':>26s} {'mJ/token, chips':>26s} {'mJ/token, system':>26s} "
+            f"{'chips':>5s}  choice; slowest",
         ]
         for p in best:
             spans = p.tokens_per_s, p.chip_millijoule_per_token, p.millijoule_per_token
-            cells = " ".join(f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans)
+            cells = " ".join(
+                f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans
+            )
             lines.append(f"  {cells} {p.chips:5d}  {p.choice}; {p.resource}")
     lines += [
-        f"not mapped: {choice}, {choice.chips or 'fewest'} chips: {why}" for choice, why in failed if choice.copies == 1
+        f"not mapped: {choice}, {choice.chips or 'fewest'} chips: {why}"
+        for choice, why in failed
+        if choice.copies == 1
     ]
     if too_many := sum(choice.copies > 1 for choice, _ in failed):
         lines.append(f"not mapped: {too_many} times more copies than there are chips for")

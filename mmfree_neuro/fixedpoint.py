@@ -1,7 +1,8 @@
 """Fixed-point formats and multipliers.
 
-A `QType` of `bits` bits and `frac` fractional bits holds the integers -(2^(bits-1)-1) … 2^(bits-1)-1, each standing
-for itself times 2^-frac.  Formats are symmetric, so a negation never overflows.
+A `QType` of `bits` bits and `frac` fractional bits holds the integers -(2^(bits-1)-1) …
+2^(bits-1)-1, each standing for itself times 2^-frac.  Formats are symmetric, so a negation never
+overflows.
 """
 
 import math
@@ -39,9 +40,12 @@ def fit(x: Ints, qtype: QType, name: str) -> Ints:
 
 
 def frac_for(largest: float, bits: int) -> int:
-    """The most fractional bits with which a symmetric format of `bits` bits still holds ±largest."""
+    """The most fractional bits with which a symmetric format of `bits` bits still holds
+    ±largest."""
     if not math.isfinite(largest) or largest < 0:
-        raise RangeError(f"a range of {largest} has no fixed-point format, must be finite and not negative")
+        raise RangeError(
+            f"a range of {largest} has no fixed-point format, must be finite and not negative"
+        )
     high = (1 << (bits - 1)) - 1
     if largest == 0:
         return bits - 1
@@ -66,7 +70,8 @@ class Multiplier:
 
 
 def multiplier(factor: float, bits: int = 16) -> Multiplier:
-    """The nearest multiplier with a mantissa of `bits` - 1 bits; its relative error is at most 2^-(bits-1).
+    """The nearest multiplier with a mantissa of `bits` - 1 bits; its relative error is at most
+    2^-(bits-1).
 
     Raises RangeError for a factor that is not positive or so large that it would need a left shift.
     """
@@ -77,7 +82,10 @@ def multiplier(factor: float, bits: int = 16) -> Multiplier:
     if mantissa == 1 << (bits - 1):
         mantissa, shift = mantissa // 2, shift - 1
     if shift < 0:
-        raise RangeError(f"a factor of {factor} has no multiplier of {bits} bits, must be below {2.0 ** (bits - 1)}")
+        raise RangeError(
+            f"a factor of {factor} has no multiplier of {bits} bits, must be below "
+            f"{2.0 ** (bits - 1)}"
+        )
     excess = max(0, shift - 62)
     return Multiplier(mantissa >> excess, shift - excess)
 

@@ -42,7 +42,8 @@ class Footprint:
         )
 
     def over(self, limits: "Footprint") -> tuple[str, int, int] | None:
-        """The first limit that is passed, as its name, the need and what there is; None where all are kept."""
+        """The first limit that is passed, as its name, the need and what there is; None where all
+        are kept."""
         for field in fields(self):
             need, limit = getattr(self, field.name), getattr(limits, field.name)
             if need > limit:
@@ -65,10 +66,12 @@ def limits(chip: ChipSpec) -> Footprint:
 
 
 def footprint(graph: Graph, node: AnyNode, shard: Shard, chip: ChipSpec) -> Footprint:
-    """What one shard takes on a core: synapses as they are stored, words of its neurons, tables and axons.
+    """What one shard takes on a core: synapses as they are stored, words of its neurons, tables and
+    axons.
 
-    Every payload that arrives has an axon and a list of synapses in whole words: one for each neuron that it reaches,
-    ternary weights dense, zeros included.  Two inputs that read the same payloads (gate and up) share both.
+    Every payload that arrives has an axon and a list of synapses in whole words: one for each
+    neuron that it reaches, ternary weights dense, zeros included.  Two inputs that read the same
+    payloads (gate and up) share both.
     """
     rows = shard.size
     reached: dict[tuple[str, str], tuple[int, int]] = {}
@@ -93,12 +96,15 @@ def use_of_cores(graph: Graph, mapping: Mapping, chip: ChipSpec) -> dict[Locatio
     used: dict[Location, Footprint] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if place.chip != HOST:
-            used[place] = used.get(place, EMPTY) + footprint(graph, graph.node(shard.node), shard, chip)
+            used[place] = used.get(place, EMPTY) + footprint(
+                graph, graph.node(shard.node), shard, chip
+            )
     return dict(sorted(used.items()))
 
 
 def need_programs(graph: Graph, mapping: Mapping, chip: ChipSpec) -> None:
-    """CapacityError where programs or outgoing axons pass a limit that the chip's description gives."""
+    """CapacityError where programs or outgoing axons pass a limit that the chip's description
+    gives."""
     issued = instruction_counts(graph) if chip.program_instructions_per_core else {}
     programs: dict[Location, dict[str, int]] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
@@ -115,6 +121,7 @@ def need_programs(graph: Graph, mapping: Mapping, chip: ChipSpec) -> None:
         for place, need in used.items():
             if limit is not None and place.chip != HOST and need > limit.central:
                 raise CapacityError(
-                    f"{', '.join(programs[place])}: core {place.core} of chip {place.chip} needs {need} {what}, "
+                    f"{', '.join(programs[place])}: core {place.core} of chip {place.chip} "
+                    f"needs {need} {what}, "
                     f"{chip.name} has {limit.central:g}"
                 )

@@ -1,8 +1,10 @@
-"""Chips and systems as data: what a core holds, what a chip has, what an operation takes; each number with its source.
+"""Chips and systems as data: what a core holds, what a chip has, what an operation takes; each
+number with its source.
 
-A system file is TOML with a table `[system]`, which names a chip of `systems/chips/` (`chip = "loihi2"`) unless the
-file has a table `[chip]` of its own.  A quantity has a `value` and a `source`, or `low`, `central`, `high` and a
-`source`; where sources disagree the second form carries the disagreement through to every printed figure.
+A system file is TOML with a table `[system]`, which names a chip of `systems/chips/` (`chip =
+"loihi2"`) unless the file has a table `[chip]` of its own.  A quantity has a `value` and a
+`source`, or `low`, `central`, `high` and a `source`; where sources disagree the second form carries
+the disagreement through to every printed figure.
 """
 
 import sys
@@ -30,10 +32,23 @@ class Quantity:
 
 
 COUNTS = {
-    "cores", "mesh_columns", "memory_bytes_per_core", "synaptic_memory_bytes_per_core", "neurons_per_core",
-    "state_bytes_per_neuron", "input_axons_per_core", "output_axons_per_core", "program_instructions_per_core",
-    "payload_bits", "accumulator_bits", "weight_bits", "synaptic_word_bits", "chips", "chip_columns", "chip_rows",
-}  # fmt: skip
+    "cores",
+    "mesh_columns",
+    "memory_bytes_per_core",
+    "synaptic_memory_bytes_per_core",
+    "neurons_per_core",
+    "state_bytes_per_neuron",
+    "input_axons_per_core",
+    "output_axons_per_core",
+    "program_instructions_per_core",
+    "payload_bits",
+    "accumulator_bits",
+    "weight_bits",
+    "synaptic_word_bits",
+    "chips",
+    "chip_columns",
+    "chip_rows",
+}
 """The figures that are whole numbers."""
 
 
@@ -86,7 +101,8 @@ class ChipSpec:
 
 @dataclass(frozen=True)
 class SystemSpec:
-    """A board: how many chips of one kind, how they are linked, and the power of what else is on it.
+    """A board: how many chips of one kind, how they are linked, and the power of what else is on
+    it.
 
     The chips are numbered along a grid of `chip_columns` by `chip_rows`, and then grid behind grid.
     """
@@ -107,17 +123,25 @@ def _quantity(raw: Any, name: str, where: str) -> Quantity:
     keys = ("low", "central", "high") if "central" in raw else ("value",) * 3
     values = [raw.get(key) for key in keys]
     odd = sorted(raw.keys() - set(keys) - {"source"})
-    if odd or any(isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v < 1e30 for v in values):
-        raise HardwareError(f"{where}: {name} must have a value, or low, central and high, none negative")
+    if odd or any(
+        isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v < 1e30 for v in values
+    ):
+        raise HardwareError(
+            f"{where}: {name} must have a value, or low, central and high, none negative"
+        )
     if name in COUNTS and any(v != int(v) or v < 1 for v in values if v is not None):
         raise HardwareError(f"{where}: {name} must be a whole number of at least 1")
     low, central, high = (float(v) for v in values if v is not None)
     if not low <= central <= high:
-        raise HardwareError(f"{where}: {name} must have low <= central <= high, has {low:g}, {central:g}, {high:g}")
+        raise HardwareError(
+            f"{where}: {name} must have low <= central <= high, has {low:g}, {central:g}, {high:g}"
+        )
     return Quantity(low, central, high, raw["source"])
 
 
-def _quantities(raw: dict[str, Any], spec: type, where: str, texts: set[str]) -> dict[str, Quantity]:
+def _quantities(
+    raw: dict[str, Any], spec: type, where: str, texts: set[str]
+) -> dict[str, Quantity]:
     wanted = [f.name for f in fields(spec) if f.name not in texts]
     for field in fields(spec):
         if field.name in wanted and field.name not in raw and field.default is MISSING:
@@ -146,7 +170,9 @@ def _chip(raw: dict[str, Any], where: str) -> ChipSpec:
 
 def _known_chip(name: Any, where: str) -> ChipSpec:
     if name not in chip_names():
-        raise HardwareError(f"{where}: chip {name!r} is not known, must be one of {', '.join(chip_names())}")
+        raise HardwareError(
+            f"{where}: chip {name!r} is not known, must be one of {', '.join(chip_names())}"
+        )
     file = resources.files("mmfree_neuro") / "systems" / "chips" / f"{name}.toml"
     return _chip(_toml(file.read_text(encoding="utf-8"), f"chip {name}"), f"chip {name}")
 
@@ -176,7 +202,9 @@ def parse_system(text: str, where: str) -> SystemSpec:
 
 def _names(*folders: str) -> list[str]:
     folder = resources.files("mmfree_neuro").joinpath("systems", *folders)
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def chip_names() -> list[str]:
@@ -198,7 +226,8 @@ def load_system(name: str) -> SystemSpec:
             raise HardwareError(f"{name}: not readable ({error})") from None
     if name not in system_names():
         raise HardwareError(
-            f"system {name!r} is not known, must be one of {', '.join(system_names())}, or a .toml file"
+            f"system {name!r} is not known, must be one of {', '.join(system_names())}, or a "
+            ".toml file"
         )
     file = resources.files("mmfree_neuro") / "systems" / f"{name}.toml"
     return parse_system(file.read_text(encoding="utf-8"), f"system {name}")

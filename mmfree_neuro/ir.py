@@ -1,24 +1,27 @@
 """The graph of integer operations that a checkpoint is lowered to.  This page is its specification.
 
-A graph is a tuple of nodes in topological order.  A node is a group of like neurons: each neuron reads its inputs for
-one token, runs the node's program once, and sends its outputs.  All values are integers in declared `QType`s.  An input
-reaches a neuron in one of five ways (`Input.how`):
+A graph is a tuple of nodes in topological order.  A node is a group of like neurons: each neuron
+reads its inputs for one token, runs the node's program once, and sends its outputs.  All values are
+integers in declared `QType`s.  An input reaches a neuron in one of five ways (`Input.how`):
 
-- "ternary":   neuron i reads the sum over j of matrix[i, j] · source[first + j], with entries -1, 0, +1;
+- "ternary":   neuron i reads the sum over j of matrix[i, j] · source[first + j],
+               with entries -1, 0, +1;
 - "aligned":   neuron i reads source[i];
 - "sum":       the only neuron reads the sum of the source, or of `count` values from `first` on;
 - "broadcast": every neuron reads the only value of the source;
-- "group":     neuron i reads source[arity·i] … source[arity·i + arity - 1], each in an accumulator of its own.
+- "group":     neuron i reads source[arity·i] … source[arity·i + arity - 1],
+               each in an accumulator of its own.
 
-Inputs with the same port, all of them ternary, sums or aligned, share that port's accumulator: the neuron reads the
-sum of what they bring.  So a matrix can be divided by columns: a `PartialSum` sums some columns, and the node that has
-the rest reads its sum, aligned, at the same port.
+Inputs with the same port, all of them ternary, sums or aligned, share that port's accumulator: the
+neuron reads the sum of what they bring.  So a matrix can be divided by columns: a `PartialSum` sums
+some columns, and the node that has the rest reads its sum, aligned, at the same port.
 
-A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can change it.  A
-value is saturated only where a program says `fit`, and every such change is counted.  A payload of zero is not sent;
-it is received as zero.  Only the MLGRU has state.  Notation in the nodes' equations: `mul(a, c)` is a · c.mantissa /
-2^c.shift to the nearest integer, halves up; `fit[q]` saturates to the output's or the named format; σ and silu use
-the graph's table.  `programs.run` computes exactly these equations, instruction by instruction.
+A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can
+change it.  A value is saturated only where a program says `fit`, and every such change is counted.
+A payload of zero is not sent; it is received as zero.  Only the MLGRU has state.  Notation in the
+nodes' equations: `mul(a, c)` is a · c.mantissa / 2^c.shift to the nearest integer, halves up;
+`fit[q]` saturates to the output's or the named format; σ and silu use the graph's table.
+`programs.run` computes exactly these equations, instruction by instruction.
 """
 
 from dataclasses import dataclass
@@ -37,7 +40,8 @@ How = Literal["ternary", "aligned", "sum", "broadcast", "group"]
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """One input of a node: `port` is its name in the program, the rest says where it comes from and how."""
+    """One input of a node: `port` is its name in the program, the rest says where it comes from and
+    how."""
 
     port: str
     source: str
@@ -45,7 +49,8 @@ class Input:
     how: How
     matrix: TernaryMatrix | None = None  # [size, columns], only with "ternary"
     first: int = 0
-    """The source's value that a "ternary" input's first column reads, or a "sum" begins with; 0 for the others."""
+    """The source's value that a "ternary" input's first column reads, or a "sum" begins with; 0 for
+    the others."""
     count: int | None = None
     """How many values a "sum" adds up; None for all from the first on, and for the others."""
 
@@ -76,7 +81,10 @@ class Node:
     @cached_property
     def ports(self) -> dict[str, tuple[Input, ...]]:
         """The inputs by port: those of one port add up in one accumulator."""
-        return {e.port: tuple(other for other in self.inputs if other.port == e.port) for e in self.inputs}
+        return {
+            e.port: tuple(other for other in self.inputs if other.port == e.port)
+            for e in self.inputs
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +106,7 @@ class Rescale:
     """How a ternary sum becomes a value of the output's format.
 
     value = fit(mul(sum, factor))                                  without a dynamic scale
-    value = fit(mul(floor(sum · scale / 2^dynamic_shift), factor))  with one, per token, from a QuantScale
+    value = fit(mul(floor(sum · scale / 2^dynamic_shift), factor))  with one from a QuantScale
     """
 
     factor: Multiplier
@@ -107,7 +115,8 @@ class Rescale:
 
 @dataclass(frozen=True, eq=False)
 class Embedding(Node):
-    """On the host: x = fit(codes[token] · scales[token] / 2^shift), to the nearest, halves up; sq as in `Squares`."""
+    """On the host: x = fit(codes[token] · scales[token] / 2^shift), to the nearest, halves up; sq
+    as in `Squares`."""
 
     codes: NDArray[np.int8] | NDArray[np.int16]  # [vocabulary, size]
     scales: Ints  # [vocabulary]
@@ -117,10 +126,12 @@ class Embedding(Node):
 
 @dataclass(frozen=True, eq=False)
 class InverseRms(Node):
-    """One neuron: r = fit(1 / sqrt(total + floor)) in the output's format, total being the sum of squares.
+    """One neuron: r = fit(1 / sqrt(total + floor)) in the output's format.
 
-    The radicand is shifted left by 2k until its top bit pair is set; 24 first guesses by its top five bits; `newton`
-    steps y ← y (3 - w y²) / 2; then times powers[k] / 2^28, which undoes the shift and holds sqrt(n).
+    The total is the sum of squares.
+    The radicand is shifted left by 2k until its top bit pair is set; 24 first guesses by its top
+    five bits; `newton` steps y ← y (3 - w y²) / 2; then times powers[k] / 2^28, which undoes the
+    shift and holds sqrt(n).
     """
 
     floor: int
@@ -130,7 +141,10 @@ class InverseRms(Node):
 
 @dataclass(frozen=True, eq=False)
 class Norm(Node):
-    """t = floor(x · r / 2^pre_shift); for each output p: p = fit(mul(t, gains[p] / 2^shifts[p]))."""
+    """t = floor(x · r / 2^pre_shift), and for each output p
+
+    p = fit(mul(t, gains[p] / 2^shifts[p]))
+    """
 
     pre_shift: int
     gains: dict[str, Ints]  # each [size]
@@ -139,7 +153,10 @@ class Norm(Node):
 
 @dataclass(frozen=True, eq=False)
 class Gain(Node):
-    """For each output p: p = fit(mul(x, gains[p] / 2^shifts[p])): a norm's gains without its root."""
+    """A norm's gains without its root: for each output p
+
+    p = fit(mul(x, gains[p] / 2^shifts[p]))
+    """
 
     gains: dict[str, Ints]  # each [size]
     shifts: dict[str, int]
@@ -154,14 +171,14 @@ class MaxAbs(Node):
 
 @dataclass(frozen=True, eq=False)
 class QuantScale(Node):
-    """One neuron that turns a norm's root and the largest magnitudes into the scales of 8-bit codes.
+    """One neuron that turns a norm's root and the largest magnitudes into scales of 8-bit codes.
 
-    r        = 1 / sqrt(total + floor)                             as in `InverseRms`, in the format `root`
+    r        = 1 / sqrt(total + floor)      as in `InverseRms`, in the format `root`
     inv_p    = fit(127 / max_p)                                    max_p at least 1
     scale_p  = fit(max_p · r / 2^scale_shift[p])
 
-    1 / max: max is shifted left until its top bit is set; 16 first guesses by its top five bits; `newton` steps
-    y ← y (2 - a y); then times inv_powers[p][k] / 2^28.
+    1 / max: max is shifted left until its top bit is set; 16 first guesses by its top five bits;
+    `newton` steps y ← y (2 - a y); then times inv_powers[p][k] / 2^28.
     """
 
     floor: int
@@ -174,21 +191,24 @@ class QuantScale(Node):
 
 @dataclass(frozen=True, eq=False)
 class Quantise(Node):
-    """For each output p: p = fit(v_p · inv_p / 2^shifts[p]), to the nearest, halves up: an 8-bit code."""
+    """For each output p: p = fit(v_p · inv_p / 2^shifts[p]), to the nearest, halves up: an 8-bit
+    code."""
 
     shifts: dict[str, int]
 
 
 @dataclass(frozen=True, eq=False)
 class MLGRU(Node):
-    """The token mixer's recurrence, all of one channel in one neuron; h is its state, zero before the first token.
+    """The token mixer's recurrence, all of one channel in one neuron; h is its state, zero before
+    the first token.
 
     i, fp, g = the rescaled ternary sums, in the formats `i_type`, `f_type`, `g_type`
     f  = σ(fp);  where there are lower bounds: f = bound + (1 - bound) · f
     c  = i · σ(i)                                  in h's format
     h  = fit[state](c + f · (h - c))
     v  = fit(mul(g, gains / 2^gain_shift) · h · σ(h) / 2^v_shift)
-    sq = fit(the squares of v + eps · g²)          eps · g² as mul(floor(u² / 2^15), eps), u = fit(g / 2^g_shift)
+    sq = fit(the squares of v + eps · g²)
+         eps · g² as mul(floor(u² / 2^15), eps), u = fit(g / 2^g_shift)
     """
 
     rescale: dict[str, Rescale]  # i, f, g
@@ -207,7 +227,8 @@ class MLGRU(Node):
 
 @dataclass(frozen=True, eq=False)
 class GLU(Node):
-    """The channel mixer's gate: v = fit(gate · σ(gate) · up / 2^v_shift), gate and up the rescaled sums; sq of v."""
+    """The channel mixer's gate: v = fit(gate · σ(gate) · up / 2^v_shift), gate and up the rescaled
+    sums; sq of v."""
 
     rescale: dict[str, Rescale]  # gate, up
     gate_type: QType
@@ -232,11 +253,23 @@ class Head(Node):
 
 @dataclass(frozen=True, eq=False)
 class PartialSum(Node):
-    """sum = the sum y as it arrives: some columns of a sum, sent to the node that adds more of them."""
+    """sum = the sum y as it arrives: some columns of a sum, sent to the node that adds more of
+    them."""
 
 
 AnyNode = (
-    Embedding | InverseRms | Norm | Gain | MaxAbs | QuantScale | Quantise | MLGRU | GLU | Residual | Head | PartialSum
+    Embedding
+    | InverseRms
+    | Norm
+    | Gain
+    | MaxAbs
+    | QuantScale
+    | Quantise
+    | MLGRU
+    | GLU
+    | Residual
+    | Head
+    | PartialSum
 )
 
 
@@ -253,7 +286,8 @@ class Graph:
     bos: int | None
     """The token that stands before every text, where the model has one."""
     quality: dict[str, float]
-    """What calibration measured: nats per token of the float model and of these integers, on how many tokens."""
+    """What calibration measured: nats per token of the float model and of these integers, on how
+    many tokens."""
     tokenizer: str | None = None
     """The content of the checkpoint's `tokenizer.json`; without one, tokens are bytes."""
 

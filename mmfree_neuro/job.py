@@ -30,7 +30,8 @@ def silent(_phase: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Tokens [sequences, time], each row from a zero state; each row is then continued by `new_tokens` tokens."""
+    """Tokens [sequences, time], each row from a zero state; each row is then continued by
+    `new_tokens` tokens."""
 
     tokens: NDArray[np.int64]
     new_tokens: int = 0
@@ -61,7 +62,8 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class RunState:
-    """Where a run of one sequence stands: enough to go on as if it had never stopped, on any engine.
+    """Where a run of one sequence stands: enough to go on as if it had never stopped, on any
+    engine.
 
     A draw depends on the seed and the position alone, so these need no state of a random generator.
     """
@@ -79,7 +81,8 @@ class RunState:
 
 @dataclass(frozen=True, eq=False)
 class Saving:
-    """Saves the state of a run whenever `every` more tokens have been fed, and goes on from an earlier state."""
+    """Saves the state of a run whenever `every` more tokens have been fed, and goes on from an
+    earlier state."""
 
     every: int
     write: Callable[[RunState], None]
@@ -91,7 +94,8 @@ class Saving:
 
 
 class Session(Protocol):
-    """An engine that lives in this process: it is fed tokens and keeps the state of one sequence."""
+    """An engine that lives in this process: it is fed tokens and keeps the state of one
+    sequence."""
 
     def reset(self) -> None:
         """Back to a zero state; the counts go on."""
@@ -113,17 +117,23 @@ def check_shape(tokens: NDArray[np.int64]) -> None:
     """InputError where tokens are not [sequences, time] with at least one token."""
     if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 1:
         raise InputError(
-            f"the tokens have shape {list(tokens.shape)}, must be [sequences, time] with at least one token"
+            f"the tokens have shape {list(tokens.shape)}, must be [sequences, time] with at "
+            "least one token"
         )
 
 
-def check_new_tokens(tokens: NDArray[np.int64], new_tokens: int, vocabulary: int, *, keep_logits: bool = True) -> None:
-    """InputError where the number of tokens to generate is negative or the logits would not fit memory."""
+def check_new_tokens(
+    tokens: NDArray[np.int64], new_tokens: int, vocabulary: int, *, keep_logits: bool = True
+) -> None:
+    """InputError where the number of tokens to generate is negative or the logits would not fit
+    memory."""
     if new_tokens < 0:
         raise InputError(f"{new_tokens} new tokens were asked for, must not be negative")
     values = tokens.shape[0] * (tokens.shape[1] + new_tokens) * (vocabulary if keep_logits else 1)
     if values > MOST_LOGITS:
-        raise InputError(f"the job has {values} logits, must have at most {MOST_LOGITS}; ask for fewer tokens")
+        raise InputError(
+            f"the job has {values} logits, must have at most {MOST_LOGITS}; ask for fewer tokens"
+        )
 
 
 def check(graph: Graph, job: Job) -> None:
@@ -134,7 +144,9 @@ def check(graph: Graph, job: Job) -> None:
     low, high = int(job.tokens.min()), int(job.tokens.max())
     if low < 0 or high >= graph.vocabulary:
         wrong = low if low < 0 else high
-        raise InputError(f"token {wrong} is outside the vocabulary, must be 0 … {graph.vocabulary - 1}")
+        raise InputError(
+            f"token {wrong} is outside the vocabulary, must be 0 … {graph.vocabulary - 1}"
+        )
     check_new_tokens(job.tokens, job.new_tokens, graph.vocabulary, keep_logits=job.keep_logits)
 
 
@@ -148,15 +160,21 @@ def check_saving(job: Job, saving: Saving | None) -> None:
         raise InputError("only a run of one sequence that keeps no logits can be saved")
     if saving.resumed is not None and saving.resumed.fed > job.fed:
         raise InputError(
-            f"the saved state is {saving.resumed.fed} tokens into the run, must be at most {job.fed}; ask for more "
+            f"the saved state is {saving.resumed.fed} tokens into the run, must be at most "
+            f"{job.fed}; ask for more "
             "tokens"
         )
 
 
 def drive(
-    graph: Graph, session: Session, job: Job, chunk: int, report: Report, start_seconds: float,
+    graph: Graph,
+    session: Session,
+    job: Job,
+    chunk: int,
+    report: Report,
+    start_seconds: float,
     saving: Saving | None = None,
-) -> Result:  # fmt: skip
+) -> Result:
     """Run a job on a session: prefill `chunk` tokens at a time, then generate one by one."""
     check(graph, job)
     check_saving(job, saving)
@@ -171,10 +189,23 @@ class _Walk:
     """A job on its way through a session."""
 
     def __init__(
-        self, graph: Graph, session: Session, job: Job, chunk: int, report: Report, saving: Saving | None,
-        nothing_yet: Activity, seconds: dict[str, float],
-    ) -> None:  # fmt: skip
-        self.graph, self.session, self.job, self.chunk, self.report = graph, session, job, chunk, report
+        self,
+        graph: Graph,
+        session: Session,
+        job: Job,
+        chunk: int,
+        report: Report,
+        saving: Saving | None,
+        nothing_yet: Activity,
+        seconds: dict[str, float],
+    ) -> None:
+        self.graph, self.session, self.job, self.chunk, self.report = (
+            graph,
+            session,
+            job,
+            chunk,
+            report,
+        )
         self.saving, self.prefill, self.generate = saving, nothing_yet, nothing_yet
         self.seconds = {"prefill": 0.0, "generate": 0.0} | seconds
         self.length, self.last = int(job.tokens.shape[1]), np.zeros(0, np.int64)
@@ -192,7 +223,11 @@ class _Walk:
             if known == fed - self.length < self.job.new_tokens:
                 chosen[known] = choose(self.last, self.graph.logit_scale, self.job.sampling, fed)
                 known += 1
-                self.report("generate", row * self.job.new_tokens + known, len(self.job.tokens) * self.job.new_tokens)
+                self.report(
+                    "generate",
+                    row * self.job.new_tokens + known,
+                    len(self.job.tokens) * self.job.new_tokens,
+                )
             self.seconds[phase] += time.monotonic() - begin
             save = self.saving is not None and self.saving.due(fed, self.job.fed)
             if save or fed in (self.length, self.job.fed):
@@ -207,7 +242,11 @@ class _Walk:
         stop = min(fed + self.chunk, self.length) if prompting else fed + 1
         if self.saving is not None and self.saving.every:
             stop = min(stop, (fed // self.saving.every + 1) * self.saving.every)
-        tokens = self.job.tokens[row, fed:stop] if prompting else chosen[fed - self.length : stop - self.length]
+        tokens = (
+            self.job.tokens[row, fed:stop]
+            if prompting
+            else chosen[fed - self.length : stop - self.length]
+        )
         found = self.session.feed(tokens)
         logits[fed:stop] = found[: len(logits[fed:stop])]
         self.last = found[-1].astype(np.int64)
@@ -226,7 +265,12 @@ class _Walk:
         """Hand out the state after `fed` tokens."""
         assert saving is not None
         state = RunState(
-            fed, chosen.copy(), self.session.states(), self.prefill, self.generate, dict(self.seconds)
+            fed,
+            chosen.copy(),
+            self.session.states(),
+            self.prefill,
+            self.generate,
+            dict(self.seconds),
         )
         saving.write(state)
 

@@ -1,12 +1,13 @@
 """Lowers a checkpoint to a graph of integer operations.
 
-Two norms in a row need only one root.  With x the residual stream, g the gains of the block's norm, w those inside the
-BitLinear and N the width, the published double norm is, exactly,
+Two norms in a row need only one root.  With x the residual stream, g the gains of the block's norm,
+w those inside the BitLinear and N the width, the published double norm is, exactly,
 
     RMS(RMS(x, g, e1), w, e2) = x · g · w / sqrt( Σ x² (g² + e2) / N + e1 · e2 )
 
-so one weighted sum of squares and one inverse root serve both, for any gains.  Behind the MLGRU, whose output is
-RMS(g, n, e1) · s = r · v with v = g · n · s and r a scalar of the token, the same step gives
+so one weighted sum of squares and one inverse root serve both, for any gains.  Behind the MLGRU,
+whose output is RMS(g, n, e1) · s = r · v with v = g · n · s and r a scalar of the token, the same
+step gives
 
     RMS(r · v, w, e2) = v · w / sqrt( Σ (v² + e2 · g²) / N + e1 · e2 )
 
@@ -54,7 +55,8 @@ WIDE_EMBEDDING = 1 << 24
 SQUARE_BITS = 16
 CODE = QType(8, 0)
 WIDEST_RANGE = 4096.0
-"""Up to which ratio of largest to smallest a token's scale keeps its precision; smaller tokens saturate it."""
+"""Up to which ratio of largest to smallest a token's scale keeps its precision; smaller tokens
+saturate it."""
 MAX_ARITY = 32
 """How many accumulators a neuron that finds a maximum has."""
 
@@ -75,11 +77,14 @@ def double_norm(first: Float32, eps: float, second: Mapping[str, Float32]) -> No
     """The gains of a norm followed by the norms inside BitLinear layers, by the identity above."""
     wide = first.astype(np.float64)
     outer = {port: (wide * gain).astype(np.float32) for port, gain in second.items()}
-    return NormGains(np.sqrt(wide**2 + BITLINEAR_EPS).astype(np.float32), outer, eps * BITLINEAR_EPS)
+    return NormGains(
+        np.sqrt(wide**2 + BITLINEAR_EPS).astype(np.float32), outer, eps * BITLINEAR_EPS
+    )
 
 
 def norms_of(checkpoint: Checkpoint) -> dict[str, NormGains]:
-    """Every norm of the lowered graph by name: `layers.L.attn`, `.o`, `.mlp`, `.down`, and `head`."""
+    """Every norm of the lowered graph by name: `layers.L.attn`, `.o`, `.mlp`, `.down`, and
+    `head`."""
     tensors, eps = checkpoint.tensors, checkpoint.config.rms_norm_eps
     found: dict[str, NormGains] = {}
     for layer in range(checkpoint.config.num_hidden_layers):
@@ -91,7 +96,9 @@ def norms_of(checkpoint: Checkpoint) -> dict[str, NormGains]:
         found[f"{name}.o"] = NormGains(None, {"y": inner["o"]}, eps * BITLINEAR_EPS)
         found[f"{name}.mlp"] = double_norm(tensors[f"{prefix}mlp_norm.weight"], eps, {"y": gate})
         found[f"{name}.down"] = NormGains(None, {"y": down}, BITLINEAR_EPS)
-    found["head"] = double_norm(tensors["model.norm.weight"], eps, {"y": tensors["lm_head.norm.weight"]})
+    found["head"] = double_norm(
+        tensors["model.norm.weight"], eps, {"y": tensors["lm_head.norm.weight"]}
+    )
     return found
 
 
@@ -121,12 +128,17 @@ class _Lowering:
     def value_type(self, *names: str, bits: int | None = None, at_most: int = 62) -> QType:
         """A format that holds the calibrated ranges of these names with head room."""
         bits = bits or self.scheme.value_bits
-        return QType(bits, min(at_most, frac_for(self.room * max(self.ranges[n].high for n in names), bits)))
+        return QType(
+            bits, min(at_most, frac_for(self.room * max(self.ranges[n].high for n in names), bits))
+        )
 
     def squares(self, norm: str, size: int, source: QType) -> tuple[Squares, Output, int]:
-        """How a node squares for a norm, its output of squares, and the norm's floor in their units."""
+        """How a node squares for a norm, its output of squares, and the norm's floor in their
+        units."""
         gains = self.norms[norm]
-        width = QType(SQUARE_BITS, frac_for(self.room * self.ranges[f"{norm}.inner"].high, SQUARE_BITS))
+        width = QType(
+            SQUARE_BITS, frac_for(self.room * self.ranges[f"{norm}.inner"].high, SQUARE_BITS)
+        )
         integer, gain_frac = (None, 0) if gains.inner is None else _gain(gains.inner)
         width = QType(SQUARE_BITS, min(width.frac, source.frac + gain_frac))
         limit = (1 << (self.scheme.accumulator_bits - 1)) - 1
@@ -136,16 +148,31 @@ class _Lowering:
             floor = max(1, round(gains.floor * size * 2.0**frac))
             if size * QType(bits, frac).high + floor <= limit:
                 output = Output("sq", size, QType(bits, frac), unsigned=True)
-                return Squares(integer, source.frac + gain_frac - width.frac, width, square_shift), output, floor
-        raise RangeError(f"{norm}: the sum of {size} squares does not fit {self.scheme.accumulator_bits} bits")
+                return (
+                    Squares(integer, source.frac + gain_frac - width.frac, width, square_shift),
+                    output,
+                    floor,
+                )
+        raise RangeError(
+            f"{norm}: the sum of {size} squares does not fit {self.scheme.accumulator_bits} bits"
+        )
 
     def root_type(self, norm: str) -> QType:
-        """The format of a norm's inverse root: the smallest mean square seen, and head room below it."""
+        """The format of a norm's inverse root: the smallest mean square seen, and head room below
+        it."""
         smallest = _smallest(self.ranges[f"{norm}.mean_square"], WIDEST_RANGE**2)
-        return QType(self.scheme.value_bits, frac_for(self.room / math.sqrt(smallest), self.scheme.value_bits))
+        return QType(
+            self.scheme.value_bits,
+            frac_for(self.room / math.sqrt(smallest), self.scheme.value_bits),
+        )
 
     def norm(
-        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, TernaryWeight]
+        self,
+        norm: str,
+        source: AnyNode,
+        port: str,
+        floor: int,
+        consumers: Mapping[str, TernaryWeight],
     ) -> dict[str, _Source]:
         """The nodes of one norm of source.port; where each consumer's matrix reads."""
         if self.scheme.activations == "static":
@@ -153,14 +180,24 @@ class _Lowering:
         return self.per_token_norm(norm, source, port, floor, consumers)
 
     def static_norm(
-        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, TernaryWeight]
+        self,
+        norm: str,
+        source: AnyNode,
+        port: str,
+        floor: int,
+        consumers: Mapping[str, TernaryWeight],
     ) -> dict[str, _Source]:
         size, x, sq = source.size, source.output(port).qtype, source.output("sq").qtype
         root = self.root_type(norm)
         rms = InverseRms(
-            f"{norm}.rms", 1, (Input("total", source.name, "sq", "sum"),), (Output("r", 1, root, unsigned=True),),
-            floor, _root_powers(size, sq, root), self.scheme.newton_steps,
-        )  # fmt: skip
+            f"{norm}.rms",
+            1,
+            (Input("total", source.name, "sq", "sum"),),
+            (Output("r", 1, root, unsigned=True),),
+            floor,
+            _root_powers(size, sq, root),
+            self.scheme.newton_steps,
+        )
         pre_shift = x.bits + root.bits - 32
         t_frac = x.frac + root.frac - pre_shift
         gains, shifts, outputs = {}, {}, []
@@ -176,53 +213,98 @@ class _Lowering:
         return {o.port: _Source(node.name, o.port, o.qtype, None) for o in outputs}
 
     def activation_bits(self, fullest: int) -> int:
-        """The scheme's width, or the widest with which the fullest row's sum is sure to fit the accumulator."""
+        """The scheme's width, or the widest with which the fullest row's sum is sure to fit the
+        accumulator."""
         limit, bits = (1 << (self.scheme.accumulator_bits - 1)) - 1, self.scheme.activation_bits
         while bits > 2 and fullest * ((1 << (bits - 1)) - 1) > limit:
             bits -= 1
         return bits
 
     def per_token_norm(
-        self, norm: str, source: AnyNode, port: str, floor: int, consumers: Mapping[str, TernaryWeight]
+        self,
+        norm: str,
+        source: AnyNode,
+        port: str,
+        floor: int,
+        consumers: Mapping[str, TernaryWeight],
     ) -> dict[str, _Source]:
-        size, x, sq, bits = source.size, source.output(port).qtype, source.output("sq").qtype, self.scheme.value_bits
+        size, x, sq, bits = (
+            source.size,
+            source.output(port).qtype,
+            source.output("sq").qtype,
+            self.scheme.value_bits,
+        )
         gains, shifts, formats = {}, {}, {}
         for name in consumers:
             integer, gain_frac = _gain(self.norms[norm].outer[name])
             formats[name] = self.value_type(f"{norm}.{name}.largest", at_most=x.frac + gain_frac)
             gains[name], shifts[name] = integer, x.frac + gain_frac - formats[name].frac
         outputs = tuple(Output(name, size, formats[name]) for name in consumers)
-        gain = Gain(f"{norm}.gain", size, (Input("x", source.name, port, "aligned"),), outputs, gains, shifts)
+        gain = Gain(
+            f"{norm}.gain",
+            size,
+            (Input("x", source.name, port, "aligned"),),
+            outputs,
+            gains,
+            shifts,
+        )
         self.nodes.append(gain)
-        tops = {name: self.max_tree(f"{norm}.max.{name}", gain.name, gain.output(name)) for name in consumers}
+        tops = {
+            name: self.max_tree(f"{norm}.max.{name}", gain.name, gain.output(name))
+            for name in consumers
+        }
 
         root = self.root_type(norm)
         inverse, scale = {}, {}
         for name in consumers:
             seen = self.ranges[f"{norm}.{name}.largest"]
-            inverse[name] = QType(bits, frac_for(self.room * 127 / _smallest(seen, WIDEST_RANGE), bits))
+            inverse[name] = QType(
+                bits, frac_for(self.room * 127 / _smallest(seen, WIDEST_RANGE), bits)
+            )
             scale[name] = self.value_type(f"{norm}.{name}", at_most=formats[name].frac + root.frac)
         scales = QuantScale(
-            f"{norm}.scale", 1,
-            (Input("total", source.name, "sq", "sum"),
-             *(Input(f"max.{name}", top, "max", "broadcast") for name, top in tops.items())),
-            (*(Output(f"inv.{name}", 1, inverse[name], unsigned=True) for name in consumers),
-             *(Output(f"scale.{name}", 1, scale[name], unsigned=True) for name in consumers)),
-            floor, _root_powers(size, sq, root), self.scheme.newton_steps, root,
-            {n: power_table(127 * 2.0 ** (formats[n].frac + inverse[n].frac - ROOT_FRAC - 31), 32) for n in consumers},
+            f"{norm}.scale",
+            1,
+            (
+                Input("total", source.name, "sq", "sum"),
+                *(Input(f"max.{name}", top, "max", "broadcast") for name, top in tops.items()),
+            ),
+            (
+                *(Output(f"inv.{name}", 1, inverse[name], unsigned=True) for name in consumers),
+                *(Output(f"scale.{name}", 1, scale[name], unsigned=True) for name in consumers),
+            ),
+            floor,
+            _root_powers(size, sq, root),
+            self.scheme.newton_steps,
+            root,
+            {
+                n: power_table(
+                    127 * 2.0 ** (formats[n].frac + inverse[n].frac - ROOT_FRAC - 31), 32
+                )
+                for n in consumers
+            },
             {n: formats[n].frac + root.frac - scale[n].frac for n in consumers},
-        )  # fmt: skip
+        )
         inputs = [Input(f"v.{name}", gain.name, name, "aligned") for name in consumers]
-        inputs += [Input(f"inv.{name}", scales.name, f"inv.{name}", "broadcast") for name in consumers]
+        inputs += [
+            Input(f"inv.{name}", scales.name, f"inv.{name}", "broadcast") for name in consumers
+        ]
         quantised = Quantise(
-            f"{norm}.quantise", size, tuple(inputs), tuple(Output(name, size, CODE) for name in consumers),
+            f"{norm}.quantise",
+            size,
+            tuple(inputs),
+            tuple(Output(name, size, CODE) for name in consumers),
             {name: formats[name].frac + inverse[name].frac for name in consumers},
-        )  # fmt: skip
+        )
         self.nodes += [scales, quantised]
-        return {n: _Source(quantised.name, n, CODE, (scales.name, f"scale.{n}", scale[n])) for n in consumers}
+        return {
+            n: _Source(quantised.name, n, CODE, (scales.name, f"scale.{n}", scale[n]))
+            for n in consumers
+        }
 
     def max_tree(self, name: str, source: str, values: Output) -> str:
-        """Nodes that find the largest magnitude of a node's output, MAX_ARITY at a time; the name of the last."""
+        """Nodes that find the largest magnitude of a node's output, MAX_ARITY at a time; the name
+        of the last."""
         level = 0
         while level == 0 or values.size > 1:
             arity = min(MAX_ARITY, values.size)
@@ -239,12 +321,16 @@ class _Lowering:
         """The inputs of one ternary product and how its sum becomes a value of `out`."""
         entry = Input(port, source.node, source.port, "ternary", matrix)
         if source.scale is None:
-            return (entry,), Rescale(multiplier(weight_scale * 2.0 ** (out.frac - source.format.frac)), None)
+            return (entry,), Rescale(
+                multiplier(weight_scale * 2.0 ** (out.frac - source.format.frac)), None
+            )
         node, scale_port, format_ = source.scale
         reach = max(1, matrix.fullest) * source.format.high * format_.high
         shift = max(0, reach.bit_length() - 31)
         factor = multiplier(weight_scale / 127 * 2.0 ** (out.frac - format_.frac + shift))
-        return (entry, Input(f"{port}.scale", node, scale_port, "broadcast")), Rescale(factor, shift)
+        return (entry, Input(f"{port}.scale", node, scale_port, "broadcast")), Rescale(
+            factor, shift
+        )
 
     def residual(
         self, name: str, x: AnyNode, source: _Source, weight: TernaryWeight, next_norm: str
@@ -254,7 +340,12 @@ class _Lowering:
         inputs, rescale = self.ternary("y", source, weight.parts[0], weight.scale, x_out.qtype)
         squares, sq, floor = self.squares(next_norm, x.size, x_out.qtype)
         node = Residual(
-            name, x.size, (Input("x", x.name, "x", "aligned"), *inputs), (x_out, sq), {"y": rescale}, squares
+            name,
+            x.size,
+            (Input("x", x.name, "x", "aligned"), *inputs),
+            (x_out, sq),
+            {"y": rescale},
+            squares,
         )
         self.nodes.append(node)
         return node, floor
@@ -265,23 +356,45 @@ class _Lowering:
         """The recurrence of one block."""
         name, size = f"layers.{layer}", weights["i"].parts[0].rows
         formats = {p: self.value_type(f"{name}.attn.{p}.sum") for p in "ifg"}
-        state = self.value_type(f"{name}.h", bits=self.scheme.state_bits, at_most=GATE_FRAC + formats["i"].frac)
-        gains, gain_frac = _gain(self.checkpoint.tensors[f"model.layers.{layer}.attn.g_norm.weight"])
+        state = self.value_type(
+            f"{name}.h", bits=self.scheme.state_bits, at_most=GATE_FRAC + formats["i"].frac
+        )
+        gains, gain_frac = _gain(
+            self.checkpoint.tensors[f"model.layers.{layer}.attn.g_norm.weight"]
+        )
         v = self.value_type(f"{name}.o.source", at_most=formats["g"].frac + state.frac)
         squares, sq, floor = self.squares(f"{name}.o", size, v)
-        g_frac = min(formats["g"].frac, frac_for(self.room * self.ranges[f"{name}.attn.g.sum"].high, SQUARE_BITS))
+        g_frac = min(
+            formats["g"].frac,
+            frac_for(self.room * self.ranges[f"{name}.attn.g.sum"].high, SQUARE_BITS),
+        )
         eps_factor = BITLINEAR_EPS * 2.0 ** (sq.qtype.frac - 2 * g_frac + 15)
         eps = multiplier(eps_factor) if eps_factor * 2**15 >= 0.5 else None
         inputs: tuple[Input, ...] = ()
         rescale = {}
         for p in "ifg":
-            added, rescale[p] = self.ternary(p, sources[p], weights[p].parts[0], weights[p].scale, formats[p])
+            added, rescale[p] = self.ternary(
+                p, sources[p], weights[p].parts[0], weights[p].scale, formats[p]
+            )
             inputs += added
         node = MLGRU(
-            f"{name}.mlgru", size, inputs, (Output("v", size, v), sq), rescale,
-            formats["i"], formats["f"], formats["g"], state, self.bounds(layer), gains, gain_frac,
-            formats["g"].frac + state.frac - v.frac, squares, formats["g"].frac - g_frac, eps,
-        )  # fmt: skip
+            f"{name}.mlgru",
+            size,
+            inputs,
+            (Output("v", size, v), sq),
+            rescale,
+            formats["i"],
+            formats["f"],
+            formats["g"],
+            state,
+            self.bounds(layer),
+            gains,
+            gain_frac,
+            formats["g"].frac + state.frac - v.frac,
+            squares,
+            formats["g"].frac - g_frac,
+            eps,
+        )
         self.nodes.append(node)
         return node, floor
 
@@ -295,7 +408,8 @@ class _Lowering:
         return quantise(p[1 : layer + 1].sum(0), QType(GATE_FRAC + 2, GATE_FRAC))
 
     def glu(self, layer: int, source: _Source) -> tuple[GLU, int]:
-        """The gate of one block's channel mixer; gate and up are the two halves of one matrix with one scale."""
+        """The gate of one block's channel mixer; gate and up are the two halves of one matrix with
+        one scale."""
         name = f"layers.{layer}"
         weight = self.weights[f"model.layers.{layer}.mlp.gate_proj.weight"]
         (gate_matrix, up_matrix), scale, size = weight.parts, weight.scale, weight.parts[0].rows
@@ -305,9 +419,15 @@ class _Lowering:
         v = self.value_type(f"{name}.down.source", at_most=2 * gate_type.frac)
         squares, sq, floor = self.squares(f"{name}.down", size, v)
         node = GLU(
-            f"{name}.glu", size, gate + up, (Output("v", size, v), sq), {"gate": rescale, "up": up_rescale},
-            gate_type, 2 * gate_type.frac - v.frac, squares,
-        )  # fmt: skip
+            f"{name}.glu",
+            size,
+            gate + up,
+            (Output("v", size, v), sq),
+            {"gate": rescale, "up": up_rescale},
+            gate_type,
+            2 * gate_type.frac - v.frac,
+            squares,
+        )
         self.nodes.append(node)
         return node, floor
 
@@ -315,7 +435,10 @@ class _Lowering:
         """All nodes of one block."""
         name, prefix = f"layers.{layer}", f"model.layers.{layer}."
         mixing = {p: self.weights[f"{prefix}attn.{p}_proj.weight"] for p in "ifgo"}
-        gate, down = self.weights[f"{prefix}mlp.gate_proj.weight"], self.weights[f"{prefix}mlp.down_proj.weight"]
+        gate, down = (
+            self.weights[f"{prefix}mlp.gate_proj.weight"],
+            self.weights[f"{prefix}mlp.down_proj.weight"],
+        )
         sources = self.norm(f"{name}.attn", x, "x", floor, {p: mixing[p] for p in "ifg"})
         mixer, floor = self.mlgru(layer, sources, mixing)
         source = self.norm(f"{name}.o", mixer, "v", floor, {"y": mixing["o"]})["y"]
@@ -325,7 +448,8 @@ class _Lowering:
         return self.residual(f"{name}.down_proj", x, source, down, next_norm)
 
     def embedding(self, x: QType) -> tuple[NDArray[np.int8] | NDArray[np.int16], Ints, int]:
-        """Codes, scales and shift of the embedding: each word's largest magnitude becomes the largest code."""
+        """Codes, scales and shift of the embedding: each word's largest magnitude becomes the
+        largest code."""
         table = self.checkpoint.tensors["model.embeddings.weight"]
         bits = self.scheme.embedding_bits or (16 if table.size <= WIDE_EMBEDDING else 8)
         high = QType(bits, 0).high
@@ -346,8 +470,14 @@ class _Lowering:
         squares, sq, floor = self.squares("layers.0.attn", config.hidden_size, x_type)
         codes, scales, shift = self.embedding(x_type)
         x: AnyNode = Embedding(
-            "embedding", config.hidden_size, (), (Output("x", config.hidden_size, x_type), sq), codes, scales,
-            shift, squares,
+            "embedding",
+            config.hidden_size,
+            (),
+            (Output("x", config.hidden_size, x_type), sq),
+            codes,
+            scales,
+            shift,
+            squares,
         )
         self.nodes.append(x)
         for layer in range(config.num_hidden_layers):
@@ -358,13 +488,25 @@ class _Lowering:
         logits = self.value_type("logits")
         inputs, rescale = self.ternary("y", source, weight.parts[0], weight.scale, logits)
         self.nodes.append(
-            Head("head", config.vocab_size, inputs, (Output("logits", config.vocab_size, logits),), {"y": rescale})
+            Head(
+                "head",
+                config.vocab_size,
+                inputs,
+                (Output("logits", config.vocab_size, logits),),
+                {"y": rescale},
+            )
         )
         table_ = sigmoid_table(self.scheme.log2_sigmoid_segments)
         return Graph(
-            name, self.scheme.name, tuple(self.nodes), table_, self.scheme.accumulator_bits, config.num_hidden_layers,
-            config.bos_token_id, {},
-        )  # fmt: skip
+            name,
+            self.scheme.name,
+            tuple(self.nodes),
+            table_,
+            self.scheme.accumulator_bits,
+            config.num_hidden_layers,
+            config.bos_token_id,
+            {},
+        )
 
 
 def _gain(values: Float32) -> tuple[Ints, int]:
@@ -374,23 +516,31 @@ def _gain(values: Float32) -> tuple[Ints, int]:
 
 
 def _smallest(seen: Range, widest: float) -> float:
-    """The low end of a range, or its high end over `widest` where that is more; 1 where nothing was ever seen."""
+    """The low end of a range, or its high end over `widest` where that is more; 1 where nothing was
+    ever seen."""
     return max(seen.low, seen.high / widest) or 1.0
 
 
 def _root_powers(size: int, squares: QType, root: QType) -> Ints:
-    return power_table(math.sqrt(size) * 2.0 ** (squares.frac / 2 + root.frac - ROOT_FRAC - 15.5), 16)
+    return power_table(
+        math.sqrt(size) * 2.0 ** (squares.frac / 2 + root.frac - ROOT_FRAC - 15.5), 16
+    )
 
 
 def _check_ranges(ranges: Mapping[str, Range]) -> None:
     """A RangeError where calibration measured something that is not finite."""
     for name, measured in ranges.items():
         if not math.isfinite(measured.high) or not math.isfinite(measured.low):
-            raise RangeError(f"{name}: calibration measured {measured.low} … {measured.high}, must be finite")
+            raise RangeError(
+                f"{name}: calibration measured {measured.low} … {measured.high}, must be finite"
+            )
 
 
-def lower(checkpoint: Checkpoint, weights: TernaryWeights, ranges: Ranges, scheme: Scheme, name: str) -> Graph:
-    """The verified graph of a checkpoint and its packed weights; `ranges` as `mmfree_kernels.calibrate` measures them.
+def lower(
+    checkpoint: Checkpoint, weights: TernaryWeights, ranges: Ranges, scheme: Scheme, name: str
+) -> Graph:
+    """The verified graph of a checkpoint and its packed weights; `ranges` as
+    `mmfree_kernels.calibrate` measures them.
 
     Raises RangeError where the scheme's widths cannot be proved to suffice.
     """

@@ -30,7 +30,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Route:
-    """A multicast stream: payloads `start` … `stop` - 1 of a shard's port, delivered once to each of some cores.
+    """A multicast stream: payloads `start` … `stop` - 1 of a shard's port, delivered once to each
+    of some cores.
 
     Routes of one port never share a payload, so a payload has one tree of links.
     """
@@ -54,7 +55,8 @@ class Mapping:
     locations: tuple[Location, ...]
     routes: tuple[Route, ...]
     columns: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """The nodes whose sums are divided by columns, and before which of these; `divide.by_columns` does it."""
+    """The nodes whose sums are divided by columns, and before which of these; `divide.by_columns`
+    does it."""
 
     @property
     def chips(self) -> tuple[int, ...]:

@@ -1,7 +1,9 @@
-"""Rows that `mmfree-neuro bench gpu` measured, as baselines: those that come with the project, and a user's own.
+"""Rows that `mmfree-neuro bench gpu` measured, as baselines: those that come with the project, and
+a user's own.
 
-`measured.json` holds the project's.  A row says more than a baseline does; what a report shows of it is checked here,
-and points that a report has no place for (training, sizes without a published model) are left out.
+`measured.json` holds the project's.  A row says more than a baseline does; what a report shows of
+it is checked here, and points that a report has no place for (training, sizes without a published
+model) are left out.
 """
 
 import json
@@ -21,7 +23,18 @@ HASH = re.compile(r"\b([0-9a-f]{9})[0-9a-f]{31}\b")
 """A commit, and what of it a page shows."""
 MODES = ("generate", "prefill", "train")
 IMPLEMENTATIONS = ("fast", "naive", "transformer")
-TEXTS = ("name", "implementation", "precision", "device", "power", "impl", "script", "commit", "date", "model")
+TEXTS = (
+    "name",
+    "implementation",
+    "precision",
+    "device",
+    "power",
+    "impl",
+    "script",
+    "commit",
+    "date",
+    "model",
+)
 
 Plain = dict[str, Any]
 Dated = list[tuple[datetime, Baseline]]
@@ -44,14 +57,16 @@ def load(files: Sequence[Path] = ()) -> tuple[tuple[Baseline, ...], list[str]]:
         rows += more
         if left_out:
             sentences.append(
-                f"Of {len(more) + left_out} rows in {path.name}, {left_out} are not shown: they are of training, or of "
+                f"Of {len(more) + left_out} rows in {path.name}, {left_out} are not shown: they "
+                "are of training, or of "
                 "a model that has no published size."
             )
     return _latest(rows), sentences
 
 
 def parse(text: str, where: str) -> tuple[Baseline, ...]:
-    """The rows of a JSON text that a report can show, the latest of each point; `where` names the file in messages."""
+    """The rows of a JSON text that a report can show, the latest of each point; `where` names the
+    file in messages."""
     return _latest(_rows(text, where)[0])
 
 
@@ -88,7 +103,9 @@ def _date(text: str, where: str) -> datetime:
     try:
         date = datetime.fromisoformat(text)
     except ValueError:
-        raise HardwareError(f"{where}: date is {text!r}, must be one such as 2026-01-31T12:00:00+00:00") from None
+        raise HardwareError(
+            f"{where}: date is {text!r}, must be one such as 2026-01-31T12:00:00+00:00"
+        ) from None
     return date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
 
 
@@ -99,7 +116,9 @@ def _row(row: Plain, where: str) -> tuple[datetime, Baseline | None]:
             raise HardwareError(f"{where}: {name} must be a text")
     for name, known in (("mode", MODES), ("impl", IMPLEMENTATIONS)):
         if row.get(name) not in known:
-            raise HardwareError(f"{where}: {name} is {row.get(name)!r}, must be one of {', '.join(known)}")
+            raise HardwareError(
+                f"{where}: {name} is {row.get(name)!r}, must be one of {', '.join(known)}"
+            )
     date = _date(row["date"], where)
     synapses = row.get("ternary_synapses")
     if not isinstance(synapses, int) or isinstance(synapses, bool) or synapses < 1:
@@ -114,8 +133,10 @@ def _row(row: Plain, where: str) -> tuple[datetime, Baseline | None]:
         {name: row[name] for name in ("name", "implementation", "precision", "device", "power")}
         | {name: row.get(name) for name in numbers}
         | {
-            "model": model, "same_architecture": row["impl"] != "transformer", "source": source,
+            "model": model,
+            "same_architecture": row["impl"] != "transformer",
+            "source": source,
             "device_kind": "edge GPU" if EDGE.search(row["device"]) else "GPU",
         },
         where,
-    )  # fmt: skip
+    )

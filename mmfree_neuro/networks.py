@@ -8,7 +8,8 @@ from mmfree_neuro.verify import instruction_counts
 
 
 def graph_to_networkx(graph: Graph) -> "nx.MultiDiGraph[str]":
-    """Nodes by name with `kind`, `size` and `instructions` (a neuron, a token); an edge for every input.
+    """Nodes by name with `kind`, `size` and `instructions` (a neuron, a token); an edge for every
+    input.
 
     Edges carry `port`, `source_port`, `how`, and `synapses`, the ternary weights behind them.
     """
@@ -16,7 +17,10 @@ def graph_to_networkx(graph: Graph) -> "nx.MultiDiGraph[str]":
     counts = instruction_counts(graph)
     for node in graph.nodes:
         found.add_node(
-            node.name, kind=type(node).__name__, size=node.size, instructions=sum(counts[node.name].values())
+            node.name,
+            kind=type(node).__name__,
+            size=node.size,
+            instructions=sum(counts[node.name].values()),
         )
         for entry in node.inputs:
             synapses = 0 if entry.matrix is None else int(entry.matrix.size)
@@ -32,7 +36,8 @@ def graph_to_networkx(graph: Graph) -> "nx.MultiDiGraph[str]":
 
 
 def mapping_to_networkx(mapping: Mapping) -> "nx.DiGraph[tuple[int, int]]":
-    """Cores (chip, core) with their `shards`; an edge where payloads travel, with how many a token at most.
+    """Cores (chip, core) with their `shards`; an edge where payloads travel, with how many a token
+    at most.
 
     The host is (-1, 0).
     """

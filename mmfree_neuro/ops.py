@@ -1,16 +1,20 @@
 """The instructions of a neuron program, and the machines that run them.
 
-A program is a straight line of calls on a machine, so one text gives its meaning, its legality and its cost:
+A program is a straight line of calls on a machine, so one text gives its meaning, its legality and
+its cost:
 
 - `Machine` computes on int64 arrays; every engine uses it, or a subclass with the same results.
-- `CheckedMachine` computes the same and raises when a value leaves the register; the reference uses it.
+- `CheckedMachine` computes the same and raises when a value leaves the register; the reference uses
+  it.
 - `trace.Recorder` writes a program down, for interpreters outside Python.
-- `Bounds` computes on intervals: it proves that no input can overflow a register, and counts the instructions.
+- `Bounds` computes on intervals: it proves that no input can overflow a register, and counts the
+  instructions.
 
-Instruction classes are those in Intel's Loihi 2 technology brief.  What it leaves open is fixed here: registers are 32
-bits wide; MUL_SHR multiplies two registers into 64 bits, shifts right rounding down, and saturates at the register's
-ends (so a result that is stored next may pass them); a table look-up is an indexed MOV; an accumulator or an arrived
-message is read with RDC and a state variable written with RMW.  Branches are not used: both sides run and SEL chooses.
+Instruction classes are those in Intel's Loihi 2 technology brief.  What it leaves open is fixed
+here: registers are 32 bits wide; MUL_SHR multiplies two registers into 64 bits, shifts right
+rounding down, and saturates at the register's ends (so a result that is stored next may pass them);
+a table look-up is an indexed MOV; an accumulator or an arrived message is read with RDC and a state
+variable written with RMW.  Branches are not used: both sides run and SEL chooses.
 """
 
 from collections import Counter
@@ -25,11 +29,26 @@ from mmfree_neuro.fixedpoint import Ints, QType, rshift_half_up
 from mmfree_neuro.tables import GATE_FRAC, SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
 
 INSTRUCTIONS = (
-    "RMW", "RDC", "MOV", "SEL", "AND", "OR", "SHL", "ADD", "NEG", "MIN", "MUL_SHR", "LT", "GE", "EQ", "SPIKE",
-)  # fmt: skip
+    "RMW",
+    "RDC",
+    "MOV",
+    "SEL",
+    "AND",
+    "OR",
+    "SHL",
+    "ADD",
+    "NEG",
+    "MIN",
+    "MUL_SHR",
+    "LT",
+    "GE",
+    "EQ",
+    "SPIKE",
+)
 REGISTER_BITS = 32
 MOST_SHIFT = 62
-"""The widest shift of a product of two registers, which has 64 bits, that leaves something of it."""
+"""The widest shift of a product of two registers, which has 64 bits, that leaves something of
+it."""
 REGISTER_HIGH = (1 << (REGISTER_BITS - 1)) - 1
 
 Value = Any
@@ -37,7 +56,8 @@ Value = Any
 
 
 class Machine:
-    """Runs programs on int64 arrays of any shape, element by element; counts the values that `fit` saturates."""
+    """Runs programs on int64 arrays of any shape, element by element; counts the values that `fit`
+    saturates."""
 
     def __init__(self) -> None:
         self.saturations = 0
@@ -91,7 +111,8 @@ class Machine:
         return (a * b) >> shift
 
     def mul_round(self, a: Value, b: Value, shift: int) -> Value:
-        """a · b / 2^shift to the nearest, halves up: MUL_SHR by one bit less, ADD 1, MUL_SHR by one bit."""
+        """a · b / 2^shift to the nearest, halves up: MUL_SHR by one bit less, ADD 1, MUL_SHR by one
+        bit."""
         return rshift_half_up(a * b, shift)
 
     def clip(self, a: Value, low: int, high: int) -> Value:
@@ -99,7 +120,8 @@ class Machine:
         return np.clip(a, low, high)
 
     def fit(self, a: Value, qtype: QType) -> Value:
-        """`clip` to a format before a store or a send; every value that changes is counted as a saturation."""
+        """`clip` to a format before a store or a send; every value that changes is counted as a
+        saturation."""
         high = qtype.high
         if a.size and (a.max() > high or a.min() < -high):
             self.saturations += int(np.count_nonzero((a > high) | (a < -high)))
@@ -107,7 +129,8 @@ class Machine:
         return a
 
     def mul_fit(self, a: Value, b: Value, shift: int, qtype: QType) -> Value:
-        """`mul_round` and then `fit`; the product may pass the register's ends, where MUL_SHR saturates."""
+        """`mul_round` and then `fit`; the product may pass the register's ends, where MUL_SHR
+        saturates."""
         return self.fit(rshift_half_up(a * b, shift), qtype)
 
     def scan(
@@ -130,7 +153,8 @@ class Machine:
         return a - b
 
     def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
-        """σ(x) with GATE_FRAC fractional bits, x having `frac`: chords on the magnitude, σ(-x) = 1 - σ(x)."""
+        """σ(x) with GATE_FRAC fractional bits, x having `frac`: chords on the magnitude, σ(-x) = 1
+        - σ(x)."""
         return _sigmoid(self, x, frac, table)
 
 
@@ -138,7 +162,9 @@ def _sigmoid(m: Machine, x: Value, frac: int, table: SigmoidTable) -> Value:
     magnitude = m.abs(x)
     if frac < SIGMOID_INPUT_FRAC:
         up = SIGMOID_INPUT_FRAC - frac
-        magnitude = m.shl(m.min(magnitude, 1 << max(0, SIGMOID_INPUT_BITS - up)), min(up, SIGMOID_INPUT_BITS))
+        magnitude = m.shl(
+            m.min(magnitude, 1 << max(0, SIGMOID_INPUT_BITS - up)), min(up, SIGMOID_INPUT_BITS)
+        )
     else:
         magnitude = m.mul_shr(magnitude, 1, frac - SIGMOID_INPUT_FRAC)
     magnitude = m.min(magnitude, (1 << SIGMOID_INPUT_BITS) - 1)
@@ -150,7 +176,8 @@ def _sigmoid(m: Machine, x: Value, frac: int, table: SigmoidTable) -> Value:
 
 
 class CheckedMachine(Machine):
-    """The same, slowly: every helper is spelt in instructions and every result must fit the register."""
+    """The same, slowly: every helper is spelt in instructions and every result must fit the
+    register."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -206,7 +233,8 @@ def _interval(x: Value) -> Interval:
 
 
 class Bounds(Machine):
-    """Runs a program on intervals: proves that every register holds every value, and counts `issued` instructions."""
+    """Runs a program on intervals: proves that every register holds every value, and counts
+    `issued` instructions."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -220,7 +248,8 @@ class Bounds(Machine):
         worst = max(high, -low)
         if worst > REGISTER_HIGH:
             raise RangeError(
-                f"{self.name}: a value can reach {worst}, which a {REGISTER_BITS}-bit register cannot hold"
+                f"{self.name}: a value can reach {worst}, which a {REGISTER_BITS}-bit register "
+                "cannot hold"
             )
         return Interval(low, high)
 
@@ -289,7 +318,10 @@ class Bounds(Machine):
         self._issue("MOV")
         index = _interval(index)
         if index.low < 0 or index.high >= len(table):
-            raise RangeError(f"{self.name}: a table of {len(table)} entries is read at {index.low} … {index.high}")
+            raise RangeError(
+                f"{self.name}: a table of {len(table)} entries is read at {index.low} … "
+                f"{index.high}"
+            )
         return _interval(table[index.low : index.high + 1])
 
     def mul_shr(self, a: Value, b: Value, shift: int) -> Value:
@@ -324,7 +356,9 @@ class Bounds(Machine):
     def abs(self, a: Value) -> Value:
         self._issue("LT", "NEG", "SEL")
         a = _interval(a)
-        return Interval(0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high)), max(-a.low, a.high))
+        return Interval(
+            0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high)), max(-a.low, a.high)
+        )
 
     def max(self, a: Value, b: Value) -> Value:
         self._issue("LT", "SEL")

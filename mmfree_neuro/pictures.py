@@ -1,7 +1,8 @@
-"""Pictures of a report: chips and cores, use of every limit, energy by part, messages between chips.
+"""Pictures of a report: chips and cores, use of every limit, energy by part, messages between
+chips.
 
-`draw` takes the plain data of `report.build` and gives PNG images by name.  Numbers and names are worded here once for
-pictures and pages alike.
+`draw` takes the plain data of `report.build` and gives PNG images by name.  Numbers and names are
+worded here once for pictures and pages alike.
 """
 
 import math
@@ -35,20 +36,33 @@ LIMITS = {
 }
 CAPTIONS = {
     "cores-by-memory": "Chips and their cores, by the share of the synaptic memory in use",
-    "cores-by-kind": "Chips and their cores, by the kind of node that most of a core's synapses belong to",
+    "cores-by-kind": (
+        "Chips and their cores, by the kind of node that most of a core's synapses belong to"
+    ),
     "limits": "Use of every limit of a core: the fullest core and the mean over the cores in use",
     "energy": "Estimated energy of a token, by part",
     "links": "Messages per token between chips and the host, over both phases",
 }
 KINDS = {
-    "MLGRU": "#4269d0", "GLU": "#efb118", "Residual": "#3ca951", "Head": "#ff725c", "Norm": "#a463f2",
-    "InverseRms": "#6cc5b0", "Gain": "#ff8ab7", "MaxAbs": "#9c6b4e", "QuantScale": "#97bbf5", "Quantise": "#b5a642",
-}  # fmt: skip
-SHADES: Colormap = LinearSegmentedColormap.from_list("use", ["#dbe7f6", "#6ba3d6", "#1f5fa8", "#0b2a55"])
+    "MLGRU": "#4269d0",
+    "GLU": "#efb118",
+    "Residual": "#3ca951",
+    "Head": "#ff725c",
+    "Norm": "#a463f2",
+    "InverseRms": "#6cc5b0",
+    "Gain": "#ff8ab7",
+    "MaxAbs": "#9c6b4e",
+    "QuantScale": "#97bbf5",
+    "Quantise": "#b5a642",
+}
+SHADES: Colormap = LinearSegmentedColormap.from_list(
+    "use", ["#dbe7f6", "#6ba3d6", "#1f5fa8", "#0b2a55"]
+)
 FREE, INK, FAINT, WARM, COOL = "#e6e6e6", "#22303c", "#8894a0", "#d9742b", "#2f6db3"
 DOTS_PER_INCH = 130
 MOST_CHIPS = 128
-"""Cores are shown of so many chips; the links picture takes neighbouring chips together where there are more."""
+"""Cores are shown of so many chips; the links picture takes neighbouring chips together where there
+are more."""
 MOST_NAMED = 12
 """The links picture writes its numbers out up to so many rows."""
 
@@ -73,15 +87,20 @@ def spread(span: Plain, unit: str = "") -> str:
     """The central figure, and the range where there is one."""
     if span["low"] == span["high"]:
         return figure(span["central"], unit)
-    return f"{figure(span['central'])} ({figure(span['low'])} to {figure(span['high'])}) {unit}".rstrip()
+    return (
+        f"{figure(span['central'])} ({figure(span['low'])} to {figure(span['high'])}) {unit}"
+    ).rstrip()
 
 
 def draw(report: Plain) -> dict[str, bytes]:
-    """Every picture of a report as a PNG, by the names of `CAPTIONS`; none of energy where no phase has tokens."""
+    """Every picture of a report as a PNG, by the names of `CAPTIONS`; none of energy where no phase
+    has tokens."""
     pictures = {
-        "cores-by-memory": cores_by_memory(report), "cores-by-kind": cores_by_kind(report),
-        "limits": limits(report), "links": links(report),
-    }  # fmt: skip
+        "cores-by-memory": cores_by_memory(report),
+        "cores-by-kind": cores_by_kind(report),
+        "limits": limits(report),
+        "links": links(report),
+    }
     if any(phase is not None for phase in report["phases"].values()):
         pictures["energy"] = energy(report)
     return pictures
@@ -94,7 +113,9 @@ def _png(picture: Figure) -> bytes:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    picture = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
+    picture = Figure(
+        figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white", layout="constrained"
+    )
     axes = picture.add_subplot()
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -103,7 +124,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _chips(report: Plain, colour: Callable[[Plain], Any]) -> tuple[Figure, Axes]:
-    """The chips in use side by side, each a mesh of cores, those in use in the colour that `colour` gives."""
+    """The chips in use side by side, each a mesh of cores, those in use in the colour that `colour`
+    gives."""
     mapping = report["mapping"]
     columns, cores = mapping["mesh_columns"], mapping["cores_per_chip"]
     rows = -(-cores // columns)
@@ -112,19 +134,34 @@ def _chips(report: Plain, colour: Callable[[Plain], Any]) -> tuple[Figure, Axes]
     wide = max(1, min(len(shown), round(math.sqrt(len(shown) * 1.6 * (rows + 3) / (columns + 2)))))
     high = -(-len(shown) // wide)
     scale = min(0.36, 10.5 / (wide * (columns + 2)))
-    picture, axes = _figure(max(6.0, wide * (columns + 2) * scale) + 1.2, high * (rows + 3) * scale + 0.9)
+    picture, axes = _figure(
+        max(6.0, wide * (columns + 2) * scale) + 1.2, high * (rows + 3) * scale + 0.9
+    )
     used = {(core["chip"], core["core"]): colour(core) for core in mapping["content"]}
     squares, colours = [], []
     for position, chip in enumerate(shown):
         left, top = position % wide * (columns + 2), position // wide * (rows + 3)
         frame = (left - 0.35, top - 0.35), columns + 0.7, rows + 0.7
-        axes.add_patch(FancyBboxPatch(*frame, "round,pad=0,rounding_size=0.5", fc="#fafbfc", ec="#b8c2cc", lw=0.8))
-        axes.text(left, top - 0.7, f"chip {chip}", fontsize=min(8, 130 * scale), color=INK, va="bottom")
+        axes.add_patch(
+            FancyBboxPatch(
+                *frame, "round,pad=0,rounding_size=0.5", fc="#fafbfc", ec="#b8c2cc", lw=0.8
+            )
+        )
+        axes.text(
+            left, top - 0.7, f"chip {chip}", fontsize=min(8, 130 * scale), color=INK, va="bottom"
+        )
         for core in range(cores):
-            squares.append(Rectangle((left + core % columns + 0.06, top + core // columns + 0.06), 0.88, 0.88))
+            squares.append(
+                Rectangle((left + core % columns + 0.06, top + core // columns + 0.06), 0.88, 0.88)
+            )
             colours.append(used.get((chip, core), FREE))
     axes.add_collection(PatchCollection(squares, facecolors=colours, edgecolors="none"))
-    axes.set(xlim=(-1, wide * (columns + 2) - 1), ylim=(high * (rows + 3) - 2, -1.8), xticks=[], yticks=[])
+    axes.set(
+        xlim=(-1, wide * (columns + 2) - 1),
+        ylim=(high * (rows + 3) - 2, -1.8),
+        xticks=[],
+        yticks=[],
+    )
     axes.set_aspect("equal", anchor="NW")
     if len(chips) > len(shown):
         axes.set_xlabel(f"the first {len(shown)} of {len(chips)} chips", fontsize=9, color=INK)
@@ -133,23 +170,37 @@ def _chips(report: Plain, colour: Callable[[Plain], Any]) -> tuple[Figure, Axes]
 
 def _not_in_use(report: Plain) -> list[tuple[str, Any]]:
     mapping = report["mapping"]
-    return [("core not in use", FREE)] if mapping["cores"] < mapping["chips"] * mapping["cores_per_chip"] else []
+    return (
+        [("core not in use", FREE)]
+        if mapping["cores"] < mapping["chips"] * mapping["cores_per_chip"]
+        else []
+    )
 
 
 def _legend(picture: Figure, entries: Iterable[tuple[str, Any]]) -> None:
     handles = [Patch(facecolor=colour, label=label) for label, colour in entries]
     picture.legend(
-        handles=handles, loc="outside lower left", ncols=int(picture.get_figwidth() / 1.4), frameon=False, fontsize=9,
-        labelcolor=INK, handlelength=1, handleheight=1,
-    )  # fmt: skip
+        handles=handles,
+        loc="outside lower left",
+        ncols=int(picture.get_figwidth() / 1.4),
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handlelength=1,
+        handleheight=1,
+    )
 
 
 def cores_by_memory(report: Plain) -> bytes:
     """Every core by the share of its synaptic memory in use."""
     limit = report["mapping"]["use"]["synaptic_memory"]["limit"]
     shades = ScalarMappable(Normalize(0, 100), SHADES)
-    picture, axes = _chips(report, lambda core: shades.to_rgba(100 * core["synaptic_memory"] / limit))
-    bar = picture.colorbar(shades, ax=axes, orientation="vertical", fraction=0.03, pad=0.01, aspect=25, shrink=0.8)
+    picture, axes = _chips(
+        report, lambda core: shades.to_rgba(100 * core["synaptic_memory"] / limit)
+    )
+    bar = picture.colorbar(
+        shades, ax=axes, orientation="vertical", fraction=0.03, pad=0.01, aspect=25, shrink=0.8
+    )
     bar.set_label("% of the synaptic memory of a core", fontsize=9, color=INK)
     bar.ax.spines["outline"].set_visible(False)
     bar.ax.tick_params(length=0, labelsize=9, colors=INK)
@@ -175,12 +226,24 @@ def limits(report: Plain) -> bytes:
         most, mean, limit = (use[name][key] for key in ("max", "mean", "limit"))
         shares = [100 * value / limit if limit else 0.0 for value in (most, mean)]
         axes.barh(row, 100, height=0.62, color="#f0f2f4")
-        axes.barh(row, shares[0], height=0.62, color="#a9c8e8", label="fullest core" if row == 0 else None)
-        axes.barh(row, shares[1], height=0.3, color=COOL, label="mean of the cores in use" if row == 0 else None)
+        axes.barh(
+            row, shares[0], height=0.62, color="#a9c8e8", label="fullest core" if row == 0 else None
+        )
+        axes.barh(
+            row,
+            shares[1],
+            height=0.3,
+            color=COOL,
+            label="mean of the cores in use" if row == 0 else None,
+        )
         text = f"{shares[0]:.3g} %   {figure(most)} of {figure(limit, unit)}"
         axes.text(max(101.5, shares[0] + 1.5), row, text, va="center", fontsize=9, color=INK)
     axes.axvline(100, color=WARM, lw=1.2, label="limit")
-    axes.set(yticks=range(len(LIMITS)), yticklabels=[label for label, _ in LIMITS.values()], xlim=(0, 100))
+    axes.set(
+        yticks=range(len(LIMITS)),
+        yticklabels=[label for label, _ in LIMITS.values()],
+        xlim=(0, 100),
+    )
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.invert_yaxis()
     picture.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
@@ -207,23 +270,43 @@ def energy(report: Plain) -> bytes:
     names = [part["name"] for part in next(iter(phases.values()))["parts"]]
     picture, axes = _figure(10, 5.2)
     for number, (name, phase) in enumerate(phases.items()):
-        spans = [part["millijoule_per_token"] for part in phase["parts"]] + [phase["millijoule_per_token"]]
+        spans = [part["millijoule_per_token"] for part in phase["parts"]] + [
+            phase["millijoule_per_token"]
+        ]
         for row, span in enumerate(spans):
             at = row + (number - (len(phases) - 1) / 2) * 0.36 + (0.4 if row == len(names) else 0)
             low, central, high = (max(span[bound], least) for bound in ("low", "central", "high"))
             if span["high"] > 0:
-                axes.plot([low, high], [at, at], color=colours[name], lw=5, alpha=0.3, solid_capstyle="round")
+                axes.plot(
+                    [low, high],
+                    [at, at],
+                    color=colours[name],
+                    lw=5,
+                    alpha=0.3,
+                    solid_capstyle="round",
+                )
             if span["central"] > 0:
                 axes.plot(central, at, "o", color=colours[name], ms=7)
             axes.text(
-                1.01, at, spread(span, "mJ"), va="center", fontsize=8.5, color=colours[name],
+                1.01,
+                at,
+                spread(span, "mJ"),
+                va="center",
+                fontsize=8.5,
+                color=colours[name],
                 transform=axes.get_yaxis_transform(),
-            )  # fmt: skip
+            )
     axes.axhline(len(names) - 0.3, color=FAINT, lw=0.8)
     axes.set_xscale("log")
     axes.minorticks_off()
-    axes.set(xlim=(least, most), yticks=[*range(len(names)), len(names) + 0.4], yticklabels=[*names, "in all"])
-    axes.set_xlabel("mJ per token: central figure, and the range from low to high", fontsize=9, color=INK)
+    axes.set(
+        xlim=(least, most),
+        yticks=[*range(len(names)), len(names) + 0.4],
+        yticklabels=[*names, "in all"],
+    )
+    axes.set_xlabel(
+        "mJ per token: central figure, and the range from low to high", fontsize=9, color=INK
+    )
     axes.grid(axis="x", color="#e3e7eb", lw=0.8)
     axes.set_axisbelow(True)
     axes.invert_yaxis()
@@ -232,11 +315,14 @@ def energy(report: Plain) -> bytes:
 
 
 def _between(report: Plain) -> tuple[list[int], int, np.ndarray[Any, Any]]:
-    """The chips that rows and columns begin with, how many chips each takes together, and messages [from, to]."""
+    """The chips that rows and columns begin with, how many chips each takes together, and messages
+    [from, to]."""
     ends = {link[end] for link in report["links"] for end in ("source", "destination")}
     chips = sorted((ends or {core["chip"] for core in report["mapping"]["content"]}) - {HOST})
     hosts, together = sorted(ends & {HOST}), -(-len(chips) // MOST_CHIPS)
-    position = {HOST: 0} | {chip: len(hosts) + index // together for index, chip in enumerate(chips)}
+    position = {HOST: 0} | {
+        chip: len(hosts) + index // together for index, chip in enumerate(chips)
+    }
     starts = hosts + chips[::together]
     table = np.zeros((len(starts), len(starts)))
     for link in report["links"]:
@@ -248,7 +334,9 @@ def _between(report: Plain) -> tuple[list[int], int, np.ndarray[Any, Any]]:
 def links(report: Plain) -> bytes:
     """A matrix: from the chips of the row to those of the column."""
     ends, together, table = _between(report)
-    side = min(9.0, max(3.4, 0.62 * len(ends) + 1.4) if len(ends) <= MOST_NAMED else 0.22 * len(ends) + 2)
+    side = min(
+        9.0, max(3.4, 0.62 * len(ends) + 1.4) if len(ends) <= MOST_NAMED else 0.22 * len(ends) + 2
+    )
     picture, axes = _figure(side + (1.4 if len(ends) > MOST_NAMED else 0), side)
     sent = table[~np.isnan(table)]
     norm = LogNorm(sent.min() / 2, sent.max() * 2) if sent.size else LogNorm(1, 10)
@@ -256,7 +344,9 @@ def links(report: Plain) -> bytes:
     image = axes.imshow(table, norm=norm, cmap=shades)
     names = ["host" if chip == HOST else str(chip) for chip in ends]
     step = -(-len(ends) // 32)
-    axes.set_xticks(range(0, len(ends), step), names[::step], rotation=90 if len(ends) > MOST_NAMED else 0)
+    axes.set_xticks(
+        range(0, len(ends), step), names[::step], rotation=90 if len(ends) > MOST_NAMED else 0
+    )
     axes.set_yticks(range(0, len(ends), step), names[::step])
     note = "" if together == 1 else f" and the {together - 1} that follow it"
     axes.set_xlabel(f"to chip{note}", fontsize=9, color=INK)
@@ -279,11 +369,14 @@ def _write_out(axes: Axes, table: np.ndarray[Any, Any], norm: Normalize) -> None
     for (row, column), value in np.ndenumerate(table):
         if not np.isnan(value):
             ink = "white" if norm(value) > 0.55 else INK
-            axes.text(column, row, figure(float(value)), ha="center", va="center", fontsize=8, color=ink)
+            axes.text(
+                column, row, figure(float(value)), ha="center", va="center", fontsize=8, color=ink
+            )
 
 
 def fronts(found: Sequence[Point]) -> bytes:
-    """For every phase and mode: tokens a second against the system's energy of a token, those on the front in colour.
+    """For every phase and mode: tokens a second against the system's energy of a token, those on
+    the front in colour.
 
     A point's size grows with its chips; lines from it are its ranges.
     """
@@ -299,10 +392,23 @@ def fronts(found: Sequence[Point]) -> bytes:
             ink = COOL if point in best else "#c3cad1"
             axes.plot([rate.low, rate.high], [energy.central] * 2, color=ink, lw=0.8, alpha=0.5)
             axes.plot([rate.central] * 2, [energy.low, energy.high], color=ink, lw=0.8, alpha=0.5)
-            axes.scatter(rate.central, energy.central, s=8 + 2 * point.chips, color=ink, zorder=2 + (point in best))
+            axes.scatter(
+                rate.central,
+                energy.central,
+                s=8 + 2 * point.chips,
+                color=ink,
+                zorder=2 + (point in best),
+            )
         for point in best:
             at = point.tokens_per_s.central, point.millijoule_per_token.central
-            axes.annotate(f"{point.chips} chips", at, (4, 4), textcoords="offset points", fontsize=7.5, color=INK)
+            axes.annotate(
+                f"{point.chips} chips",
+                at,
+                (4, 4),
+                textcoords="offset points",
+                fontsize=7.5,
+                color=INK,
+            )
         scale = "log" if any(point.millijoule_per_token.high > 0 for point in here) else "linear"
         axes.set(xscale="log", yscale=scale, title=f"{PHASES[phase]}, {mode}")
         for axis in (axes.xaxis, axes.yaxis) if scale == "log" else ():

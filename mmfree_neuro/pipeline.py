@@ -1,7 +1,8 @@
-"""The flow from a checkpoint to a report, step by step; the command line and the examples call these functions.
+"""The flow from a checkpoint to a report, step by step; the command line and the examples call
+these functions.
 
-The folders `partition/`, `kernels/` and `sims/` are imported where they are needed, so that a Lava run starts without
-torch in memory and everything else works without Lava.
+The folders `partition/`, `kernels/` and `sims/` are imported where they are needed, so that a Lava
+run starts without torch in memory and everything else works without Lava.
 """
 
 import importlib.metadata
@@ -27,7 +28,16 @@ from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.ir import Graph
-from mmfree_neuro.job import Job, Report, Result, RunState, Saving, check_new_tokens, check_shape, silent
+from mmfree_neuro.job import (
+    Job,
+    Report,
+    Result,
+    RunState,
+    Saving,
+    check_new_tokens,
+    check_shape,
+    silent,
+)
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.quantize import Scheme, TernaryWeights, ternary_weights
 from mmfree_neuro.storage import Run
@@ -36,14 +46,20 @@ from mmfree_neuro.summary import summarise
 ENGINES = ("reference", "fast", "gpu", "lava", "lava-per-core", "mpi")
 CALIBRATION_WINDOW = 512
 BYTES_PER_TOKEN = 8
-"""More than the words of a tokenizer have on average: so many bytes are read for a token of a window."""
+"""More than the words of a tokenizer have on average: so many bytes are read for a token of a
+window."""
 
 
 class Engine(Protocol):
     """Runs a job on a mapping."""
 
     def __call__(
-        self, graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+        self,
+        graph: Graph,
+        mapping: Mapping,
+        job: Job,
+        report: Report = silent,
+        saving: Saving | None = None,
     ) -> Result: ...
 
 
@@ -58,7 +74,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def engine_named(name: str, placement: Sequence[int] | None = None) -> Engine:
-    """The engine of that name; `placement` gives each chip in use a rank, where the engine has ranks."""
+    """The engine of that name; `placement` gives each chip in use a rank, where the engine has
+    ranks."""
     if placement is not None and name != "mpi":
         raise InputError(f"engine {name} has no ranks, must be mpi to place chips on them")
     match name:
@@ -91,7 +108,11 @@ def load_tokens(path: Path) -> NDArray[np.int64]:
         tokens = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         raise InputError(f"{path}: not readable as an .npy file of numbers") from None
-    if not isinstance(tokens, np.ndarray) or not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (1, 2):
+    if (
+        not isinstance(tokens, np.ndarray)
+        or not np.issubdtype(tokens.dtype, np.integer)
+        or tokens.ndim not in (1, 2)
+    ):
         raise InputError(f"{path}: must hold integers of shape [sequences, time]")
     return np.atleast_2d(tokens).astype(np.int64)
 
@@ -99,16 +120,18 @@ def load_tokens(path: Path) -> NDArray[np.int64]:
 def calibration_text(
     name: str, count: tuple[int, int], tokenizer: str | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Windows of tokens to calibrate on, and others [n, time + 1] to measure quality on, `count` of each at most.
+    """Windows of tokens to calibrate on, and others [n, time + 1] to measure quality on, `count` of
+    each at most.
 
-    From `stdlib`, a folder of Python sources, or a text file, by a tokenizer or byte by byte; or from an `.npy` file of
-    token ids, of which every fourth row is kept for quality.
+    From `stdlib`, a folder of Python sources, or a text file, by a tokenizer or byte by byte; or
+    from an `.npy` file of token ids, of which every fourth row is kept for quality.
     """
     if name.endswith(".npy"):
         tokens = load_tokens(Path(name))
         if len(tokens) < 4:
             raise InputError(
-                f"{name}: has {len(tokens)} rows, must have at least 4 to calibrate on some and measure on others"
+                f"{name}: has {len(tokens)} rows, must have at least 4 to calibrate on some and "
+                "measure on others"
             )
         kept = np.arange(len(tokens)) % 4 == 3
         return tokens[~kept][:, :-1], tokens[kept]
@@ -117,22 +140,29 @@ def calibration_text(
     corpus = load(name)
     length = min(CALIBRATION_WINDOW, corpus.held_out.size - 1)
     calibration, held_out = (
-        _windows(side, length, n, tokenizer) for side, n in zip((corpus.train, corpus.held_out), count, strict=True)
+        _windows(side, length, n, tokenizer)
+        for side, n in zip((corpus.train, corpus.held_out), count, strict=True)
     )
     return calibration[:, :-1], held_out
 
 
-def _windows(side: NDArray[np.uint8], length: int, count: int, tokenizer: str | None) -> NDArray[np.int64]:
+def _windows(
+    side: NDArray[np.uint8], length: int, count: int, tokenizer: str | None
+) -> NDArray[np.int64]:
     """Windows of at most `length` + 1 tokens, all of one length, spread evenly over a text."""
     from mmfree_kernels.corpus import windows
 
     if tokenizer is None:
         return windows(side, length, count)
     stretches = windows(side, min(BYTES_PER_TOKEN * length, side.size - 1), count)
-    found = [texts.encode_corpus(tokenizer, [bytes(s.astype(np.uint8))])[: length + 1] for s in stretches]
+    found = [
+        texts.encode_corpus(tokenizer, [bytes(s.astype(np.uint8))])[: length + 1] for s in stretches
+    ]
     shortest = min(len(tokens) for tokens in found)
     if shortest < 2:
-        raise InputError(f"a part of the text has {shortest} tokens, must have at least 2 to calibrate on")
+        raise InputError(
+            f"a part of the text has {shortest} tokens, must have at least 2 to calibrate on"
+        )
     return np.stack([tokens[:shortest] for tokens in found])
 
 
@@ -145,7 +175,8 @@ def nats(logits: NDArray[np.float64], following: Ints) -> NDArray[np.float64]:
 
 
 def in_one_place(graph: Graph) -> Mapping:
-    """A mapping that only serves to compute logits: every node whole, on a core of its own of one chip."""
+    """A mapping that only serves to compute logits: every node whole, on a core of its own of one
+    chip."""
     from mmfree_neuro.mapping import HOST, Location, Shard
     from mmfree_partition.route import route
 
@@ -155,7 +186,10 @@ def in_one_place(graph: Graph) -> Mapping:
 
 
 def quality(
-    checkpoint: Checkpoint, graph: Graph, windows: NDArray[np.int64], weights: TernaryWeights | None = None
+    checkpoint: Checkpoint,
+    graph: Graph,
+    windows: NDArray[np.int64],
+    weights: TernaryWeights | None = None,
 ) -> dict[str, float]:
     """What a graph loses against the float model on windows [n, time + 1], each from a zero state.
 
@@ -172,17 +206,27 @@ def quality(
         for at in range(0, len(row), fast.CHUNK):  # so that few logits are in memory at a time
             here = slice(at, at + fast.CHUNK)
             logits = session.feed(row[here])
-            lost += float(nats(logits.astype(np.float64) * graph.logit_scale, following[number, here]).sum())
+            lost += float(
+                nats(logits.astype(np.float64) * graph.logit_scale, following[number, here]).sum()
+            )
             agreed += int((logits.argmax(-1) == floats.chosen[number, here]).sum())
     float_nats, integer_nats = float(floats.nats.mean()), lost / following.size
     return {
-        "tokens": following.size, "float_nats": float_nats, "integer_nats": integer_nats,
-        "perplexity_ratio": float(np.exp(integer_nats - float_nats)), "greedy_agreement": agreed / following.size,
-    }  # fmt: skip
+        "tokens": following.size,
+        "float_nats": float_nats,
+        "integer_nats": integer_nats,
+        "perplexity_ratio": float(np.exp(integer_nats - float_nats)),
+        "greedy_agreement": agreed / following.size,
+    }
 
 
 def to_graph(
-    checkpoint: Checkpoint, tokenizer: str | None, scheme: Scheme, text: str, name: str, stage: Stage = lambda _: None
+    checkpoint: Checkpoint,
+    tokenizer: str | None,
+    scheme: Scheme,
+    text: str,
+    name: str,
+    stage: Stage = lambda _: None,
 ) -> Graph:
     """Calibrate and lower a checkpoint, and measure what it lost."""
     from mmfree_kernels.calibrate import calibrate, windows_for
@@ -202,21 +246,32 @@ def to_graph(
     graph = lower.lower(checkpoint, weights, ranges, scheme, name)
     check(graph, Job(calibration))
     stage("measuring quality")
-    return replace(graph, tokenizer=tokenizer, quality=quality(checkpoint, graph, held_out, weights))
+    return replace(
+        graph, tokenizer=tokenizer, quality=quality(checkpoint, graph, held_out, weights)
+    )
 
 
 def _within(tokens: Ints, vocabulary: int, text: str) -> None:
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocabulary:
         wrong = low if low < 0 else high
-        raise InputError(f"{text}: holds token {wrong}, which is outside the vocabulary 0 … {vocabulary - 1}")
+        raise InputError(
+            f"{text}: holds token {wrong}, which is outside the vocabulary 0 … {vocabulary - 1}"
+        )
 
 
-def convert(folder: Path, output: Path, scheme: Scheme, text: str, stage: Stage = lambda _: None) -> Graph:
+def convert(
+    folder: Path, output: Path, scheme: Scheme, text: str, stage: Stage = lambda _: None
+) -> Graph:
     """Turn a checkpoint folder into a graph file."""
     stage("reading")
     graph = to_graph(
-        read_checkpoint(folder), checkpoints.read_tokenizer(folder), scheme, text, folder.resolve().name, stage
+        read_checkpoint(folder),
+        checkpoints.read_tokenizer(folder),
+        scheme,
+        text,
+        folder.resolve().name,
+        stage,
     )
     stage("writing")
     storage.save_graph(graph, output)
@@ -240,7 +295,10 @@ def simulate(
     Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
     """
     graph, stored = storage.load_mapped(path)
-    job = replace(job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)), keep_logits=False)
+    job = replace(
+        job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)),
+        keep_logits=False,
+    )
     start = engine_named(engine, placement)
     if is_worker(engine):
         start(graph, stored.mapping, job, report, Saving(save_every, lambda _: None))
@@ -249,11 +307,23 @@ def simulate(
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     sampling = {"temperature": job.sampling.temperature, "seed": job.sampling.seed}
     run = Run(
-        engine, graph.scheme, prompt, texts.decode(graph.tokenizer, result.chosen[0]), tuple(job.tokens[0].tolist()),
-        tuple(result.chosen[0].tolist()), sampling, result.seconds, result.prefill, result.generate,
-        summarise(graph), stored.mapping, stored.system, versions(), now,
+        engine,
+        graph.scheme,
+        prompt,
+        texts.decode(graph.tokenizer, result.chosen[0]),
+        tuple(job.tokens[0].tolist()),
+        tuple(result.chosen[0].tolist()),
+        sampling,
+        result.seconds,
+        result.prefill,
+        result.generate,
+        summarise(graph),
+        stored.mapping,
+        stored.system,
+        versions(),
+        now,
         use_of_cores(graph, stored.mapping, stored.system.chip),
-    )  # fmt: skip
+    )
     with storage.whole_folder(output) as folder:
         storage.save_run(run, folder)
     return run
@@ -269,7 +339,8 @@ def is_worker(engine: str) -> bool:
 
 
 def refused(engine: str, problem: str) -> str | None:
-    """What a command is refused for: its own problem, or that of the first rank which has one; None if that tells."""
+    """What a command is refused for: its own problem, or that of the first rank which has one; None
+    if that tells."""
     if engine != "mpi":
         return problem
     from mmfree_sims import mpi
@@ -287,7 +358,8 @@ def end_ranks(engine: str, status: int, *, waited_for: bool = False) -> None:
 
 @contextmanager
 def saving(mapping: Mapping, job: Job, output: Path, every: int, resume: bool) -> Iterator[Saving]:
-    """How the states of a run are kept in its folder; what ends the run early says whether it can be resumed."""
+    """How the states of a run are kept in its folder; what ends the run early says whether it can
+    be resumed."""
     identity = storage.identity(mapping, job)
     resumed = storage.load_state(output, identity) if resume else None
     storage.check_output(output, resume=resume)
@@ -301,7 +373,11 @@ def saving(mapping: Mapping, job: Job, output: Path, every: int, resume: bool) -
         latest[0] = state.fed
 
     def hint() -> str:
-        return f"the state after {latest[0]} tokens is in {output}, --resume goes on from there" if latest[0] else ""
+        return (
+            f"the state after {latest[0]} tokens is in {output}, --resume goes on from there"
+            if latest[0]
+            else ""
+        )
 
     try:
         yield Saving(every, write, resumed)
@@ -323,10 +399,15 @@ def versions() -> dict[str, str]:
 
 
 def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
-    """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a checkpoint folder."""
+    """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a
+    checkpoint folder."""
     if path.is_dir():
         graph = to_graph(
-            read_checkpoint(path), checkpoints.read_tokenizer(path), scheme, text, path.resolve().name
+            read_checkpoint(path),
+            checkpoints.read_tokenizer(path),
+            scheme,
+            text,
+            path.resolve().name,
         )
         return graph, in_one_place(graph)
     if path.suffix == ".map":
@@ -347,16 +428,21 @@ def float_result(
     check_new_tokens(tokens, new_tokens, checkpoint.config.vocab_size)
     _within(tokens, checkpoint.config.vocab_size, "the tokens")
     if new_tokens == 0:  # a model of any size
-        windows = [window.numpy().astype(np.float64) for window in streamed.stream(checkpoint, tokens)]
+        windows = [
+            window.numpy().astype(np.float64) for window in streamed.stream(checkpoint, tokens)
+        ]
         return np.concatenate(windows), np.zeros((len(tokens), 0), np.int64)
     float_model = model.from_checkpoint(checkpoint)
-    return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(float_model, tokens, new_tokens)
+    return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(
+        float_model, tokens, new_tokens
+    )
 
 
 def bench_gpu(point: dict[str, Any], seconds: float, output: Path | None) -> dict[str, Any]:
     """Measure a point, given as the arguments of `bench.workload.point`, on this GPU: its row.
 
-    Raises InputError, before anything is loaded, where `record.append` could not add it to `output`.
+    Raises InputError, before anything is loaded, where `record.append` could not add it to
+    `output`.
     """
     from mmfree_kernels.bench import meter, record, workload
 
@@ -365,16 +451,19 @@ def bench_gpu(point: dict[str, Any], seconds: float, output: Path | None) -> dic
     if output is not None:
         record.check_output(output)
     bench = record.this_gpu()
-    from mmfree_kernels.bench.builders import build  # needs Triton; a missing GPU is told before that
+    from mmfree_kernels.bench.builders import (
+        build,
+    )  # needs Triton; a missing GPU is told before that
 
     return record.measure_point(bench, chosen, seconds, build)
 
 
 def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
-    """Write the report of a run as `.html`, `.md` or `.json`, by the name of the output; its content.
+    """Write the report of a run as `.html`, `.md` or `.json`, by the name of the output; its
+    content.
 
-    `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the project; a row that
-    was measured later takes the place of an earlier one.
+    `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the
+    project; a row that was measured later takes the place of an earlier one.
     """
     from mmfree_neuro import baselines, measured, pictures, report, roofline
 

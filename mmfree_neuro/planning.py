@@ -1,4 +1,5 @@
-"""From a graph to mappings: one that is wished for, or many to compare; the command line and the examples call these.
+"""From a graph to mappings: one that is wished for, or many to compare; the command line and the
+examples call these.
 
 The folder `partition/` is imported where it is needed.
 """
@@ -46,13 +47,17 @@ class Wish:
 
 
 def with_weight_bits(system: SystemSpec, bits: int | None) -> SystemSpec:
-    """The system with weights stored at that many bits.  Raises InputError where its chip does not allow them."""
+    """The system with weights stored at that many bits.  Raises InputError where its chip does not
+    allow them."""
     if bits is None:
         return system
     allowed = system.chip.weight_bits
     low = max(2, int(allowed.low))
     if not low <= bits <= allowed.high:
-        raise InputError(f"weights of {bits} bits were asked for, {system.chip.name} has {low} to {allowed.high:g}")
+        raise InputError(
+            f"weights of {bits} bits were asked for, {system.chip.name} has {low} to "
+            f"{allowed.high:g}"
+        )
     chosen = Quantity(bits, bits, bits, f"chosen; {allowed.source}")
     return replace(system, chip=replace(system.chip, weight_bits=chosen))
 
@@ -69,37 +74,53 @@ def place(graph: Graph, digest: str, system: SystemSpec, wish: Wish) -> tuple[Gr
     from mmfree_partition.route import route
 
     if wish.placer not in known:
-        raise InputError(f"placer {wish.placer!r} is not known, must be one of {', '.join(sorted(known))}")
+        raise InputError(
+            f"placer {wish.placer!r} is not known, must be one of {', '.join(sorted(known))}"
+        )
     most = int(system.chip.cores.central)
     if wish.cores is not None and not 1 <= wish.cores <= most:
         raise InputError(f"{wish.cores} cores per chip were asked for, must be 1 … {most}")
     if wish.chips is not None and not 1 <= wish.chips <= int(system.chips.central):
         raise InputError(
-            f"{wish.chips} chips were asked for, must be 1 … {int(system.chips.central)}, as {system.name} has"
+            f"{wish.chips} chips were asked for, must be 1 … {int(system.chips.central)}, as "
+            f"{system.name} has"
         )
     if wish.seed < 0:
         raise InputError(f"the seed is {wish.seed}, must not be negative")
     if graph.accumulator_bits > system.chip.accumulator_bits.central:
         raise CapacityError(
-            f"{graph.name}: needs accumulators of {graph.accumulator_bits} bits, {system.chip.name} has "
+            f"{graph.name}: needs accumulators of {graph.accumulator_bits} bits, "
+            f"{system.chip.name} has "
             f"{system.chip.accumulator_bits.central:g}"
         )
-    host = {node.name for node in graph.nodes if block_of(node.name) is None} if wish.head_on_host else set()
+    host = (
+        {node.name for node in graph.nodes if block_of(node.name) is None}
+        if wish.head_on_host
+        else set()
+    )
     request = Request(
-        wish.chips, wish.cores or most, frozenset(host | {graph.embedding.name}), wish.spread, wish.divide, wish.seed
+        wish.chips,
+        wish.cores or most,
+        frozenset(host | {graph.embedding.name}),
+        wish.spread,
+        wish.divide,
+        wish.seed,
     )
     placed = known[wish.placer](graph, system, request)
     if wish.refine:
         placed = refine(graph, system, request, placed)
     graph = by_columns(graph, placed.columns)
     routes = route(graph, placed.shards, placed.locations)
-    mapping = Mapping(digest, system.name, wish.placer, placed.shards, placed.locations, routes, placed.columns)
+    mapping = Mapping(
+        digest, system.name, wish.placer, placed.shards, placed.locations, routes, placed.columns
+    )
     need_programs(graph, mapping, system.chip)
     return graph, check(graph, mapping, system)
 
 
 def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None = None) -> Bounds:
-    """A mapping's cores, chips, slowest core and messages between chips, each with its proven bound and the ratio."""
+    """A mapping's cores, chips, slowest core and messages between chips, each with its proven bound
+    and the ratio."""
     from mmfree_partition.bound import gaps
 
     found = gaps(graph, mapping, system, cores or int(system.chip.cores.central))
@@ -110,7 +131,9 @@ def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None
     }
 
 
-def map_graph(graph_path: Path, system_name: str, output: Path, wish: Wish) -> tuple[Graph, StoredMapping]:
+def map_graph(
+    graph_path: Path, system_name: str, output: Path, wish: Wish
+) -> tuple[Graph, StoredMapping]:
     """Map a graph file onto a system and write the mapping file."""
     graph, digest = storage.load_graph(graph_path)
     system = with_weight_bits(load_system(system_name), wish.weight_bits)
@@ -144,7 +167,9 @@ def explore(
                 found += points(choice, mapping, summary, counted, wide)
             else:
                 needed = f"{choice.copies} copies of {len(mapping.chips)} chips"
-                failed.append((choice, f"{graph.name}: {needed} are more than {system.chips.central:g} chips"))
+                failed.append(
+                    (choice, f"{graph.name}: {needed} are more than {system.chips.central:g} chips")
+                )
     return found, failed
 
 

@@ -1,7 +1,7 @@
 """The neuron programs: what each node of `ir` computes, in the instructions of `ops`.
 
-`run` is the one definition.  Engines call it with a machine, the node, the constants of the neurons they hold, and the
-inputs of those neurons (sums already made); `verify` calls it on intervals.
+`run` is the one definition.  Engines call it with a machine, the node, the constants of the neurons
+they hold, and the inputs of those neurons (sums already made); `verify` calls it on intervals.
 """
 
 from collections.abc import Mapping
@@ -70,12 +70,18 @@ def _reciprocal(m: Machine, largest: Value, powers: Ints, newton: int, qtype: QT
     top = m.max(m.add(m.mul_shr(a, 1, 26), -RECIPROCAL_FIRST), 0)
     y = m.lookup(reciprocal_guess(), top)
     for _ in range(newton):
-        y = m.clip(m.mul_shr(y, m.sub(2 * ROOT_ONE, m.mul_shr(a, y, 31)), ROOT_FRAC), ROOT_ONE, 2 * ROOT_ONE)
+        y = m.clip(
+            m.mul_shr(y, m.sub(2 * ROOT_ONE, m.mul_shr(a, y, 31)), ROOT_FRAC),
+            ROOT_ONE,
+            2 * ROOT_ONE,
+        )
     return m.mul_fit(y, m.lookup(powers, k), POWER_SHIFT, qtype)
 
 
 def _square(m: Machine, z: Value, squares: Squares, constants: Constants, qtype: QType) -> Value:
-    u = m.mul_fit(z, constants["squares"] if squares.gains is not None else 1, squares.shift, squares.width)
+    u = m.mul_fit(
+        z, constants["squares"] if squares.gains is not None else 1, squares.shift, squares.width
+    )
     return m.mul_fit(u, u, squares.square_shift, qtype)
 
 
@@ -90,7 +96,9 @@ def _mlgru(
     m: Machine, node: MLGRU, table: SigmoidTable, constants: Constants, inputs: Inputs, state: Value
 ) -> tuple[Outputs, Value]:
     i = _rescaled(m, inputs, "i", node.rescale["i"], node.i_type)
-    f = m.sigmoid(_rescaled(m, inputs, "f", node.rescale["f"], node.f_type), node.f_type.frac, table)
+    f = m.sigmoid(
+        _rescaled(m, inputs, "f", node.rescale["f"], node.f_type), node.f_type.frac, table
+    )
     g = _rescaled(m, inputs, "g", node.rescale["g"], node.g_type)
     if node.bounds is not None:
         bound = constants["bounds"]
@@ -108,7 +116,10 @@ def _mlgru(
     sq = _square(m, v, node.squares, constants, sq_type)
     if node.eps is not None:
         u = m.mul_fit(g, 1, node.g_shift, node.squares.width)
-        sq = m.fit(m.add(sq, m.mul_fit(m.mul_shr(u, u, 15), node.eps.mantissa, node.eps.shift, sq_type)), sq_type)
+        sq = m.fit(
+            m.add(sq, m.mul_fit(m.mul_shr(u, u, 15), node.eps.mantissa, node.eps.shift, sq_type)),
+            sq_type,
+        )
     return {"v": m.send(v), "sq": m.send(sq)}, state
 
 
@@ -124,29 +135,46 @@ def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
     outputs = {}
     for port, powers in node.inv_powers.items():
         largest = m.read(inputs[f"max.{port}"])
-        inverse_type, scale_type = node.output(f"inv.{port}").qtype, node.output(f"scale.{port}").qtype
+        inverse_type, scale_type = (
+            node.output(f"inv.{port}").qtype,
+            node.output(f"scale.{port}").qtype,
+        )
         inverse = _reciprocal(m, largest, powers, node.newton, inverse_type)
         outputs[f"inv.{port}"] = m.send(inverse)
-        outputs[f"scale.{port}"] = m.send(m.mul_fit(largest, root, node.scale_shift[port], scale_type))
+        outputs[f"scale.{port}"] = m.send(
+            m.mul_fit(largest, root, node.scale_shift[port], scale_type)
+        )
     return outputs
 
 
 def token_inputs(node: Embedding, tokens: Ints) -> dict[str, Ints]:
-    """What the Embedding reads for tokens of any shape: its codes [..., size] and their scales [..., 1]."""
+    """What the Embedding reads for tokens of any shape: its codes [..., size] and their scales
+    [..., 1]."""
     return {"x": node.codes[tokens].astype(np.int64), "scale": node.scales[tokens][..., None]}
 
 
-def _with_squares(m: Machine, node: Embedding | Residual, constants: Constants, x: Value) -> Outputs:
-    return {"x": m.send(x), "sq": m.send(_square(m, x, node.squares, constants, node.output("sq").qtype))}
+def _with_squares(
+    m: Machine, node: Embedding | Residual, constants: Constants, x: Value
+) -> Outputs:
+    return {
+        "x": m.send(x),
+        "sq": m.send(_square(m, x, node.squares, constants, node.output("sq").qtype)),
+    }
 
 
 def run(
-    m: Machine, node: AnyNode, table: SigmoidTable, constants: Constants, inputs: Inputs, state: Value = None
+    m: Machine,
+    node: AnyNode,
+    table: SigmoidTable,
+    constants: Constants,
+    inputs: Inputs,
+    state: Value = None,
 ) -> tuple[Outputs, Value]:
     """What a node's neurons send for one token, by output, and their state after it.
 
-    `constants` and `inputs` hold the same neurons; an input is a sum where it is made of many messages, and a list of
-    `arity` values where the node reads a group.  What the Embedding reads, `token_inputs` gives.
+    `constants` and `inputs` hold the same neurons; an input is a sum where it is made of many
+    messages, and a list of `arity` values where the node reads a group.  What the Embedding reads,
+    `token_inputs` gives.
     """
     match node:
         case Embedding():
@@ -154,7 +182,9 @@ def run(
             x = m.mul_fit(m.read(inputs["x"]), m.read(inputs["scale"]), node.shift, x_type)
             return _with_squares(m, node, constants, x), None
         case InverseRms():
-            return {"r": m.send(_inverse_root(m, m.read(inputs["total"]), node, node.output("r").qtype))}, None
+            return {
+                "r": m.send(_inverse_root(m, m.read(inputs["total"]), node, node.output("r").qtype))
+            }, None
         case Norm():
             t = m.mul_shr(m.read(inputs["x"]), m.read(inputs["r"]), node.pre_shift)
             return {
@@ -173,7 +203,14 @@ def run(
             return _quant_scale(m, node, inputs), None
         case Quantise():
             return {
-                p: m.send(m.mul_fit(m.read(inputs[f"v.{p}"]), m.read(inputs[f"inv.{p}"]), shift, node.output(p).qtype))
+                p: m.send(
+                    m.mul_fit(
+                        m.read(inputs[f"v.{p}"]),
+                        m.read(inputs[f"inv.{p}"]),
+                        shift,
+                        node.output(p).qtype,
+                    )
+                )
                 for p, shift in node.shifts.items()
             }, None
         case MLGRU():
@@ -190,6 +227,10 @@ def run(
             added = m.add(m.read(inputs["x"]), _rescaled(m, inputs, "y", node.rescale["y"], x_type))
             return _with_squares(m, node, constants, m.fit(added, x_type)), None
         case Head():
-            return {"logits": m.send(_rescaled(m, inputs, "y", node.rescale["y"], node.output("logits").qtype))}, None
+            return {
+                "logits": m.send(
+                    _rescaled(m, inputs, "y", node.rescale["y"], node.output("logits").qtype)
+                )
+            }, None
         case PartialSum():
             return {"sum": m.send(m.read(inputs["y"]))}, None

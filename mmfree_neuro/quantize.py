@@ -1,7 +1,7 @@
 """From float to integer: ternary codes, schemes, and the ranges that calibration measures.
 
-Weights are ternarised once, in float32, from the stored values; ternarising codes again would keep them and shrink
-their scale.
+Weights are ternarised once, in float32, from the stored values; ternarising codes again would keep
+them and shrink their scale.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,11 @@ from mmfree_neuro.ternary import Codes, TernaryMatrix, pack
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a model is made of integers; the defaults of `a16` lose nothing (arXiv 2503.18002, table 1).
+    """How a model is made of integers; the defaults of `a16` lose nothing (arXiv 2503.18002, table
+    1).
 
-    Activations are "static", with one power-of-two scale per tensor from calibration, or "per-token", 8-bit codes
-    scaled by the token's largest magnitude.
+    Activations are "static", with one power-of-two scale per tensor from calibration, or
+    "per-token", 8-bit codes scaled by the token's largest magnitude.
     """
 
     name: str
@@ -30,8 +31,9 @@ class Scheme:
     """Width of the residual stream, of pre-activations and of what norms read."""
     state_bits: int = 24
     embedding_bits: Literal[8, 16] | None = None
-    """Width of the codes of the embedding table, in which every word has a scale of its own; where it is not said, 16
-    for tables of up to 2^24 entries and 8 for larger ones, which would dwarf the ternary weights."""
+    """Width of the codes of the embedding table, in which every word has a scale of its own; where
+    it is not said, 16 for tables of up to 2^24 entries and 8 for larger ones, which would dwarf the
+    ternary weights."""
     accumulator_bits: int = 32
     headroom_bits: int = 1
     """How many times the calibrated range, as a power of two, every format still holds."""
@@ -47,13 +49,16 @@ SCHEMES = {"a16": Scheme("a16", "static"), "a8": Scheme("a8", "per-token", activ
 def scheme_named(name: str) -> Scheme:
     """The scheme of that name."""
     if name not in SCHEMES:
-        raise InputError(f"scheme {name!r} is not known, must be one of {', '.join(sorted(SCHEMES))}")
+        raise InputError(
+            f"scheme {name!r} is not known, must be one of {', '.join(sorted(SCHEMES))}"
+        )
     return SCHEMES[name]
 
 
 @dataclass(frozen=True)
 class Range:
-    """The smallest and the largest of what one quantity was per token, in natural units, over the calibration text."""
+    """The smallest and the largest of what one quantity was per token, in natural units, over the
+    calibration text."""
 
     low: float
     high: float
@@ -64,9 +69,14 @@ Ranges = Mapping[str, Range]
 
 
 def ternarise(weight: Float32) -> tuple[Codes, float]:
-    """Codes -1, 0, +1 (weight's shape) and the scale max(mean |w|, 1e-5), as the published kernel makes them."""
-    pieces = [weight[at : at + _ROWS] for at in range(0, len(weight), _ROWS)]  # so that no temporary is as large
-    mean = np.float32(sum(float(np.abs(piece).sum(dtype=np.float64)) for piece in pieces) / weight.size)
+    """Codes -1, 0, +1 (weight's shape) and the scale max(mean |w|, 1e-5), as the published kernel
+    makes them."""
+    pieces = [
+        weight[at : at + _ROWS] for at in range(0, len(weight), _ROWS)
+    ]  # so that no temporary is as large
+    mean = np.float32(
+        sum(float(np.abs(piece).sum(dtype=np.float64)) for piece in pieces) / weight.size
+    )
     scale = max(mean, np.float32(1e-5))
     inverse, codes = np.float32(1) / scale, np.empty(weight.shape, np.int8)
     for number, piece in enumerate(pieces):
@@ -76,7 +86,8 @@ def ternarise(weight: Float32) -> tuple[Codes, float]:
 
 @dataclass(frozen=True, eq=False)
 class TernaryWeight:
-    """A weight of a checkpoint as the graph needs it: in one matrix, or in two of the same scale (gate and up)."""
+    """A weight of a checkpoint as the graph needs it: in one matrix, or in two of the same scale
+    (gate and up)."""
 
     parts: tuple[TernaryMatrix, ...]
     scale: float
@@ -119,12 +130,14 @@ def _hardened(weight: Float32) -> Float32:
 
 
 def harden(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint with the same ternary codes and scales whose weights survive storage in bfloat16.
+    """A checkpoint with the same ternary codes and scales whose weights survive storage in
+    bfloat16.
 
-    Training leaves many latent weights close to the threshold between two codes, where bfloat16 cannot tell them apart:
-    a trained model lost 0.09 nats per byte when it was stored.  Each ternary matrix is replaced by its codes times
-    scale / (share of non-zero codes), which ternarises to the same codes and has the same mean magnitude.  A matrix
-    that is also the embedding stays as it is.
+    Training leaves many latent weights close to the threshold between two codes, where bfloat16
+    cannot tell them apart: a trained model lost 0.09 nats per byte when it was stored.  Each
+    ternary matrix is replaced by its codes times scale / (share of non-zero codes), which
+    ternarises to the same codes and has the same mean magnitude.  A matrix that is also the
+    embedding stays as it is.
     """
 
     tensors = {n: _hardened(w) if is_ternary(n) else w for n, w in checkpoint.tensors.items()}

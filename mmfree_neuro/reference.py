@@ -1,7 +1,7 @@
 """The reference engine: slow, obvious, and the meaning of a graph.
 
-One token at a time, one node after another, every sum as a plain int64 product, every register checked.  Where another
-engine differs, the other engine is wrong.
+One token at a time, one node after another, every sum as a plain int64 product, every register
+checked.  Where another engine differs, the other engine is wrong.
 """
 
 import operator
@@ -30,7 +30,10 @@ class Reference:
     def __init__(self, graph: Graph, mapping: Mapping) -> None:
         self.graph, self.mapping = graph, mapping
         self.matrices: dict[Input, Codes] = {
-            entry: entry.matrix.codes() for node in graph.nodes for entry in node.inputs if entry.matrix is not None
+            entry: entry.matrix.codes()
+            for node in graph.nodes
+            for entry in node.inputs
+            if entry.matrix is not None
         }
         self.activity, self.tokens = nothing(mapping), 0
         self.held: dict[str, Ints] = {}
@@ -38,7 +41,9 @@ class Reference:
 
     def reset(self) -> None:
         """Every state to zero."""
-        self.held = {n.name: np.zeros(n.size, np.int64) for n in self.graph.nodes if isinstance(n, MLGRU)}
+        self.held = {
+            n.name: np.zeros(n.size, np.int64) for n in self.graph.nodes if isinstance(n, MLGRU)
+        }
 
     def states(self) -> dict[str, Ints]:
         """The state of every recurrent neuron, by node."""
@@ -72,7 +77,9 @@ class Reference:
                 self.held[node.name] = state
             for output in node.outputs:
                 values = np.broadcast_to(sent[output.port], output.size)
-                signals[node.name, output.port] = fit(values, output.qtype, f"{node.name}: output {output.port}")
+                signals[node.name, output.port] = fit(
+                    values, output.qtype, f"{node.name}: output {output.port}"
+                )
         self.count(signals, token, before)
         return signals[self.graph.head.name, "logits"]
 
@@ -82,7 +89,10 @@ class Reference:
             return {**programs.token_inputs(node, np.array(token))}
         found = {}
         for port, entries in node.ports.items():
-            arrived = [self.arrived(node, entry, signals[entry.source, entry.source_port]) for entry in entries]
+            arrived = [
+                self.arrived(node, entry, signals[entry.source, entry.source_port])
+                for entry in entries
+            ]
             found[port] = reduce(operator.add, arrived)
         return found
 
@@ -135,13 +145,19 @@ class Reference:
                 reads += int(active.sum()) * each
         return synops, reads
 
-    def saturations(self, node: AnyNode, shard: Shard, signals: Signals, token: int, before: dict[str, Ints]) -> int:
-        """How many values one shard saturated for one token: its neurons' programs run again by themselves."""
+    def saturations(
+        self, node: AnyNode, shard: Shard, signals: Signals, token: int, before: dict[str, Ints]
+    ) -> int:
+        """How many values one shard saturated for one token: its neurons' programs run again by
+        themselves."""
         machine = CheckedMachine(node.name)
         here = slice(shard.start, shard.stop)
         own = {name: values[here] for name, values in constants(node).items()}
         state = before[node.name][here] if node.name in before else None
-        inputs = {port: _slice(value, here, node.size) for port, value in self.inputs(node, signals, token).items()}
+        inputs = {
+            port: _slice(value, here, node.size)
+            for port, value in self.inputs(node, signals, token).items()
+        }
         programs.run(machine, node, self.graph.sigmoid, own, inputs, state)
         return machine.saturations
 

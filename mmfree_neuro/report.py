@@ -1,6 +1,8 @@
-"""The report of a run: what ran, what it took up, what it counted, what that would cost on chips, and what GPUs take.
+"""The report of a run: what ran, what it took up, what it counted, what that would cost on chips,
+and what GPUs take.
 
-`build` makes plain data, which is the JSON report.  Markdown and HTML show the same `sections` of it.
+`build` makes plain data, which is the JSON report.  Markdown and HTML show the same `sections` of
+it.
 """
 
 import base64
@@ -26,32 +28,49 @@ from mmfree_neuro.traffic import Ways, traffic, ways
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
 UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bits"}
 ESTIMATE = (
-    "Estimated from the counts with the figures of the system's description; nothing here was measured on a chip. The "
+    "Estimated from the counts with the figures of the system's description; nothing here was "
+    "measured on a chip. The "
     "range takes every figure at its low end and at its high end."
 )
 PIPELINED = (
-    "In prefill a token enters at every step, so the throughput is that of a full pipeline; in generation the next "
-    "token enters when the last has left. Energy is given twice: for the chips in use alone, as published figures of "
-    "one chip count it, and for the whole system, with its board and its host. Without a barrier is what fully "
+    "In prefill a token enters at every step, so the throughput is that of a full pipeline; in "
+    "generation the next "
+    "token enters when the last has left. Energy is given twice: for the chips in use alone, as "
+    "published figures of "
+    "one chip count it, and for the whole system, with its board and its host. Without a "
+    "barrier is what fully "
     "asynchronous chips would do."
 )
 
 
 def build(
-    run: Run, baselines: tuple[Baseline, ...], use: dict[Location, Footprint], gpus: tuple[Gpu, ...] = ()
+    run: Run,
+    baselines: tuple[Baseline, ...],
+    use: dict[Location, Footprint],
+    gpus: tuple[Gpu, ...] = (),
 ) -> Plain:
-    """The report as plain data; `use` is what `footprint.use_of_cores` found, `gpus` are those to estimate."""
+    """The report as plain data; `use` is what `footprint.use_of_cores` found, `gpus` are those to
+    estimate."""
     found = ways(run.mapping, run.system)
     report: Plain = {
         "format": "mmfree-neuro report 2",
         "header": {
-            "model": run.summary.name, "scheme": run.scheme, "system": run.system.name, "chip": run.system.chip.name,
-            "description": run.system.description, "placer": run.mapping.placer, "engine": run.engine, "date": run.date,
+            "model": run.summary.name,
+            "scheme": run.scheme,
+            "system": run.system.name,
+            "chip": run.system.chip.name,
+            "description": run.system.description,
+            "placer": run.mapping.placer,
+            "engine": run.engine,
+            "date": run.date,
             "versions": dict(run.versions),
         },
         "run": {
-            "prompt": run.prompt, "text": run.text, "prompt_tokens": len(run.prompt_tokens),
-            "new_tokens": len(run.new_tokens), "sampling": dict(run.sampling),
+            "prompt": run.prompt,
+            "text": run.text,
+            "prompt_tokens": len(run.prompt_tokens),
+            "new_tokens": len(run.new_tokens),
+            "sampling": dict(run.sampling),
         },
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},
         "mapping": _mapping(run, use),
@@ -62,11 +81,16 @@ def build(
         "links": _links(run),
         "simulator_seconds": dict(run.seconds),
         "sources": _sources(run),
-    }  # fmt: skip
+    }
     ours = {mode: phase for mode, phase in report["phases"].items() if phase is not None}
-    lengths = {"prefill": len(run.prompt_tokens), "generate": len(run.prompt_tokens) + len(run.new_tokens)}
+    lengths = {
+        "prefill": len(run.prompt_tokens),
+        "generate": len(run.prompt_tokens) + len(run.new_tokens),
+    }
     compared = compare(run.summary, run.system.name, ours, lengths, baselines)
-    return report | {"comparison": compared | {"estimated": roofline.estimates(gpus, run.summary, lengths)}}
+    return report | {
+        "comparison": compared | {"estimated": roofline.estimates(gpus, run.summary, lengths)}
+    }
 
 
 def _mapping(run: Run, use: dict[Location, Footprint]) -> Plain:
@@ -80,23 +104,30 @@ def _mapping(run: Run, use: dict[Location, Footprint]) -> Plain:
         "cores_per_chip": int(run.system.chip.cores.central),
         "mesh_columns": int(run.system.chip.mesh_columns.central),
         "shards": sum(place.chip != HOST for place in run.mapping.locations),
-        "head_on_host": nodes[-1].name in {
-            shard.node for shard, place in zip(run.mapping.shards, run.mapping.locations, strict=True)
+        "head_on_host": nodes[-1].name
+        in {
+            shard.node
+            for shard, place in zip(run.mapping.shards, run.mapping.locations, strict=True)
             if place.chip == HOST
         },
         "sums_divided": len(run.mapping.columns),
-        "copied_neurons": sum(shard.size for shard in run.mapping.shards) - sum(node.size for node in nodes),
+        "copied_neurons": sum(shard.size for shard in run.mapping.shards)
+        - sum(node.size for node in nodes),
         "steps_per_token": run.summary.steps,
         "blocks": run.summary.blocks,
         "ternary_synapses": sum(node.ternary_synapses for node in nodes),
         "nonzero_synapses": sum(node.nonzero_synapses for node in nodes),
-        "use": {n: {"max": max(c), "mean": sum(c) / len(c), "limit": room[n]} for n, c in columns.items()},
+        "use": {
+            n: {"max": max(c), "mean": sum(c) / len(c), "limit": room[n]}
+            for n, c in columns.items()
+        },
         "content": _content(run, use),
     }
 
 
 def _content(run: Run, use: dict[Location, Footprint]) -> list[Plain]:
-    """Every core in use: its use, and the kind and the block that most of its synapses (or else neurons) belong to."""
+    """Every core in use: its use, and the kind and the block that most of its synapses (or else
+    neurons) belong to."""
     nodes = {node.name: node for node in run.summary.nodes}
     heaviest: dict[Location, tuple[float, int, str, int | None]] = {}
     for shard, place in zip(run.mapping.shards, run.mapping.locations, strict=True):
@@ -105,12 +136,20 @@ def _content(run: Run, use: dict[Location, Footprint]) -> list[Plain]:
         if place.chip != HOST and (place not in heaviest or load > heaviest[place][:2]):
             heaviest[place] = (*load, node.kind, node.block)
     return [
-        {"chip": p.chip, "core": p.core, "kind": heaviest[p][2], "block": heaviest[p][3], **asdict(use[p])}
+        {
+            "chip": p.chip,
+            "core": p.core,
+            "kind": heaviest[p][2],
+            "block": heaviest[p][3],
+            **asdict(use[p]),
+        }
         for p in run.mapping.cores
     ]
 
 
-def _phase(run: Run, modes: Mapping[str, timing.Mode], activity: Activity, found: Ways) -> Plain | None:
+def _phase(
+    run: Run, modes: Mapping[str, timing.Mode], activity: Activity, found: Ways
+) -> Plain | None:
     tokens = activity.tokens
     if tokens == 0:
         return None
@@ -135,7 +174,8 @@ def _phase(run: Run, modes: Mapping[str, timing.Mode], activity: Activity, found
 
 
 def _links(run: Run) -> list[Plain]:
-    """Messages per token, over both phases, from each chip to each other chip; the host is chip -1."""
+    """Messages per token, over both phases, from each chip to each other chip; the host is chip
+    -1."""
     sent = (run.prefill + run.generate).messages.tolist()
     tokens, found = run.prefill.tokens + run.generate.tokens, dict[tuple[int, int], int]()
     for route, messages in zip(run.mapping.routes, sent, strict=True):
@@ -169,7 +209,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page: sentences, texts to be shown as they are, tables, and the names of its pictures."""
+    """A section of a page: sentences, texts to be shown as they are, tables, and the names of its
+    pictures."""
 
     title: str
     sentences: tuple[str, ...] = ()
@@ -185,12 +226,18 @@ def _share(part: float, whole: float) -> str:
 def _header(report: Plain) -> Section:
     head, run = report["header"], report["run"]
     rows = [
-        ("model", head["model"]), ("scheme", head["scheme"]), ("system", f"{head['system']}: {head['description']}"),
-        ("chip", head["chip"]), ("placer", head["placer"]), ("engine", head["engine"]), ("date", head["date"]),
+        ("model", head["model"]),
+        ("scheme", head["scheme"]),
+        ("system", f"{head['system']}: {head['description']}"),
+        ("chip", head["chip"]),
+        ("placer", head["placer"]),
+        ("engine", head["engine"]),
+        ("date", head["date"]),
         ("versions", ", ".join(map(" ".join, head["versions"].items()))),
-        ("prompt", f"{run['prompt_tokens']:,} tokens"), ("new text", f"{run['new_tokens']:,} tokens"),
+        ("prompt", f"{run['prompt_tokens']:,} tokens"),
+        ("new text", f"{run['new_tokens']:,} tokens"),
         *((name, figure(value)) for name, value in run["sampling"].items()),
-    ]  # fmt: skip
+    ]
     texts = (("Prompt", run["prompt"]), ("Generated", run["text"]))
     return Section("What was run", (), texts, (Table("", ("", ""), rows),))
 
@@ -198,11 +245,12 @@ def _header(report: Plain) -> Section:
 def _quality(report: Plain) -> Section:
     quality, words = report["quality"], []
     labels = {
-        "tokens": ("predicted tokens", ""), "float_nats": ("float model", "nats per token"),
+        "tokens": ("predicted tokens", ""),
+        "float_nats": ("float model", "nats per token"),
         "integer_nats": ("integers", "nats per token"),
         "perplexity_ratio": ("perplexity of the integers over perplexity of the float model", ""),
         "greedy_agreement": ("greedy token the same", ""),
-    }  # fmt: skip
+    }
     for name, (label, unit) in labels.items():
         value = quality[name]
         if value is None:
@@ -213,7 +261,10 @@ def _quality(report: Plain) -> Section:
             words.append((label, figure(100 * value, "% of tokens")))
         else:
             words.append((label, f"{value:,.0f}" if name == "tokens" else figure(value, unit)))
-    sentence = "Measured on held-out text when the checkpoint was converted, from a zero state in every window."
+    sentence = (
+        "Measured on held-out text when the checkpoint was converted, from a zero state "
+        "in every window."
+    )
     return Section("Quality of the integers", (sentence,), (), (Table("", ("", ""), words),))
 
 
@@ -221,20 +272,27 @@ def _mapped(report: Plain) -> Section:
     mapping, use = report["mapping"], report["mapping"]["use"]
     rows = [
         ("chips in use", f"{mapping['chips']:,} of {mapping['chips_of_system']:,}"),
-        ("cores in use", f"{mapping['cores']:,} of {mapping['chips'] * mapping['cores_per_chip']:,} on these chips"),
+        (
+            "cores in use",
+            f"{mapping['cores']:,} of {mapping['chips'] * mapping['cores_per_chip']:,} on these "
+            "chips",
+        ),
         ("head", "on the host, not counted here" if mapping["head_on_host"] else "on the chips"),
         ("nodes whose sums are divided by columns", f"{mapping['sums_divided']:,}"),
         ("neurons held by a second core", f"{mapping['copied_neurons']:,}"),
-        ("shards", f"{mapping['shards']:,}"), ("blocks", f"{mapping['blocks']:,}"),
+        ("shards", f"{mapping['shards']:,}"),
+        ("blocks", f"{mapping['blocks']:,}"),
         ("steps per token", f"{mapping['steps_per_token']:,}"),
         ("ternary synapses", f"{mapping['ternary_synapses']:,}"),
         ("of them not zero", _share(mapping["nonzero_synapses"], mapping["ternary_synapses"])),
-    ]  # fmt: skip
+    ]
     limits_ = []
     for name, (label, unit) in LIMITS.items():
         most, mean, limit = (use[name][key] for key in ("max", "mean", "limit"))
         shares = _share(most, limit), _share(mean, limit)
-        limits_.append((label, figure(most, unit), figure(mean, unit), figure(limit, unit), *shares))
+        limits_.append(
+            (label, figure(most, unit), figure(mean, unit), figure(limit, unit), *shares)
+        )
     head = ("per core in use", "most", "mean", "limit", "most of the limit", "mean of the limit")
     tables = (Table("", ("", ""), rows), Table("Use of every limit of a core", head, limits_))
     return Section("The mapping", (), (), tables, ("cores-by-memory", "cores-by-kind", "limits"))
@@ -243,22 +301,31 @@ def _mapped(report: Plain) -> Section:
 def _phase_table(report: Plain, caption: str, labels: dict[str, Any]) -> Table:
     """Rows of words made from each phase that has tokens: a column for each of them."""
     phases = {name: phase for name, phase in report["phases"].items() if phase is not None}
-    rows = [(label, *(words(phase) for phase in phases.values())) for label, words in labels.items()]
+    rows = [
+        (label, *(words(phase) for phase in phases.values())) for label, words in labels.items()
+    ]
     return Table(caption, ("", *(PHASES[name] for name in phases)), rows)
 
 
 def _left_out(report: Plain) -> tuple[str, ...]:
     empty = (PHASES[name] for name, phase in report["phases"].items() if phase is None)
-    return tuple(f"The phase {name} is left out, because no token ran through the chips in it." for name in empty)
+    return tuple(
+        f"The phase {name} is left out, because no token ran through the chips in it."
+        for name in empty
+    )
 
 
 def _moved(report: Plain) -> Section:
     labels = {
-        "messages": "messages", "silent": "zeros, not sent", "hops": "mesh hops", "crossings": "link crossings",
+        "messages": "messages",
+        "silent": "zeros, not sent",
+        "hops": "mesh hops",
+        "crossings": "link crossings",
         "between_chips": "messages that cross between chips or to the host",
-    }  # fmt: skip
+    }
     rows = {"tokens": lambda phase: f"{phase['tokens']:,}"} | {
-        label: lambda phase, key=key: figure(phase["traffic_per_token"][key]) for key, label in labels.items()
+        label: lambda phase, key=key: figure(phase["traffic_per_token"][key])
+        for key, label in labels.items()
     }
     table = _phase_table(report, "Per token", rows)
     return Section("Traffic", _left_out(report), (), (table,), ("links",))
@@ -268,24 +335,35 @@ def _counted(report: Plain) -> Section:
     phases = [phase for phase in report["phases"].values() if phase is not None]
     classes = sorted({name for phase in phases for name in phase["instructions_per_token"]})
     rows = {
-        "synaptic operations (weight and payload not zero)": lambda phase: figure(phase["synops_per_token"]),
+        "synaptic operations (weight and payload not zero)": lambda phase: figure(
+            phase["synops_per_token"]
+        ),
         "synapses read from dense storage": lambda phase: figure(phase["reads_per_token"]),
         "instructions": lambda phase: figure(sum(phase["instructions_per_token"].values())),
     } | {
-        f"instructions {name}": lambda phase, name=name: figure(phase["instructions_per_token"].get(name, 0))
+        f"instructions {name}": lambda phase, name=name: figure(
+            phase["instructions_per_token"].get(name, 0)
+        )
         for name in classes
     }
     saturated = {"saturated values": lambda phase: f"{phase['saturations']:,}"}
-    tables = _phase_table(report, "Per token", rows), _phase_table(report, "In the whole phase", saturated)
+    tables = (
+        _phase_table(report, "Per token", rows),
+        _phase_table(report, "In the whole phase", saturated),
+    )
     return Section("Counts", _left_out(report), (), tables)
 
 
 def _estimated(report: Plain) -> Section:
     rows = {
         "throughput": lambda phase: spread(phase["tokens_per_s"], "tokens/s"),
-        "energy of the chips alone": lambda phase: spread(phase["chip_millijoule_per_token"], "mJ/token"),
+        "energy of the chips alone": lambda phase: spread(
+            phase["chip_millijoule_per_token"], "mJ/token"
+        ),
         "energy of the system": lambda phase: spread(phase["millijoule_per_token"], "mJ/token"),
-        "throughput without a barrier": lambda phase: spread(phase["without_barrier"]["tokens_per_s"], "tokens/s"),
+        "throughput without a barrier": lambda phase: spread(
+            phase["without_barrier"]["tokens_per_s"], "tokens/s"
+        ),
         "time of a token": lambda phase: spread(_times(phase["seconds_per_token"], 1e6), "µs"),
         "step": lambda phase: spread(_times(phase["step_seconds"], 1e6), "µs"),
         "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
@@ -297,18 +375,28 @@ def _estimated(report: Plain) -> Section:
     for name, phase in report["phases"].items():
         if phase is not None:
             whole = phase["millijoule_per_token"]["central"]
-            head = ("part", "operations per token, chips or boards", "energy", "share", "source of the figure for one")
+            head = (
+                "part",
+                "operations per token, chips or boards",
+                "energy",
+                "share",
+                "source of the figure for one",
+            )
             parts = [
                 (
-                    part["name"], figure(part["operations_per_token"]),
+                    part["name"],
+                    figure(part["operations_per_token"]),
                     spread(part["millijoule_per_token"], "mJ/token"),
-                    _share(part["millijoule_per_token"]["central"], whole), part["source"],
+                    _share(part["millijoule_per_token"]["central"], whole),
+                    part["source"],
                 )
                 for part in phase["parts"]
-            ]  # fmt: skip
+            ]
             tables.append(Table(f"Energy of a token in {PHASES[name]}, by part", head, parts))
     sentences = (ESTIMATE, PIPELINED, *_left_out(report))
-    return Section("Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",))
+    return Section(
+        "Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",)
+    )
 
 
 def _times(span: Plain, factor: float) -> Plain:
@@ -319,13 +407,20 @@ def _simulated(report: Plain) -> Section:
     seconds, rows = report["simulator_seconds"], []
     for name, taken in seconds.items():
         phase = report["phases"].get(name)
-        rate = f", {figure(phase['tokens'] / taken, 'tokens/s')}" if phase is not None and taken > 0 else ""
+        rate = (
+            f", {figure(phase['tokens'] / taken, 'tokens/s')}"
+            if phase is not None and taken > 0
+            else ""
+        )
         rows.append((PHASES.get(name, name), figure(taken, "s") + rate))
     sentence = (
-        f"How long the engine {report['header']['engine']} took on the computer that simulated the run. "
+        f"How long the engine {report['header']['engine']} took on the computer that simulated "
+        "the run. "
         "This is the speed of the simulator; it says nothing about the speed of the chips."
     )
-    return Section("Wall-clock speed of the simulator", (sentence,), (), (Table("", ("", ""), rows),))
+    return Section(
+        "Wall-clock speed of the simulator", (sentence,), (), (Table("", ("", ""), rows),)
+    )
 
 
 def _row(row: Plain) -> tuple[str, ...]:
@@ -334,28 +429,56 @@ def _row(row: Plain) -> tuple[str, ...]:
         f"{row['name']} on {row['device']}; {row['implementation']}; precision {row['precision']}; "
         f"batch {row['batch']}; sequence length {length}"
     )
-    marks, source = ", ".join(row["stands_out_as"]) or "–", f"Energy: {row['power']}. Source: {row['source']}."
-    return name, marks, figure(row["tokens_per_s"], "tokens/s"), figure(row["millijoule_per_token"], "mJ/token"), source
+    marks, source = (
+        ", ".join(row["stands_out_as"]) or "–",
+        f"Energy: {row['power']}. Source: {row['source']}.",
+    )
+    return (
+        name,
+        marks,
+        figure(row["tokens_per_s"], "tokens/s"),
+        figure(row["millijoule_per_token"], "mJ/token"),
+        source,
+    )
 
 
 def _ratio(ratio: Plain) -> tuple[str, ...]:
     ours = ratio["ours"]
-    rate, energy = spread(ours["tokens_per_s"], "tokens/s"), spread(ours["millijoule_per_token"], "mJ/token")
-    times = [spread(ratio[key], "×") for key in ("throughput_ours_over_theirs", "energy_theirs_over_ours")]
+    rate, energy = (
+        spread(ours["tokens_per_s"], "tokens/s"),
+        spread(ours["millijoule_per_token"], "mJ/token"),
+    )
+    times = [
+        spread(ratio[key], "×")
+        for key in ("throughput_ours_over_theirs", "energy_theirs_over_ours")
+    ]
     *theirs, source = _row(ratio["theirs"])
-    return f"{ours['name']}, estimated for the whole system: {rate}; {energy}", *theirs, *times, source
+    return (
+        f"{ours['name']}, estimated for the whole system: {rate}; {energy}",
+        *theirs,
+        *times,
+        source,
+    )
 
 
 def _compared(report: Plain) -> Section:
     comparison, tables = report["comparison"], []
     common = ("theirs", "stands out as", "their throughput", "their energy")
-    head = ("ours", *common, "throughput, ours over theirs", "energy, theirs over ours", "what it counts; source")
+    head = (
+        "ours",
+        *common,
+        "throughput, ours over theirs",
+        "energy, theirs over ours",
+        "what it counts; source",
+    )
     for mode, phase in PHASES.items():
         rows = [_ratio(ratio) for ratio in comparison["ratios"] if ratio["theirs"]["mode"] == mode]
         tables += [Table(f"Ratios in {phase}", head, rows)] if rows else []
     context = [(PHASES[row["mode"]], *_row(row)) for row in comparison["context"]]
     if context:
-        tables.append(Table("Context, without ratios", ("phase", *common, "what it counts; source"), context))
+        tables.append(
+            Table("Context, without ratios", ("phase", *common, "what it counts; source"), context)
+        )
     sentences = tuple(comparison["sentences"])
     if comparison["estimated"]:
         tables.append(_rooflines(comparison["estimated"]))
@@ -366,16 +489,27 @@ def _compared(report: Plain) -> Section:
 def _rooflines(rows: list[Plain]) -> Table:
     words = []
     for row in rows:
-        idle, full = row["millijoule_per_token_at_idle_power"], row["millijoule_per_token_at_board_power"]
+        idle, full = (
+            row["millijoule_per_token_at_idle_power"],
+            row["millijoule_per_token_at_board_power"],
+        )
         energy = figure(full, "mJ/token at full power; idle power not known")
         if idle is not None:
             energy = f"{figure(idle)} to {figure(full, 'mJ/token')}"
-        sources = "; ".join(f"{roofline.WORDS[name]}: {source}" for name, source in row["sources"].items())
+        sources = "; ".join(
+            f"{roofline.WORDS[name]}: {source}" for name, source in row["sources"].items()
+        )
         length = f", {row['sequence_length']:,} tokens" if row["mode"] == "prefill" else ""
-        words.append((
-            f"{row['device']}; {PHASES[row['mode']]}, one sequence{length}", row["kind"],
-            f"at most {figure(row['most_tokens_per_s'], 'tokens/s')}", row["bound_by"], energy, sources,
-        ))  # fmt: skip
+        words.append(
+            (
+                f"{row['device']}; {PHASES[row['mode']]}, one sequence{length}",
+                row["kind"],
+                f"at most {figure(row['most_tokens_per_s'], 'tokens/s')}",
+                row["bound_by"],
+                energy,
+                sources,
+            )
+        )
     head = ("GPU", "kind", "throughput", "bound by", "energy at that speed", "sources")
     return Table("Rooflines of GPUs: estimated bounds, not measured", head, words)
 
@@ -386,15 +520,32 @@ def _whole(value: float) -> float:
 
 def _sourced(report: Plain) -> Section:
     rows = [
-        (f"{row['of']}: {row['name']}", *(figure(_whole(row[b]), row["unit"]) for b in BOUNDS), row["source"])
+        (
+            f"{row['of']}: {row['name']}",
+            *(figure(_whole(row[b]), row["unit"]) for b in BOUNDS),
+            row["source"],
+        )
         for row in report["sources"]
     ]
-    return Section("Sources of every figure of the system", tables=(Table("", ("figure", *BOUNDS, "source"), rows),))
+    return Section(
+        "Sources of every figure of the system",
+        tables=(Table("", ("figure", *BOUNDS, "source"), rows),),
+    )
 
 
 def sections(report: Plain) -> tuple[Section, ...]:
     """What both pages show, in words."""
-    parts = (_header, _quality, _estimated, _compared, _mapped, _moved, _counted, _simulated, _sourced)
+    parts = (
+        _header,
+        _quality,
+        _estimated,
+        _compared,
+        _mapped,
+        _moved,
+        _counted,
+        _simulated,
+        _sourced,
+    )
     return tuple(part(report) for part in parts)
 
 
@@ -403,12 +554,19 @@ def _cell(text: str) -> str:
 
 
 def _markdown(section: Section) -> list[str]:
-    lines = [f"## {section.title}", "", *(line for sentence in section.sentences for line in (_cell(sentence), ""))]
+    lines = [
+        f"## {section.title}",
+        "",
+        *(line for sentence in section.sentences for line in (_cell(sentence), "")),
+    ]
     for table in section.tables:
         rows = ["| " + " | ".join(map(_cell, row)) + " |" for row in (table.head, *table.rows)]
         lines += ([f"**{_cell(table.caption)}**", ""] if table.caption else []) + [
-            rows[0], "|" + " --- |" * len(table.head), *rows[1:], ""
-        ]  # fmt: skip
+            rows[0],
+            "|" + " --- |" * len(table.head),
+            *rows[1:],
+            "",
+        ]
     for label, text in section.texts:
         fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
         lines += [f"{label}:", "", fence + "text", text, fence, ""]
@@ -433,10 +591,15 @@ def _as_url(picture: bytes) -> str:
 
 
 def to_html(report: Plain, pictures: dict[str, bytes]) -> str:
-    """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG or SVG."""
+    """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG
+    or SVG."""
     loader = jinja2.PackageLoader("mmfree_neuro")
     pages = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     pages.globals |= {"figure": figure, "captions": CAPTIONS, "phases": PHASES}
     urls = {name: _as_url(picture) for name, picture in pictures.items()}

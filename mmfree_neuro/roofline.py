@@ -1,14 +1,14 @@
 """What GPUs that nobody measured could at most do: a roofline from data, never a measurement.
 
-A packed model reads all its ternary weights, two bits each, once for every token that it generates, or once for a whole
-prompt, and reads and writes its states; a weight is two operations on int8, and a prompt needs the head at its end
-alone.  So
+A packed model reads all its ternary weights, two bits each, once for every token that it generates,
+or once for a whole prompt, and reads and writes its states; a weight is two operations on int8, and
+a prompt needs the head at its end alone.  So
 
     tokens/s = min(memory bandwidth / bytes per token, peak int8 operations / operations per token)
 
-is more than a program reaches that has its weights in memory: norms, gates, activations, launches and everything else
-take no time in it.  Weights that stay in a cache are another matter, so a model of a few megabytes may be faster.
-Energy lies between idle and full power for that time.
+is more than a program reaches that has its weights in memory: norms, gates, activations, launches
+and everything else take no time in it.  Weights that stay in a cache are another matter, so a model
+of a few megabytes may be faster. Energy lies between idle and full power for that time.
 """
 
 import sys
@@ -55,11 +55,15 @@ class Gpu:
 
 
 FIGURES = ("memory_bandwidth_bytes_per_s", "int8_operations_per_s", "board_power_w", "idle_power_w")
-WORDS = dict(zip(FIGURES, ("memory bandwidth", "int8 operations", "board power", "idle power"), strict=True))
+WORDS = dict(
+    zip(FIGURES, ("memory bandwidth", "int8 operations", "board power", "idle power"), strict=True)
+)
 
 
 def _figure(raw: Any, who: str) -> Figure:
-    value, source = (raw.get(name) for name in ("value", "source")) if isinstance(raw, dict) else (None, None)
+    value, source = (
+        (raw.get(name) for name in ("value", "source")) if isinstance(raw, dict) else (None, None)
+    )
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise HardwareError(f"{who} must have a value, a number above 0")
     if not isinstance(source, str) or not source:
@@ -82,7 +86,9 @@ def parse(text: str, where: str) -> tuple[Gpu, ...]:
         if not isinstance(name, str) or not name:
             raise HardwareError(f"{who}: name must be a text")
         if kind not in KINDS:
-            raise HardwareError(f"{who}: device_kind is {kind!r}, must be one of {', '.join(KINDS)}")
+            raise HardwareError(
+                f"{who}: device_kind is {kind!r}, must be one of {', '.join(KINDS)}"
+            )
         for extra in sorted(table.keys() - {"name", "device_kind", *FIGURES}):
             raise HardwareError(f"{who}: {extra} is not a figure that a GPU may have")
         bandwidth, operations, power = (_figure(table.get(f), f"{who}: {f}") for f in FIGURES[:3])
@@ -98,20 +104,31 @@ def load() -> tuple[Gpu, ...]:
 
 
 SENTENCE = (
-    "Rooflines say what this model, its weights packed at two bits, could at most do on a GPU, whether it was measured "
-    "there or not: a bound from memory bandwidth, int8 operations and power, which no program reaches that has its "
-    "weights in memory. They are estimates, no ratio is taken with them, and a model that fits a GPU's cache may be "
-    "faster. Energy is that of a token at this speed, at idle and at full power: at a lower speed it is more."
+    "Rooflines say what this model, its weights packed at two bits, could at most do on a GPU, "
+    "whether it was measured "
+    "there or not: a bound from memory bandwidth, int8 operations and power, which no program "
+    "reaches that has its "
+    "weights in memory. They are estimates, no ratio is taken with them, and a model that fits "
+    "a GPU's cache may be "
+    "faster. Energy is that of a token at this speed, at idle and at full power: at a lower "
+    "speed it is more."
 )
 
 
 def estimates(gpus: tuple[Gpu, ...], summary: GraphSummary, lengths: dict[str, int]) -> list[Plain]:
-    """A row for every GPU and mode; `lengths` holds the tokens of the run by the end of each mode."""
-    return [estimate(gpu, summary, mode, length) for mode, length in lengths.items() if length for gpu in gpus]
+    """A row for every GPU and mode; `lengths` holds the tokens of the run by the end of each
+    mode."""
+    return [
+        estimate(gpu, summary, mode, length)
+        for mode, length in lengths.items()
+        if length
+        for gpu in gpus
+    ]
 
 
 def estimate(gpu: Gpu, summary: GraphSummary, mode: str, length: int) -> Plain:
-    """The most that a GPU can do with a model, one sequence of `length` tokens; `length` matters for prefill alone."""
+    """The most that a GPU can do with a model, one sequence of `length` tokens; `length` matters
+    for prefill alone."""
     synapses = sum(node.ternary_synapses for node in summary.nodes)
     head = sum(node.ternary_synapses for node in summary.nodes if node.kind == "Head")
     states = sum(node.size for node in summary.nodes if node.kind == "MLGRU")
@@ -123,10 +140,19 @@ def estimate(gpu: Gpu, summary: GraphSummary, mode: str, length: int) -> Plain:
     rate = min(memory, compute)
     idle = None if gpu.idle_power_w is None else gpu.idle_power_w.value * 1000 / rate
     return {
-        "kind": "estimated, roofline, not measured", "device": gpu.name, "device_kind": gpu.device_kind, "mode": mode,
-        "batch": 1, "sequence_length": length, "bytes_per_token": bytes_, "operations_per_token": operations,
-        "bound_by": "memory" if memory <= compute else "int8 operations", "most_tokens_per_s": rate,
+        "kind": "estimated, roofline, not measured",
+        "device": gpu.name,
+        "device_kind": gpu.device_kind,
+        "mode": mode,
+        "batch": 1,
+        "sequence_length": length,
+        "bytes_per_token": bytes_,
+        "operations_per_token": operations,
+        "bound_by": "memory" if memory <= compute else "int8 operations",
+        "most_tokens_per_s": rate,
         "millijoule_per_token_at_idle_power": idle,
         "millijoule_per_token_at_board_power": gpu.board_power_w.value * 1000 / rate,
-        "sources": {name: figure.source for name in FIGURES if (figure := getattr(gpu, name)) is not None},
-    }  # fmt: skip
+        "sources": {
+            name: figure.source for name in FIGURES if (figure := getattr(gpu, name)) is not None
+        },
+    }

@@ -1,9 +1,11 @@
-"""Files: graphs, mappings and runs; each is written whole or not at all, and read back with one clear line when wrong.
+"""Files: graphs, mappings and runs; each is written whole or not at all, and read back with one
+clear line when wrong.
 
-A graph file is a safetensors file whose metadata holds the nodes as JSON and whose tensors hold their arrays, ternary
-matrices as `ternary` packs them; it is mapped into memory, so it opens at once whatever its size.  A mapping file is
-JSON with the system's figures in it, so that it stays what it was when the shipped data files change.  A run is a
-folder with `run.json`, or, while it is not finished, with `state.safetensors`.
+A graph file is a safetensors file whose metadata holds the nodes as JSON and whose tensors hold
+their arrays, ternary matrices as `ternary` packs them; it is mapped into memory, so it opens at
+once whatever its size.  A mapping file is JSON with the system's figures in it, so that it stays
+what it was when the shipped data files change.  A run is a folder with `run.json`, or, while it is
+not finished, with `state.safetensors`.
 """
 
 import hashlib
@@ -49,23 +51,43 @@ ALIGNMENT = 64
 LARGEST_HEAD = 100_000_000
 """What the safetensors format allows for the head of a file."""
 _KINDS: dict[str, np.dtype[Any]] = {
-    "U8": np.dtype("u1"), "I8": np.dtype("i1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4"),
-}  # fmt: skip
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
+}
 _DTYPES = {dtype.str: name for name, dtype in _KINDS.items()}
 
 _RECORDS = {
     record.__name__: record
     for record in (
-        ir.Input, ir.Output, ir.Squares, ir.Rescale, ir.Embedding, ir.InverseRms, ir.Norm, ir.Gain, ir.MaxAbs,
-        ir.QuantScale, ir.Quantise, ir.MLGRU, ir.GLU, ir.Residual, ir.Head, ir.PartialSum, QType, Multiplier,
+        ir.Input,
+        ir.Output,
+        ir.Squares,
+        ir.Rescale,
+        ir.Embedding,
+        ir.InverseRms,
+        ir.Norm,
+        ir.Gain,
+        ir.MaxAbs,
+        ir.QuantScale,
+        ir.Quantise,
+        ir.MLGRU,
+        ir.GLU,
+        ir.Residual,
+        ir.Head,
+        ir.PartialSum,
+        QType,
+        Multiplier,
         SigmoidTable,
     )
-}  # fmt: skip
+}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which takes its place when the block ends well and vanishes when it does not."""
+    """A temporary name beside `path`, which takes its place when the block ends well and vanishes
+    when it does not."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder, must be a file to write")
     with _written(path):
@@ -87,7 +109,8 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 
 class _Stream:
-    """A file of which NumPy sees `write` alone: what it writes to others fails without saying why."""
+    """A file of which NumPy sees `write` alone: what it writes to others fails without saying
+    why."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.write = file.write
@@ -95,7 +118,8 @@ class _Stream:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path` when the block ends well; an older run there is replaced."""
+    """A temporary folder that takes the place of `path` when the block ends well; an older run
+    there is replaced."""
     check_output(path, resume=True)
     with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,12 +156,15 @@ def _written(path: Path) -> Iterator[None]:
 
 
 def check_output(path: Path, *, resume: bool) -> None:
-    """InputError where a run cannot or must not be written to a folder, as without `resume` over an unfinished one."""
+    """InputError where a run cannot or must not be written to a folder, as without `resume` over an
+    unfinished one."""
     with _written(path):
         if not path.exists():
             above = next(folder for folder in path.resolve().parents if folder.exists())
             if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-                raise InputError(f"{path}: cannot be written, since {above} is no folder that can be written to")
+                raise InputError(
+                    f"{path}: cannot be written, since {above} is no folder that can be written to"
+                )
             return
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else None
     if names is not None:  # a state that was being written when its run was killed
@@ -145,13 +172,20 @@ def check_output(path: Path, *, resume: bool) -> None:
     if names is None or (names and "run.json" not in names and names != {STATE_FILE}):
         raise InputError(f"{path}: exists and is not a run, must be a new folder or an older run")
     if STATE_FILE in names and not resume:
-        raise InputError(f"{path}: holds the state of an unfinished run, must be another folder, or use --resume")
+        raise InputError(
+            f"{path}: holds the state of an unfinished run, must be another folder, or use --resume"
+        )
 
 
 def _to_plain(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(value, TernaryMatrix):
         name = _kept(value.data, arrays)
-        return {"$ternary": name, "shape": list(value.shape), "fullest": value.fullest, "nonzero": value.nonzero}
+        return {
+            "$ternary": name,
+            "shape": list(value.shape),
+            "fullest": value.fullest,
+            "nonzero": value.nonzero,
+        }
     if is_dataclass(value) and not isinstance(value, type):
         content = {f.name: _to_plain(getattr(value, f.name), arrays) for f in fields(value)}
         return {"$record": type(value).__name__, **content}
@@ -181,13 +215,17 @@ def _from_plain(value: Any, arrays: Mapping_[str, NDArray[Any]]) -> Any:
     if "$map" in value:
         return {key: _from_plain(item, arrays) for key, item in value["$map"].items()}
     if "$ternary" in value:
-        return _matrix(arrays[value["$ternary"]], value["shape"], value["fullest"], value["nonzero"])
+        return _matrix(
+            arrays[value["$ternary"]], value["shape"], value["fullest"], value["nonzero"]
+        )
     if "$codes" in value:
         return arrays[value["$codes"]]
     if "$array" in value:
         return arrays[value["$array"]].astype(np.int64)
     record = _RECORDS[value["$record"]]
-    return record(**{name: _from_plain(item, arrays) for name, item in value.items() if name != "$record"})
+    return record(
+        **{name: _from_plain(item, arrays) for name, item in value.items() if name != "$record"}
+    )
 
 
 def _matrix(data: NDArray[np.uint8], shape: list[int], fullest: int, nonzero: int) -> TernaryMatrix:
@@ -198,15 +236,27 @@ def _matrix(data: NDArray[np.uint8], shape: list[int], fullest: int, nonzero: in
 
 
 def save_graph(graph: Graph, path: Path) -> None:
-    """Write a graph file: a safetensors file whose arrays begin at multiples of 64 bytes where they are packed."""
+    """Write a graph file: a safetensors file whose arrays begin at multiples of 64 bytes where they
+    are packed."""
     arrays: dict[str, NDArray[Any]] = {}
-    text = None if graph.tokenizer is None else _kept(np.frombuffer(graph.tokenizer.encode(), np.uint8), arrays)
+    text = (
+        None
+        if graph.tokenizer is None
+        else _kept(np.frombuffer(graph.tokenizer.encode(), np.uint8), arrays)
+    )
     content = {
-        "name": graph.name, "scheme": graph.scheme, "accumulator_bits": graph.accumulator_bits, "blocks": graph.blocks,
-        "bos": graph.bos, "quality": graph.quality, "tokenizer": text, "sigmoid": _to_plain(graph.sigmoid, arrays),
+        "name": graph.name,
+        "scheme": graph.scheme,
+        "accumulator_bits": graph.accumulator_bits,
+        "blocks": graph.blocks,
+        "bos": graph.bos,
+        "quality": graph.quality,
+        "tokenizer": text,
+        "sigmoid": _to_plain(graph.sigmoid, arrays),
         "nodes": [_to_plain(node, arrays) for node in graph.nodes],
-    }  # fmt: skip
-    # Packed matrices are whole cache lines, so behind an aligned start all of them are aligned; bytes come last.
+    }
+    # Packed matrices are whole cache lines, so behind an aligned start all of them are aligned;
+    # bytes come last.
     order = sorted(arrays, key=lambda name: (arrays[name].ndim != 3, -arrays[name].itemsize, name))
     content["sha256"] = {name: hashlib.sha256(arrays[name].data).hexdigest() for name in order}
     plain = json.dumps(content)
@@ -216,8 +266,11 @@ def save_graph(graph: Graph, path: Path) -> None:
     at = 0
     for name in order:
         array = arrays[name]
-        header[name] = {"dtype": _DTYPES[array.dtype.str], "shape": list(array.shape),
-                        "data_offsets": [at, at + array.nbytes]}  # fmt: skip
+        header[name] = {
+            "dtype": _DTYPES[array.dtype.str],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
         at += array.nbytes
     head = json.dumps(header).encode()
     head += b" " * (-(8 + len(head)) % ALIGNMENT)
@@ -235,10 +288,12 @@ def _read_bytes(path: Path, error: type[MMFreeError]) -> bytes:
 
 
 def load_graph(path: Path, *, check: bool = False) -> tuple[Graph, str]:
-    """The verified graph of a file, and the SHA-256 of its head, which holds those of all its arrays.
+    """The verified graph of a file, and the SHA-256 of its head, which holds those of all its
+    arrays.
 
-    The file is mapped, not read: packed weights and the embedding are views of it.  Constants are checked against their
-    checksums at once, weights with `check` alone, since that reads the whole file.
+    The file is mapped, not read: packed weights and the embedding are views of it.  Constants are
+    checked against their checksums at once, weights with `check` alone, since that reads the whole
+    file.
     """
     raw, size = _mapped(path)
     head = bytes(raw[8:size])
@@ -296,20 +351,31 @@ def _view(data: NDArray[np.uint8], entry: Any) -> NDArray[Any]:
     return data[first:last].view(_KINDS[entry["dtype"]]).reshape(entry["shape"])
 
 
-def _compare(arrays: Mapping_[str, NDArray[Any]], checksums: dict[str, str], *, everything: bool) -> None:
-    """_Damaged with the name of an array that differs from its checksum; KeyError where one has none."""
+def _compare(
+    arrays: Mapping_[str, NDArray[Any]], checksums: dict[str, str], *, everything: bool
+) -> None:
+    """_Damaged with the name of an array that differs from its checksum; KeyError where one has
+    none."""
     for name, array in arrays.items():
-        if (everything or array.dtype == np.int32) and hashlib.sha256(array.data).hexdigest() != checksums[name]:
+        if (everything or array.dtype == np.int32) and hashlib.sha256(
+            array.data
+        ).hexdigest() != checksums[name]:
             raise _Damaged(name)
 
 
 def _graph(arrays: Mapping_[str, NDArray[Any]], content: dict[str, Any]) -> Graph:
     text = content["tokenizer"]
     return Graph(
-        content["name"], content["scheme"], tuple(_from_plain(node, arrays) for node in content["nodes"]),
-        _from_plain(content["sigmoid"], arrays), content["accumulator_bits"], content["blocks"], content["bos"],
-        content["quality"], None if text is None else bytes(arrays[text]).decode(),
-    )  # fmt: skip
+        content["name"],
+        content["scheme"],
+        tuple(_from_plain(node, arrays) for node in content["nodes"]),
+        _from_plain(content["sigmoid"], arrays),
+        content["accumulator_bits"],
+        content["blocks"],
+        content["bos"],
+        content["quality"],
+        None if text is None else bytes(arrays[text]).decode(),
+    )
 
 
 @dataclass(frozen=True)
@@ -329,25 +395,31 @@ def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
     for route in mapping.routes:
         sets.setdefault(route.destinations, len(sets))
     return {
-        "graph": mapping.graph, "system": mapping.system, "placer": mapping.placer,
+        "graph": mapping.graph,
+        "system": mapping.system,
+        "placer": mapping.placer,
         "shards": [[s.node, s.start, s.stop] for s in mapping.shards],
         "locations": [[p.chip, p.core] for p in mapping.locations],
         "destinations": [[[place.chip, place.core] for place in places] for places in sets],
-        "routes": [[r.source, r.port, sets[r.destinations], r.start, r.stop] for r in mapping.routes],
+        "routes": [
+            [r.source, r.port, sets[r.destinations], r.start, r.stop] for r in mapping.routes
+        ],
         "columns": [[name, list(cuts)] for name, cuts in mapping.columns],
-    }  # fmt: skip
+    }
 
 
 def mapping_from_plain(raw: dict[str, Any]) -> Mapping:
     """The mapping of `mapping_to_plain`."""
     sets = [tuple(Location(*place) for place in places) for places in raw["destinations"]]
     return Mapping(
-        raw["graph"], raw["system"], raw["placer"],
+        raw["graph"],
+        raw["system"],
+        raw["placer"],
         tuple(Shard(*s) for s in raw["shards"]),
         tuple(Location(*p) for p in raw["locations"]),
         tuple(Route(r[0], r[1], sets[r[2]], r[3], r[4]) for r in raw["routes"]),
         tuple((name, tuple(cuts)) for name, cuts in raw["columns"]),
-    )  # fmt: skip
+    )
 
 
 def _with_quantities(raw: dict[str, Any]) -> dict[str, Any]:
@@ -362,9 +434,12 @@ def save_mapping(stored: StoredMapping, path: Path) -> None:
     """Write a mapping file; the graph is named by its path from there."""
     graph = os.path.relpath(stored.graph_path.resolve(), path.resolve().parent)
     content = {
-        "format": MAPPING_FORMAT, "graph_path": graph, "cores": stored.cores,
-        "system": asdict(stored.system), "mapping": mapping_to_plain(stored.mapping),
-    }  # fmt: skip
+        "format": MAPPING_FORMAT,
+        "graph_path": graph,
+        "cores": stored.cores,
+        "system": asdict(stored.system),
+        "mapping": mapping_to_plain(stored.mapping),
+    }
     with whole_file(path) as scratch:
         scratch.write_text(json.dumps(content), encoding="utf-8")
 
@@ -383,7 +458,10 @@ def load_mapping(path: Path) -> StoredMapping:
     """The content of a mapping file."""
     content = _read_json(path, MAPPING_FORMAT, MappingError, "a mapping file")
     try:
-        mapping, system = mapping_from_plain(content["mapping"]), _system_from_plain(content["system"])
+        mapping, system = (
+            mapping_from_plain(content["mapping"]),
+            _system_from_plain(content["system"]),
+        )
         graph, cores = path.resolve().parent / content["graph_path"], content["cores"]
     except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise MappingError(f"{path}: not a mapping file, a part is missing") from None
@@ -391,11 +469,14 @@ def load_mapping(path: Path) -> StoredMapping:
 
 
 def load_mapped(path: Path) -> tuple[Graph, StoredMapping]:
-    """A mapping file and the graph that it maps, divided as it says; MappingError where the graph is another by now."""
+    """A mapping file and the graph that it maps, divided as it says; MappingError where the graph
+    is another by now."""
     stored = load_mapping(path)
     graph, digest = load_graph(stored.graph_path)
     if digest != stored.mapping.graph:
-        raise MappingError(f"{path}: belongs to another graph than {stored.graph_path}; map that graph again")
+        raise MappingError(
+            f"{path}: belongs to another graph than {stored.graph_path}; map that graph again"
+        )
     return by_columns(graph, stored.mapping.columns), stored
 
 
@@ -424,7 +505,9 @@ class Run:
 
 def _activity_to_plain(activity: Activity) -> dict[str, Any]:
     return {
-        f.name: getattr(activity, f.name) if f.name == "tokens" else getattr(activity, f.name).tolist()
+        f.name: getattr(activity, f.name)
+        if f.name == "tokens"
+        else getattr(activity, f.name).tolist()
         for f in fields(activity)
     }
 
@@ -439,10 +522,13 @@ def save_run(run: Run, folder: Path) -> None:
     content = {
         "format": RUN_FORMAT,
         **{f.name: getattr(run, f.name) for f in fields(run)},
-        "prefill": _activity_to_plain(run.prefill), "generate": _activity_to_plain(run.generate),
-        "summary": asdict(run.summary), "mapping": mapping_to_plain(run.mapping), "system": asdict(run.system),
+        "prefill": _activity_to_plain(run.prefill),
+        "generate": _activity_to_plain(run.generate),
+        "summary": asdict(run.summary),
+        "mapping": mapping_to_plain(run.mapping),
+        "system": asdict(run.system),
         "use": [[place.chip, place.core, *astuple(used)] for place, used in run.use.items()],
-    }  # fmt: skip
+    }
     (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -454,33 +540,61 @@ def load_run(folder: Path) -> Run:
         summary = dict(raw["summary"])
         nodes = tuple(NodeSummary(**node) for node in summary.pop("nodes"))
         return Run(
-            raw["engine"], raw["scheme"], raw["prompt"], raw["text"], tuple(raw["prompt_tokens"]),
-            tuple(raw["new_tokens"]), raw["sampling"], raw["seconds"], _activity_from_plain(raw["prefill"]),
-            _activity_from_plain(raw["generate"]), GraphSummary(nodes=nodes, **summary),
-            mapping_from_plain(raw["mapping"]), _system_from_plain(raw["system"]), raw["versions"], raw["date"],
+            raw["engine"],
+            raw["scheme"],
+            raw["prompt"],
+            raw["text"],
+            tuple(raw["prompt_tokens"]),
+            tuple(raw["new_tokens"]),
+            raw["sampling"],
+            raw["seconds"],
+            _activity_from_plain(raw["prefill"]),
+            _activity_from_plain(raw["generate"]),
+            GraphSummary(nodes=nodes, **summary),
+            mapping_from_plain(raw["mapping"]),
+            _system_from_plain(raw["system"]),
+            raw["versions"],
+            raw["date"],
             {Location(u[0], u[1]): Footprint(*u[2:]) for u in raw["use"]},
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise InputError(f"{path}: not a run, a part is missing") from None
 
 
 def identity(mapping: Mapping, job: Job) -> str:
-    """What a saved state belongs to: a hash of the mapping (and so of the graph), the prompt and the sampling."""
-    content = [mapping_to_plain(mapping), job.tokens.tolist(), job.sampling.temperature, job.sampling.seed]
+    """What a saved state belongs to: a hash of the mapping (and so of the graph), the prompt and
+    the sampling."""
+    content = [
+        mapping_to_plain(mapping),
+        job.tokens.tolist(),
+        job.sampling.temperature,
+        job.sampling.seed,
+    ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def save_state(state: RunState, belongs_to: str, folder: Path) -> None:
     """Write the state of an unfinished run into its folder, in place of an older one."""
-    arrays = {"chosen": state.chosen} | {f"state.{name}": values for name, values in state.states.items()}
+    arrays = {"chosen": state.chosen} | {
+        f"state.{name}": values for name, values in state.states.items()
+    }
     for phase, activity in (("prefill", state.prefill), ("generate", state.generate)):
-        arrays |= {f"{phase}.{f.name}": np.atleast_1d(getattr(activity, f.name)) for f in fields(activity)}
+        arrays |= {
+            f"{phase}.{f.name}": np.atleast_1d(getattr(activity, f.name)) for f in fields(activity)
+        }
     kept = {name: np.ascontiguousarray(array, np.int64) for name, array in arrays.items()}
-    content = json.dumps({
-        "fed": state.fed, "identity": belongs_to, "seconds": state.seconds, "sha256": _checksum(kept),
-    })  # fmt: skip
+    content = json.dumps(
+        {
+            "fed": state.fed,
+            "identity": belongs_to,
+            "seconds": state.seconds,
+            "sha256": _checksum(kept),
+        }
+    )
     specs = {
-        name: safetensors.TensorSpec(dtype="int64", shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
+        name: safetensors.TensorSpec(
+            dtype="int64", shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes
+        )
         for name, a in kept.items()
     }
     with whole_file(folder / STATE_FILE) as scratch:
@@ -500,18 +614,36 @@ def load_state(folder: Path, belongs_to: str) -> RunState:
     path = folder / STATE_FILE
     data = _read_bytes(path, InputError)
     try:
-        arrays = {name: np.frombuffer(e["data"], np.int64) for name, e in safetensors.deserialize(data)}
+        arrays = {
+            name: np.frombuffer(e["data"], np.int64) for name, e in safetensors.deserialize(data)
+        }
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         content = json.loads(header["__metadata__"][STATE_FORMAT])
         phases = [_counted(arrays, phase) for phase in ("prefill", "generate")]
-        states = {name.removeprefix("state."): a.copy() for name, a in arrays.items() if name.startswith("state.")}
-        found = RunState(content["fed"], arrays["chosen"].copy(), states, phases[0], phases[1], content["seconds"])
+        states = {
+            name.removeprefix("state."): a.copy()
+            for name, a in arrays.items()
+            if name.startswith("state.")
+        }
+        found = RunState(
+            content["fed"],
+            arrays["chosen"].copy(),
+            states,
+            phases[0],
+            phases[1],
+            content["seconds"],
+        )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError):
-        raise InputError(f"{path}: not a saved state of this version ({STATE_FORMAT}), or cut short") from None
+        raise InputError(
+            f"{path}: not a saved state of this version ({STATE_FORMAT}), or cut short"
+        ) from None
     if content.get("sha256") != _checksum(arrays):
         raise InputError(f"{path}: damaged: its arrays differ from their checksum")
     if content.get("identity") != belongs_to:
-        raise InputError(f"{path}: belongs to another mapping, prompt, temperature or seed; use those of that run")
+        raise InputError(
+            f"{path}: belongs to another mapping, prompt, temperature or seed; use those of "
+            "that run"
+        )
     return found
 
 

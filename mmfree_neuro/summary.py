@@ -8,7 +8,8 @@ from mmfree_neuro.verify import instruction_counts
 
 @dataclass(frozen=True)
 class NodeSummary:
-    """One node: its neurons, the step at which it fires, what a neuron issues for one token, and its synapses."""
+    """One node: its neurons, the step at which it fires, what a neuron issues for one token, and
+    its synapses."""
 
     name: str
     kind: str
@@ -48,11 +49,22 @@ def summarise(graph: Graph) -> GraphSummary:
         matrices = [entry.matrix for entry in node.inputs if entry.matrix is not None]
         nodes.append(
             NodeSummary(
-                node.name, type(node).__name__, node.size, block_of(node.name), steps[node.name],
+                node.name,
+                type(node).__name__,
+                node.size,
+                block_of(node.name),
+                steps[node.name],
                 dict(sorted(counts[node.name].items())),
-                sum(matrix.size for matrix in matrices), sum(matrix.nonzero for matrix in matrices),
+                sum(matrix.size for matrix in matrices),
+                sum(matrix.nonzero for matrix in matrices),
             )
-        )  # fmt: skip
+        )
     return GraphSummary(
-        graph.name, graph.scheme, graph.blocks, graph.vocabulary, graph.accumulator_bits, graph.quality, tuple(nodes)
+        graph.name,
+        graph.scheme,
+        graph.blocks,
+        graph.vocabulary,
+        graph.accumulator_bits,
+        graph.quality,
+        tuple(nodes),
     )

@@ -17,7 +17,8 @@ SIGMOID_INPUT_BITS = 15
 
 @dataclass(frozen=True, eq=False)
 class SigmoidTable:
-    """Sigmoid on [0, 16) as `2^log2_segments` chords: `values` at their left ends, `slopes` to their right ends.
+    """Sigmoid on [0, 16) as `2^log2_segments` chords: `values` at their left ends, `slopes` to
+    their right ends.
 
     With n segments the chords are off by at most (16 / n)² / 83, as |σ''| ≤ 0.0963.
     """
@@ -35,7 +36,9 @@ class SigmoidTable:
 @lru_cache
 def sigmoid_table(log2_segments: int) -> SigmoidTable:
     """The sigmoid table with 2^log2_segments segments."""
-    ends = np.arange(2**log2_segments + 1) * 2.0 ** (SIGMOID_INPUT_BITS - SIGMOID_INPUT_FRAC - log2_segments)
+    ends = np.arange(2**log2_segments + 1) * 2.0 ** (
+        SIGMOID_INPUT_BITS - SIGMOID_INPUT_FRAC - log2_segments
+    )
     exact = np.array([1 / (1 + math.exp(-x)) for x in ends])
     values = np.floor(exact * 2**GATE_FRAC + 0.5).astype(np.int64)
     return SigmoidTable(log2_segments, values[:-1], np.diff(values))
@@ -70,7 +73,9 @@ POWER_SHIFT = 28
 def power_table(factor: float, entries: int) -> Ints:
     """factor · 2^k for k in 0 … entries-1 with POWER_SHIFT fractional bits, at most 2^31 - 1.
 
-    A root or reciprocal y below 2^(ROOT_FRAC + 1) times the largest entry is 2^26, more than any payload: where the
-    table is cut off, the result saturates as it would have without the cut.
+    A root or reciprocal y below 2^(ROOT_FRAC + 1) times the largest entry is 2^26, more than any
+    payload: where the table is cut off, the result saturates as it would have without the cut.
     """
-    return np.array([min(round(factor * 2.0 ** (k + POWER_SHIFT)), 2**31 - 1) for k in range(entries)], np.int64)
+    return np.array(
+        [min(round(factor * 2.0 ** (k + POWER_SHIFT)), 2**31 - 1) for k in range(entries)], np.int64
+    )

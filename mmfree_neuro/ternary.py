@@ -1,9 +1,10 @@
 """Ternary matrices, packed at two bits a code in the order in which kernels read them.
 
-The rows lie in tiles of 16 and the columns in groups of 16; a tile and a group meet in 64 bytes.  Of these, byte
-4·lane + b holds, at bits 2p and 2p + 1 for p = 0 … 3, the code of row 16·tile + lane and column 16·group + 4p + b, plus
-one: 0, 1, 2 stand for -1, 0, +1.  So bit 2p alone says whether a weight is zero, four bytes meet four neighbouring
-activations, and a range of rows is a range of tiles.  Rows and columns beyond the matrix hold weights of zero.
+The rows lie in tiles of 16 and the columns in groups of 16; a tile and a group meet in 64 bytes.
+Of these, byte 4·lane + b holds, at bits 2p and 2p + 1 for p = 0 … 3, the code of row 16·tile + lane
+and column 16·group + 4p + b, plus one: 0, 1, 2 stand for -1, 0, +1.  So bit 2p alone says whether a
+weight is zero, four bytes meet four neighbouring activations, and a range of rows is a range of
+tiles.  Rows and columns beyond the matrix hold weights of zero.
 
 The arrays may be views of a mapped file; nothing here writes to them.
 """
@@ -63,7 +64,9 @@ class TernaryMatrix:
         """The columns of groups `first` … `last` - 1 as a matrix of their own."""
         data = np.ascontiguousarray(self.data[:, first:last])
         part = TernaryMatrix(data, self.rows, min(last * TILE, self.columns) - first * TILE, 0, 0)
-        return replace(part, fullest=int(part.filled.max(initial=0)), nonzero=int(part.filled.sum()))
+        return replace(
+            part, fullest=int(part.filled.max(initial=0)), nonzero=int(part.filled.sum())
+        )
 
     def codes(self, start: int = 0, stop: int | None = None) -> Codes:
         """The entries of rows `start` … `stop` - 1 as int8 [stop - start, columns]."""

@@ -1,10 +1,12 @@
-"""Checkpoints and graphs of the published sizes with made-up weights, to measure without a download.
+"""Checkpoints and graphs of the published sizes with made-up weights, to measure without a
+download.
 
-What a model costs depends on its shapes and on how many of its codes are zero, not on what it learned.  So the weights
-are drawn: those of matrices from a logistic distribution, of which exactly a third lies within half its mean magnitude
-and becomes the code 0 (trained models: 0.32 to 0.35 per matrix).  Spreads are those of the trained model in
-`tests/golden/trained`: 1.2 / √columns for matrices, so that a projection of a normalised input has a deviation of about
-0.75, gains of 1 ± 0.15, embeddings of 0.05.  The head's is larger, for logits with a deviation of about 2.5.
+What a model costs depends on its shapes and on how many of its codes are zero, not on what it
+learned.  So the weights are drawn: those of matrices from a logistic distribution, of which exactly
+a third lies within half its mean magnitude and becomes the code 0 (trained models: 0.32 to 0.35 per
+matrix).  Spreads are those of the trained model in `tests/golden/trained`: 1.2 / √columns for
+matrices, so that a projection of a normalised input has a deviation of about 0.75, gains of 1 ±
+0.15, embeddings of 0.05.  The head's is larger, for logits with a deviation of about 2.5.
 """
 
 import json
@@ -20,7 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro import lower
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig, config_json, default_intermediate_size, to_bfloat16
+from mmfree_neuro.checkpoint import (
+    Checkpoint,
+    ModelConfig,
+    config_json,
+    default_intermediate_size,
+    to_bfloat16,
+)
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.quantize import SCHEMES, Range, TernaryWeight, is_ternary
 from mmfree_neuro.ternary import ZERO, TernaryMatrix, packed_shape
@@ -33,7 +41,8 @@ PUBLISHED = {
 """The shapes of ridger/MMfreeLM-370M, -1.3B and -2.7B, from their `config.json`."""
 
 SHARD_BYTES = 5_000_000_000
-"""The largest file that transformers 4.40 writes, which saved the published checkpoints (2.7B: 4.98 GB and 429 MB)."""
+"""The largest file that transformers 4.40 writes, which saved the published checkpoints (2.7B: 4.98
+GB and 429 MB)."""
 
 _PIECE = 1 << 20
 """Values drawn at once; one piece's arrays fit a processor's cache."""
@@ -51,17 +60,25 @@ class _EveryRange(dict[str, Range]):
         return Range(0.1, 4.0)
 
 
-def published_graph(model: str, *, scheme: str = "a16", blocks: int | None = None, zeros: float = ZEROS) -> Graph:
-    """The graph of a model of a published size, for all that does not read its weights: mapping, counts and costs.
+def published_graph(
+    model: str, *, scheme: str = "a16", blocks: int | None = None, zeros: float = ZEROS
+) -> Graph:
+    """The graph of a model of a published size, for all that does not read its weights: mapping,
+    counts and costs.
 
-    `blocks` of it instead of all; matrices say how many of their weights are zero, and all their codes are.
+    `blocks` of it instead of all; matrices say how many of their weights are zero, and all their
+    codes are.
     """
-    config = replace(PUBLISHED[model], num_hidden_layers=blocks or PUBLISHED[model].num_hidden_layers)
+    config = replace(
+        PUBLISHED[model], num_hidden_layers=blocks or PUBLISHED[model].num_hidden_layers
+    )
     weights = {}
     for name, (rows, columns) in ((n, s) for n, s in config.shapes().items() if is_ternary(n)):
         halves = 2 if name.endswith("gate_proj.weight") else 1
         weights[name] = TernaryWeight((_claimed(rows // halves, columns, zeros),) * halves, 0.02)
-    tensors = {n: np.broadcast_to(np.float32(len(s) == 1 or 0.05), s) for n, s in config.shapes().items()}
+    tensors = {
+        n: np.broadcast_to(np.float32(len(s) == 1 or 0.05), s) for n, s in config.shapes().items()
+    }
     return lower.lower(Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model)
 
 
@@ -72,13 +89,20 @@ def _claimed(rows: int, columns: int, zeros: float) -> TernaryMatrix:
     return TernaryMatrix(data, rows, columns, round((1 - zeros) * columns), nonzero)
 
 
-def write_synthetic(folder: Path, config: ModelConfig, *, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write a bfloat16 checkpoint of that shape in the published layout; equal seeds give equal files.
+def write_synthetic(
+    folder: Path, config: ModelConfig, *, seed: int = 0, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write a bfloat16 checkpoint of that shape in the published layout; equal seeds give equal
+    files.
 
-    Files hold at most `shard_bytes` of weights, with an index where there are several; weights that were in the folder
-    are gone.  Takes a few megabytes of memory and, on one core, about four seconds a gigabyte.
+    Files hold at most `shard_bytes` of weights, with an index where there are several; weights that
+    were in the folder are gone.  Takes a few megabytes of memory and, on one core, about four
+    seconds a gigabyte.
     """
-    shards, total = _shards(config.shapes(), shard_bytes), 2 * sum(map(math.prod, config.shapes().values()))
+    shards, total = (
+        _shards(config.shapes(), shard_bytes),
+        2 * sum(map(math.prod, config.shapes().values())),
+    )
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{n + 1:05}-of-{len(shards):05}.safetensors" for n in range(len(shards))]
@@ -87,7 +111,11 @@ def write_synthetic(folder: Path, config: ModelConfig, *, seed: int = 0, shard_b
         scratch = Path(name)
         _write_json(scratch / "config.json", _published(config))
         if len(shards) > 1:
-            where = {tensor: file for file, shapes in zip(names, shards, strict=True) for tensor in shapes}
+            where = {
+                tensor: file
+                for file, shapes in zip(names, shards, strict=True)
+                for tensor in shapes
+            }
             index = {"metadata": {"total_size": total}, "weight_map": where}
             _write_json(scratch / "model.safetensors.index.json", index)
         for file, shapes in zip(names, shards, strict=True):
@@ -138,8 +166,11 @@ def _write_shard(stream: BinaryIO, shapes: Shapes, config: ModelConfig, seed: in
             stream.write(piece.data)
 
 
-def _values(name: str, shape: tuple[int, ...], seed: tuple[int, int]) -> Iterator[NDArray[np.uint16]]:
-    """The bfloat16 patterns of one tensor, in pieces: random 16-bit numbers look up the distribution's quantiles."""
+def _values(
+    name: str, shape: tuple[int, ...], seed: tuple[int, int]
+) -> Iterator[NDArray[np.uint16]]:
+    """The bfloat16 patterns of one tensor, in pieces: random 16-bit numbers look up the
+    distribution's quantiles."""
     chance = (np.arange(65536) + 0.5) / 65536
     logistic = np.log(chance / (1 - chance)) * math.sqrt(3) / math.pi  # deviation 1
     centre, deviation = _spread(name, shape)
@@ -148,7 +179,9 @@ def _values(name: str, shape: tuple[int, ...], seed: tuple[int, int]) -> Iterato
     while left:
         count = min(left, _PIECE)
         numbers = draw.random_raw(-(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
-        yield quantiles.take(numbers, mode="clip")  # every index is in range; this mode spares a copy
+        yield quantiles.take(
+            numbers, mode="clip"
+        )  # every index is in range; this mode spares a copy
         left -= count
 
 

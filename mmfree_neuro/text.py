@@ -1,6 +1,8 @@
-"""Text as tokens and tokens as text: by a model's own `tokenizer.json`, or byte by byte where it has none.
+"""Text as tokens and tokens as text: by a model's own `tokenizer.json`, or byte by byte where it
+has none.
 
-The package `tokenizers` is imported where a `tokenizer.json` is used; models of bytes do without it.
+The package `tokenizers` is imported where a `tokenizer.json` is used; models of bytes do without
+it.
 """
 
 from collections.abc import Iterable
@@ -15,11 +17,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _BEFORE = "a"
-"""Stands before a continuation when it is decoded, for decoders drop the space at the beginning of a text."""
+"""Stands before a continuation when it is decoded, for decoders drop the space at the beginning of
+a text."""
 
 
 def encode(bos: int | None, tokenizer_json: str | None, text: str) -> list[int]:
-    """The tokens of a text behind `bos`, where the model has one; UTF-8 bytes without a `tokenizer.json`.
+    """The tokens of a text behind `bos`, where the model has one; UTF-8 bytes without a
+    `tokenizer.json`.
 
     Names of special tokens inside the text are text like any other.
     """
@@ -27,14 +31,19 @@ def encode(bos: int | None, tokenizer_json: str | None, text: str) -> list[int]:
     begin = [] if bos is None else [bos]
     tokens = [*begin, *(raw if tokenizer_json is None else _ids(_read(tokenizer_json), raw))]
     if not tokens:
-        raise InputError("the prompt is empty, must have at least one byte for a model without a token to begin with")
+        raise InputError(
+            "the prompt is empty, must have at least one byte for a model without a token to "
+            "begin with"
+        )
     return tokens
 
 
 def decode(tokenizer_json: str | None, tokens: Iterable[int]) -> str:
-    """Tokens that continue a text, as text: spaces at the beginning are kept, special tokens left out.
+    """Tokens that continue a text, as text: spaces at the beginning are kept, special tokens left
+    out.
 
-    Whatever is not UTF-8 is shown as replacement marks, and so is a character of which bytes are missing at the end.
+    Whatever is not UTF-8 is shown as replacement marks, and so is a character of which bytes are
+    missing at the end.
     """
     ids = [int(token) for token in tokens]
     if tokenizer_json is None:
@@ -45,7 +54,8 @@ def decode(tokenizer_json: str | None, tokens: Iterable[int]) -> str:
 
 
 def encode_corpus(tokenizer_json: str, documents: Iterable[bytes]) -> Ints:
-    """The tokens of all documents in a row, each with the special tokens that its `tokenizer.json` puts around a text.
+    """The tokens of all documents in a row, each with the special tokens that its `tokenizer.json`
+    puts around a text.
 
     Bytes that are not UTF-8 become replacement marks.
     """
@@ -55,10 +65,14 @@ def encode_corpus(tokenizer_json: str, documents: Iterable[bytes]) -> Ints:
 
 
 def check_tokenizer(tokenizer_json: str, vocabulary: int) -> None:
-    """InputError where a `tokenizer.json` is none, or has a token outside of a model's vocabulary."""
+    """InputError where a `tokenizer.json` is none, or has a token outside of a model's
+    vocabulary."""
     last = max(_read(tokenizer_json).get_vocab().values(), default=0)
     if last >= vocabulary:
-        raise InputError(f"tokenizer.json: has token {last}, which is outside the vocabulary 0 … {vocabulary - 1}")
+        raise InputError(
+            f"tokenizer.json: has token {last}, which is outside the vocabulary 0 … "
+            f"{vocabulary - 1}"
+        )
 
 
 def _read(tokenizer_json: str) -> "Tokenizer":
@@ -66,14 +80,16 @@ def _read(tokenizer_json: str) -> "Tokenizer":
         from tokenizers import Tokenizer
     except ImportError:
         raise InputError(
-            "tokenizer.json: cannot be used because the package tokenizers is not installed, must be there for models "
+            "tokenizer.json: cannot be used because the package tokenizers is not installed, "
+            "must be there for models "
             "that have one: pip install tokenizers"
         ) from None
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # the library raises nothing more special
         raise InputError(
-            f"tokenizer.json: is not readable ({error}), must be a tokenizer in the format of Hugging Face tokenizers"
+            f"tokenizer.json: is not readable ({error}), must be a tokenizer in the format of "
+            "Hugging Face tokenizers"
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -1,17 +1,22 @@
-"""Time from counts, in the modes in which such a chip can run: pipelined, falling through, or without a barrier.
+"""Time from counts, in the modes in which such a chip can run: pipelined, falling through, or
+without a barrier.
 
-The chips work in steps that a barrier ends.  A step lasts as long as its slowest resource and then the barrier, whose
-length depends on how many chips take part.  The resources are, on every core, the instructions of its neurons, its
-synaptic operations, the synapses that it reads from memory, the messages that it sends (one to each core) and those
-that arrive, and beside the cores the links of the meshes and those between chips.  They work side by side, as in the
-model that fits Loihi 2 best in the literature (arXiv 2601.10035).
+The chips work in steps that a barrier ends.  A step lasts as long as its slowest resource and then
+the barrier, whose length depends on how many chips take part.  The resources are, on every core,
+the instructions of its neurons, its synaptic operations, the synapses that it reads from memory,
+the messages that it sends (one to each core) and those that arrive, and beside the cores the links
+of the meshes and those between chips.  They work side by side, as in the model that fits Loihi 2
+best in the literature (arXiv 2601.10035).
 
-- pipelined (prefill): every core works at every step, on a token of its own, and a token enters at each step;
-- fall-through (generation): the next token enters when the last has left, so the steps of a token follow each other,
-  each with its own slowest resource (the way from the host is not a step, but takes its time);
-- asynchronous: what either would gain without the barrier and without what a step takes on top.  In prefill a token
-  leaves whenever the slowest resource has served one; in generation the steps still follow each other, as every norm
-  needs the sum over a whole layer, and what travels takes its hops and crossings.
+- pipelined (prefill): every core works at every step, on a token of its own, and a token enters at
+  each step;
+- fall-through (generation): the next token enters when the last has left, so the steps of a token
+  follow each other, each with its own slowest resource (the way from the host is not a step, but
+  takes its time);
+- asynchronous: what either would gain without the barrier and without what a step takes on top.  In
+  prefill a token leaves whenever the slowest resource has served one; in generation the steps still
+  follow each other, as every norm needs the sum over a whole layer, and what travels takes its hops
+  and crossings.
 """
 
 from collections.abc import Callable
@@ -32,13 +37,18 @@ from mmfree_neuro.traffic import Ways
 BOUNDS = ("low", "central", "high")
 FEW_CHIPS = 4
 PER_CORE = {
-    "instructions": "time_per_instruction_ns", "synaptic operations": "time_per_synop_ns",
-    "synapses read": "time_per_synapse_ns", "messages sent": "time_per_message_ns",
+    "instructions": "time_per_instruction_ns",
+    "synaptic operations": "time_per_synop_ns",
+    "synapses read": "time_per_synapse_ns",
+    "messages sent": "time_per_message_ns",
     "messages that arrive": "time_per_arrival_ns",
-}  # fmt: skip
+}
 """The resources of a core, and what one use of each takes."""
 MESH = "links of the mesh"
-BETWEEN = {"links between chips": "time_per_crossing_ns", "links to the host": "time_per_host_message_ns"}
+BETWEEN = {
+    "links between chips": "time_per_crossing_ns",
+    "links to the host": "time_per_host_message_ns",
+}
 """The resources between chips, and how long one message holds each."""
 Floats = NDArray[np.float64]
 
@@ -63,7 +73,8 @@ class Timing:
     """One step where tokens are pipelined; the mean step where they fall through."""
     steps_per_token: int
     slowest: Location
-    """Where the time goes at central figures: the core (or the chip whose link) that sets most of the steps."""
+    """Where the time goes at central figures: the core (or the chip whose link) that sets most of
+    the steps."""
     resource: str
     """Which resource of it."""
     barrier_share: float
@@ -92,9 +103,12 @@ class Load:
 
     @cached_property
     def mesh(self) -> tuple[Ints, int]:
-        """Messages over the busiest mesh link at every step [last + 1], and over all steps together."""
+        """Messages over the busiest mesh link at every step [last + 1], and over all steps
+        together."""
         each = self.route_step[self.ways.run_route]
-        return _peaks(self.ways, self.sent, each, self.last), int(_peaks(self.ways, self.sent, 0 * each, 0)[0])
+        return _peaks(self.ways, self.sent, each, self.last), int(
+            _peaks(self.ways, self.sent, 0 * each, 0)[0]
+        )
 
     @cached_property
     def links(self) -> Floats:
@@ -137,18 +151,38 @@ def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways
         return flat.astype(np.float64, copy=False).reshape(summary.steps + 1, len(cores))
 
     sends = activity.messages * ways.deliveries
-    per_core = dict(zip(PER_CORE, (
-        by_core(step, core, issued), by_core(step, core, activity.synops), by_core(step, core, activity.reads),
-        by_core(route_step, core[source], sends), _arrivals(mapping, activity, route_step, number, summary.steps),
-    ), strict=True))  # fmt: skip
-    farthest: tuple[Ints, Ints] = np.zeros(summary.steps + 1, np.int64), np.zeros(summary.steps + 1, np.int64)
+    per_core = dict(
+        zip(
+            PER_CORE,
+            (
+                by_core(step, core, issued),
+                by_core(step, core, activity.synops),
+                by_core(step, core, activity.reads),
+                by_core(route_step, core[source], sends),
+                _arrivals(mapping, activity, route_step, number, summary.steps),
+            ),
+            strict=True,
+        )
+    )
+    farthest: tuple[Ints, Ints] = (
+        np.zeros(summary.steps + 1, np.int64),
+        np.zeros(summary.steps + 1, np.int64),
+    )
     for most, way in zip(farthest, (ways.depth, ways.far), strict=True):
         np.maximum.at(most, route_step, way)
     steps = len(set(step[core >= 0].tolist()))
     return Load(
-        len(mapping.chips), activity.tokens, steps, summary.steps, cores, per_core, ways, activity.messages,
-        route_step, farthest,
-    )  # fmt: skip
+        len(mapping.chips),
+        activity.tokens,
+        steps,
+        summary.steps,
+        cores,
+        per_core,
+        ways,
+        activity.messages,
+        route_step,
+        farthest,
+    )
 
 
 def _arrivals(
@@ -157,11 +191,16 @@ def _arrivals(
     """Messages that arrive at every core at every step [steps + 1, cores]."""
     sums: dict[tuple[int, int], int] = {}
     places: dict[int, tuple[Location, ...]] = {}
-    for route, step, messages in zip(mapping.routes, route_step.tolist(), activity.messages.tolist(), strict=True):
+    for route, step, messages in zip(
+        mapping.routes, route_step.tolist(), activity.messages.tolist(), strict=True
+    ):
         key = id(route.destinations)
         places[key] = route.destinations
         sums[key, step] = sums.get((key, step), 0) + messages
-    cores = {key: np.array([number[d] for d in found if d.chip != HOST], int) for key, found in places.items()}
+    cores = {
+        key: np.array([number[d] for d in found if d.chip != HOST], int)
+        for key, found in places.items()
+    }
     arrived = np.zeros((steps + 1, len(number)))
     for (key, step), messages in sums.items():
         arrived[step, cores[key]] += messages
@@ -175,8 +214,11 @@ def barrier(chip: ChipSpec, chips: int) -> Quantity:
     return chip.barrier_few_chips_ns if chips <= FEW_CHIPS else chip.barrier_many_chips_ns
 
 
-def _slowest(found: Load, chip: ChipSpec, bound: str, *, together: bool) -> tuple[Floats, list[tuple[str, Location]]]:
-    """Nanoseconds a token of the slowest resource, at every step or over all of them together, and which it is."""
+def _slowest(
+    found: Load, chip: ChipSpec, bound: str, *, together: bool
+) -> tuple[Floats, list[tuple[str, Location]]]:
+    """Nanoseconds a token of the slowest resource, at every step or over all of them together, and
+    which it is."""
     cores, rows = found.cores, 1 if together else found.last + 1
     names, times = [], []
     for name, figure in PER_CORE.items():
@@ -188,11 +230,17 @@ def _slowest(found: Load, chip: ChipSpec, bound: str, *, together: bool) -> tupl
     names.append([(MESH, cores[0])] * rows)
     times.append(mesh * getattr(chip.time_per_hop_ns, bound))
     for name, figure in BETWEEN.items():
-        chosen = [k for k, ends in enumerate(found.ways.links) if (HOST in ends) == (name == "links to the host")]
+        chosen = [
+            k
+            for k, ends in enumerate(found.ways.links)
+            if (HOST in ends) == (name == "links to the host")
+        ]
         if chosen:
             links = found.links[:, chosen]
             links = links.sum(0, keepdims=True) if together else links
-            names.append([(name, Location(max(found.ways.links[chosen[k]]), 0)) for k in links.argmax(1)])
+            names.append(
+                [(name, Location(max(found.ways.links[chosen[k]]), 0)) for k in links.argmax(1)]
+            )
             times.append(links.max(1) * getattr(getattr(chip, figure), bound))
     table = np.array(times) / found.tokens
     which = table.argmax(0)
@@ -200,37 +248,63 @@ def _slowest(found: Load, chip: ChipSpec, bound: str, *, together: bool) -> tupl
 
 
 def _timing(
-    mode: str, system: str, per_token: Floats, found: Load, where: tuple[str, Location], waiting: float, *, alone: bool
+    mode: str,
+    system: str,
+    per_token: Floats,
+    found: Load,
+    where: tuple[str, Location],
+    waiting: float,
+    *,
+    alone: bool,
 ) -> Timing:
     """The record of nanoseconds a token at the three bounds, of which a barrier takes `waiting`."""
     if per_token[0] <= 0:
-        raise HardwareError(f"{system}: a token takes no time at the low figures, must have at least one above zero")
+        raise HardwareError(
+            f"{system}: a token takes no time at the low figures, must have at least one above zero"
+        )
     low, central, high = (float(ns) * 1e-9 for ns in per_token)
     steps = found.steps if alone else 1
     step = Span(low / steps, central / steps, high / steps)
     resource, place = where
     return Timing(
-        mode, Span(1 / high, 1 / central, 1 / low), Span(low, central, high), step, found.steps, place, resource,
-        waiting * 1e-9 / central, alone,
-    )  # fmt: skip
+        mode,
+        Span(1 / high, 1 / central, 1 / low),
+        Span(low, central, high),
+        step,
+        found.steps,
+        place,
+        resource,
+        waiting * 1e-9 / central,
+        alone,
+    )
 
 
 def pipelined(found: Load, system: SystemSpec) -> Timing:
     """All steps run at once on different tokens, so a token leaves at every step."""
     ends = barrier(system.chip, found.chips)
     each = [_slowest(found, system.chip, bound, together=True) for bound in BOUNDS]
-    per_token = np.array([ns[0] + getattr(ends, bound) for (ns, _), bound in zip(each, BOUNDS, strict=True)])
-    return _timing("pipelined", system.name, per_token, found, each[1][1][0], ends.central, alone=False)
+    per_token = np.array(
+        [ns[0] + getattr(ends, bound) for (ns, _), bound in zip(each, BOUNDS, strict=True)]
+    )
+    return _timing(
+        "pipelined", system.name, per_token, found, each[1][1][0], ends.central, alone=False
+    )
 
 
 def fall_through(found: Load, system: SystemSpec) -> Timing:
     """The steps of one token one after another, each with its own slowest resource."""
     chip, ends = system.chip, barrier(system.chip, found.chips)
     each = [_slowest(found, chip, bound, together=False) for bound in BOUNDS]
-    per_step = [getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS]
-    per_token = np.array([ns.sum() + found.steps * b for (ns, _), b in zip(each, per_step, strict=True)])
+    per_step = [
+        getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS
+    ]
+    per_token = np.array(
+        [ns.sum() + found.steps * b for (ns, _), b in zip(each, per_step, strict=True)]
+    )
     waiting = found.steps * ends.central
-    return _timing("fall-through", system.name, per_token, found, _most(each[1]), waiting, alone=True)
+    return _timing(
+        "fall-through", system.name, per_token, found, _most(each[1]), waiting, alone=True
+    )
 
 
 def asynchronous_prefill(found: Load, system: SystemSpec) -> Timing:
@@ -241,21 +315,25 @@ def asynchronous_prefill(found: Load, system: SystemSpec) -> Timing:
 
 
 def asynchronous_generation(found: Load, system: SystemSpec) -> Timing:
-    """One token at a time, without a barrier; what travels takes its hops and crossings, one after another."""
+    """One token at a time, without a barrier; what travels takes its hops and crossings, one after
+    another."""
     chip = system.chip
     each = [_slowest(found, chip, bound, together=False) for bound in BOUNDS]
     hops, crossings = (int(most.sum()) for most in found.farthest)
-    per_token = np.array([
-        ns.sum()
-        + hops * getattr(chip.time_per_hop_ns, bound)
-        + crossings * getattr(chip.time_per_crossing_ns, bound)
-        for (ns, _), bound in zip(each, BOUNDS, strict=True)
-    ])  # fmt: skip
+    per_token = np.array(
+        [
+            ns.sum()
+            + hops * getattr(chip.time_per_hop_ns, bound)
+            + crossings * getattr(chip.time_per_crossing_ns, bound)
+            for (ns, _), bound in zip(each, BOUNDS, strict=True)
+        ]
+    )
     return _timing("asynchronous", system.name, per_token, found, _most(each[1]), 0.0, alone=True)
 
 
 def _most(slowest: tuple[Floats, list[tuple[str, Location]]]) -> tuple[str, Location]:
-    """Which resource takes the most time over all steps, and where it is slowest in the most steps."""
+    """Which resource takes the most time over all steps, and where it is slowest in the most
+    steps."""
     times, names = slowest
     total: dict[str, float] = {}
     for ns, (name, _) in zip(times, names, strict=True):
@@ -267,5 +345,8 @@ def _most(slowest: tuple[Floats, list[tuple[str, Location]]]) -> tuple[str, Loca
 
 Mode = Callable[[Load, SystemSpec], Timing]
 PREFILL: dict[str, Mode] = {"pipelined": pipelined, "asynchronous": asynchronous_prefill}
-GENERATION: dict[str, Mode] = {"fall-through": fall_through, "asynchronous": asynchronous_generation}
+GENERATION: dict[str, Mode] = {
+    "fall-through": fall_through,
+    "asynchronous": asynchronous_generation,
+}
 """The modes of each phase; the first is how the silicon works."""

@@ -1,8 +1,10 @@
-"""A neuron program as a list of instructions, for engines that compile or interpret it outside Python.
+"""A neuron program as a list of instructions, for engines that compile or interpret it outside
+Python.
 
-`record` runs the one text of `programs` on a machine that writes down what it is asked for.  `Machine`'s operations are
-the instructions; a sigmoid is one of them.  Registers hold 32 bits, which `verify` proves to suffice for every value
-that a program keeps; products and the sums that round them have 64 bits inside an instruction.
+`record` runs the one text of `programs` on a machine that writes down what it is asked for.
+`Machine`'s operations are the instructions; a sigmoid is one of them.  Registers hold 32 bits,
+which `verify` proves to suffice for every value that a program keeps; products and the sums that
+round them have 64 bits inside an instruction.
 """
 
 from collections.abc import Callable
@@ -20,7 +22,8 @@ from mmfree_neuro.tables import SigmoidTable
 
 
 class Op(IntEnum):
-    """What an instruction does; d is its register, a, b, c those it reads, s a shift, k a constant."""
+    """What an instruction does; d is its register, a, b, c those it reads, s a shift, k a
+    constant."""
 
     INPUT = 0  # d = input number a
     ADD = auto()  # d = a + b
@@ -51,9 +54,9 @@ WIDTH = 7
 class Program:
     """A straight line of instructions on `registers` registers, whose first ones are preset.
 
-    Registers 0 … len(immediates) - 1 hold the immediates, the next len(constants) the constants of the neurons by name,
-    and, where `stateful`, the next the state.  Inputs are named by their port; a group's members are `port/0`,
-    `port/1` …
+    Registers 0 … len(immediates) - 1 hold the immediates, the next len(constants) the constants of
+    the neurons by name, and, where `stateful`, the next the state.  Inputs are named by their port;
+    a group's members are `port/0`, `port/1` …
     """
 
     code: NDArray[np.int32]  # [instructions, WIDTH]
@@ -79,7 +82,9 @@ class Recorder(Machine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows: list[tuple[Op, list[_Result | None], int, int]] = []  # operation, operands, shift, constant
+        self.rows: list[
+            tuple[Op, list[_Result | None], int, int]
+        ] = []  # operation, operands, shift, constant
         self.immediates: dict[int, _Result] = {}
         self.results: list[_Result] = []
         self.tables: list[Ints] = []
@@ -165,7 +170,8 @@ class Recorder(Machine):
 
 
 def _inputs(node: AnyNode, m: Recorder) -> tuple[tuple[str, ...], dict[str, Value]]:
-    """The names of a node's inputs and the values that its program reads; each is read once, at the beginning."""
+    """The names of a node's inputs and the values that its program reads; each is read once, at the
+    beginning."""
     if isinstance(node, Embedding):
         return ("x", "scale"), {"x": m.emit(Op.INPUT), "scale": m.emit(Op.INPUT)}
     names: list[str] = []
@@ -193,18 +199,32 @@ def record(node: AnyNode, table: SigmoidTable) -> Program:
     fixed = [*m.immediates.values(), *preset.values(), *([] if state is None else [state])]
     code, registers = _allocate(m.rows, fixed)
     return Program(
-        code, tuple(m.immediates), tuple(preset), state is not None, registers, names, outputs, tuple(m.tables), table
+        code,
+        tuple(m.immediates),
+        tuple(preset),
+        state is not None,
+        registers,
+        names,
+        outputs,
+        tuple(m.tables),
+        table,
     )
 
 
 def _allocate(
     rows: list[tuple[Op, list[_Result | None], int, int]], fixed: list[_Result]
 ) -> tuple[NDArray[np.int32], int]:
-    """The instructions with registers for values: a register is free again after its value is read for the last time.
+    """The instructions with registers for values: a register is free again after its value is read
+    for the last time.
 
     The number of an input or an output stands in field a or d; that of a table in field b.
     """
-    last = {value.number: at for at, (_, operands, _, _) in enumerate(rows) for value in operands[1:] if value}
+    last = {
+        value.number: at
+        for at, (_, operands, _, _) in enumerate(rows)
+        for value in operands[1:]
+        if value
+    }
     place = {value.number: register for register, value in enumerate(fixed)}
     free: list[int] = []
     registers, counted, code = len(fixed), {Op.INPUT: 0, Op.OUTPUT: 0}, []

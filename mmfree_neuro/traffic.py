@@ -1,9 +1,10 @@
-"""How messages travel: a tree of links for every route, its hops on the meshes of chips and its crossings between them.
+"""How messages travel: a tree of links for every route, its hops on the meshes of chips and its
+crossings between them.
 
-A payload that goes to many cores is sent once and branches on the way, so it passes a link at most once.  On a chip it
-goes along its row and then along the columns; between chips along the rows, the columns and the layers of their grid,
-by way of core 0 of each, where a chip's links are taken to end (assumed; no source says where they do).  The host is
-one crossing away from every chip.
+A payload that goes to many cores is sent once and branches on the way, so it passes a link at most
+once.  On a chip it goes along its row and then along the columns; between chips along the rows, the
+columns and the layers of their grid, by way of core 0 of each, where a chip's links are taken to
+end (assumed; no source says where they do).  The host is one crossing away from every chip.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ Link = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Ways:
-    """The trees of a mapping's routes.  `run_*`: stretches of mesh links, numbered so that each is contiguous."""
+    """The trees of a mapping's routes.  `run_*`: stretches of mesh links, numbered so that each is
+    contiguous."""
 
     deliveries: Ints  # [routes], how many cores a payload reaches
     chips_reached: Ints  # [routes], chips other than its own, and the host
@@ -55,8 +57,11 @@ def chip_path(a: int, b: int, columns: int, rows: int) -> list[int]:
     return path
 
 
-def _chip_tree(source: int, chips: tuple[int, ...], columns: int, rows: int) -> tuple[tuple[Link, ...], int]:
-    """The links that a payload crosses to reach other chips, each once, and how many to the farthest."""
+def _chip_tree(
+    source: int, chips: tuple[int, ...], columns: int, rows: int
+) -> tuple[tuple[Link, ...], int]:
+    """The links that a payload crosses to reach other chips, each once, and how many to the
+    farthest."""
     found: dict[Link, None] = {}
     far = 0
     for chip in chips:
@@ -104,10 +109,16 @@ def ways(mapping: Mapping, system: SystemSpec) -> Ways:
     crossed = np.array(link_route, np.int64)
     runs = _runs(targets, system)
     return Ways(
-        np.array([len(route.destinations) for route in mapping.routes], np.int64), reached,
-        np.bincount(crossed, minlength=len(place)).astype(np.int64), depth, far, crossed, np.array(links, np.int64),
-        tuple(numbers), *runs,
-    )  # fmt: skip
+        np.array([len(route.destinations) for route in mapping.routes], np.int64),
+        reached,
+        np.bincount(crossed, minlength=len(place)).astype(np.int64),
+        depth,
+        far,
+        crossed,
+        np.array(links, np.int64),
+        tuple(numbers),
+        *runs,
+    )
 
 
 def _by_chip(destinations: tuple[Location, ...]) -> dict[int, tuple[int, ...]]:
@@ -119,7 +130,8 @@ def _by_chip(destinations: tuple[Location, ...]) -> dict[int, tuple[int, ...]]:
 
 
 def _depth(at: Location, on_chip: dict[int, tuple[int, ...]], columns: int) -> int:
-    """Mesh links to the farthest core: on the source's chip, or to core 0 of it and from core 0 of another."""
+    """Mesh links to the farthest core: on the source's chip, or to core 0 of it and from core 0 of
+    another."""
     own = _reach(on_chip.get(at.chip, ()), at.core, columns)
     others = [_reach(cores, 0, columns) for chip, cores in on_chip.items() if chip != at.chip]
     return max(own, _reach((0,), at.core, columns) + max(others)) if others else own
@@ -129,29 +141,39 @@ def _depth(at: Location, on_chip: dict[int, tuple[int, ...]], columns: int) -> i
 def _reach(cores: tuple[int, ...], entry: int, columns: int) -> int:
     """Mesh links from one core of a chip to the farthest of others."""
     row, column = divmod(entry, columns)
-    return max((abs(core // columns - row) + abs(core % columns - column) for core in cores), default=0)
+    return max(
+        (abs(core // columns - row) + abs(core % columns - column) for core in cores), default=0
+    )
 
 
 def _runs(
     targets: dict[tuple[int, tuple[int, ...]], tuple[list[int], list[int]]], system: SystemSpec
 ) -> tuple[Ints, Ints, Ints]:
-    """The mesh links of every route [runs]: its number, the first link, and the one behind the last.
+    """The mesh links of every route [runs]: its number, the first link, and the one behind the
+    last.
 
-    `targets`: a chip and cores of it, the routes that go there, and the core at which each enters the chip.
+    `targets`: a chip and cores of it, the routes that go there, and the core at which each enters
+    the chip.
     """
     columns, cores = int(system.chip.mesh_columns.central), int(system.chip.cores.high)
     rows = -(-cores // columns)
     grid = (1 + max((chip for chip, _ in targets), default=0)) * rows * columns
     found = []
 
-    def run(which: Ints, line: Ints, length: int, base: int, entry: Ints, low: Ints, high: Ints) -> None:
+    def run(
+        which: Ints, line: Ints, length: int, base: int, entry: Ints, low: Ints, high: Ints
+    ) -> None:
         """Links along a line of the mesh, both ways from where it is entered."""
         start = base + line * length
         found.append((which, start + entry, start + np.maximum(high, entry)))
         found.append((which, start + grid + np.minimum(low, entry), start + grid + entry))
 
-    single = [(n, chip, there[0], e) for (chip, there), known in targets.items() if len(there) == 1
-              for n, e in zip(*known, strict=True)]  # fmt: skip
+    single = [
+        (n, chip, there[0], e)
+        for (chip, there), known in targets.items()
+        if len(there) == 1
+        for n, e in zip(*known, strict=True)
+    ]
     which, chips, core, entry = np.array(single, np.int64).reshape(-1, 4).T
     row, column = np.divmod(core, columns)
     entry_row, entry_column = np.divmod(entry, columns)
@@ -170,9 +192,14 @@ def _runs(
         top, bottom = row[order][at], row[order][np.append(at[1:], len(order)) - 1]
         routes, lines = len(which), len(each)
         run(
-            which.repeat(lines), np.tile(chip * columns + each, routes), rows, 2 * grid, entry_row.repeat(lines),
-            np.tile(top, routes), np.tile(bottom, routes),
-        )  # fmt: skip
+            which.repeat(lines),
+            np.tile(chip * columns + each, routes),
+            rows,
+            2 * grid,
+            entry_row.repeat(lines),
+            np.tile(top, routes),
+            np.tile(bottom, routes),
+        )
     number, first, last = (np.concatenate(side) for side in zip(*found, strict=True))
     used = last > first
     return number[used], first[used], last[used]
@@ -198,6 +225,9 @@ def traffic(mapping: Mapping, activity: Activity, found: Ways) -> Traffic:
     sizes = np.array([route.stop - route.start for route in mapping.routes], np.int64)
     silent = sizes * activity.tokens - sent
     return Traffic(
-        int(sent @ found.deliveries), int(silent @ found.deliveries), int(sent @ found.hops),
-        int(sent @ found.crossings), int(sent @ found.chips_reached),
-    )  # fmt: skip
+        int(sent @ found.deliveries),
+        int(silent @ found.deliveries),
+        int(sent @ found.hops),
+        int(sent @ found.crossings),
+        int(sent @ found.chips_reached),
+    )

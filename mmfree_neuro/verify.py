@@ -1,4 +1,5 @@
-"""Proves that a graph is legal: wired right, every sum inside the accumulator, every register wide enough."""
+"""Proves that a graph is legal: wired right, every sum inside the accumulator, every register wide
+enough."""
 
 from collections import Counter
 
@@ -7,7 +8,18 @@ import numpy as np
 from mmfree_neuro import programs
 from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.fixedpoint import Ints
-from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Head, Input, MaxAbs, Output, PartialSum, constants
+from mmfree_neuro.ir import (
+    MLGRU,
+    AnyNode,
+    Embedding,
+    Graph,
+    Head,
+    Input,
+    MaxAbs,
+    Output,
+    PartialSum,
+    constants,
+)
 from mmfree_neuro.ops import Bounds, Interval, Value
 from mmfree_neuro.ternary import TernaryMatrix
 
@@ -42,14 +54,16 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
             raise GraphError(f"{who}: the matrix has shape {have}, must have {node.size} rows")
         if not 0 <= entry.first <= source.size - matrix.columns:
             raise GraphError(
-                f"{who}: the matrix reads values {entry.first} … {entry.first + matrix.columns - 1}, must read among "
+                f"{who}: the matrix reads values {entry.first} … "
+                f"{entry.first + matrix.columns - 1}, must read among "
                 f"0 … {source.size - 1}"
             )
         return
     if entry.how == "sum":
         if not 0 <= entry.first < entry.first + _counted(entry, source) <= source.size:
             raise GraphError(
-                f"{who}: sums {_counted(entry, source)} values from value {entry.first} on, must sum some of "
+                f"{who}: sums {_counted(entry, source)} values from value {entry.first} on, "
+                "must sum some of "
                 f"0 … {source.size - 1}"
             )
     elif entry.first or entry.count is not None:
@@ -57,12 +71,15 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
     arity = node.arity if isinstance(node, MaxAbs) else 1
     if arity > MAX_ARITY:
         raise GraphError(f"{who}: reads groups of {arity} values, must have at most {MAX_ARITY}")
-    expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[entry.how]
+    expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[
+        entry.how
+    ]
     if source.size != expected:
         raise GraphError(f"{who}: reads {source.size} values {entry.how}, must read {expected}")
     if entry.how == "group" and node.size != -(-source.size // arity):
         raise GraphError(
-            f"{who}: {source.size} values in groups of {arity} need another number of neurons than {node.size}"
+            f"{who}: {source.size} values in groups of {arity} need another number of neurons "
+            f"than {node.size}"
         )
     if entry.how == "sum" and node.size != 1:
         raise GraphError(f"{who}: a sum is read by one neuron, not by {node.size}")
@@ -75,12 +92,14 @@ def _sources(node: AnyNode, outputs: dict[tuple[str, str], Output]) -> dict[Inpu
         source = outputs.get((entry.source, entry.source_port))
         if source is None:
             raise GraphError(
-                f"{node.name}: input {entry.port} reads {entry.source}.{entry.source_port}, which no earlier node sends"
+                f"{node.name}: input {entry.port} reads {entry.source}.{entry.source_port}, "
+                "which no earlier node sends"
             )
         _check_shape(node, entry, source)
         if len(node.ports[entry.port]) > 1 and entry.how not in ("ternary", "sum", "aligned"):
             raise GraphError(
-                f"{node.name}: input {entry.port}: reads {entry.how} at a port that inputs share, must read ternary, "
+                f"{node.name}: input {entry.port}: reads {entry.how} at a port that inputs "
+                "share, must read ternary, "
                 "sum or aligned there"
             )
         found[entry] = source
@@ -96,10 +115,14 @@ def _magnitude(node: AnyNode, entry: Input, source: Output, sums: dict[str, Ints
     return sums.get(entry.source, source.qtype.high)
 
 
-def _inputs(graph: Graph, node: AnyNode, sources: dict[Input, Output], sums: dict[str, Ints]) -> dict[str, Value]:
-    """What a program can read at each port; `sums` has the magnitudes of partial sums, neuron by neuron.
+def _inputs(
+    graph: Graph, node: AnyNode, sources: dict[Input, Output], sums: dict[str, Ints]
+) -> dict[str, Value]:
+    """What a program can read at each port; `sums` has the magnitudes of partial sums, neuron by
+    neuron.
 
-    Those of a shared port are added neuron by neuron, so a sum in parts is proved to be no larger than in one.
+    Those of a shared port are added neuron by neuron, so a sum in parts is proved to be no larger
+    than in one.
     """
     limit = (1 << (graph.accumulator_bits - 1)) - 1
     found: dict[str, Value] = {}
@@ -107,7 +130,9 @@ def _inputs(graph: Graph, node: AnyNode, sources: dict[Input, Output], sums: dic
         if len(entries) == 1:
             bound = sum_bound(node, entries[0], sources[entries[0]])
         else:
-            bound = int(np.max(sum(_magnitude(node, entry, sources[entry], sums) for entry in entries)))
+            bound = int(
+                np.max(sum(_magnitude(node, entry, sources[entry], sums) for entry in entries))
+            )
         if bound > limit:
             raise RangeError(
                 f"{node.name}: input {port}: the sum can reach {bound}, which a "
@@ -122,9 +147,14 @@ def _inputs(graph: Graph, node: AnyNode, sources: dict[Input, Output], sums: dic
 def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str]:
     machine = Bounds(node.name)
     if isinstance(node, Embedding):
-        if node.codes.ndim != 2 or node.codes.shape[1] != node.size or node.scales.shape != node.codes.shape[:1]:
+        if (
+            node.codes.ndim != 2
+            or node.codes.shape[1] != node.size
+            or node.scales.shape != node.codes.shape[:1]
+        ):
             raise GraphError(
-                f"{node.name}: {list(node.codes.shape)} codes have {list(node.scales.shape)} scales, must be "
+                f"{node.name}: {list(node.codes.shape)} codes have {list(node.scales.shape)} "
+                "scales, must be "
                 f"[vocabulary, {node.size}] and [vocabulary]"
             )
         reach = int(np.iinfo(node.codes.dtype).max)
@@ -134,7 +164,8 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
     for output in node.outputs:
         if output.qtype.bits > MAX_PAYLOAD_BITS:
             raise RangeError(
-                f"{node.name}: output {output.port} is {output.qtype}, must have at most {MAX_PAYLOAD_BITS} bits"
+                f"{node.name}: output {output.port} is {output.qtype}, must have at most "
+                f"{MAX_PAYLOAD_BITS} bits"
             )
         declared, reached = _interval(output), sent[output.port]
         if reached.low < declared.low or reached.high > declared.high:
@@ -146,7 +177,8 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
 
 
 def verify_matrices(graph: Graph) -> Graph:
-    """The same graph, its packed matrices read whole: every code -1, 0 or +1, every row as full as is said.
+    """The same graph, its packed matrices read whole: every code -1, 0 or +1, every row as full as
+    is said.
 
     `verify` trusts the figures that a packed matrix comes with, so that a graph opens at once.
     """
@@ -166,7 +198,8 @@ def _check_matrix(matrix: TernaryMatrix, who: str) -> None:
         fullest, nonzero = max(fullest, int(filled.max(initial=0))), nonzero + int(filled.sum())
     if (fullest, nonzero) != (matrix.fullest, matrix.nonzero):
         raise GraphError(
-            f"{who}: the matrix has {nonzero} non-zero codes, {fullest} in its fullest row, must have "
+            f"{who}: the matrix has {nonzero} non-zero codes, {fullest} in its fullest row, "
+            "must have "
             f"{matrix.nonzero} and {matrix.fullest}"
         )
 
@@ -178,8 +211,13 @@ def verify(graph: Graph) -> Graph:
 
 
 def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
-    """What one neuron of each node issues for one token, by node name and instruction class; verifies on the way."""
-    if not graph.nodes or not isinstance(graph.nodes[0], Embedding) or not isinstance(graph.nodes[-1], Head):
+    """What one neuron of each node issues for one token, by node name and instruction class;
+    verifies on the way."""
+    if (
+        not graph.nodes
+        or not isinstance(graph.nodes[0], Embedding)
+        or not isinstance(graph.nodes[-1], Head)
+    ):
         raise GraphError(f"{graph.name}: a graph begins with an Embedding and ends with a Head")
     outputs: dict[tuple[str, str], Output] = {}
     sums: dict[str, Ints] = {}
@@ -189,11 +227,15 @@ def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
             raise GraphError(f"{node.name}: two nodes have this name")
         for name, values in constants(node).items():
             if values.shape != (node.size,):
-                raise GraphError(f"{node.name}: {name} has shape {list(values.shape)}, must have {[node.size]}")
+                raise GraphError(
+                    f"{node.name}: {name} has shape {list(values.shape)}, must have {[node.size]}"
+                )
         sources = _sources(node, outputs)
         counts[node.name] = _prove(graph, node, _inputs(graph, node, sources, sums))
         if isinstance(node, PartialSum):
-            magnitudes = [_magnitude(node, entry, source, sums) for entry, source in sources.items()]
+            magnitudes = [
+                _magnitude(node, entry, source, sums) for entry, source in sources.items()
+            ]
             sums[node.name] = np.sum(np.broadcast_arrays(*magnitudes), axis=0)
         outputs |= {(node.name, output.port): output for output in node.outputs}
     return counts

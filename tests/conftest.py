@@ -34,7 +34,11 @@ if not HAS_GPU:
 @lru_cache
 def _random_checkpoint(use_lower_bound: bool) -> Checkpoint:
     config = ModelConfig(
-        vocab_size=256, hidden_size=64, num_hidden_layers=2, use_lower_bound=use_lower_bound, intermediate_size=128
+        vocab_size=256,
+        hidden_size=64,
+        num_hidden_layers=2,
+        use_lower_bound=use_lower_bound,
+        intermediate_size=128,
     )
     rng = np.random.default_rng(7)
     tensors = {}
@@ -128,7 +132,11 @@ def _random(graph: Graph, seed: int) -> tuple[tuple[Shard, ...], tuple[Location,
     rng = np.random.default_rng(seed)
     shards, locations = [Shard(graph.embedding.name, 0, graph.embedding.size)], [Location(HOST, 0)]
     for node in graph.nodes[1:]:
-        inner = np.unique(rng.integers(1, node.size, size=rng.integers(4))).tolist() if node.size > 1 else []
+        inner = (
+            np.unique(rng.integers(1, node.size, size=rng.integers(4))).tolist()
+            if node.size > 1
+            else []
+        )
         for start, stop in zip([0, *inner], [*inner, node.size], strict=True):
             shards.append(Shard(node.name, start, stop))
             locations.append(Location(int(rng.integers(4)), int(rng.integers(12))))
@@ -138,7 +146,8 @@ def _random(graph: Graph, seed: int) -> tuple[tuple[Shard, ...], tuple[Location,
 
 @pytest.fixture(scope="session")
 def make_mapping(system: SystemSpec) -> Callable[..., Mapping]:
-    """The function that maps a graph: whole nodes in a chain over three chips, at random, or one block per chip."""
+    """The function that maps a graph: whole nodes in a chain over three chips, at random, or one
+    block per chip."""
 
     def make(graph: Graph, kind: str, seed: int = 0) -> Mapping:
         if kind == "block-per-chip":
@@ -150,7 +159,9 @@ def make_mapping(system: SystemSpec) -> Callable[..., Mapping]:
 
 
 @pytest.fixture(scope="session", params=MAPPINGS)
-def mapping(request: pytest.FixtureRequest, graph: Graph, make_mapping: Callable[..., Mapping]) -> Mapping:
+def mapping(
+    request: pytest.FixtureRequest, graph: Graph, make_mapping: Callable[..., Mapping]
+) -> Mapping:
     """Three mappings of the graph."""
     return make_mapping(graph, request.param)
 
@@ -163,9 +174,12 @@ def hand_graph() -> Graph:
     outputs = Output("x", 3, QType(8, 0)), Output("sq", 3, QType(16, 0), unsigned=True)
     matrix = pack(np.array([[1, -1, 0], [0, 1, 1]], np.int8))
     head = Head(
-        "head", 2, (Input("y", "embedding", "x", "ternary", matrix),), (Output("logits", 2, QType(16, 0)),),
+        "head",
+        2,
+        (Input("y", "embedding", "x", "ternary", matrix),),
+        (Output("logits", 2, QType(16, 0)),),
         {"y": Rescale(Multiplier(3, 1), None)},
-    )  # fmt: skip
+    )
     embedding = Embedding("embedding", 3, (), outputs, codes, np.array([1, 1]), 0, squares)
     return Graph("hand", "a16", (embedding, head), sigmoid_table(8), 32, 0, None, {})
 
@@ -175,4 +189,6 @@ def hand_mapping(hand_graph: Graph) -> Mapping:
     """The head of the graph made by hand, a row on each of two cores of chip 0."""
     shards = Shard("embedding", 0, 3), Shard("head", 0, 1), Shard("head", 1, 2)
     locations = Location(HOST, 0), Location(0, 0), Location(0, 1)
-    return Mapping("", "kapoho-point", "hand", shards, locations, route(hand_graph, shards, locations))
+    return Mapping(
+        "", "kapoho-point", "hand", shards, locations, route(hand_graph, shards, locations)
+    )

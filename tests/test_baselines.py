@@ -11,10 +11,17 @@ from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.summary import GraphSummary, NodeSummary
 
 SERIES = {
-    "name": '"Net 1B"', "model": '"370m"', "same_architecture": "false", "implementation": '"code"',
-    "precision": '"bf16"', "device": '"GPU X"', "device_kind": '"GPU"', "mode": '"generate"', "power": '"the GPU"',
+    "name": '"Net 1B"',
+    "model": '"370m"',
+    "same_architecture": "false",
+    "implementation": '"code"',
+    "precision": '"bf16"',
+    "device": '"GPU X"',
+    "device_kind": '"GPU"',
+    "mode": '"generate"',
+    "power": '"the GPU"',
     "source": '"a paper, Table 1"',
-}  # fmt: skip
+}
 RESULT = {"batch": "1", "sequence_length": "0", "tokens_per_s": "20", "millijoule_per_token": "1.5"}
 
 
@@ -22,15 +29,24 @@ def text(**changes: str | None) -> str:
     """A file of one row, with fields changed or, where None, left out."""
     fields = {name: changes.get(name, value) for name, value in (SERIES | RESULT).items()}
     fields |= {name: value for name, value in changes.items() if name not in fields}
-    shared = [f"{name} = {value}" for name, value in fields.items() if value is not None and name not in RESULT]
-    result = ", ".join(f"{name} = {value}" for name, value in fields.items() if value is not None and name in RESULT)
+    shared = [
+        f"{name} = {value}"
+        for name, value in fields.items()
+        if value is not None and name not in RESULT
+    ]
+    result = ", ".join(
+        f"{name} = {value}"
+        for name, value in fields.items()
+        if value is not None and name in RESULT
+    )
     return "\n".join(["[[series]]", *shared, f"results = [{{ {result} }}]"])
 
 
 def summary(synapses: int) -> GraphSummary:
     """A model of so many ternary synapses in two nodes."""
     nodes = tuple(
-        NodeSummary(name, "Head", 1, None, 1, {}, count, count) for name, count in (("a", 1000), ("b", synapses - 1000))
+        NodeSummary(name, "Head", 1, None, 1, {}, count, count)
+        for name, count in (("a", 1000), ("b", synapses - 1000))
     )
     return GraphSummary("net", "a16", 1, 2, 32, {}, nodes)
 
@@ -38,10 +54,21 @@ def summary(synapses: int) -> GraphSummary:
 def row(**changes: object) -> Baseline:
     """A row made by hand."""
     fields: dict[str, object] = {
-        "name": "Net", "model": "370m", "same_architecture": False, "implementation": "code", "precision": "bf16",
-        "device": "GPU X", "device_kind": "GPU", "mode": "generate", "batch": 1, "sequence_length": 500,
-        "tokens_per_s": 10.0, "millijoule_per_token": 100.0, "power": "the GPU", "source": "a paper",
-    }  # fmt: skip
+        "name": "Net",
+        "model": "370m",
+        "same_architecture": False,
+        "implementation": "code",
+        "precision": "bf16",
+        "device": "GPU X",
+        "device_kind": "GPU",
+        "mode": "generate",
+        "batch": 1,
+        "sequence_length": 500,
+        "tokens_per_s": 10.0,
+        "millijoule_per_token": 100.0,
+        "power": "the GPU",
+        "source": "a paper",
+    }
     return Baseline(**(fields | changes))  # type: ignore[arg-type]
 
 
@@ -83,11 +110,18 @@ def test_a_result_takes_what_its_series_shares() -> None:
         ({"tokens_per_s": "inf"}, "tokens_per_s must be a finite number above 0"),
         ({"mode": '"train"'}, "mode is 'train', must be one of generate, prefill"),
         ({"model": '"7b"'}, "model is '7b', must be one of 370m, 1.3b, 2.7b"),
-        ({"device_kind": '"TPU"'}, "device_kind is 'TPU', must be one of neuromorphic, edge GPU, GPU"),
+        (
+            {"device_kind": '"TPU"'},
+            "device_kind is 'TPU', must be one of neuromorphic, edge GPU, GPU",
+        ),
     ],
 )
-def test_a_row_without_a_field_or_a_source_is_refused(changes: dict[str, str | None], message: str) -> None:
-    with pytest.raises(HardwareError, match=f"^{re.escape(f'rows.toml: series 1, result 1: {message}')}$"):
+def test_a_row_without_a_field_or_a_source_is_refused(
+    changes: dict[str, str | None], message: str
+) -> None:
+    with pytest.raises(
+        HardwareError, match=f"^{re.escape(f'rows.toml: series 1, result 1: {message}')}$"
+    ):
         baselines.parse(text(**changes), "rows.toml")
 
 
@@ -103,8 +137,14 @@ def test_an_unknown_figure_is_refused() -> None:
         ("", "rows.toml: must have tables [[series]]"),
         ("series = [1]", "rows.toml: must have tables [[series]]"),
         ("[[series]]", "rows.toml: series 1: results must be a list of tables, at least one"),
-        ("[[series]]\nresults = []", "rows.toml: series 1: results must be a list of tables, at least one"),
-        ("[[series]]\nresults = [1]", "rows.toml: series 1: results must be a list of tables, at least one"),
+        (
+            "[[series]]\nresults = []",
+            "rows.toml: series 1: results must be a list of tables, at least one",
+        ),
+        (
+            "[[series]]\nresults = [1]",
+            "rows.toml: series 1: results must be a list of tables, at least one",
+        ),
     ],
 )
 def test_a_file_without_rows_is_refused(content: str, message: str) -> None:
@@ -121,7 +161,11 @@ def test_a_file_that_is_not_toml_is_refused() -> None:
 def test_the_rows_that_come_with_the_project_are_as_published() -> None:
     rows = baselines.load()
     found = {
-        (r.name, r.device, r.mode, r.batch, r.sequence_length): (r.tokens_per_s, r.millijoule_per_token) for r in rows
+        (r.name, r.device, r.mode, r.batch, r.sequence_length): (
+            r.tokens_per_s,
+            r.millijoule_per_token,
+        )
+        for r in rows
     }
     assert found["MatMul-free 370M", "NVIDIA H100", "generate", 1, 500] == (13.4, 10100)
     assert found["Llama-style 400M", "NVIDIA Jetson Orin Nano", "prefill", 1, 4000] == (3153, 6.8)
@@ -150,7 +194,10 @@ def test_a_model_is_told_by_its_synapses(model: str) -> None:
 
 def test_the_strongest_rows_and_the_edge_gpus_are_marked() -> None:
     edge = row(device="board", device_kind="edge GPU", tokens_per_s=1.0, millijoule_per_token=50.0)
-    fast, batched = row(tokens_per_s=30.0), row(batch=64, tokens_per_s=900.0, millijoule_per_token=2.0)
+    fast, batched = (
+        row(tokens_per_s=30.0),
+        row(batch=64, tokens_per_s=900.0, millijoule_per_token=2.0),
+    )
     chip = row(device_kind="neuromorphic", tokens_per_s=1e6, millijoule_per_token=1e-3)
     marks = baselines.distinctions((edge, fast, batched, chip))
     assert marks[edge] == ("edge GPU", "least energy known for one sequence")
@@ -162,7 +209,10 @@ def test_the_strongest_rows_and_the_edge_gpus_are_marked() -> None:
 def test_beside_a_run_stand_the_nearest_lengths_and_the_strongest_rows() -> None:
     short, nearest = row(sequence_length=500), row(sequence_length=1000)
     strongest = row(sequence_length=4000, tokens_per_s=11.0, millijoule_per_token=50.0)
-    weak, other_mode = row(device="GPU Y", tokens_per_s=1.0, millijoule_per_token=500.0), row(mode="prefill")
+    weak, other_mode = (
+        row(device="GPU Y", tokens_per_s=1.0, millijoule_per_token=500.0),
+        row(mode="prefill"),
+    )
     rows = (short, nearest, strongest, weak, other_mode)
     assert baselines.beside(rows, "generate", 900) == (nearest, strongest, weak)
 
@@ -175,7 +225,9 @@ PHASE = {
 
 def test_a_ratio_names_both_rows_and_carries_the_range() -> None:
     rows = (row(),)
-    found = baselines.compare(summary(SYNAPSES["370m"]), "board", {"generate": PHASE}, {"generate": 10}, rows)
+    found = baselines.compare(
+        summary(SYNAPSES["370m"]), "board", {"generate": PHASE}, {"generate": 10}, rows
+    )
     (ratio,) = found["ratios"]
     assert ratio["ours"] == {"name": "net on board", **PHASE}
     assert (ratio["theirs"]["device"], ratio["theirs"]["source"]) == ("GPU X", "a paper")
@@ -185,10 +237,13 @@ def test_a_ratio_names_both_rows_and_carries_the_range() -> None:
 
 
 def test_another_model_gets_context_and_no_ratio() -> None:
-    found = baselines.compare(summary(524_288), "board", {"generate": PHASE}, {"generate": 10}, (row(),))
+    found = baselines.compare(
+        summary(524_288), "board", {"generate": PHASE}, {"generate": 10}, (row(),)
+    )
     assert (found["model"], found["ratios"], len(found["context"])) == (None, [], 1)
     assert found["sentences"][0] == (
-        "No ratio is given, because the rows are of another model: this one has 524,288 ternary synapses; of the "
+        "No ratio is given, because the rows are of another model: this one has 524,288 ternary "
+        "synapses; of the "
         "published models, 370m has 341,049,344, 1.3b has 1,298,661,376, 2.7b has 2,619,473,920."
     )
 
@@ -202,13 +257,17 @@ def test_a_phase_without_tokens_and_a_row_of_another_size_get_no_ratio() -> None
         ("370m", "generate"),
         ("1.3b", "generate"),
     ]
-    assert found["sentences"][0].startswith("This model has the size of the MatMul-free 370m, so ratios are given")
+    assert found["sentences"][0].startswith(
+        "This model has the size of the MatMul-free 370m, so ratios are given"
+    )
 
 
 @pytest.mark.parametrize("mode", ["prefill", "generate"])
 def test_the_flattering_and_the_strongest_row_are_both_beside_a_370m_run(mode: str) -> None:
     lengths = {mode: 100}
-    found = baselines.compare(summary(SYNAPSES["370m"]), "board", {mode: PHASE}, lengths, baselines.load())
+    found = baselines.compare(
+        summary(SYNAPSES["370m"]), "board", {mode: PHASE}, lengths, baselines.load()
+    )
     devices = {ratio["theirs"]["device"] for ratio in found["ratios"]}
     marks = {mark for ratio in found["ratios"] for mark in ratio["theirs"]["stands_out_as"]}
     assert "NVIDIA Jetson Orin Nano" in devices

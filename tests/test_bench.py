@@ -1,4 +1,5 @@
-"""Measuring on a GPU: what a row holds and when there is none, with a made-up device; opponents that compute right."""
+"""Measuring on a GPU: what a row holds and when there is none, with a made-up device; opponents
+that compute right."""
 
 import importlib.util
 import json
@@ -13,7 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from mmfree_kernels.bench import builders, fast, meter, naive, plain, record, transformer, transformer_work, workload
+from mmfree_kernels.bench import (
+    builders,
+    fast,
+    meter,
+    naive,
+    plain,
+    record,
+    transformer,
+    transformer_work,
+    workload,
+)
 from mmfree_kernels.bench.transformer import Transformer
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, point
 from mmfree_kernels.inference.model import from_checkpoint, random
@@ -24,7 +35,9 @@ from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.testing import PUBLISHED
 
 CPU = torch.device("cpu")
-TINY = Subject("tiny", ModelConfig(vocab_size=96, hidden_size=64, num_hidden_layers=2, intermediate_size=96))
+TINY = Subject(
+    "tiny", ModelConfig(vocab_size=96, hidden_size=64, num_hidden_layers=2, intermediate_size=96)
+)
 SCRIPTS = Path(__file__).parent.parent / "examples" / "benchmarks"
 
 
@@ -39,7 +52,8 @@ def one_thread() -> Iterator[None]:
 
 @dataclass
 class Device:
-    """A made-up GPU: 50 W idle, 250 W at work, a counter that moves every 100 ms; work takes time by the step."""
+    """A made-up GPU: 50 W idle, 250 W at work, a counter that moves every 100 ms; work takes time
+    by the step."""
 
     now: float = 0.0
     drawn: float = 7_000.0
@@ -93,7 +107,9 @@ class Work:
 def bench(device: Device) -> record.Bench:
     """A bench of the made-up GPU."""
     facts = {"device": "GPU X", "driver": "1.2", "cuda": "13.0"}
-    return record.Bench(CPU, device, device.fence, facts, lambda: {"process_bytes": 5, "device_used_bytes": 6})
+    return record.Bench(
+        CPU, device, device.fence, facts, lambda: {"process_bytes": 5, "device_used_bytes": 6}
+    )
 
 
 # The measuring loop.
@@ -126,21 +142,31 @@ def test_a_counter_that_stands_still_is_of_no_use(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Device, "millijoule", lambda self: 7)
     with pytest.raises(EngineError) as error:
         meter.idle_power_w(Device())
-    assert str(error.value) == "bench gpu: the energy counter stood still for 10 s, must move to be used"
+    assert (
+        str(error.value)
+        == "bench gpu: the energy counter stood still for 10 s, must move to be used"
+    )
 
 
 def test_a_measurement_shorter_than_two_seconds_is_refused() -> None:
     device = Device()
     with pytest.raises(InputError) as error:
         meter.measure(Work(device), device, device.fence, 1.5)
-    assert str(error.value) == "seconds are 1.5, must be at least 2: the energy counter moves in ticks"
+    assert (
+        str(error.value) == "seconds are 1.5, must be at least 2: the energy counter moves in ticks"
+    )
 
 
 def test_too_few_seconds_are_refused_before_anything_is_loaded_or_measured() -> None:
     device, built = Device(), list[object]()
     with pytest.raises(InputError) as error:
-        record.measure_point(bench(device), point("no such model", "train"), 1.99, lambda *some: built.append(some))
-    assert str(error.value) == "seconds are 1.99, must be at least 2: the energy counter moves in ticks"
+        record.measure_point(
+            bench(device), point("no such model", "train"), 1.99, lambda *some: built.append(some)
+        )
+    assert (
+        str(error.value)
+        == "seconds are 1.99, must be at least 2: the energy counter moves in ticks"
+    )
     assert (device.now, built) == (0.0, [])
 
 
@@ -157,9 +183,13 @@ def nvml(**changes: Any) -> ModuleType:
     module.nvmlDeviceGetTotalEnergyConsumption = lambda handle: 42
     module.nvmlSystemGetDriverVersion = lambda: b"580.1"
     module.nvmlDeviceGetMemoryInfo = lambda handle: SimpleNamespace(used=99)
-    module.nvmlDeviceGetComputeRunningProcesses = lambda handle: [SimpleNamespace(pid=7, usedGpuMemory=11)]
+    module.nvmlDeviceGetComputeRunningProcesses = lambda handle: [
+        SimpleNamespace(pid=7, usedGpuMemory=11)
+    ]
     for name, value in changes.items():
-        setattr(module, name, value(NVMLError) if name.endswith(("Consumption", "Processes")) else value)
+        setattr(
+            module, name, value(NVMLError) if name.endswith(("Consumption", "Processes")) else value
+        )
     return module
 
 
@@ -183,11 +213,15 @@ def test_the_driver_is_asked_through_pynvml(monkeypatch: pytest.MonkeyPatch) -> 
     before = found.seconds()
     found.pause(0.001)
     assert found.seconds() > before
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetComputeRunningProcesses=raising("not permitted")))
+    monkeypatch.setitem(
+        sys.modules, "pynvml", nvml(nvmlDeviceGetComputeRunningProcesses=raising("not permitted"))
+    )
     assert meter.Nvml("GPU-1").process_bytes(7) is None
 
 
-def test_where_the_driver_has_another_name_for_the_only_gpu_it_is_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_driver_has_another_name_for_the_only_gpu_it_is_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def unknown(_uuid: str) -> str:
         raise module.NVMLError("Not Found")
 
@@ -207,11 +241,17 @@ def test_without_pynvml_or_a_counter_one_line_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(EngineError) as error:
         meter.Nvml("GPU-1")
-    assert str(error.value) == "bench gpu: pynvml is not installed, must be: pip install nvidia-ml-py"
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetTotalEnergyConsumption=raising("Not Supported")))
+    assert (
+        str(error.value) == "bench gpu: pynvml is not installed, must be: pip install nvidia-ml-py"
+    )
+    monkeypatch.setitem(
+        sys.modules, "pynvml", nvml(nvmlDeviceGetTotalEnergyConsumption=raising("Not Supported"))
+    )
     with pytest.raises(EngineError) as error:
         meter.Nvml("GPU-1")
-    assert str(error.value) == "bench gpu: the driver gives no energy counter of GPU-1 (Not Supported)"
+    assert (
+        str(error.value) == "bench gpu: the driver gives no energy counter of GPU-1 (Not Supported)"
+    )
 
 
 # Rows.
@@ -227,19 +267,54 @@ def test_a_row_says_everything() -> None:
 
     row = record.measure_point(bench(device), Point("370m", "generate", "fast", 4, 512), 2.0, build)
     assert made[0].checked_after == 1
-    assert {name: row[name] for name in (
-        "name", "implementation", "impl", "precision", "model", "ternary_synapses", "mode", "batch", "sequence_length",
-        "tokens_per_step", "weights_bytes", "process_bytes", "device_used_bytes", "peak_allocated_bytes",
-        "peak_reserved_bytes", "device", "driver", "cuda", "correctness", "script",
-    )} == {
-        "name": "MatMul-free 370M", "implementation": "made up", "impl": "fast", "precision": "none", "model": "370m",
-        "ternary_synapses": 341_049_344, "mode": "generate", "batch": 4, "sequence_length": 512, "tokens_per_step": 4,
-        "weights_bytes": 123, "process_bytes": 5, "device_used_bytes": 6, "peak_allocated_bytes": 0,
-        "peak_reserved_bytes": 0, "device": "GPU X", "driver": "1.2",
-        "cuda": "13.0", "correctness": {"against": "nothing", "greedy_agreement": 1.0},
-        "script": "mmfree-neuro bench gpu --model 370m --mode generate --batch 4 --length 512 --impl fast "
-                  "--embedding int8 --seconds 2",
-    }  # fmt: skip
+    assert {
+        name: row[name]
+        for name in (
+            "name",
+            "implementation",
+            "impl",
+            "precision",
+            "model",
+            "ternary_synapses",
+            "mode",
+            "batch",
+            "sequence_length",
+            "tokens_per_step",
+            "weights_bytes",
+            "process_bytes",
+            "device_used_bytes",
+            "peak_allocated_bytes",
+            "peak_reserved_bytes",
+            "device",
+            "driver",
+            "cuda",
+            "correctness",
+            "script",
+        )
+    } == {
+        "name": "MatMul-free 370M",
+        "implementation": "made up",
+        "impl": "fast",
+        "precision": "none",
+        "model": "370m",
+        "ternary_synapses": 341_049_344,
+        "mode": "generate",
+        "batch": 4,
+        "sequence_length": 512,
+        "tokens_per_step": 4,
+        "weights_bytes": 123,
+        "process_bytes": 5,
+        "device_used_bytes": 6,
+        "peak_allocated_bytes": 0,
+        "peak_reserved_bytes": 0,
+        "device": "GPU X",
+        "driver": "1.2",
+        "cuda": "13.0",
+        "correctness": {"against": "nothing", "greedy_agreement": 1.0},
+        "script": "mmfree-neuro bench gpu --model 370m --mode generate --batch 4 "
+        "--length 512 --impl fast "
+        "--embedding int8 --seconds 2",
+    }
     assert row["tokens_per_s"] == pytest.approx(4 / 0.003)
     assert row["idle_w"] == pytest.approx(50.0, rel=0.03)
     assert row["seconds_measured"] >= 2.0
@@ -249,7 +324,11 @@ def test_a_row_says_everything() -> None:
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     assert describe.gpu_row(row).splitlines()[2] == "checked against nothing, greedy agreement 1.0"
     (shown,) = measured.parse(json.dumps([row]), "rows.json")
-    assert (shown.model, shown.same_architecture, shown.tokens_per_s) == ("370m", True, row["tokens_per_s"])
+    assert (shown.model, shown.same_architecture, shown.tokens_per_s) == (
+        "370m",
+        True,
+        row["tokens_per_s"],
+    )
 
 
 def test_an_opponent_is_named_as_such() -> None:
@@ -274,7 +353,10 @@ def test_too_little_memory_is_told() -> None:
 
     with pytest.raises(RunFailed) as error:
         record.measure_point(bench(Device()), point("13b", "train", "naive"), 2.0, build)
-    assert str(error.value) == "naive 13b train, batch 8, length 2048: does not fit the memory of GPU X"
+    assert (
+        str(error.value)
+        == "naive 13b train, batch 8, length 2048: does not fit the memory of GPU X"
+    )
 
 
 def test_rows_are_added_to_a_file_and_through_a_link(tmp_path: Path) -> None:
@@ -295,7 +377,10 @@ def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
     file.write_text("[")
     with pytest.raises(InputError) as error:
         record.load(file)
-    assert str(error.value) == f"{file}: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
+    assert (
+        str(error.value)
+        == f"{file}: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
+    )
     assert file.read_text() == "["
     file.write_text("[" * 100_000)
     with pytest.raises(InputError) as error:
@@ -311,7 +396,10 @@ def test_whether_a_file_can_be_written_is_known_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError) as error:
         record.check_output(tmp_path)
-    assert str(error.value) == f"{tmp_path}: not readable as JSON ([Errno 21] Is a directory: '{tmp_path}')"
+    assert (
+        str(error.value)
+        == f"{tmp_path}: not readable as JSON ([Errno 21] Is a directory: '{tmp_path}')"
+    )
 
     def read_only(dir: Path) -> None:
         assert dir == tmp_path.resolve()
@@ -332,7 +420,9 @@ def test_the_commit_and_the_version_are_told_with_git_and_without(
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert record.commit() == head
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.4"\n')
     assert record.commit() == f"{head} dirty"
@@ -354,17 +444,22 @@ def test_the_commit_and_the_version_are_told_with_git_and_without(
     ("wrong", "message"),
     [
         ({"mode": "chat"}, "mode 'chat' is not known, must be one of generate, prefill, train"),
-        ({"implementation": "slow"}, "implementation 'slow' is not known, must be one of fast, naive, transformer"),
+        (
+            {"implementation": "slow"},
+            "implementation 'slow' is not known, must be one of fast, naive, transformer",
+        ),
         ({"batch": 0}, "batch is 0, must be at least 1"),
         ({"length": -1}, "length is -1, must be at least 1"),
         ({"embedding": "int4"}, "embedding 'int4' is not known, must be one of int8, bfloat16"),
         (
             {"embedding": "bfloat16", "implementation": "naive"},
-            "embedding bfloat16 is not for naive generate, must be int8 but for fast generate and fast prefill",
+            "embedding bfloat16 is not for naive generate, must be int8 but for fast generate "
+            "and fast prefill",
         ),
         (
             {"embedding": "bfloat16", "mode": "train"},
-            "embedding bfloat16 is not for fast train, must be int8 but for fast generate and fast prefill",
+            "embedding bfloat16 is not for fast train, must be int8 but for fast generate and "
+            "fast prefill",
         ),
     ],
 )
@@ -392,9 +487,9 @@ def test_a_model_is_a_size_or_a_checkpoint(bounded_checkpoint: Checkpoint, tmp_p
         workload.ternary_synapses(workload.subject("13b").config)
         == 40 * (4 * 5120**2 + 3 * 5120 * 13824) + 32000 * 5120
     )
-    assert workload.ternary_synapses(replace(TINY.config, tie_word_embeddings=True)) == workload.ternary_synapses(
-        TINY.config
-    )
+    assert workload.ternary_synapses(
+        replace(TINY.config, tie_word_embeddings=True)
+    ) == workload.ternary_synapses(TINY.config)
     from mmfree_neuro.checkpoint import write
 
     write(tmp_path / "mine", bounded_checkpoint, "float32")
@@ -402,7 +497,10 @@ def test_a_model_is_a_size_or_a_checkpoint(bounded_checkpoint: Checkpoint, tmp_p
     assert (found.name, found.config) == ("mine", bounded_checkpoint.config)
     with pytest.raises(InputError) as error:
         workload.subject("7b")
-    assert str(error.value) == "model '7b' is not known, must be one of 370m, 1.3b, 2.7b, 13b, or a checkpoint folder"
+    assert (
+        str(error.value)
+        == "model '7b' is not known, must be one of 370m, 1.3b, 2.7b, 13b, or a checkpoint folder"
+    )
 
 
 # What is compared.
@@ -416,9 +514,18 @@ def test_logits_agree_or_are_wrong() -> None:
     with pytest.raises(WrongResult) as error:
         agreement(expected * 2, expected, "x", most=0.01, least=0.9)
     off = float(expected.double().abs().median() / expected.double().std())
-    assert str(error.value) == f"x: the median logit is off by {off:.3g} deviations, must be at most 0.01"
+    assert (
+        str(error.value)
+        == f"x: the median logit is off by {off:.3g} deviations, must be at most 0.01"
+    )
     with pytest.raises(WrongResult) as error:
-        agreement(expected.where(expected != expected.amax(-1, keepdim=True), -9), expected, "x", most=0.1, least=0.9)
+        agreement(
+            expected.where(expected != expected.amax(-1, keepdim=True), -9),
+            expected,
+            "x",
+            most=0.1,
+            least=0.9,
+        )
     assert str(error.value) == "x: 0 of the greedy tokens are equal, must be at least 0.9"
     with pytest.raises(WrongResult, match=r"^x: a logit is not finite$"):
         agreement(expected / 0, expected, "x", most=0.1, least=0.9)
@@ -441,7 +548,9 @@ def test_the_transformer_generates_what_one_pass_gives() -> None:
             torch.testing.assert_close(logits, ring[:, at])
             assert torch.equal(given, logits.argmax(-1))
         assert int(position) == 12
-        expected = torch.nn.functional.cross_entropy(whole[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+        expected = torch.nn.functional.cross_entropy(
+            whole[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten()
+        )
         torch.testing.assert_close(model.loss(tokens), expected)
 
 
@@ -452,13 +561,16 @@ def test_the_transformer_has_as_many_weights_as_the_model_and_an_embedding() -> 
 
 
 @pytest.mark.parametrize(
-    ("hidden", "size"), [(32, 32), (80, 16), (96, 32), (1024, 64), (1600, 64), (2048, 128), (2560, 128)]
+    ("hidden", "size"),
+    [(32, 32), (80, 16), (96, 32), (1024, 64), (1600, 64), (2048, 128), (2560, 128)],
 )
 def test_the_heads_of_the_transformer_divide_its_hidden_size(hidden: int, size: int) -> None:
     config = replace(TINY.config, hidden_size=hidden)
     assert transformer.head_size(config) == size
     if hidden < 100:
-        assert builders.build(Point("odd", "generate", "transformer", 1, 3), Subject("odd", config), CPU).check()
+        assert builders.build(
+            Point("odd", "generate", "transformer", 1, 3), Subject("odd", config), CPU
+        ).check()
 
 
 def test_a_hidden_size_that_no_heads_divide_is_refused() -> None:
@@ -468,7 +580,9 @@ def test_a_hidden_size_that_no_heads_divide_is_refused() -> None:
     assert str(error.value) == "the hidden size is 72, must be a multiple of 16 for a Transformer++"
 
 
-@pytest.mark.parametrize(("implementation", "mode"), [key for key in builders.BUILDERS if key[0] != "fast"])
+@pytest.mark.parametrize(
+    ("implementation", "mode"), [key for key in builders.BUILDERS if key[0] != "fast"]
+)
 def test_every_plain_workload_steps_and_passes_its_check(implementation: str, mode: str) -> None:
     work = builders.build(Point("tiny", mode, implementation, 3, 6), TINY, CPU)
     work.step()
@@ -478,7 +592,9 @@ def test_every_plain_workload_steps_and_passes_its_check(implementation: str, mo
     assert work.weights_bytes > 0
 
 
-SMALL = Subject("small", ModelConfig(vocab_size=32, hidden_size=32, num_hidden_layers=1, intermediate_size=32))
+SMALL = Subject(
+    "small", ModelConfig(vocab_size=32, hidden_size=32, num_hidden_layers=1, intermediate_size=32)
+)
 
 
 @pytest.mark.parametrize("mode", workload.MODES)
@@ -494,24 +610,34 @@ def test_every_fast_workload_steps_and_passes_its_check(
     assert mode == "train" or facts["integer_products_equal"] == 15
 
 
-@pytest.mark.parametrize(("mode", "more"), [("generate", ""), ("prefill", "; between products bfloat16")])
+@pytest.mark.parametrize(
+    ("mode", "more"), [("generate", ""), ("prefill", "; between products bfloat16")]
+)
 def test_the_embedding_is_kept_as_asked(mode: str, more: str, device: str) -> None:
     asked = Point("small", mode, "fast", 1, 1, "bfloat16")
     work: Any = builders.build(asked, SMALL, torch.device(device))
     assert (work.model.embedding.dtype, work.model.steps) == (torch.bfloat16, None)
-    text = "weights 2 bit, activations 8 bit, exact int32 sums, the rest float32, embedding bfloat16"
+    text = (
+        "weights 2 bit, activations 8 bit, exact int32 sums, the rest float32, embedding bfloat16"
+    )
     assert work.precision == text + more
     made_up = Device()
     row = record.measure_point(
-        bench(made_up), replace(asked, model="370m"), 2.0, lambda *_: Work(made_up, precision=work.precision)
+        bench(made_up),
+        replace(asked, model="370m"),
+        2.0,
+        lambda *_: Work(made_up, precision=work.precision),
     )
     assert row["precision"] == text + more
-    assert row["script"].endswith(f"--mode {mode} --batch 1 --length 1 --impl fast --embedding bfloat16 --seconds 2")
+    assert row["script"].endswith(
+        f"--mode {mode} --batch 1 --length 1 --impl fast --embedding bfloat16 --seconds 2"
+    )
 
 
 @dataclass
 class Reader:
-    """Reads prompts in plain torch; where it captures no graph, `change` is what it does to the logits."""
+    """Reads prompts in plain torch; where it captures no graph, `change` is what it does to the
+    logits."""
 
     model: Any
     batch: int
@@ -560,7 +686,9 @@ def test_enough_short_prompts_are_compared_in_every_case(
     assert facts["logits_compared"] == min(batch, fast.CHECKED_ROWS)
     assert facts["logits_compared_of_short_prompts"] == compared
     assert facts["greedy_agreement_of_short_prompts"] == facts["greedy_agreement"] == 1.0
-    assert facts["median_difference_over_deviation_of_short_prompts"] == pytest.approx(0.0, abs=1e-3)
+    assert facts["median_difference_over_deviation_of_short_prompts"] == pytest.approx(
+        0.0, abs=1e-3
+    )
     assert "against_of_short_prompts" not in facts
 
 
@@ -568,7 +696,10 @@ def test_short_prompts_that_go_wrong_give_no_row(monkeypatch: pytest.MonkeyPatch
     readers(monkeypatch, lambda logits: logits.where(logits != logits.amax(-1, keepdim=True), -9))
     monkeypatch.setattr(fast, "LESS_GREEDY", 0.0)
     work = builders.build(Point("small", "prefill", "fast", 1, 6), SMALL, CPU)
-    with pytest.raises(WrongResult, match=r"^fast, short prompts: 0 of the greedy tokens are equal, must be at least "):
+    with pytest.raises(
+        WrongResult,
+        match=r"^fast, short prompts: 0 of the greedy tokens are equal, must be at least ",
+    ):
         work.check()
 
 
@@ -577,12 +708,20 @@ def test_logits_may_be_as_far_off_as_the_plain_path_is_from_itself() -> None:
     expected, noise = (torch.randn(16, 50, generator=generator) for _ in range(2))
     noisy = expected + 0.01 * noise
     facts = fast.compare(expected - 0.01 * noise, expected, noisy, "x")
-    assert facts["median_difference_over_deviation"] == pytest.approx(facts["median_of_plain_against_itself"])
+    assert facts["median_difference_over_deviation"] == pytest.approx(
+        facts["median_of_plain_against_itself"]
+    )
     assert facts["greedy_of_plain_against_itself"] == 1.0
-    with pytest.raises(WrongResult, match=r"^x: the median logit is off by 0\.\d+ deviations, must be at most 0\.0"):
+    with pytest.raises(
+        WrongResult, match=r"^x: the median logit is off by 0\.\d+ deviations, must be at most 0\.0"
+    ):
         fast.compare(expected + 0.1 * noise, expected, noisy, "x")
-    with pytest.raises(WrongResult, match=r"^x: 0 of the greedy tokens are equal, must be at least 0\.7$"):
-        fast.compare(expected.where(expected != expected.amax(-1, keepdim=True), -9), expected, noisy, "x")
+    with pytest.raises(
+        WrongResult, match=r"^x: 0 of the greedy tokens are equal, must be at least 0\.7$"
+    ):
+        fast.compare(
+            expected.where(expected != expected.amax(-1, keepdim=True), -9), expected, noisy, "x"
+        )
 
 
 def test_a_yardstick_excuses_only_so_much() -> None:
@@ -596,51 +735,82 @@ def test_a_yardstick_excuses_only_so_much() -> None:
     assert fast.compare(expected + 0.3 * noise, expected, expected + 0.2 * noise, "x")
     with pytest.raises(WrongResult) as error:
         fast.compare(expected + 0.5 * noise, expected, expected + 0.2 * noise, "x")
-    assert str(error.value) == f"x: the median logit is off by {off(0.5):.3g} deviations, must be at most 0.25"
+    assert (
+        str(error.value)
+        == f"x: the median logit is off by {off(0.5):.3g} deviations, must be at most 0.25"
+    )
     with pytest.raises(WrongResult) as error:
         fast.compare(expected, expected, expected + 0.5 * noise, "x")
     who = "x, the plain path against itself"
-    assert str(error.value) == f"{who}: the median logit is off by {off(0.5):.3g} deviations, must be at most 0.25"
+    assert (
+        str(error.value)
+        == f"{who}: the median logit is off by {off(0.5):.3g} deviations, must be at most 0.25"
+    )
 
 
-@pytest.mark.parametrize(("way", "name"), [("sums", "sums"), ("product", "product"), ("int8_sums", "int8 sums")])
+@pytest.mark.parametrize(
+    ("way", "name"), [("sums", "sums"), ("product", "product"), ("int8_sums", "int8 sums")]
+)
 def test_an_integer_product_that_is_wrong_is_found(
     way: str, name: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, right = random(SMALL.config, device), getattr(fast, way)
     monkeypatch.setattr(fast, way, lambda q, weights: right(q, weights) + 1)
-    with pytest.raises(WrongResult, match=rf"^fast: {name} of mixer in differs from the exact integers$"):
+    with pytest.raises(
+        WrongResult, match=rf"^fast: {name} of mixer in differs from the exact integers$"
+    ):
         fast.exact_products(model)
 
 
-def test_weights_that_are_unpacked_wrong_are_found(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_unpacked_wrong_are_found(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, right = random(SMALL.config, device), fast.unpack
     monkeypatch.setattr(fast, "unpack", lambda weights, out: -right(weights, out))
-    with pytest.raises(WrongResult, match=r"^fast: int8 sums of mixer in differs from the exact integers$"):
+    with pytest.raises(
+        WrongResult, match=r"^fast: int8 sums of mixer in differs from the exact integers$"
+    ):
         fast.exact_products(model)
 
 
-def test_a_transformer_that_computes_something_else_fails_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transformer_that_computes_something_else_fails_its_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     right = Transformer.rotations
-    works = {mode: builders.build(Point("tiny", mode, "transformer", 2, 6), TINY, CPU) for mode in workload.MODES}
-    monkeypatch.setattr(Transformer, "to", lambda self, dtype: changed(Transformer(TINY.config, CPU, dtype, seed=1)))
+    works = {
+        mode: builders.build(Point("tiny", mode, "transformer", 2, 6), TINY, CPU)
+        for mode in workload.MODES
+    }
+    monkeypatch.setattr(
+        Transformer, "to", lambda self, dtype: changed(Transformer(TINY.config, CPU, dtype, seed=1))
+    )
 
     def changed(model: Transformer) -> Transformer:
         model.rotations = lambda positions: right(model, positions + 1)  # type: ignore[method-assign]
         return model
 
     for mode in ("generate", "prefill"):
-        said = rf"transformer, {mode}: the median logit is off by [\d.]+ deviations, must be at most 0\.03"
+        said = (
+            rf"transformer, {mode}: the median logit is off by [\d.]+ deviations, must be at "
+            rf"most 0\.03"
+        )
         with pytest.raises(WrongResult, match=f"^{said}$"):
             works[mode].check()
     work: Any = works["train"]
     with pytest.raises(WrongResult) as error:
         work.check()
     with torch.no_grad():
-        must = sum(float(work.model.to(torch.float32).loss(row[None])) for row in work.batch) / len(work.batch)
-    assert str(error.value) == f"transformer, train: the loss is {float(work.latest):.4f}, must be {must:.4f}"
+        must = sum(float(work.model.to(torch.float32).loss(row[None])) for row in work.batch) / len(
+            work.batch
+        )
+    assert (
+        str(error.value)
+        == f"transformer, train: the loss is {float(work.latest):.4f}, must be {must:.4f}"
+    )
     monkeypatch.setattr(transformer_work, "MOST_LOSS", 1.0)
-    with pytest.raises(WrongResult, match=r"^transformer, train: a gradient has a cosine of .*, below 0\.98$"):
+    with pytest.raises(
+        WrongResult, match=r"^transformer, train: a gradient has a cosine of .*, below 0\.98$"
+    ):
         works["train"].check()
 
 
@@ -655,12 +825,17 @@ def test_training_that_computes_something_else_fails_its_check() -> None:
     model.zero_grad()
     (-naive.recomputed_loss(model, batch, naive.EXACT)).backward()
     exact = float(naive.recomputed_loss(model, batch, naive.EXACT).detach())
-    who = rf"x: a cosine of -1\.000 of {naive.COMPARED[0]}'s gradient, must be at least {naive.LEAST_COSINE}"
+    who = (
+        rf"x: a cosine of -1\.000 of {naive.COMPARED[0]}'s gradient, must be at least "
+        rf"{naive.LEAST_COSINE}"
+    )
     with pytest.raises(WrongResult, match=f"^{who}$"):
         naive.compare_training(model, batch, exact, "x")
 
 
-def test_the_plain_pass_over_packed_weights_is_the_float_model(bounded_checkpoint: Checkpoint) -> None:
+def test_the_plain_pass_over_packed_weights_is_the_float_model(
+    bounded_checkpoint: Checkpoint,
+) -> None:
     packed = from_checkpoint(bounded_checkpoint, CPU, embedding="bfloat16")
     rounded = {**bounded_checkpoint.tensors}
     embedding = torch.from_numpy(rounded["model.embeddings.weight"])
@@ -668,9 +843,17 @@ def test_the_plain_pass_over_packed_weights_is_the_float_model(bounded_checkpoin
     tokens = workload.random_tokens(256, 2, 9, device=CPU)
     with torch.no_grad():
         expected, _ = float_model(replace(bounded_checkpoint, tensors=rounded))(tokens)
-    near = agreement(plain.logits(packed, tokens).flatten(0, 1), expected.flatten(0, 1), "plain", most=0.02, least=0.9)
+    near = agreement(
+        plain.logits(packed, tokens).flatten(0, 1),
+        expected.flatten(0, 1),
+        "plain",
+        most=0.02,
+        least=0.9,
+    )
     assert near["logits_compared"] == 18
-    torch.testing.assert_close(plain.logits(packed, tokens, last=True)[:, 0], plain.logits(packed, tokens)[:, -1])
+    torch.testing.assert_close(
+        plain.logits(packed, tokens, last=True)[:, 0], plain.logits(packed, tokens)[:, -1]
+    )
 
 
 # The command and the scripts.
@@ -681,8 +864,13 @@ def test_without_a_gpu_the_command_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     output = tmp_path / "rows.json"
-    assert cli.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output)]) == 2
-    line = "mmfree-neuro: bench gpu: there is no GPU that torch can use here, must be one to measure on\n"
+    assert (
+        cli.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output)]) == 2
+    )
+    line = (
+        "mmfree-neuro: bench gpu: there is no GPU that torch can use here, must be one to "
+        "measure on\n"
+    )
     assert capsys.readouterr().err == line
     assert not output.exists()
 
@@ -704,32 +892,49 @@ def test_the_command_measures_and_adds_a_row(
     assert capsys.readouterr().out.startswith(
         "MatMul-free 370M, made up\ngenerate, batch 1, length 512: 1,333.3 tokens/s"
     )
-    assert cli.main([*command, "--baseline", "transformer", "--batch", "2", "--length", "9", "--json"]) == 0
+    assert (
+        cli.main([*command, "--baseline", "transformer", "--batch", "2", "--length", "9", "--json"])
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["name"] == "Transformer++ 370M"
-    assert asked == [Point("370m", "generate", "fast", 1, 512), Point("370m", "generate", "transformer", 2, 9)]
+    assert asked == [
+        Point("370m", "generate", "fast", 1, 512),
+        Point("370m", "generate", "transformer", 2, 9),
+    ]
     assert cli.main([*command, "--batch", "3"]) == 1
     assert capsys.readouterr().err == "mmfree-neuro: made up: differs\n"
     assert [row["batch"] for row in record.load(output)] == [1, 2]
     output.write_text("{}")
     assert cli.main(command) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {output}: must hold a list of rows\n"
-    assert cli.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "--seconds", "1"]) == 2
+    assert (
+        cli.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "--seconds", "1"]) == 2
+    )
     line = "mmfree-neuro: seconds are 1, must be at least 2: the energy counter moves in ticks\n"
     assert capsys.readouterr().err == line
     assert cli.main([*command[:-1], str(tmp_path)]) == 2
-    line = f"mmfree-neuro: {tmp_path}: not readable as JSON ([Errno 21] Is a directory: '{tmp_path}')\n"
+    line = (
+        f"mmfree-neuro: {tmp_path}: not readable as JSON ([Errno 21] Is a directory: "
+        f"'{tmp_path}')\n"
+    )
     assert capsys.readouterr().err == line
     assert len(asked) == 3
     assert cli.main([*command[:-2], "--embedding", "bfloat16"]) == 0
     assert asked[3:] == [Point("370m", "generate", embedding="bfloat16")]
     assert cli.main([*command[:-2], "--embedding", "bfloat16", "--impl", "naive"]) == 2
-    said = "embedding bfloat16 is not for naive generate, must be int8 but for fast generate and fast prefill"
+    said = (
+        "embedding bfloat16 is not for naive generate, must be int8 but for fast generate "
+        "and fast prefill"
+    )
     assert capsys.readouterr().err == f"mmfree-neuro: {said}\n"
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_row_that_cannot_be_kept_in_the_end_is_printed(
-    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     device, output = Device(), tmp_path / "rows.json"
 
@@ -739,15 +944,25 @@ def test_a_row_that_cannot_be_kept_in_the_end_is_printed(
 
     monkeypatch.setattr(record, "this_gpu", lambda: bench(device))
     monkeypatch.setattr(builders, "build", build)
-    assert cli.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output), *more]) == 2
+    assert (
+        cli.main(
+            ["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output), *more]
+        )
+        == 2
+    )
     told = capsys.readouterr()
     assert json.loads(told.out)["tokens_per_s"] == pytest.approx(4 / 0.003)
-    assert told.err == f"mmfree-neuro: {output}: not readable as JSON ([Errno 21] Is a directory: '{output}')\n"
+    assert (
+        told.err
+        == f"mmfree-neuro: {output}: not readable as JSON ([Errno 21] Is a directory: '{output}')\n"
+    )
 
 
 def python(*words: str) -> tuple[int, str, str]:
     """The status and the output of another Python."""
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, timeout=100
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -755,7 +970,8 @@ def test_without_triton_the_command_says_so() -> None:
     program = (
         "import sys; sys.modules['triton'] = None\n"
         "from mmfree_kernels.bench import record; record.this_gpu = lambda: None\n"
-        "from mmfree_neuro import cli; sys.exit(cli.main(['bench', 'gpu', '--model', '370m', '--mode', 'generate']))"
+        "from mmfree_neuro import cli; sys.exit(cli.main(['bench', 'gpu', '--model', '370m', "
+        "'--mode', 'generate']))"
     )
     line = "mmfree-neuro: bench gpu: Triton is not installed, must be: pip install triton\n"
     assert python("-c", program) == (2, "", line)
@@ -763,13 +979,17 @@ def test_without_triton_the_command_says_so() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("name", ["gpu", "gpu_engine", "gpu_training"])
-def test_without_a_gpu_and_triton_the_scripts_say_so_and_write_nothing(name: str, tmp_path: Path) -> None:
+def test_without_a_gpu_and_triton_the_scripts_say_so_and_write_nothing(
+    name: str, tmp_path: Path
+) -> None:
     program = (
         "import runpy, sys; sys.modules['triton'] = None; del sys.argv[0]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     line = "bench gpu: there is no GPU that torch can use here, must be one to measure on\n"
-    assert python("-c", program, str(SCRIPTS / f"{name}.py"), "-o", str(tmp_path / "rows.json")) == (2, "", line)
+    assert python(
+        "-c", program, str(SCRIPTS / f"{name}.py"), "-o", str(tmp_path / "rows.json")
+    ) == (2, "", line)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -789,15 +1009,22 @@ def test_the_script_goes_on_after_a_point_without_a_row(
     gpu, device, output = script("gpu", monkeypatch), Device(), tmp_path / "rows.json"
     monkeypatch.setattr(record, "this_gpu", lambda: bench(device))
     monkeypatch.setattr(
-        builders, "build", lambda one, *_: Work(device, wrong="made up: differs" if one.batch == 64 else None)
+        builders,
+        "build",
+        lambda one, *_: Work(device, wrong="made up: differs" if one.batch == 64 else None),
     )
-    points = [p for p in gpu.POINTS if (p.implementation, p.model, p.mode) == ("fast", "370m", "generate")]
+    points = [
+        p for p in gpu.POINTS if (p.implementation, p.model, p.mode) == ("fast", "370m", "generate")
+    ]
     gpu.measure(points, 2.0, output, "abc", 1e12)
     assert [row["batch"] for row in record.load(output)] == [1, 4, 16, 256]
     assert {row["commit"] for row in record.load(output)} == {"abc"}
     told = capsys.readouterr()
     assert told.out.split("\n") == ["row", "no row", "row", "row", "row", ""]
-    assert "fast 370m generate, batch 64, length 512: no row: made up: differs" in told.err.splitlines()
+    assert (
+        "fast 370m generate, batch 64, length 512: no row: made up: differs"
+        in told.err.splitlines()
+    )
     gpu.measure(points, 2.0, output, None, 0.0)
     assert len(record.load(output)) == 4
 
@@ -808,7 +1035,9 @@ def test_the_script_names_its_points_and_needs_a_gpu(
     gpu = script("gpu", monkeypatch)
     assert len(gpu.POINTS) == len(set(gpu.POINTS))
     assert gpu.POINTS[0] == Point("370m", "generate", "fast", 1, 512)
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--only", "transformer train", "--only", "13b generate", "--list"])
+    monkeypatch.setattr(
+        sys, "argv", ["gpu.py", "--only", "transformer train", "--only", "13b generate", "--list"]
+    )
     assert gpu.main() == 0
     assert capsys.readouterr().out.splitlines() == [
         "fast 13b generate, batch 1, length 512",
@@ -821,7 +1050,9 @@ def test_the_script_names_its_points_and_needs_a_gpu(
         gpu.main()
 
 
-def test_the_script_starts_a_process_for_what_belongs_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_starts_a_process_for_what_belongs_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpu, runs = script("gpu", monkeypatch), list[list[Point]]()
 
     def run(points: list[Point], _options: object, _deadline: float) -> int:
@@ -841,7 +1072,10 @@ def test_the_script_outlives_a_process_that_dies(
 ) -> None:
     gpu, child = script("gpu", monkeypatch), tmp_path / "child.py"
     monkeypatch.setattr(gpu, "__file__", str(child))
-    options, points = SimpleNamespace(seconds=2.0, output=tmp_path / "rows.json", commit="abc"), gpu.POINTS[:4]
+    options, points = (
+        SimpleNamespace(seconds=2.0, output=tmp_path / "rows.json", commit="abc"),
+        gpu.POINTS[:4],
+    )
     child.write_text("print('row\\nno row'); raise SystemExit(1)")
     assert gpu.run(points, options, 1e12) == 3
     line = "fast 370m prefill, batch 1, length 4000: no row: the process ended with status 1"
@@ -865,15 +1099,31 @@ def test_the_picture_is_drawn_from_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture, rows = script("gpu_picture", monkeypatch), tmp_path / "rows.json"
-    points = [("generate", batch, 512) for batch in (1, 64)] + [("prefill", 1, length) for length in (500, 16000)]
-    record.append(rows, [
-        {"impl": impl, "model": "370m", "mode": mode, "batch": batch, "sequence_length": length, "device": "GPU X",
-         "tokens_per_s": 1000.0 * batch + length, "millijoule_per_token": 100.0 / batch}
-        for impl in ("fast", "transformer") for mode, batch, length in points
-    ])  # fmt: skip
+    points = [("generate", batch, 512) for batch in (1, 64)] + [
+        ("prefill", 1, length) for length in (500, 16000)
+    ]
+    record.append(
+        rows,
+        [
+            {
+                "impl": impl,
+                "model": "370m",
+                "mode": mode,
+                "batch": batch,
+                "sequence_length": length,
+                "device": "GPU X",
+                "tokens_per_s": 1000.0 * batch + length,
+                "millijoule_per_token": 100.0 / batch,
+            }
+            for impl in ("fast", "transformer")
+            for mode, batch, length in points
+        ],
+    )
     assert picture.main([str(rows), str(tmp_path / "gpu.png")]) == 0
     assert (tmp_path / "gpu.png").read_bytes().startswith(b"\x89PNG")
-    found = picture.curves(record.load(rows), "generate", "batch", lambda row: row["sequence_length"] == 512)
+    found = picture.curves(
+        record.load(rows), "generate", "batch", lambda row: row["sequence_length"] == 512
+    )
     labels = {label: points for label, _, _, points in found}
     assert labels["this project, packed weights"] == [(1, 1512.0, 100.0), (64, 64512.0, 100 / 64)]
     assert labels["reference implementation, H200"] == [(1, 18.1, 7797), (64, 1190, 122)]

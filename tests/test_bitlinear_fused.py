@@ -1,4 +1,5 @@
-"""BitLinear's kernels against its plain twin: codes and sums bit for bit, gradients against float64."""
+"""BitLinear's kernels against its plain twin: codes and sums bit for bit, gradients against
+float64."""
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from mmfree_kernels.bitlinear import fused, naive
 from mmfree_kernels.bitlinear import rows as row_kernels
 
 # Triton's interpreter makes loop bounds integers in a way that NumPy warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim:DeprecationWarning"
+)
 
 SIZES = [(1, 16), (3, 48), (5, 64), (7, 272), (2, 2560)]  # rows, features
 
@@ -85,10 +88,17 @@ def test_a_program_takes_several_rows(device: str, monkeypatch: pytest.MonkeyPat
 
 
 def assert_gradients(
-    x: Tensor, weights: list[Tensor], outer: Tensor | None, grads: list[Tensor], residual: Tensor | None,
-    dx: Tensor, d_gains: list[Tensor], d_outer: Tensor | None,
-) -> None:  # fmt: skip
-    """Against float64 autograd of the two norms, to 1e-5 of the largest, or to the rounding of bfloat16."""
+    x: Tensor,
+    weights: list[Tensor],
+    outer: Tensor | None,
+    grads: list[Tensor],
+    residual: Tensor | None,
+    dx: Tensor,
+    d_gains: list[Tensor],
+    d_outer: Tensor | None,
+) -> None:
+    """Against float64 autograd of the two norms, to 1e-5 of the largest, or to the rounding of
+    bfloat16."""
     tensors = [x, *weights, *([] if outer is None else [outer])]
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     first = exact[-1] if outer is not None else None
@@ -102,7 +112,9 @@ def assert_gradients(
     found = [dx, *d_gains, *([] if d_outer is None else [d_outer])]
     for mine, true in zip(found, exact, strict=True):
         assert true.grad is not None
-        bound = (2**-7 if mine.dtype == torch.bfloat16 else 1e-5) * max(true.grad.abs().max().item(), 1e-6)
+        bound = (2**-7 if mine.dtype == torch.bfloat16 else 1e-5) * max(
+            true.grad.abs().max().item(), 1e-6
+        )
         assert (mine.double() - true.grad).abs().max().item() <= bound
 
 
@@ -110,13 +122,17 @@ def assert_gradients(
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("rows", "size"), [(1, 16), (5, 80), (2, 2560)])
-def test_normalise_backward(device: str, rows: int, size: int, count: int, double: bool, dtype: torch.dtype) -> None:
+def test_normalise_backward(
+    device: str, rows: int, size: int, count: int, double: bool, dtype: torch.dtype
+) -> None:
     x, weights = draw(rows, size, device=device).to(dtype), gains(count, size, device)
     outer = gains(1, size, device)[0].flip(0) if double else None
     grads = [draw(rows, size, seed=20 + n, device=device).to(dtype) for n in range(count)]
     residual = draw(rows, size, seed=30, device=device).to(dtype) if rows > 1 else None
     scales = [torch.tensor(2.0**n, device=device) for n in range(count)] if rows > 1 else None
-    dx, d_gains, d_outer = fused.normalise_backward(x, weights, outer, 1e-3, grads, residual, scales)
+    dx, d_gains, d_outer = fused.normalise_backward(
+        x, weights, outer, 1e-3, grads, residual, scales
+    )
     grads = [grad * (1 if scales is None else scales[n]) for n, grad in enumerate(grads)]
     assert dx.dtype == dtype and {gain.dtype for gain in d_gains} == {torch.float32}
     assert_gradients(x, weights, outer, grads, residual, dx, d_gains, d_outer)
@@ -148,7 +164,9 @@ def test_ternarise(device: str, rows: int, size: int, dtype: torch.dtype) -> Non
 
 
 def test_ternarise_by_hand(device: str) -> None:
-    codes, scale = fused.ternarise(torch.tensor([[4.0, -1.0, 0.5], [-3.5, 1.5, 1.5]], device=device))
+    codes, scale = fused.ternarise(
+        torch.tensor([[4.0, -1.0, 0.5], [-3.5, 1.5, 1.5]], device=device)
+    )
     assert scale.item() == 2.0
     assert codes.tolist() == [[1, 0, 0], [-1, 1, 1]]
 
@@ -162,18 +180,19 @@ def test_ternarise_nothing_and_spikes(device: str) -> None:
     assert codes.sum().item() == 0 and codes.abs().sum().item() == 2 and codes[1, 7].item() == 1
 
 
-SMALL = (
-    fused.Tiles(16, 32, 32, 1, 2),
-    fused.Tiles(32, 16, 64, 1, 2),
-)
+SMALL = (fused.Tiles(16, 32, 32, 1, 2), fused.Tiles(32, 16, 64, 1, 2))
 
 
 @pytest.mark.parametrize("tiles", SMALL)
-@pytest.mark.parametrize(("rows", "columns", "features"), [(1, 1, 16), (17, 33, 48), (40, 48, 64), (300, 16, 32)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "features"), [(1, 1, 16), (17, 33, 48), (40, 48, 64), (300, 16, 32)]
+)
 def test_int8_sums(device: str, rows: int, columns: int, features: int, tiles: fused.Tiles) -> None:
     generator = torch.Generator().manual_seed(rows)
     q = torch.randint(-128, 128, (rows, features), generator=generator, dtype=torch.int8).to(device)
-    codes = torch.randint(-1, 2, (columns, features), generator=generator, dtype=torch.int8).to(device)
+    codes = torch.randint(-1, 2, (columns, features), generator=generator, dtype=torch.int8).to(
+        device
+    )
     found = fused.int8_sums(q, codes, tiles)
     assert found.dtype == torch.int32
     assert torch.equal(found.cpu().long(), q.cpu().long() @ codes.cpu().long().T)
@@ -188,7 +207,11 @@ def test_the_largest_sum(device: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("add", [False, True])
 def test_int8_product(device: str, add: bool, dtype: torch.dtype) -> None:
-    x, weight, gain = draw(19, 48, device=device), draw(37, 48, seed=1, device=device), gains(1, 48, device)
+    x, weight, gain = (
+        draw(19, 48, device=device),
+        draw(37, 48, seed=1, device=device),
+        gains(1, 48, device),
+    )
     residual = draw(19, 37, seed=2, device=device).to(dtype) if add else None
     (q,), (s,) = fused.normalise(x, gain, None, 0.0)
     codes, scale = fused.ternarise(weight)
@@ -197,13 +220,20 @@ def test_int8_product(device: str, add: bool, dtype: torch.dtype) -> None:
     expected = expected if residual is None else expected + residual.float()
     assert found.dtype == dtype
     # The factor is one division; a fused multiply and add may save one rounding of the sum.
-    assert ((found.float() - expected).abs() <= expected.abs() * (2**-7 if dtype == torch.bfloat16 else 0) + 1e-6).all()
+    assert (
+        (found.float() - expected).abs()
+        <= expected.abs() * (2**-7 if dtype == torch.bfloat16 else 0) + 1e-6
+    ).all()
     if dtype == torch.float32 and not add:
         assert torch.equal(found, expected)
 
 
 def test_the_whole_layer(device: str) -> None:
-    x, weight, gain = draw(6, 64, device=device), draw(48, 64, seed=1, device=device), gains(1, 64, device)
+    x, weight, gain = (
+        draw(6, 64, device=device),
+        draw(48, 64, seed=1, device=device),
+        gains(1, 64, device),
+    )
     (q,), (s,) = fused.normalise(x, gain, None, 0.0)
     found = fused.int8_product(q, s, *fused.ternarise(weight), torch.float32)
     assert torch.allclose(found, naive.bit_linear(x, weight, gain[0]), rtol=1e-5, atol=1e-5)
@@ -214,7 +244,9 @@ def test_every_configuration(device: str, tiles: fused.Tiles) -> None:
     rows, columns, features = (3, 5, 96) if device == "cpu" else (1500, 1000, 2816)
     generator = torch.Generator().manual_seed(0)
     q = torch.randint(-128, 128, (rows, features), generator=generator, dtype=torch.int8).to(device)
-    codes = torch.randint(-1, 2, (columns, features), generator=generator, dtype=torch.int8).to(device)
+    codes = torch.randint(-1, 2, (columns, features), generator=generator, dtype=torch.int8).to(
+        device
+    )
     assert torch.equal(fused.int8_sums(q, codes, tiles).double(), q.double() @ codes.double().T)
 
 
@@ -229,8 +261,14 @@ def test_arguments_that_are_none(device: str) -> None:
             "the product is of torch.int32, must be of a floating type",
         ),
         (lambda: fused.normalise(x, [gain] * 2, None, 0.0), "there are 2 gains, must be 1 or 3"),
-        (lambda: fused.normalise(x, [gain[:16]], None, 0.0), "a gain has shape (16,), must have (32,)"),
-        (lambda: fused.normalise(x, [gain], gain[1:], 0.0), "a gain has shape (31,), must have (32,)"),
+        (
+            lambda: fused.normalise(x, [gain[:16]], None, 0.0),
+            "a gain has shape (16,), must have (32,)",
+        ),
+        (
+            lambda: fused.normalise(x, [gain], gain[1:], 0.0),
+            "a gain has shape (31,), must have (32,)",
+        ),
         (
             lambda: fused.normalise_backward(x, [gain], None, 0.0, [x, x, x], None),
             "there are 3 gradients of 1 gains",
@@ -247,7 +285,10 @@ def test_arguments_that_are_none(device: str) -> None:
             lambda: fused.normalise_backward(x, [gain], None, 0.0, [x], None, [gain]),
             "a scale has shape (32,), must have ()",
         ),
-        (lambda: fused.activations(x, gain[1:], None, 0.0, x.dtype), "a gain has shape (31,), must have (32,)"),
+        (
+            lambda: fused.activations(x, gain[1:], None, 0.0, x.dtype),
+            "a gain has shape (31,), must have (32,)",
+        ),
         (lambda: fused.ternarise(x.T), "the weight is not contiguous, must be"),
         (lambda: fused.ternary_as(x.T, scale, torch.int8), "the weight is not contiguous, must be"),
         (lambda: fused.int8_sums(x, q), "q is of torch.float32, must be of torch.int8"),
@@ -256,8 +297,14 @@ def test_arguments_that_are_none(device: str) -> None:
             "q has 8 features, must have a multiple of 16",
         ),
         (lambda: fused.int8_sums(q, q[:, :16]), "codes has shape (4, 16), must have (4, 32)"),
-        (lambda: fused.int8_product(q, s[1:], q, scale, torch.float32), "s has shape (3,), must have (4,)"),
-        (lambda: fused.int8_product(q, s, q, s, torch.float32), "scale has shape (4,), must have ()"),
+        (
+            lambda: fused.int8_product(q, s[1:], q, scale, torch.float32),
+            "s has shape (3,), must have (4,)",
+        ),
+        (
+            lambda: fused.int8_product(q, s, q, s, torch.float32),
+            "scale has shape (4,), must have ()",
+        ),
         (
             lambda: fused.int8_product(q, s, q, scale, torch.float32, x),
             "residual has shape (4, 32), must have (4, 4)",

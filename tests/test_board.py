@@ -75,7 +75,11 @@ def test_counts_by_hand(hand_graph: Graph) -> None:
 
 
 def test_what_a_copy_counts_is_told_and_not_added(hand_graph: Graph) -> None:
-    board, kept, copy = allocate(hand_graph), allocate(hand_graph), Stretch(2, "head", 0, 2, 1, primary=False)
+    board, kept, copy = (
+        allocate(hand_graph),
+        allocate(hand_graph),
+        Stretch(2, "head", 0, 2, 1, primary=False),
+    )
     program = Counted(np.array([4, 0]), {"logits": np.array([9, 2])})
     assert board.add(copy, 0, program) == (11, 4)
     assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([0, 0], [0, 0])
@@ -90,7 +94,11 @@ def test_states_are_kept_by_neuron(graph: Graph) -> None:
     size = graph.node(first).size
     stretch = Stretch(0, second, 3, 5, 0)
     ports = [output.port for output in graph.node(second).outputs]
-    board.add(stretch, 0, Counted(np.zeros(2, int), {p: np.zeros(2, int) for p in ports}, np.array([70, -80])))
+    board.add(
+        stretch,
+        0,
+        Counted(np.zeros(2, int), {p: np.zeros(2, int) for p in ports}, np.array([70, -80])),
+    )
     expected = np.zeros(2 * size, np.int64)
     expected[size + 3 : size + 5] = 70, -80
     assert np.array_equal(board.states, expected)
@@ -114,7 +122,10 @@ def test_a_copy_is_of_one_stretch(node: str, graph: Graph) -> None:
     """Both phases, all its outputs, its state; the rest stays as it was."""
     one, other, before = filled(graph, 2), filled(graph, 3), filled(graph, 3)
     start, stop = (0, 1) if graph.node(node).size == 1 else (5, 9)
-    stretch, ports = Stretch(0, node, start, stop, 0), [output.port for output in graph.node(node).outputs]
+    stretch, ports = (
+        Stretch(0, node, start, stop, 0),
+        [output.port for output in graph.node(node).outputs],
+    )
     one.copy_to(other, stretch, ports)
     expected = before
     for port in ports:
@@ -137,7 +148,11 @@ def test_stretches_own_their_parts(graph: Graph) -> None:
         for start, stop in pairwise(cuts):
             ones = {output.port: np.ones(stop - start, np.int64) for output in node.outputs}
             state = np.ones(stop - start, np.int64) if isinstance(node, MLGRU) else None
-            board.add(Stretch(0, node.name, start, stop, 0), 0, Counted(np.ones(stop - start, np.int64), ones, state))
+            board.add(
+                Stretch(0, node.name, start, stop, 0),
+                0,
+                Counted(np.ones(stop - start, np.int64), ones, state),
+            )
     assert (board.events == [[1], [0]]).all()
     assert (board.saturated == [[1], [0]]).all()
     assert (board.states == 1).all()

@@ -46,7 +46,9 @@ def test_bounds_by_hand(hand_graph: Graph, hand_mapping: Mapping, system: System
     assert found.messages_between_chips == Gap(0, 0)
 
 
-def test_bounds_of_two_chips_by_hand(hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec) -> None:
+def test_bounds_of_two_chips_by_hand(
+    hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
+) -> None:
     """With one core a chip, no single chip would be as fast; with two, it would."""
     apart = elsewhere(hand_graph, hand_mapping, HOST_0, Location(0, 0), Location(1, 0))
     found = gaps(hand_graph, apart, system, 1)
@@ -67,9 +69,13 @@ def test_bounds_of_two_chips_by_hand(hand_graph: Graph, hand_mapping: Mapping, s
     ],
 )
 def test_the_fewest_cores_by_hand(
-    figures: dict[str, int], cores: int, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec,
+    figures: dict[str, int],
+    cores: int,
+    hand_graph: Graph,
+    hand_mapping: Mapping,
+    system: SystemSpec,
     with_figures: Change,
-) -> None:  # fmt: skip
+) -> None:
     found = gaps(hand_graph, hand_mapping, with_figures(system, **figures), 1)
     assert (found.cores.least, found.chips.least) == (cores, cores)
 
@@ -78,21 +84,30 @@ def test_messages_between_chips_by_hand(a16: Graph) -> None:
     """Once for every chip but the sender's, however many cores of it; none from or to the host."""
     shards = tuple(Shard(node.name, 0, node.size) for node in a16.nodes)
     on_one = (HOST_0, *[Location(0, 0)] * (len(shards) - 1))
-    assert messages_between_chips(Mapping("", "", "", shards, on_one, route(a16, shards, on_one))) == 0
+    assert (
+        messages_between_chips(Mapping("", "", "", shards, on_one, route(a16, shards, on_one))) == 0
+    )
     head = (*on_one[:-1], Location(1, 0))
     assert messages_between_chips(Mapping("", "", "", shards, head, route(a16, shards, head))) == 64
 
 
-def test_a_chip_without_weights_need_not_receive_a_whole_stream(a16: Graph, system: SystemSpec) -> None:
-    """All lies on one core of chip 0, but for a neuron of a norm on chip 1: it receives one value and the root."""
+def test_a_chip_without_weights_need_not_receive_a_whole_stream(
+    a16: Graph, system: SystemSpec
+) -> None:
+    """All lies on one core of chip 0, but for a neuron of a norm on chip 1: it receives one value
+    and the root."""
     shards, places = [Shard("embedding", 0, 64)], [HOST_0]
     for node in a16.nodes[1:]:
         first = 1 if node.name == "layers.0.attn.norm" else 0
         shards += [Shard(node.name, 0, first), Shard(node.name, first, node.size)][not first :]
         places += [Location(1, 0), Location(0, 0)][not first :]
-    mapping = Mapping("", "", "", tuple(shards), tuple(places), route(a16, tuple(shards), tuple(places)))
+    mapping = Mapping(
+        "", "", "", tuple(shards), tuple(places), route(a16, tuple(shards), tuple(places))
+    )
     found = gaps(a16, mapping, system, 1).messages_between_chips
-    assert found == Gap(1 + 3, 0)  # the root; what a norm made of the value that comes from the host
+    assert found == Gap(
+        1 + 3, 0
+    )  # the root; what a norm made of the value that comes from the host
 
 
 @pytest.fixture
@@ -106,24 +121,33 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_mapping_beats_a_bound(
     data: st.DataObject, graph: Graph, system: SystemSpec, with_figures: Change, coarse: None
 ) -> None:
-    """Any shards on any cores, with copies and the head on the host or without, as long as they are valid."""
+    """Any shards on any cores, with copies and the head on the host or without, as long as they are
+    valid."""
     chips, cores = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
     head_on_host = data.draw(st.booleans())
     places = st.builds(Location, st.integers(0, chips - 1), st.integers(0, cores - 1))
     shards, locations = [Shard("embedding", 0, 64)], [HOST_0]
     gathered = data.draw(st.none() | places)
     for node in graph.nodes[1:]:
-        cuts = data.draw(st.sets(st.integers(1, node.size - 1), max_size=2)) if node.size > 1 else set()
+        cuts = (
+            data.draw(st.sets(st.integers(1, node.size - 1), max_size=2))
+            if node.size > 1
+            else set()
+        )
         edges = [0, *sorted(cuts), node.size]
         for start, stop in pairwise(edges):
             shards.append(Shard(node.name, start, stop))
             home = head_on_host and block_of(node.name) is None
-            locations.append(HOST_0 if home else gathered if gathered and start == 0 else data.draw(places))
+            locations.append(
+                HOST_0 if home else gathered if gathered and start == 0 else data.draw(places)
+            )
         if copyable(node) and not home and data.draw(st.booleans()):
             shards.append(Shard(node.name, 0, node.size))
             locations.append(data.draw(places))
     routes = route(graph, tuple(shards), tuple(locations))
-    roomy = with_figures(system, memory_bytes_per_core=1 << 24, synaptic_memory_bytes_per_core=1 << 24)
+    roomy = with_figures(
+        system, memory_bytes_per_core=1 << 24, synaptic_memory_bytes_per_core=1 << 24
+    )
     mapping = check(graph, Mapping("", "", "", tuple(shards), tuple(locations), routes), roomy)
     found = gaps(graph, mapping, roomy, cores)
     for gap in (found.cores, found.chips, found.slowest_core_ns, found.messages_between_chips):

@@ -1,4 +1,5 @@
-"""Calibration sees everything that lowering gives a format, and its ranges contain what the model does."""
+"""Calibration sees everything that lowering gives a format, and its ranges contain what the model
+does."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,7 +30,11 @@ def random_checkpoint(config: ModelConfig) -> Checkpoint:
     draw = np.random.default_rng(0)
     centre = {1: 1.0, 2: 0.0}  # gains are around one, matrices and lower bounds around zero
     return Checkpoint(
-        config, {n: (centre[len(s)] + 0.3 * draw.normal(size=s)).astype(np.float32) for n, s in config.shapes().items()}
+        config,
+        {
+            n: (centre[len(s)] + 0.3 * draw.normal(size=s)).astype(np.float32)
+            for n, s in config.shapes().items()
+        },
     )
 
 
@@ -48,7 +53,9 @@ def seen(checkpoint: Checkpoint, scheme: Scheme) -> dict[str, Tensor]:
 
 def spans(found: Range, values: Tensor) -> bool:
     """Whether a range is that of one value per token."""
-    return [found.low, found.high] == pytest.approx([values.min().item(), values.max().item()], rel=1e-5)
+    return [found.low, found.high] == pytest.approx(
+        [values.min().item(), values.max().item()], rel=1e-5
+    )
 
 
 def largest(values: Tensor) -> Tensor:
@@ -84,19 +91,27 @@ def test_ranges_are_those_of_the_model(scheme: Scheme, shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-def test_one_root_of_the_weighted_squares_gives_what_both_norms_give(scheme: Scheme, shape: str) -> None:
-    """The ranges behind a norm, found by the identity, are those of the model's own BitLinear inputs."""
+def test_one_root_of_the_weighted_squares_gives_what_both_norms_give(
+    scheme: Scheme, shape: str
+) -> None:
+    """The ranges behind a norm, found by the identity, are those of the model's own BitLinear
+    inputs."""
     checkpoint = random_checkpoint(SHAPES[shape])
     ranges, values = calibrate(checkpoint, TOKENS, scheme), seen(checkpoint, scheme)
     inputs = {"head.y": "lm_head.in"}
     for layer in range(checkpoint.config.num_hidden_layers):
         name = f"layers.{layer}"
         inputs |= {f"{name}.attn.{port}": f"{name}.attn.{port}_proj.in" for port in "ifg"}
-        inputs |= {f"{name}.o.y": f"{name}.attn.o_proj.in", f"{name}.mlp.y": f"{name}.mlp.gate_proj.in"}
+        inputs |= {
+            f"{name}.o.y": f"{name}.attn.o_proj.in",
+            f"{name}.mlp.y": f"{name}.mlp.gate_proj.in",
+        }
         inputs |= {f"{name}.down.y": f"{name}.mlp.down_proj.in"}
     for ours, models in inputs.items():
         found, true = ranges[ours], largest(values[models])
-        assert [found.low, found.high] == pytest.approx([true.min().item(), true.max().item()], rel=1e-4), ours
+        assert [found.low, found.high] == pytest.approx(
+            [true.min().item(), true.max().item()], rel=1e-4
+        ), ours
 
 
 def norm_names(checkpoint: Checkpoint) -> set[str]:
@@ -113,7 +128,11 @@ def test_every_name_that_lowering_reads_is_there(scheme: Scheme, shape: str) -> 
     checkpoint = random_checkpoint(SHAPES[shape])
     ranges = calibrate(checkpoint, TOKENS, scheme)
     layers = [f"layers.{n}" for n in range(checkpoint.config.num_hidden_layers)]
-    sums = {f"{name}.{what}" for name in layers for what in ("attn.i.sum", "attn.f.sum", "attn.g.sum", "h", "gate_up")}
+    sums = {
+        f"{name}.{what}"
+        for name in layers
+        for what in ("attn.i.sum", "attn.f.sum", "attn.g.sum", "h", "gate_up")
+    }
     assert set(ranges) == {"residual", "logits"} | sums | norm_names(checkpoint)
     assert all(0 <= found.low <= found.high < float("inf") for found in ranges.values())
     assert all(ranges[f"{norm}.mean_square"].low > 0 for norm in norms_of(checkpoint))
@@ -135,7 +154,9 @@ def test_every_name_that_lowering_reads_is_there(scheme: Scheme, shape: str) -> 
 def test_packed_weights_give_the_same_ranges(scheme: Scheme, shape: str) -> None:
     checkpoint = random_checkpoint(SHAPES[shape])
     weights = ternary_weights(checkpoint)
-    assert calibrate(checkpoint, TOKENS, scheme, weights=weights) == calibrate(checkpoint, TOKENS, scheme)
+    assert calibrate(checkpoint, TOKENS, scheme, weights=weights) == calibrate(
+        checkpoint, TOKENS, scheme
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
@@ -145,12 +166,16 @@ def test_ranges_do_not_depend_on_the_batch(batch: int) -> None:
     other = calibrate(checkpoint, TOKENS, SCHEMES["a16"], batch=batch)
     assert one.keys() == other.keys()
     for name, found in one.items():
-        assert [other[name].low, other[name].high] == pytest.approx([found.low, found.high], rel=1e-5), name
+        assert [other[name].low, other[name].high] == pytest.approx(
+            [found.low, found.high], rel=1e-5
+        ), name
 
 
 def test_more_text_only_widens_ranges() -> None:
     checkpoint = random_checkpoint(SMALL)
-    few, many = (calibrate(checkpoint, tokens, SCHEMES["a16"], batch=1) for tokens in (TOKENS[:2], TOKENS))
+    few, many = (
+        calibrate(checkpoint, tokens, SCHEMES["a16"], batch=1) for tokens in (TOKENS[:2], TOKENS)
+    )
     for name, found in few.items():
         assert many[name].low <= found.low <= found.high <= many[name].high
 

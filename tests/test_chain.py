@@ -1,7 +1,8 @@
-"""What stretches of the chain ask for is what cores hold and what routes carry; the cuts found are the best there are.
+"""What stretches of the chain ask for is what cores hold and what routes carry; the cuts found are
+the best there are.
 
-The cost of a cut is proved against routes: two chips that hold what lies before and behind it, and every payload that
-goes from the one to the other counted.
+The cost of a cut is proved against routes: two chips that hold what lies before and behind it, and
+every payload that goes from the one to the other counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,9 @@ from mmfree_partition.seams import Seams
 
 Change = Callable[..., SystemSpec]
 some = settings(max_examples=30)
-both_hosts = pytest.mark.parametrize("head_on_host", [False, True], ids=["head-on-chip", "head-on-host"])
+both_hosts = pytest.mark.parametrize(
+    "head_on_host", [False, True], ids=["head-on-chip", "head-on-host"]
+)
 
 
 def chain_of(graph: Graph, system: SystemSpec, *, head_on_host: bool = False) -> Chain:
@@ -42,7 +45,8 @@ def chain_of(graph: Graph, system: SystemSpec, *, head_on_host: bool = False) ->
 
 
 def test_a_chain_by_hand(hand_graph: Graph, system: SystemSpec) -> None:
-    """A neuron reads three payloads, has a program of eight instructions; four of six weights are not zero."""
+    """A neuron reads three payloads, has a program of eight instructions; four of six weights are
+    not zero."""
     chain, chip = chain_of(hand_graph, system), system.chip
     (link,) = chain.links
     assert (link.node.name, link.reads, link.instructions) == ("head", 3, 8)
@@ -59,8 +63,12 @@ def test_a_chain_by_hand(hand_graph: Graph, system: SystemSpec) -> None:
     assert chain.streams == [(-1, 3, [(0, "ternary")])]
 
 
-def test_with_slow_synapses_these_are_the_load(hand_graph: Graph, system: SystemSpec, with_figures: Change) -> None:
-    chain = chain_of(hand_graph, with_figures(system, time_per_synop_ns=5, time_per_instruction_ns=1))
+def test_with_slow_synapses_these_are_the_load(
+    hand_graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
+    chain = chain_of(
+        hand_graph, with_figures(system, time_per_synop_ns=5, time_per_instruction_ns=1)
+    )
     assert chain.chip_times == [pytest.approx((3 * 0.658, 10, 8))]
     assert chain.nanoseconds == [(10, 8)]
     assert chain.least_slowest(1) == 20
@@ -83,7 +91,13 @@ def test_footprints_are_those_of_the_shards(graph: Graph, system: SystemSpec) ->
     chain = chain_of(graph, system)
     for link in chain.links:
         size = link.node.size
-        for start, stop in ((0, size), (0, 1), (size // 2, size), (size - 1, size), (size // 3, size // 3 + 1)):
+        for start, stop in (
+            (0, size),
+            (0, 1),
+            (size // 2, size),
+            (size - 1, size),
+            (size // 3, size // 3 + 1),
+        ):
             shard = Shard(link.node.name, start, stop)
             assert chain.footprint(shard) == footprint(graph, link.node, shard, system.chip)
 
@@ -91,15 +105,36 @@ def test_footprints_are_those_of_the_shards(graph: Graph, system: SystemSpec) ->
 @pytest.mark.parametrize(
     ("figure", "value", "message"),
     [
-        ("memory_bytes_per_core", 27, "head: one neuron needs 28 of memory, a core of loihi2 has 27"),
-        ("synaptic_memory_bytes_per_core", 23, "head: one neuron needs 24 of synaptic memory, a core of loihi2 has 23"),
+        (
+            "memory_bytes_per_core",
+            27,
+            "head: one neuron needs 28 of memory, a core of loihi2 has 27",
+        ),
+        (
+            "synaptic_memory_bytes_per_core",
+            23,
+            "head: one neuron needs 24 of synaptic memory, a core of loihi2 has 23",
+        ),
         ("neurons_per_core", 0, "head: one neuron needs 1 of neurons, a core of loihi2 has 0"),
-        ("state_bytes_per_neuron", 3, "head: one neuron needs 4 of state per neuron, a core of loihi2 has 3"),
-        ("input_axons_per_core", 2, "head: one neuron needs 3 of input axons, a core of loihi2 has 2"),
+        (
+            "state_bytes_per_neuron",
+            3,
+            "head: one neuron needs 4 of state per neuron, a core of loihi2 has 3",
+        ),
+        (
+            "input_axons_per_core",
+            2,
+            "head: one neuron needs 3 of input axons, a core of loihi2 has 2",
+        ),
     ],
 )
 def test_one_neuron_fits_a_core(
-    figure: str, value: int, message: str, hand_graph: Graph, system: SystemSpec, with_figures: Change
+    figure: str,
+    value: int,
+    message: str,
+    hand_graph: Graph,
+    system: SystemSpec,
+    with_figures: Change,
 ) -> None:
     need_room(chain_of(hand_graph, with_figures(system, **{figure: value + 1})))
     with pytest.raises(CapacityError) as error:
@@ -129,13 +164,18 @@ def test_filling_cores_by_hand(hand_graph: Graph, system: SystemSpec, with_figur
     assert narrow.evenly([(0, 0, 2)], 1) is None
 
 
-def test_spreading_over_cores_by_hand(hand_graph: Graph, system: SystemSpec, with_figures: Change) -> None:
+def test_spreading_over_cores_by_hand(
+    hand_graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
     both, first, second = ROWS
     chain = chain_of(hand_graph, system)
     assert chain.spread([(0, 0, 2)], 1) == [[both]]
     assert chain.spread([(0, 0, 2)], 2) == [[first], [second]]
     assert chain.spread([(0, 0, 2)], 9) == [[first], [second]]
-    assert chain_of(hand_graph, with_figures(system, neurons_per_core=1)).spread([(0, 0, 2)], 1) is None
+    assert (
+        chain_of(hand_graph, with_figures(system, neurons_per_core=1)).spread([(0, 0, 2)], 1)
+        is None
+    )
 
 
 def places_of(chain: Chain, grain: int) -> tuple[list[Position], Ints]:
@@ -154,31 +194,54 @@ def neurons(shards: Sequence[Shard]) -> list[tuple[str, int]]:
 def test_cores_hold_the_pieces_and_keep_every_limit(
     data: st.DataObject, graph: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
-    """Filled, evenly or spread: the same neurons, no core too full, none empty, none slower than is said."""
+    """Filled, evenly or spread: the same neurons, no core too full, none empty, none slower than is
+    said."""
     memory, axons = data.draw(st.integers(2500, 40000)), data.draw(st.integers(192, 2000))
-    chain = chain_of(graph, with_figures(system, memory_bytes_per_core=memory, input_axons_per_core=axons))
+    chain = chain_of(
+        graph, with_figures(system, memory_bytes_per_core=memory, input_axons_per_core=axons)
+    )
     places, _ = places_of(chain, data.draw(st.integers(1, 16)))
-    start, stop = sorted(data.draw(st.lists(st.sampled_from(places), min_size=2, max_size=2, unique=True)))
+    start, stop = sorted(
+        data.draw(st.lists(st.sampled_from(places), min_size=2, max_size=2, unique=True))
+    )
     pieces, cores = chain.pieces(start, stop), data.draw(st.integers(1, 40))
-    wanted = [(chain.links[k].node.name, neuron) for k, first, last in pieces for neuron in range(first, last)]
+    wanted = [
+        (chain.links[k].node.name, neuron)
+        for k, first, last in pieces
+        for neuron in range(first, last)
+    ]
     most = data.draw(st.floats(chain.load(pieces) / cores, chain.load(pieces)))
-    filled, evenly, spread = chain.fill(pieces, most, cores), chain.evenly(pieces, cores), chain.spread(pieces, cores)
+    filled, evenly, spread = (
+        chain.fill(pieces, most, cores),
+        chain.evenly(pieces, cores),
+        chain.spread(pieces, cores),
+    )
     for found in (filled, evenly, spread):
         if found is None:
             continue
         assert len(found) <= cores
         assert all(found)
         held = [shard for core in found for shard in core]
-        assert neurons(held) == wanted if found is not spread else sorted(neurons(held)) == sorted(wanted)
+        assert (
+            neurons(held) == wanted
+            if found is not spread
+            else sorted(neurons(held)) == sorted(wanted)
+        )
         for core in found:
             assert sum((chain.footprint(shard) for shard in core), EMPTY).fits(chain.room)
     assert all(slowest(chain, [core]) <= most + 1e-6 for core in filled or [])
-    assert evenly is None or filled is None or slowest(chain, evenly) <= 1.002 * slowest(chain, filled) + 1e-6
+    assert (
+        evenly is None
+        or filled is None
+        or slowest(chain, evenly) <= 1.002 * slowest(chain, filled) + 1e-6
+    )
 
 
 def slowest(chain: Chain, cores: list[list[Shard]]) -> float:
     """Nanoseconds of the slowest core."""
-    return max(chain.load([(chain.number[s.node], s.start, s.stop) for s in core]) for core in cores)
+    return max(
+        chain.load([(chain.number[s.node], s.start, s.stop) for s in core]) for core in cores
+    )
 
 
 # Cuts.
@@ -192,7 +255,9 @@ def pieces_held(chain: Chain, places: Sequence[Position]) -> list[list[Piece]]:
 def carried(chain: Chain, parts: Sequence[Sequence[Piece]]) -> int:
     """Payloads from chip to chip, by the routes of a mapping that has a chip for every part."""
     graph = chain.graph
-    shards = [Shard(node.name, 0, node.size) for node in graph.nodes if node.name not in chain.number]
+    shards = [
+        Shard(node.name, 0, node.size) for node in graph.nodes if node.name not in chain.number
+    ]
     places = [Location(HOST, 0)] * len(shards)
     for chip, pieces in enumerate(parts):
         shards += [Shard(chain.links[k].node.name, first, last) for k, first, last in pieces]
@@ -202,7 +267,9 @@ def carried(chain: Chain, parts: Sequence[Sequence[Piece]]) -> int:
 
 
 @both_hosts
-def test_what_crosses_a_cut_is_what_routes_carry(head_on_host: bool, graph: Graph, system: SystemSpec) -> None:
+def test_what_crosses_a_cut_is_what_routes_carry(
+    head_on_host: bool, graph: Graph, system: SystemSpec
+) -> None:
     """Every eighth place of all, in every node, and its first and last."""
     chain = chain_of(graph, system, head_on_host=head_on_host)
     places, crossed = places_of(chain, 1)
@@ -222,14 +289,18 @@ def test_what_crosses_by_hand(a16: Graph, system: SystemSpec) -> None:
     chain = chain_of(a16, system)
     places, crossed = places_of(chain, 16)
     cost = dict(zip(places, crossed.tolist(), strict=True))
-    norm, mlgru, residual = (chain.number[f"layers.1.{name}"] for name in ("attn.norm", "mlgru", "o_proj"))
+    norm, mlgru, residual = (
+        chain.number[f"layers.1.{name}"] for name in ("attn.norm", "mlgru", "o_proj")
+    )
     assert cost[norm, 0] == 64 + 1  # the residual stream and the root of its squares
     assert cost[mlgru, 0] == 64 + 3 * 64  # the residual stream, and what the norm made of it
-    # A copy of the norm needs the stream and the root; 16 finished neurons send their value and its square.
+    # A copy of the norm needs the stream and the root; 16 finished neurons send their value and its
+    # square.
     assert chain.copied((mlgru, 16)) == [norm]
     assert cost[mlgru, 16] == 64 + 1 + 16 * 2
     assert chain.pieces((mlgru, 16), (mlgru, 32)) == [(norm, 0, 64), (mlgru, 16, 32)]
-    # No copy pays inside a projection: 64 normalised values, the stream of its last neurons, what the first finished.
+    # No copy pays inside a projection: 64 normalised values, the stream of its last neurons, what
+    # the first finished.
     assert cost[residual, 48] == 64 + 64 - 48 + 48 * 2
     assert chain.copied((residual, 48)) == []
 
@@ -240,7 +311,8 @@ def test_what_crosses_by_hand(a16: Graph, system: SystemSpec) -> None:
 def test_several_cuts_carry_no_more_than_they_cost(
     head_on_host: bool, data: st.DataObject, graph: Graph, system: SystemSpec
 ) -> None:
-    """The cost takes a payload to go through all chips on its way; one that passes a chip by is carried once."""
+    """The cost takes a payload to go through all chips on its way; one that passes a chip by is
+    carried once."""
     chain = chain_of(graph, system, head_on_host=head_on_host)
     places, crossed = places_of(chain, 1)
     cuts = sorted(data.draw(st.sets(st.integers(1, len(places) - 2), min_size=1, max_size=6)))
@@ -250,13 +322,18 @@ def test_several_cuts_carry_no_more_than_they_cost(
 
 @some
 @given(data=st.data())
-def test_cuts_between_neighbours_carry_what_they_cost(data: st.DataObject, graph: Graph, system: SystemSpec) -> None:
-    """No payload passes a chip by whose stretch begins and ends with the residual stream: that of a whole block."""
+def test_cuts_between_neighbours_carry_what_they_cost(
+    data: st.DataObject, graph: Graph, system: SystemSpec
+) -> None:
+    """No payload passes a chip by whose stretch begins and ends with the residual stream: that of a
+    whole block."""
     chain = chain_of(graph, system)
     places, crossed = places_of(chain, 1)
     blocks = [block_of(link.node.name) for link in chain.links]
     first = [k for k, (before, here) in enumerate(pairwise(blocks), 1) if before != here]
-    cuts = [places.index((k, 0)) for k in sorted(data.draw(st.sets(st.sampled_from(first), min_size=1)))]
+    cuts = [
+        places.index((k, 0)) for k in sorted(data.draw(st.sets(st.sampled_from(first), min_size=1)))
+    ]
     assert carried(chain, pieces_held(chain, [places[cut] for cut in cuts])) == crossed[cuts].sum()
 
 
@@ -267,7 +344,9 @@ def test_cuts_of_divided_products_carry_no_more_than_they_cost(
 ) -> None:
     """A part of a sum reads some columns only; the cost takes all of them."""
     names = [node.name for node in graph.nodes if sums(graph, node)]
-    parts = data.draw(st.dictionaries(st.sampled_from(names), st.integers(2, 4), min_size=1, max_size=3))
+    parts = data.draw(
+        st.dictionaries(st.sampled_from(names), st.integers(2, 4), min_size=1, max_size=3)
+    )
     chain = chain_of(by_columns(graph, evenly(graph, tuple(parts.items()))), system)
     places, crossed = places_of(chain, 1)
     cut = data.draw(st.integers(1, len(places) - 2))
@@ -286,9 +365,16 @@ def every_way(count: int, chips: int) -> list[list[int]]:
 def test_the_cheapest_cuts_by_brute_force(data: st.DataObject) -> None:
     count = data.draw(st.integers(2, 9))
     steps = data.draw(st.lists(st.integers(0, 3), min_size=count - 1, max_size=count - 1))
-    crossed = np.array([0, *data.draw(st.lists(st.integers(0, 9), min_size=count - 2, max_size=count - 2)), 0])
-    first, chips = np.minimum(np.cumsum([0, *steps]) // 2, np.arange(count)), data.draw(st.integers(1, 5))
-    allowed = [cuts for cuts in every_way(count, chips) if all(first[b] <= a for a, b in pairwise(cuts))]
+    crossed = np.array(
+        [0, *data.draw(st.lists(st.integers(0, 9), min_size=count - 2, max_size=count - 2)), 0]
+    )
+    first, chips = (
+        np.minimum(np.cumsum([0, *steps]) // 2, np.arange(count)),
+        data.draw(st.integers(1, 5)),
+    )
+    allowed = [
+        cuts for cuts in every_way(count, chips) if all(first[b] <= a for a, b in pairwise(cuts))
+    ]
     found = cutting._cheapest(first, crossed, chips)
     if found is None:
         assert not allowed
@@ -313,26 +399,37 @@ def test_what_stretches_take_is_a_difference_of_prefixes(graph: Graph, system: S
     assert loads[0].tolist() == [0] * 4
     for a, b in ((0, len(places) - 1), (3, 20), (10, 11)):
         times = np.zeros(2)
-        for k, first, last in (piece for piece in chain.pieces(places[a], places[b]) if piece[0] >= places[a][0]):
+        for k, first, last in (
+            piece for piece in chain.pieces(places[a], places[b]) if piece[0] >= places[a][0]
+        ):
             times += np.array(chain.nanoseconds[k]) * (last - first)
         assert np.allclose(loads[b, :2] - loads[a, :2], times)
     first = cutting._first(loads, np.array([500.0, 900, 4000, 3000]))
     for b in range(len(places)):
-        fits = [a for a in range(b + 1) if (loads[b] - loads[a] <= np.array([500.0, 900, 4000, 3000]) + 1e-6).all()]
+        fits = [
+            a
+            for a in range(b + 1)
+            if (loads[b] - loads[a] <= np.array([500.0, 900, 4000, 3000]) + 1e-6).all()
+        ]
         assert first[b] == fits[0]
 
 
 @some
-@given(memory=st.sampled_from([4000, 8000, 196608]), cores=st.integers(2, 40), chips=st.integers(1, 3))
+@given(
+    memory=st.sampled_from([4000, 8000, 196608]), cores=st.integers(2, 40), chips=st.integers(1, 3)
+)
 def test_the_best_cuts_by_brute_force(
     memory: int, cores: int, chips: int, a16: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
-    """The first slack and fullness at which cheapest cuts fit their cores decide, and nothing is cheaper there."""
+    """The first slack and fullness at which cheapest cuts fit their cores decide, and nothing is
+    cheaper there."""
     chain = chain_of(a16, with_figures(system, memory_bytes_per_core=memory), head_on_host=True)
     filled = chain.fill(chain.whole(), float("inf"), 1 << 40)
     assert filled is not None
     assume(len(filled) <= chips * cores)
-    _, parts, columns = cutting.best_cuts(chain, chips, Request(None, cores, frozenset({"embedding"})))
+    _, parts, columns = cutting.best_cuts(
+        chain, chips, Request(None, cores, frozenset({"embedding"}))
+    )
     assert columns == ()
     places, crossed = places_of(chain, cutting.GRAIN)
     ways = np.array(every_way(len(places), chips))
@@ -342,11 +439,18 @@ def test_the_best_cuts_by_brute_force(
     assert evenly is not None
     for most in cutting.slowest_allowed(chain, evenly, chips * cores):
         for tight in cutting.TIGHTER:
-            room = tight * cores * np.array([most, most, chain.room.memory, chain.room.synaptic_memory])
+            room = (
+                tight
+                * cores
+                * np.array([most, most, chain.room.memory, chain.room.synaptic_memory])
+            )
             allowed = np.flatnonzero((held <= room + 1e-6).all((1, 2)))
             best = allowed[costs[allowed] == costs[allowed].min(initial=cutting.MUCH)]
             cheapest = [pieces_held(chain, [places[b] for b in ways[way][1:-1]]) for way in best]
-            fitting = [all(chain.fill(pieces, most, cores) is not None for pieces in way) for way in cheapest]
+            fitting = [
+                all(chain.fill(pieces, most, cores) is not None for pieces in way)
+                for way in cheapest
+            ]
             if parts in cheapest and fitting[cheapest.index(parts)]:
                 return
             assert not fitting or not all(fitting)

@@ -37,7 +37,9 @@ def shards(mapping: Mapping, *last: Shard) -> Mapping:
 
 def routes(mapping: Mapping, position: int, *instead: Route) -> Mapping:
     """The mapping with other routes in the place of one."""
-    return replace(mapping, routes=(*mapping.routes[:position], *instead, *mapping.routes[position + 1 :]))
+    return replace(
+        mapping, routes=(*mapping.routes[:position], *instead, *mapping.routes[position + 1 :])
+    )
 
 
 def moved(mapping: Mapping, *places: Location) -> Mapping:
@@ -51,10 +53,22 @@ X = Route(0, "x", (CORE_0, CORE_1), 0, 3)
 
 WRONG: dict[str, tuple[Callable[[Mapping], Mapping], str]] = {
     "locations": (lambda m: moved(m, HOST_0, CORE_0), "mapping: 3 shards have 2 locations"),
-    "nobody": (lambda m: shards(m, A, Shard("nobody", 0, 1)), "mapping: shard nobody[0:1] is not part of the graph"),
-    "too-far": (lambda m: shards(m, A, Shard("head", 1, 3)), "mapping: shard head[1:3] is not part of the graph"),
-    "before": (lambda m: shards(m, A, Shard("head", -1, 2)), "mapping: shard head[-1:2] is not part of the graph"),
-    "empty": (lambda m: shards(m, A, Shard("head", 1, 1)), "mapping: shard head[1:1] is not part of the graph"),
+    "nobody": (
+        lambda m: shards(m, A, Shard("nobody", 0, 1)),
+        "mapping: shard nobody[0:1] is not part of the graph",
+    ),
+    "too-far": (
+        lambda m: shards(m, A, Shard("head", 1, 3)),
+        "mapping: shard head[1:3] is not part of the graph",
+    ),
+    "before": (
+        lambda m: shards(m, A, Shard("head", -1, 2)),
+        "mapping: shard head[-1:2] is not part of the graph",
+    ),
+    "empty": (
+        lambda m: shards(m, A, Shard("head", 1, 1)),
+        "mapping: shard head[1:1] is not part of the graph",
+    ),
     "twice": (
         lambda m: shards(m, A, Shard("head", 0, 2)),
         "mapping: neuron 0 of head is held 2 times, must be held once",
@@ -65,11 +79,13 @@ WRONG: dict[str, tuple[Callable[[Mapping], Mapping], str]] = {
     ),
     "on-chip": (
         lambda m: moved(m, CORE_0, CORE_0, CORE_1),
-        "mapping: embedding is on chip 0; the host holds the embedding, and nothing else but the head with its norm",
+        "mapping: embedding is on chip 0; the host holds the embedding, and nothing else but "
+        "the head with its norm",
     ),
     "core-of-host": (
         lambda m: moved(m, HOST_0, CORE_0, Location(HOST, 1)),
-        "mapping: head is on chip -1; the host holds the embedding, and nothing else but the head with its norm",
+        "mapping: head is on chip -1; the host holds the embedding, and nothing else but the "
+        "head with its norm",
     ),
     "half-on-host": (
         lambda m: moved(m, HOST_0, HOST_0, CORE_1),
@@ -124,7 +140,9 @@ WRONG: dict[str, tuple[Callable[[Mapping], Mapping], str]] = {
         "mapping: a route of embedding.x has destinations that are not in order, none twice",
     ),
     "shared": (
-        lambda m: routes(m, 0, replace(X, destinations=(CORE_0,)), replace(X, destinations=(CORE_1,), start=2)),
+        lambda m: routes(
+            m, 0, replace(X, destinations=(CORE_0,)), replace(X, destinations=(CORE_1,), start=2)
+        ),
         "mapping: two routes of shard 0 share payloads of port x",
     ),
     "missing": (
@@ -143,12 +161,17 @@ WRONG: dict[str, tuple[Callable[[Mapping], Mapping], str]] = {
         lambda m: routes(m, 0, replace(X, destinations=(HOST_0, CORE_0, CORE_1))),
         "mapping: payload 0 of embedding.x reaches core 0 of chip -1 1 times, must 0",
     ),
-    "no-logit": (lambda m: routes(m, 2), "mapping: payload 1 of head.logits reaches core 0 of chip -1 0 times, must 1"),
+    "no-logit": (
+        lambda m: routes(m, 2),
+        "mapping: payload 1 of head.logits reaches core 0 of chip -1 0 times, must 1",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_broken_mappings(case: str, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec) -> None:
+def test_broken_mappings(
+    case: str, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
+) -> None:
     assert hand_mapping.routes[0] == X
     assert check(hand_graph, hand_mapping, system) is hand_mapping
     make, message = WRONG[case]
@@ -165,15 +188,20 @@ LIMITS = [
     ("output_axons_per_core", "needs 1 of outgoing axons", 1),
     ("program_instructions_per_core", "needs 8 of instructions", 8),
 ]
-"""A row of three weights: an axon and a word of 8 bytes for each of three payloads, and an accumulator; a program of
-eight instructions, and one logit that goes to one place."""
+"""A row of three weights: an axon and a word of 8 bytes for each of three payloads, and an
+accumulator; a program of eight instructions, and one logit that goes to one place."""
 
 
 @pytest.mark.parametrize(("figure", "needs", "enough"), LIMITS)
 def test_limits_of_a_core(
-    figure: str, needs: str, enough: int, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec,
+    figure: str,
+    needs: str,
+    enough: int,
+    hand_graph: Graph,
+    hand_mapping: Mapping,
+    system: SystemSpec,
     with_figures: Change,
-) -> None:  # fmt: skip
+) -> None:
     assert check(hand_graph, hand_mapping, with_figures(system, **{figure: enough})) is hand_mapping
     with pytest.raises(MappingError) as error:
         check(hand_graph, hand_mapping, with_figures(system, **{figure: enough - 1}))
@@ -189,9 +217,14 @@ ALL = [
 
 @pytest.mark.parametrize(("figure", "enough", "message"), ALL)
 def test_limits_of_all_cores(
-    figure: str, enough: int, message: str, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec,
+    figure: str,
+    enough: int,
+    message: str,
+    hand_graph: Graph,
+    hand_mapping: Mapping,
+    system: SystemSpec,
     with_figures: Change,
-) -> None:  # fmt: skip
+) -> None:
     assert check(hand_graph, hand_mapping, with_figures(system, **{figure: enough})) is hand_mapping
     with pytest.raises(MappingError) as error:
         check(hand_graph, hand_mapping, with_figures(system, **{figure: enough - 1}))
@@ -218,7 +251,10 @@ def test_what_the_checker_counts_is_what_the_placers_count(
 def whole(graph: Graph, on_host: set[str], *copies: tuple[Shard, Location]) -> Mapping:
     """Every node whole on a core of its own, some of them on the host, and copies elsewhere."""
     nodes = enumerate(graph.nodes[1:])
-    held = [(Shard(n.name, 0, n.size), HOST_0 if n.name in on_host else Location(0, core)) for core, n in nodes]
+    held = [
+        (Shard(n.name, 0, n.size), HOST_0 if n.name in on_host else Location(0, core))
+        for core, n in nodes
+    ]
     both = [(Shard(graph.embedding.name, 0, graph.embedding.size), HOST_0), *held, *copies]
     parts, places = zip(*both, strict=True)
     return Mapping("", "kapoho-point", "whole", parts, places, route(graph, parts, places))
@@ -232,11 +268,15 @@ def test_the_head_is_on_the_host_as_a_whole(graph: Graph, system: SystemSpec) ->
     for stray in inner:
         with pytest.raises(MappingError) as error:
             check(graph, whole(graph, ends - {stray}), system)
-        assert str(error.value) == f"mapping: {stray} is on a chip, must be on the host as the rest of the head"
+        assert (
+            str(error.value)
+            == f"mapping: {stray} is on a chip, must be on the host as the rest of the head"
+        )
         with pytest.raises(MappingError) as error:
             check(graph, whole(graph, {stray}), system)
         assert str(error.value) == (
-            f"mapping: {min(inner - {stray})} is on a chip, must be on the host as the rest of the head"
+            f"mapping: {min(inner - {stray})} is on a chip, must be on the host as the rest of "
+            "the head"
         )
 
 
@@ -244,23 +284,33 @@ def test_nothing_of_a_block_is_on_the_host(graph: Graph, system: SystemSpec) -> 
     with pytest.raises(MappingError) as error:
         check(graph, whole(graph, {"layers.1.glu"}), system)
     assert str(error.value) == (
-        "mapping: layers.1.glu is on chip -1; the host holds the embedding, and nothing else but the head with its norm"
+        "mapping: layers.1.glu is on chip -1; the host holds the embedding, and nothing else "
+        "but the head with its norm"
     )
 
 
-def test_a_copy_of_the_head_s_norm_is_not_on_a_chip_beside_the_host(graph: Graph, system: SystemSpec) -> None:
+def test_a_copy_of_the_head_s_norm_is_not_on_a_chip_beside_the_host(
+    graph: Graph, system: SystemSpec
+) -> None:
     ends = {node.name for node in graph.nodes if not node.name.startswith("layers.")}
-    stray = next(node for node in graph.nodes if node.name in ends and node.name.startswith("head."))
+    stray = next(
+        node for node in graph.nodes if node.name in ends and node.name.startswith("head.")
+    )
     with pytest.raises(MappingError) as error:
         check(graph, whole(graph, ends, (Shard(stray.name, 0, stray.size), CORE_0)), system)
-    assert str(error.value) == f"mapping: {stray.name} is on a chip, must be on the host as the rest of the head"
+    assert (
+        str(error.value)
+        == f"mapping: {stray.name} is on a chip, must be on the host as the rest of the head"
+    )
 
 
 WEIGHED = "Embedding", "MLGRU", "GLU", "Residual", "Head"
 """Nodes with weights or a state."""
 
 
-def test_only_what_has_neither_weights_nor_state_is_copied(graph: Graph, system: SystemSpec) -> None:
+def test_only_what_has_neither_weights_nor_state_is_copied(
+    graph: Graph, system: SystemSpec
+) -> None:
     for node in graph.nodes[1:]:
         copy = Shard(node.name, node.size // 2, node.size)
         mapping = whole(graph, set(), (copy, Location(1, 3)))
@@ -269,28 +319,41 @@ def test_only_what_has_neither_weights_nor_state_is_copied(graph: Graph, system:
             continue
         with pytest.raises(MappingError) as error:
             check(graph, mapping, system)
-        assert str(error.value) == f"mapping: neuron {copy.start} of {node.name} is held 2 times, must be held once"
+        assert (
+            str(error.value)
+            == f"mapping: neuron {copy.start} of {node.name} is held 2 times, must be held once"
+        )
 
 
 def test_what_may_be_copied_is_held_at_least_once(graph: Graph, system: SystemSpec) -> None:
-    norm = next(node for node in graph.nodes[1:] if type(node).__name__ not in WEIGHED and node.size > 1)
+    norm = next(
+        node for node in graph.nodes[1:] if type(node).__name__ not in WEIGHED and node.size > 1
+    )
     mapping = whole(graph, set())
     parts = tuple(replace(s, start=1) if s.node == norm.name else s for s in mapping.shards)
     with pytest.raises(MappingError) as error:
         check(graph, replace(mapping, shards=parts), system)
-    assert str(error.value) == f"mapping: neuron 0 of {norm.name} is held 0 times, must be held once at least"
+    assert (
+        str(error.value)
+        == f"mapping: neuron 0 of {norm.name} is held 0 times, must be held once at least"
+    )
 
 
 def test_two_copies_do_not_both_send_to_a_core(graph: Graph, system: SystemSpec) -> None:
-    norm = next(node for node in graph.nodes[1:] if type(node).__name__ not in WEIGHED and node.size > 1)
+    norm = next(
+        node for node in graph.nodes[1:] if type(node).__name__ not in WEIGHED and node.size > 1
+    )
     mapping = whole(graph, set(), (Shard(norm.name, 0, norm.size), Location(1, 3)))
-    position, sent = next((k, r) for k, r in enumerate(mapping.routes) if mapping.shards[r.source].node == norm.name)
+    position, sent = next(
+        (k, r) for k, r in enumerate(mapping.routes) if mapping.shards[r.source].node == norm.name
+    )
     again = replace(sent, source=len(mapping.shards) - 1)
     place = sent.destinations[0]
     with pytest.raises(MappingError) as error:
         check(graph, routes(mapping, position, sent, again), system)
     assert str(error.value) == (
-        f"mapping: payload 0 of {norm.name}.{sent.port} reaches core {place.core} of chip {place.chip} 2 times, must 1"
+        f"mapping: payload 0 of {norm.name}.{sent.port} reaches core {place.core} of chip "
+        f"{place.chip} 2 times, must 1"
     )
 
 
@@ -303,4 +366,7 @@ def test_what_waits_for_itself(hand_graph: Graph, system: SystemSpec) -> None:
     graph = replace(hand_graph, nodes=(hand_graph.nodes[0], a, b, hand_graph.head))
     with pytest.raises(MappingError) as error:
         check(graph, whole(graph, set()), system)
-    assert str(error.value) == "mapping: layers.0.a waits for messages that wait for it, must have an order"
+    assert (
+        str(error.value)
+        == "mapping: layers.0.a waits for messages that wait for it, must have an order"
+    )

@@ -1,4 +1,5 @@
-"""Checkpoints in the published format are read as they are stored, and whatever else is there has a message."""
+"""Checkpoints in the published format are read as they are stored, and whatever else is there has a
+message."""
 
 import json
 import os
@@ -43,7 +44,9 @@ def tiny(config: ModelConfig = TINY) -> Checkpoint:
     """Multiples of 1/8 up to 4, which every stored type holds."""
     draw = np.random.default_rng(0)
     shapes = config.shapes()
-    return Checkpoint(config, {n: (draw.integers(-32, 33, s) / 8).astype(np.float32) for n, s in shapes.items()})
+    return Checkpoint(
+        config, {n: (draw.integers(-32, 33, s) / 8).astype(np.float32) for n, s in shapes.items()}
+    )
 
 
 def save(path: Path, tensors: Arrays, kind: str = "F32") -> None:
@@ -53,7 +56,9 @@ def save(path: Path, tensors: Arrays, kind: str = "F32") -> None:
         for name, value in tensors.items()
     }  # the specs hold addresses
     specs = {
-        name: safetensors.TensorSpec(dtype=LONG[kind], shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes)
+        name: safetensors.TensorSpec(
+            dtype=LONG[kind], shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes
+        )
         for name, a in kept.items()
     }
     path.write_bytes(bytes(safetensors.serialize(specs, {"format": "pt"})))
@@ -62,7 +67,9 @@ def save(path: Path, tensors: Arrays, kind: str = "F32") -> None:
 def folder(path: Path, checkpoint: Checkpoint) -> Path:
     """A folder with only a config.json."""
     path.mkdir(exist_ok=True)
-    (path / "config.json").write_text(json.dumps(config_json(checkpoint.config, "float32")), encoding="utf-8")
+    (path / "config.json").write_text(
+        json.dumps(config_json(checkpoint.config, "float32")), encoding="utf-8"
+    )
     return path
 
 
@@ -74,7 +81,9 @@ def message(path: Path) -> str:
 
 
 def equal(a: Arrays, b: Arrays) -> bool:
-    return list(a) == list(b) and all(a[n].dtype == b[n].dtype and np.array_equal(a[n], b[n]) for n in a)
+    return list(a) == list(b) and all(
+        a[n].dtype == b[n].dtype and np.array_equal(a[n], b[n]) for n in a
+    )
 
 
 # What is stored
@@ -89,7 +98,9 @@ def test_golden_folder() -> None:
 
 def test_golden_folder_in_bfloat16() -> None:
     found = read(GOLDEN / "trained" / "checkpoint", load_bin)
-    assert found.config == ModelConfig(256, 128, 3, intermediate_size=256, bos_token_id=None, eos_token_id=None)
+    assert found.config == ModelConfig(
+        256, 128, 3, intermediate_size=256, bos_token_id=None, eos_token_id=None
+    )
     assert all(not (value.view(np.uint32) & 0xFFFF).any() for value in found.tensors.values())
 
 
@@ -109,9 +120,13 @@ def test_bin(tmp_path: Path, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
 def test_shards_with_an_index(tmp_path: Path, single: str) -> None:
     names, stem = sorted(tiny().tensors), single.partition(".")
-    weight_map = {name: f"{stem[0]}-{n % 2 + 1:05}-of-00002.{stem[2]}" for n, name in enumerate(names)}
+    weight_map = {
+        name: f"{stem[0]}-{n % 2 + 1:05}-of-00002.{stem[2]}" for n, name in enumerate(names)
+    }
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
-    (folder(tmp_path, tiny()) / f"{single}.index.json").write_text(json.dumps(index), encoding="utf-8")
+    (folder(tmp_path, tiny()) / f"{single}.index.json").write_text(
+        json.dumps(index), encoding="utf-8"
+    )
     for file in set(weight_map.values()):
         part = {n: tiny().tensors[n] for n in names if weight_map[n] == file}
         if stem[2] == "bin":
@@ -130,7 +145,9 @@ def test_safetensors_go_before_bin(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spare", [False, True], ids=["as published", "with a spare head"])
 def test_tied_heads(tmp_path: Path, spare: bool) -> None:
     checkpoint = tiny(replace(TINY, tie_word_embeddings=True))
-    assert "lm_head.weight" not in checkpoint.tensors and "lm_head.norm.weight" in checkpoint.tensors
+    assert (
+        "lm_head.weight" not in checkpoint.tensors and "lm_head.norm.weight" in checkpoint.tensors
+    )
     extra = {"lm_head.weight": checkpoint.tensors["model.embeddings.weight"]} if spare else {}
     save(folder(tmp_path, checkpoint) / "model.safetensors", {**checkpoint.tensors, **extra})
     found = read(tmp_path, load_bin)
@@ -171,10 +188,19 @@ def test_names_and_shapes_of_an_expanded_layer() -> None:
 
 @pytest.mark.parametrize(
     ("hidden", "layers", "intermediate", "parameters"),
-    [(1024, 24, 2816, 374_108_160), (2048, 24, 5632, 1_364_779_008), (2560, 32, 6912, 2_702_357_504)],
+    [
+        (1024, 24, 2816, 374_108_160),
+        (2048, 24, 5632, 1_364_779_008),
+        (2560, 32, 6912, 2_702_357_504),
+    ],
 )
 def test_published_sizes(hidden: int, layers: int, intermediate: int, parameters: int) -> None:
-    raw = {"model_type": "hgrn_bit", "hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": None}
+    raw = {
+        "model_type": "hgrn_bit",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "intermediate_size": None,
+    }
     config = parse_config(raw, WHERE)
     assert config.intermediate_size == intermediate
     assert sum(int(np.prod(shape)) for shape in config.shapes().values()) == parameters
@@ -185,14 +211,27 @@ def test_published_sizes(hidden: int, layers: int, intermediate: int, parameters
 
 def test_missing_keys_take_the_published_defaults() -> None:
     expected = ModelConfig(
-        vocab_size=32000, hidden_size=2048, num_hidden_layers=24, num_heads=1, expand_ratio=1, use_lower_bound=True,
-        intermediate_size=5632, rms_norm_eps=1e-6, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=32000,
+        hidden_size=2048,
+        num_hidden_layers=24,
+        num_heads=1,
+        expand_ratio=1,
+        use_lower_bound=True,
+        intermediate_size=5632,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     assert parse_config({"model_type": "hgrn_bit"}, WHERE) == expected == ModelConfig()
 
 
-@pytest.mark.parametrize(("hidden", "ratio", "size"), [(64, 4, 256), (96, 4, 256), (97, 4, 512), (64, 8, 512)])
-def test_intermediate_size_is_rounded_up_to_a_multiple_of_256(hidden: int, ratio: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("hidden", "ratio", "size"), [(64, 4, 256), (96, 4, 256), (97, 4, 512), (64, 8, 512)]
+)
+def test_intermediate_size_is_rounded_up_to_a_multiple_of_256(
+    hidden: int, ratio: int, size: int
+) -> None:
     assert default_intermediate_size(hidden, ratio) == size
     raw = {"model_type": "hgrn_bit", "hidden_size": hidden, "hidden_ratio": ratio}
     assert parse_config(raw, WHERE).intermediate_size == size
@@ -215,11 +254,16 @@ def test_a_hidden_ratio_of_null_is_4() -> None:
 def test_a_configuration_is_read_as_it_was_written(config: ModelConfig) -> None:
     written = json.loads(json.dumps(config_json(config, "bfloat16")))
     assert parse_config(written, WHERE) == config
-    assert (written["architectures"], written["torch_dtype"]) == (["HGRNBitForCausalLM"], "bfloat16")
+    assert (written["architectures"], written["torch_dtype"]) == (
+        ["HGRNBitForCausalLM"],
+        "bfloat16",
+    )
 
 
 def test_a_written_configuration_has_the_published_keys() -> None:
-    published = json.loads((GOLDEN / "trained" / "checkpoint" / "config.json").read_text(encoding="utf-8"))
+    published = json.loads(
+        (GOLDEN / "trained" / "checkpoint" / "config.json").read_text(encoding="utf-8")
+    )
     assert published.keys() - config_json(TINY, "bfloat16").keys() == {"transformers_version"}
     assert config_json(TINY, "bfloat16").keys() <= published.keys()
 
@@ -231,7 +275,8 @@ def test_a_written_configuration_has_the_published_keys() -> None:
         ({"model_type": None}, "config.json: model_type is None, must be 'hgrn_bit'"),
         (
             {"attn_mode": "chunk"},
-            "config.json: attn_mode is 'chunk', must be 'fused_recurrent' (the published code runs no other)",
+            "config.json: attn_mode is 'chunk', must be 'fused_recurrent' (the published code "
+            "runs no other)",
         ),
         (
             {"use_short_conv": True},
@@ -249,7 +294,10 @@ def test_a_written_configuration_has_the_published_keys() -> None:
         ({"tie_word_embeddings": "no"}, "config.json: tie_word_embeddings is 'no', must be bool"),
         ({"hidden_ratio": "4"}, "config.json: hidden_ratio is '4', must be int or float or null"),
         ({"intermediate_size": 1.5}, "config.json: intermediate_size is 1.5, must be int or null"),
-        ({"intermediate_size": False}, "config.json: intermediate_size is False, must be int or null"),
+        (
+            {"intermediate_size": False},
+            "config.json: intermediate_size is False, must be int or null",
+        ),
         ({"rms_norm_eps": "1e-6"}, "config.json: rms_norm_eps is '1e-6', must be int or float"),
         ({"bos_token_id": "<s>"}, "config.json: bos_token_id is '<s>', must be int or null"),
         ({"eos_token_id": [2]}, "config.json: eos_token_id is [2], must be int or null"),
@@ -309,12 +357,20 @@ def test_no_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "index", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}, {"weight_map": {"a": "../model.safetensors"}}]
+    "index",
+    [
+        {},
+        {"weight_map": ["a"]},
+        {"weight_map": {"a": 1}},
+        {"weight_map": {"a": "../model.safetensors"}},
+    ],
 )
 def test_an_index_that_is_none(tmp_path: Path, index: dict[str, Any]) -> None:
     path = folder(tmp_path, tiny()) / "model.safetensors.index.json"
     path.write_text(json.dumps(index), encoding="utf-8")
-    assert message(tmp_path) == f"{path}: weight_map must map tensor names to files in the same folder"
+    assert (
+        message(tmp_path) == f"{path}: weight_map must map tensor names to files in the same folder"
+    )
 
 
 @pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
@@ -373,7 +429,19 @@ def headed(content: bytes, data_bytes: int = 0) -> bytes:
         headed(json.dumps({"a": entry(0, 4, 1)}).encode(), 3),
         headed(json.dumps({"a": entry(0, 4, 1)}).encode(), 5),
     ],
-    ids=["empty", "short", "huge", "cut", "no text", "hole", "overlap", "shape", "overflow", "less data", "more data"],
+    ids=[
+        "empty",
+        "short",
+        "huge",
+        "cut",
+        "no text",
+        "hole",
+        "overlap",
+        "shape",
+        "overflow",
+        "less data",
+        "more data",
+    ],
 )
 def test_a_hostile_header(tmp_path: Path, content: bytes) -> None:
     path = folder(tmp_path, tiny()) / "model.safetensors"
@@ -382,16 +450,26 @@ def test_a_hostile_header(tmp_path: Path, content: bytes) -> None:
 
 
 def test_tensors_lie_in_a_file_in_any_order(tmp_path: Path) -> None:
-    content = json.dumps({"a": entry(8, 16, 2), "none": entry(8, 8, 0), "b": entry(0, 8, 2)}).encode() + b"   "
+    content = (
+        json.dumps({"a": entry(8, 16, 2), "none": entry(8, 8, 0), "b": entry(0, 8, 2)}).encode()
+        + b"   "
+    )
     (tmp_path / "x").write_bytes(headed(content) + np.array([1, 2, 3, 4], "<f4").tobytes())
     found = read_safetensors(tmp_path / "x")
-    assert {name: entry.load().tolist() for name, entry in found.items()} == {"a": [3, 4], "none": [], "b": [1, 2]}
+    assert {name: entry.load().tolist() for name, entry in found.items()} == {
+        "a": [3, 4],
+        "none": [],
+        "b": [1, 2],
+    }
 
 
 def test_a_stored_type_that_no_weight_has(tmp_path: Path) -> None:
     path = folder(tmp_path, tiny()) / "model.safetensors"
     save(path, {"model.norm.weight": np.ones(4)}, "I32")
-    assert message(tmp_path) == f"{path}: model.norm.weight: stored as I32, must be one of BF16, F16, F32, F64"
+    assert (
+        message(tmp_path)
+        == f"{path}: model.norm.weight: stored as I32, must be one of BF16, F16, F32, F64"
+    )
 
 
 @pytest.mark.parametrize(
@@ -399,13 +477,21 @@ def test_a_stored_type_that_no_weight_has(tmp_path: Path) -> None:
     [
         ("lm_head.weight", None, "lm_head.weight is missing"),
         ("model.lower_bounds", None, "model.lower_bounds is missing"),
-        ("model.layers.2.attn_norm.weight", np.ones(4),
-         "model.layers.2.attn_norm.weight does not belong to a model of this configuration"),
-        ("model.layers.1.mlp.gate_proj.weight", np.ones((3, 4)),
-         "model.layers.1.mlp.gate_proj.weight has shape [3, 4], must have [6, 4]"),
+        (
+            "model.layers.2.attn_norm.weight",
+            np.ones(4),
+            "model.layers.2.attn_norm.weight does not belong to a model of this configuration",
+        ),
+        (
+            "model.layers.1.mlp.gate_proj.weight",
+            np.ones((3, 4)),
+            "model.layers.1.mlp.gate_proj.weight has shape [3, 4], must have [6, 4]",
+        ),
     ],
-)  # fmt: skip
-def test_wrong_tensors(tmp_path: Path, name: str, value: NDArray[Any] | None, expected: str) -> None:
+)
+def test_wrong_tensors(
+    tmp_path: Path, name: str, value: NDArray[Any] | None, expected: str
+) -> None:
     tensors = {n: v for n, v in {**tiny().tensors, name: value}.items() if v is not None}
     save(folder(tmp_path, tiny()) / "model.safetensors", tensors)
     assert message(tmp_path) == f"{tmp_path}: {expected}"
@@ -437,7 +523,11 @@ def test_a_value_that_float32_cannot_hold(tmp_path: Path) -> None:
 def test_tensors_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors)
     found = read(tmp_path, load_bin).tensors
-    assert "model.norm.weight" in found and "nothing" not in found and len(found) == len(tiny().tensors)
+    assert (
+        "model.norm.weight" in found
+        and "nothing" not in found
+        and len(found) == len(tiny().tensors)
+    )
     save(tmp_path / "model.safetensors", {name: -value for name, value in tiny().tensors.items()})
     assert np.array_equal(found["model.norm.weight"], -tiny().tensors["model.norm.weight"])
     assert found["model.norm.weight"] is not found["model.norm.weight"]
@@ -452,7 +542,9 @@ def test_tensors_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "changed while it was in use"),
     ],
 )
-def test_a_file_that_does_not_stay_as_it_was(tmp_path: Path, change: Callable[[Path], Any], expected: str) -> None:
+def test_a_file_that_does_not_stay_as_it_was(
+    tmp_path: Path, change: Callable[[Path], Any], expected: str
+) -> None:
     save(tmp_path / "x", {"a": np.ones(4)})
     found = read_safetensors(tmp_path / "x")
     change(tmp_path / "x")
@@ -462,7 +554,9 @@ def test_a_file_that_does_not_stay_as_it_was(tmp_path: Path, change: Callable[[P
 
 
 def test_a_bin_from_before_zip_files(tmp_path: Path) -> None:
-    state = {name: torch.from_numpy(value).to(torch.bfloat16) for name, value in tiny().tensors.items()}
+    state = {
+        name: torch.from_numpy(value).to(torch.bfloat16) for name, value in tiny().tensors.items()
+    }
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     torch.save(state, path, _use_new_zipfile_serialization=False)
     assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
@@ -482,7 +576,9 @@ def test_a_bin_is_mapped_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.M
     assert str(error.value) == f"{path}: changed while it was in use"
 
 
-@pytest.mark.parametrize("content", [b"", b"not a file of tensors", b"PK\x03\x04 cut", b"\x80\x02K"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a file of tensors", b"PK\x03\x04 cut", b"\x80\x02K"]
+)
 def test_a_bin_that_is_none(tmp_path: Path, content: bytes) -> None:
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     path.write_bytes(content)
@@ -523,7 +619,9 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, dtype: str, tied
     assert equal(found.tensors, checkpoint.tensors)
     assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors"]
     assert [path.name for path in target.parent.iterdir()] == ["folder"]
-    stored = {e["dtype"] for _, e in safetensors.deserialize((target / "model.safetensors").read_bytes())}
+    stored = {
+        e["dtype"] for _, e in safetensors.deserialize((target / "model.safetensors").read_bytes())
+    }
     assert stored == {"BF16" if dtype == "bfloat16" else "F32"}
 
 
@@ -545,18 +643,33 @@ def test_arrays_of_any_layout_are_written(tmp_path: Path) -> None:
 
 def test_the_golden_weights_are_written_byte_for_byte(tmp_path: Path) -> None:
     write(tmp_path, read(GOLDEN / "trained" / "checkpoint", load_bin))
-    shutil.copy(GOLDEN / "trained" / "checkpoint" / "model.safetensors", tmp_path / "published.safetensors")
+    shutil.copy(
+        GOLDEN / "trained" / "checkpoint" / "model.safetensors", tmp_path / "published.safetensors"
+    )
     found, published = (
-        {name: bytes(e["data"]) for name, e in safetensors.deserialize((tmp_path / file).read_bytes())}
+        {
+            name: bytes(e["data"])
+            for name, e in safetensors.deserialize((tmp_path / file).read_bytes())
+        }
         for file in ("model.safetensors", "published.safetensors")
     )
     assert found == published
 
 
 def test_bfloat16_by_hand() -> None:
-    values = np.array([1.0, -2.0, 0.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8], np.float32)
+    values = np.array(
+        [1.0, -2.0, 0.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8], np.float32
+    )
     # A half goes to the even neighbour: 1 + 1/256 down to 1, 1 + 3/256 up to 1 + 4/256.
-    assert [hex(x) for x in to_bfloat16(values)] == ["0x3f80", "0xc000", "0x0", "0x3f80", "0x3f82", "0x3f81", "0xbf80"]
+    assert [hex(x) for x in to_bfloat16(values)] == [
+        "0x3f80",
+        "0xc000",
+        "0x0",
+        "0x3f80",
+        "0x3f82",
+        "0x3f81",
+        "0xbf80",
+    ]
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))

@@ -1,4 +1,5 @@
-"""The command line: every subcommand on a tiny model, and one clear line for everything that can be wrong."""
+"""The command line: every subcommand on a tiny model, and one clear line for everything that can be
+wrong."""
 
 import json
 import math
@@ -24,7 +25,12 @@ from mmfree_neuro.quantize import SCHEMES
 from mmfree_neuro.verify import instruction_counts
 
 CONFIG = ModelConfig(
-    vocab_size=256, hidden_size=32, num_hidden_layers=2, intermediate_size=64, bos_token_id=0, eos_token_id=0
+    vocab_size=256,
+    hidden_size=32,
+    num_hidden_layers=2,
+    intermediate_size=64,
+    bos_token_id=0,
+    eos_token_id=0,
 )
 GATE = "model.layers.1.mlp.gate_proj.weight"
 
@@ -32,13 +38,18 @@ GATE = "model.layers.1.mlp.gate_proj.weight"
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, and every folder."""
     paths = sorted(folder.rglob("*"))
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in paths}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in paths
+    }
 
 
 def tensors() -> dict[str, np.ndarray]:
     random, shapes = np.random.default_rng(5), CONFIG.shapes()
     return {
-        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]).astype(np.float32)
+        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]).astype(
+            np.float32
+        )
         for name in shapes
     }
 
@@ -74,9 +85,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_convert(scheme: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert(
+    scheme: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "new" / "model.graph"
-    arguments = ["convert", files / "checkpoint", "-o", str(output), "--calibrate", files / "calibration.npy"]
+    arguments = [
+        "convert",
+        files / "checkpoint",
+        "-o",
+        str(output),
+        "--calibrate",
+        files / "calibration.npy",
+    ]
     assert cli.main([*arguments, "--scheme", scheme, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert (content["graph"], content["scheme"]) == (str(output), scheme)
@@ -85,12 +105,23 @@ def test_convert(scheme: str, files: Files, tmp_path: Path, capsys: pytest.Captu
     first = output.read_bytes()
     assert cli.main([*arguments, "--scheme", scheme]) == 0
     assert output.read_bytes() == first
-    assert capsys.readouterr().out.startswith(f"wrote {output}: checkpoint, scheme {scheme}: 2 blocks, ")
+    assert capsys.readouterr().out.startswith(
+        f"wrote {output}: checkpoint, scheme {scheme}: 2 blocks, "
+    )
 
 
 def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "m.map"
-    arguments = ["map", files / "model.graph", "--system", "alia-point", "--chips", "3", "-o", str(output)]
+    arguments = [
+        "map",
+        files / "model.graph",
+        "--system",
+        "alia-point",
+        "--chips",
+        "3",
+        "-o",
+        str(output),
+    ]
     assert cli.main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert (content["mapping"], content["system"]) == (str(output), "alia-point")
@@ -111,27 +142,43 @@ def mapped(files: Files, output: Path, *more: str) -> storage.StoredMapping:
 def test_a_mapping_is_told_beside_what_it_is_at_least(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["map", files / "model.graph", "--system", "kapoho-point", "--cores", "16", "--chips", "2"]
+    arguments = [
+        "map",
+        files / "model.graph",
+        "--system",
+        "kapoho-point",
+        "--cores",
+        "16",
+        "--chips",
+        "2",
+    ]
     arguments += ["-o", str(tmp_path / "m.map")]
     assert cli.main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     bounds = content["bounds"]
     assert list(bounds) == ["cores", "chips", "slowest_core_ns", "messages_between_chips"]
     assert (bounds["cores"]["found"], bounds["chips"]["found"]) == (content["cores"], 2)
-    assert (bounds["cores"]["least"], bounds["chips"]["least"]) == (1, 1)  # 28,672 weights are 7 KiB
+    assert (bounds["cores"]["least"], bounds["chips"]["least"]) == (
+        1,
+        1,
+    )  # 28,672 weights are 7 KiB
     for gap in bounds.values():
         assert 0 < gap["least"] <= gap["found"]
         assert gap["ratio"] == gap["found"] / gap["least"]
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, gap in bounds.items():
-        told = f"{gap['found']:>10.0f}  proven least {gap['least']:>10.0f}  ratio {gap['ratio']:.3f}"
+        told = (
+            f"{gap['found']:>10.0f}  proven least {gap['least']:>10.0f}  ratio {gap['ratio']:.3f}"
+        )
         if name.startswith("messages"):
             told = told.replace("proven least", "proven least by rows alone, with cores no slower")
         assert f"  {name.replace('_', ' '):24s} {told}" in lines
     assert cli.main(["inspect", str(tmp_path / "m.map"), "--json"]) == 0
     inspected = json.loads(capsys.readouterr().out)["bounds"]
-    assert {name: gap["found"] for name, gap in inspected.items()} == {n: g["found"] for n, g in bounds.items()}
+    assert {name: gap["found"] for name, gap in inspected.items()} == {
+        n: g["found"] for n, g in bounds.items()
+    }
 
 
 def test_map_spread_over_all_cores(files: Files, tmp_path: Path) -> None:
@@ -144,28 +191,55 @@ def test_map_spread_over_all_cores(files: Files, tmp_path: Path) -> None:
     assert len(found["rows"]) < len(found["spread"]) == 16
 
 
-def test_map_with_the_head_on_the_host(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_map_with_the_head_on_the_host(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It goes on with the same text, wherever its head is."""
     text = {}
     for name, more in (("chips", []), ("host", ["--head-on-host"])):
         mapping = mapped(files, tmp_path / f"{name}.map", *more).mapping
         places = zip(mapping.shards, mapping.locations, strict=True)
         host = {shard.node for shard, place in places if place.chip == HOST}
-        assert host == ({"embedding"} if name == "chips" else {"embedding", "head.rms", "head.norm", "head"})
+        assert host == (
+            {"embedding"} if name == "chips" else {"embedding", "head.rms", "head.norm", "head"}
+        )
         capsys.readouterr()
-        what = ["--prompt", "ab", "--new-tokens", "6", "--engine", "fast", "-o", str(tmp_path / name), "--json"]
+        what = [
+            "--prompt",
+            "ab",
+            "--new-tokens",
+            "6",
+            "--engine",
+            "fast",
+            "-o",
+            str(tmp_path / name),
+            "--json",
+        ]
         assert cli.main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
         text[name] = json.loads(capsys.readouterr().out)["text"]
     assert text["chips"] == text["host"]
 
 
 def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On five chips some sums are divided by columns unless it is forbidden, and the text is the same."""
+    """On five chips some sums are divided by columns unless it is forbidden, and the text is the
+    same."""
     text, divided = {}, {}
     for name, more in (("columns", []), ("rows", ["--rows-only"])):
-        divided[name] = mapped(files, tmp_path / f"{name}.map", "--chips", "5", *more).mapping.columns
+        divided[name] = mapped(
+            files, tmp_path / f"{name}.map", "--chips", "5", *more
+        ).mapping.columns
         capsys.readouterr()
-        what = ["--prompt", "ab", "--new-tokens", "6", "--engine", "fast", "-o", str(tmp_path / name), "--json"]
+        what = [
+            "--prompt",
+            "ab",
+            "--new-tokens",
+            "6",
+            "--engine",
+            "fast",
+            "-o",
+            str(tmp_path / name),
+            "--json",
+        ]
         assert cli.main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
         text[name] = json.loads(capsys.readouterr().out)["text"]
     assert divided["columns"]
@@ -176,7 +250,9 @@ def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFi
 def test_map_refined(files: Files, tmp_path: Path) -> None:
     """Cores change places on their chips, whatever placed them."""
     plain, refined = (
-        mapped(files, tmp_path / f"{name}.map", "--placer", "balanced", "--chips", "3", *more).mapping
+        mapped(
+            files, tmp_path / f"{name}.map", "--placer", "balanced", "--chips", "3", *more
+        ).mapping
         for name, more in (("plain", []), ("refined", ["--refine"]))
     )
     assert plain.shards == refined.shards
@@ -188,14 +264,18 @@ def test_map_with_wider_weights(files: Files, tmp_path: Path) -> None:
     """Eight bits go into the mapping file with the system, and take the room of eight bits."""
     used = {}
     for bits in ("2", "8"):
-        stored = mapped(files, tmp_path / f"{bits}.map", "--placer", "greedy", "--weight-bits", bits)
+        stored = mapped(
+            files, tmp_path / f"{bits}.map", "--placer", "greedy", "--weight-bits", bits
+        )
         width = stored.system.chip.weight_bits
         assert (width.low, width.central, width.high) == (int(bits),) * 3
         assert width.source == f"chosen; {load_system('kapoho-point').chip.weight_bits.source}"
         graph, _ = storage.load_graph(files.folder / "model.graph")
         found = use_of_cores(graph, stored.mapping, stored.system.chip)
         used[bits] = sum(core.synaptic_memory for core in found.values())
-    assert 2 * used["2"] < used["8"] < 4 * used["2"]  # lists begin at whole words of 64 bits at either width
+    assert (
+        2 * used["2"] < used["8"] < 4 * used["2"]
+    )  # lists begin at whole words of 64 bits at either width
 
 
 def test_map_with_a_seed(files: Files, tmp_path: Path) -> None:
@@ -211,10 +291,19 @@ def test_map_with_a_seed(files: Files, tmp_path: Path) -> None:
 
 
 def test_map_onto_a_chip_with_every_limit_known(files: Files, tmp_path: Path) -> None:
-    own = tiny_system(tmp_path / "own.toml", output_axons_per_core=4096, program_instructions_per_core=4096)
-    assert cli.main(["map", files / "model.graph", "--system", own, "-o", str(tmp_path / "m.map")]) == 0
+    own = tiny_system(
+        tmp_path / "own.toml", output_axons_per_core=4096, program_instructions_per_core=4096
+    )
+    assert (
+        cli.main(["map", files / "model.graph", "--system", own, "-o", str(tmp_path / "m.map")])
+        == 0
+    )
     chip = storage.load_mapping(tmp_path / "m.map").system.chip
-    assert chip.output_axons_per_core == chip.program_instructions_per_core == Quantity(4096, 4096, 4096, "a test")
+    assert (
+        chip.output_axons_per_core
+        == chip.program_instructions_per_core
+        == Quantity(4096, 4096, 4096, "a test")
+    )
     assert cli.main(["inspect", str(tmp_path / "m.map")]) == 0
 
 
@@ -222,8 +311,24 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
     """The same text on every engine that lives in this process, again into the same folder."""
     said = []
     for engine in ("fast", "reference"):
-        what = ["--prompt", "ab", "--new-tokens", "5", "--engine", engine, "--temperature", "0.9", "--seed", "3"]
-        assert cli.main(["simulate", files / "model.map", *what, "-o", str(tmp_path / "run"), "--json"]) == 0
+        what = [
+            "--prompt",
+            "ab",
+            "--new-tokens",
+            "5",
+            "--engine",
+            engine,
+            "--temperature",
+            "0.9",
+            "--seed",
+            "3",
+        ]
+        assert (
+            cli.main(
+                ["simulate", files / "model.map", *what, "-o", str(tmp_path / "run"), "--json"]
+            )
+            == 0
+        )
         content = json.loads(capsys.readouterr().out)
         assert content["engine"] == engine
         said.append((content["text"], storage.load_run(tmp_path / "run").new_tokens))
@@ -241,7 +346,14 @@ def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
     for source in ("model.graph", "model.map"):
         for engine in ("reference", "fast"):
             output = tmp_path / f"{source}-{engine}.npy"
-            arguments = ["logits", files / source, "--tokens", files / "tokens.npy", "-o", str(output)]
+            arguments = [
+                "logits",
+                files / source,
+                "--tokens",
+                files / "tokens.npy",
+                "-o",
+                str(output),
+            ]
             assert cli.main([*arguments, "--engine", engine]) == 0
             found[source, engine] = np.load(output)
     output = tmp_path / "lava.npy"
@@ -259,11 +371,30 @@ def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [[], ["--raw"]])
-def test_logits_with_losses_and_a_continuation(raw: list[str], files: Files, tmp_path: Path) -> None:
+def test_logits_with_losses_and_a_continuation(
+    raw: list[str], files: Files, tmp_path: Path
+) -> None:
     tokens = np.load(files / "tokens.npy")
     names = {name: str(tmp_path / f"{name}.npy") for name in ("logits", "nats", "chosen")}
-    arguments = ["logits", files / "model.graph", "--engine", "fast", "--tokens", files / "tokens.npy", *raw]
-    arguments += ["-o", names["logits"], "--nats", names["nats"], "--new-tokens", "3", "--chosen", names["chosen"]]
+    arguments = [
+        "logits",
+        files / "model.graph",
+        "--engine",
+        "fast",
+        "--tokens",
+        files / "tokens.npy",
+        *raw,
+    ]
+    arguments += [
+        "-o",
+        names["logits"],
+        "--nats",
+        names["nats"],
+        "--new-tokens",
+        "3",
+        "--chosen",
+        names["chosen"],
+    ]
     assert cli.main(arguments) == 0
     graph, _ = storage.load_graph(files.folder / "model.graph")
     logits = np.load(names["logits"]) * (graph.logit_scale if raw else 1)
@@ -279,7 +410,14 @@ def test_logits_with_losses_and_a_continuation(raw: list[str], files: Files, tmp
 def test_logits_of_a_checkpoint(files: Files, tmp_path: Path) -> None:
     """The float model, and the integers made on the way, which are those of the converted graph."""
     output = tmp_path / "logits.npy"
-    arguments = ["logits", files / "checkpoint", "--tokens", files / "tokens.npy", "-o", str(output)]
+    arguments = [
+        "logits",
+        files / "checkpoint",
+        "--tokens",
+        files / "tokens.npy",
+        "-o",
+        str(output),
+    ]
     assert cli.main(arguments) == 0
     floats = np.load(output)
     assert (floats.dtype, floats.shape) == (np.float64, (2, 7, 256))
@@ -326,12 +464,25 @@ def test_report_beside_rows_of_ones_own(files: Files, tmp_path: Path) -> None:
     comparison = json.loads((tmp_path / "r.json").read_text())["comparison"]
     devices = [other["device"] for other in comparison["context"]]
     assert [devices.count(device) for device in ("GPU X", "GPU Y")] == [1, 1]
-    assert {other["device"] for other in comparison["estimated"]} >= {"NVIDIA L4", "NVIDIA H200 SXM"}
+    assert {other["device"] for other in comparison["estimated"]} >= {
+        "NVIDIA L4",
+        "NVIDIA H200 SXM",
+    }
 
 
 def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text").write_bytes(b"abcdefgh" * 200)
-    arguments = ["train", "--text", str(tmp_path / "text"), "-o", str(tmp_path / "out"), "--steps", "2", "--batch", "2"]
+    arguments = [
+        "train",
+        "--text",
+        str(tmp_path / "text"),
+        "-o",
+        str(tmp_path / "out"),
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+    ]
     arguments += ["--hidden", "32", "--layers", "1", "--window", "16", "--intermediate", "32"]
     assert cli.main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -389,7 +540,9 @@ def tiny_system(target: Path, **changed: int) -> str:
     for name, value in changed.items():
         chip = [line for line in chip if not line.startswith(f"{name} = ")]
         chip.append(f'{name} = {{ value = {value}, source = "a test" }}')
-    system = (systems / "oheo-gulch.toml").read_text(encoding="utf-8").replace('chip = "loihi2"\n', "")
+    system = (
+        (systems / "oheo-gulch.toml").read_text(encoding="utf-8").replace('chip = "loihi2"\n', "")
+    )
     target.write_text("\n".join([system, "[chip]", *chip]), encoding="utf-8")
     return str(target)
 
@@ -420,7 +573,19 @@ def map_(files: Files, *more: str) -> list[str]:
 
 
 def simulate(source: str, *more: str) -> list[str]:
-    return ["simulate", source, "--prompt", "ab", "--new-tokens", "2", "--engine", "fast", "-o", "OUT/run", *more]
+    return [
+        "simulate",
+        source,
+        "--prompt",
+        "ab",
+        "--new-tokens",
+        "2",
+        "--engine",
+        "fast",
+        "-o",
+        "OUT/run",
+        *more,
+    ]
 
 
 def logits(source: str, *more: str) -> list[str]:
@@ -457,7 +622,9 @@ def case_no_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_unknown_scheme(files: Files, tmp: Path) -> tuple[list[str], str]:
-    return convert(files / "checkpoint", "--scheme", "a4"), "scheme 'a4' is not known, must be one of a16, a8"
+    return convert(
+        files / "checkpoint", "--scheme", "a4"
+    ), "scheme 'a4' is not known, must be one of a16, a8"
 
 
 def case_calibration_of_few_rows(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -485,7 +652,9 @@ def case_no_calibration_text(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_output_is_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
     arguments = convert(files / "checkpoint", "--calibrate", files / "calibration.npy")
-    return [a.replace("OUT/model.graph", "OUT") for a in arguments], "OUT: is a folder, must be a file to write"
+    return [
+        a.replace("OUT/model.graph", "OUT") for a in arguments
+    ], "OUT: is a folder, must be a file to write"
 
 
 def case_unknown_system(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -504,7 +673,9 @@ def case_core_too_small(files: Files, tmp: Path) -> tuple[list[str], str]:
 def case_too_few_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
     system = tiny_system(tmp / "tiny.toml", cores=1, memory_bytes_per_core=20000)
     why = "all nodes need 2 chips of 1 cores, oheo-gulch has 1"
-    return map_(files, "--system", system), f"layers.1.o_proj: does not fit behind what comes before it: {why}"
+    return map_(
+        files, "--system", system
+    ), f"layers.1.o_proj: does not fit behind what comes before it: {why}"
 
 
 def case_too_many_instructions(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -514,17 +685,24 @@ def case_too_many_instructions(files: Files, tmp: Path) -> tuple[list[str], str]
     issued = instruction_counts(graph)
     names = [node.name for node in graph.nodes[1:]]
     need = sum(sum(issued[name].values()) for name in names)
-    return arguments, f"{', '.join(names)}: core 0 of chip 0 needs {need} instructions, loihi2 has 1"
+    return (
+        arguments,
+        f"{', '.join(names)}: core 0 of chip 0 needs {need} instructions, loihi2 has 1",
+    )
 
 
 def case_too_many_outgoing_axons(files: Files, tmp: Path) -> tuple[list[str], str]:
-    """All nodes fit one core, which sends to itself and to the host: at least every output of every node."""
+    """All nodes fit one core, which sends to itself and to the host: at least every output of every
+    node."""
     system = tiny_system(tmp / "tiny.toml", output_axons_per_core=8)
     graph, _ = storage.load_graph(files.folder / "model.graph")
     names = [node.name for node in graph.nodes[1:]]
     read = {(entry.source, entry.source_port) for node in graph.nodes for entry in node.inputs}
     sent = [
-        o.size for node in graph.nodes[1:] for o in node.outputs if (node.name, o.port) in read | {("head", "logits")}
+        o.size
+        for node in graph.nodes[1:]
+        for o in node.outputs
+        if (node.name, o.port) in read | {("head", "logits")}
     ]
     message = f"{', '.join(names)}: core 0 of chip 0 needs {sum(sent)} outgoing axons, loihi2 has 8"
     return map_(files, "--system", system, "--placer", "greedy"), message
@@ -586,7 +764,9 @@ def case_truncated_mapping(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_another_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     path = with_another_graph(files, tmp / "m")
-    return simulate(path), f"{path}: belongs to another graph than {tmp}/m/model.graph; map that graph again"
+    return simulate(
+        path
+    ), f"{path}: belongs to another graph than {tmp}/m/model.graph; map that graph again"
 
 
 def case_unknown_engine(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -625,17 +805,23 @@ def case_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_tokens_are_text(files: Files, tmp: Path) -> tuple[list[str], str]:
     text = text_file(tmp / "text.npy", "1 2 3")
-    return logits(files / "model.graph", "--tokens", text), f"{text}: not readable as an .npy file of numbers"
+    return logits(
+        files / "model.graph", "--tokens", text
+    ), f"{text}: not readable as an .npy file of numbers"
 
 
 def case_token_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
     odd = saved(tmp / "odd.npy", np.array([[1, 256]]))
-    return logits(files / "model.graph", "--tokens", odd), "token 256 is outside the vocabulary, must be 0 … 255"
+    return logits(
+        files / "model.graph", "--tokens", odd
+    ), "token 256 is outside the vocabulary, must be 0 … 255"
 
 
 def case_negative_token(files: Files, tmp: Path) -> tuple[list[str], str]:
     odd = saved(tmp / "odd.npy", np.array([[1, -2]]))
-    return logits(files / "model.graph", "--tokens", odd), "token -2 is outside the vocabulary, must be 0 … 255"
+    return logits(
+        files / "model.graph", "--tokens", odd
+    ), "token -2 is outside the vocabulary, must be 0 … 255"
 
 
 def case_float_token_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -663,13 +849,20 @@ def case_no_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_raw_floats(files: Files, tmp: Path) -> tuple[list[str], str]:
-    arguments = logits(files / "checkpoint", "--tokens", files / "tokens.npy", "--engine", "float", "--raw")
+    arguments = logits(
+        files / "checkpoint", "--tokens", files / "tokens.npy", "--engine", "float", "--raw"
+    )
     return arguments, "--raw writes integers, which the float engine does not have"
 
 
 def case_codes_of_a_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     path = files / "model.graph"
-    return ["inspect", path, "--codes", "OUT/codes.npz"], f"{path}: --codes needs a checkpoint folder"
+    return [
+        "inspect",
+        path,
+        "--codes",
+        "OUT/codes.npz",
+    ], f"{path}: --codes needs a checkpoint folder"
 
 
 def case_train_on_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -678,7 +871,15 @@ def case_train_on_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_demo_of_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
     message = f"{tmp}/no: no checkpoint there; give one with --checkpoint"
-    return ["demo", "--checkpoint", str(tmp / "no"), "-o", "OUT/demo", "--report", "OUT/r.html"], message
+    return [
+        "demo",
+        "--checkpoint",
+        str(tmp / "no"),
+        "-o",
+        "OUT/demo",
+        "--report",
+        "OUT/r.html",
+    ], message
 
 
 def case_inspect_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -698,15 +899,34 @@ def case_report_beside_nothing(files: Files, tmp: Path) -> tuple[list[str], str]
 def case_report_beside_a_malformed_row(files: Files, tmp: Path) -> tuple[list[str], str]:
     (tmp / "rows.json").write_text('[{"name": 3}]')
     message = f"{tmp}/rows.json: row 1: name must be a text"
-    return ["report", files / "run", "-o", "OUT/r.md", "--gpu-rows", str(tmp / "rows.json")], message
+    return [
+        "report",
+        files / "run",
+        "-o",
+        "OUT/r.md",
+        "--gpu-rows",
+        str(tmp / "rows.json"),
+    ], message
 
 
 ROW = {
-    "name": "MatMul-free 370M", "implementation": "packed", "impl": "fast", "precision": "2 bit", "model": "370m",
-    "ternary_synapses": 341_049_344, "mode": "generate", "batch": 1, "sequence_length": 512, "tokens_per_s": 1e6,
-    "millijoule_per_token": 0.5, "device": "GPU X", "power": "the GPU", "script": "mmfree-neuro bench gpu",
-    "commit": "abc", "date": "2026-01-02",
-}  # fmt: skip
+    "name": "MatMul-free 370M",
+    "implementation": "packed",
+    "impl": "fast",
+    "precision": "2 bit",
+    "model": "370m",
+    "ternary_synapses": 341_049_344,
+    "mode": "generate",
+    "batch": 1,
+    "sequence_length": 512,
+    "tokens_per_s": 1e6,
+    "millijoule_per_token": 0.5,
+    "device": "GPU X",
+    "power": "the GPU",
+    "script": "mmfree-neuro bench gpu",
+    "commit": "abc",
+    "date": "2026-01-02",
+}
 
 
 def beside(files: Files, path: Path, content: str) -> list[str]:
@@ -721,13 +941,21 @@ def case_report_beside_an_endless_speed(files: Files, tmp: Path) -> tuple[list[s
 
 
 def case_report_beside_energy_that_is_no_number(files: Files, tmp: Path) -> tuple[list[str], str]:
-    arguments = beside(files, tmp / "rows.json", json.dumps([ROW | {"millijoule_per_token": math.nan}]))
-    return arguments, f"{tmp}/rows.json: row 1: millijoule_per_token must be a finite number above 0"
+    arguments = beside(
+        files, tmp / "rows.json", json.dumps([ROW | {"millijoule_per_token": math.nan}])
+    )
+    return (
+        arguments,
+        f"{tmp}/rows.json: row 1: millijoule_per_token must be a finite number above 0",
+    )
 
 
 def case_report_beside_an_unknown_implementation(files: Files, tmp: Path) -> tuple[list[str], str]:
     arguments = beside(files, tmp / "rows.json", json.dumps([ROW | {"impl": "slow"}]))
-    return arguments, f"{tmp}/rows.json: row 1: impl is 'slow', must be one of fast, naive, transformer"
+    return (
+        arguments,
+        f"{tmp}/rows.json: row 1: impl is 'slow', must be one of fast, naive, transformer",
+    )
 
 
 def case_report_beside_a_deep_file(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -738,7 +966,11 @@ def case_report_beside_a_deep_file(files: Files, tmp: Path) -> tuple[list[str], 
 def case_report_over_its_rows(files: Files, tmp: Path) -> tuple[list[str], str]:
     rows = tmp / "rows.json"
     arguments = beside(files, rows, json.dumps([ROW]))
-    return [*arguments, "-o", str(rows)], f"{rows}: is a file of GPU rows, must be another file to write"
+    return [
+        *arguments,
+        "-o",
+        str(rows),
+    ], f"{rows}: is a file of GPU rows, must be another file to write"
 
 
 def case_report_over_its_rows_through_a_link(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -751,7 +983,18 @@ def case_report_over_its_rows_through_a_link(files: Files, tmp: Path) -> tuple[l
 
 def case_bench_for_too_few_seconds(files: Files, tmp: Path) -> tuple[list[str], str]:
     message = "seconds are 1.5, must be at least 2: the energy counter moves in ticks"
-    return ["bench", "gpu", "--model", "no", "--mode", "train", "--seconds", "1.5", "-o", "OUT/rows.json"], message
+    return [
+        "bench",
+        "gpu",
+        "--model",
+        "no",
+        "--mode",
+        "train",
+        "--seconds",
+        "1.5",
+        "-o",
+        "OUT/rows.json",
+    ], message
 
 
 def case_bench_into_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -760,13 +1003,18 @@ def case_bench_into_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_bench_of_an_embedding_that_is_not_for_it(files: Files, tmp: Path) -> tuple[list[str], str]:
-    message = "embedding bfloat16 is not for transformer train, must be int8 but for fast generate and fast prefill"
+    message = (
+        "embedding bfloat16 is not for transformer train, must be int8 but for fast "
+        "generate and fast prefill"
+    )
     arguments = ["bench", "gpu", "--model", "370m", "--mode", "train", "--baseline", "transformer"]
     return [*arguments, "-o", "OUT/rows.json", "--embedding", "bfloat16"], message
 
 
 CASES: dict[str, Case] = {
-    name.removeprefix("case_"): case for name, case in list(globals().items()) if name.startswith("case_")
+    name.removeprefix("case_"): case
+    for name, case in list(globals().items())
+    if name.startswith("case_")
 }
 
 
@@ -786,7 +1034,9 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert tree(tmp_path) == before
 
 
-def test_truncated_weights(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncated_weights(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The end of the line is the reason that the safetensors library gives."""
     folder = in_config(files, tmp_path / "c")
     path = truncated(f"{folder}/model.safetensors", Path(f"{folder}/model.safetensors"))
@@ -798,7 +1048,9 @@ def test_truncated_weights(files: Files, tmp_path: Path, capsys: pytest.CaptureF
     assert tree(tmp_path) == before
 
 
-def test_config_that_is_no_json(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_that_is_no_json(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = in_config(files, tmp_path / "c")
     (tmp_path / "c" / "config.json").write_text("{\n")
     assert cli.main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
@@ -811,14 +1063,31 @@ def test_config_that_is_no_json(files: Files, tmp_path: Path, capsys: pytest.Cap
     ("arguments", "line"),
     [
         (["map", "m.graph", "-o", "m.map"], "map: the following arguments are required: --system"),
-        (["simulate", "m.map", "--prompt", "a", "-o", "r", "--new-tokens", "x"],
-         "simulate: argument --new-tokens: invalid int value: 'x'"),
-        (["bench", "gpu", "--model", "370m", "--mode", "train", "--impl", "naive", "--baseline", "transformer"],
-         "bench: argument --baseline: not allowed with argument --impl"),
+        (
+            ["simulate", "m.map", "--prompt", "a", "-o", "r", "--new-tokens", "x"],
+            "simulate: argument --new-tokens: invalid int value: 'x'",
+        ),
+        (
+            [
+                "bench",
+                "gpu",
+                "--model",
+                "370m",
+                "--mode",
+                "train",
+                "--impl",
+                "naive",
+                "--baseline",
+                "transformer",
+            ],
+            "bench: argument --baseline: not allowed with argument --impl",
+        ),
         (["convert", "c", "-o", "g", "--shceme", "a8"], ": unrecognized arguments: --shceme a8"),
     ],
-)  # fmt: skip
-def test_wrong_options_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+)
+def test_wrong_options_are_one_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert ended.value.code == 2
@@ -827,26 +1096,49 @@ def test_wrong_options_are_one_line(arguments: list[str], line: str, capsys: pyt
     assert capsys.readouterr().err == f"{program}: {message}; see {program} --help\n"
 
 
-def test_a_prompt_outside_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A model of 100 tokens knows no byte 122, and an empty prompt is a prompt only where a text has a beginning."""
+def test_a_prompt_outside_the_vocabulary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of 100 tokens knows no byte 122, and an empty prompt is a prompt only where a text
+    has a beginning."""
     config, random = replace(CONFIG, vocab_size=100, bos_token_id=None), np.random.default_rng(5)
     shapes = config.shapes()
     values = {
-        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]).astype(np.float32)
+        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]).astype(
+            np.float32
+        )
         for name in shapes
     }
     checkpoints.write(tmp_path / "c", Checkpoint(config, values))
     np.save(tmp_path / "t.npy", random.integers(0, 100, (4, 17)))
     graph, mapping = str(tmp_path / "g"), str(tmp_path / "m.map")
-    assert cli.main(["convert", str(tmp_path / "c"), "-o", graph, "--calibrate", str(tmp_path / "t.npy")]) == 0
+    assert (
+        cli.main(
+            ["convert", str(tmp_path / "c"), "-o", graph, "--calibrate", str(tmp_path / "t.npy")]
+        )
+        == 0
+    )
     assert cli.main(["map", graph, "--system", "oheo-gulch", "-o", mapping]) == 0
     before = tree(tmp_path)
     capsys.readouterr()
     for prompt, message in (
         ("z", "token 122 is outside the vocabulary, must be 0 … 99"),
-        ("", "the prompt is empty, must have at least one byte for a model without a token to begin with"),
+        (
+            "",
+            "the prompt is empty, must have at least one byte for a model without a token to "
+            "begin with",
+        ),
     ):
-        arguments = ["simulate", mapping, "--prompt", prompt, "--engine", "fast", "-o", str(tmp_path / "run")]
+        arguments = [
+            "simulate",
+            mapping,
+            "--prompt",
+            prompt,
+            "--engine",
+            "fast",
+            "-o",
+            str(tmp_path / "run"),
+        ]
         assert cli.main(arguments) == 2
         assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert tree(tmp_path) == before
@@ -855,7 +1147,10 @@ def test_a_prompt_outside_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureF
 def test_messages_of_the_pipeline() -> None:
     with pytest.raises(EngineError) as engine:
         pipeline.engine_named("warp")
-    assert str(engine.value) == f"engine 'warp' is not known, must be one of {', '.join(pipeline.ENGINES)}"
+    assert (
+        str(engine.value)
+        == f"engine 'warp' is not known, must be one of {', '.join(pipeline.ENGINES)}"
+    )
     with pytest.raises(InputError) as tokens:
         pipeline.load_tokens(Path("nowhere.npy"))
     assert str(tokens.value) == "nowhere.npy: not readable as an .npy file of numbers"

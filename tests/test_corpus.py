@@ -31,7 +31,8 @@ def test_about_one_module_in_twenty_is_held_out() -> None:
 
 
 def test_the_split_depends_on_the_name_alone() -> None:
-    # SHA-256 of these paths, first 8 bytes, big-endian, modulo 20; the same on every machine and Python.
+    # SHA-256 of these paths, first 8 bytes, big-endian, modulo 20; the same on every machine and
+    # Python.
     names = ("argparse.py", "json/decoder.py", "m0028.py", "m0029.py")
     assert [is_held_out(name) for name in names] == [False, False, True, True]
 
@@ -47,8 +48,16 @@ def test_a_folder_is_split_by_module_in_the_order_of_names(tmp_path: Path) -> No
 
 
 def test_installed_packages_and_other_files_do_not_count(tmp_path: Path) -> None:
-    modules = ("a.py", "notes.txt", "site-packages/p.py", "x/dist-packages/p.py", "__pycache__/p.py")
-    corpus = from_folder(sources(tmp_path / "site-packages", *modules, held_out_names(1)[0]), "mine")
+    modules = (
+        "a.py",
+        "notes.txt",
+        "site-packages/p.py",
+        "x/dist-packages/p.py",
+        "__pycache__/p.py",
+    )
+    corpus = from_folder(
+        sources(tmp_path / "site-packages", *modules, held_out_names(1)[0]), "mine"
+    )
     assert corpus.train.tobytes() == b"\0a.py"
 
 
@@ -57,7 +66,10 @@ def test_a_folder_with_too_few_modules(tmp_path: Path, held_out: bool) -> None:
     sources(tmp_path, held_out_names(1)[0] if held_out else "a.py")
     with pytest.raises(InputError) as error:
         from_folder(tmp_path, "mine")
-    assert str(error.value) == f"{tmp_path}: too few Python sources to train on some and hold out others"
+    assert (
+        str(error.value)
+        == f"{tmp_path}: too few Python sources to train on some and hold out others"
+    )
 
 
 @pytest.mark.parametrize(("size", "cut"), [(40, 38), (59, 57), (60, 57), (1000, 950)])
@@ -100,7 +112,11 @@ def test_the_standard_library() -> None:
 def test_windows_by_hand() -> None:
     text = np.arange(10, dtype=np.uint8)
     assert windows(text, 3, 2).tolist() == [[0, 1, 2, 3], [6, 7, 8, 9]]
-    assert windows(text, 3, 9).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]  # as many as it holds
+    assert windows(text, 3, 9).tolist() == [
+        [0, 1, 2, 3],
+        [3, 4, 5, 6],
+        [6, 7, 8, 9],
+    ]  # as many as it holds
     assert windows(text, 9, 1).tolist() == [list(range(10))]
     assert windows(text, 3, 1).dtype == np.int64
 
@@ -121,4 +137,7 @@ def test_windows_never_share_a_predicted_byte(size: int, length: int, count: int
 def test_a_text_without_a_window(size: int) -> None:
     with pytest.raises(InputError) as error:
         windows(np.zeros(size, np.uint8), 8, 4)
-    assert str(error.value) == f"the held-out text has {size} bytes, must have more than one window of 8"
+    assert (
+        str(error.value)
+        == f"the held-out text has {size} bytes, must have more than one window of 8"
+    )

@@ -16,22 +16,39 @@ from mmfree_neuro.traffic import ways
 
 PJ = 1e-9  # in millijoule
 SUMMARY = GraphSummary(
-    "made up", "a16", 1, 2, 32, {},
+    "made up",
+    "a16",
+    1,
+    2,
+    32,
+    {},
     (
         NodeSummary("embedding", "Embedding", 4, None, 0, {"ADD": 100}, 0, 0),
         NodeSummary("mix", "MLGRU", 4, 0, 1, {"ADD": 2, "MUL_SHR": 1}, 16, 12),
         NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, 8, 5),
     ),
-)  # fmt: skip
+)
 SECONDS = Span(1e-6, 2e-6, 4e-6)
 PIPELINED = Timing(
-    "pipelined", Span(250_000, 500_000, 1_000_000), SECONDS, SECONDS, 2, Location(0, 0), "instructions", 0.5, False
+    "pipelined",
+    Span(250_000, 500_000, 1_000_000),
+    SECONDS,
+    SECONDS,
+    2,
+    Location(0, 0),
+    "instructions",
+    0.5,
+    False,
 )
 
 
 def board() -> SystemSpec:
     """Energies with round numbers, each with a source of its own."""
-    figures = {field.name: Quantity(1, 1, 1, "made up") for field in fields(ChipSpec) if field.name != "name"}
+    figures = {
+        field.name: Quantity(1, 1, 1, "made up")
+        for field in fields(ChipSpec)
+        if field.name != "name"
+    }
     figures |= {
         "cores": Quantity(8, 8, 8, "made up"),
         "mesh_columns": Quantity(4, 4, 4, "made up"),
@@ -49,24 +66,37 @@ def board() -> SystemSpec:
 
 
 def example() -> tuple[Mapping, Activity]:
-    """Two tokens through two cores of chip 0 and one of chip 1; what the host computes costs the chips nothing."""
+    """Two tokens through two cores of chip 0 and one of chip 1; what the host computes costs the
+    chips nothing."""
     shards = Shard("embedding", 0, 4), Shard("mix", 0, 2), Shard("mix", 2, 4), Shard("head", 0, 2)
     host, first, second, last = Location(HOST, 0), Location(0, 0), Location(0, 5), Location(1, 6)
     routes = (
-        Route(0, "x", (first, second), 0, 4), Route(1, "v", (second, last), 0, 2), Route(2, "v", (last,), 2, 4),
+        Route(0, "x", (first, second), 0, 4),
+        Route(1, "v", (second, last), 0, 2),
+        Route(2, "v", (last,), 2, 4),
         Route(3, "logits", (host,), 0, 2),
-    )  # fmt: skip
+    )
     mapping = Mapping("", "board", "by hand", shards, (host, first, second, last), routes)
-    fired, synops, reads = np.array([2, 2, 2, 2]), np.array([0, 6, 8, 10]), np.array([0, 12, 16, 14])
+    fired, synops, reads = (
+        np.array([2, 2, 2, 2]),
+        np.array([0, 6, 8, 10]),
+        np.array([0, 12, 16, 14]),
+    )
     return mapping, Activity(2, fired, synops, reads, np.zeros(4, np.int64), np.array([7, 4, 3, 4]))
 
 
 def test_instructions_are_those_of_the_neurons_on_chips() -> None:
     mapping, activity = example()
-    assert cost.instructions(mapping, SUMMARY, activity) == Counter(ADD=2 * 2 * 4 + 2 * 1 * 2, MUL_SHR=2 * 1 * 4)
+    assert cost.instructions(mapping, SUMMARY, activity) == Counter(
+        ADD=2 * 2 * 4 + 2 * 1 * 2, MUL_SHR=2 * 1 * 4
+    )
 
 
-MESSAGES, HOPS, CROSSINGS = 7 * 2 + 4 * 2 + 3 + 4, 7 * 2 + 4 * (2 + 3) + 3 * (2 + 3) + 4 * 3, 7 + 4 + 3 + 4
+MESSAGES, HOPS, CROSSINGS = (
+    7 * 2 + 4 * 2 + 3 + 4,
+    7 * 2 + 4 * (2 + 3) + 3 * (2 + 3) + 4 * 3,
+    7 + 4 + 3 + 4,
+)
 DYNAMIC = [
     ("synaptic operations", 24 / 2, (60, 120, 240), "source of synops"),
     ("neuron instructions", 28 / 2, (14, 14, 28), "source of instructions"),
@@ -76,7 +106,12 @@ DYNAMIC = [
 ]
 """Name, operations a token, and picojoules in a full pipeline."""
 POWER = [
-    ("static power of the chips in use", 2, (0.5e-3, 2e-3, 8e-3), "source of static power"),  # 2 chips, W x us
+    (
+        "static power of the chips in use",
+        2,
+        (0.5e-3, 2e-3, 8e-3),
+        "source of static power",
+    ),  # 2 chips, W x us
     ("power of the board beyond the chips", 1, (0, 4e-3, 12e-3), "source of board power"),
     ("power of the host", 1, (0, 2e-3, 40e-3), "source of host power"),
 ]
@@ -97,7 +132,12 @@ def bounds(span: Span) -> tuple[float, float, float]:
 def test_a_part_is_operations_times_the_figure(alone: bool) -> None:
     ratios = (0.5, 0.75, 1) if alone else (1, 1, 1)  # a token that falls through alone takes less
     wanted = [
-        (name, count, tuple(pj * ratio * PJ for pj, ratio in zip(all_pj, ratios, strict=True)), source)
+        (
+            name,
+            count,
+            tuple(pj * ratio * PJ for pj, ratio in zip(all_pj, ratios, strict=True)),
+            source,
+        )
         for name, count, all_pj, source in DYNAMIC
     ] + POWER  # power times time is the same with and without company
     parts = energy(replace(PIPELINED, alone=alone)).parts
@@ -111,8 +151,12 @@ def test_a_part_is_operations_times_the_figure(alone: bool) -> None:
 def test_one_sum_is_of_the_chips_and_one_of_the_system() -> None:
     found = energy(PIPELINED)
     low, central, high = (sum(pj[k] for _, _, pj, _ in DYNAMIC) * PJ for k in range(3))
-    assert bounds(found.chip_millijoule_per_token) == pytest.approx((low + 0.5e-3, central + 2e-3, high + 8e-3))
-    assert bounds(found.millijoule_per_token) == pytest.approx((low + 0.5e-3, central + 8e-3, high + 60e-3))
+    assert bounds(found.chip_millijoule_per_token) == pytest.approx(
+        (low + 0.5e-3, central + 2e-3, high + 8e-3)
+    )
+    assert bounds(found.millijoule_per_token) == pytest.approx(
+        (low + 0.5e-3, central + 8e-3, high + 60e-3)
+    )
 
 
 def test_ranges_are_ranges() -> None:

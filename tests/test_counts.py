@@ -37,16 +37,22 @@ def test_an_activity_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     events = np.array([5, 3, 2, 7, 7, 7, 4, 6])  # the squares go nowhere
     saturated = np.array([1, 0, 2, 0, 30])
     expected = Activity(
-        9, np.array([9, 9, 9]), np.array([0, 5 + 3, 3 + 2]), np.array([0, 10, 10]), np.array([3, 0, 30]),
+        9,
+        np.array([9, 9, 9]),
+        np.array([0, 5 + 3, 3 + 2]),
+        np.array([0, 10, 10]),
+        np.array([3, 0, 30]),
         np.array([10, 4, 6]),
-    )  # fmt: skip
+    )
     found = Counting(hand_graph, hand_mapping).activity(events, saturated, 9)
     assert found == expected
     assert all(array.dtype == np.int64 for array in found.arrays())
 
 
 def test_nothing_counted(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    found = Counting(hand_graph, hand_mapping).activity(np.zeros(8, np.int64), np.zeros(5, np.int64), 0)
+    found = Counting(hand_graph, hand_mapping).activity(
+        np.zeros(8, np.int64), np.zeros(5, np.int64), 0
+    )
     assert all(not array.any() for array in found.arrays())
 
 
@@ -61,11 +67,17 @@ def test_counts_of_a_long_run(hand_graph: Graph, hand_mapping: Mapping) -> None:
 
 
 @pytest.mark.parametrize("kind", ["random", "chain"])
-def test_as_the_reference_counts(kind: str, graph: Graph, make_mapping: Callable[..., Mapping]) -> None:
-    """What the reference's neurons sent and saturated, token by token, gives the counts that it makes itself."""
+def test_as_the_reference_counts(
+    kind: str, graph: Graph, make_mapping: Callable[..., Mapping]
+) -> None:
+    """What the reference's neurons sent and saturated, token by token, gives the counts that it
+    makes itself."""
     mapping, tokens = make_mapping(graph, kind, 9), np.array([[7, 200, 31]])
     layout = Layout(graph)
-    events, saturated = np.zeros(layout.events_size, np.int64), np.zeros(layout.saturated_size, np.int64)
+    events, saturated = (
+        np.zeros(layout.events_size, np.int64),
+        np.zeros(layout.saturated_size, np.int64),
+    )
 
     class Watched(reference.Reference):
         def count(self, signals: reference.Signals, *rest: object) -> None:

@@ -1,4 +1,5 @@
-"""Every level of the neuron programs gives what the machine of `ops` gives: outputs, events, saturations and states."""
+"""Every level of the neuron programs gives what the machine of `ops` gives: outputs, events,
+saturations and states."""
 
 import subprocess
 import sys
@@ -18,7 +19,18 @@ from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro import programs, reference, storage, trace
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.fixedpoint import QType
-from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, Norm, Output, Squares, constants
+from mmfree_neuro.ir import (
+    MLGRU,
+    AnyNode,
+    Embedding,
+    Graph,
+    Input,
+    MaxAbs,
+    Norm,
+    Output,
+    Squares,
+    constants,
+)
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.ops import REGISTER_HIGH, Bounds, Interval, Machine
@@ -76,7 +88,11 @@ def reads(graph: Graph, node: AnyNode) -> dict[str, Reads]:
         source = graph.node(entry.source).output(entry.source_port)
         high = sum_bound(node, entry, source)
         one = Reads(0 if source.unsigned else -high, high, entry.how in ("broadcast", "sum"))
-        members = [f"{entry.port}/{k}" for k in range(node.arity)] if isinstance(node, MaxAbs) else [entry.port]
+        members = (
+            [f"{entry.port}/{k}" for k in range(node.arity)]
+            if isinstance(node, MaxAbs)
+            else [entry.port]
+        )
         found |= dict.fromkeys(members, one)
     return found
 
@@ -99,26 +115,36 @@ def drawn(one: Reads, shape: tuple[int, int], kind: str, rng: np.random.Generato
     return ends[rng.integers(0, len(ends), shape)]
 
 
-def given_to(graph: Graph, node: AnyNode, shape: tuple[int, int], kind: str, seed: int) -> dict[str, np.ndarray]:
-    """Legal values [tokens, neurons] for every input of a node, [tokens, 1] where all neurons read the same."""
+def given_to(
+    graph: Graph, node: AnyNode, shape: tuple[int, int], kind: str, seed: int
+) -> dict[str, np.ndarray]:
+    """Legal values [tokens, neurons] for every input of a node, [tokens, 1] where all neurons read
+    the same."""
     rng, (tokens, neurons) = np.random.default_rng(seed), shape
     each = reads(graph, node).items()
-    return {name: drawn(one, (tokens, 1 if one.common else neurons), kind, rng) for name, one in each}
+    return {
+        name: drawn(one, (tokens, 1 if one.common else neurons), kind, rng) for name, one in each
+    }
 
 
 def streams(graph: Graph, node: AnyNode, values: dict[str, np.ndarray]) -> dict[str, cpu.Stream]:
-    """The same as an engine hands them over; the members of a group lie side by side in one array."""
+    """The same as an engine hands them over; the members of a group lie side by side in one
+    array."""
     if isinstance(node, MaxAbs):
         together = np.stack(list(values.values()), axis=2).astype(np.int32)
         flat = np.ascontiguousarray(together.reshape(len(together), -1))
         return {name: (flat, k, node.arity) for k, name in enumerate(values)}
     common = {name: one.common for name, one in reads(graph, node).items()}
-    return {name: (np.ascontiguousarray(array, np.int32), 0, int(not common[name])) for name, array in values.items()}
+    return {
+        name: (np.ascontiguousarray(array, np.int32), 0, int(not common[name]))
+        for name, array in values.items()
+    }
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What neurons did: what they sent by output [tokens, neurons], their states, and their saturated values in all."""
+    """What neurons did: what they sent by output [tokens, neurons], their states, and their
+    saturated values in all."""
 
     sent: dict[str, np.ndarray]
     state: np.ndarray | None
@@ -126,9 +152,14 @@ class Expected:
 
 
 def by_machine(
-    node: AnyNode, graph: Graph, own: dict[str, np.ndarray], values: dict[str, np.ndarray], state: np.ndarray | None
+    node: AnyNode,
+    graph: Graph,
+    own: dict[str, np.ndarray],
+    values: dict[str, np.ndarray],
+    state: np.ndarray | None,
 ) -> Expected:
-    """On the machine that gives a program its meaning: token by token where there is a state, else all at once."""
+    """On the machine that gives a program its meaning: token by token where there is a state, else
+    all at once."""
     machine, rows = Machine(), []
     count = len(next(iter(values.values())))
     for here in [slice(None)] if state is None else range(count):
@@ -138,7 +169,11 @@ def by_machine(
         sent, after = programs.run(machine, node, graph.sigmoid, own, inputs, state)
         state = None if state is None else after
         rows.append({port: found.reshape(-1, found.shape[-1]) for port, found in sent.items()})
-    return Expected({port: np.concatenate([row[port] for row in rows]) for port in rows[0]}, state, machine.saturations)
+    return Expected(
+        {port: np.concatenate([row[port] for row in rows]) for port in rows[0]},
+        state,
+        machine.saturations,
+    )
 
 
 def own_constants(node: AnyNode, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -146,11 +181,20 @@ def own_constants(node: AnyNode, start: int, stop: int) -> dict[str, np.ndarray]
 
 
 def assert_all_levels_agree(
-    graph: Graph, node: AnyNode, own: dict[str, np.ndarray], neurons: int, batches: list[tuple[int, str]],
-    threads: int = 1, seed: int = 0,
-) -> int:  # fmt: skip
-    """Runs batches of tokens one after another on every level and on Machine; how many values were saturated."""
-    bound = {level: cpu.bind(node, graph.sigmoid, own, neurons, threads=threads, level=level) for level in LEVELS}
+    graph: Graph,
+    node: AnyNode,
+    own: dict[str, np.ndarray],
+    neurons: int,
+    batches: list[tuple[int, str]],
+    threads: int = 1,
+    seed: int = 0,
+) -> int:
+    """Runs batches of tokens one after another on every level and on Machine; how many values were
+    saturated."""
+    bound = {
+        level: cpu.bind(node, graph.sigmoid, own, neurons, threads=threads, level=level)
+        for level in LEVELS
+    }
     state = np.zeros(neurons, np.int64) if isinstance(node, MLGRU) else None
     saturations, events = 0, {output.port: np.zeros(neurons, np.int64) for output in node.outputs}
     for number, (tokens, kind) in enumerate(batches):
@@ -182,41 +226,66 @@ def kinds_of_nodes(graph: Graph) -> list[AnyNode]:
     return [node for node in graph.nodes if not node.name.startswith("layers.1")]
 
 
-BATCHES = [(1, "any"), (19, "any"), (1, "zeros"), (8, "small"), (2, "highest"), (2, "lowest"), (9, "ends")]
+BATCHES = [
+    (1, "any"),
+    (19, "any"),
+    (1, "zeros"),
+    (8, "small"),
+    (2, "highest"),
+    (2, "lowest"),
+    (9, "ends"),
+]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_node_on_every_level(threads: int, a16: Graph, a8: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All neurons, one, and a few that do not fill the lanes; saturations are counted neuron by neuron."""
+def test_every_node_on_every_level(
+    threads: int, a16: Graph, a8: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All neurons, one, and a few that do not fill the lanes; saturations are counted neuron by
+    neuron."""
     monkeypatch.setattr(cpu, "WORTH_A_THREAD", 0)
     saturations = 0
     for graph in (a16, a8):
         for node in kinds_of_nodes(graph):
-            stretches = {(0, node.size), (0, 1), (node.size // 2, node.size // 2 + 1), (node.size // 3, node.size)}
+            stretches = {
+                (0, node.size),
+                (0, 1),
+                (node.size // 2, node.size // 2 + 1),
+                (node.size // 3, node.size),
+            }
             for start, stop in sorted(stretches):
                 own = own_constants(node, start, stop)
-                saturations += assert_all_levels_agree(graph, node, own, stop - start, BATCHES, threads, start)
+                saturations += assert_all_levels_agree(
+                    graph, node, own, stop - start, BATCHES, threads, start
+                )
     assert saturations > 1000
 
 
 @pytest.mark.parametrize("neurons", [15, 16, 17, 255, 256, 257, 700])
-def test_every_number_of_neurons(neurons: int, a16: Graph, a8: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_number_of_neurons(
+    neurons: int, a16: Graph, a8: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Around the numbers of lanes that the interpreter takes at a time, on several threads."""
     monkeypatch.setattr(cpu, "WORTH_A_THREAD", 0)
     for graph in (a16, a8):
         for name in ("layers.0.mlgru", "layers.0.o_proj", "layers.0.glu"):
             node = graph.node(name)
             own = {name: np.resize(values, neurons) for name, values in constants(node).items()}
-            assert_all_levels_agree(graph, node, own, neurons, [(3, "any"), (2, "ends")], 3, neurons)
+            assert_all_levels_agree(
+                graph, node, own, neurons, [(3, "any"), (2, "ends")], 3, neurons
+            )
 
 
 @pytest.mark.parametrize("threads", [1, 3, 1000])
 def test_one_neuron_for_many_tokens(threads: int, a16: Graph, a8: Graph) -> None:
-    """A neuron without constants and state takes its tokens side by side, on several threads where that is worth it."""
+    """A neuron without constants and state takes its tokens side by side, on several threads where
+    that is worth it."""
     for graph in (a16, a8):
         for node in kinds_of_nodes(graph):
             if node.size == 1 and not isinstance(node, MaxAbs):
-                assert_all_levels_agree(graph, node, {}, 1, [(3000, "any"), (700, "ends"), (1, "any")], threads)
+                assert_all_levels_agree(
+                    graph, node, {}, 1, [(3000, "any"), (700, "ends"), (1, "any")], threads
+                )
 
 
 @each_level
@@ -239,7 +308,8 @@ def test_one_neuron_with_constants_keeps_to_them(level: str, a16: Graph) -> None
 
 @each_level
 def test_counts_and_states_by_hand(level: str, hand_graph: Graph) -> None:
-    """Logits of 3/2 times the sums, within ±32767: a saturation belongs to its neuron, an event to its output."""
+    """Logits of 3/2 times the sums, within ±32767: a saturation belongs to its neuron, an event to
+    its output."""
     program = cpu.bind(hand_graph.head, hand_graph.sigmoid, {}, 2, level=level)
     sums = np.array([[8, 0], [30000, -30000], [-1, 0], [0, 21844], [0, 21845]], np.int32)
     found = program.run({"y": (sums, 0, 1)}, 5)["logits"]
@@ -258,13 +328,17 @@ def test_inputs_lie_anywhere(first: int, stride: int, level: str, hand_graph: Gr
     program = cpu.bind(hand_graph.head, hand_graph.sigmoid, {}, 3, level=level)
     array = np.arange(40, dtype=np.int32).reshape(2, 20) * 2
     sums = array[:, [first + stride * k for k in range(3)]]
-    assert program.run({"y": (array, first, stride)}, 2)["logits"].tolist() == (sums * 3 // 2).tolist()
+    assert (
+        program.run({"y": (array, first, stride)}, 2)["logits"].tolist() == (sums * 3 // 2).tolist()
+    )
 
 
 # Groups.
 
 
-@pytest.mark.parametrize(("size", "arity"), [(70, 32), (64, 32), (33, 32), (1, 32), (7, 2), (5, 1), (129, 64)])
+@pytest.mark.parametrize(
+    ("size", "arity"), [(70, 32), (64, 32), (33, 32), (1, 32), (7, 2), (5, 1), (129, 64)]
+)
 def test_groups_of_odd_sizes(size: int, arity: int) -> None:
     """The last group has fewer members; cut anywhere, a group reads its own."""
     codes, x_type = np.zeros((1, size), np.int8), QType(24, 0)
@@ -272,10 +346,22 @@ def test_groups_of_odd_sizes(size: int, arity: int) -> None:
     outputs = Output("x", size, x_type), Output("sq", size, QType(31, 0), unsigned=True)
     embedding = Embedding("x", size, (), outputs, codes, np.array([1]), 0, squares)
     neurons = -(-size // arity)
-    node = MaxAbs("max", neurons, (Input("v", "x", "x", "group"),), (Output("max", neurons, x_type, True),), arity)
+    node = MaxAbs(
+        "max",
+        neurons,
+        (Input("v", "x", "x", "group"),),
+        (Output("max", neurons, x_type, True),),
+        arity,
+    )
     graph = Graph("groups", "a8", (embedding, node), sigmoid_table(8), 32, 0, None, {})
-    values = np.random.default_rng(size).integers(-x_type.high, x_type.high + 1, (5, size)).astype(np.int32)
-    expected = np.stack([np.abs(values[:, k * arity : (k + 1) * arity]).max(1) for k in range(neurons)], 1)
+    values = (
+        np.random.default_rng(size)
+        .integers(-x_type.high, x_type.high + 1, (5, size))
+        .astype(np.int32)
+    )
+    expected = np.stack(
+        [np.abs(values[:, k * arity : (k + 1) * arity]).max(1) for k in range(neurons)], 1
+    )
     for start in range(neurons):
         for stop in range(start + 1, neurons + 1):
             payloads = np.ascontiguousarray(values[:, start * arity : stop * arity])
@@ -285,7 +371,8 @@ def test_groups_of_odd_sizes(size: int, arity: int) -> None:
                 assert np.array_equal(held.fire([payloads])["max"], expected[:, start:stop])
 
 
-# Instructions: programs drawn at random, as long as intervals prove that every value fits its register.
+# Instructions: programs drawn at random, as long as intervals prove that every value fits its
+# register.
 
 TABLE = np.array([5, -7, 11, 0, REGISTER_HIGH, -3, 8, -REGISTER_HIGH])
 STATE = QType(20, 0)
@@ -302,7 +389,9 @@ def instructions(draw: st.DrawFn, count: int, table: SigmoidTable) -> Step:
         return lambda values: values[at]
 
     def operand() -> Callable[[list[Any]], Any]:
-        number = draw(st.one_of(st.none(), st.integers(-5, 5), st.integers(-REGISTER_HIGH, REGISTER_HIGH)))
+        number = draw(
+            st.one_of(st.none(), st.integers(-5, 5), st.integers(-REGISTER_HIGH, REGISTER_HIGH))
+        )
         return value() if number is None else lambda values: number
 
     a, b, c, shift = value(), operand(), operand(), draw(st.integers(0, 40))
@@ -333,7 +422,8 @@ def instructions(draw: st.DrawFn, count: int, table: SigmoidTable) -> Step:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A legal program: the ranges of its inputs and constants, its steps, and which values it sends."""
+    """A legal program: the ranges of its inputs and constants, its steps, and which values it
+    sends."""
 
     inputs: list[Interval]
     constants: list[Interval]
@@ -342,7 +432,9 @@ class Drawn:
     sent: list[int]
     table: SigmoidTable
 
-    def run(self, m: Machine, inputs: list[Any], own: list[Any], state: Any) -> tuple[list[Any], Any]:
+    def run(
+        self, m: Machine, inputs: list[Any], own: list[Any], state: Any
+    ) -> tuple[list[Any], Any]:
         """What the program sends, and the state after it: its last value, as it fits."""
         found = [*inputs, *own, *([state] if self.stateful else [])]
         for step in self.steps:
@@ -390,10 +482,19 @@ def written_down(drawn: Drawn) -> Program:
     m.rows += [(Op.STATE, [None, after, None, None], 0, 0)] if state else []
     code, registers = trace._allocate(m.rows, [*m.immediates.values(), *own, *state])
     constants, inputs, outputs = (
-        tuple(f"{kind}{n}" for n in range(len(found))) for kind, found in (("c", own), ("x", inputs), ("y", sent))
+        tuple(f"{kind}{n}" for n in range(len(found)))
+        for kind, found in (("c", own), ("x", inputs), ("y", sent))
     )
     return Program(
-        code, tuple(m.immediates), constants, drawn.stateful, registers, inputs, outputs, tuple(m.tables), drawn.table
+        code,
+        tuple(m.immediates),
+        constants,
+        drawn.stateful,
+        registers,
+        inputs,
+        outputs,
+        tuple(m.tables),
+        drawn.table,
     )
 
 
@@ -422,7 +523,9 @@ def test_random_programs(drawn: Drawn, neurons: int, tokens: int, threads: int, 
     rng, program = np.random.default_rng(seed), written_down(drawn)
 
     def legal(one: Interval, *shape: int) -> np.ndarray:
-        return np.where(rng.random(shape) < 0.2, one.high, rng.integers(one.low, one.high + 1, shape))
+        return np.where(
+            rng.random(shape) < 0.2, one.high, rng.integers(one.low, one.high + 1, shape)
+        )
 
     own = [legal(one, neurons) for one in drawn.constants]
     inputs = [legal(one, tokens, neurons) for one in drawn.inputs]
@@ -432,13 +535,21 @@ def test_random_programs(drawn: Drawn, neurons: int, tokens: int, threads: int, 
         sent, after = drawn.run(machine, [array[token] for array in inputs], own, state)
         rows.append(sent)
         state = after if drawn.stateful else state
-    expected = {port: np.stack(side) for port, side in zip(program.outputs, zip(*rows, strict=True), strict=True)}
+    expected = {
+        port: np.stack(side)
+        for port, side in zip(program.outputs, zip(*rows, strict=True), strict=True)
+    }
     events = {port: np.count_nonzero(side, axis=0) for port, side in expected.items()}
     for level in COMPILED:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cpu, "WORTH_A_THREAD", 0)
-            compiled = cpu.Compiled(program, dict(zip(program.constants, own, strict=True)), neurons, threads, level)
-            given_ = {name: (array.astype(np.int32), 0, 1) for name, array in zip(program.inputs, inputs, strict=True)}
+            compiled = cpu.Compiled(
+                program, dict(zip(program.constants, own, strict=True)), neurons, threads, level
+            )
+            given_ = {
+                name: (array.astype(np.int32), 0, 1)
+                for name, array in zip(program.inputs, inputs, strict=True)
+            }
             found = compiled.run(given_, tokens)
         for port, side in expected.items():
             assert np.array_equal(found[port], side), level
@@ -448,9 +559,14 @@ def test_random_programs(drawn: Drawn, neurons: int, tokens: int, threads: int, 
         if drawn.stateful:
             assert np.array_equal(compiled.state, state), level
     if not drawn.stateful:
-        vector, every_token = cpu.VectorMachine(neurons), [np.tile(array, (tokens, 1)) for array in own]
+        vector, every_token = (
+            cpu.VectorMachine(neurons),
+            [np.tile(array, (tokens, 1)) for array in own],
+        )
         sent, _ = drawn.run(vector, inputs, every_token, None)
-        assert all(np.array_equal(side, other) for side, other in zip(sent, expected.values(), strict=True))
+        assert all(
+            np.array_equal(side, other) for side, other in zip(sent, expected.values(), strict=True)
+        )
         assert np.array_equal(vector.saturated, machine.saturated)
 
 
@@ -468,22 +584,30 @@ def of_one_instruction(op: Op, *, shift: int = 0, constant: int = 0, operands: i
 def ran(program: Program, level: str, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What a program sends for one token, and what its neurons saturate."""
     compiled = cpu.Compiled(program, {}, inputs[0].size, 1, level)
-    given_ = {name: (x[None].astype(np.int32), 0, 1) for name, x in zip(program.inputs, inputs, strict=True)}
+    given_ = {
+        name: (x[None].astype(np.int32), 0, 1)
+        for name, x in zip(program.inputs, inputs, strict=True)
+    }
     return compiled.run(given_, 1)["y"][0], compiled.saturated
 
 
-ENDS = np.array([0, 1, -1, 2, -2, 1 << 30, -(1 << 30), REGISTER_HIGH - 1, REGISTER_HIGH, -REGISTER_HIGH])
+ENDS = np.array(
+    [0, 1, -1, 2, -2, 1 << 30, -(1 << 30), REGISTER_HIGH - 1, REGISTER_HIGH, -REGISTER_HIGH]
+)
 
 
 @each_compiled_level
 def test_products_of_the_largest_values(level: str) -> None:
-    """Every pair of extremes, at every shift; what passes the register's ends is saturated and counted."""
+    """Every pair of extremes, at every shift; what passes the register's ends is saturated and
+    counted."""
     a, b = (side.ravel() for side in np.meshgrid(ENDS, ENDS))
     for shift in range(63):
         for high in (127, REGISTER_HIGH):
             machine = ByNeuron(a.size)
             expected = machine.mul_fit(a, b, shift, QType(high.bit_length() + 1, 0))
-            sent, saturated = ran(of_one_instruction(Op.MUL_FIT, shift=shift, constant=high, operands=2), level, a, b)
+            sent, saturated = ran(
+                of_one_instruction(Op.MUL_FIT, shift=shift, constant=high, operands=2), level, a, b
+            )
             assert np.array_equal(sent, expected)
             assert np.array_equal(saturated, machine.saturated)
         for op, product in ((Op.MUL_SHR, Machine().mul_shr), (Op.MUL_ROUND, Machine().mul_round)):
@@ -495,9 +619,12 @@ def test_products_of_the_largest_values(level: str) -> None:
 
 @each_level
 def test_sigmoids_of_every_format(level: str) -> None:
-    """Formats of up to 62 fractional bits, which is what lowering gives to a gate that is always near zero."""
+    """Formats of up to 62 fractional bits, which is what lowering gives to a gate that is always
+    near zero."""
     table, random, wrong = sigmoid_table(8), np.random.default_rng(0), []
-    x = np.concatenate([ENDS, np.arange(-300, 300), random.integers(-REGISTER_HIGH, REGISTER_HIGH, 300)])
+    x = np.concatenate(
+        [ENDS, np.arange(-300, 300), random.integers(-REGISTER_HIGH, REGISTER_HIGH, 300)]
+    )
     for frac in range(-30, 63):
         for some in (x, x[:9]):  # many lanes and few
             if level == "numpy":
@@ -533,7 +660,10 @@ def test_memory_is_kept_where_the_library_can_be_told(monkeypatch: pytest.Monkey
 
 
 def test_without_the_extension(
-    graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    graph: Graph,
+    make_mapping: Callable[..., Mapping],
+    tokens: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mapping, job = make_mapping(graph, "random", 2), Job(tokens[:1, :6], 3, Sampling(0.9, 2))
     expected = reference.run(graph, mapping, job)
@@ -548,7 +678,9 @@ def test_without_the_extension(
             assert cpu.available() == (("numpy",) if programs_missing else LEVELS)
             assert ternary.available()[-1] == "numpy"
             session = fast.Fast(graph, mapping)
-            interpreted = {isinstance(held.program, cpu.Interpreted) for held in session.neurons.values()}
+            interpreted = {
+                isinstance(held.program, cpu.Interpreted) for held in session.neurons.values()
+            }
             assert interpreted == {programs_missing or not COMPILED}
             found = fast.run(graph, mapping, job)
         assert np.array_equal(found.logits, expected.logits)
@@ -557,16 +689,21 @@ def test_without_the_extension(
         assert found.generate == expected.generate
 
 
-def test_where_no_compiler_was_found(hand_graph: Graph, hand_mapping: Mapping, system: Any, tmp_path: Path) -> None:
+def test_where_no_compiler_was_found(
+    hand_graph: Graph, hand_mapping: Mapping, system: Any, tmp_path: Path
+) -> None:
     """Neither extension can be imported, and the fast engine runs all the same."""
     storage.save_graph(hand_graph, tmp_path / "a.graph")
     mapping = replace(hand_mapping, graph=storage.load_graph(tmp_path / "a.graph")[1])
-    storage.save_mapping(storage.StoredMapping(mapping, system, tmp_path / "a.graph"), tmp_path / "a.map")
+    storage.save_mapping(
+        storage.StoredMapping(mapping, system, tmp_path / "a.graph"), tmp_path / "a.map"
+    )
     program = """
         import sys
         from pathlib import Path
 
-        sys.modules["mmfree_kernels.cpu._programs"] = sys.modules["mmfree_kernels.cpu._ternary"] = None
+        sys.modules["mmfree_kernels.cpu._programs"] = None
+        sys.modules["mmfree_kernels.cpu._ternary"] = None
 
         import numpy as np
 
@@ -590,9 +727,21 @@ def test_where_no_compiler_was_found(hand_graph: Graph, hand_mapping: Mapping, s
 def test_a_constant_fits_32_bits(wrong: int, level: str, a16: Graph) -> None:
     node = a16.node("layers.0.attn.norm")
     for fits in (REGISTER_HIGH, -REGISTER_HIGH - 1):
-        cpu.bind(node, a16.sigmoid, {name: np.array([7, fits]) for name in constants(node)}, 2, level=level)
+        cpu.bind(
+            node,
+            a16.sigmoid,
+            {name: np.array([7, fits]) for name in constants(node)},
+            2,
+            level=level,
+        )
     with pytest.raises(ValueError, match=r"^a constant of a program does not fit 32 bits$"):
-        cpu.bind(node, a16.sigmoid, {name: np.array([7, wrong]) for name in constants(node)}, 2, level=level)
+        cpu.bind(
+            node,
+            a16.sigmoid,
+            {name: np.array([7, wrong]) for name in constants(node)},
+            2,
+            level=level,
+        )
 
 
 @each_compiled_level

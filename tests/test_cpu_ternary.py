@@ -21,7 +21,9 @@ def _expected(codes: Codes, x: np.ndarray) -> np.ndarray:
     return x.astype(np.int64) @ codes.astype(np.int64).T
 
 
-def _random(rows: int, columns: int, tokens: int, bits: int, seed: int) -> tuple[Codes, TernaryMatrix, np.ndarray]:
+def _random(
+    rows: int, columns: int, tokens: int, bits: int, seed: int
+) -> tuple[Codes, TernaryMatrix, np.ndarray]:
     rng = np.random.default_rng(seed)
     codes = rng.integers(-1, 2, (rows, columns), np.int8)
     x = rng.integers(-LARGEST[bits] - 1, LARGEST[bits] + 1, (tokens, columns), np.int32)
@@ -29,7 +31,9 @@ def _random(rows: int, columns: int, tokens: int, bits: int, seed: int) -> tuple
 
 
 def test_levels_fastest_first() -> None:
-    assert ternary.available() == tuple(level for level in ternary.LEVELS if level in ternary.available())
+    assert ternary.available() == tuple(
+        level for level in ternary.LEVELS if level in ternary.available()
+    )
     assert ternary.available()[-1] == "numpy"
 
 
@@ -45,7 +49,9 @@ def test_by_hand(level: str) -> None:
     assert ternary.product(matrix, x, 8, level=level).tolist() == [[7, -14], [-255, 128]]
     assert ternary.product(matrix, 100 * x, 16, 1, 2, level=level).tolist() == [[-1400], [12800]]
     assert ternary.synops(matrix, np.array([3, 4, 5]), level=level).tolist() == [8, 12]
-    assert ternary.synops(matrix, np.array([3, 4, 1 << 60]), 0, 1, level=level).tolist() == [3 + (1 << 60)]
+    assert ternary.synops(matrix, np.array([3, 4, 1 << 60]), 0, 1, level=level).tolist() == [
+        3 + (1 << 60)
+    ]
 
 
 @each_level
@@ -76,24 +82,32 @@ def test_products(
     ends=st.tuples(st.integers(0, 70), st.integers(0, 70)),
     seed=st.integers(0, 1 << 20),
 )
-def test_synops(level: str, rows: int, columns: int, most: int, ends: tuple[int, int], seed: int) -> None:
+def test_synops(
+    level: str, rows: int, columns: int, most: int, ends: tuple[int, int], seed: int
+) -> None:
     codes, matrix, _ = _random(rows, columns, 1, 8, seed)
     start, stop = sorted(min(end, rows) for end in ends)
     events = np.random.default_rng(seed).integers(0, most + 1, columns)
     expected = (codes[start:stop] != 0).astype(np.int64) @ events
     assert np.array_equal(ternary.synops(matrix, events, start, stop, level=level), expected)
     ones = np.ones(columns, np.int64)
-    assert np.array_equal(ternary.synops(matrix, ones, level=level), np.count_nonzero(codes, axis=1))
+    assert np.array_equal(
+        ternary.synops(matrix, ones, level=level), np.count_nonzero(codes, axis=1)
+    )
 
 
 @each_level
 @pytest.mark.parametrize("columns", [2816, 6912, 20000])
 @pytest.mark.parametrize("code", [1, -1, 0])
-@pytest.mark.parametrize(("bits", "value"), [(8, 127), (8, -128), (16, 32767), (16, -32767), (16, -32768), (16, 255)])
+@pytest.mark.parametrize(
+    ("bits", "value"), [(8, 127), (8, -128), (16, 32767), (16, -32767), (16, -32768), (16, 255)]
+)
 def test_extremes(level: str, columns: int, code: int, bits: int, value: int) -> None:
     matrix = pack(np.full((17, columns), code, np.int8))
     for tokens in (1, 9):
-        found = ternary.product(matrix, np.full((tokens, columns), value, np.int32), bits, level=level)
+        found = ternary.product(
+            matrix, np.full((tokens, columns), value, np.int32), bits, level=level
+        )
         assert np.array_equal(found, np.full((tokens, 17), columns * code * value))
 
 
@@ -131,10 +145,15 @@ def test_threads(level: str, bits: int) -> None:
 def test_nothing(level: str) -> None:
     matrix = pack(np.ones((20, 5), np.int8))
     assert ternary.product(matrix, np.ones((0, 5), np.int32), 8, level=level).shape == (0, 20)
-    assert ternary.product(matrix, np.ones((3, 5), np.int32), 8, 20, 20, level=level).shape == (3, 0)
+    assert ternary.product(matrix, np.ones((3, 5), np.int32), 8, 20, 20, level=level).shape == (
+        3,
+        0,
+    )
     assert ternary.synops(matrix, np.zeros(5, np.int64), level=level).tolist() == [0] * 20
     empty = pack(np.ones((20, 0), np.int8))
-    assert ternary.product(empty, np.ones((3, 0), np.int32), 8, level=level).tolist() == [[0] * 20] * 3
+    assert (
+        ternary.product(empty, np.ones((3, 0), np.int32), 8, level=level).tolist() == [[0] * 20] * 3
+    )
 
 
 @each_level
@@ -146,7 +165,9 @@ def test_read_only_views(level: str) -> None:
 
 
 @each_level
-@pytest.mark.parametrize(("bits", "value"), [(8, 128), (8, -129), (16, 32768), (16, -32769), (8, -(1 << 31))])
+@pytest.mark.parametrize(
+    ("bits", "value"), [(8, 128), (8, -129), (16, 32768), (16, -32769), (8, -(1 << 31))]
+)
 def test_activations_fit(level: str, bits: int, value: int) -> None:
     x = np.zeros((10, 5), np.int32)
     x[9, 4] = value
@@ -181,7 +202,10 @@ def test_messages() -> None:
         (np.ones(5, np.int32), "events are int64 [columns], not int32 [5]"),
         (np.ones((1, 5), np.int64), "events are int64 [columns], not int64 [1, 5]"),
         (np.array([0, 0, -1, 0, 0]), "events are counts and cannot be negative"),
-        (np.ones(4, np.int64), "activations are contiguous int32 [tokens, 5], not contiguous int32 [1, 4]"),
+        (
+            np.ones(4, np.int64),
+            "activations are contiguous int32 [tokens, 5], not contiguous int32 [1, 4]",
+        ),
     ],
 )
 def test_messages_of_synops(events: np.ndarray, message: str) -> None:
@@ -193,7 +217,11 @@ def test_messages_of_synops(events: np.ndarray, message: str) -> None:
 def test_the_extension_guards_itself() -> None:
     from mmfree_kernels.cpu import _ternary
 
-    data, x, out = pack(np.ones((20, 5), np.int8)).data, np.ones((2, 5), np.int32), np.zeros((2, 20), np.int32)
+    data, x, out = (
+        pack(np.ones((20, 5), np.int8)).data,
+        np.ones((2, 5), np.int32),
+        np.zeros((2, 20), np.int32),
+    )
     with pytest.raises(ValueError, match=r"^the arguments of a ternary product do not agree$"):
         _ternary.product(0, data, x, out, 8, 0, 33, 3, 1)
     with pytest.raises(TypeError, match=r"^product takes 9 arguments, not 0$"):

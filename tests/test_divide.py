@@ -31,29 +31,46 @@ few = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scop
 
 @pytest.fixture
 def by_hand(hand_graph: Graph) -> Graph:
-    """The graph made by hand; the last two columns [[-1, 0], [1, 1]] of its head are summed by a node of their own."""
+    """The graph made by hand; the last two columns [[-1, 0], [1, 1]] of its head are summed by a
+    node of their own."""
     first, rest = (pack(np.array(codes, np.int8)) for codes in ([[1], [0]], [[-1, 0], [1, 1]]))
     part = PartialSum(
-        "part", 2, (Input("y", "embedding", "x", "ternary", rest, 1),), (Output("sum", 2, QType(9, 0)),)
+        "part",
+        2,
+        (Input("y", "embedding", "x", "ternary", rest, 1),),
+        (Output("sum", 2, QType(9, 0)),),
     )
     inputs = Input("y", "embedding", "x", "ternary", first), Input("y", "part", "sum", "aligned")
-    return verify(replace(hand_graph, nodes=(hand_graph.nodes[0], part, replace(hand_graph.head, inputs=inputs))))
+    return verify(
+        replace(
+            hand_graph, nodes=(hand_graph.nodes[0], part, replace(hand_graph.head, inputs=inputs))
+        )
+    )
 
 
 def test_bits_and_counts_by_hand(by_hand: Graph) -> None:
-    """Payloads [3, -5, 7], [-1, 0, -2]: partial sums [5, 2], [0, -2]; sums [8, 2], [-1, -2]; times 3/2, halves up."""
+    """Payloads [3, -5, 7], [-1, 0, -2]: partial sums [5, 2], [0, -2]; sums [8, 2], [-1, -2]; times
+    3/2, halves up."""
     shards = Shard("embedding", 0, 3), Shard("part", 0, 2), Shard("head", 0, 1), Shard("head", 1, 2)
     places = Location(HOST, 0), Location(0, 0), Location(0, 1), Location(0, 2)
     mapping = Mapping("", "", "hand", shards, places, route(by_hand, shards, places))
     assert [(r.source, r.port, r.destinations, r.start, r.stop) for r in mapping.routes] == [
-        (0, "x", places[2:], 0, 1), (0, "x", places[1:2], 1, 3), (1, "sum", places[2:3], 0, 1),
-        (1, "sum", places[3:], 1, 2), (2, "logits", places[:1], 0, 1), (3, "logits", places[:1], 1, 2),
-    ]  # fmt: skip
+        (0, "x", places[2:], 0, 1),
+        (0, "x", places[1:2], 1, 3),
+        (1, "sum", places[2:3], 0, 1),
+        (1, "sum", places[3:], 1, 2),
+        (2, "logits", places[:1], 0, 1),
+        (3, "logits", places[:1], 1, 2),
+    ]
     job = Job(np.array([[0, 1]]))
     expected = Activity(
-        2, np.full(4, 2), np.array([0, 1 + 2 + 1, 2 + 1, 2]), np.array([0, 6, 2 + 1, 2 + 2]), np.zeros(4, np.int64),
+        2,
+        np.full(4, 2),
+        np.array([0, 1 + 2 + 1, 2 + 1, 2]),
+        np.array([0, 6, 2 + 1, 2 + 2]),
+        np.zeros(4, np.int64),
         np.array([2, 3, 1, 2, 2, 2]),
-    )  # fmt: skip
+    )
     for engine in (reference, fast):
         result = engine.run(by_hand, mapping, job)
         assert result.logits.tolist() == [[[12, 3], [-1, -3]]]
@@ -77,8 +94,9 @@ def test_a_partial_sum_is_read_and_sent(by_hand: Graph) -> None:
     assert dict(counts["part"]) == {"RDC": 1, "SPIKE": 1}
     assert counts["head"]["RDC"] == 1  # one accumulator, whatever adds up in it
     assert [(n.name, n.kind, n.step, n.ternary_synapses) for n in summarise(by_hand).nodes[1:]] == [
-        ("part", "PartialSum", 1, 4), ("head", "Head", 2, 2)
-    ]  # fmt: skip
+        ("part", "PartialSum", 1, 4),
+        ("head", "Head", 2, 2),
+    ]
 
 
 def test_recorded_programs(by_hand: Graph) -> None:
@@ -125,11 +143,16 @@ def test_nothing_divided_is_the_graph_itself(graph: Graph) -> None:
 
 def test_parts_are_about_even(graph: Graph) -> None:
     found = evenly(graph, (("layers.1.down_proj", 3), ("layers.0.glu", 2), ("layers.0.mlgru", 1)))
-    assert found == (("layers.1.down_proj", (32, 80)), ("layers.0.glu", (32,)), ("layers.0.mlgru", ()))
+    assert found == (
+        ("layers.1.down_proj", (32, 80)),
+        ("layers.0.glu", (32,)),
+        ("layers.0.mlgru", ()),
+    )
 
 
 def test_what_a_division_makes(graph: Graph) -> None:
-    """Every part but the last is a node of its own that adds what the one before it sends; the last stays."""
+    """Every part but the last is a node of its own that adds what the one before it sends; the last
+    stays."""
     divided = by_columns(graph, (("layers.1.down_proj", (32, 80)), ("layers.0.glu", (32,))))
     names = [node.name for node in divided.nodes]
     assert [name for name in names if "part" not in name] == [node.name for node in graph.nodes]
@@ -138,14 +161,18 @@ def test_what_a_division_makes(graph: Graph) -> None:
     at = names.index("layers.1.down_proj")
     assert names[at - 2 : at] == ["layers.1.down_proj.y.part1", "layers.1.down_proj.y.part2"]
     assert len(names) == len(graph.nodes) + 4
-    whole = next(entry for entry in graph.node("layers.1.down_proj").inputs if entry.matrix is not None)
+    whole = next(
+        entry for entry in graph.node("layers.1.down_proj").inputs if entry.matrix is not None
+    )
     ends = [divided.node(name) for name in (*names[at - 2 : at], "layers.1.down_proj")]
     found = [node.ports["y"][0] for node in ends]
     assert [(e.first, e.matrix.columns) for e in found if e.matrix] == [(0, 32), (32, 48), (80, 48)]
     assert [(e.source, e.source_port) for e in found] == [(whole.source, whole.source_port)] * 3
     assert [[(e.source, e.how) for e in node.ports["y"][1:]] for node in ends] == [
-        [], [(names[at - 2], "aligned")], [(names[at - 1], "aligned")]
-    ]  # fmt: skip
+        [],
+        [(names[at - 2], "aligned")],
+        [(names[at - 1], "aligned")],
+    ]
     codes = np.concatenate([entry.matrix.codes() for entry in found if entry.matrix], axis=1)
     assert whole.matrix is not None
     assert np.array_equal(codes, whole.matrix.codes())
@@ -160,14 +187,20 @@ def test_a_sum_of_squares_is_divided_too(a16: Graph) -> None:
     divided = by_columns(a16, (("layers.0.o.rms", (16, 48)),))
     parts = [divided.node(f"layers.0.o.rms.total.part{k}") for k in (1, 2)]
     ends = [*parts, divided.node("layers.0.o.rms")]
-    assert [(node.inputs[0].first, node.inputs[0].count) for node in ends] == [(0, 16), (16, 32), (48, 16)]
+    assert [(node.inputs[0].first, node.inputs[0].count) for node in ends] == [
+        (0, 16),
+        (16, 32),
+        (48, 16),
+    ]
     assert [node.inputs[1].source for node in ends[1:]] == [part.name for part in parts]
     assert all(part.outputs[0].unsigned for part in parts)
 
 
 @few
 @given(st.integers(0, 2**32))
-def test_a_divided_graph_gives_the_same_bits(graph: Graph, make_mapping: Callable[..., Mapping], seed: int) -> None:
+def test_a_divided_graph_gives_the_same_bits(
+    graph: Graph, make_mapping: Callable[..., Mapping], seed: int
+) -> None:
     """On the reference and the fast engine, which count the same on any mapping."""
     divided = by_columns(graph, division(graph, seed))
     mapping = make_mapping(divided, "random", seed)
@@ -204,7 +237,11 @@ def verifies(graph: Graph) -> bool:
 HEAD = "head: divided before columns {}, must be multiples of 16 in order between 0 and 64"
 WRONG = {
     "nobody": ("nobody", (16,), "nobody: divided by columns, but no node of tiny has this name"),
-    "no-sum": ("head.norm", (16,), "head.norm: reads no sum, must read one to be divided by columns"),
+    "no-sum": (
+        "head.norm",
+        (16,),
+        "head.norm: reads no sum, must read one to be divided by columns",
+    ),
     "none": ("head", (0,), HEAD.format("0")),
     "end": ("head", (16, 64), HEAD.format("16, 64")),
     "order": ("head", (32, 16), HEAD.format("32, 16")),

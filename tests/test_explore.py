@@ -1,4 +1,5 @@
-"""Many mappings side by side: what a point is, worked out by hand, which points stay, and the command."""
+"""Many mappings side by side: what a point is, worked out by hand, which points stay, and the
+command."""
 
 import json
 from collections.abc import Callable
@@ -26,12 +27,16 @@ PNG = b"\x89PNG\r\n"
 CHAIN = Choice("chain", None, "rows", 2, False, 1)
 
 
-def point(rate: float, energy: float, chips: int, choice: Choice = CHAIN, phase: str = "prefill") -> Point:
+def point(
+    rate: float, energy: float, chips: int, choice: Choice = CHAIN, phase: str = "prefill"
+) -> Point:
     """A point of these figures, with ranges from half to twice."""
     rates, energies = (Span(value / 2, value, value * 2) for value in (rate, energy))
     mode = {"prefill": "pipelined", "generate": "fall-through"}[phase]
     alone = Span(energy / 8, energy / 4, energy / 2)
-    return Point(choice, phase, mode, chips, 8 * chips, rates, alone, energies, 40, "synapses read", 0.25)
+    return Point(
+        choice, phase, mode, chips, 8 * chips, rates, alone, energies, 40, "synapses read", 0.25
+    )
 
 
 # Which points stay.
@@ -76,52 +81,80 @@ def test_a_front_is_in_order_of_speed_and_of_nothing_is_nothing() -> None:
 
 def test_only_the_central_energy_of_the_system_counts() -> None:
     """Neither the ranges nor what the chips alone take."""
-    low = replace(point(100, 6, 2), millijoule_per_token=Span(1, 6, 7), chip_millijoule_per_token=Span(0, 0, 0))
+    low = replace(
+        point(100, 6, 2),
+        millijoule_per_token=Span(1, 6, 7),
+        chip_millijoule_per_token=Span(0, 0, 0),
+    )
     best = point(100, 5, 2)
     assert explore.front([low, best]) == (best,)
 
 
-# What a point is: two chips of a board whose synapses take 100 ns to read, and a token reads at most 8 of a core.
+# What a point is: two chips of a board whose synapses take 100 ns to read, and a token reads at
+# most 8 of a core.
 
 
 def board() -> SystemSpec:
-    """Round figures; nothing takes time but synapses read and barriers, and nothing energy but synops and power."""
+    """Round figures; nothing takes time but synapses read and barriers, and nothing energy but
+    synops and power."""
 
     def of(low: float, central: float, high: float) -> Quantity:
         return Quantity(low, central, high, "made up")
 
     figures = {
-        field.name: of(0, 0, 0) for field in fields(ChipSpec) if field.name != "name" and field.default is MISSING
+        field.name: of(0, 0, 0)
+        for field in fields(ChipSpec)
+        if field.name != "name" and field.default is MISSING
     }
     figures |= {
-        "cores": of(8, 8, 8), "mesh_columns": of(4, 4, 4), "energy_per_synop_pj": of(5, 10, 20),
-        "static_power_w": of(0.25, 0.5, 1), "fall_through_energy_ratio": of(0.5, 0.5, 0.5),
-        "time_per_synapse_ns": of(50, 100, 200), "barrier_few_chips_ns": of(1000, 1000, 1000),
-        "barrier_many_chips_ns": of(9000, 9000, 9000), "fall_through_step_ns": of(0, 250, 500),
-    }  # fmt: skip
+        "cores": of(8, 8, 8),
+        "mesh_columns": of(4, 4, 4),
+        "energy_per_synop_pj": of(5, 10, 20),
+        "static_power_w": of(0.25, 0.5, 1),
+        "fall_through_energy_ratio": of(0.5, 0.5, 0.5),
+        "time_per_synapse_ns": of(50, 100, 200),
+        "barrier_few_chips_ns": of(1000, 1000, 1000),
+        "barrier_many_chips_ns": of(9000, 9000, 9000),
+        "fall_through_step_ns": of(0, 250, 500),
+    }
     two, eight = of(2, 2, 2), of(8, 8, 8)
     return SystemSpec(
-        "board", "made up", eight, of(4, 4, 4), two, of(0, 1, 2), of(0, 0.5, 1), ChipSpec("chip", **figures)
+        "board",
+        "made up",
+        eight,
+        of(4, 4, 4),
+        two,
+        of(0, 1, 2),
+        of(0, 0.5, 1),
+        ChipSpec("chip", **figures),
     )
 
 
 def example() -> tuple[Mapping, GraphSummary, Activity]:
-    """A token through two cores of chip 0 and one of chip 1; 9 payloads go from chip to chip, from and to the host."""
+    """A token through two cores of chip 0 and one of chip 1; 9 payloads go from chip to chip, from
+    and to the host."""
     nodes = (
         NodeSummary("embedding", "Embedding", 4, None, 0, {}, 0, 0),
-        NodeSummary("mix", "MLGRU", 4, 0, 1, {}, 16, 12), NodeSummary("head", "Head", 2, None, 2, {}, 8, 5),
-    )  # fmt: skip
+        NodeSummary("mix", "MLGRU", 4, 0, 1, {}, 16, 12),
+        NodeSummary("head", "Head", 2, None, 2, {}, 8, 5),
+    )
     host, first, second, last = Location(HOST, 0), Location(0, 0), Location(0, 5), Location(1, 6)
     shards = Shard("embedding", 0, 4), Shard("mix", 0, 2), Shard("mix", 2, 4), Shard("head", 0, 2)
     routes = (
-        Route(0, "x", (first, second), 0, 4), Route(1, "v", (second, last), 0, 2), Route(2, "v", (last,), 2, 3),
+        Route(0, "x", (first, second), 0, 4),
+        Route(1, "v", (second, last), 0, 2),
+        Route(2, "v", (last,), 2, 3),
         Route(3, "logits", (host,), 0, 2),
-    )  # fmt: skip
+    )
     mapping = Mapping("", "board", "by hand", shards, (host, first, second, last), routes)
     activity = Activity(
-        1, np.ones(4, np.int64), np.array([0, 3, 4, 5]), np.array([0, 6, 8, 7]), np.zeros(4, np.int64),
+        1,
+        np.ones(4, np.int64),
+        np.array([0, 3, 4, 5]),
+        np.array([0, 6, 8, 7]),
+        np.zeros(4, np.int64),
         np.array([4, 2, 1, 2]),
-    )  # fmt: skip
+    )
     return mapping, GraphSummary("made up", "a16", 1, 2, 32, {}, nodes), activity
 
 
@@ -154,12 +187,14 @@ MODES = {
 
 @pytest.mark.parametrize(("copies", "barrier_ns"), [(1, 1000), (2, 1000), (3, 9000), (4, 9000)])
 def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> None:
-    """Every chip of every copy takes part in the barrier: two copies have 4 chips, and three have many."""
+    """Every chip of every copy takes part in the barrier: two copies have 4 chips, and three have
+    many."""
     found = of_example(copies)
     assert list(found) == list(MODES)
     for mode, (barriers, reads, steps) in MODES.items():
         low, central, high = (
-            barriers * barrier_ns + reads * each + steps * more for each, more in ((50, 0), (100, 250), (200, 500))
+            barriers * barrier_ns + reads * each + steps * more
+            for each, more in ((50, 0), (100, 250), (200, 500))
         )
         rates = copies * 1e9 / high, copies * 1e9 / central, copies * 1e9 / low
         assert ends(found[mode].tokens_per_s) == nearly(*rates)
@@ -171,7 +206,8 @@ def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> N
 
 @pytest.mark.parametrize(("copies", "barrier_ns"), [(1, 1000), (3, 9000)])
 def test_copies_share_the_board_and_the_host(copies: int, barrier_ns: float) -> None:
-    """Watts times microseconds; a token of one copy is charged its own two chips and its share of the rest."""
+    """Watts times microseconds; a token of one copy is charged its own two chips and its share of
+    the rest."""
     found = of_example(copies)["prefill", "pipelined"]
     low, central, high = (1e-3 * (barrier_ns + 8 * each) for each in (50, 100, 200))
     chips = 60 * PJ + 0.5 * low * UJ, 120 * PJ + 1 * central * UJ, 240 * PJ + 2 * high * UJ
@@ -222,7 +258,10 @@ def row(*cells: str) -> str:
 
 def test_the_table_has_the_fronts_fastest_first() -> None:
     head = row("tokens/s", "mJ/token, chips", "mJ/token, system", "chips", "choice; slowest")
-    alone, copied = "chain, rows, 2 bits; synapses read", "chain, spread, 2 bits, 8 copies; synapses read"
+    alone, copied = (
+        "chain, rows, 2 bits; synapses read",
+        "chain, spread, 2 bits, 8 copies; synapses read",
+    )
     assert explore.table(POINTS, FAILED).splitlines() == [
         "prefill, pipelined: 1 of 2 points that no other beats",
         head,
@@ -249,8 +288,12 @@ def test_the_picture_is_the_same_every_time() -> None:
 
 
 @pytest.mark.parametrize("energies", [(0.0,), (0.0, 0.0), (0.0, 2.0)])
-def test_a_picture_can_be_drawn_of_a_board_that_takes_no_energy(energies: tuple[float, ...]) -> None:
-    assert pictures.fronts([point(10 * (k + 1), energy, 1) for k, energy in enumerate(energies)]).startswith(PNG)
+def test_a_picture_can_be_drawn_of_a_board_that_takes_no_energy(
+    energies: tuple[float, ...],
+) -> None:
+    assert pictures.fronts(
+        [point(10 * (k + 1), energy, 1) for k, energy in enumerate(energies)]
+    ).startswith(PNG)
 
 
 # The command, on a tiny graph.
@@ -260,7 +303,9 @@ def test_a_picture_can_be_drawn_of_a_board_that_takes_no_energy(energies: tuple[
 def tiny(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
     """The random model of two blocks as integers."""
     ranges = calibrate(bounded_checkpoint, tokens, SCHEMES["a16"])
-    return lower.lower(bounded_checkpoint, ternary_weights(bounded_checkpoint), ranges, SCHEMES["a16"], "tiny")
+    return lower.lower(
+        bounded_checkpoint, ternary_weights(bounded_checkpoint), ranges, SCHEMES["a16"], "tiny"
+    )
 
 
 @pytest.fixture
@@ -283,26 +328,37 @@ def small(path: Path, name: str, value: int) -> str:
     chip = (systems / "chips" / "loihi2.toml").read_text(encoding="utf-8").splitlines()
     number = next(n for n, line in enumerate(chip) if line.startswith(f"{name} = "))
     chip[number] = f'{name} = {{ value = {value}, source = "a test" }}'
-    system = (systems / "oheo-gulch.toml").read_text(encoding="utf-8").replace('chip = "loihi2"\n', "")
+    system = (
+        (systems / "oheo-gulch.toml").read_text(encoding="utf-8").replace('chip = "loihi2"\n', "")
+    )
     path.write_text("\n".join([system, "[chip]", *chip]), encoding="utf-8")
     return str(path)
 
 
 def test_explore(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
     """Prints the fronts, and writes every point and a picture where it is told to."""
-    files = ["-o", str(tmp_path / "new" / "points.json"), "--picture", str(tmp_path / "new" / "fronts.png")]
+    files = [
+        "-o",
+        str(tmp_path / "new" / "points.json"),
+        "--picture",
+        str(tmp_path / "new" / "fronts.png"),
+    ]
     assert run("--chips", "fewest,3", "--copies", "1,2", *files) == 0
     said = capsys.readouterr()
     assert said.err == ""
     content = json.loads((tmp_path / "new" / "points.json").read_text(encoding="utf-8"))
     assert content["failed"] == []
-    # two splits, each by chain on one chip and on three, and a block per chip; one or two copies, in four modes
+    # two splits, each by chain on one chip and on three, and a block per chip; one or two copies,
+    # in four modes
     assert len(content["points"]) == 2 * 3 * 2 * 4
     assert (tmp_path / "new" / "fronts.png").read_bytes().startswith(PNG)
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"points.json", "fronts.png"}
     lines = said.out.splitlines()
     assert lines[-2:] == [f"wrote {tmp_path}/new/fronts.png", f"wrote {tmp_path}/new/points.json"]
-    for phase, modes in (("prefill", ("pipelined", "asynchronous")), ("generate", ("fall-through", "asynchronous"))):
+    for phase, modes in (
+        ("prefill", ("pipelined", "asynchronous")),
+        ("generate", ("fall-through", "asynchronous")),
+    ):
         for mode in modes:
             here = [p for p in content["points"] if (p["phase"], p["mode"]) == (phase, mode)]
             best = sum(p["front"] for p in here)
@@ -312,7 +368,10 @@ def test_explore(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> No
 def test_the_points_are_those_of_mappings_made_one_by_one(
     run: Callable[..., int], tiny: Graph, capsys: Capture
 ) -> None:
-    assert run("--chips", "2", "--placers", "chain", "--splits", "spread", "--copies", "3", "--json") == 0
+    assert (
+        run("--chips", "2", "--placers", "chain", "--splits", "spread", "--copies", "3", "--json")
+        == 0
+    )
     content = json.loads(capsys.readouterr().out)
     system = load_system("kapoho-point")
     divided, mapping = planning.place(tiny, "", system, planning.Wish("chain", 2, spread=True))
@@ -323,8 +382,11 @@ def test_the_points_are_those_of_mappings_made_one_by_one(
     assert {p["chips"] for p in content["points"]} == {6}
 
 
-def test_wider_weights_and_a_head_on_the_host(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
-    """98,304 weights need two cores of 16 KiB at 2 bits and six at 8, and a sixth of them are the head's."""
+def test_wider_weights_and_a_head_on_the_host(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    """98,304 weights need two cores of 16 KiB at 2 bits and six at 8, and a sixth of them are the
+    head's."""
     system = small(tmp_path / "small.toml", "synaptic_memory_bytes_per_core", 16384)
     common = "--placers", "greedy", "--splits", "rows", "--json"
     assert run(*common, "--weight-bits", "2,8", system=system) == 0
@@ -339,7 +401,11 @@ def test_wider_weights_and_a_head_on_the_host(run: Callable[..., int], tmp_path:
 
 @pytest.mark.parametrize(
     ("split", "wish"),
-    [("rows", {"divide": False}), ("columns", {"divide": True}), ("spread", {"divide": True, "spread": True})],
+    [
+        ("rows", {"divide": False}),
+        ("columns", {"divide": True}),
+        ("spread", {"divide": True, "spread": True}),
+    ],
 )
 def test_a_split_is_a_wish(
     split: str, wish: dict[str, bool], run: Callable[..., int], tiny: Graph, capsys: Capture
@@ -347,32 +413,54 @@ def test_a_split_is_a_wish(
     assert run("--splits", split, "--placers", "chain", "--chips", "7", "--json") == 0
     found = json.loads(capsys.readouterr().out)["points"]
     assert {p["choice"]["split"] for p in found} == {split}
-    _, mapping = planning.place(tiny, "", load_system("kapoho-point"), planning.Wish("chain", 7, **wish))
+    _, mapping = planning.place(
+        tiny, "", load_system("kapoho-point"), planning.Wish("chain", 7, **wish)
+    )
     assert {p["cores"] for p in found} == {len(mapping.cores)}
 
 
-def test_json_alone_writes_no_file(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
+def test_json_alone_writes_no_file(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
     assert run("--json") == 0
     assert set(json.loads(capsys.readouterr().out)) == {"points", "failed"}
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.graph"}
 
 
-def test_what_cannot_be_mapped_is_listed_beside_what_can(run: Callable[..., int], capsys: Capture) -> None:
-    """Of eight chips nine copies cannot be had, be it of one chip or of two for the blocks and one for the head."""
-    options = "--placers", "chain,block-per-chip", "--splits", "rows", "--chips", "1", "--copies", "1,9"
+def test_what_cannot_be_mapped_is_listed_beside_what_can(
+    run: Callable[..., int], capsys: Capture
+) -> None:
+    """Of eight chips nine copies cannot be had, be it of one chip or of two for the blocks and one
+    for the head."""
+    options = (
+        "--placers",
+        "chain,block-per-chip",
+        "--splits",
+        "rows",
+        "--chips",
+        "1",
+        "--copies",
+        "1,9",
+    )
     assert run(*options) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "not mapped: 2 times more copies than there are chips for"
     assert run(*options, "--json") == 0
     content = json.loads(capsys.readouterr().out)
-    assert [(one["placer"], one["copies"]) for one in content["failed"]] == [("chain", 9), ("block-per-chip", 9)]
+    assert [(one["placer"], one["copies"]) for one in content["failed"]] == [
+        ("chain", 9),
+        ("block-per-chip", 9),
+    ]
     assert {p["choice"]["copies"] for p in content["points"]} == {1}
 
 
-def test_a_placer_that_cannot_is_listed_with_its_reason(run: Callable[..., int], capsys: Capture) -> None:
+def test_a_placer_that_cannot_is_listed_with_its_reason(
+    run: Callable[..., int], capsys: Capture
+) -> None:
     assert run("--splits", "rows", system="oheo-gulch") == 0
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "not mapped: block-per-chip, rows, 2 bits, fewest chips: tiny: the mapping needs 3 chips, oheo-gulch has 1"
+        "not mapped: block-per-chip, rows, 2 bits, fewest chips: tiny: the mapping needs 3 "
+        "chips, oheo-gulch has 1"
     )
 
 
@@ -382,7 +470,8 @@ WRONG = [
     (["--splits", ""], "split '' is not known, must be one of rows, columns, spread"),
     (
         ["--placers", "chain,best"],
-        "placer 'best' is not known, must be one of chain, anneal, balanced, block-per-chip, greedy, mtkahypar",
+        "placer 'best' is not known, must be one of chain, anneal, balanced, block-per-chip, "
+        "greedy, mtkahypar",
     ),
     (["--chips", "fewest,many"], f"chips are 'many', {NUMBERS}"),
     (["--chips", "0"], f"chips are '0', {NUMBERS}"),
@@ -407,14 +496,18 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.graph"}
 
 
-def test_where_nothing_is_possible_nothing_is_written(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
-    """The graph has 1,609 neurons, the chip 120 cores of 8; the ways are two splits, placers and numbers of copies."""
+def test_where_nothing_is_possible_nothing_is_written(
+    run: Callable[..., int], tmp_path: Path, capsys: Capture
+) -> None:
+    """The graph has 1,609 neurons, the chip 120 cores of 8; the ways are two splits, placers and
+    numbers of copies."""
     own = small(tmp_path / "small.toml", "neurons_per_core", 8)
     assert run("--copies", "1,2", "-o", str(tmp_path / "points.json"), system=own) == 2
     said = capsys.readouterr()
     assert (said.out, said.err) == (
         "",
-        f"mmfree-neuro: none of 8 ways to map {tmp_path}/tiny.graph is possible: layers.1.mlp.norm: does not fit "
+        f"mmfree-neuro: none of 8 ways to map {tmp_path}/tiny.graph is possible: "
+        "layers.1.mlp.norm: does not fit "
         "behind what comes before it: all nodes need 2 chips of 120 cores, oheo-gulch has 1\n",
     )
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.graph", "small.toml"}

@@ -16,9 +16,15 @@ from mmfree_sims.neurons import Neurons, forget
 
 
 def test_neurons_by_hand(hand_graph: Graph) -> None:
-    both, second = Neurons(hand_graph, hand_graph.head, 0, 2), Neurons(hand_graph, hand_graph.head, 1, 2)
+    both, second = (
+        Neurons(hand_graph, hand_graph.head, 0, 2),
+        Neurons(hand_graph, hand_graph.head, 1, 2),
+    )
     assert both.fire([np.array([[3, -5, 7]], np.int32)])["logits"].tolist() == [[12, 3]]
-    assert second.fire([np.array([[3, -5, 7], [-1, 0, -2]], np.int32)])["logits"].tolist() == [[3], [-3]]
+    assert second.fire([np.array([[3, -5, 7], [-1, 0, -2]], np.int32)])["logits"].tolist() == [
+        [3],
+        [-3],
+    ]
     assert both.program.saturated.tolist() == [0, 0]
     assert both.program.events["logits"].tolist() == [1, 1]
     assert second.program.events["logits"].tolist() == [2]
@@ -48,7 +54,10 @@ def test_equal_to_the_reference_where_values_saturate(
     graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray
 ) -> None:
     embedding = replace(graph.embedding, scales=graph.embedding.scales * 6)
-    loud, mapping = replace(graph, nodes=(embedding, *graph.nodes[1:])), make_mapping(graph, "random", 5)
+    loud, mapping = (
+        replace(graph, nodes=(embedding, *graph.nodes[1:])),
+        make_mapping(graph, "random", 5),
+    )
     job = Job(tokens[:1, :6], 2)
     expected, found = reference.run(loud, mapping, job), fast.run(loud, mapping, job)
     assert expected.prefill.saturations.sum() > 0
@@ -57,10 +66,13 @@ def test_equal_to_the_reference_where_values_saturate(
     assert found.generate == expected.generate
 
 
-def test_no_mapping_changes_the_logits(graph: Graph, mapping: Mapping, make_mapping: Callable[..., Mapping]) -> None:
+def test_no_mapping_changes_the_logits(
+    graph: Graph, mapping: Mapping, make_mapping: Callable[..., Mapping]
+) -> None:
     job = Job(np.arange(20)[None])
     assert np.array_equal(
-        fast.run(graph, mapping, job).logits, fast.run(graph, make_mapping(graph, "chain"), job).logits
+        fast.run(graph, mapping, job).logits,
+        fast.run(graph, make_mapping(graph, "chain"), job).logits,
     )
 
 

@@ -1,4 +1,5 @@
-"""Formats hold what they say, multipliers are as near as promised, and shifts round as they are named."""
+"""Formats hold what they say, multipliers are as near as promised, and shifts round as they are
+named."""
 
 import math
 from fractions import Fraction
@@ -35,7 +36,9 @@ def test_fit_returns_what_fits() -> None:
     assert fit(np.array([], np.int64), QType(8, 0), "nothing").size == 0
 
 
-@pytest.mark.parametrize(("values", "worst"), [([128, 5], 128), ([3, -128], -128), ([200, -300], -300)])
+@pytest.mark.parametrize(
+    ("values", "worst"), [([128, 5], 128), ([3, -128], -128), ([200, -300], -300)]
+)
 def test_fit_names_the_worst_of_what_does_not(values: list[int], worst: int) -> None:
     with pytest.raises(RangeError) as error:
         fit(np.array(values), QType(8, 3), "layer3.x")
@@ -43,7 +46,8 @@ def test_fit_names_the_worst_of_what_does_not(values: list[int], worst: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("largest", "bits", "frac"), [(0, 8, 7), (1, 8, 6), (127, 8, 0), (127.4, 8, -1), (254, 8, -1), (0.5, 16, 15)]
+    ("largest", "bits", "frac"),
+    [(0, 8, 7), (1, 8, 6), (127, 8, 0), (127.4, 8, -1), (254, 8, -1), (0.5, 16, 15)],
 )
 def test_frac_for_by_hand(largest: float, bits: int, frac: int) -> None:
     assert frac_for(largest, bits) == frac
@@ -60,7 +64,10 @@ def test_frac_for_is_the_most_that_holds(largest: float, bits: int) -> None:
 def test_frac_for_what_has_no_format(largest: float) -> None:
     with pytest.raises(RangeError) as error:
         frac_for(largest, 8)
-    assert str(error.value) == f"a range of {largest} has no fixed-point format, must be finite and not negative"
+    assert (
+        str(error.value)
+        == f"a range of {largest} has no fixed-point format, must be finite and not negative"
+    )
 
 
 def test_quantise_by_hand() -> None:
@@ -71,7 +78,9 @@ def test_quantise_by_hand() -> None:
 def test_a_multiplier_by_hand() -> None:
     assert multiplier(1.0) == Multiplier(16384, 14)
     assert multiplier(0.75, 3) == Multiplier(3, 2)
-    assert multiplier(1 - 2**-20) == Multiplier(16384, 14)  # the mantissa rounds up to a power of two
+    assert multiplier(1 - 2**-20) == Multiplier(
+        16384, 14
+    )  # the mantissa rounds up to a power of two
 
 
 @given(st.floats(1e-9, 16384), st.integers(4, 24))
@@ -81,7 +90,9 @@ def test_a_multiplier_is_near(factor: float, bits: int) -> None:
     found = multiplier(factor, bits)
     assert 0 < found.mantissa < 1 << (bits - 1)
     assert 0 <= found.shift <= 62
-    assert abs(Fraction(found.mantissa, 1 << found.shift) / Fraction(factor) - 1) <= Fraction(1, 1 << (bits - 1))
+    assert abs(Fraction(found.mantissa, 1 << found.shift) / Fraction(factor) - 1) <= Fraction(
+        1, 1 << (bits - 1)
+    )
 
 
 def test_a_tiny_multiplier_never_shifts_by_more_than_62() -> None:
@@ -93,14 +104,19 @@ def test_a_tiny_multiplier_never_shifts_by_more_than_62() -> None:
 def test_no_multiplier(factor: float) -> None:
     with pytest.raises(RangeError) as error:
         multiplier(factor)
-    assert str(error.value) == f"a factor of {factor} has no multiplier, must be positive and finite"
+    assert (
+        str(error.value) == f"a factor of {factor} has no multiplier, must be positive and finite"
+    )
 
 
 def test_a_multiplier_does_not_shift_left() -> None:
     assert multiplier(32767.0).shift == 0
     with pytest.raises(RangeError) as error:
         multiplier(32768.0)
-    assert str(error.value) == "a factor of 32768.0 has no multiplier of 16 bits, must be below 32768.0"
+    assert (
+        str(error.value)
+        == "a factor of 32768.0 has no multiplier of 16 bits, must be below 32768.0"
+    )
 
 
 def test_shifts_by_hand() -> None:

@@ -1,7 +1,9 @@
-"""The model on fused halves computes what the plain one does, and its gradients are those of float64.
+"""The model on fused halves computes what the plain one does, and its gradients are those of
+float64.
 
-The float64 statement below rounds where the model quantises.  A value next to a rounding boundary may get another code
-in float32, so parameters are drawn until the nearest boundary is further away than float32 can err.
+The float64 statement below rounds where the model quantises.  A value next to a rounding boundary
+may get another code in float32, so parameters are drawn until the nearest boundary is further away
+than float32 can err.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,13 +29,17 @@ from mmfree_kernels.model import HGRNBitModel
 from mmfree_neuro.checkpoint import ModelConfig
 
 # NumPy warns of the way in which Triton's interpreter makes loop bounds integers.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim:DeprecationWarning"
+)
 
 CONFIG = ModelConfig(vocab_size=23, hidden_size=48, num_hidden_layers=2, intermediate_size=80)
 ONE_LAYER = replace(CONFIG, num_hidden_layers=1)
 CONFIGS = {
     "default": CONFIG,
-    "expanded, no lower bounds": replace(ONE_LAYER, use_lower_bound=False, expand_ratio=2, num_heads=2),
+    "expanded, no lower bounds": replace(
+        ONE_LAYER, use_lower_bound=False, expand_ratio=2, num_heads=2
+    ),
     "tied, large eps": replace(ONE_LAYER, tie_word_embeddings=True, rms_norm_eps=1e-2),
 }
 BATCH, TIME = 2, 3
@@ -54,7 +60,8 @@ def straight_through(exact: Tensor, quantised: Tensor) -> Tensor:
 
 
 class Exact:
-    """The published equations in float64; `margin` is the least distance of a value to a rounding boundary."""
+    """The published equations in float64; `margin` is the least distance of a value to a rounding
+    boundary."""
 
     def __init__(self, model: HGRNBitModel) -> None:
         self.model, self.config, self.margin = model, model.config, 0.5
@@ -119,8 +126,11 @@ def draw(*shape: int, seed: int, device: str) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
-def away_from_boundaries(config: ModelConfig, device: str, run: Callable[[Exact], Tensor]) -> tuple[Exact, Tensor]:
-    """The first random model that float32 is sure to round as float64 does, and what `run` gives of it."""
+def away_from_boundaries(
+    config: ModelConfig, device: str, run: Callable[[Exact], Tensor]
+) -> tuple[Exact, Tensor]:
+    """The first random model that float32 is sure to round as float64 does, and what `run` gives of
+    it."""
     for seed in range(200):
         exact = Exact(random_model(config, seed, device))
         result = run(exact)
@@ -133,14 +143,18 @@ def gradients(model: HGRNBitModel, loss: Tensor) -> Gradients:
     model.zero_grad()
     loss.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    assert all(found[name].dtype == p.dtype for name, p in model.named_parameters() if name in found)
+    assert all(
+        found[name].dtype == p.dtype for name, p in model.named_parameters() if name in found
+    )
     return found
 
 
 def assert_close(found: Tensor, true: Tensor, what: str, bound: float = 2e-5) -> None:
     """To `bound` of the largest element, or of one where that is less."""
     assert found.shape == true.shape
-    assert (found.double() - true).abs().max().item() <= bound * max(1.0, true.abs().max().item()), what
+    assert (found.double() - true).abs().max().item() <= bound * max(
+        1.0, true.abs().max().item()
+    ), what
 
 
 def assert_gradients(found: Gradients, exact: Exact) -> None:
@@ -156,9 +170,15 @@ MASK = torch.tensor([[0, 1, 1], [1, 1, 1]])
 @pytest.mark.parametrize(("bounded", "masked"), [(False, False), (True, True)])
 def test_token_mixer(device: str, bounded: bool, masked: bool) -> None:
     size = CONFIG.hidden_size
-    inputs = [draw(*s, seed=n, device=device) for n, s in enumerate([(BATCH, TIME, size), (BATCH, size), (size,)])]
+    inputs = [
+        draw(*s, seed=n, device=device)
+        for n, s in enumerate([(BATCH, TIME, size), (BATCH, size), (size,)])
+    ]
     inputs[2] = inputs[2].sigmoid()
-    out_weight, state_weight = draw(BATCH, TIME, size, seed=5, device=device), draw(BATCH, size, seed=6, device=device)
+    out_weight, state_weight = (
+        draw(BATCH, TIME, size, seed=5, device=device),
+        draw(BATCH, size, seed=6, device=device),
+    )
     mask = MASK.float().to(device) if masked else None
     double = [tensor.double().requires_grad_() for tensor in inputs]
 
@@ -184,7 +204,9 @@ def test_token_mixer(device: str, bounded: bool, masked: bool) -> None:
 def test_channel_mixer(device: str) -> None:
     x = draw(BATCH, TIME, CONFIG.hidden_size, seed=1, device=device)
     weight, double = draw(*x.shape, seed=2, device=device), x.double().requires_grad_()
-    exact, expected = away_from_boundaries(CONFIG, device, lambda e: (e.channel_mixer(double, 0) * weight).sum())
+    exact, expected = away_from_boundaries(
+        CONFIG, device, lambda e: (e.channel_mixer(double, 0) * weight).sum()
+    )
     expected.backward()
     loss = (fused.channel_mixer(exact.model.model.layers[0], x.requires_grad_()) * weight).sum()
     assert_close(loss, expected, "loss")
@@ -205,7 +227,9 @@ def test_loss_and_its_gradients(device: str, shape: str) -> None:
     targets = targets.clone()
     targets[0, 2] = -100
     exact, expected = away_from_boundaries(
-        CONFIGS[shape], device, lambda e: functional.cross_entropy(e.logits(tokens).flatten(0, 1), targets.flatten())
+        CONFIGS[shape],
+        device,
+        lambda e: functional.cross_entropy(e.logits(tokens).flatten(0, 1), targets.flatten()),
     )
     expected.backward()
     loss = fused.forward_loss(exact.model, tokens, targets)
@@ -239,14 +263,19 @@ def test_logits_their_gradients_and_a_carried_state(device: str) -> None:
 def test_what_is_recomputed_does_not_show(device: str) -> None:
     model, (tokens, targets) = random_model(ONE_LAYER, 0, device), text(device, 2)
     choices = Recompute(), Recompute(ifg=True), Recompute(gate_up=False)
-    first, *others = (gradients(model, fused.forward_loss(model, tokens, targets, recompute=r)) for r in choices)
+    first, *others = (
+        gradients(model, fused.forward_loss(model, tokens, targets, recompute=r)) for r in choices
+    )
     for other in others:
         assert all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_checkpoints_do_not_show(device: str) -> None:
     model = random_model(CONFIG, 0, device)
-    block, x = model.model.layers[1], draw(1, 2, CONFIG.hidden_size, seed=0, device=device).requires_grad_()
+    block, x = (
+        model.model.layers[1],
+        draw(1, 2, CONFIG.hidden_size, seed=0, device=device).requires_grad_(),
+    )
     bound, initial = model.lower_bounds()[1], torch.zeros(1, CONFIG.state_size, device=device)
 
     def run(x: Tensor) -> Tensor:
@@ -258,11 +287,16 @@ def test_checkpoints_do_not_show(device: str) -> None:
     mine, x.grad = x.grad, None
     again = gradients(model, checkpoint(run, x, use_reentrant=False))
     assert mine is not None and x.grad is not None and torch.equal(mine, x.grad)
-    assert plain.keys() == again.keys() and all(torch.equal(plain[name], again[name]) for name in plain)
+    assert plain.keys() == again.keys() and all(
+        torch.equal(plain[name], again[name]) for name in plain
+    )
 
 
 def test_only_the_last_state_is_used(device: str) -> None:
-    model, x = random_model(ONE_LAYER, 0, device), draw(1, 2, CONFIG.hidden_size, seed=0, device=device)
+    model, x = (
+        random_model(ONE_LAYER, 0, device),
+        draw(1, 2, CONFIG.hidden_size, seed=0, device=device),
+    )
     initial = draw(1, CONFIG.hidden_size, seed=1, device=device).requires_grad_()
     _, last = fused.token_mixer(model.model.layers[0], x, None, None, initial)
     found = gradients(model, last.sum())
@@ -292,10 +326,18 @@ def test_no_length_is_compiled_for(device: str) -> None:
     if device == "cpu":
         pytest.skip("Triton's interpreter compiles nothing")
     modules = rows, product, ternary, glu, cross_entropy, output, scan
-    kernels = [kernel for m in modules for kernel in vars(m).values() if isinstance(kernel, triton.JITFunction)]
+    kernels = [
+        kernel
+        for m in modules
+        for kernel in vars(m).values()
+        if isinstance(kernel, triton.JITFunction)
+    ]
 
     def compiled() -> dict[str, int]:
-        return {kernel.__name__: len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in kernels}
+        return {
+            kernel.__name__: len(kernel.device_caches[torch.cuda.current_device()][0])
+            for kernel in kernels
+        }
 
     model, counts = random_model(CONFIG, 0, device), []
     for time in (48, 47, 33, 64, 40):
@@ -308,9 +350,13 @@ def test_no_length_is_compiled_for(device: str) -> None:
 def test_captured_gradients(device: str) -> None:
     """Those of one batch after another, in the same memory."""
     model = random_model(ONE_LAYER, 0, device)
-    step = captured.Gradients(model, lambda m, tokens: fused.forward_loss(m, tokens[:, :-1], tokens[:, 1:]))
+    step = captured.Gradients(
+        model, lambda m, tokens: fused.forward_loss(m, tokens[:, :-1], tokens[:, 1:])
+    )
     for seed in (1, 2):
-        tokens = torch.randint(ONE_LAYER.vocab_size, (2, 6), generator=torch.Generator().manual_seed(seed)).to(device)
+        tokens = torch.randint(
+            ONE_LAYER.vocab_size, (2, 6), generator=torch.Generator().manual_seed(seed)
+        ).to(device)
         loss = step(tokens).clone()
         found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         twin = random_model(ONE_LAYER, 0, device)

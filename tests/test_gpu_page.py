@@ -27,7 +27,9 @@ def _pick(rows: list[Row], impl: str, model: str, mode: str, batch: int, length:
 def test_speeds_and_energies_of_the_page(rows: list[Row]) -> None:
     page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
     for row in rows:
-        if (row["model"], row["mode"], row["sequence_length"]) == ("370m", "prefill", 2048) or row["model"] == "13b":
+        if (row["model"], row["mode"], row["sequence_length"]) == ("370m", "prefill", 2048) or row[
+            "model"
+        ] == "13b":
             continue  # their memory is on the page, or a speed of one kind
         assert f"{row['tokens_per_s']:,.0f}" in page, row["script"]
         if row["mode"] == "generate" and row["model"] == "370m":
@@ -49,7 +51,12 @@ def test_memory_of_the_page(rows: list[Row]) -> None:
 def test_figures_of_the_readme(rows: list[Row]) -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for impl in ("fast", "transformer"):
-        for point in (("generate", 1, 512), ("generate", 64, 512), ("prefill", 1, 16000), ("train", 8, 2048)):
+        for point in (
+            ("generate", 1, 512),
+            ("generate", 64, 512),
+            ("prefill", 1, 16000),
+            ("train", 8, 2048),
+        ):
             assert f"{_pick(rows, impl, '370m', *point)['tokens_per_s']:,.0f}" in page
 
 

@@ -1,4 +1,5 @@
-"""Chips and systems are data that somebody can check: every figure has a source, every mistake a message."""
+"""Chips and systems are data that somebody can check: every figure has a source, every mistake a
+message."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -7,9 +8,24 @@ import pytest
 
 from mmfree_neuro import hardware
 from mmfree_neuro.errors import HardwareError
-from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec, chip_names, load_system, parse_system, system_names
+from mmfree_neuro.hardware import (
+    ChipSpec,
+    Quantity,
+    SystemSpec,
+    chip_names,
+    load_system,
+    parse_system,
+    system_names,
+)
 
-SYSTEMS = ("alia-point", "alia-point-32", "hala-point", "kapoho-point", "loihi1-nahuku", "oheo-gulch")
+SYSTEMS = (
+    "alia-point",
+    "alia-point-32",
+    "hala-point",
+    "kapoho-point",
+    "loihi1-nahuku",
+    "oheo-gulch",
+)
 OPTIONAL = {"output_axons_per_core", "program_instructions_per_core"}
 
 
@@ -20,10 +36,21 @@ def quantities(spec: ChipSpec | SystemSpec) -> dict[str, Quantity]:
 
 
 def table(spec: type, **changed: str) -> str:
-    """The lines of a valid [chip] or [system], every figure 1; `changed` replaces a line, or drops it where empty."""
-    figures = {f.name: '{value = 1, source = "a data sheet"}' for f in fields(spec) if f.type in (Quantity, "Quantity")}
-    texts = {"name": '"mine"', "description": '"my own"'} if spec is SystemSpec else {"name": '"my chip"'}
-    return "".join(f"{name} = {value}\n" for name, value in (texts | figures | changed).items() if value)
+    """The lines of a valid [chip] or [system], every figure 1; `changed` replaces a line, or drops
+    it where empty."""
+    figures = {
+        f.name: '{value = 1, source = "a data sheet"}'
+        for f in fields(spec)
+        if f.type in (Quantity, "Quantity")
+    }
+    texts = (
+        {"name": '"mine"', "description": '"my own"'}
+        if spec is SystemSpec
+        else {"name": '"my chip"'}
+    )
+    return "".join(
+        f"{name} = {value}\n" for name, value in (texts | figures | changed).items() if value
+    )
 
 
 def own(chip: str | None = None, system: str | None = None) -> str:
@@ -50,7 +77,10 @@ def test_every_figure_that_ships_has_a_source_and_lies_in_its_range(name: str) -
     assert system.name == name
     assert system.description
     for spec, others in ((system, {"name", "description", "chip"}), (system.chip, {"name"})):
-        assert quantities(spec).keys() | OPTIONAL | others == {field.name for field in fields(spec)} | OPTIONAL
+        assert (
+            quantities(spec).keys() | OPTIONAL | others
+            == {field.name for field in fields(spec)} | OPTIONAL
+        )
         for figure in quantities(spec).values():
             assert figure.source.strip()
             assert 0 <= figure.low <= figure.central <= figure.high < float("inf")
@@ -74,7 +104,10 @@ def test_every_system_has_its_chips_in_a_full_grid(name: str, chip: str, chips: 
 
 
 def test_the_figures_that_are_not_known_of_every_chip() -> None:
-    known = {name: quantities(load_system(name).chip).keys() & OPTIONAL for name in ("oheo-gulch", "loihi1-nahuku")}
+    known = {
+        name: quantities(load_system(name).chip).keys() & OPTIONAL
+        for name in ("oheo-gulch", "loihi1-nahuku")
+    }
     assert known == {"oheo-gulch": set(), "loihi1-nahuku": {"output_axons_per_core"}}
 
 
@@ -115,12 +148,17 @@ def test_a_user_can_describe_a_chip_of_their_own(tmp_path: Path) -> None:
     assert (system.name, system.description, system.chip.name) == ("mine", "my own", "my chip")
     assert system.chips == Quantity(1, 1, 1, "a data sheet")
     assert system.chip.energy_per_hop_pj == Quantity(1, 2.5, 4, "two papers")
-    assert (system.chip.output_axons_per_core, system.chip.program_instructions_per_core) == (None, None)
+    assert (system.chip.output_axons_per_core, system.chip.program_instructions_per_core) == (
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONAL))
 def test_a_user_can_say_what_is_not_known_of_every_chip(name: str) -> None:
-    chip = parse_system(own(chip=table(ChipSpec, **{name: '{value = 256, source = "a data sheet"}'})), "mine.toml").chip
+    chip = parse_system(
+        own(chip=table(ChipSpec, **{name: '{value = 256, source = "a data sheet"}'})), "mine.toml"
+    ).chip
     (other,) = OPTIONAL - {name}
     assert getattr(chip, name) == Quantity(256, 256, 256, "a data sheet")
     assert getattr(chip, other) is None
@@ -135,23 +173,32 @@ def test_a_user_can_say_what_is_not_known_of_every_chip(name: str) -> None:
         ('{value = -1, source = "x"}', "have a value, or low, central and high, none negative"),
         ('{value = 0, source = "x"}', "be a whole number of at least 1"),
         ('{low = 1, central = 1.5, high = 2, source = "x"}', "be a whole number of at least 1"),
-        ('{low = 3, central = 2, high = 4, source = "x"}', "have low <= central <= high, has 3, 2, 4"),
+        (
+            '{low = 3, central = 2, high = 4, source = "x"}',
+            "have low <= central <= high, has 3, 2, 4",
+        ),
     ],
 )
 def test_a_figure_that_may_be_missing_may_not_be_wrong(name: str, raw: str, must: str) -> None:
-    assert message(own(chip=table(ChipSpec, **{name: raw}))) == f"mine.toml: [chip]: {name} must {must}"
+    assert (
+        message(own(chip=table(ChipSpec, **{name: raw})))
+        == f"mine.toml: [chip]: {name} must {must}"
+    )
 
 
 def test_a_user_can_put_our_chip_on_a_board_of_their_own() -> None:
     system = parse_system("[system]\n" + table(SystemSpec, chip='"loihi2"'), "mine.toml")
-    assert system == replace(load_system("oheo-gulch"), **quantities(system), name="mine", description="my own")
+    assert system == replace(
+        load_system("oheo-gulch"), **quantities(system), name="mine", description="my own"
+    )
 
 
 def test_a_system_that_is_not_known() -> None:
     with pytest.raises(HardwareError) as error:
         load_system("lihue")
     assert str(error.value) == (
-        "system 'lihue' is not known, must be one of alia-point, alia-point-32, hala-point, kapoho-point, "
+        "system 'lihue' is not known, must be one of alia-point, alia-point-32, hala-point, "
+        "kapoho-point, "
         "loihi1-nahuku, oheo-gulch, or a .toml file"
     )
 
@@ -165,7 +212,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     file = str(tmp_path / "none.toml")
     with pytest.raises(HardwareError) as error:
         load_system(file)
-    assert str(error.value) == f"{file}: not readable ([Errno 2] No such file or directory: '{file}')"
+    assert (
+        str(error.value) == f"{file}: not readable ([Errno 2] No such file or directory: '{file}')"
+    )
 
 
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
@@ -174,12 +223,15 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(HardwareError) as error:
         load_system(str(file))
     assert str(error.value) == (
-        f"{file}: not readable ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"
+        f"{file}: not readable ('utf-8' codec can't decode byte 0xff in position 0: invalid "
+        "start byte)"
     )
 
 
 def test_a_file_that_is_not_toml() -> None:
-    with pytest.raises(hardware.tomllib.TOMLDecodeError) as reason:  # its wording is that of the Python at hand
+    with pytest.raises(
+        hardware.tomllib.TOMLDecodeError
+    ) as reason:  # its wording is that of the Python at hand
         hardware.tomllib.loads("[system")
     assert message("[system") == f"mine.toml: not readable as TOML ({reason.value})"
 
@@ -192,7 +244,10 @@ def test_a_file_without_a_system(text: str) -> None:
 @pytest.mark.parametrize("name", ["", "3", '""'])
 @pytest.mark.parametrize("text", ["name", "description"])
 def test_a_system_without_its_texts(text: str, name: str) -> None:
-    assert message(own(system=table(SystemSpec, **{text: name}))) == f"mine.toml: {text} must be a text"
+    assert (
+        message(own(system=table(SystemSpec, **{text: name})))
+        == f"mine.toml: {text} must be a text"
+    )
 
 
 def test_a_chip_without_a_name() -> None:
@@ -202,7 +257,9 @@ def test_a_chip_without_a_name() -> None:
 def test_a_figure_that_is_missing() -> None:
     assert message(own(chip=table(ChipSpec, cores=""))) == "mine.toml: [chip]: cores is missing"
     for name in ("chips", "chip_rows", "host_power_w"):
-        assert message(own(system=table(SystemSpec, **{name: ""}))) == f"mine.toml: {name} is missing"
+        assert (
+            message(own(system=table(SystemSpec, **{name: ""}))) == f"mine.toml: {name} is missing"
+        )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +267,11 @@ def test_a_figure_that_is_missing() -> None:
     [
         ("chip_rows", '{value = 0, source = "x"}', "be a whole number of at least 1"),
         ("host_power_w", "10", "be a table with a number and a source"),
-        ("host_power_w", '{value = -1, source = "x"}', "have a value, or low, central and high, none negative"),
+        (
+            "host_power_w",
+            '{value = -1, source = "x"}',
+            "have a value, or low, central and high, none negative",
+        ),
     ],
 )
 def test_a_figure_of_a_board_that_is_wrong(name: str, raw: str, must: str) -> None:
@@ -219,13 +280,17 @@ def test_a_figure_of_a_board_that_is_wrong(name: str, raw: str, must: str) -> No
 
 def test_a_figure_that_nobody_reads() -> None:
     chip = table(ChipSpec, energy_per_sin_pj='{value = 1, source = "x"}')
-    assert message(own(chip=chip)) == "mine.toml: [chip]: energy_per_sin_pj is not a figure that this file may have"
+    assert (
+        message(own(chip=chip))
+        == "mine.toml: [chip]: energy_per_sin_pj is not a figure that this file may have"
+    )
     system = table(SystemSpec, chipz='{value = 1, source = "x"}')
     assert message(own(system=system)) == "mine.toml: chipz is not a figure that this file may have"
 
 
 @pytest.mark.parametrize(
-    "raw", ["128", '"128"', "{value = 128}", '{value = 128, source = ""}', "{value = 128, source = 3}"]
+    "raw",
+    ["128", '"128"', "{value = 128}", '{value = 128, source = ""}', "{value = 128, source = 3}"],
 )
 def test_a_figure_without_a_source(raw: str) -> None:
     found = message(own(chip=table(ChipSpec, cores=raw)))

@@ -1,4 +1,5 @@
-"""The packed model gives what the float model gives: token by token, for many sequences, in stretches of a prompt."""
+"""The packed model gives what the float model gives: token by token, for many sequences, in
+stretches of a prompt."""
 
 from dataclasses import replace
 
@@ -25,7 +26,10 @@ ROUNDING = 1e-4
 
 def _checkpoint(config: ModelConfig) -> Checkpoint:
     rng = np.random.default_rng(11)
-    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in config.shapes().items()}
+    tensors = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in config.shapes().items()
+    }
     for name in tensors:
         if name.endswith("norm.weight"):
             tensors[name] = 1 + tensors[name] / 5
@@ -44,9 +48,15 @@ CONFIGS = {
 def both(request: pytest.FixtureRequest, device: str) -> tuple[model.PackedModel, HGRNBitModel]:
     """A packed model and its naive twin, with the same embedding."""
     checkpoint = _checkpoint(CONFIGS[request.param])
-    table = torch.from_numpy(checkpoint.tensors["model.embeddings.weight"]).bfloat16().float().numpy()
-    checkpoint = Checkpoint(checkpoint.config, {**checkpoint.tensors, "model.embeddings.weight": table})
-    return model.from_checkpoint(checkpoint, device, "bfloat16"), from_checkpoint(checkpoint).to(device)
+    table = (
+        torch.from_numpy(checkpoint.tensors["model.embeddings.weight"]).bfloat16().float().numpy()
+    )
+    checkpoint = Checkpoint(
+        checkpoint.config, {**checkpoint.tensors, "model.embeddings.weight": table}
+    )
+    return model.from_checkpoint(checkpoint, device, "bfloat16"), from_checkpoint(checkpoint).to(
+        device
+    )
 
 
 @pytest.fixture
@@ -57,10 +67,15 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
 
 
 @pytest.mark.usefixtures("large_tiles")
-@pytest.mark.parametrize(("at_most", "batch"), [(0, 1), (decoder.FEW, 2), (0, 2)], ids=["one", "few", "many"])
+@pytest.mark.parametrize(
+    ("at_most", "batch"), [(0, 1), (decoder.FEW, 2), (0, 2)], ids=["one", "few", "many"]
+)
 @torch.no_grad()
 def test_decoder(
-    both: tuple[model.PackedModel, HGRNBitModel], at_most: int, batch: int, monkeypatch: pytest.MonkeyPatch
+    both: tuple[model.PackedModel, HGRNBitModel],
+    at_most: int,
+    batch: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(decoder, "FEW", at_most)
     packed, naive = both
@@ -79,7 +94,9 @@ def test_decoder(
 
 @pytest.mark.parametrize("together", [256, 0], ids=["packed", "unpacked"])
 @torch.no_grad()
-def test_prefill(both: tuple[model.PackedModel, HGRNBitModel], together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefill(
+    both: tuple[model.PackedModel, HGRNBitModel], together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(many, "TOGETHER", together)
     packed, naive = both
     prompt = torch.tensor([[3, 41, 8, 0, 17], [7, 7, 2, 30, 5]], device=packed.device)
@@ -134,7 +151,10 @@ def test_the_first_of_equal_logits_is_chosen(device: str) -> None:
 def test_embeddings(device: str) -> None:
     checkpoint = _checkpoint(CONFIG)
     table = torch.from_numpy(checkpoint.tensors["model.embeddings.weight"])
-    for kind, bound in (("int8", table.abs().amax(1) / 253), ("bfloat16", table.abs().amax(1) / 128)):
+    for kind, bound in (
+        ("int8", table.abs().amax(1) / 253),
+        ("bfloat16", table.abs().amax(1) / 128),
+    ):
         packed = model.from_checkpoint(checkpoint, device, kind)
         assert packed.embedding.dtype == getattr(torch, kind)
         x = torch.empty(4, 32, device=device)
@@ -159,7 +179,9 @@ def test_weights_take_two_bits(both: tuple[model.PackedModel, HGRNBitModel]) -> 
     config = packed.config
     sizes = {name: parameter.numel() for name, parameter in naive.named_parameters()}
     head = 64 * 32  # fills its last tile
-    ternary = head + sum(size for name, size in sizes.items() if is_ternary(name) and "proj" in name)
+    ternary = head + sum(
+        size for name, size in sizes.items() if is_ternary(name) and "proj" in name
+    )
     others = 4 * sum(size for name, size in sizes.items() if name.endswith("norm.weight"))
     bounds = 4 * 32 if config.use_lower_bound else 0
     scales = 4 * (config.num_hidden_layers * 6 + 1)
@@ -179,9 +201,11 @@ def test_refusals(device: str) -> None:
     assert str(refused.value) == "the gate width is 40, must be a multiple of 16 for packed weights"
     packed = model.random(CONFIG, device)
     for session in (Prefill(packed, 2), Decoder(packed, 2)):
-        for tokens, found in ((torch.zeros(3, 4, dtype=torch.int64), "torch.int64 [3, 4]"),
-                              (torch.zeros(2, 0, dtype=torch.int64), "torch.int64 [2, 0]"),
-                              (torch.zeros(2, 1), "torch.float32 [2, 1]")):  # fmt: skip
+        for tokens, found in (
+            (torch.zeros(3, 4, dtype=torch.int64), "torch.int64 [3, 4]"),
+            (torch.zeros(2, 0, dtype=torch.int64), "torch.int64 [2, 0]"),
+            (torch.zeros(2, 1), "torch.float32 [2, 1]"),
+        ):
             with pytest.raises(ValueError) as wrong:
                 session.feed(tokens)
             assert str(wrong.value) == f"tokens are {found}, must be int64 [2, at least 1]"
@@ -195,7 +219,9 @@ def test_unknown_tokens_have_no_logits(device: str) -> None:
     assert x[1].isfinite().all()
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(32, 4112), (8208, 272)], ids=["eight warps", "many rows"])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(32, 4112), (8208, 272)], ids=["eight warps", "many rows"]
+)
 def test_tiles_of_large_layers(device: str, rows: int, columns: int) -> None:
     if device == "cpu" and rows > 8192:
         pytest.skip("the interpreter takes a minute for so many programs")

@@ -1,6 +1,8 @@
-"""The GPU engine gives the reference's integers and counts, bit for bit; without a GPU, through Triton's interpreter.
+"""The GPU engine gives the reference's integers and counts, bit for bit; without a GPU, through
+Triton's interpreter.
 
-The interpreter takes a millisecond or so for an instruction, whatever the number of neurons, so tokens are few.
+The interpreter takes a millisecond or so for an instruction, whatever the number of neurons, so
+tokens are few.
 """
 
 import sys
@@ -21,7 +23,17 @@ from mmfree_neuro.activity import nothing
 from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.fixedpoint import QType
-from mmfree_neuro.ir import AnyNode, Embedding, Graph, Input, MaxAbs, Node, Output, PartialSum, constants
+from mmfree_neuro.ir import (
+    AnyNode,
+    Embedding,
+    Graph,
+    Input,
+    MaxAbs,
+    Node,
+    Output,
+    PartialSum,
+    constants,
+)
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.ops import REGISTER_HIGH, Value
@@ -48,7 +60,9 @@ def assert_equal_runs(graph: Graph, mapping: Mapping, job: Job) -> None:
 
 
 def test_equal_to_the_reference_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    assert_equal_runs(hand_graph, hand_mapping, Job(np.array([[0, 1, 1, 0], [1, 0, 0, 0]]), 3, Sampling(0.8, 11)))
+    assert_equal_runs(
+        hand_graph, hand_mapping, Job(np.array([[0, 1, 1, 0], [1, 0, 0, 0]]), 3, Sampling(0.8, 11))
+    )
 
 
 def test_equal_to_the_reference(graph: Graph, make_mapping: Mapper, tokens: np.ndarray) -> None:
@@ -59,18 +73,26 @@ without_lower_bounds = pytest.mark.parametrize("checkpoint", [False], indirect=T
 
 
 @without_lower_bounds
-def test_equal_to_the_reference_without_lower_bounds(a8: Graph, make_mapping: Mapper, tokens: np.ndarray) -> None:
+def test_equal_to_the_reference_without_lower_bounds(
+    a8: Graph, make_mapping: Mapper, tokens: np.ndarray
+) -> None:
     assert_equal_runs(a8, make_mapping(a8, "block-per-chip"), Job(tokens[:1, :2]))
 
 
 @without_lower_bounds
-def test_equal_to_the_reference_divided_and_loud(a16: Graph, make_mapping: Mapper, tokens: np.ndarray) -> None:
+def test_equal_to_the_reference_divided_and_loud(
+    a16: Graph, make_mapping: Mapper, tokens: np.ndarray
+) -> None:
     embedding = replace(a16.embedding, scales=a16.embedding.scales * 6)
     loud = replace(a16, nodes=(embedding, *a16.nodes[1:]))
-    parts = tuple((node.name, 2) for node in a16.nodes if node.name.startswith("layers.0") and _sums(node))
+    parts = tuple(
+        (node.name, 2) for node in a16.nodes if node.name.startswith("layers.0") and _sums(node)
+    )
     divided, job = by_columns(loud, evenly(loud, parts)), Job(tokens[:1, :2])
     mapping = make_mapping(divided, "random", 7)
-    assert sum(isinstance(node, PartialSum) for node in divided.nodes) == len(parts) + 3  # i, f, g and gate, up
+    assert (
+        sum(isinstance(node, PartialSum) for node in divided.nodes) == len(parts) + 3
+    )  # i, f, g and gate, up
     assert reference.run(divided, mapping, job).prefill.saturations.sum() > 0
     assert_equal_runs(divided, mapping, job)
 
@@ -79,7 +101,9 @@ def _sums(node: AnyNode) -> bool:
     return any(entry.how in ("ternary", "sum") for entry in node.inputs)
 
 
-def test_goes_on_from_a_state_of_another_engine(graph: Graph, make_mapping: Mapper, tokens: np.ndarray) -> None:
+def test_goes_on_from_a_state_of_another_engine(
+    graph: Graph, make_mapping: Mapper, tokens: np.ndarray
+) -> None:
     mapping, last = make_mapping(graph, "chain"), tokens[0, 5:6]
     before, found = fast.Fast(graph, mapping), gpu.Gpu(graph, mapping)
     before.feed(tokens[0, :5])
@@ -101,7 +125,11 @@ def assert_equal_states(found: gpu.Gpu, expected: fast.Fast) -> None:
 
 
 def test_a_saved_run_goes_on(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    job, states, later = Job(np.array([[0, 1, 1, 0]]), 3, keep_logits=False), list[RunState](), list[RunState]()
+    job, states, later = (
+        Job(np.array([[0, 1, 1, 0]]), 3, keep_logits=False),
+        list[RunState](),
+        list[RunState](),
+    )
     expected = gpu.run(hand_graph, hand_mapping, job, silent, Saving(3, states.append))
     found = gpu.run(hand_graph, hand_mapping, job, silent, Saving(5, later.append, states[0]))
     assert ([state.fed for state in states], [state.fed for state in later]) == ([3], [5])
@@ -109,7 +137,9 @@ def test_a_saved_run_goes_on(hand_graph: Graph, hand_mapping: Mapping) -> None:
     assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
 
 
-def test_token_by_token_as_a_cuda_graph(a16: Graph, make_mapping: Mapper, tokens: np.ndarray, device: str) -> None:
+def test_token_by_token_as_a_cuda_graph(
+    a16: Graph, make_mapping: Mapper, tokens: np.ndarray, device: str
+) -> None:
     if device != "cuda":
         pytest.skip("needs a GPU: the third token is the second that the recorded kernels compute")
     mapping = make_mapping(a16, "random", 2)
@@ -127,7 +157,8 @@ def test_token_by_token_as_a_cuda_graph(a16: Graph, make_mapping: Mapper, tokens
 
 
 def reads(graph: Graph, node: AnyNode, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Legal values [3 tokens, values] for every port of a node, many of them at the ends of what can arrive."""
+    """Legal values [3 tokens, values] for every port of a node, many of them at the ends of what
+    can arrive."""
     if isinstance(node, Embedding):
         return {"x": node.codes[[3, 0, 1]], "scale": rng.integers(0, node.scales.max() + 1, (3, 1))}
     found = {}
@@ -136,8 +167,13 @@ def reads(graph: Graph, node: AnyNode, rng: np.random.Generator) -> dict[str, np
         high = sum_bound(node, entry, source)
         width = {"broadcast": 1, "sum": 1, "group": source.size}.get(entry.how, node.size)
         low = 0 if source.unsigned else -high
-        anything, ends = rng.integers(low, high + 1, (3, width)), rng.choice([low, 0, 1, high], (3, width))
-        found[port] = np.where(rng.random((3, width)) < 0.5, anything >> rng.integers(0, 31, (3, width)), ends)
+        anything, ends = (
+            rng.integers(low, high + 1, (3, width)),
+            rng.choice([low, 0, 1, high], (3, width)),
+        )
+        found[port] = np.where(
+            rng.random((3, width)) < 0.5, anything >> rng.integers(0, 31, (3, width)), ends
+        )
     return found
 
 
@@ -147,15 +183,25 @@ def streams(graph: Graph, node: AnyNode, values: dict[str, np.ndarray]) -> dict[
         padded = np.zeros((3, node.size * node.arity), np.int32)
         padded[:, : values["v"].shape[1]] = values["v"]
         return {f"v/{k}": (padded, k, node.arity) for k in range(node.arity)}
-    return {port: (np.ascontiguousarray(v, np.int32), 0, int(v.shape[1] > 1)) for port, v in values.items()}
+    return {
+        port: (np.ascontiguousarray(v, np.int32), 0, int(v.shape[1] > 1))
+        for port, v in values.items()
+    }
 
 
 def assert_equal_programs(
-    node: AnyNode, table: SigmoidTable, values: dict[str, np.ndarray], given: dict[str, cpu.Stream], device: str
+    node: AnyNode,
+    table: SigmoidTable,
+    values: dict[str, np.ndarray],
+    given: dict[str, cpu.Stream],
+    device: str,
 ) -> int:
     """The kernel sends, counts and keeps what NumPy does; how many values saturated."""
     place = torch.device(device)
-    zeros = {port: torch.zeros(node.size, dtype=torch.int64, device=place) for port in ("", *_ports(node))}
+    zeros = {
+        port: torch.zeros(node.size, dtype=torch.int64, device=place)
+        for port in ("", *_ports(node))
+    }
     counts = Counts({port: zeros[port] for port in _ports(node)}, zeros[""])
     here = Neurons(node, table, all_sigmoids(table, place), counts)
     there = cpu.bind(node, table, constants(node), node.size, level="numpy")
@@ -182,24 +228,46 @@ def test_every_program_where_values_saturate(graph: Graph, device: str) -> None:
     rng, saturated = np.random.default_rng(5), {}
     for kind, node in kinds.items():
         values = reads(graph, node, rng)
-        saturated[kind] = assert_equal_programs(node, graph.sigmoid, values, streams(graph, node, values), device)
+        saturated[kind] = assert_equal_programs(
+            node, graph.sigmoid, values, streams(graph, node, values), device
+        )
     assert sum(number > 0 for number in saturated.values()) >= 4
 
 
-def test_every_instruction_at_the_ends_of_a_register(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_every_instruction_at_the_ends_of_a_register(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
     table, entries = sigmoid_table(7), np.array([5, -7, REGISTER_HIGH, 0])
 
-    def run(m: Value, _node: Node, table: SigmoidTable, _constants: Value, inputs: Value, _state: Value) -> Value:
+    def run(
+        m: Value, _node: Node, table: SigmoidTable, _constants: Value, inputs: Value, _state: Value
+    ) -> Value:
         a, b = m.read(inputs["a"]), m.read(inputs["b"])
         half, other = m.mul_shr(a, 1, 1), m.mul_shr(b, 1, 1)
         results = [
-            m.add(half, other), m.sub(half, other), m.neg(a), m.abs(a), m.min(a, b), m.max(a, 9), m.bit_and(a, 0xFFFF),
-            m.select(m.lt(a, b), a, m.add(b, 0)), m.shl(m.mul_shr(a, 1, 8), 8), m.lookup(entries, m.bit_and(a, 3)),
-            m.mul_shr(a, b, 31), m.mul_shr(a, b, 62), m.mul_round(a, b, 31), m.mul_round(a, b, 62),
-            m.mul_round(a, 1, 0), m.mul_round(a, 3, 2), m.clip(a, -5, 1 << 20), m.fit(a, QType(16, 0)),
-            m.mul_fit(a, b, 0, QType(32, 0)), m.mul_fit(a, b, 1, QType(9, 0)), m.mul_fit(a, b, 45, QType(16, 0)),
+            m.add(half, other),
+            m.sub(half, other),
+            m.neg(a),
+            m.abs(a),
+            m.min(a, b),
+            m.max(a, 9),
+            m.bit_and(a, 0xFFFF),
+            m.select(m.lt(a, b), a, m.add(b, 0)),
+            m.shl(m.mul_shr(a, 1, 8), 8),
+            m.lookup(entries, m.bit_and(a, 3)),
+            m.mul_shr(a, b, 31),
+            m.mul_shr(a, b, 62),
+            m.mul_round(a, b, 31),
+            m.mul_round(a, b, 62),
+            m.mul_round(a, 1, 0),
+            m.mul_round(a, 3, 2),
+            m.clip(a, -5, 1 << 20),
+            m.fit(a, QType(16, 0)),
+            m.mul_fit(a, b, 0, QType(32, 0)),
+            m.mul_fit(a, b, 1, QType(9, 0)),
+            m.mul_fit(a, b, 45, QType(16, 0)),
             *(m.sigmoid(a, frac, table) for frac in (0, 1, 10, SIGMOID_INPUT_FRAC, 12, 20, 45)),
-        ]  # fmt: skip
+        ]
         return {f"o{k}": result for k, result in enumerate(results)}, None
 
     monkeypatch.setattr(programs, "run", run)
@@ -207,7 +275,9 @@ def test_every_instruction_at_the_ends_of_a_register(monkeypatch: pytest.MonkeyP
     node = Node("by hand", 64, inputs, tuple(Output(f"o{k}", 64, QType(32, 0)) for k in range(28)))
     a, b = (side.reshape(1, 64).repeat(3, 0) for side in np.meshgrid(ENDS, ENDS))
     values = {"a": a + np.array([[0], [1], [-1]]) * (abs(a) < 9), "b": b}
-    given: dict[str, cpu.Stream] = {port: (array.astype(np.int32), 0, 1) for port, array in values.items()}
+    given: dict[str, cpu.Stream] = {
+        port: (array.astype(np.int32), 0, 1) for port, array in values.items()
+    }
     assert assert_equal_programs(node, table, values, given, device) > 0  # type: ignore[arg-type]
 
 
@@ -216,11 +286,24 @@ def test_every_instruction_at_the_ends_of_a_register(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("rows", "columns", "tokens", "bits"),
-    [(1, 1, 1, 8), (70, 290, 1, 22), (33, 70, 3, 8), (70, 33, 17, 8), (17, 150, 2, 16), (65, 9, 70, 16), (5, 4, 2, 26)],
+    [
+        (1, 1, 1, 8),
+        (70, 290, 1, 22),
+        (33, 70, 3, 8),
+        (70, 33, 17, 8),
+        (17, 150, 2, 16),
+        (65, 9, 70, 16),
+        (5, 4, 2, 26),
+    ],
 )
-def test_products_are_those_of_numpy(rows: int, columns: int, tokens: int, bits: int, device: str) -> None:
+def test_products_are_those_of_numpy(
+    rows: int, columns: int, tokens: int, bits: int, device: str
+) -> None:
     rng, high = np.random.default_rng(rows), (1 << (bits - 1)) - 1
-    anything = rng.integers(-1, 2, (rows, columns)), rng.integers(-high, high + 1, (tokens, columns))
+    anything = (
+        rng.integers(-1, 2, (rows, columns)),
+        rng.integers(-high, high + 1, (tokens, columns)),
+    )
     full = np.where(np.arange(rows)[:, None] % 2, -1, np.ones((rows, columns)))
     none = np.zeros((tokens, columns), np.int64)
     for codes, x in (anything, (full, none - high), (0 * full, none + high), (full, none)):
@@ -239,8 +322,13 @@ def test_a_product_reads_a_part_of_the_columns(device: str) -> None:
 # What is refused.
 
 
-def test_messages_of_the_kernels(hand_graph: Graph, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix, x = Packed(pack(np.ones((2, 3), np.int8)), torch.device(device)), torch.ones(4, 3, device=device)
+def test_messages_of_the_kernels(
+    hand_graph: Graph, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix, x = (
+        Packed(pack(np.ones((2, 3), np.int8)), torch.device(device)),
+        torch.ones(4, 3, device=device),
+    )
     for wrong, found in (
         (x, "torch.float32 [4, 3] with strides [3, 1]"),
         (x.int().T, "torch.int32 [3, 4] with strides [1, 3]"),
@@ -248,17 +336,23 @@ def test_messages_of_the_kernels(hand_graph: Graph, device: str, monkeypatch: py
     ):
         with pytest.raises(ValueError) as refused:
             matrix.product(wrong, 8)
-        assert str(refused.value) == f"activations are int32 [tokens, 3] with rows in one piece, not {found}"
+        assert (
+            str(refused.value)
+            == f"activations are int32 [tokens, 3] with rows in one piece, not {found}"
+        )
     with pytest.raises(ValueError) as wide:
         on_device(np.array([1 << 31]), torch.device(device))
     assert str(wide.value) == "a constant of a program does not fit 32 bits"
     head, counted = hand_graph.head, torch.zeros(2, dtype=torch.int64, device=device)
     table = hand_graph.sigmoid
-    neurons = Neurons(head, table, all_sigmoids(table, torch.device(device)), Counts({"logits": counted}, counted))
+    neurons = Neurons(
+        head, table, all_sigmoids(table, torch.device(device)), Counts({"logits": counted}, counted)
+    )
     with pytest.raises(ValueError) as strided:
         neurons.run({"y": x[:, :2].int().T})
     assert str(strided.value) == (
-        "head: input y is torch.int32 [2, 4] with strides [1, 2], must be contiguous int32 [2, values]"
+        "head: input y is torch.int32 [2, 4] with strides [1, 2], must be contiguous int32 [2, "
+        "values]"
     )
     monkeypatch.setattr(gpu_neurons, "MOST_VALUES", 7)
     with pytest.raises(ValueError) as many:
@@ -267,16 +361,22 @@ def test_messages_of_the_kernels(hand_graph: Graph, device: str, monkeypatch: py
 
 
 def test_without_a_gpu(
-    hand_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hand_graph: Graph,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     graph, tokens = tmp_path / "hand.graph", tmp_path / "tokens.npy"
     storage.save_graph(hand_graph, graph)
     np.save(tokens, np.array([[0, 1]]))
     arguments = ["logits", str(graph), "--tokens", str(tokens), "--raw", "--engine", "gpu", "-o"]
     assert cli.main([*arguments, str(tmp_path / "found.npy")]) == 0
-    assert np.load(tmp_path / "found.npy").tolist() == reference.run(
-        hand_graph, in_one_place(hand_graph), Job(np.array([[0, 1]]))
-    ).logits.tolist()
+    assert (
+        np.load(tmp_path / "found.npy").tolist()
+        == reference.run(
+            hand_graph, in_one_place(hand_graph), Job(np.array([[0, 1]]))
+        ).logits.tolist()
+    )
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     capsys.readouterr()
@@ -290,10 +390,16 @@ def test_without_a_gpu(
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pipeline.engine_named("gpu") is gpu.run
-    for name in [name for name in sys.modules if name.startswith(("mmfree_kernels.integer", "mmfree_sims.gpu"))]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith(("mmfree_kernels.integer", "mmfree_sims.gpu"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("mmfree_sims.gpu")
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(EngineError) as engine:
         pipeline.engine_named("gpu")
-    assert str(engine.value) == "engine gpu needs Triton, which is not installed: pip install triton"
+    assert (
+        str(engine.value) == "engine gpu needs Triton, which is not installed: pip install triton"
+    )

@@ -12,7 +12,10 @@ from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.sampling import Sampling
 
 WRONG = {
-    "flat": (Job(np.array([1, 0])), "the tokens have shape [2], must be [sequences, time] with at least one token"),
+    "flat": (
+        Job(np.array([1, 0])),
+        "the tokens have shape [2], must be [sequences, time] with at least one token",
+    ),
     "no-rows": (
         Job(np.zeros((0, 4), np.int64)),
         "the tokens have shape [0, 4], must be [sequences, time] with at least one token",
@@ -74,15 +77,25 @@ def test_what_a_session_is_asked(hand_graph: Graph, hand_mapping: Mapping) -> No
     assert result.logits[..., 0].tolist() == [[1, 0, 0, 1, 0], [0, 1, 1, 0, 1]]
     assert (result.prefill.tokens, result.generate.tokens) == (6, 4)
     assert heard == [
-        ("prefill", 2, 6), ("prefill", 3, 6), ("generate", 1, 6), ("generate", 2, 6), ("generate", 3, 6),
-        ("prefill", 5, 6), ("prefill", 6, 6), ("generate", 4, 6), ("generate", 5, 6), ("generate", 6, 6),
-    ]  # fmt: skip
+        ("prefill", 2, 6),
+        ("prefill", 3, 6),
+        ("generate", 1, 6),
+        ("generate", 2, 6),
+        ("generate", 3, 6),
+        ("prefill", 5, 6),
+        ("prefill", 6, 6),
+        ("generate", 4, 6),
+        ("generate", 5, 6),
+        ("generate", 6, 6),
+    ]
     assert set(result.seconds) == {"start", "prefill", "generate"}
     assert result.seconds["start"] == 0.25
 
 
 @pytest.mark.parametrize(("new", "length"), [(0, 2), (1, 2), (2, 3)])
-def test_the_last_token_is_not_fed_back(new: int, length: int, hand_graph: Graph, hand_mapping: Mapping) -> None:
+def test_the_last_token_is_not_fed_back(
+    new: int, length: int, hand_graph: Graph, hand_mapping: Mapping
+) -> None:
     result = drive(hand_graph, Diary(hand_mapping), Job(np.array([[0, 1]]), new), 8, silent, 0.0)
     assert result.logits.shape == (1, length, 2)
     assert result.chosen.shape == (1, new)
@@ -93,14 +106,20 @@ def test_too_many_logits_to_keep(a16: Graph) -> None:
     with pytest.raises(InputError) as error:
         check(a16, Job(np.array([[1]]), new_tokens=1 << 30))
     values = ((1 << 30) + 1) * a16.vocabulary
-    assert str(error.value) == f"the job has {values} logits, must have at most 1073741824; ask for fewer tokens"
+    assert (
+        str(error.value)
+        == f"the job has {values} logits, must have at most 1073741824; ask for fewer tokens"
+    )
 
 
 def test_too_many_tokens_even_without_their_logits(a16: Graph) -> None:
     check(a16, Job(np.array([[1]]), new_tokens=(1 << 30) - 1, keep_logits=False))
     with pytest.raises(InputError) as error:
         check(a16, Job(np.array([[1]]), new_tokens=1 << 30, keep_logits=False))
-    assert str(error.value) == f"the job has {(1 << 30) + 1} logits, must have at most 1073741824; ask for fewer tokens"
+    assert (
+        str(error.value)
+        == f"the job has {(1 << 30) + 1} logits, must have at most 1073741824; ask for fewer tokens"
+    )
 
 
 def test_logits_are_kept_where_they_are_asked_for(hand_graph: Graph, hand_mapping: Mapping) -> None:
@@ -128,29 +147,36 @@ def test_when_a_state_is_saved() -> None:
 
 def stored(fed: int, *chosen: int, prefill: int = 0, generate: int = 0) -> RunState:
     """A state of the graph made by hand, with three shards and three routes."""
-    counts = [Activity(tokens, *(np.zeros(n, np.int64) for n in (3, 3, 3, 3, 3))) for tokens in (prefill, generate)]
+    counts = [
+        Activity(tokens, *(np.zeros(n, np.int64) for n in (3, 3, 3, 3, 3)))
+        for tokens in (prefill, generate)
+    ]
     seconds = {"start": 9.0, "prefill": 100.0, "generate": 1000.0}
     return RunState(fed, np.array(chosen, np.int64), {"h": np.array([-fed])}, *counts, seconds)
 
 
 SAVINGS = {
     "negative": (
-        Job(np.array([[0]]), keep_logits=False), Saving(-1, lambda _: None),
+        Job(np.array([[0]]), keep_logits=False),
+        Saving(-1, lambda _: None),
         "a state every -1 tokens was asked for, must not be negative",
     ),
     "two-rows": (
-        Job(np.array([[0], [1]]), keep_logits=False), Saving(1, lambda _: None),
+        Job(np.array([[0], [1]]), keep_logits=False),
+        Saving(1, lambda _: None),
         "only a run of one sequence that keeps no logits can be saved",
     ),
     "logits": (
-        Job(np.array([[0]])), Saving(0, lambda _: None),
+        Job(np.array([[0]])),
+        Saving(0, lambda _: None),
         "only a run of one sequence that keeps no logits can be saved",
     ),
     "too-short": (
-        Job(np.array([[0, 1, 0]]), 3, keep_logits=False), Saving(0, lambda _: None, stored(6, 1, 0, 1, 0)),
+        Job(np.array([[0, 1, 0]]), 3, keep_logits=False),
+        Saving(0, lambda _: None, stored(6, 1, 0, 1, 0)),
         "the saved state is 6 tokens into the run, must be at most 5; ask for more tokens",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", SAVINGS)
@@ -187,7 +213,8 @@ def test_what_a_session_is_asked_when_it_is_saved(hand_graph: Graph, hand_mappin
     result = drive(hand_graph, session, job, 2, silent, 0.25, Saving(3, written.append))
     assert session.asked == ["reset", [1, 0], [0], "states", [1, 0], [1], "states", [0], [1]]
     assert result.chosen.tolist() == [[1, 0, 1, 0]]
-    # The state after six tokens is that after the first chosen one was fed and the second was chosen.
+    # The state after six tokens is that after the first chosen one was fed and the second was
+    # chosen.
     assert [seen(state) for state in written] == [(3, [], 3, 0), (6, [1, 0], 5, 1)]
     assert (result.prefill.tokens, result.generate.tokens) == (5, 3)
     assert all(set(state.seconds) == {"start", "prefill", "generate"} for state in written)
@@ -197,7 +224,12 @@ def test_states_are_saved_of_every_token(hand_graph: Graph, hand_mapping: Mappin
     written: list[RunState] = []
     job = Job(np.array([[1, 0, 0]]), 3, keep_logits=False)
     drive(hand_graph, Diary(hand_mapping), job, 64, silent, 0.0, Saving(1, written.append))
-    assert [seen(state) for state in written] == [(1, [], 1, 0), (2, [], 2, 0), (3, [1], 3, 0), (4, [1, 0], 3, 1)]
+    assert [seen(state) for state in written] == [
+        (1, [], 1, 0),
+        (2, [], 2, 0),
+        (3, [1], 3, 0),
+        (4, [1, 0], 3, 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +243,11 @@ def test_states_are_saved_of_every_token(hand_graph: Graph, hand_mapping: Mappin
     ids=["prefill", "prompt", "generate", "end"],
 )
 def test_what_a_session_is_asked_when_it_goes_on(
-    state: RunState, asked: list[object], tokens: tuple[int, int], hand_graph: Graph, hand_mapping: Mapping
+    state: RunState,
+    asked: list[object],
+    tokens: tuple[int, int],
+    hand_graph: Graph,
+    hand_mapping: Mapping,
 ) -> None:
     session, heard = Diary(hand_mapping), []
     job = Job(np.array([[1, 0, 0]]), 3, keep_logits=False)
@@ -233,7 +269,9 @@ def test_a_state_belongs_to_runs_of_any_length(hand_graph: Graph, hand_mapping: 
     state = stored(3, 1, prefill=3)
     for new in (0, 1, 2, 6):
         job = Job(np.array([[1, 0, 0]]), new, keep_logits=False)
-        result = drive(hand_graph, Diary(hand_mapping), job, 2, silent, 0.0, Saving(0, lambda _: None, state))
+        result = drive(
+            hand_graph, Diary(hand_mapping), job, 2, silent, 0.0, Saving(0, lambda _: None, state)
+        )
         assert result.chosen.tolist() == [[1, 0, 1, 0, 1, 0][:new]]
         assert result.generate.tokens == max(new - 1, 0)
 

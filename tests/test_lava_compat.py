@@ -1,4 +1,5 @@
-"""Lava must be able to run on this very interpreter. Each test has a fresh one, as the repairs must precede Lava."""
+"""Lava must be able to run on this very interpreter. Each test has a fresh one, as the repairs must
+precede Lava."""
 
 import os
 import signal
@@ -10,12 +11,15 @@ from textwrap import dedent
 import pytest
 
 TIMEOUT_S = 60
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
+# networkx 2.8 says so
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
 
 
 def run_python(program: str, folder: Path) -> str:
     """Run a program with every warning an error; whatever it leaves behind is ended with it."""
-    script = folder / "program.py"  # a file of its own: Lava reads the file that a Process comes from
+    script = (
+        folder / "program.py"
+    )  # a file of its own: Lava reads the file that a Process comes from
     script.write_text(dedent(program))
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-W", NO_PANDAS, str(script)],
@@ -61,7 +65,8 @@ def test_enable_lava_says_what_it_changed_and_changes_it_once(tmp_path: Path) ->
 
 
 def test_an_asynchronous_program_of_two_processes(tmp_path: Path) -> None:
-    """Three messages are sent as two rows of two and arrive as one row of four, through Lava's own reshape."""
+    """Three messages are sent as two rows of two and arrive as one row of four, through Lava's own
+    reshape."""
     out = run_python(
         """
         from mmfree_sims.lava_compat import enable_lava
@@ -124,7 +129,8 @@ def test_an_asynchronous_program_of_two_processes(tmp_path: Path) -> None:
 
 
 def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(tmp_path: Path) -> None:
-    """netx keeps 128 and the exponent -7 for the 1 in the file; Dense itself would read a plain 1 as 0."""
+    """netx keeps 128 and the exponent -7 for the 1 in the file; Dense itself would read a plain 1
+    as 0."""
     out = run_python(
         """
         import importlib.util
@@ -135,7 +141,8 @@ def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(tmp_path: Path) -> 
         from mmfree_sims.lava_compat import enable_lava_dl
         assert [name for name in enable_lava_dl() if name in ("cv2", "torchvision")] == absent
         assert enable_lava_dl() == ()
-        assert [name for name in ("cv2", "torchvision") if importlib.util.find_spec(name) is None] == absent
+        names = ("cv2", "torchvision")
+        assert [name for name in names if importlib.util.find_spec(name) is None] == absent
 
         import h5py
         import numpy as np
@@ -161,8 +168,13 @@ def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(tmp_path: Path) -> 
     assert out == "3 2\n[[1.0, 0.0, -1.0], [-1.0, 1.0, 1.0]]\n"
 
 
-NO_LAVA = "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as the README says"
-NO_LAVA_DL = "the lava-dl exchange needs lava-dl 0.6.0; install it with the 'lava-dl' extra as the README says"
+NO_LAVA = (
+    "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as the README says"
+)
+NO_LAVA_DL = (
+    "the lava-dl exchange needs lava-dl 0.6.0; install it with the 'lava-dl' extra as "
+    "the README says"
+)
 
 
 @pytest.mark.parametrize(

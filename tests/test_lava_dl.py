@@ -1,4 +1,5 @@
-"""What lava-dl computes must be our integers. Each run has a fresh interpreter, as the repairs precede Lava."""
+"""What lava-dl computes must be our integers. Each run has a fresh interpreter, as the repairs
+precede Lava."""
 
 import os
 import signal
@@ -15,8 +16,10 @@ from mmfree_sims.lava_dl import export_dense
 TIMEOUT_S = 120
 NO_H5PY = "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as the README says"
 IGNORED = (
-    "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert",  # networkx 2.8 says so
-    "ignore:This process:DeprecationWarning:multiprocessing.popen_fork",  # Lava forks beside the threads of BLAS
+    # networkx 2.8 says so
+    "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert",
+    # Lava forks beside the threads of BLAS
+    "ignore:This process:DeprecationWarning:multiprocessing.popen_fork",
 )
 SCRIPT = """
 import sys
@@ -40,7 +43,8 @@ def sums(inp, out, messages):
     source, sink = Source(data=messages.T), Sink(shape=out.shape, buffer=len(messages) + 1)
     source.s_out.connect(inp)
     out.connect(sink.a_in)
-    sink.run(condition=RunSteps(num_steps=len(messages) + 1), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+    condition = RunSteps(num_steps=len(messages) + 1)
+    sink.run(condition=condition, run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
     sent = sink.data.get()[:, 1:].T
     sink.stop()
     assert (sent == sent.astype(np.int64)).all()
@@ -58,8 +62,11 @@ if __name__ == "__main__":
 
 
 def run_lava(folder: Path) -> None:
-    """Run the script on a folder with every warning an error; whatever it leaves behind is ended with it."""
-    script = folder / "program.py"  # a file of its own: Lava reads the file that a Process comes from
+    """Run the script on a folder with every warning an error; whatever it leaves behind is ended
+    with it."""
+    script = (
+        folder / "program.py"
+    )  # a file of its own: Lava reads the file that a Process comes from
     script.write_text(SCRIPT)
     warnings = [part for entry in ("error", *IGNORED) for part in ("-W", entry)]
     process = subprocess.Popen(
@@ -82,14 +89,19 @@ def run_lava(folder: Path) -> None:
     "matrix",
     [
         np.array([[1, 0, -1], [-1, 1, 1]], np.int8),
-        np.array([[1, 0, 1], [0, 0, 1]], np.int8),  # netx chooses another encoding where no entry is negative
+        np.array(
+            [[1, 0, 1], [0, 0, 1]], np.int8
+        ),  # netx chooses another encoding where no entry is negative
         np.random.default_rng(1).integers(-1, 2, (40, 300)).astype(np.int8),
     ],
     ids=["by hand", "no negative entry", "40 x 300"],
 )
 def test_netx_computes_our_integers(matrix: np.ndarray, tmp_path: Path) -> None:
     values = np.random.default_rng(2).integers(-128, 128, (3, matrix.shape[1]))
-    values[0], values[1] = np.where(matrix[0] < 0, -128, 127), -128  # a largest sum, then the lowest values
+    values[0], values[1] = (
+        np.where(matrix[0] < 0, -128, 127),
+        -128,
+    )  # a largest sum, then the lowest values
     export_dense(matrix, tmp_path / "layer.net")
     np.save(tmp_path / "matrix.npy", matrix)
     np.save(tmp_path / "values.npy", values)
@@ -118,11 +130,18 @@ def test_the_file_holds_the_codes_and_nothing_lies_beside_it(tmp_path: Path) -> 
             np.array([[-1, 0]], np.int8),
             "the matrix holds no 1, must hold one: netx scales the weights by the largest",
         ),
-        (np.ones(3, np.int8), "the matrix has shape [3], must be [out, in] with at least one entry"),
-        (np.ones((0, 3), np.int8), "the matrix has shape [0, 3], must be [out, in] with at least one entry"),
+        (
+            np.ones(3, np.int8),
+            "the matrix has shape [3], must be [out, in] with at least one entry",
+        ),
+        (
+            np.ones((0, 3), np.int8),
+            "the matrix has shape [0, 3], must be [out, in] with at least one entry",
+        ),
         (
             np.ones((1, 131072), np.int8),
-            "a row of the matrix has 131072 entries other than 0, must have at most 131071 for netx",
+            "a row of the matrix has 131072 entries other than 0, must have at most 131071 for "
+            "netx",
         ),
     ],
 )

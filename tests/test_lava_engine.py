@@ -1,4 +1,5 @@
-"""The Lava engine must give the bits of the reference, whatever the mapping, the processes and the delays."""
+"""The Lava engine must give the bits of the reference, whatever the mapping, the processes and the
+delays."""
 
 import os
 import signal
@@ -29,10 +30,17 @@ from mmfree_sims.lava import engine
 from mmfree_sims.plan import Plan, by_chip
 
 TIMEOUT_S = 120
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
-FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"  # Lava forks beside its threads
+# networkx 2.8 says so
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
+# Lava forks beside its threads
+FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
 CONFIG = ModelConfig(
-    vocab_size=256, hidden_size=64, num_hidden_layers=2, intermediate_size=128, bos_token_id=0, eos_token_id=0
+    vocab_size=256,
+    hidden_size=64,
+    num_hidden_layers=2,
+    intermediate_size=128,
+    bos_token_id=0,
+    eos_token_id=0,
 )
 SYSTEM = load_system("kapoho-point")
 
@@ -40,10 +48,16 @@ SYSTEM = load_system("kapoho-point")
 def random_graph(seed: int, scheme: str) -> Graph:
     random = np.random.default_rng(seed)
     tensors = {
-        name: (1 + random.normal(0, 0.1, shape) if name.endswith("norm.weight") else random.normal(0, 0.3, shape))
+        name: (
+            1 + random.normal(0, 0.1, shape)
+            if name.endswith("norm.weight")
+            else random.normal(0, 0.3, shape)
+        )
         for name, shape in CONFIG.shapes().items()
     }
-    checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
+    checkpoint = Checkpoint(
+        CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()}
+    )
     tokens = random.integers(0, CONFIG.vocab_size, (8, 48))
     ranges = calibrate(checkpoint, tokens, SCHEMES[scheme])
     return lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], f"random {seed}")
@@ -58,16 +72,24 @@ def chain(graph: Graph, digest: str) -> Mapping:
 
 
 def scattered(graph: Graph, digest: str) -> Mapping:
-    """Nodes cut at random and thrown onto three cores of each of three chips, so that all chips send to each other."""
+    """Nodes cut at random and thrown onto three cores of each of three chips, so that all chips
+    send to each other."""
     random = np.random.default_rng(7)
     shards = [Shard(graph.nodes[0].name, 0, graph.nodes[0].size)]
     for node in graph.nodes[1:]:
         inner = random.integers(1, node.size, random.integers(0, 3)) if node.size > 1 else []
         cuts = sorted({0, node.size, *(int(cut) for cut in inner)})
         shards += [Shard(node.name, start, stop) for start, stop in pairwise(cuts)]
-    places = (Location(HOST, 0), *(Location(*map(int, random.integers(0, 3, 2))) for _ in shards[1:]))
-    mapping = Mapping(digest, SYSTEM.name, "scattered", tuple(shards), places, route(graph, tuple(shards), places))
-    assert all(set(Plan(graph, mapping, by_chip).linked()[chip]) >= {0, 1, 2} - {chip} for chip in range(3))
+    places = (
+        Location(HOST, 0),
+        *(Location(*map(int, random.integers(0, 3, 2))) for _ in shards[1:]),
+    )
+    mapping = Mapping(
+        digest, SYSTEM.name, "scattered", tuple(shards), places, route(graph, tuple(shards), places)
+    )
+    assert all(
+        set(Plan(graph, mapping, by_chip).linked()[chip]) >= {0, 1, 2} - {chip} for chip in range(3)
+    )
     return mapping
 
 
@@ -80,7 +102,8 @@ def block_per_chip(graph: Graph, digest: str) -> Mapping:
 MAPPINGS = {"chain": chain, "scattered": scattered, "block-per-chip": block_per_chip}
 GRAPHS = [(seed, scheme) for seed in (1, 2) for scheme in sorted(SCHEMES)]
 
-# Lava forks; the parent that forks must not have torch in memory, as the process of these tests has.
+# Lava forks; the parent that forks must not have torch in memory, as the process of these tests
+# has.
 COMPARE = """
     import multiprocessing
     import os
@@ -102,12 +125,16 @@ COMPARE = """
 
 
     mine = f"t{os.getpid()}_"
-    shared_memory._SHM_NAME_PREFIX = f"/{mine}"  # so that this program's memory is known from that of others
+    # so that this program's memory is known from that of others
+    shared_memory._SHM_NAME_PREFIX = f"/{mine}"
     for path in sys.argv[1:]:
         graph, stored = storage.load_mapped(Path(path))
         random = np.random.default_rng(3)
         jobs = [
-            (Job(random.integers(0, 256, (2, 6)), 4, Sampling(0.8, seed=4)), (engine.run_per_core, delayed)),
+            (
+                Job(random.integers(0, 256, (2, 6)), 4, Sampling(0.8, seed=4)),
+                (engine.run_per_core, delayed),
+            ),
             (Job(random.integers(0, 256, (1, 3)), 0), (engine.run,)),
         ]
         for job, engines in jobs:
@@ -136,8 +163,11 @@ def run_python(program: str, folder: Path, *arguments: str) -> str:
     script.write_text(dedent(program))
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -158,20 +188,28 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
-def test_every_engine_gives_the_bits_of_the_reference(name: str, graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_every_engine_gives_the_bits_of_the_reference(
+    name: str, graphs: dict[str, Path], tmp_path: Path
+) -> None:
     """Fast, Lava per chip (also with random delays) and per core; 2 checkpoints, 2 schemes."""
     for graph_name, path in graphs.items():
         graph, digest = storage.load_graph(path)
         mapping = check(graph, MAPPINGS[name](graph, digest), SYSTEM)
-        storage.save_mapping(storage.StoredMapping(mapping, SYSTEM, path), tmp_path / f"{graph_name}.map")
+        storage.save_mapping(
+            storage.StoredMapping(mapping, SYSTEM, path), tmp_path / f"{graph_name}.map"
+        )
     paths = sorted(tmp_path.glob("*.map"))
     assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == [path.name for path in paths]
 
 
-def test_a_divided_graph_with_copies_and_its_head_on_the_host(graphs: dict[str, Path], tmp_path: Path) -> None:
-    """As above, on the scattered mapping; the nodes behind the last block are the host's, partial sums among them.
+def test_a_divided_graph_with_copies_and_its_head_on_the_host(
+    graphs: dict[str, Path], tmp_path: Path
+) -> None:
+    """As above, on the scattered mapping; the nodes behind the last block are the host's, partial
+    sums among them.
 
-    A half of every norm in a block, or of its codes, lies on each of two more cores; one more copy is read by nobody.
+    A half of every norm in a block, or of its codes, lies on each of two more cores; one more copy
+    is read by nobody.
     """
     parts = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
     for name in ("1-a16", "2-a8"):
@@ -185,8 +223,15 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(graphs: dict[str, 
             place if block_of(shard.node) is not None else Location(HOST, 0)
             for shard, place in zip(shards, mapping.locations, strict=True)
         ]
-        for node in (n for n in divided.nodes if isinstance(n, Norm | Quantise) and block_of(n.name) is not None):
-            shards += [Shard(node.name, 0, node.size // 2), Shard(node.name, node.size // 2, node.size)]
+        for node in (
+            n
+            for n in divided.nodes
+            if isinstance(n, Norm | Quantise) and block_of(n.name) is not None
+        ):
+            shards += [
+                Shard(node.name, 0, node.size // 2),
+                Shard(node.name, node.size // 2, node.size),
+            ]
             places += [Location(0, 0), Location(2, 1)]
         shards.append(Shard(node.name, 0, 2))
         places.append(Location(5, 0))
@@ -194,7 +239,9 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(graphs: dict[str, 
         mapping = replace(
             mapping, shards=tuple(shards), locations=tuple(places), routes=routes, columns=columns
         )
-        storage.save_mapping(storage.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map")
+        storage.save_mapping(
+            storage.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map"
+        )
     paths = sorted(tmp_path.glob("*.map"))
     assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == ["1-a16.map", "2-a8.map"]
 
@@ -215,7 +262,8 @@ def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
 
         graph, stored = storage.load_mapped(Path(sys.argv[1]))
         told = []
-        engine.run(graph, stored.mapping, Job(np.arange(8).reshape(2, 4), 3), lambda *what: told.append(what))
+        job = Job(np.arange(8).reshape(2, 4), 3)
+        engine.run(graph, stored.mapping, job, lambda *what: told.append(what))
         done = [number for phase, number, _ in told if phase == "prefill"]
         assert done == sorted(set(done))
         assert {(phase, total) for phase, _, total in told} == {("prefill", 8), ("generate", 6)}
@@ -230,7 +278,8 @@ def test_too_many_cores_to_be_processes(graphs: dict[str, Path]) -> None:
     with pytest.raises(EngineError) as caught:
         engine.run_per_core(graph, mapping, Job(np.zeros((1, 1), np.int64)))
     assert str(caught.value) == (
-        f"the mapping uses {len(mapping.cores)} cores, must use at most 60 to run one Lava process per core"
+        f"the mapping uses {len(mapping.cores)} cores, must use at most 60 to run one Lava "
+        "process per core"
     )
 
 

@@ -1,4 +1,5 @@
-"""A Lava run always ends, says what went wrong, and leaves no process and no shared memory behind."""
+"""A Lava run always ends, says what went wrong, and leaves no process and no shared memory
+behind."""
 
 import os
 import signal
@@ -20,14 +21,21 @@ from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 TIMEOUT_S = 60
 SOON_S = 5
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
-FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"  # Lava forks beside its threads
+# networkx 2.8 says so
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
+# Lava forks beside its threads
+FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
 CONFIG = ModelConfig(
-    vocab_size=256, hidden_size=32, num_hidden_layers=2, intermediate_size=64, bos_token_id=0, eos_token_id=0
+    vocab_size=256,
+    hidden_size=32,
+    num_hidden_layers=2,
+    intermediate_size=64,
+    bos_token_id=0,
+    eos_token_id=0,
 )
 
-# Every program runs the command line on a mapping, after it has said the process ids of the chips, and ends with a
-# line on how it ended.  A run of a million tokens does not end by itself.
+# Every program runs the command line on a mapping, after it has said the process ids of the chips,
+# and ends with a line on how it ended.  A run of a million tokens does not end by itself.
 PROGRAM = """
     import multiprocessing
     import os
@@ -39,7 +47,8 @@ PROGRAM = """
     from mmfree_sims import tile
     from mmfree_sims.lava import engine
 
-    shared_memory._SHM_NAME_PREFIX = f"/t{os.getpid()}_"  # so that this run's memory is known from that of others
+    # so that this run's memory is known from that of others
+    shared_memory._SHM_NAME_PREFIX = f"/t{os.getpid()}_"
     make_watch = engine._watcher
 
 
@@ -51,7 +60,7 @@ PROGRAM = """
             if shared.done[1] >= 3 and not said:
                 said.append(True)
                 running = multiprocessing.active_children()
-                children = [process.pid for process in running if process.name.startswith("SystemProcess")]
+                children = [p.pid for p in running if p.name.startswith("SystemProcess")]
                 print("chips", *shared.ready.tolist(), flush=True)
                 print("children", *children, flush=True)
 
@@ -72,8 +81,13 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of two blocks on three chips of two cores."""
     folder, random = tmp_path_factory.mktemp("mapping"), np.random.default_rng(5)
     shapes = CONFIG.shapes()
-    tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]) for name in shapes}
-    checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
+    tensors = {
+        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name])
+        for name in shapes
+    }
+    checkpoint = Checkpoint(
+        CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()}
+    )
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a16"])
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random")
     storage.save_graph(graph, folder / "model.graph")
@@ -91,12 +105,17 @@ class Run:
     def __init__(self, mapping: Path, folder: Path, patch: str = "", engine: str = "lava") -> None:
         self.folder = folder
         script = folder / "program.py"
-        script.write_text(dedent(PROGRAM).replace("{patch}", dedent(patch)).replace("{engine}", engine))
+        script.write_text(
+            dedent(PROGRAM).replace("{patch}", dedent(patch)).replace("{engine}", engine)
+        )
         arguments = str(script), str(mapping), str(folder / "run")
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def __enter__(self) -> "Run":
         return self
@@ -139,7 +158,11 @@ def session_of(leader: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
+            fields = (
+                (entry / "stat").read_text().rpartition(")")[2].split()
+                if entry.name.isdigit()
+                else []
+            )
         except OSError:  # it ended meanwhile
             continue
         if fields and int(fields[3]) == leader and fields[0] not in "ZX":
@@ -172,7 +195,10 @@ def test_the_host_or_the_service_is_killed(number: int, mapping: Path, tmp_path:
         assert len(others) == 2
         os.kill(others[number], signal.SIGKILL)
         status, _, err = run.end()
-        assert (status, err) == (1, f"mmfree-neuro: the host or a service process ({others[number]}) died (SIGKILL)\n")
+        assert (status, err) == (
+            1,
+            f"mmfree-neuro: the host or a service process ({others[number]}) died (SIGKILL)\n",
+        )
         run.assert_nothing_left()
 
 
@@ -190,7 +216,9 @@ tile.Firing.take = failing
 """
 
 
-@pytest.mark.parametrize(("node", "chip"), [("layers.0.mlgru", 0), ("layers.1.glu", 1), ("head", 2)])
+@pytest.mark.parametrize(
+    ("node", "chip"), [("layers.0.mlgru", 0), ("layers.1.glu", 1), ("head", 2)]
+)
 def test_a_model_that_raises(node: str, chip: int, mapping: Path, tmp_path: Path) -> None:
     with Run(mapping, tmp_path, RAISE_IN_FIRE.replace("{node}", node)) as run:
         chips = run.children()["chips"]
@@ -228,7 +256,8 @@ def test_a_tile_that_cannot_be_built(mapping: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 3, 5])
 def test_a_process_that_dies_while_lava_starts(number: int, mapping: Path, tmp_path: Path) -> None:
-    """Lava waits for what every process has to say of its own start, and would wait for a dead one for ever."""
+    """Lava waits for what every process has to say of its own start, and would wait for a dead one
+    for ever."""
     patch = f"""
         import signal
 

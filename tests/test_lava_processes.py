@@ -17,11 +17,18 @@ from mmfree_neuro.lower import lower
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 TIMEOUT_S = 60
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
-FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"  # Lava forks beside its threads
+# networkx 2.8 says so
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
+# Lava forks beside its threads
+FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "04_own_lava_program.py"
 CONFIG = ModelConfig(
-    vocab_size=256, hidden_size=32, num_hidden_layers=2, intermediate_size=64, bos_token_id=0, eos_token_id=0
+    vocab_size=256,
+    hidden_size=32,
+    num_hidden_layers=2,
+    intermediate_size=64,
+    bos_token_id=0,
+    eos_token_id=0,
 )
 
 
@@ -29,8 +36,11 @@ def run_script(script: Path, *arguments: str) -> str:
     """Run a script with every warning an error; whatever it leaves behind is ended with it."""
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -42,7 +52,9 @@ def run_script(script: Path, *arguments: str) -> str:
 
 
 def run_program(program: str, folder: Path, *arguments: str) -> str:
-    script = folder / "program.py"  # a file of its own: Lava reads the file that a Process comes from
+    script = (
+        folder / "program.py"
+    )  # a file of its own: Lava reads the file that a Process comes from
     script.write_text(dedent(program))
     return run_script(script, *arguments)
 
@@ -52,8 +64,13 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of two blocks on three chips of two cores."""
     folder, random = tmp_path_factory.mktemp("mapping"), np.random.default_rng(5)
     shapes = CONFIG.shapes()
-    tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]) for name in shapes}
-    checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
+    tensors = {
+        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name])
+        for name in shapes
+    }
+    checkpoint = Checkpoint(
+        CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()}
+    )
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random")
     storage.save_graph(graph, folder / "model.graph")
@@ -94,7 +111,8 @@ def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
 
 
         def payloads(programs):
-            return sum(int(events.sum()) for program in programs for events in program.events.values())
+            held = (program.events.values() for program in programs)
+            return sum(int(events.sum()) for group in held for events in group)
 
 
         received, sent, passed, saturated = host.counters.get().astype(int).tolist()
@@ -106,7 +124,8 @@ def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
             nodes = {mapping.shards[n].node for n in held}
             received, sent, passed, saturated = chip.counters.get().astype(int).tolist()
             assert passed == payloads([session.neurons[node].program for node in nodes])
-            assert saturated == (expected.prefill.saturations + expected.generate.saturations)[held].sum()
+            both = expected.prefill.saturations + expected.generate.saturations
+            assert saturated == both[held].sum()
             assert received > 6 and sent > 6
         host.stop()
         assert multiprocessing.active_children() == []
@@ -168,7 +187,8 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
                     packet = packets.take(vector)
                     if packet is not None:
                         stretch, first = plan.stretches[packet.stretch], packet.token
-                        logits[first : first + packet.tokens, stretch.start : stretch.stop] = packet.sent["logits"]
+                        rows = slice(first, first + packet.tokens)
+                        logits[rows, stretch.start : stretch.stop] = packet.sent["logits"]
                 self.largest[:] = logits.argmax(1)
 
 
@@ -189,7 +209,11 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
 
 def test_the_example_on_a_mapping_file(mapping: Path) -> None:
     lines = run_script(EXAMPLE, str(mapping)).splitlines()
-    assert [line.split()[:2] for line in lines[1:-1]] == [["chip", "0:"], ["chip", "1:"], ["chip", "2:"]]
+    assert [line.split()[:2] for line in lines[1:-1]] == [
+        ["chip", "0:"],
+        ["chip", "1:"],
+        ["chip", "2:"],
+    ]
     assert lines[-1] == "equal to the fast engine: True"
 
 

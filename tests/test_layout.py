@@ -1,4 +1,5 @@
-"""Pieces come to lie on chips along a line and on their cores, or there is one line that says why not."""
+"""Pieces come to lie on chips along a line and on their cores, or there is one line that says why
+not."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,16 @@ from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Shard
 from mmfree_neuro.traffic import chip_path
 from mmfree_partition.chain import Chain
-from mmfree_partition.layout import chip_order, chips_for, core_order, cores_of, lay_out, on_chips, parts_of, shares
+from mmfree_partition.layout import (
+    chip_order,
+    chips_for,
+    core_order,
+    cores_of,
+    lay_out,
+    on_chips,
+    parts_of,
+    shares,
+)
 from mmfree_partition.request import Placement, Request, host_shards
 
 Change = Callable[..., SystemSpec]
@@ -47,7 +57,9 @@ def test_chips_lie_along_a_line(chips: int, columns: int, rows: int, order: list
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 4), st.data())
-def test_neighbours_of_the_line_are_linked(columns: int, rows: int, layers: int, data: st.DataObject) -> None:
+def test_neighbours_of_the_line_are_linked(
+    columns: int, rows: int, layers: int, data: st.DataObject
+) -> None:
     system = grid(columns * rows * layers, columns, rows)
     order = chip_order(system)
     assert sorted(order) == list(range(columns * rows * layers))
@@ -72,7 +84,10 @@ def test_cores_lie_along_a_line(system: SystemSpec, with_figures: Change) -> Non
 
 def test_what_stays_on_the_host() -> None:
     request = Request(None, 1, frozenset({"a", "c"}))
-    assert host_shards({"a": 3, "b": 4, "c": 5}, request) == ([Shard("a", 0, 3), Shard("c", 0, 5)], [HOST_0] * 2)
+    assert host_shards({"a": 3, "b": 4, "c": 5}, request) == (
+        [Shard("a", 0, 3), Shard("c", 0, 5)],
+        [HOST_0] * 2,
+    )
 
 
 # The graph made by hand: two neurons behind an embedding.
@@ -89,7 +104,9 @@ def test_a_layout_by_hand(chain: Chain, system: SystemSpec) -> None:
     on_one = lay_out(chain, [[[BOTH]]], system, request)
     assert on_one == Placement((Shard("embedding", 0, 3), BOTH), (HOST_0, Location(0, 0)))
     on_two = lay_out(chain, [[[SECOND], [FIRST]]], system, request)
-    assert on_two == Placement((Shard("embedding", 0, 3), FIRST, SECOND), (HOST_0, Location(0, 1), Location(0, 0)))
+    assert on_two == Placement(
+        (Shard("embedding", 0, 3), FIRST, SECOND), (HOST_0, Location(0, 1), Location(0, 0))
+    )
     apart = lay_out(chain, [[[FIRST]], [], [], [], [[SECOND]]], system, request)
     assert apart.locations == (HOST_0, Location(0, 0), Location(7, 0))
 
@@ -100,7 +117,9 @@ def test_more_chips_than_there_are(chain: Chain, system: SystemSpec) -> None:
     assert str(error.value) == "hand: the mapping needs 9 chips, kapoho-point has 8"
 
 
-def test_pieces_that_do_not_fit_their_chip(hand_graph: Graph, system: SystemSpec, with_figures: Change) -> None:
+def test_pieces_that_do_not_fit_their_chip(
+    hand_graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
     chain = Chain(hand_graph, with_figures(system, neurons_per_core=1).chip, EMBEDDING)
     assert len(on_chips(chain, [[(0, 0, 2)]], system, Request(None, 2, EMBEDDING)).shards) == 3
     with pytest.raises(CapacityError) as error:
@@ -115,7 +134,9 @@ def test_cores_of_a_chip_by_hand(chain: Chain) -> None:
         assert cores_of(chain, whole, Request(None, 2, EMBEDDING, spread)) == [[FIRST], [SECOND]]
 
 
-def test_what_has_no_room_spread_fills_cores(graph: Graph, system: SystemSpec, with_figures: Change) -> None:
+def test_what_has_no_room_spread_fills_cores(
+    graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
     """Spread, every core needs the axons of all inputs."""
     chain = Chain(graph, with_figures(system, input_axons_per_core=600).chip, EMBEDDING)
     request = Request(None, 20, EMBEDDING, spread=True)
@@ -126,7 +147,9 @@ def test_what_has_no_room_spread_fills_cores(graph: Graph, system: SystemSpec, w
 # How many chips.
 
 
-def test_how_many_chips_by_hand(hand_graph: Graph, system: SystemSpec, with_figures: Change) -> None:
+def test_how_many_chips_by_hand(
+    hand_graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
     narrow = with_figures(system, neurons_per_core=1)
     chain = Chain(hand_graph, narrow.chip, EMBEDDING)
     assert chips_for(chain, narrow, Request(None, 2, EMBEDDING)) == 1
@@ -138,23 +161,29 @@ def test_how_many_chips_by_hand(hand_graph: Graph, system: SystemSpec, with_figu
     with pytest.raises(CapacityError) as error:
         chips_for(chain, narrow, Request(1, 1, EMBEDDING))
     assert str(error.value) == (
-        "head: does not fit behind what comes before it: all nodes need 2 chips of 1 cores, 1 were asked for"
+        "head: does not fit behind what comes before it: all nodes need 2 chips of 1 cores, 1 "
+        "were asked for"
     )
     alone = replace(narrow, chips=Quantity(1, 1, 1, "made up"))
     with pytest.raises(CapacityError) as error:
         chips_for(chain, alone, Request(None, 1, EMBEDDING))
     assert str(error.value) == (
-        "head: does not fit behind what comes before it: all nodes need 2 chips of 1 cores, kapoho-point has 1"
+        "head: does not fit behind what comes before it: all nodes need 2 chips of 1 cores, "
+        "kapoho-point has 1"
     )
 
 
-def test_the_first_node_that_does_not_fit_is_named(a16: Graph, system: SystemSpec, with_figures: Change) -> None:
-    """64 neurons a core: the first root and 63 of its norm, then one of it and 63 of the recurrence; 1609 in all."""
+def test_the_first_node_that_does_not_fit_is_named(
+    a16: Graph, system: SystemSpec, with_figures: Change
+) -> None:
+    """64 neurons a core: the first root and 63 of its norm, then one of it and 63 of the
+    recurrence; 1609 in all."""
     narrow = with_figures(system, neurons_per_core=64)
     with pytest.raises(CapacityError) as error:
         chips_for(Chain(a16, narrow.chip, EMBEDDING), narrow, Request(1, 2, EMBEDDING))
     assert str(error.value) == (
-        "layers.0.mlgru: does not fit behind what comes before it: all nodes need 13 chips of 2 cores, "
+        "layers.0.mlgru: does not fit behind what comes before it: all nodes need 13 chips of 2 "
+        "cores, "
         "1 were asked for"
     )
 
@@ -171,14 +200,23 @@ def test_shares_by_hand() -> None:
     assert shares(cores, 4) == [[cores[0]], [[Shard("a", 2, 4)]], [[Shard("b", 0, 3)]], [cores[2]]]
 
 
-@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=6), st.integers(1, 12))
-def test_shares_hold_everything_in_order_and_none_is_empty(drawn: list[list[int]], chips: int) -> None:
-    cores = [[Shard(f"{k}.{n}", 0, size) for n, size in enumerate(core)] for k, core in enumerate(drawn)]
+@given(
+    st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=6),
+    st.integers(1, 12),
+)
+def test_shares_hold_everything_in_order_and_none_is_empty(
+    drawn: list[list[int]], chips: int
+) -> None:
+    cores = [
+        [Shard(f"{k}.{n}", 0, size) for n, size in enumerate(core)] for k, core in enumerate(drawn)
+    ]
     total = sum(map(sum, drawn))
     found = shares(cores, min(chips, total))
     assert len(found) == min(chips, total)
     assert all(found) and all(core for chip in found for core in chip)
-    held = [(s.node, k) for chip in found for core in chip for s in core for k in range(s.start, s.stop)]
+    held = [
+        (s.node, k) for chip in found for core in chip for s in core for k in range(s.start, s.stop)
+    ]
     assert held == [(s.node, k) for core in cores for s in core for k in range(s.stop)]
     sizes = [len(chip) for chip in found]
     assert max(sizes) - min(sizes) <= 1
@@ -188,13 +226,18 @@ def test_the_pieces_of_shares(a16: Graph, system: SystemSpec) -> None:
     """Neighbouring shards of one node are one piece, on however many cores of a chip they lie."""
     chain = Chain(a16, system.chip, EMBEDDING)
     rms, norm = (link.node.name for link in chain.links[:2])
-    share = [[[Shard(rms, 0, 1), Shard(norm, 0, 20)], [Shard(norm, 20, 30)]], [[Shard(norm, 30, 64)]]]
+    share = [
+        [[Shard(rms, 0, 1), Shard(norm, 0, 20)], [Shard(norm, 20, 30)]],
+        [[Shard(norm, 30, 64)]],
+    ]
     assert parts_of(chain, share) == [[(0, 0, 1), (1, 0, 30)], [(1, 30, 64)]]
 
 
 @settings(max_examples=20)
 @given(cores=st.integers(1, 60), chips=st.integers(1, 8), spread=st.booleans())
-def test_shares_fit_their_chips(cores: int, chips: int, spread: bool, graph: Graph, system: SystemSpec) -> None:
+def test_shares_fit_their_chips(
+    cores: int, chips: int, spread: bool, graph: Graph, system: SystemSpec
+) -> None:
     chain, request = Chain(graph, system.chip, EMBEDDING), Request(chips, cores, EMBEDDING, spread)
     found = chain.evenly(chain.whole(), chips * cores)
     assert found is not None
@@ -202,7 +245,13 @@ def test_shares_fit_their_chips(cores: int, chips: int, spread: bool, graph: Gra
     assert {place.chip for place in placed.locations} == {HOST, *chip_order(system)[:chips]}
     assert max(place.core for place in placed.locations) < cores
     held = np.zeros(sum(node.size for node in graph.nodes), np.int64)
-    before = dict(zip((n.name for n in graph.nodes), np.cumsum([0, *(n.size for n in graph.nodes)]), strict=False))
+    before = dict(
+        zip(
+            (n.name for n in graph.nodes),
+            np.cumsum([0, *(n.size for n in graph.nodes)]),
+            strict=False,
+        )
+    )
     for shard in placed.shards:
         held[before[shard.node] + shard.start : before[shard.node] + shard.stop] += 1
     assert (held == 1).all()

@@ -1,6 +1,7 @@
 """The shipped figures of Loihi 2 give back the published rows that they were fitted to.
 
-The rows are those of arXiv 2503.18002v2 for the 370M model: one block on one chip, and a block on each of several.
+The rows are those of arXiv 2503.18002v2 for the 370M model: one block on one chip, and a block on
+each of several.
 """
 
 import json
@@ -53,14 +54,24 @@ def estimate(blocks: int, name: str) -> Estimate:
     counted, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
     load = timing.load(mapping, summary, counted, found)
     times = timing.pipelined(load, system), timing.fall_through(load, system)
-    prefill, generation = (cost.energy(mapping, summary, counted, system, each, found) for each in times)
+    prefill, generation = (
+        cost.energy(mapping, summary, counted, system, each, found) for each in times
+    )
     return Estimate(times[0], prefill, times[1], generation)
 
 
 def dynamic_mj(energy: Energy, bound: str = "central") -> float:
     """What the chips take without their static power."""
-    static = {"static power of the chips in use", "power of the board beyond the chips", "power of the host"}
-    return sum(getattr(part.millijoule_per_token, bound) for part in energy.parts if part.name not in static)
+    static = {
+        "static power of the chips in use",
+        "power of the board beyond the chips",
+        "power of the host",
+    }
+    return sum(
+        getattr(part.millijoule_per_token, bound)
+        for part in energy.parts
+        if part.name not in static
+    )
 
 
 def block_us() -> float:
@@ -107,12 +118,20 @@ def test_a_step_over_several_chips(chips: int, step_us: float) -> None:
 
 def test_the_ranges_hold_what_was_published() -> None:
     """Every published figure lies between what the low ends and the high ends give."""
-    one, four, eight = estimate(1, "oheo-gulch"), estimate(4, "kapoho-point"), estimate(8, "kapoho-point")
+    one, four, eight = (
+        estimate(1, "oheo-gulch"),
+        estimate(4, "kapoho-point"),
+        estimate(8, "kapoho-point"),
+    )
     for found, step_us in ((one, PREFILL_STEP_US), (four, 122.8), (eight, 150)):
         assert found.prefill.step_seconds.low < step_us * 1e-6 < found.prefill.step_seconds.high
     energy = one.prefill_energy.chip_millijoule_per_token
     assert BLOCKS * energy.low < PREFILL_MJ < BLOCKS * energy.high
-    assert one.generation.seconds_per_token.low < GENERATION_BLOCK_US * 1e-6 < one.generation.seconds_per_token.high
+    assert (
+        one.generation.seconds_per_token.low
+        < GENERATION_BLOCK_US * 1e-6
+        < one.generation.seconds_per_token.high
+    )
     alone = one.generation_energy
     assert dynamic_mj(alone, "low") < GENERATION_DYNAMIC_UJ * 1e-3 < dynamic_mj(alone, "high")
 
@@ -145,7 +164,8 @@ def test_a_fitted_figure_is_the_central_one_that_ships(name: str, fitted: dict[s
 
 
 def test_every_figure_that_is_said_to_be_fitted_was() -> None:
-    """A source that begins with the fit belongs to a figure of it, and each names how it came about."""
+    """A source that begins with the fit belongs to a figure of it, and each names how it came
+    about."""
     figures = chip()
     said = {name for name in FIGURES.values() if "fitted" in getattr(figures, name).source}
     assert said == set(FIGURES.values()) - {"barrier_few_chips_ns"}  # that one is Loihi 1's own
@@ -154,9 +174,15 @@ def test_every_figure_that_is_said_to_be_fitted_was() -> None:
 
 
 def test_the_counts_of_the_fit_are_those_of_a_block(fitted: dict[str, float]) -> None:
-    """Its energies times its counts are the published energy of a block and token in a full pipeline."""
-    counts = {name: fitted[f"a block and token: {name}"] for name in ("synops", "instructions", "messages", "hops")}
+    """Its energies times its counts are the published energy of a block and token in a full
+    pipeline."""
+    counts = {
+        name: fitted[f"a block and token: {name}"]
+        for name in ("synops", "instructions", "messages", "hops")
+    }
     parts = estimate(1, "oheo-gulch").prefill_energy.parts
     assert list(counts.values()) == [part.operations_per_token for part in parts[:4]]
     picojoule = sum(count * fitted[f"energy_per_{name}_pj"] for name, count in counts.items())
-    assert picojoule * 1e-6 == pytest.approx(fitted["dynamic_uj_of_a_block_and_token_in_prefill"], rel=1e-4)
+    assert picojoule * 1e-6 == pytest.approx(
+        fitted["dynamic_uj_of_a_block_and_token_in_prefill"], rel=1e-4
+    )

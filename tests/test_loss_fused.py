@@ -10,7 +10,9 @@ from mmfree_kernels.loss import naive
 from mmfree_kernels.loss.fused import linear_cross_entropy
 
 # What Triton's interpreter says of a loop's run-time bound.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim:DeprecationWarning"
+)
 
 NAMES = ("x", "outer_gain", "weight", "gain")
 
@@ -41,7 +43,8 @@ def _near(found: Tensor, wanted: Tensor, bound: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("rows", "hidden", "vocabulary", "chunk"), [(1, 64, 70, 2048), (5, 80, 300, 2), (4, 16, 130, 4), (2, 16, 8208, 2)]
+    ("rows", "hidden", "vocabulary", "chunk"),
+    [(1, 64, 70, 2048), (5, 80, 300, 2), (4, 16, 130, 4), (2, 16, 8208, 2)],
 )
 def test_loss_and_gradients_are_those_of_the_naive_head(
     device: str, rows: int, hidden: int, vocabulary: int, chunk: int
@@ -87,7 +90,10 @@ def test_a_weight_in_half_precision_gets_such_a_gradient(device: str) -> None:
 def test_the_cut_into_chunks_changes_no_more_than_a_rounding(device: str) -> None:
     problem = _problem(device, 7, 32, 50)
     whole, cut = _leaves(problem), _leaves(problem)
-    losses = linear_cross_entropy(**whole, outer_eps=1e-6), linear_cross_entropy(**cut, outer_eps=1e-6, chunk=3)
+    losses = (
+        linear_cross_entropy(**whole, outer_eps=1e-6),
+        linear_cross_entropy(**cut, outer_eps=1e-6, chunk=3),
+    )
     assert torch.equal(*losses)
     for loss in losses:
         loss.backward()
@@ -158,7 +164,10 @@ SHAPES = "must have [m, h] and [v, h], none of them 0"
     [
         ({"x": torch.zeros(32)}, f"x and weight have shapes [32] and [20, 32], {SHAPES}"),
         ({"weight": torch.zeros(0, 32)}, f"x and weight have shapes [2, 32] and [0, 32], {SHAPES}"),
-        ({"x": torch.zeros(2, 32).half()}, "x is of torch.float16, must be of torch.bfloat16 or torch.float32"),
+        (
+            {"x": torch.zeros(2, 32).half()},
+            "x is of torch.float16, must be of torch.bfloat16 or torch.float32",
+        ),
         ({"x": torch.zeros(32, 2).mT}, "x is not contiguous, must be"),
         ({"weight": torch.zeros(20, 16)}, "weight has shape (20, 16), must have (20, 32)"),
         ({"outer_gain": torch.zeros(16)}, "outer_gain has shape (16,), must have (32,)"),

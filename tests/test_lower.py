@@ -28,20 +28,30 @@ def rms(x: np.ndarray, gain: np.ndarray, eps: float) -> np.ndarray:
 @pytest.mark.parametrize("eps", [1e-6, 1e-3])
 def test_a_norm_behind_a_norm_is_one_norm(spread: float, eps: float) -> None:
     rng = np.random.default_rng(0)
-    x, gain, inner = rng.standard_normal(48) * spread, 1 + rng.standard_normal(48), 1 + 0.3 * rng.standard_normal(48)
+    x, gain, inner = (
+        rng.standard_normal(48) * spread,
+        1 + rng.standard_normal(48),
+        1 + 0.3 * rng.standard_normal(48),
+    )
     gain, inner = gain.astype(np.float32), inner.astype(np.float32)
     norm = lower.double_norm(gain, eps, {"y": inner})
     assert norm.inner is not None
     found = x * norm.outer["y"] / np.sqrt(((x * norm.inner) ** 2).mean() + norm.floor)
     expected = rms(rms(x, gain, eps), inner, BITLINEAR_EPS)
-    assert np.allclose(found, expected, rtol=1e-6, atol=0)  # the gains themselves are kept in float32
+    assert np.allclose(
+        found, expected, rtol=1e-6, atol=0
+    )  # the gains themselves are kept in float32
     wide = gain.astype(np.float64)
-    exact = x * wide * inner / np.sqrt((x**2 * (wide**2 + BITLINEAR_EPS)).mean() + eps * BITLINEAR_EPS)
+    exact = (
+        x * wide * inner / np.sqrt((x**2 * (wide**2 + BITLINEAR_EPS)).mean() + eps * BITLINEAR_EPS)
+    )
     assert np.allclose(exact, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("spread", SMALL)
-def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(spread: float, bounded_checkpoint: Checkpoint) -> None:
+def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(
+    spread: float, bounded_checkpoint: Checkpoint
+) -> None:
     rng, eps = np.random.default_rng(1), bounded_checkpoint.config.rms_norm_eps
     g, swish = rng.standard_normal(64) * spread, rng.standard_normal(64)
     norm = lower.norms_of(bounded_checkpoint)["layers.1.o"]
@@ -58,19 +68,31 @@ def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(spread: float, bo
 
 def test_the_names_of_the_norms(bounded_checkpoint: Checkpoint) -> None:
     assert list(lower.norms_of(bounded_checkpoint)) == [
-        "layers.0.attn", "layers.0.o", "layers.0.mlp", "layers.0.down",
-        "layers.1.attn", "layers.1.o", "layers.1.mlp", "layers.1.down", "head",
-    ]  # fmt: skip
+        "layers.0.attn",
+        "layers.0.o",
+        "layers.0.mlp",
+        "layers.0.down",
+        "layers.1.attn",
+        "layers.1.o",
+        "layers.1.mlp",
+        "layers.1.down",
+        "head",
+    ]
 
 
 def lowered(checkpoint: Checkpoint, tokens: np.ndarray, scheme: Scheme, name: str) -> Graph:
     """The graph of a checkpoint, calibrated on some tokens."""
-    return lower.lower(checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, scheme), scheme, name)
+    return lower.lower(
+        checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, scheme), scheme, name
+    )
 
 
 def error_of(checkpoint: Checkpoint, graph: Graph, tokens: np.ndarray, quantise: bool) -> float:
-    """The mean difference of logits over their standard deviation, on tokens that were not calibrated on."""
-    expected = evaluate.logits(model.from_checkpoint(checkpoint), tokens, model.Numerics(quantise=quantise))
+    """The mean difference of logits over their standard deviation, on tokens that were not
+    calibrated on."""
+    expected = evaluate.logits(
+        model.from_checkpoint(checkpoint), tokens, model.Numerics(quantise=quantise)
+    )
     found = fast.run(graph, pipeline.in_one_place(graph), Job(tokens)).logits * graph.logit_scale
     return float(np.abs(found - expected).mean() / expected.std())
 
@@ -85,17 +107,37 @@ def test_8_bits_per_token_are_near_the_float_model(checkpoint: Checkpoint, a8: G
     assert error_of(checkpoint, a8, tokens, quantise=True) < 0.03
 
 
-def test_nothing_saturates_on_the_calibration_text(a16: Graph, a8: Graph, tokens: np.ndarray) -> None:
+def test_nothing_saturates_on_the_calibration_text(
+    a16: Graph, a8: Graph, tokens: np.ndarray
+) -> None:
     for graph in (a16, a8):
         result = fast.run(graph, pipeline.in_one_place(graph), Job(tokens))
         assert result.prefill.saturations.sum() == 0
 
 
 def test_the_nodes_of_a_block(a16: Graph, a8: Graph) -> None:
-    kinds = ["attn.rms", "attn.norm", "mlgru", "o.rms", "o.norm", "o_proj", "mlp.rms", "mlp.norm", "glu",
-             "down.rms", "down.norm", "down_proj"]  # fmt: skip
+    kinds = [
+        "attn.rms",
+        "attn.norm",
+        "mlgru",
+        "o.rms",
+        "o.norm",
+        "o_proj",
+        "mlp.rms",
+        "mlp.norm",
+        "glu",
+        "down.rms",
+        "down.norm",
+        "down_proj",
+    ]
     blocks = [f"layers.{layer}.{kind}" for layer in range(2) for kind in kinds]
-    assert [node.name for node in a16.nodes] == ["embedding", *blocks, "head.rms", "head.norm", "head"]
+    assert [node.name for node in a16.nodes] == [
+        "embedding",
+        *blocks,
+        "head.rms",
+        "head.norm",
+        "head",
+    ]
     assert sum(isinstance(node, QuantScale) for node in a8.nodes) == 9
     # 64 and 128 values in groups of 32: two levels each.
     assert sum(isinstance(node, MaxAbs) for node in a8.nodes) == 2 * (2 * (3 + 1 + 1 + 1) + 1)
@@ -115,9 +157,15 @@ def test_lower_bounds_begin_behind_the_first_block(checkpoint: Checkpoint, a16: 
 @pytest.mark.parametrize("expand", [2, 0.5])
 def test_a_state_of_another_width(expand: float, tokens: np.ndarray) -> None:
     fresh = model.HGRNBitModel(
-        model.ModelConfig(vocab_size=256, hidden_size=64, num_hidden_layers=1, use_lower_bound=False,
-                          intermediate_size=96, expand_ratio=expand)
-    )  # fmt: skip
+        model.ModelConfig(
+            vocab_size=256,
+            hidden_size=64,
+            num_hidden_layers=1,
+            use_lower_bound=False,
+            intermediate_size=96,
+            expand_ratio=expand,
+        )
+    )
     fresh.initialise(0)
     checkpoint = model.to_checkpoint(fresh)
     graph = lowered(checkpoint, tokens, SCHEMES["a16"], "wide")
@@ -125,12 +173,18 @@ def test_a_state_of_another_width(expand: float, tokens: np.ndarray) -> None:
     assert error_of(checkpoint, graph, tokens[:1], quantise=False) < 0.01
     job = Job(tokens[:1, :5])
     placed = pipeline.in_one_place(graph)
-    assert np.array_equal(fast.run(graph, placed, job).logits, reference.run(graph, placed, job).logits)
+    assert np.array_equal(
+        fast.run(graph, placed, job).logits, reference.run(graph, placed, job).logits
+    )
 
 
 def test_a_tied_head(tokens: np.ndarray) -> None:
     config = model.ModelConfig(
-        vocab_size=256, hidden_size=64, num_hidden_layers=1, intermediate_size=96, tie_word_embeddings=True
+        vocab_size=256,
+        hidden_size=64,
+        num_hidden_layers=1,
+        intermediate_size=96,
+        tie_word_embeddings=True,
     )
     fresh = model.HGRNBitModel(config)
     fresh.initialise(0)
@@ -143,7 +197,9 @@ def test_a_tied_head(tokens: np.ndarray) -> None:
 def test_ranges_are_finite(low: float, high: float, bounded_checkpoint: Checkpoint) -> None:
     with pytest.raises(RangeError) as error:
         weights = ternary_weights(bounded_checkpoint)
-        lower.lower(bounded_checkpoint, weights, {"residual": Range(low, high)}, SCHEMES["a16"], "tiny")
+        lower.lower(
+            bounded_checkpoint, weights, {"residual": Range(low, high)}, SCHEMES["a16"], "tiny"
+        )
     assert str(error.value) == f"residual: calibration measured {low} … {high}, must be finite"
 
 

@@ -1,6 +1,8 @@
-"""Random graphs on random systems: a valid mapping with the reference's bits, or one line that says what is short.
+"""Random graphs on random systems: a valid mapping with the reference's bits, or one line that says
+what is short.
 
-The tiles of these tests live in this process and pass packets on in the order in which they were sent.
+The tiles of these tests live in this process and pass packets on in the order in which they were
+sent.
 """
 
 import importlib.util
@@ -39,7 +41,11 @@ from mmfree_sims.tile import Tile
 CASES = 500
 RUN_EVERY = 8
 """One in so many valid mappings is run."""
-PLACERS = [name for name in planning.PLACERS if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")]
+PLACERS = [
+    name
+    for name in planning.PLACERS
+    if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,11 +62,17 @@ def programs_recorded_once() -> Iterator[None]:
 def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool) -> Graph:
     """A small random model as integers."""
     config = ModelConfig(
-        vocab_size=hidden + 13, hidden_size=hidden, num_hidden_layers=blocks, intermediate_size=gate,
+        vocab_size=hidden + 13,
+        hidden_size=hidden,
+        num_hidden_layers=blocks,
+        intermediate_size=gate,
         use_lower_bound=bounds,
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(hidden + blocks)
-    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in config.shapes().items()}
+    tensors = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in config.shapes().items()
+    }
     for name, value in tensors.items():
         if name.endswith("norm.weight"):
             value[:] = 1 + 0.2 * value
@@ -73,12 +85,16 @@ def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool) -> 
 
 @lru_cache
 def models() -> tuple[Graph, ...]:
-    """One or two blocks, hidden sizes of 16 to 48, both schemes, with lower bounds and without, odd sizes."""
+    """One or two blocks, hidden sizes of 16 to 48, both schemes, with lower bounds and without, odd
+    sizes."""
     return (
-        model("a16", 1, 16, 24, bounds=True), model("a16", 2, 32, 80, bounds=True),
-        model("a16", 2, 20, 37, bounds=False), model("a8", 1, 16, 40, bounds=False),
-        model("a8", 2, 24, 33, bounds=True), model("a8", 1, 48, 64, bounds=True),
-    )  # fmt: skip
+        model("a16", 1, 16, 24, bounds=True),
+        model("a16", 2, 32, 80, bounds=True),
+        model("a16", 2, 20, 37, bounds=False),
+        model("a8", 1, 16, 40, bounds=False),
+        model("a8", 2, 24, 33, bounds=True),
+        model("a8", 1, 48, 64, bounds=True),
+    )
 
 
 @lru_cache
@@ -115,15 +131,27 @@ def cases(draw: st.DrawFn) -> Case:
     """Any model on any system, as anyone may wish."""
     figures = {name: draw(st.sampled_from(values)) for name, values in LIMITS.items()}
     cores, chips = draw(st.sampled_from([1, 3, 10, 40])), draw(st.sampled_from([1, 2, 8, 30]))
-    spec = {n: None if v is None else Quantity(v, v, v, "drawn") for n, v in (figures | {"cores": cores}).items()}
+    spec = {
+        n: None if v is None else Quantity(v, v, v, "drawn")
+        for n, v in (figures | {"cores": cores}).items()
+    }
     system = load_system("kapoho-point")
-    system = replace(system, chips=Quantity(chips, chips, chips, "drawn"), chip=replace(system.chip, **spec))
+    system = replace(
+        system, chips=Quantity(chips, chips, chips, "drawn"), chip=replace(system.chip, **spec)
+    )
     wish = Wish(
-        draw(st.sampled_from(PLACERS)), draw(st.none() | st.integers(1, min(chips, 6))),
-        draw(st.none() | st.integers(1, cores)), draw(st.booleans()), draw(st.booleans()),
-        draw(st.sampled_from([None, 2, 3, 8])), divide=draw(st.booleans()), seed=draw(st.integers(0, 3)),
-    )  # fmt: skip
-    return Case(draw(st.integers(0, len(models()) - 1)), with_weight_bits(system, wish.weight_bits), wish)
+        draw(st.sampled_from(PLACERS)),
+        draw(st.none() | st.integers(1, min(chips, 6))),
+        draw(st.none() | st.integers(1, cores)),
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(st.sampled_from([None, 2, 3, 8])),
+        divide=draw(st.booleans()),
+        seed=draw(st.integers(0, 3)),
+    )
+    return Case(
+        draw(st.integers(0, len(models()) - 1)), with_weight_bits(system, wish.weight_bits), wish
+    )
 
 
 # Tiles in this process.
@@ -176,7 +204,8 @@ class Net:
 
 
 def assert_runs(which: int, graph: Graph, mapping: Mapping) -> None:
-    """Tiles, the fast engine and the reference give the same bits; tiles and the fast engine the same counts."""
+    """Tiles, the fast engine and the reference give the same bits; tiles and the fast engine the
+    same counts."""
     job, expected = truth(which)
     whole = fast.run(graph, mapping, job)
     net = Net(graph, mapping, job).run()
@@ -186,7 +215,8 @@ def assert_runs(which: int, graph: Graph, mapping: Mapping) -> None:
 
 
 def assert_says_what_is_short(graph: Graph, message: str) -> None:
-    """Nodes of the graph, parts of them or the graph, and then at least two numbers: the need, and what there is."""
+    """Nodes of the graph, parts of them or the graph, and then at least two numbers: the need, and
+    what there is."""
     who, what = message.split(": ", 1)
     named = {re.sub(r"[.]\w+[.]part\d+$", "", name) for name in re.split(", | … ", who)}
     assert named <= {node.name for node in graph.nodes} | {graph.name}, message

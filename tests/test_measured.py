@@ -12,32 +12,62 @@ from mmfree_neuro.baselines import Baseline
 from mmfree_neuro.errors import HardwareError
 
 ROW = {
-    "name": "MatMul-free 370M", "implementation": "packed", "impl": "fast", "precision": "2 bit", "model": "370m",
-    "ternary_synapses": 341_049_344, "mode": "generate", "batch": 64, "sequence_length": 512, "tokens_per_s": 50_000.5,
-    "millijoule_per_token": 8.5, "device": "NVIDIA H200", "power": "the GPU", "script": "mmfree-neuro bench gpu",
-    "commit": "abc", "date": "2026-01-02T03:04:05+00:00", "weights_bytes": 1,
-}  # fmt: skip
+    "name": "MatMul-free 370M",
+    "implementation": "packed",
+    "impl": "fast",
+    "precision": "2 bit",
+    "model": "370m",
+    "ternary_synapses": 341_049_344,
+    "mode": "generate",
+    "batch": 64,
+    "sequence_length": 512,
+    "tokens_per_s": 50_000.5,
+    "millijoule_per_token": 8.5,
+    "device": "NVIDIA H200",
+    "power": "the GPU",
+    "script": "mmfree-neuro bench gpu",
+    "commit": "abc",
+    "date": "2026-01-02T03:04:05+00:00",
+    "weights_bytes": 1,
+}
 
 
 def text(*changes: dict[str, Any]) -> str:
     """A file of rows, each with fields changed or, where None, left out."""
-    rows = [{name: value for name, value in (ROW | change).items() if value is not None} for change in changes]
+    rows = [
+        {name: value for name, value in (ROW | change).items() if value is not None}
+        for change in changes
+    ]
     return json.dumps(rows)
 
 
 def test_a_row_becomes_a_baseline_with_its_source() -> None:
     source = "measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02T03:04:05+00:00"
     expected = Baseline(
-        "MatMul-free 370M", "370m", True, "packed", "2 bit", "NVIDIA H200", "GPU", "generate", 64, 512, 50_000.5, 8.5,
-        "the GPU", source,
-    )  # fmt: skip
+        "MatMul-free 370M",
+        "370m",
+        True,
+        "packed",
+        "2 bit",
+        "NVIDIA H200",
+        "GPU",
+        "generate",
+        64,
+        512,
+        50_000.5,
+        8.5,
+        "the GPU",
+        source,
+    )
     assert measured.parse(text({}), "rows.json") == (expected,)
 
 
 def test_what_a_row_is_of_is_told_by_what_it_measured() -> None:
     mine, opponent, edge = measured.parse(
         text(
-            {"model": "my-checkpoint", "ternary_synapses": 1_298_661_376}, {"impl": "transformer"}, {"device": "Orin"}
+            {"model": "my-checkpoint", "ternary_synapses": 1_298_661_376},
+            {"impl": "transformer"},
+            {"device": "Orin"},
         ),
         "rows.json",
     )
@@ -52,13 +82,21 @@ def test_the_latest_row_of_a_point_counts() -> None:
 
 
 def test_the_latest_is_told_by_the_date_and_else_by_the_order() -> None:
-    early, late = {"date": "2026-01-02", "tokens_per_s": 1}, {"date": "2026-01-02T00:00:01+00:00", "tokens_per_s": 2}
+    early, late = (
+        {"date": "2026-01-02", "tokens_per_s": 1},
+        {"date": "2026-01-02T00:00:01+00:00", "tokens_per_s": 2},
+    )
     for rows in ((early, late), (late, early), (late, early, late)):
         assert [row.tokens_per_s for row in measured.parse(text(*rows), "rows.json")] == [2]
 
 
 def test_training_and_sizes_without_a_published_model_are_left_out() -> None:
-    assert measured.parse(text({"mode": "train"}, {"model": "13b", "ternary_synapses": 12_851_609_600}), "x") == ()
+    assert (
+        measured.parse(
+            text({"mode": "train"}, {"model": "13b", "ternary_synapses": 12_851_609_600}), "x"
+        )
+        == ()
+    )
     assert measured.parse("[]", "x") == ()
 
 
@@ -75,7 +113,10 @@ def test_training_and_sizes_without_a_published_model_are_left_out() -> None:
         ({"tokens_per_s": "fast"}, "tokens_per_s must be a finite number above 0"),
         ({"millijoule_per_token": None}, "millijoule_per_token must be a finite number above 0"),
         ({"tokens_per_s": math.inf}, "tokens_per_s must be a finite number above 0"),
-        ({"millijoule_per_token": math.nan}, "millijoule_per_token must be a finite number above 0"),
+        (
+            {"millijoule_per_token": math.nan},
+            "millijoule_per_token must be a finite number above 0",
+        ),
         ({"tokens_per_s": 10**400}, "tokens_per_s must be a finite number above 0"),
         ({"impl": "Transformer"}, "impl is 'Transformer', must be one of fast, naive, transformer"),
         ({"date": "today"}, "date is 'today', must be one such as 2026-01-31T12:00:00+00:00"),
@@ -97,33 +138,45 @@ def test_a_file_without_rows_is_refused(content: str) -> None:
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HardwareError) as error:
         measured.parse("[", "rows.json")
-    assert str(error.value) == "rows.json: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
+    assert (
+        str(error.value)
+        == "rows.json: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
+    )
     with pytest.raises(HardwareError) as error:
         measured.parse("[" * 100_000, "rows.json")
     assert str(error.value) == "rows.json: not readable as JSON (nested too deeply)"
     none = tmp_path / "none.json"
     with pytest.raises(HardwareError) as error:
         measured.load([none])
-    assert str(error.value) == f"{none}: not readable ([Errno 2] No such file or directory: '{none}')"
+    assert (
+        str(error.value) == f"{none}: not readable ([Errno 2] No such file or directory: '{none}')"
+    )
 
 
 def test_rows_of_a_user_are_read(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(text({"device": "GPU X"}, {"device": "GPU X", "batch": 1}))
-    mine = [row.batch for row in measured.load([tmp_path / "rows.json"])[0] if row.device == "GPU X"]
+    mine = [
+        row.batch for row in measured.load([tmp_path / "rows.json"])[0] if row.device == "GPU X"
+    ]
     assert mine == [64, 1]
 
 
 def test_rows_without_a_place_are_named(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text(text({"mode": "train"}, {}, {"ternary_synapses": 5_000_000}))
+    (tmp_path / "rows.json").write_text(
+        text({"mode": "train"}, {}, {"ternary_synapses": 5_000_000})
+    )
     assert measured.load([tmp_path / "rows.json"])[1] == [
-        "Of 3 rows in rows.json, 2 are not shown: they are of training, or of a model that has no published size."
+        "Of 3 rows in rows.json, 2 are not shown: they are of training, or of a model that has "
+        "no published size."
     ]
     (tmp_path / "rows.json").write_text(text({}))
     assert measured.load([tmp_path / "rows.json"])[1] == measured.load()[1] == []
 
 
 def test_devices_and_commits_are_shown_as_what_they_are() -> None:
-    (row,) = measured.parse(text({"device": "RTX Corinthian", "commit": f"{'0123456789' * 4} dirty"}), "rows.json")
+    (row,) = measured.parse(
+        text({"device": "RTX Corinthian", "commit": f"{'0123456789' * 4} dirty"}), "rows.json"
+    )
     assert row.device_kind == "GPU"
     assert " at commit 012345678 dirty on " in row.source
 
@@ -144,9 +197,20 @@ def test_the_rows_that_come_with_the_project_are_those_of_the_benchmark() -> Non
     package = Path(measured.__file__).with_name("measured.json")
     shown = Path(__file__).parent.parent / "examples" / "benchmarks" / "results" / "gpu.json"
     assert shown.resolve() == package.resolve()
-    points = {(row["impl"], row["device"], row["model"], row["mode"], row["batch"], row["sequence_length"])
-              for row in json.loads(package.read_text(encoding="utf-8"))
-              if row["mode"] != "train" and row["model"] != "13b"}  # fmt: skip
+    points = {
+        (
+            row["impl"],
+            row["device"],
+            row["model"],
+            row["mode"],
+            row["batch"],
+            row["sequence_length"],
+        )
+        for row in json.loads(package.read_text(encoding="utf-8"))
+        if row["mode"] != "train" and row["model"] != "13b"
+    }
     rows, _ = measured.load()
     assert len(rows) == len(points) > 0
-    assert all(row.source.startswith("measured by 'mmfree-neuro bench gpu --model ") for row in rows)
+    assert all(
+        row.source.startswith("measured by 'mmfree-neuro bench gpu --model ") for row in rows
+    )

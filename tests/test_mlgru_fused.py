@@ -18,7 +18,8 @@ from mmfree_kernels.mlgru.fused import (
 )
 from mmfree_kernels.mlgru.scan import BUSY, chunk_length
 
-# What Triton's interpreter says of a loop's run-time bound and of 2^10000, which is infinite as intended.
+# What Triton's interpreter says of a loop's run-time bound and of 2^10000, which is infinite as
+# intended.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:overflow encountered in (exp|exp2|multiply):RuntimeWarning"),
@@ -44,13 +45,18 @@ def _gates(device: str, batch: int, time: int, n: int, extras: bool) -> dict[str
 
 
 def _double(arguments: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    return {name: None if x is None else x.double().requires_grad_() for name, x in arguments.items()}
+    return {
+        name: None if x is None else x.double().requires_grad_() for name, x in arguments.items()
+    }
 
 
 def _rounded_to_half(found: Tensor, exact: Tensor, rest: float) -> bool:
-    """bfloat16, and nearest but for `rest`; Triton's interpreter cuts bits off where a GPU rounds."""
+    """bfloat16, and nearest but for `rest`; Triton's interpreter cuts bits off where a GPU
+    rounds."""
     unit = 2**-8 if found.is_cuda else 2**-7
-    return found.dtype == torch.bfloat16 and bool(((found - exact).abs() <= unit * exact.abs() + rest).all())
+    return found.dtype == torch.bfloat16 and bool(
+        ((found - exact).abs() <= unit * exact.abs() + rest).all()
+    )
 
 
 def _near(found: Tensor, wanted: Tensor, bound: float) -> bool:
@@ -59,7 +65,10 @@ def _near(found: Tensor, wanted: Tensor, bound: float) -> bool:
 
 
 def test_two_steps_by_hand(device: str) -> None:
-    i, f = torch.tensor([[[0.0, 40], [0, 40]]], device=device), torch.tensor([[[0.0, -40], [0, 40]]], device=device)
+    i, f = (
+        torch.tensor([[[0.0, 40], [0, 40]]], device=device),
+        torch.tensor([[[0.0, -40], [0, 40]]], device=device),
+    )
     h, final = gated_scan(i, f, None, None, torch.tensor([[4.0, 4]], device=device), torch.float32)
     assert _near(h, torch.tensor([[[2.0, 40], [1, 40]]], device=device), 1e-7)
     assert _near(final, torch.tensor([[1.0, 40]], device=device), 1e-7)
@@ -84,10 +93,15 @@ def test_gradients_are_those_of_the_naive_scan(
     device: str, batch: int, time: int, n: int, _chunk: int | None, steps: int, extras: bool
 ) -> None:
     arguments, wide = (made := _gates(device, batch, time, n, extras)), _double(made)
-    dh, d_final = _random(device, batch, time, n, seed=5), _random(device, batch, n, seed=6) if extras else None
+    dh, d_final = (
+        _random(device, batch, time, n, seed=5),
+        _random(device, batch, n, seed=6) if extras else None,
+    )
     h, final = naive.gated_scan(**wide, out_dtype=torch.float64)
     ((h * dh).sum() + (0 if d_final is None else (final * d_final).sum())).backward()
-    di, df, d_bound, d_initial = gated_scan_backward(**arguments, dh=dh, d_final=d_final, steps=steps)
+    di, df, d_bound, d_initial = gated_scan_backward(
+        **arguments, dh=dh, d_final=d_final, steps=steps
+    )
     found = {"i": di, "f": df, "bound": d_bound, "initial": d_initial}
     for name, gradient in found.items():
         if wide[name] is None:
@@ -97,7 +111,10 @@ def test_gradients_are_those_of_the_naive_scan(
 
 
 def test_half_precision_rounds_only_what_is_stored(device: str) -> None:
-    arguments = {name: x.bfloat16() if name in ("i", "f") else x for name, x in _gates(device, 2, 11, 48, True).items()}
+    arguments = {
+        name: x.bfloat16() if name in ("i", "f") else x
+        for name, x in _gates(device, 2, 11, 48, True).items()
+    }
     dh = _random(device, 2, 11, 48, seed=5).bfloat16()
     h, _ = gated_scan(**arguments, out_dtype=torch.bfloat16, chunk=4)
     di, df, _, _ = gated_scan_backward(**arguments, dh=dh, d_final=None, steps=4)
@@ -134,7 +151,9 @@ def test_any_cut_into_calls_gives_the_same_states(device: str, chunk: int | None
     state, parts = arguments["initial"], []
     for start, stop in ((0, 1), (1, 10), (10, 17)):
         part = {name: arguments[name][:, start:stop].contiguous() for name in ("i", "f", "mask")}
-        h, state = gated_scan(bound=arguments["bound"], initial=state, **part, out_dtype=torch.float32, chunk=chunk)
+        h, state = gated_scan(
+            bound=arguments["bound"], initial=state, **part, out_dtype=torch.float32, chunk=chunk
+        )
         parts.append(h)
     assert _near(torch.cat(parts, 1), whole, 3e-6)
     assert _near(state, final, 3e-6)
@@ -152,7 +171,10 @@ def test_left_padding_changes_nothing(device: str) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1e4, -1e4, 3e38, -3e38])
 def test_extreme_projections_give_finite_states(device: str, value: float) -> None:
-    i, f = _random(device, 1, 6, 32) * min(abs(value), 1e4), torch.full((1, 6, 32), value, device=device)
+    i, f = (
+        _random(device, 1, 6, 32) * min(abs(value), 1e4),
+        torch.full((1, 6, 32), value, device=device),
+    )
     zero = torch.zeros(1, 32, device=device)
     h, _ = gated_scan(i, f, None, None, zero, torch.float32, chunk=2)
     wanted, _ = naive.gated_scan(i.double(), f.double(), None, None, zero.double(), torch.float64)
@@ -187,15 +209,23 @@ def test_the_scan_composes_with_checkpoints_and_autocast(device: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"i": torch.zeros(2, 32)}, "i has shape [2, 32], must have [batch, time, channels], none of them 0"),
-        ({"i": torch.zeros(2, 0, 32)}, "i has shape [2, 0, 32], must have [batch, time, channels], none of them 0"),
+        (
+            {"i": torch.zeros(2, 32)},
+            "i has shape [2, 32], must have [batch, time, channels], none of them 0",
+        ),
+        (
+            {"i": torch.zeros(2, 0, 32)},
+            "i has shape [2, 0, 32], must have [batch, time, channels], none of them 0",
+        ),
         (
             {"i": torch.zeros(2, 3, 32, dtype=torch.float64)},
-            "i is [2, 3, 32] of torch.float64, must be [2, 3, 32] of torch.bfloat16 or torch.float32",
+            "i is [2, 3, 32] of torch.float64, must be [2, 3, 32] of torch.bfloat16 or "
+            "torch.float32",
         ),
         (
             {"f": torch.zeros(2, 3, 16)},
-            "f is [2, 3, 16] of torch.float32, must be [2, 3, 32] of torch.bfloat16 or torch.float32",
+            "f is [2, 3, 16] of torch.float32, must be [2, 3, 32] of torch.bfloat16 or "
+            "torch.float32",
         ),
         ({"f": torch.zeros(2, 32, 3).mT}, "f has strides [96, 1, 3], the last must be 1"),
         ({"bound": torch.zeros(31)}, "bound has shape (31,), must have (32,)"),
@@ -204,12 +234,18 @@ def test_the_scan_composes_with_checkpoints_and_autocast(device: str) -> None:
         ({"d_final": torch.zeros(2, 1)}, "d_final has shape (2, 1), must have (2, 32)"),
         (
             {"dh": torch.zeros(2, 4, 32)},
-            "dh is [2, 4, 32] of torch.float32, must be [2, 3, 32] of torch.bfloat16 or torch.float32",
+            "dh is [2, 4, 32] of torch.float32, must be [2, 3, 32] of torch.bfloat16 or "
+            "torch.float32",
         ),
     ],
 )
 def test_what_the_scan_refuses(changed: dict[str, Tensor], message: str) -> None:
-    arguments = {**_gates("cpu", 2, 3, 32, True), "dh": torch.zeros(2, 3, 32), "d_final": None, **changed}
+    arguments = {
+        **_gates("cpu", 2, 3, 32, True),
+        "dh": torch.zeros(2, 3, 32),
+        "d_final": None,
+        **changed,
+    }
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gated_scan_backward(**arguments)
 
@@ -286,7 +322,9 @@ def test_zero_and_huge_rows_give_finite_outputs(device: str) -> None:
     assert not q[0].any() and s[0].item() == pytest.approx(127e5)
     assert bool(s.isfinite().all()) and q[1].abs().max() == 127
     one = torch.ones((), device=device)
-    for gradient in output_backward(g * scale, h * scale.clamp(max=1e3), g_gain, 1e-6, o_gain, g, one):
+    for gradient in output_backward(
+        g * scale, h * scale.clamp(max=1e3), g_gain, 1e-6, o_gain, g, one
+    ):
         assert bool(gradient.isfinite().all())
 
 
@@ -304,8 +342,14 @@ def test_half_precision_outputs_round_only_what_is_stored(device: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"g": torch.zeros(2, 3, 4)}, "g has shape [2, 3, 4], must have [rows, channels], none of them 0"),
-        ({"g": torch.zeros(0, 4)}, "g has shape [0, 4], must have [rows, channels], none of them 0"),
+        (
+            {"g": torch.zeros(2, 3, 4)},
+            "g has shape [2, 3, 4], must have [rows, channels], none of them 0",
+        ),
+        (
+            {"g": torch.zeros(0, 4)},
+            "g has shape [0, 4], must have [rows, channels], none of them 0",
+        ),
         (
             {"h": torch.zeros(3, 4)},
             "h is [3, 4] of torch.float32, must be [2, 4] of torch.bfloat16 or torch.float32",
@@ -321,7 +365,12 @@ def test_half_precision_outputs_round_only_what_is_stored(device: str) -> None:
     ],
 )
 def test_what_the_output_refuses(changed: dict[str, Tensor], message: str) -> None:
-    zeros = {"g": torch.zeros(2, 4), "h": torch.zeros(2, 4), "grad_y": torch.zeros(2, 4), "scale": torch.ones(())}
+    zeros = {
+        "g": torch.zeros(2, 4),
+        "h": torch.zeros(2, 4),
+        "grad_y": torch.zeros(2, 4),
+        "scale": torch.ones(()),
+    }
     gains = {"g_gain": torch.zeros(4), "o_gain": torch.zeros(4)}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         output_backward(**{**zeros, **gains, "eps": 1e-6, **changed})

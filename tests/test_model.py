@@ -40,7 +40,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def load() -> Load:
     """The model of a golden checkpoint."""
-    models = {name: from_checkpoint(read(GOLDEN / name / "checkpoint", lambda _: {})) for name in NAMES}
+    models = {
+        name: from_checkpoint(read(GOLDEN / name / "checkpoint", lambda _: {})) for name in NAMES
+    }
     return models.__getitem__
 
 
@@ -49,20 +51,30 @@ def golden(name: str, what: str) -> NDArray[Any]:
 
 
 def largest_difference(found: Tensor | NDArray[Any], expected: Tensor | NDArray[Any]) -> float:
-    a, b = (np.asarray(x.detach() if isinstance(x, Tensor) else x, np.float64) for x in (found, expected))
+    a, b = (
+        np.asarray(x.detach() if isinstance(x, Tensor) else x, np.float64)
+        for x in (found, expected)
+    )
     assert a.shape == b.shape
     return float(np.abs(a - b).max())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_the_published_ones(load: Load, name: str) -> None:
-    assert largest_difference(logits(load(name), golden(name, "inputs")), golden(name, "logits")) < LIMIT
+    assert (
+        largest_difference(logits(load(name), golden(name, "inputs")), golden(name, "logits"))
+        < LIMIT
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("cuts", [range(34), (0, 1, 8, 9, 31, 33), (0, 32, 33)], ids=["tokens", "chunks", "prompt"])
-def test_any_cut_into_calls_gives_the_same_logits_and_state(load: Load, name: str, cuts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "cuts", [range(34), (0, 1, 8, 9, 31, 33), (0, 32, 33)], ids=["tokens", "chunks", "prompt"]
+)
+def test_any_cut_into_calls_gives_the_same_logits_and_state(
+    load: Load, name: str, cuts: tuple[int, ...]
+) -> None:
     model, tokens, state, pieces = load(name), torch.from_numpy(golden(name, "inputs")), None, []
     for start, stop in pairwise(cuts):
         piece, state = model(tokens[:, start:stop], state)
@@ -122,7 +134,9 @@ def test_loss_on_text_is_the_published_one(load: Load) -> None:
 def test_ternary_codes_and_scales_are_the_published_ones(name: str) -> None:
     tensors = read(GOLDEN / name / "checkpoint", lambda _: {}).tensors
     expected = json.loads((GOLDEN / name / "ternary.json").read_text(encoding="utf-8"))
-    assert set(expected) == {n for n in tensors if n.endswith("_proj.weight") or n == "lm_head.weight"}
+    assert set(expected) == {
+        n for n in tensors if n.endswith("_proj.weight") or n == "lm_head.weight"
+    }
     for matrix, entry in expected.items():
         by_torch, torch_scale = bitlinear.ternarise(torch.from_numpy(tensors[matrix]))
         by_numpy, numpy_scale = quantize.ternarise(tensors[matrix])
@@ -144,7 +158,10 @@ def test_quantise_activations_by_hand() -> None:
 
 
 def test_bit_product_by_hand() -> None:
-    y, weight = torch.tensor([[127.0, -50.2, 3.4]]), torch.tensor([[4.0, -1.0, 0.5], [-3.5, 1.5, 1.5]])
+    y, weight = (
+        torch.tensor([[127.0, -50.2, 3.4]]),
+        torch.tensor([[4.0, -1.0, 0.5], [-3.5, 1.5, 1.5]]),
+    )
     assert bitlinear.bit_product(y, weight).tolist() == [[2 * 127, 2 * (-127 - 50 + 3)]]
     exact = bitlinear.bit_product(y, weight, quantise=False)
     assert exact.tolist()[0] == pytest.approx([2 * 127, 2 * (-127 - 50.2 + 3.4)])
@@ -169,7 +186,8 @@ def straight_through(exact: Tensor, quantised: Tensor) -> Tensor:
 
 
 class Plain:
-    """The published equations, one after the other; `margin` is the least distance to a rounding boundary."""
+    """The published equations, one after the other; `margin` is the least distance to a rounding
+    boundary."""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         self.config, self.margin = config, 0.5
@@ -182,14 +200,19 @@ class Plain:
     def product(self, y: Tensor, w: Tensor) -> Tensor:
         s = 127 / y.abs().amax(-1, keepdim=True).clamp(min=1e-5)
         m = w.abs().mean().clamp(min=1e-5)
-        quantised, ternary = self.round(y * s).clamp(-128, 127) / s, self.round(w / m).clamp(-1, 1) * m
+        quantised, ternary = (
+            self.round(y * s).clamp(-128, 127) / s,
+            self.round(w / m).clamp(-1, 1) * m,
+        )
         return straight_through(y, quantised) @ straight_through(w, ternary).T
 
     def rms(self, x: Tensor, gain: str, eps: float) -> Tensor:
         return x / ((x**2).mean(-1, keepdim=True) + eps).sqrt() * self.t[gain]
 
     def bit(self, x: Tensor, name: str, weight: str | None = None) -> Tensor:
-        return self.product(self.rms(x, f"{name}.norm.weight", 1e-6), self.t[weight or f"{name}.weight"])
+        return self.product(
+            self.rms(x, f"{name}.norm.weight", 1e-6), self.t[weight or f"{name}.weight"]
+        )
 
     def mixer(self, n: Tensor, layer: int, name: str) -> Tensor:
         i, f, g = (self.bit(n, f"{name}.{p}_proj") for p in "ifg")
@@ -213,7 +236,10 @@ class Plain:
             name = f"model.layers.{layer}"
             x = x + self.mixer(self.rms(x, f"{name}.attn_norm.weight", eps), layer, f"{name}.attn")
             u = self.bit(self.rms(x, f"{name}.mlp_norm.weight", eps), f"{name}.mlp.gate_proj")
-            gate, up = u[..., : self.config.intermediate_size], u[..., self.config.intermediate_size :]
+            gate, up = (
+                u[..., : self.config.intermediate_size],
+                u[..., self.config.intermediate_size :],
+            )
             x = x + self.bit(gate * gate.sigmoid() * up, f"{name}.mlp.down_proj")
         tied = "model.embeddings.weight" if self.config.tie_word_embeddings else None
         return self.bit(self.rms(x, "model.norm.weight", eps), "lm_head", tied)
@@ -235,12 +261,19 @@ def random_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
     draw = np.random.default_rng(seed)
     centre = {1: 1.0, 2: 0.0}  # gains are around one, matrices and lower bounds around zero
     return Checkpoint(
-        config, {n: (centre[len(s)] + 0.5 * draw.normal(size=s)).astype(np.float32) for n, s in config.shapes().items()}
+        config,
+        {
+            n: (centre[len(s)] + 0.5 * draw.normal(size=s)).astype(np.float32)
+            for n, s in config.shapes().items()
+        },
     )
 
 
-def away_from_boundaries(config: ModelConfig) -> tuple[Checkpoint, NDArray[np.int64], Plain, Tensor]:
-    """The first random checkpoint and tokens that float32 is sure to round as float64 does, and its plain logits."""
+def away_from_boundaries(
+    config: ModelConfig,
+) -> tuple[Checkpoint, NDArray[np.int64], Plain, Tensor]:
+    """The first random checkpoint and tokens that float32 is sure to round as float64 does, and its
+    plain logits."""
     for seed in range(1000):
         checkpoint = random_checkpoint(config, seed)
         tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (2, 5))
@@ -335,8 +368,13 @@ def test_fresh_parameters_are_spread_as_the_published_code_spreads_them() -> Non
     for name in ("i_proj", "f_proj", "g_proj", "o_proj"):
         weight = fresh[f"model.layers.1.attn.{name}.weight"]
         assert 0.99 * reach < np.abs(weight).max() <= reach
-    spreads = {"model.layers.0.mlp.gate_proj.weight": 0.02, "model.layers.1.mlp.down_proj.weight": 0.01}
-    for name, spread in (spreads | {"lm_head.weight": 0.02, "model.embeddings.weight": 0.02}).items():
+    spreads = {
+        "model.layers.0.mlp.gate_proj.weight": 0.02,
+        "model.layers.1.mlp.down_proj.weight": 0.01,
+    }
+    for name, spread in (
+        spreads | {"lm_head.weight": 0.02, "model.embeddings.weight": 0.02}
+    ).items():
         assert fresh[name].std() == pytest.approx(spread, rel=0.05)
     assert all((value == 1).all() for name, value in fresh.items() if "norm" in name)
     assert (fresh["model.lower_bounds"] == 0).all()
@@ -346,7 +384,9 @@ def test_fresh_parameters_are_spread_as_the_published_code_spreads_them() -> Non
 
     twin = HGRNBitModel(config)
     twin.initialise(seed=1)
-    assert all(np.array_equal(fresh[name], value) for name, value in to_checkpoint(twin).tensors.items())
+    assert all(
+        np.array_equal(fresh[name], value) for name, value in to_checkpoint(twin).tensors.items()
+    )
 
 
 def test_the_tap_sees_activations_and_may_replace_them(load: Load) -> None:

@@ -1,4 +1,5 @@
-"""The MPI engine: the bits of the reference wherever the chips lie, and an end for every run that is disturbed."""
+"""The MPI engine: the bits of the reference wherever the chips lie, and an end for every run that
+is disturbed."""
 
 import os
 import pickle
@@ -47,13 +48,25 @@ MEMORY = *mpi.MPI_MEMORY, "ucx_"
 def random_graph(blocks: int, scheme: str) -> Graph:
     random = np.random.default_rng(blocks)
     config = ModelConfig(
-        vocab_size=256, hidden_size=64, num_hidden_layers=blocks, intermediate_size=128, bos_token_id=0, eos_token_id=0
+        vocab_size=256,
+        hidden_size=64,
+        num_hidden_layers=blocks,
+        intermediate_size=128,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     shapes = config.shapes()
-    tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name]) for name in shapes}
-    checkpoint = Checkpoint(config, {name: value.astype(np.float32) for name, value in tensors.items()})
+    tensors = {
+        name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name])
+        for name in shapes
+    }
+    checkpoint = Checkpoint(
+        config, {name: value.astype(np.float32) for name, value in tensors.items()}
+    )
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES[scheme])
-    return lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], f"random {blocks}")
+    return lower(
+        checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], f"random {blocks}"
+    )
 
 
 GRAPHS = [(2, "a16"), (3, "a8")]
@@ -65,14 +78,18 @@ PARTS = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
 
 
 def with_head_on_host(graph: Graph, mapping: Mapping) -> Mapping:
-    """The mapping with all nodes behind the last block on the host, and each norm on two more chips."""
+    """The mapping with all nodes behind the last block on the host, and each norm on two more
+    chips."""
     shards = list(mapping.shards)
     places = [
         place if block_of(shard.node) is not None else Location(HOST, 0)
         for shard, place in zip(shards, mapping.locations, strict=True)
     ]
     for node in graph.nodes:
-        if isinstance(node, InverseRms | Norm | QuantScale | Quantise) and block_of(node.name) is not None:
+        if (
+            isinstance(node, InverseRms | Norm | QuantScale | Quantise)
+            and block_of(node.name) is not None
+        ):
             shards += [Shard(node.name, 0, node.size)] * 2
             places += [Location(0, 0), Location(2, 0)]
     routes = route(graph, tuple(shards), tuple(places))
@@ -81,9 +98,12 @@ def with_head_on_host(graph: Graph, mapping: Mapping) -> Mapping:
 
 @pytest.fixture(scope="module")
 def maps(
-    tmp_path_factory: pytest.TempPathFactory, make_mapping: Callable[..., Mapping], system: SystemSpec
+    tmp_path_factory: pytest.TempPathFactory,
+    make_mapping: Callable[..., Mapping],
+    system: SystemSpec,
 ) -> dict[str, Path]:
-    """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of JOBS on it.
+    """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of
+    JOBS on it.
 
     Those that are divided, by columns, have the head on the host and copies of norms.
     """
@@ -96,7 +116,9 @@ def maps(
         divided = by_columns(graph, columns)
         for kind in ("chain", "random", "block-per-chip", "divided"):
             one = divided if kind == "divided" else graph
-            mapping = replace(make_mapping(one, "random" if kind == "divided" else kind), graph=digest)
+            mapping = replace(
+                make_mapping(one, "random" if kind == "divided" else kind), graph=digest
+            )
             if kind == "divided":
                 mapping = replace(with_head_on_host(one, mapping), columns=columns)
             assert len(mapping.chips) >= 3
@@ -122,14 +144,20 @@ def path(maps: dict[str, Path]) -> Path:
 
 
 class Launched:
-    """A command in a session of its own, whose processes are known by a variable that they inherit."""
+    """A command in a session of its own, whose processes are known by a variable that they
+    inherit."""
 
     def __init__(self, mark: Path, *command: str | Path) -> None:
         self.mark, self.before = f"MMFREE_TEST={mark}".encode(), set(os.listdir("/dev/shm"))
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True, env=os.environ | {"MMFREE_TEST": str(mark)},
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"MMFREE_TEST": str(mark)},
+        )
 
     def __enter__(self) -> "Launched":
         return self
@@ -144,7 +172,9 @@ class Launched:
         found: dict[int, int | None] = {}
         for entry in Path("/proc").iterdir():
             try:
-                words = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
+                words = (
+                    (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
+                )
             except OSError:  # it ended meanwhile, or is not ours
                 continue
             if self.mark in words:
@@ -173,8 +203,14 @@ class Launched:
 
     def left_in_memory(self) -> list[str]:
         """What MPI has laid into shared memory since the start and no living process holds."""
-        new = {name for name in set(os.listdir("/dev/shm")) - self.before if name.startswith(MEMORY)}
-        held = "".join(_read(entry / "maps") for entry in Path("/proc").iterdir() if new and entry.name.isdigit())
+        new = {
+            name for name in set(os.listdir("/dev/shm")) - self.before if name.startswith(MEMORY)
+        }
+        held = "".join(
+            _read(entry / "maps")
+            for entry in Path("/proc").iterdir()
+            if new and entry.name.isdigit()
+        )
         return sorted(name for name in new if name not in held)
 
 
@@ -199,8 +235,19 @@ def program(folder: Path, text: str) -> Path:
     return script
 
 
-def simulate(path: Path, output: Path, *more: str, prompt: str = "ab", new_tokens: int = 24) -> tuple[str, ...]:
-    what = "simulate", str(path), "--prompt", prompt, "--new-tokens", str(new_tokens), "--engine", "mpi"
+def simulate(
+    path: Path, output: Path, *more: str, prompt: str = "ab", new_tokens: int = 24
+) -> tuple[str, ...]:
+    what = (
+        "simulate",
+        str(path),
+        "--prompt",
+        prompt,
+        "--new-tokens",
+        str(new_tokens),
+        "--engine",
+        "mpi",
+    )
     return *what, "-o", str(output), *more
 
 
@@ -266,15 +313,20 @@ COMPARE = """
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_placement_gives_the_bits_of_the_reference(ranks: int, maps: dict[str, Path], tmp_path: Path) -> None:
-    """Default, all on one rank, reversed, at random, rank 0 without chips; 2 to 3 blocks, 2 schemes, 3 mappings."""
+def test_every_placement_gives_the_bits_of_the_reference(
+    ranks: int, maps: dict[str, Path], tmp_path: Path
+) -> None:
+    """Default, all on one rank, reversed, at random, rank 0 without chips; 2 to 3 blocks, 2
+    schemes, 3 mappings."""
     script = program(tmp_path, COMPARE)
     status, out, err = run_on(ranks, tmp_path, *PYTHON, "-m", "mpi4py", script, *maps.values())
     assert (status, err) == (0, "")
     assert out.split() == [path.name for path in maps.values()]
 
 
-def test_every_payload_travels_once_to_each_rank_that_reads_it(maps: dict[str, Path], tmp_path: Path) -> None:
+def test_every_payload_travels_once_to_each_rank_that_reads_it(
+    maps: dict[str, Path], tmp_path: Path
+) -> None:
     script = program(
         tmp_path,
         """
@@ -299,10 +351,12 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(maps: dict[str, P
             plan = Plan(graph, stored.mapping, lambda place: rank_of.get(place.chip, place.chip))
             crossings = 0  # rank 0 has the host
             for stretch in plan.stretches:
-                readers = {max(tile, 0) for tile in plan.abroad[stretch.number]} - {max(stretch.tile, 0)}
+                readers = {max(tile, 0) for tile in plan.abroad[stretch.number]}
+                readers -= {max(stretch.tile, 0)}
                 crossings += plan.words(stretch) * len(readers)
             messages = sum(traffic.messages for traffic in everywhere)
-            assert sum(traffic.values for traffic in everywhere) == 2 * 8 * crossings + HEADER * messages
+            values = sum(traffic.values for traffic in everywhere)
+            assert values == 2 * 8 * crossings + HEADER * messages
             assert told[-1] == ("generate", 6, 6) and ("prefill", 12, 12) in told
             print("compared")
         else:
@@ -329,7 +383,8 @@ SAVING = """
     found = []
     for every, resumed in starts:
         states = []
-        saving = Saving(0, None) if mpi.is_worker() else Saving(every, states.append, resumed)  # rank 0 tells them
+        # rank 0 tells the others
+        saving = Saving(0, None) if mpi.is_worker() else Saving(every, states.append, resumed)
         try:
             found.append((mpi.run(graph, stored.mapping, job, silent, saving), states))
         except Served:
@@ -340,47 +395,69 @@ SAVING = """
 
 
 @pytest.mark.parametrize("name", ["2-a16-random", "3-a8-block-per-chip", "3-a8-divided"])
-def test_states_are_saved_and_resumed_across_engines(name: str, maps: dict[str, Path], tmp_path: Path) -> None:
-    """Every state of MPI is that of fast and of the reference, and each goes on from the states of the others."""
+def test_states_are_saved_and_resumed_across_engines(
+    name: str, maps: dict[str, Path], tmp_path: Path
+) -> None:
+    """Every state of MPI is that of fast and of the reference, and each goes on from the states of
+    the others."""
     job = Job(np.arange(1, 12)[None], 9, Sampling(0.8, seed=4), keep_logits=False)
     graph, stored = storage.load_mapped(maps[name])
 
-    def states_of(engine: pipeline.Engine, every: int, resumed: RunState | None = None) -> tuple[Result, list]:
+    def states_of(
+        engine: pipeline.Engine, every: int, resumed: RunState | None = None
+    ) -> tuple[Result, list]:
         states: list[RunState] = []
-        return engine(graph, stored.mapping, job, silent, Saving(every, states.append, resumed)), states
+        return engine(
+            graph, stored.mapping, job, silent, Saving(every, states.append, resumed)
+        ), states
 
     expected, slow = states_of(reference.run, 4)
     _, often = states_of(fast.run, 1)
     starts = [(4, None), (1, None), *((4, state) for state in slow)]
     (tmp_path / "asked").write_bytes(pickle.dumps((job, starts)))
     script = program(tmp_path, SAVING)
-    assert run_on(3, tmp_path, *PYTHON, "-m", "mpi4py", script, maps[name], tmp_path / "asked") == (0, "", "")
+    assert run_on(3, tmp_path, *PYTHON, "-m", "mpi4py", script, maps[name], tmp_path / "asked") == (
+        0,
+        "",
+        "",
+    )
     found = pickle.loads((tmp_path / "asked.found").read_bytes())
     assert [state.fed for state in slow] == [4, 8, 12, 16]
-    for (result, states), others in zip(found, [slow, often, slow[1:], slow[2:], slow[3:], []], strict=True):
+    for (result, states), others in zip(
+        found, [slow, often, slow[1:], slow[2:], slow[3:], []], strict=True
+    ):
         same(result, expected)
         assert len(states) == len(others)
         for state, other in zip(states, others, strict=True):
             assert (state.fed, state.chosen.tolist()) == (other.fed, other.chosen.tolist())
             assert (state.prefill, state.generate) == (other.prefill, other.generate)
             assert state.states.keys() == other.states.keys()
-            assert all(np.array_equal(values, other.states[node]) for node, values in state.states.items())
+            assert all(
+                np.array_equal(values, other.states[node]) for node, values in state.states.items()
+            )
     for state in found[0][1]:
         same(states_of(fast.run, 4, state)[0], expected)
     same(states_of(reference.run, 4, found[0][1][1])[0], expected)
 
 
 def test_chips_lie_on_ranks_by_their_synapses(hand_graph: Graph) -> None:
-    """Rows of three synapses: six rows on chip 0, one on chip 3, one on chip 5; a chip lies where its middle does."""
-    head = replace(hand_graph.nodes[1], size=8, inputs=(
-        replace(hand_graph.nodes[1].inputs[0], matrix=pack(np.ones((8, 3), np.int8))),
-    ))  # fmt: skip
+    """Rows of three synapses: six rows on chip 0, one on chip 3, one on chip 5; a chip lies where
+    its middle does."""
+    head = replace(
+        hand_graph.nodes[1],
+        size=8,
+        inputs=(replace(hand_graph.nodes[1].inputs[0], matrix=pack(np.ones((8, 3), np.int8))),),
+    )
     graph = replace(hand_graph, nodes=(hand_graph.nodes[0], head))
     shards = Shard("embedding", 0, 3), Shard("head", 0, 6), Shard("head", 6, 7), Shard("head", 7, 8)
     places = Location(HOST, 0), Location(0, 0), Location(3, 0), Location(5, 0)
     mapping = Mapping("", "kapoho-point", "hand", shards, places, ())
     assert mpi.by_weight(graph, mapping, 1) == (0, 0, 0)
-    assert mpi.by_weight(graph, mapping, 2) == (0, 1, 1)  # 9 / 24, 19.5 / 24 and 22.5 / 24 of the synapses
+    assert mpi.by_weight(graph, mapping, 2) == (
+        0,
+        1,
+        1,
+    )  # 9 / 24, 19.5 / 24 and 22.5 / 24 of the synapses
     assert mpi.by_weight(graph, mapping, 3) == (1, 2, 2)
     assert mpi.by_weight(graph, mapping, 8) == (3, 6, 7)
     swapped = replace(mapping, locations=(places[0], places[2], places[1], places[3]))
@@ -441,8 +518,23 @@ def test_logits_are_those_of_the_fast_engine(path: Path, tmp_path: Path) -> None
     def what(engine: str) -> list[str]:
         (tmp_path / engine).mkdir()
         files = [str(tmp_path / engine / name) for name in ("logits.npy", "nats.npy", "chosen.npy")]
-        return ["logits", str(path), "--tokens", str(tmp_path / "tokens.npy"), "--engine", engine, "--raw",
-                "-o", files[0], "--nats", files[1], "--chosen", files[2], "--new-tokens", "5"]  # fmt: skip
+        return [
+            "logits",
+            str(path),
+            "--tokens",
+            str(tmp_path / "tokens.npy"),
+            "--engine",
+            engine,
+            "--raw",
+            "-o",
+            files[0],
+            "--nats",
+            files[1],
+            "--chosen",
+            files[2],
+            "--new-tokens",
+            "5",
+        ]
 
     names = "logits.npy", "nats.npy", "chosen.npy"
     status, out, err = run_on(2, tmp_path, *COMMAND, *what("mpi"), "--placement", "1,0,1")
@@ -465,27 +557,49 @@ BY_RANK = """
 """
 WRONG = {
     "no file": (["{missing}"], [], "{missing}: not readable (No such file or directory)"),
-    "no file on rank 1": (["{folder}/{rank}.map"], [], "{folder}/1.map: not readable (No such file or directory)"),
-    "no ranks": ([], ["--placement", "first"], "the placement is 'first', must be ranks such as 0,0,1,1"),
-    "too few": ([], ["--placement", "0,1"], "the placement names 2 ranks, must name one for each of 3 chips"),
+    "no file on rank 1": (
+        ["{folder}/{rank}.map"],
+        [],
+        "{folder}/1.map: not readable (No such file or directory)",
+    ),
+    "no ranks": (
+        [],
+        ["--placement", "first"],
+        "the placement is 'first', must be ranks such as 0,0,1,1",
+    ),
+    "too few": (
+        [],
+        ["--placement", "0,1"],
+        "the placement names 2 ranks, must name one for each of 3 chips",
+    ),
     "no such rank": ([], ["--placement", "0,1,2"], "the placement names rank 2, must be 0 … 1"),
     "negative": ([], ["--placement=0,-1,1"], "the placement names rank -1, must be 0 … 1"),
     "other placement": (
-        [], ["--placement", "0,{rank},1"],
+        [],
+        ["--placement", "0,{rank},1"],
         "rank 1 was given another mapping, job or placement than rank 0, must be the same",
     ),
     "other prompt": (
-        [], ["--prompt", "{rank}"], "rank 1 was given another mapping, job or placement than rank 0, must be the same",
+        [],
+        ["--prompt", "{rank}"],
+        "rank 1 was given another mapping, job or placement than rank 0, must be the same",
     ),
     "other length": (
-        [], ["--new-tokens", "2{rank}"],
+        [],
+        ["--new-tokens", "2{rank}"],
         "rank 1 was given another mapping, job or placement than rank 0, must be the same",
     ),
     "a folder that is no run": (
-        [], ["-o", "{folder}"], "{folder}: exists and is not a run, must be a new folder or an older run",
+        [],
+        ["-o", "{folder}"],
+        "{folder}: exists and is not a run, must be a new folder or an older run",
     ),
-    "nothing to resume": ([], ["--resume"], "{folder}/run/state.safetensors: not readable (No such file or directory)"),
-}  # fmt: skip
+    "nothing to resume": (
+        [],
+        ["--resume"],
+        "{folder}/run/state.safetensors: not readable (No such file or directory)",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -494,17 +608,23 @@ def test_wrong_input_is_one_line_of_all_ranks(name: str, path: Path, tmp_path: P
     storage.save_mapping(storage.load_mapping(path), tmp_path / "0.map")
 
     def filled(text: str) -> str:
-        return text.replace("{folder}", str(tmp_path)).replace("{missing}", str(tmp_path / "missing.map"))
+        return text.replace("{folder}", str(tmp_path)).replace(
+            "{missing}", str(tmp_path / "missing.map")
+        )
 
     script = program(tmp_path, BY_RANK)
-    words = simulate(Path(*map(filled, source)) if source else path, tmp_path / "run", *map(filled, more))
+    words = simulate(
+        Path(*map(filled, source)) if source else path, tmp_path / "run", *map(filled, more)
+    )
     status, out, err = run_on(2, tmp_path, *PYTHON, script, *words)
     assert err == f"mmfree-neuro: {filled(message)}\n"
     assert (status, out) == (2, "")
     assert not (tmp_path / "run").exists()
 
 
-def test_only_the_mpi_engine_has_ranks(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_mpi_engine_has_ranks(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for engine in ("reference", "fast", "lava"):
         words = *simulate(path, tmp_path / "run", "--placement", "0,0,0"), "--engine", engine
         assert cli.main(words) == 2
@@ -567,7 +687,9 @@ UNBUILT_TILE = """
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-@pytest.mark.parametrize("patch", [FAILING_TILE, UNBUILT_TILE], ids=["a tile at work", "a tile that is built"])
+@pytest.mark.parametrize(
+    "patch", [FAILING_TILE, UNBUILT_TILE], ids=["a tile at work", "a tile that is built"]
+)
 def test_a_bug_on_one_rank(patch: str, rank: int, path: Path, tmp_path: Path) -> None:
     script = program(tmp_path, patched(patch.replace("{rank}", str(rank))))
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
@@ -619,7 +741,9 @@ def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
             storage.load_mapped = interrupted
     """
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
-    with Launched(tmp_path, MPIEXEC, "-n", "3", *PYTHON, program(tmp_path, patched(patch)), *words) as launched:
+    with Launched(
+        tmp_path, MPIEXEC, "-n", "3", *PYTHON, program(tmp_path, patched(patch)), *words
+    ) as launched:
         status, out, _ = launched.end(SOON_S)
         launched.assert_nothing_left()
     assert status != 0 and out == ""
@@ -640,7 +764,10 @@ def end_worker_twice(launched: Launched) -> None:
     os.kill(worker, signal.SIGTERM)
 
 
-HINT = "mmfree-neuro: interrupted; the state after {fed} tokens is in {run}, --resume goes on from there"
+HINT = (
+    "mmfree-neuro: interrupted; the state after {fed} tokens is in {run}, --resume goes on "
+    "from there"
+)
 DISTURBED: dict[str, tuple[Callable[[Launched], None], str, str]] = {
     "a worker is killed": (lambda run: kill_rank(run, 2), "", "mpi"),
     "rank 0 is killed": (lambda run: kill_rank(run, 0), "", "fast"),
@@ -689,7 +816,8 @@ def resume(engine: str, words: tuple[str, ...], folder: Path) -> None:
 
 
 def test_a_run_that_is_killed_while_it_saves_is_resumed(path: Path, tmp_path: Path) -> None:
-    """The third state is written beside the second when rank 0 dies, and has not yet taken its place."""
+    """The third state is written beside the second when rank 0 dies, and has not yet taken its
+    place."""
     patch = """
         replaced, move = [], os.replace
 
@@ -755,22 +883,53 @@ def ip(*words: str) -> str:
 
 
 def connect(both: tuple[str, str]) -> None:
-    """Make two network namespaces, and a cable from 10.77.0.1 in the first to 10.77.0.2 in the second."""
+    """Make two network namespaces, and a cable from 10.77.0.1 in the first to 10.77.0.2 in the
+    second."""
     for host in both:
         ip("netns", "add", host)
-    ip("link", "add", "cable", "netns", both[0], "type", "veth", "peer", "name", "cable", "netns", both[1])
+    ip(
+        "link",
+        "add",
+        "cable",
+        "netns",
+        both[0],
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "cable",
+        "netns",
+        both[1],
+    )
     for number, host in enumerate(both, 1):
         ip("-n", host, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
         ip("-n", host, "link", "set", "cable", "up")
         ip("-n", host, "link", "set", "lo", "up")
-        ip("netns", "exec", host, "unshare", "--uts", "--ipc", "--mount", "--pid", "--fork", "sh", "-c",
-           "mount -t tmpfs none /dev/shm && mount -t proc proc /proc")  # fmt: skip
-    wait_until(lambda: all(ip("-n", host, "-br", "link", "show", "cable").split()[1] == "UP" for host in both))
+        ip(
+            "netns",
+            "exec",
+            host,
+            "unshare",
+            "--uts",
+            "--ipc",
+            "--mount",
+            "--pid",
+            "--fork",
+            "sh",
+            "-c",
+            "mount -t tmpfs none /dev/shm && mount -t proc proc /proc",
+        )
+    wait_until(
+        lambda: all(
+            ip("-n", host, "-br", "link", "show", "cable").split()[1] == "UP" for host in both
+        )
+    )
 
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Two network namespaces that stand for hosts, and `launch.sh`, which starts what mpiexec wants on them."""
+    """Two network namespaces that stand for hosts, and `launch.sh`, which starts what mpiexec wants
+    on them."""
     if shutil.which("ip") is None or shutil.which("unshare") is None:
         pytest.skip("needs the commands ip and unshare to make network namespaces")
     both = f"mmfree{os.getpid()}-1", f"mmfree{os.getpid()}-2"
@@ -794,16 +953,38 @@ def sent_through_cable(host: str) -> int:
 
 def on_hosts(hosts: tuple[str, str], folder: Path) -> tuple[str, ...]:
     return (
-        "ip", "netns", "exec", hosts[0], MPIEXEC, "-launcher", "ssh", "-launcher-exec", str(folder / "launch.sh"),
-        "-localhost", "10.77.0.1", "-hosts", "10.77.0.1,10.77.0.2", "-n", "2",
-    )  # fmt: skip
+        "ip",
+        "netns",
+        "exec",
+        hosts[0],
+        MPIEXEC,
+        "-launcher",
+        "ssh",
+        "-launcher-exec",
+        str(folder / "launch.sh"),
+        "-localhost",
+        "10.77.0.1",
+        "-hosts",
+        "10.77.0.1,10.77.0.2",
+        "-n",
+        "2",
+    )
 
 
-def test_ranks_on_separate_hosts(hosts: tuple[str, str], maps: dict[str, Path], tmp_path: Path) -> None:
+def test_ranks_on_separate_hosts(
+    hosts: tuple[str, str], maps: dict[str, Path], tmp_path: Path
+) -> None:
     """What the ranks say they sent has crossed the cable, and the bits are the same."""
     before = [sent_through_cable(host) for host in hosts]
     script = program(tmp_path, APART)
-    command = *on_hosts(hosts, tmp_path), *PYTHON, "-m", "mpi4py", str(script), str(maps["3-a8-random"])
+    command = (
+        *on_hosts(hosts, tmp_path),
+        *PYTHON,
+        "-m",
+        "mpi4py",
+        str(script),
+        str(maps["3-a8-random"]),
+    )
     with Launched(tmp_path, *command) as launched:
         status, out, err = launched.end()
         launched.assert_nothing_left()
@@ -817,7 +998,9 @@ def test_ranks_on_separate_hosts(hosts: tuple[str, str], maps: dict[str, Path], 
         assert sent_through_cable(host) - before[number] >= payloads
 
 
-def test_a_rank_on_another_host_is_killed(hosts: tuple[str, str], path: Path, tmp_path: Path) -> None:
+def test_a_rank_on_another_host_is_killed(
+    hosts: tuple[str, str], path: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     words = simulate(path, run, "--save-every", "8", new_tokens=ENDLESS)
     with Launched(tmp_path, *on_hosts(hosts, tmp_path), *COMMAND, *words) as launched:

@@ -29,11 +29,16 @@ def test_a_mapping_by_hand(hand_mapping: Mapping) -> None:
     found = mapping_to_networkx(hand_mapping)
     assert found.graph == {"system": "kapoho-point", "placer": "hand"}
     assert dict(found.nodes(data="shards")) == {
-        (-1, 0): ["embedding[0:3]"], (0, 0): ["head[0:1]"], (0, 1): ["head[1:2]"]
-    }  # fmt: skip
+        (-1, 0): ["embedding[0:3]"],
+        (0, 0): ["head[0:1]"],
+        (0, 1): ["head[1:2]"],
+    }
     assert {(a, b): n for a, b, n in found.edges(data="payloads")} == {
-        ((-1, 0), (0, 0)): 3, ((-1, 0), (0, 1)): 3, ((0, 0), (-1, 0)): 1, ((0, 1), (-1, 0)): 1,
-    }  # fmt: skip
+        ((-1, 0), (0, 0)): 3,
+        ((-1, 0), (0, 1)): 3,
+        ((0, 0), (-1, 0)): 1,
+        ((0, 1), (-1, 0)): 1,
+    }
 
 
 def test_a_mapping_has_all_payloads(mapping: Mapping) -> None:

@@ -85,9 +85,12 @@ def test_intervals_hold_what_machines_give_and_machines_agree(
 
 @pytest.mark.parametrize("frac", range(23))
 def test_the_vector_machine_has_the_same_sigmoid(frac: int) -> None:
-    x = np.concatenate([np.arange(-3000, 3000), np.linspace(-(2**23), 2**23, 4001).astype(np.int64)])
+    x = np.concatenate(
+        [np.arange(-3000, 3000), np.linspace(-(2**23), 2**23, 4001).astype(np.int64)]
+    )
     assert np.array_equal(
-        VectorMachine(x.size).sigmoid(x, frac, sigmoid_table(8)), Machine().sigmoid(x, frac, sigmoid_table(8))
+        VectorMachine(x.size).sigmoid(x, frac, sigmoid_table(8)),
+        Machine().sigmoid(x, frac, sigmoid_table(8)),
     )
 
 
@@ -137,9 +140,12 @@ def test_rounding_by_hand() -> None:
 def test_the_checked_machine_stops_where_a_register_ends(op: str) -> None:
     m, top = CheckedMachine("layer3.x"), np.array([REGISTER_HIGH])
     calls = {
-        "add": lambda: m.add(top, 1), "shl": lambda: m.shl(top, 1), "mul_shr": lambda: m.mul_shr(top, 2, 0),
-        "mul_round": lambda: m.mul_round(top, 4, 1), "sub": lambda: m.sub(-top, top),
-    }  # fmt: skip
+        "add": lambda: m.add(top, 1),
+        "shl": lambda: m.shl(top, 1),
+        "mul_shr": lambda: m.mul_shr(top, 2, 0),
+        "mul_round": lambda: m.mul_round(top, 4, 1),
+        "sub": lambda: m.sub(-top, top),
+    }
     with pytest.raises(RangeError) as error:
         calls[op]()
     assert str(error.value) == "layer3.x: a value left the 32-bit register"
@@ -149,10 +155,13 @@ def test_the_checked_machine_stops_where_a_register_ends(op: str) -> None:
 def test_intervals_end_where_a_register_ends(op: str) -> None:
     m, top = Bounds("layer3.x"), Interval(0, REGISTER_HIGH)
     calls = {
-        "add": lambda: m.add(top, 1), "shl": lambda: m.shl(top, 1), "mul_shr": lambda: m.mul_shr(top, 2, 0),
-        "mul_round": lambda: m.mul_round(top, 4, 1), "sub": lambda: m.sub(Interval(-REGISTER_HIGH, 0), top),
+        "add": lambda: m.add(top, 1),
+        "shl": lambda: m.shl(top, 1),
+        "mul_shr": lambda: m.mul_shr(top, 2, 0),
+        "mul_round": lambda: m.mul_round(top, 4, 1),
+        "sub": lambda: m.sub(Interval(-REGISTER_HIGH, 0), top),
         "mul_fit": lambda: m.mul_fit(Interval(0, REGISTER_HIGH + 1), 1, 0, SMALL),
-    }  # fmt: skip
+    }
     worst = {
         "add": 2**31,
         "shl": 2**32 - 2,
@@ -163,21 +172,35 @@ def test_intervals_end_where_a_register_ends(op: str) -> None:
     }
     with pytest.raises(RangeError) as error:
         calls[op]()
-    assert str(error.value) == f"layer3.x: a value can reach {worst[op]}, which a 32-bit register cannot hold"
+    assert (
+        str(error.value)
+        == f"layer3.x: a value can reach {worst[op]}, which a 32-bit register cannot hold"
+    )
 
 
 @pytest.mark.parametrize("index", [Interval(-1, 3), Interval(0, 8)])
 def test_a_table_is_not_read_beyond_its_ends(index: Interval) -> None:
     with pytest.raises(RangeError) as error:
         Bounds("layer3.x").lookup(TABLE, index)
-    assert str(error.value) == f"layer3.x: a table of 8 entries is read at {index.low} … {index.high}"
+    assert (
+        str(error.value) == f"layer3.x: a table of 8 entries is read at {index.low} … {index.high}"
+    )
 
 
 def test_instructions_by_hand() -> None:
     m = Bounds("n")
     x = m.read(Interval(-9, 9))
     m.send(m.mul_fit(m.abs(m.add(x, 1)), 3, 2, SMALL))
-    assert dict(m.issued) == {"RDC": 1, "ADD": 2, "LT": 2, "NEG": 1, "SEL": 2, "MUL_SHR": 2, "MIN": 1, "SPIKE": 1}
+    assert dict(m.issued) == {
+        "RDC": 1,
+        "ADD": 2,
+        "LT": 2,
+        "NEG": 1,
+        "SEL": 2,
+        "MUL_SHR": 2,
+        "MIN": 1,
+        "SPIKE": 1,
+    }
 
 
 @pytest.mark.parametrize("shift", [-1, 63, 64])
@@ -185,9 +208,11 @@ def test_instructions_by_hand() -> None:
 def test_a_shift_keeps_something_of_a_product(op: str, shift: int) -> None:
     m, one = Bounds("layer3.x"), Interval(0, 1)
     calls = {
-        "shl": lambda: m.shl(one, shift), "mul_shr": lambda: m.mul_shr(one, one, shift),
-        "mul_round": lambda: m.mul_round(one, one, shift), "mul_fit": lambda: m.mul_fit(one, one, shift, QType(8, 0)),
-    }  # fmt: skip
+        "shl": lambda: m.shl(one, shift),
+        "mul_shr": lambda: m.mul_shr(one, one, shift),
+        "mul_round": lambda: m.mul_round(one, one, shift),
+        "mul_fit": lambda: m.mul_fit(one, one, shift, QType(8, 0)),
+    }
     with pytest.raises(RangeError) as error:
         calls[op]()
     assert str(error.value) == f"layer3.x: a shift by {shift} bits, must be 0 … 62"

@@ -1,4 +1,5 @@
-"""Packed products equal those of the codes, bit for bit, on every size and on the values that could overflow."""
+"""Packed products equal those of the codes, bit for bit, on every size and on the values that could
+overflow."""
 
 from collections.abc import Callable
 
@@ -39,7 +40,9 @@ def test_products_are_exact(device: str, kind: str, rows: int, columns: int, tok
     words = _packed(codes)
     assert torch.equal(packed.sums(q, words), expected)
     assert torch.equal(packed.product(q, words), expected)
-    assert torch.equal(packed.unpack(words, torch.empty(rows * columns, dtype=torch.int8, device=device)), codes)
+    assert torch.equal(
+        packed.unpack(words, torch.empty(rows * columns, dtype=torch.int8, device=device)), codes
+    )
 
 
 def test_words_are_those_of_the_graph_files(device: str) -> None:
@@ -59,14 +62,18 @@ def test_rows_and_columns_that_do_not_fill_their_last_tile(device: str) -> None:
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(96, 3), (64, 1)])
-def test_stacked_layers_have_codes_and_scales_of_their_own(device: str, rows: int, parts: int) -> None:
+def test_stacked_layers_have_codes_and_scales_of_their_own(
+    device: str, rows: int, parts: int
+) -> None:
     codes = torch.randint(-1, 2, (rows, 64), dtype=torch.int8, device=device)
     q = torch.randint(-128, 128, (parts, 5, 64), dtype=torch.int8, device=device)
     s, scales = 1 + torch.rand(parts, 5, device=device), torch.rand(parts, device=device)
     residual = torch.randn(5, rows, device=device)
     found = packed.product(q, _packed(codes), s, scales, residual)
     sums = torch.einsum("ptk,prk->ptr", q.double(), codes.double().view(parts, -1, 64))
-    expected = (sums * (scales[:, None] / s).double()[:, :, None]).permute(1, 0, 2).flatten(1) + residual
+    expected = (sums * (scales[:, None] / s).double()[:, :, None]).permute(1, 0, 2).flatten(
+        1
+    ) + residual
     assert torch.allclose(found.double(), expected, rtol=1e-6, atol=1e-5)
 
 
@@ -90,11 +97,15 @@ def _codes(*shape: int) -> Tensor:
             "codes are contiguous int8 [tokens, 32], not strided torch.int8 [3, 5, 32]",
         ),
         (
-            lambda: packed.product(_codes(2, 32), _packed(_codes(16, 32)), torch.ones(2, 1), torch.ones(1)),
+            lambda: packed.product(
+                _codes(2, 32), _packed(_codes(16, 32)), torch.ones(2, 1), torch.ones(1)
+            ),
             "s has shape (2, 1), must have (1, 2)",
         ),
         (
-            lambda: packed.product(_codes(2, 32), _packed(_codes(16, 32)), residual=torch.ones(16, 2).T),
+            lambda: packed.product(
+                _codes(2, 32), _packed(_codes(16, 32)), residual=torch.ones(16, 2).T
+            ),
             "the residual is not contiguous, must be",
         ),
         (

@@ -1,4 +1,5 @@
-"""Packets come back from their vectors, whatever the room, the order of senders and what nobody wants."""
+"""Packets come back from their vectors, whatever the room, the order of senders and what nobody
+wants."""
 
 import numpy as np
 import pytest
@@ -8,26 +9,48 @@ from hypothesis import strategies as st
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_partition.route import route
-from mmfree_sims.packets import END, ERROR, GENERATED, HEADER, SAVE, Packet, Reassembly, control, encode
+from mmfree_sims.packets import (
+    END,
+    ERROR,
+    GENERATED,
+    HEADER,
+    SAVE,
+    Packet,
+    Reassembly,
+    control,
+    encode,
+)
 from mmfree_sims.plan import Plan, by_chip
 
 
 @pytest.fixture(scope="module")
 def plan(hand_graph: Graph) -> Plan:
-    """The embedding of three values and two outputs, and the rows of the head on a chip each: three stretches."""
+    """The embedding of three values and two outputs, and the rows of the head on a chip each: three
+    stretches."""
     shards = Shard("embedding", 0, 3), Shard("head", 0, 1), Shard("head", 1, 2)
     places = Location(HOST, 0), Location(0, 0), Location(1, 0)
-    return Plan(hand_graph, Mapping("", "", "", shards, places, route(hand_graph, shards, places)), by_chip)
+    return Plan(
+        hand_graph, Mapping("", "", "", shards, places, route(hand_graph, shards, places)), by_chip
+    )
 
 
 def packet(
-    plan: Plan, stretch: int, tokens: int, seed: int, *, token: int = 0, sequence: int = 0, flags: int = 0
+    plan: Plan,
+    stretch: int,
+    tokens: int,
+    seed: int,
+    *,
+    token: int = 0,
+    sequence: int = 0,
+    flags: int = 0,
 ) -> Packet:
     """A packet of a stretch with any payloads."""
     one, random = plan.stretches[stretch], np.random.default_rng(seed)
     ends = np.iinfo(np.int32)
     sent = {
-        output.port: random.integers(ends.min, ends.max, (tokens, one.size), np.int32, endpoint=True)
+        output.port: random.integers(
+            ends.min, ends.max, (tokens, one.size), np.int32, endpoint=True
+        )
         for output in plan.graph.node(one.node).outputs
     }
     return Packet(sequence, token, flags, stretch, tokens, sent)
@@ -45,7 +68,10 @@ def assert_same(found: Packet | None, expected: Packet) -> None:
 
 def test_vectors_by_hand(plan: Plan) -> None:
     """Two tokens of two outputs of three values, in vectors with room for five."""
-    x, squares = np.array([[3, -5, 7], [-1, 0, -2]], np.int32), np.array([[9, 25, 49], [1, 0, 4]], np.int32)
+    x, squares = (
+        np.array([[3, -5, 7], [-1, 0, -2]], np.int32),
+        np.array([[9, 25, 49], [1, 0, 4]], np.int32),
+    )
     one = Packet(4, 11, GENERATED | SAVE, 0, 2, {"x": x, "sq": squares})
     vectors = list(encode(one, 5))
     assert [vector.tolist() for vector in vectors] == [
@@ -78,13 +104,23 @@ def test_the_end_of_a_stream() -> None:
     seed=st.integers(0, 1 << 20),
 )
 def test_round_trip(
-    stretch: int, tokens: int, room: int, token: int, sequence: int, flags: int, longer: int, seed: int, plan: Plan
+    stretch: int,
+    tokens: int,
+    room: int,
+    token: int,
+    sequence: int,
+    flags: int,
+    longer: int,
+    seed: int,
+    plan: Plan,
 ) -> None:
     """On channels of one size the last vector may be longer than what it carries."""
     one = packet(plan, stretch, tokens, seed, token=token, sequence=sequence, flags=flags)
     vectors = list(encode(one, room))
     words = plan.words(plan.stretches[stretch]) * tokens
-    assert [len(vector) - HEADER for vector in vectors] == [min(room, words - at) for at in range(0, words, room)]
+    assert [len(vector) - HEADER for vector in vectors] == [
+        min(room, words - at) for at in range(0, words, room)
+    ]
     assert [vector[5] for vector in vectors] == list(range(len(vectors)))
     packets = Reassembly(plan, frozenset([stretch]))
     assert all(packets.take(vector) is None for vector in vectors[:-1])
@@ -100,11 +136,17 @@ def test_round_trip(
 def test_senders_in_any_order(
     room: int, wanted: set[int], counts: list[list[int]], data: st.DataObject, plan: Plan
 ) -> None:
-    """Every stretch sends packets in its own order; what nobody wants is dropped, and keeps nothing."""
+    """Every stretch sends packets in its own order; what nobody wants is dropped, and keeps
+    nothing."""
     sent: list[list[Packet]] = []
     for stretch, tokens in enumerate(counts):
         begins = np.concatenate([[0], np.cumsum(tokens)]).astype(int)
-        sent.append([packet(plan, stretch, n, 7 * stretch + k, token=int(begins[k])) for k, n in enumerate(tokens)])
+        sent.append(
+            [
+                packet(plan, stretch, n, 7 * stretch + k, token=int(begins[k]))
+                for k, n in enumerate(tokens)
+            ]
+        )
     channels = [[vector for one in packets for vector in encode(one, room)] for packets in sent]
     order = data.draw(st.permutations([k for k, vectors in enumerate(channels) for _ in vectors]))
     packets, found = Reassembly(plan, frozenset(wanted)), [[], [], []]

@@ -1,4 +1,5 @@
-"""A model's own tokenizer goes the whole way: it calibrates, it travels with the graph, it reads and writes text."""
+"""A model's own tokenizer goes the whole way: it calibrates, it travels with the graph, it reads
+and writes text."""
 
 import json
 import re
@@ -19,19 +20,52 @@ from mmfree_neuro.checkpoint import Checkpoint, ModelConfig, read_tokenizer
 from mmfree_neuro.errors import CheckpointError
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
-WORDS = ["▁o", "▁on", "▁onc", "▁once", "▁u", "▁up", "▁upo", "▁upon", "▁a", "▁t", "▁ti", "▁tim", "▁time"]
+WORDS = [
+    "▁o",
+    "▁on",
+    "▁onc",
+    "▁once",
+    "▁u",
+    "▁up",
+    "▁upo",
+    "▁upon",
+    "▁a",
+    "▁t",
+    "▁ti",
+    "▁tim",
+    "▁time",
+]
 SENTENCE = "once upon a time the cat sat on a mat, once more."
 
 
 def tokenizer() -> str:
-    """A small one as the published models have it: bytes for what has no token, <s> before a text."""
-    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyz.,", *WORDS]
+    """A small one as the published models have it: bytes for what has no token, <s> before a
+    text."""
+    tokens = [
+        *SPECIAL,
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *"▁abcdefghijklmnopqrstuvwxyz.,",
+        *WORDS,
+    ]
     merges = [(word[:-1], word[-1]) for word in WORDS]
-    model = BPE({t: k for k, t in enumerate(tokens)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    model = BPE(
+        {t: k for k, t in enumerate(tokens)},
+        merges,
+        unk_token="<unk>",
+        fuse_unk=True,
+        byte_fallback=True,
+    )
     made = Tokenizer(model)
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     made.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
@@ -41,20 +75,31 @@ def tokenizer() -> str:
 JSON = tokenizer()
 SIZE = Tokenizer.from_str(JSON).get_vocab_size()
 CONFIG = ModelConfig(
-    vocab_size=SIZE + 5, hidden_size=32, num_hidden_layers=1, intermediate_size=48, bos_token_id=1, eos_token_id=2
+    vocab_size=SIZE + 5,
+    hidden_size=32,
+    num_hidden_layers=1,
+    intermediate_size=48,
+    bos_token_id=1,
+    eos_token_id=2,
 )
 
 
-def write_checkpoint(folder: Path, config: ModelConfig = CONFIG, content: str | bytes | None = JSON) -> Path:
+def write_checkpoint(
+    folder: Path, config: ModelConfig = CONFIG, content: str | bytes | None = JSON
+) -> Path:
     """A random model, and its tokenizer where there is one."""
     random, shapes = np.random.default_rng(5), config.shapes()
     tensors = {
-        name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name]).astype(np.float32)
+        name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name]).astype(
+            np.float32
+        )
         for name in shapes
     }
     checkpoints.write(folder, Checkpoint(config, tensors), "float32")
     if content is not None:
-        (folder / "tokenizer.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+        (folder / "tokenizer.json").write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
     return folder
 
 
@@ -74,7 +119,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     write_checkpoint(folder / "checkpoint")
     (folder / "text").write_text(f"{SENTENCE}\n" * 400, encoding="utf-8")
     files = Files(folder)
-    assert cli.main(["convert", files / "checkpoint", "-o", files / "model.graph", "--calibrate", files / "text"]) == 0
+    assert (
+        cli.main(
+            [
+                "convert",
+                files / "checkpoint",
+                "-o",
+                files / "model.graph",
+                "--calibrate",
+                files / "text",
+            ]
+        )
+        == 0
+    )
     where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
     assert cli.main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
     return files
@@ -97,12 +154,17 @@ def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
     at = data.index("▁upon".encode(), start)
     path = tmp_path / "model.graph"
     path.write_bytes(data[:at] + b"*" + data[at + 1 :])
-    with pytest.raises(Exception, match=re.escape(f"{path}: damaged: array a00000 differs from its checksum")):
+    with pytest.raises(
+        Exception, match=re.escape(f"{path}: damaged: array a00000 differs from its checksum")
+    ):
         storage.load_graph(path, check=True)
 
 
-def test_what_is_calibrated_on_are_words(files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Windows of one length, each a text of its own as the tokenizer writes it, of the side that they are for."""
+def test_what_is_calibrated_on_are_words(
+    files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Windows of one length, each a text of its own as the tokenizer writes it, of the side that
+    they are for."""
     seen: list[Any] = []
     measured = calibrate.calibrate
 
@@ -111,7 +173,14 @@ def test_what_is_calibrated_on_are_words(files: Files, monkeypatch: pytest.Monke
         return measured(checkpoint, tokens, *rest, **more)
 
     monkeypatch.setattr(calibrate, "calibrate", watched)
-    arguments = ["convert", files / "checkpoint", "-o", str(tmp_path / "model.graph"), "--calibrate", files / "text"]
+    arguments = [
+        "convert",
+        files / "checkpoint",
+        "-o",
+        str(tmp_path / "model.graph"),
+        "--calibrate",
+        files / "text",
+    ]
     assert cli.main(arguments) == 0
     assert (tmp_path / "model.graph").read_bytes() == Path(files / "model.graph").read_bytes()
     calibration, held_out = pipeline.calibration_text(files / "text", (32, 16), JSON)
@@ -135,13 +204,29 @@ def test_without_a_tokenizer_windows_are_bytes(files: Files) -> None:
     assert bytes(calibration[0].astype(np.uint8)).decode() in f"{SENTENCE}\n" * 400
 
 
-def test_a_run_prints_text(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_text(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompt, out = "once upon a", tmp_path / "run"
-    what = ["--prompt", prompt, "--new-tokens", "12", "--temperature", "2", "--engine", "fast", "-o", str(out)]
+    what = [
+        "--prompt",
+        prompt,
+        "--new-tokens",
+        "12",
+        "--temperature",
+        "2",
+        "--engine",
+        "fast",
+        "-o",
+        str(out),
+    ]
     assert cli.main(["simulate", files / "model.map", *what]) == 0
     said = capsys.readouterr().out
     run = storage.load_run(out)
-    assert list(run.prompt_tokens) == [1, *map(Tokenizer.from_str(JSON).token_to_id, ("▁once", "▁upon", "▁a"))]
+    assert list(run.prompt_tokens) == [
+        1,
+        *map(Tokenizer.from_str(JSON).token_to_id, ("▁once", "▁upon", "▁a")),
+    ]
     assert len(run.new_tokens) == 12
     assert run.text == text.decode(JSON, run.new_tokens)
     assert said.startswith(f"{prompt}{run.text}\n\n")
@@ -151,10 +236,16 @@ def test_a_run_prints_text(files: Files, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_run_says_the_words_that_were_chosen(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    files: Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Were they these, the text would go on with a space and these words."""
-    words = [Tokenizer.from_str(JSON).token_to_id(word) for word in ("▁once", "▁upon", "▁a", "▁time", ".")]
+    words = [
+        Tokenizer.from_str(JSON).token_to_id(word)
+        for word in ("▁once", "▁upon", "▁a", "▁time", ".")
+    ]
     start = pipeline.engine_named("fast")
 
     def eloquent(*arguments: Any) -> Any:
@@ -162,7 +253,16 @@ def test_a_run_says_the_words_that_were_chosen(
         return replace(result, chosen=np.array([words]))
 
     monkeypatch.setattr(pipeline, "engine_named", lambda *_: eloquent)
-    what = ["--prompt", "the cat,", "--new-tokens", "5", "--engine", "fast", "-o", str(tmp_path / "run")]
+    what = [
+        "--prompt",
+        "the cat,",
+        "--new-tokens",
+        "5",
+        "--engine",
+        "fast",
+        "-o",
+        str(tmp_path / "run"),
+    ]
     assert cli.main(["simulate", files / "model.map", *what]) == 0
     assert capsys.readouterr().out.startswith("the cat, once upon a time.\n\n")
     assert storage.load_run(tmp_path / "run").text == " once upon a time."
@@ -174,7 +274,16 @@ def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path)
     found = []
     for source in ("checkpoint", "model.graph"):
         out = str(tmp_path / f"{source}.npy")
-        arguments = ["logits", files / source, "--tokens", str(tmp_path / "tokens.npy"), "-o", out, "--engine", "fast"]
+        arguments = [
+            "logits",
+            files / source,
+            "--tokens",
+            str(tmp_path / "tokens.npy"),
+            "-o",
+            out,
+            "--engine",
+            "fast",
+        ]
         assert cli.main([*arguments, "--calibrate", files / "text"]) == 0
         found.append(np.load(out))
     assert np.array_equal(*found)
@@ -197,7 +306,14 @@ def test_a_tokenizer_of_more_tokens_than_its_model(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, vocab_size=SIZE - 1))
-    arguments = ["convert", str(folder), "-o", str(tmp_path / "model.graph"), "--calibrate", files / "text"]
+    arguments = [
+        "convert",
+        str(folder),
+        "-o",
+        str(tmp_path / "model.graph"),
+        "--calibrate",
+        files / "text",
+    ]
     assert refused(arguments, capsys) == (
         f"tokenizer.json: has token {SIZE - 1}, which is outside the vocabulary 0 … {SIZE - 2}"
     )
@@ -218,9 +334,17 @@ def test_a_tokenizer_that_is_none(
     content: str, problem: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", content=content)
-    arguments = ["convert", str(folder), "-o", str(tmp_path / "model.graph"), "--calibrate", files / "text"]
+    arguments = [
+        "convert",
+        str(folder),
+        "-o",
+        str(tmp_path / "model.graph"),
+        "--calibrate",
+        files / "text",
+    ]
     assert refused(arguments, capsys) == (
-        f"tokenizer.json: is not readable ({problem}), must be a tokenizer in the format of Hugging Face tokenizers"
+        f"tokenizer.json: is not readable ({problem}), must be a tokenizer in the format of "
+        "Hugging Face tokenizers"
     )
     assert not (tmp_path / "model.graph").exists()
 
@@ -233,7 +357,9 @@ def test_reading_a_tokenizer(tmp_path: Path) -> None:
     assert read_tokenizer(tmp_path) == "▁any text"
 
 
-def test_a_tokenizer_that_cannot_be_read(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tokenizer_that_cannot_be_read(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", content=b'{"\xff"}')
     path = folder / "tokenizer.json"
     for problem in (
@@ -244,7 +370,14 @@ def test_a_tokenizer_that_cannot_be_read(files: Files, tmp_path: Path, capsys: p
         with pytest.raises(CheckpointError) as error:
             read_tokenizer(folder)
         assert str(error.value) == message
-        arguments = ["convert", str(folder), "-o", str(tmp_path / "model.graph"), "--calibrate", files / "text"]
+        arguments = [
+            "convert",
+            str(folder),
+            "-o",
+            str(tmp_path / "model.graph"),
+            "--calibrate",
+            files / "text",
+        ]
         assert refused(arguments, capsys) == message
         path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path)
         path.mkdir()
@@ -258,7 +391,9 @@ def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
     assert storage.load_run(tmp_path / "run").prompt_tokens == (1,)
 
 
-@pytest.mark.parametrize("content", ["once " * 9, "ti" * 21, SENTENCE], ids=["words", "one-word", "sentence"])
+@pytest.mark.parametrize(
+    "content", ["once " * 9, "ti" * 21, SENTENCE], ids=["words", "one-word", "sentence"]
+)
 @pytest.mark.parametrize("first", [True, False], ids=["first-token", "no-first-token"])
 def test_a_text_of_few_words(
     content: str, first: bool, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -269,7 +404,14 @@ def test_a_text_of_few_words(
         made.post_processor = processors.TemplateProcessing("$A", special_tokens=[])
     folder = write_checkpoint(tmp_path / "checkpoint", content=made.to_str())
     (tmp_path / "text").write_text(content, encoding="utf-8")
-    arguments = ["convert", str(folder), "-o", str(tmp_path / "model.graph"), "--calibrate", str(tmp_path / "text")]
+    arguments = [
+        "convert",
+        str(folder),
+        "-o",
+        str(tmp_path / "model.graph"),
+        "--calibrate",
+        str(tmp_path / "text"),
+    ]
     if content == "ti" * 21 and not first:
         message = "a part of the text has 1 tokens, must have at least 2 to calibrate on"
         assert refused(arguments, capsys) == message

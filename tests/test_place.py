@@ -31,15 +31,22 @@ from mmfree_partition.route import route
 
 Change = Callable[..., SystemSpec]
 EMBEDDING = frozenset({"embedding"})
-yardstick = pytest.mark.skipif(importlib.util.find_spec("mtkahypar") is None, reason="mtkahypar is not installed")
+yardstick = pytest.mark.skipif(
+    importlib.util.find_spec("mtkahypar") is None, reason="mtkahypar is not installed"
+)
 every_placer = pytest.mark.parametrize(
-    "placer", [pytest.param(name, marks=yardstick if name == "mtkahypar" else ()) for name in PLACERS]
+    "placer",
+    [pytest.param(name, marks=yardstick if name == "mtkahypar" else ()) for name in PLACERS],
 )
 
 
 def on_host(graph: Graph, head_on_host: bool) -> frozenset[str]:
     """The nodes that stay on the host."""
-    return frozenset(node.name for node in graph.nodes if block_of(node.name) is None) if head_on_host else EMBEDDING
+    return (
+        frozenset(node.name for node in graph.nodes if block_of(node.name) is None)
+        if head_on_host
+        else EMBEDDING
+    )
 
 
 def mapped(graph: Graph, system: SystemSpec, placed: Placement) -> Mapping:
@@ -59,19 +66,31 @@ def slowest(graph: Graph, system: SystemSpec, placed: Placement) -> float:
 
 
 CASES = [
-    (196608, 120, False, True, False), (196608, 60, True, False, False), (196608, 3, True, True, True),
-    (12000, 17, False, False, True), (12000, 17, True, True, True),
-]  # fmt: skip
-"""Bytes of a core, cores of a chip, whether nodes are spread, the head is on the host, sums may be divided."""
+    (196608, 120, False, True, False),
+    (196608, 60, True, False, False),
+    (196608, 3, True, True, True),
+    (12000, 17, False, False, True),
+    (12000, 17, True, True, True),
+]
+"""Bytes of a core, cores of a chip, whether nodes are spread, the head is on the host, sums may be
+divided."""
 
 
 @every_placer
 @pytest.mark.parametrize(("memory", "cores", "spread", "head_on_host", "divide"), CASES)
 def test_placements_are_valid(
-    placer: str, memory: int, cores: int, spread: bool, head_on_host: bool, divide: bool, graph: Graph,
-    system: SystemSpec, with_figures: Change,
-) -> None:  # fmt: skip
-    """On as few chips as it takes, and on exactly those asked for; twice the same; no core that was not given."""
+    placer: str,
+    memory: int,
+    cores: int,
+    spread: bool,
+    head_on_host: bool,
+    divide: bool,
+    graph: Graph,
+    system: SystemSpec,
+    with_figures: Change,
+) -> None:
+    """On as few chips as it takes, and on exactly those asked for; twice the same; no core that was
+    not given."""
     system = with_figures(system, memory_bytes_per_core=memory)
     request = Request(None, cores, on_host(graph, head_on_host), spread, divide)
     fewest = PLACERS[placer](graph, system, request)
@@ -85,7 +104,9 @@ def test_placements_are_valid(
         mapping = mapped(graph, system, placed)
         assert mapping.chips == tuple(sorted(chip_order(system)[:chips]))
         assert max(place.core for place in placed.locations) < cores
-        at_home = {s.node for s, p in zip(placed.shards, placed.locations, strict=True) if p.chip == HOST}
+        at_home = {
+            s.node for s, p in zip(placed.shards, placed.locations, strict=True) if p.chip == HOST
+        }
         assert at_home == request.host
         number = {node.name: k for k, node in enumerate(by_columns(graph, placed.columns).nodes)}
         order = [(number[shard.node], shard.start) for shard in placed.shards]
@@ -114,9 +135,13 @@ def assert_spread(placed: Placement, cores: int) -> None:
         assert max(parts.values()) - min(parts.values()) <= 1
 
 
-def test_a_block_on_several_chips_is_spread_over_each(graph: Graph, system: SystemSpec, with_figures: Change) -> None:
+def test_a_block_on_several_chips_is_spread_over_each(
+    graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
     narrow = with_figures(system, neurons_per_core=50)
-    placed = PLACERS["block-per-chip"](graph, narrow, Request(None, 11, on_host(graph, True), spread=True))
+    placed = PLACERS["block-per-chip"](
+        graph, narrow, Request(None, 11, on_host(graph, True), spread=True)
+    )
     assert {place.chip for place in placed.locations} == {HOST, 0, 1, 2, 3}
     assert_spread(placed, 11)
 
@@ -124,19 +149,35 @@ def test_a_block_on_several_chips_is_spread_over_each(graph: Graph, system: Syst
 # Whoever has too little room says so.
 
 MESSAGES = [
-    (Request(None, 1, EMBEDDING), {}, "head: does not fit behind what comes before it: all nodes need 2 chips of 1 "
-     "cores, kapoho-point has 1"),
-    (Request(1, 1, EMBEDDING), {}, "head: does not fit behind what comes before it: all nodes need 2 chips of 1 "
-     "cores, 1 were asked for"),
-    (Request(None, 1, EMBEDDING), {"memory_bytes_per_core": 27},
-     "head: one neuron needs 28 of memory, a core of loihi2 has 27"),
-]  # fmt: skip
+    (
+        Request(None, 1, EMBEDDING),
+        {},
+        "head: does not fit behind what comes before it: all nodes need 2 chips of 1 "
+        "cores, kapoho-point has 1",
+    ),
+    (
+        Request(1, 1, EMBEDDING),
+        {},
+        "head: does not fit behind what comes before it: all nodes need 2 chips of 1 "
+        "cores, 1 were asked for",
+    ),
+    (
+        Request(None, 1, EMBEDDING),
+        {"memory_bytes_per_core": 27},
+        "head: one neuron needs 28 of memory, a core of loihi2 has 27",
+    ),
+]
 
 
 @every_placer
 @pytest.mark.parametrize(("request_", "figures", "message"), MESSAGES)
 def test_too_little_room(
-    placer: str, request_: Request, figures: dict[str, int], message: str, hand_graph: Graph, with_figures: Change
+    placer: str,
+    request_: Request,
+    figures: dict[str, int],
+    message: str,
+    hand_graph: Graph,
+    with_figures: Change,
 ) -> None:
     system = with_figures(alone(load_system("kapoho-point")), **{"neurons_per_core": 1} | figures)
     if placer == "block-per-chip" and not figures:
@@ -165,13 +206,18 @@ def test_blocks_need_the_chips_that_they_need(chips: int, a16: Graph, system: Sy
 
 def test_a_chip_for_every_block(graph: Graph, system: SystemSpec) -> None:
     placed = PLACERS["block-per-chip"](graph, system, Request(None, 20, EMBEDDING))
-    found = {(block_of(s.node), place.chip) for s, place in zip(placed.shards, placed.locations, strict=True)}
+    found = {
+        (block_of(s.node), place.chip)
+        for s, place in zip(placed.shards, placed.locations, strict=True)
+    }
     assert found == {(None, HOST), (0, 0), (1, 1), (None, 2)}
     assert len({place for place in placed.locations if place.chip == 0}) == 20
 
 
 @pytest.mark.parametrize("neurons", [33, 64, 1000])
-def test_greedy_fills_core_after_core(neurons: int, a16: Graph, system: SystemSpec, with_figures: Change) -> None:
+def test_greedy_fills_core_after_core(
+    neurons: int, a16: Graph, system: SystemSpec, with_figures: Change
+) -> None:
     """No placer needs fewer cores; here neurons alone limit them, so all but the last are full."""
     narrow = with_figures(system, neurons_per_core=neurons)
     placed = PLACERS["greedy"](a16, narrow, Request(None, 120, EMBEDDING))
@@ -191,7 +237,9 @@ def test_balanced_is_as_fast_as_any_way_to_cut_the_chain_into_cores(
     """By dynamic programming over every place to cut, neuron by neuron."""
     for graph in (hand_graph, a16):
         chain = Chain(graph, system.chip, on_host(graph, graph is a16))
-        each = np.repeat(np.array(chain.nanoseconds), [link.node.size for link in chain.links], axis=0)
+        each = np.repeat(
+            np.array(chain.nanoseconds), [link.node.size for link in chain.links], axis=0
+        )
         before = np.vstack([np.zeros(2), each.cumsum(0)])
         best = before.max(1)
         for _ in range(min(cores, len(each)) - 1):
@@ -206,34 +254,51 @@ def test_balanced_is_as_fast_as_any_way_to_cut_the_chain_into_cores(
 def test_a_chain_has_the_fewest_messages_that_its_slack_permits(
     chips: int, cores: int, graph: Graph, system: SystemSpec
 ) -> None:
-    """Others that are no slower have more messages, but for the grain of the places that it may cut at."""
+    """Others that are no slower have more messages, but for the grain of the places that it may cut
+    at."""
     host = on_host(graph, True)
     request = Request(chips, cores, host)
     found = PLACERS["chain"](graph, system, request)
-    messages, most = messages_between_chips(mapped(graph, system, found)), slowest(graph, system, found)
+    messages, most = (
+        messages_between_chips(mapped(graph, system, found)),
+        slowest(graph, system, found),
+    )
     chain = Chain(graph, system.chip, host)
     evenly = chain.evenly(chain.whole(), chips * cores)
     assert evenly is not None
-    allowed = next(ns for ns in slowest_allowed(chain, evenly, chips * cores) if most <= ns * 1.0001)
+    allowed = next(
+        ns for ns in slowest_allowed(chain, evenly, chips * cores) if most <= ns * 1.0001
+    )
     for other in ("balanced", "greedy"):
         placed = PLACERS[other](graph, system, request)
         if slowest(graph, system, placed) <= allowed:
-            assert messages <= messages_between_chips(mapped(graph, system, placed)) + GRAIN * (chips - 1)
+            assert messages <= messages_between_chips(mapped(graph, system, placed)) + GRAIN * (
+                chips - 1
+            )
 
 
 def hops(graph: Graph, system: SystemSpec, placed: Placement) -> int:
     """Mesh links that a token's payloads take, all of them non-zero."""
     mapping = mapped(graph, system, placed)
     found = ways(mapping, system).hops.tolist()
-    return sum(count * (one.stop - one.start) for count, one in zip(found, mapping.routes, strict=True))
+    return sum(
+        count * (one.stop - one.start) for count, one in zip(found, mapping.routes, strict=True)
+    )
 
 
 @pytest.mark.parametrize("chips", [1, 3])
-def test_annealing_moves_cores_of_a_chip_and_saves_hops(chips: int, graph: Graph, system: SystemSpec) -> None:
+def test_annealing_moves_cores_of_a_chip_and_saves_hops(
+    chips: int, graph: Graph, system: SystemSpec
+) -> None:
     request = Request(chips, 40, EMBEDDING)
-    before, after = PLACERS["chain"](graph, system, request), PLACERS["anneal"](graph, system, request)
+    before, after = (
+        PLACERS["chain"](graph, system, request),
+        PLACERS["anneal"](graph, system, request),
+    )
     assert after.shards == before.shards
-    assert len(set(zip(before.locations, after.locations, strict=True))) == len(set(before.locations))
+    assert len(set(zip(before.locations, after.locations, strict=True))) == len(
+        set(before.locations)
+    )
     assert all(a.chip == b.chip for a, b in zip(before.locations, after.locations, strict=True))
     assert hops(graph, system, after) < hops(graph, system, before) or after == before
 
@@ -241,13 +306,16 @@ def test_annealing_moves_cores_of_a_chip_and_saves_hops(chips: int, graph: Graph
 def test_annealing_draws(a16: Graph, system: SystemSpec) -> None:
     """Another seed finds another way to save hops."""
     before = hops(a16, system, PLACERS["chain"](a16, system, Request(3, 40, EMBEDDING)))
-    one, other = (PLACERS["anneal"](a16, system, Request(3, 40, EMBEDDING, seed=seed)) for seed in (0, 1))
+    one, other = (
+        PLACERS["anneal"](a16, system, Request(3, 40, EMBEDDING, seed=seed)) for seed in (0, 1)
+    )
     assert one != other
     assert max(hops(a16, system, one), hops(a16, system, other)) < before
 
 
 def test_annealing_by_hand() -> None:
-    """Four cores in two rows of two; one that talks to the gateway alone goes beside it, its partner stays near."""
+    """Four cores in two rows of two; one that talks to the gateway alone goes beside it, its
+    partner stays near."""
     flow = np.zeros((5, 5))
     flow[3, 4] = flow[4, 3] = 9
     flow[3, 0] = flow[0, 3] = 5
@@ -267,7 +335,8 @@ def test_what_flows_between_cores(hand_graph: Graph, hand_mapping: Mapping) -> N
 
 
 def test_the_hypergraph_by_hand(a16: Graph, system: SystemSpec) -> None:
-    """Grains of 32; the recurrence of the first block is read by the sum of its squares and by the next norm."""
+    """Grains of 32; the recurrence of the first block is read by the sum of its squares and by the
+    next norm."""
     chain = Chain(a16, system.chip, on_host(a16, True))
     grains, nets, weights = mtkahypar.hypergraph(chain)
     assert grains[:5] == [(0, 0, 1), (1, 0, 32), (1, 32, 64), (2, 0, 32), (2, 32, 64)]
@@ -285,12 +354,17 @@ def test_grains_that_touch_are_one_piece() -> None:
     assert mtkahypar._joined(grains) == [(0, 0, 64), (0, 96, 128), (1, 0, 32), (2, 32, 40)]
 
 
-def test_the_yardstick_may_be_missing(hand_graph: Graph, system: SystemSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_yardstick_may_be_missing(
+    hand_graph: Graph, system: SystemSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "mtkahypar", None)
     monkeypatch.setattr(mtkahypar, "_library", mtkahypar._library.__wrapped__)
     with pytest.raises(InputError) as error:
         PLACERS["mtkahypar"](hand_graph, system, Request(None, 1, EMBEDDING))
-    assert str(error.value) == "mtkahypar is not installed, must be for this placer: pip install mtkahypar"
+    assert (
+        str(error.value)
+        == "mtkahypar is not installed, must be for this placer: pip install mtkahypar"
+    )
 
 
 @yardstick
@@ -310,7 +384,11 @@ def test_parts_that_do_not_fit(a16: Graph, system: SystemSpec, with_figures: Cha
 def placed_370m(placer: str, chips: int | None, head_on_host: bool) -> Mapping:
     """The 370M model on up to 32 chips."""
     graph, system = full_size("370m"), load_system("alia-point-32")
-    return mapped(graph, system, PLACERS[placer](graph, system, Request(chips, 120, on_host(graph, head_on_host))))
+    return mapped(
+        graph,
+        system,
+        PLACERS[placer](graph, system, Request(chips, 120, on_host(graph, head_on_host))),
+    )
 
 
 @lru_cache
@@ -323,7 +401,10 @@ def test_a_published_model_has_a_block_on_each_chip_and_uses_every_core() -> Non
     mapping = placed_370m("block-per-chip", None, False)
     order = chip_order(load_system("alia-point-32"))
     assert Counter(place.chip for place in mapping.cores) == dict.fromkeys(order[:25], 120)
-    blocks = {place.chip: block_of(s.node) for s, place in zip(mapping.shards, mapping.locations, strict=True)}
+    blocks = {
+        place.chip: block_of(s.node)
+        for s, place in zip(mapping.shards, mapping.locations, strict=True)
+    }
     assert blocks == {HOST: None, order[24]: None} | {order[block]: block for block in range(24)}
 
 
@@ -334,14 +415,24 @@ def test_a_published_model_on_few_chips(asked: int | None, chips: int) -> None:
 
 
 def test_the_fewest_messages_of_a_published_model() -> None:
-    """The head on the host and 24 chips, as published; the mapping that was published sends two streams a block."""
+    """The head on the host and 24 chips, as published; the mapping that was published sends two
+    streams a block."""
     graph, system = full_size("370m"), load_system("alia-point-32")
-    found = {name: placed_370m(name, 24, True) for name in ("chain", "balanced", "greedy", "block-per-chip")}
+    found = {
+        name: placed_370m(name, 24, True)
+        for name in ("chain", "balanced", "greedy", "block-per-chip")
+    }
     messages = {name: messages_between_chips(mapping) for name, mapping in found.items()}
     assert all(len(mapping.chips) == 24 for mapping in found.values())
     assert messages["block-per-chip"] == 23 * 2 * 1024
-    assert messages["chain"] == 23 * 1024 + 23  # the residual stream to every chip but the first, and roots of norms
-    assert messages["chain"] < messages["block-per-chip"] < min(messages["balanced"], messages["greedy"])
+    assert (
+        messages["chain"] == 23 * 1024 + 23
+    )  # the residual stream to every chip but the first, and roots of norms
+    assert (
+        messages["chain"]
+        < messages["block-per-chip"]
+        < min(messages["balanced"], messages["greedy"])
+    )
     least = gaps(graph, found["chain"], system, 120)
     assert least.slowest_core_ns.ratio < SLACK
     assert least.messages_between_chips.least == 23 * 1024
@@ -355,9 +446,12 @@ def test_no_partitioner_of_hypergraphs_finds_fewer_messages() -> None:
 
 @every_placer
 def test_any_placement_can_be_refined(placer: str, graph: Graph, system: SystemSpec) -> None:
-    """Shards stay on their chips with the neurons that share their cores, and messages take no more hops."""
+    """Shards stay on their chips with the neurons that share their cores, and messages take no more
+    hops."""
     request = Request(3, 40, on_host(graph, True), seed=2)
-    placed = PLACERS[placer](graph, system, replace(request, chips=None if placer == "block-per-chip" else 3))
+    placed = PLACERS[placer](
+        graph, system, replace(request, chips=None if placer == "block-per-chip" else 3)
+    )
     found = refine(graph, system, request, placed)
     assert found.shards == placed.shards
     moved = dict(zip(placed.locations, found.locations, strict=True))

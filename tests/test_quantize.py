@@ -11,18 +11,24 @@ from mmfree_neuro.checkpoint import Checkpoint, ModelConfig, to_bfloat16
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.quantize import SCHEMES, harden, scheme_named, ternarise
 
-MATRICES = st.tuples(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 33), st.floats(1e-3, 1e3))
+MATRICES = st.tuples(
+    st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 33), st.floats(1e-3, 1e3)
+)
 
 
 def matrix(drawn: tuple[int, int, int, float]) -> np.ndarray:
     """A random matrix of some spread."""
     seed, rows, columns, spread = drawn
-    return (np.random.default_rng(seed).standard_normal((rows, columns)) * spread).astype(np.float32)
+    return (np.random.default_rng(seed).standard_normal((rows, columns)) * spread).astype(
+        np.float32
+    )
 
 
 def in_bfloat16(x: np.ndarray) -> np.ndarray:
     """What is left of float32 values that were stored in bfloat16."""
-    return (to_bfloat16(np.ascontiguousarray(x)).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return (to_bfloat16(np.ascontiguousarray(x)).astype(np.uint32) << np.uint32(16)).view(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +60,9 @@ def test_hardened_weights_have_the_same_codes_and_scale_and_survive_bfloat16(
     drawn: tuple[int, int, int, float],
 ) -> None:
     weight = matrix(drawn)
-    hardened = harden(Checkpoint(ModelConfig(), {"lm_head.weight": weight})).tensors["lm_head.weight"]
+    hardened = harden(Checkpoint(ModelConfig(), {"lm_head.weight": weight})).tensors[
+        "lm_head.weight"
+    ]
     codes, scale = ternarise(weight)
     again, its_scale = ternarise(hardened)
     assert hardened.dtype == np.float32
@@ -70,14 +78,19 @@ def test_harden_touches_only_ternary_matrices(bounded_checkpoint: Checkpoint) ->
     assert hardened.config is bounded_checkpoint.config
     assert hardened.tensors.keys() == bounded_checkpoint.tensors.keys()
     changed = {n for n, w in hardened.tensors.items() if w is not bounded_checkpoint.tensors[n]}
-    assert changed == {n for n in hardened.tensors if n.endswith("_proj.weight")} | {"lm_head.weight"}
+    assert changed == {n for n in hardened.tensors if n.endswith("_proj.weight")} | {
+        "lm_head.weight"
+    }
     for name in changed:
         assert np.unique(np.abs(hardened.tensors[name])).size == 2
 
 
 def test_harden_leaves_a_matrix_of_zeros() -> None:
     zeros = np.zeros((2, 3), np.float32)
-    assert harden(Checkpoint(ModelConfig(), {"lm_head.weight": zeros})).tensors["lm_head.weight"] is zeros
+    assert (
+        harden(Checkpoint(ModelConfig(), {"lm_head.weight": zeros})).tensors["lm_head.weight"]
+        is zeros
+    )
 
 
 def test_schemes_by_name() -> None:

@@ -24,21 +24,30 @@ def test_logits_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
 def test_counts_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     activity = reference.run(hand_graph, hand_mapping, Job(np.array([[0, 1]]))).prefill
     assert [(r.source, r.port, r.destinations) for r in hand_mapping.routes] == [
-        (0, "x", (Location(0, 0), Location(0, 1))), (1, "logits", (Location(HOST, 0),)),
+        (0, "x", (Location(0, 0), Location(0, 1))),
+        (1, "logits", (Location(HOST, 0),)),
         (2, "logits", (Location(HOST, 0),)),
-    ]  # fmt: skip
+    ]
     # Payloads [3, -5, 7], [-1, 0, -2]; rows [1, -1, 0] and [0, 1, 1].
     expected = Activity(
-        2, np.array([2, 2, 2]), np.array([0, 2 + 1, 2 + 1]), np.array([0, 5, 5]), np.array([0, 0, 0]),
+        2,
+        np.array([2, 2, 2]),
+        np.array([0, 2 + 1, 2 + 1]),
+        np.array([0, 5, 5]),
+        np.array([0, 0, 0]),
         np.array([5, 2, 2]),
-    )  # fmt: skip
+    )
     assert activity == expected
 
 
 def test_saturations_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    head = replace(hand_graph.head, outputs=(replace(hand_graph.head.outputs[0], qtype=QType(4, 0)),))
+    head = replace(
+        hand_graph.head, outputs=(replace(hand_graph.head.outputs[0], qtype=QType(4, 0)),)
+    )
     result = reference.run(
-        replace(hand_graph, nodes=(hand_graph.nodes[0], head)), hand_mapping, Job(np.array([[0, 1]]))
+        replace(hand_graph, nodes=(hand_graph.nodes[0], head)),
+        hand_mapping,
+        Job(np.array([[0, 1]])),
     )
     assert result.logits.tolist() == [[[7, 3], [-1, -3]]]
     assert result.prefill.saturations.tolist() == [0, 1, 0]
@@ -53,7 +62,9 @@ def test_what_an_output_cannot_hold_is_an_error(hand_graph: Graph) -> None:
     assert str(error.value) == "top: output max: 7 does not fit s3.0"
 
 
-def test_rows_start_from_a_zero_state(graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray) -> None:
+def test_rows_start_from_a_zero_state(
+    graph: Graph, make_mapping: Callable[..., Mapping], tokens: np.ndarray
+) -> None:
     mapping = make_mapping(graph, "chain")
     both = reference.run(graph, mapping, Job(tokens[:2, :4]))
     for row in range(2):

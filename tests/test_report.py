@@ -1,4 +1,5 @@
-"""The report of a run made by hand: what it says, what it leaves out, and that its pages stand alone."""
+"""The report of a run made by hand: what it says, what it leaves out, and that its pages stand
+alone."""
 
 import base64
 import json
@@ -30,7 +31,8 @@ PICTURES = ["cores-by-kind", "cores-by-memory", "energy", "limits", "links"]
 
 
 def board() -> SystemSpec:
-    """Round figures; every synapse read takes 100 ns and nothing else takes time but a barrier of 1000 ns."""
+    """Round figures; every synapse read takes 100 ns and nothing else takes time but a barrier of
+    1000 ns."""
     figures = {
         field.name: Quantity(0, 0, 0, f"source of {field.name}")
         for field in fields(ChipSpec)
@@ -41,12 +43,20 @@ def board() -> SystemSpec:
         return Quantity(low, central, high, f"source of {name}")
 
     changed = {
-        "cores": (8, 8, 8), "mesh_columns": (4, 4, 4), "memory_bytes_per_core": (100, 100, 100),
-        "synaptic_memory_bytes_per_core": (60, 60, 60), "neurons_per_core": (8, 8, 8), "weight_bits": (2, 2, 2),
-        "state_bytes_per_neuron": (16, 16, 16), "input_axons_per_core": (10, 10, 10),
-        "energy_per_synop_pj": (5, 10, 20), "static_power_w": (0.25, 0.5, 1), "time_per_synapse_ns": (50, 100, 200),
-        "barrier_few_chips_ns": (1000, 1000, 1000), "fall_through_energy_ratio": (0.5, 0.5, 0.5),
-    }  # fmt: skip
+        "cores": (8, 8, 8),
+        "mesh_columns": (4, 4, 4),
+        "memory_bytes_per_core": (100, 100, 100),
+        "synaptic_memory_bytes_per_core": (60, 60, 60),
+        "neurons_per_core": (8, 8, 8),
+        "weight_bits": (2, 2, 2),
+        "state_bytes_per_neuron": (16, 16, 16),
+        "input_axons_per_core": (10, 10, 10),
+        "energy_per_synop_pj": (5, 10, 20),
+        "static_power_w": (0.25, 0.5, 1),
+        "time_per_synapse_ns": (50, 100, 200),
+        "barrier_few_chips_ns": (1000, 1000, 1000),
+        "fall_through_energy_ratio": (0.5, 0.5, 0.5),
+    }
     figures |= {name: of(name, *values) for name, values in changed.items()}
     grid = of("chips", 4, 4, 4), of("chip_columns", 2, 2, 2), of("chip_rows", 2, 2, 2)
     power = of("board_power_w", 0, 1, 2), of("host_power_w", 0, 0.5, 1)
@@ -56,28 +66,67 @@ def board() -> SystemSpec:
 def made_run(synapses: int = 24, **changes: Any) -> Run:
     """Two tokens of prompt and two of generation over two chips; changes are fields of the run."""
     summary = GraphSummary(
-        "net", "a16", 1, 2, 32, {"float_nats": 1.8, "integer_nats": 1.81, "perplexity_ratio": 1.01005},
+        "net",
+        "a16",
+        1,
+        2,
+        32,
+        {"float_nats": 1.8, "integer_nats": 1.81, "perplexity_ratio": 1.01005},
         (
             NodeSummary("embedding", "Embedding", 4, None, 0, {"ADD": 100}, 0, 0),
-            NodeSummary("layers.0.mix", "MLGRU", 4, 0, 1, {"ADD": 2, "MUL_SHR": 1}, synapses * 2 // 3, synapses // 2),
-            NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, synapses - synapses * 2 // 3, synapses // 4),
+            NodeSummary(
+                "layers.0.mix",
+                "MLGRU",
+                4,
+                0,
+                1,
+                {"ADD": 2, "MUL_SHR": 1},
+                synapses * 2 // 3,
+                synapses // 2,
+            ),
+            NodeSummary(
+                "head", "Head", 2, None, 2, {"ADD": 1}, synapses - synapses * 2 // 3, synapses // 4
+            ),
         ),
-    )  # fmt: skip
+    )
     host, first, second, last = Location(HOST, 0), *USE
-    shards = Shard("embedding", 0, 4), Shard("layers.0.mix", 0, 2), Shard("layers.0.mix", 2, 4), Shard("head", 0, 2)
+    shards = (
+        Shard("embedding", 0, 4),
+        Shard("layers.0.mix", 0, 2),
+        Shard("layers.0.mix", 2, 4),
+        Shard("head", 0, 2),
+    )
     routes = (
-        Route(0, "x", (first, second), 0, 4), Route(1, "v", (second, last), 0, 2), Route(2, "v", (last,), 2, 4),
+        Route(0, "x", (first, second), 0, 4),
+        Route(1, "v", (second, last), 0, 2),
+        Route(2, "v", (last,), 2, 4),
         Route(3, "logits", (host,), 0, 2),
-    )  # fmt: skip
+    )
     mapping = Mapping("digest", "board", "by hand", shards, (host, first, second, last), routes)
-    fired, synops, reads = np.array([2, 2, 2, 2]), np.array([0, 6, 8, 10]), np.array([0, 12, 16, 14])
+    fired, synops, reads = (
+        np.array([2, 2, 2, 2]),
+        np.array([0, 6, 8, 10]),
+        np.array([0, 12, 16, 14]),
+    )
     activity = Activity(2, fired, synops, reads, np.array([0, 1, 0, 2]), np.array([7, 4, 3, 4]))
     run = Run(
-        "reference", "a16", "Once | <b>upon</b>", "a `time`\n```\nend", (1, 2), (3, 4, 5),
+        "reference",
+        "a16",
+        "Once | <b>upon</b>",
+        "a `time`\n```\nend",
+        (1, 2),
+        (3, 4, 5),
         {"temperature": 0.0, "seed": 7},
-        {"start": 0.5, "prefill": 4.0, "generate": 1.0}, activity, activity, summary, mapping, board(),
-        {"python": "3.11.0"}, "2025-01-02T03:04:05+00:00", USE,
-    )  # fmt: skip
+        {"start": 0.5, "prefill": 4.0, "generate": 1.0},
+        activity,
+        activity,
+        summary,
+        mapping,
+        board(),
+        {"python": "3.11.0"},
+        "2025-01-02T03:04:05+00:00",
+        USE,
+    )
     return replace(run, **changes)
 
 
@@ -89,13 +138,23 @@ def built(run: Run) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
-        (0.0, "mJ", "0 mJ"), (1.0, "W", "1.00 W"), (0.012345, "mJ", "0.0123 mJ"), (1.2345e-7, "mJ", "1.23e-07 mJ"),
-        (123.4, "", "123"), (999.6, "ns", "1,000 ns"), (13965.0, "tokens/s", "14,000 tokens/s"),
-        (1_234_567.0, "", "1.23 million"), (2_619_473_920, "", "2.62 billion"), (8192, "bytes", "8,192 bytes"),
-        (-0.5, "%", "-0.500 %"), (None, "×", "without bound ×"),
+        (0.0, "mJ", "0 mJ"),
+        (1.0, "W", "1.00 W"),
+        (0.012345, "mJ", "0.0123 mJ"),
+        (1.2345e-7, "mJ", "1.23e-07 mJ"),
+        (123.4, "", "123"),
+        (999.6, "ns", "1,000 ns"),
+        (13965.0, "tokens/s", "14,000 tokens/s"),
+        (1_234_567.0, "", "1.23 million"),
+        (2_619_473_920, "", "2.62 billion"),
+        (8192, "bytes", "8,192 bytes"),
+        (-0.5, "%", "-0.500 %"),
+        (None, "×", "without bound ×"),
     ],
-)  # fmt: skip
-def test_a_figure_has_three_digits_and_its_unit_and_a_count_is_whole(value: float | None, unit: str, text: str) -> None:
+)
+def test_a_figure_has_three_digits_and_its_unit_and_a_count_is_whole(
+    value: float | None, unit: str, text: str
+) -> None:
     assert figure(value, unit) == text
 
 
@@ -108,9 +167,17 @@ def test_the_report_is_plain_data() -> None:
     found = built(made_run())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == [
-        "format", "header", "run", "quality", "mapping", "phases", "links", "simulator_seconds", "sources",
+        "format",
+        "header",
+        "run",
+        "quality",
+        "mapping",
+        "phases",
+        "links",
+        "simulator_seconds",
+        "sources",
         "comparison",
-    ]  # fmt: skip
+    ]
     assert found["format"] == "mmfree-neuro report 2"
 
 
@@ -123,10 +190,17 @@ def test_the_mapping_states_the_use_of_every_limit() -> None:
         "state_per_neuron": {"max": 12, "mean": 28 / 3, "limit": 16},
         "input_axons": {"max": 6, "mean": 14 / 3, "limit": 10},
     }
-    assert (mapping["chips"], mapping["chips_of_system"], mapping["cores"], mapping["shards"]) == (2, 4, 3, 3)
+    assert (mapping["chips"], mapping["chips_of_system"], mapping["cores"], mapping["shards"]) == (
+        2,
+        4,
+        3,
+        3,
+    )
     assert [(c["chip"], c["core"], c["kind"], c["block"]) for c in mapping["content"]] == [
-        (0, 0, "MLGRU", 0), (0, 5, "MLGRU", 0), (1, 6, "Head", None),
-    ]  # fmt: skip
+        (0, 0, "MLGRU", 0),
+        (0, 5, "MLGRU", 0),
+        (1, 6, "Head", None),
+    ]
 
 
 def test_a_phase_has_counts_per_token() -> None:
@@ -141,7 +215,11 @@ def test_a_phase_has_counts_per_token() -> None:
             "crossings": (7 + 4 + 3 + 4) / 2,
             "between_chips": (7 + 4 + 3 + 4) / 2,
         }
-        assert (phase["synops_per_token"], phase["reads_per_token"], phase["saturations"]) == (12, 21, 3)
+        assert (phase["synops_per_token"], phase["reads_per_token"], phase["saturations"]) == (
+            12,
+            21,
+            3,
+        )
         assert phase["instructions_per_token"] == {"ADD": 10, "MUL_SHR": 4}
 
 
@@ -154,11 +232,16 @@ NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule
 
 
 def test_a_phase_has_an_estimate_with_what_is_slowest() -> None:
-    """A token reads at most 8 synapses of one core, or 8 and then 7 in steps that follow each other."""
+    """A token reads at most 8 synapses of one core, or 8 and then 7 in steps that follow each
+    other."""
     phases = built(made_run())["phases"]
     prefill, generate = phases["prefill"], phases["generate"]
     assert (prefill["mode"], prefill["alone"]) == ("pipelined", False)
-    assert prefill["step_seconds"] == prefill["seconds_per_token"] == ends(1400 * NS, 1800 * NS, 2600 * NS)
+    assert (
+        prefill["step_seconds"]
+        == prefill["seconds_per_token"]
+        == ends(1400 * NS, 1800 * NS, 2600 * NS)
+    )
     assert prefill["tokens_per_s"] == ends(1e9 / 2600, 1e9 / 1800, 1e9 / 1400)
     assert prefill["barrier_share"] == pytest.approx(1000 / 1800)
     assert (generate["mode"], generate["alone"]) == ("fall-through", True)
@@ -179,19 +262,30 @@ def test_a_phase_says_what_it_would_be_without_a_barrier() -> None:
 
 
 def test_a_phase_has_the_energy_of_the_chips_and_that_of_the_system() -> None:
-    """Two chips, a board and a host draw power as long as a token takes; 12 synops take 60, 120, 240 pJ."""
+    """Two chips, a board and a host draw power as long as a token takes; 12 synops take 60, 120,
+    240 pJ."""
     phases = built(made_run())["phases"]
     prefill, generate = phases["prefill"], phases["generate"]
     chips = 60 * PJ + 0.5 * 1.4 * UJ, 120 * PJ + 1 * 1.8 * UJ, 240 * PJ + 2 * 2.6 * UJ
     assert prefill["chip_millijoule_per_token"] == ends(*chips)
-    assert prefill["millijoule_per_token"] == ends(chips[0], chips[1] + 1.5 * 1.8 * UJ, chips[2] + 3 * 2.6 * UJ)
-    alone = 30 * PJ + 0.5 * 2.75 * UJ, 60 * PJ + 1 * 3.5 * UJ, 120 * PJ + 2 * 5 * UJ  # half of what 12 synops take
+    assert prefill["millijoule_per_token"] == ends(
+        chips[0], chips[1] + 1.5 * 1.8 * UJ, chips[2] + 3 * 2.6 * UJ
+    )
+    alone = (
+        30 * PJ + 0.5 * 2.75 * UJ,
+        60 * PJ + 1 * 3.5 * UJ,
+        120 * PJ + 2 * 5 * UJ,
+    )  # half of what 12 synops take
     assert generate["chip_millijoule_per_token"] == ends(*alone)
-    assert generate["millijoule_per_token"] == ends(alone[0], alone[1] + 1.5 * 3.5 * UJ, alone[2] + 3 * 5 * UJ)
+    assert generate["millijoule_per_token"] == ends(
+        alone[0], alone[1] + 1.5 * 3.5 * UJ, alone[2] + 3 * 5 * UJ
+    )
     names = [part["name"] for part in prefill["parts"]]
     assert names[-3:] == [
-        "static power of the chips in use", "power of the board beyond the chips", "power of the host",
-    ]  # fmt: skip
+        "static power of the chips in use",
+        "power of the board beyond the chips",
+        "power of the host",
+    ]
 
 
 def test_messages_between_chips_are_counted_over_both_phases() -> None:
@@ -205,11 +299,18 @@ def test_messages_between_chips_are_counted_over_both_phases() -> None:
 
 def test_every_figure_of_the_system_is_there_with_its_source() -> None:
     rows = {(row["of"], row["name"]): row for row in built(made_run())["sources"]}
-    assert len(rows) == 5 + len(fields(ChipSpec)) - 1 - 2  # the name, and what is not known of this chip
+    assert (
+        len(rows) == 5 + len(fields(ChipSpec)) - 1 - 2
+    )  # the name, and what is not known of this chip
     assert rows["chip", "energy per synop"] == {
-        "of": "chip", "name": "energy per synop", "unit": "pJ", "low": 5, "central": 10, "high": 20,
+        "of": "chip",
+        "name": "energy per synop",
+        "unit": "pJ",
+        "low": 5,
+        "central": 10,
+        "high": 20,
         "source": "source of energy_per_synop_pj",
-    }  # fmt: skip
+    }
     assert rows["chip", "memory per core"]["unit"] == "bytes"
     page = report.to_markdown(built(made_run()))
     for row in rows.values():
@@ -244,9 +345,12 @@ MARKDOWN = [
     "| synapses read from dense storage | 21.0 | 21.0 |",
     r"| instructions MUL\_SHR | 4.00 | 4.00 |",
     "| saturated values | 3 | 3 |",
-    "| throughput | 556,000 (385,000 to 714,000) tokens/s | 286,000 (200,000 to 364,000) tokens/s |",
-    "| energy of the chips alone | 0.00180 (0.000700 to 0.00520) mJ/token | 0.00350 (0.00138 to 0.0100) mJ/token |",
-    "| energy of the system | 0.00450 (0.000700 to 0.0130) mJ/token | 0.00875 (0.00138 to 0.0250) mJ/token |",
+    "| throughput | 556,000 (385,000 to 714,000) tokens/s | 286,000 (200,000 to 364,000) "
+    "tokens/s |",
+    "| energy of the chips alone | 0.00180 (0.000700 to 0.00520) mJ/token | 0.00350 (0.00138 to "
+    "0.0100) mJ/token |",
+    "| energy of the system | 0.00450 (0.000700 to 0.0130) mJ/token | 0.00875 (0.00138 to "
+    "0.0250) mJ/token |",
     "| throughput without a barrier | 1.25 million (625,000 to 2.50 million) tokens/s "
     "| 667,000 (333,000 to 1.33 million) tokens/s |",
     "| time of a token | 1.80 (1.40 to 2.60) µs | 3.50 (2.75 to 5.00) µs |",
@@ -254,7 +358,8 @@ MARKDOWN = [
     "| what is slowest | synapses read: chip 0, core 5 | synapses read: chip 0, core 5 |",
     r"| synaptic operations | 12.0 | 1.20e-07 (6.00e-08 to 2.40e-07) mJ/token | 0.00267 % | "
     r"source of energy\_per\_synop\_pj |",
-    r"| power of the host | 1.00 | 0.000900 (0 to 0.00260) mJ/token | 20.0 % | source of host\_power\_w |",
+    r"| power of the host | 1.00 | 0.000900 (0 to 0.00260) mJ/token | 20.0 % | source of "
+    r"host\_power\_w |",
     "| system: host power | 0 W | 0.500 W | 1 W | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
     "| chip: weight | 2 bits | 2 bits | 2 bits | source of weight\\_bits |",
@@ -269,7 +374,8 @@ def test_the_markdown_page_says(line: str) -> None:
 def test_the_speed_of_the_simulator_is_named_as_such() -> None:
     page = report.to_markdown(built(made_run()))
     assert (
-        "## Wall-clock speed of the simulator\n\nHow long the engine reference took on the computer that simulated the "
+        "## Wall-clock speed of the simulator\n\nHow long the engine reference took on the "
+        "computer that simulated the "
         "run. This is the speed of the simulator; it says nothing about the speed of the chips.\n"
     ) in page
 
@@ -279,7 +385,9 @@ def test_texts_of_the_run_cannot_break_the_markdown_page() -> None:
     assert "Prompt:\n\n```text\nOnce | <b>upon</b>\n```\n" in page
     assert "Generated:\n\n````text\na `time`\n```\nend\n````\n" in page
     system = replace(board(), description="a | b\n<i>c</i>")
-    assert r"| system | board: a \| b \<i\>c\</i\> |" in report.to_markdown(built(made_run(system=system)))
+    assert r"| system | board: a \| b \<i\>c\</i\> |" in report.to_markdown(
+        built(made_run(system=system))
+    )
 
 
 def test_a_phase_without_tokens_is_left_out_with_a_sentence() -> None:
@@ -306,23 +414,33 @@ def test_another_model_is_given_no_ratio() -> None:
     found = built(made_run())
     page = report.to_markdown(found)
     assert found["comparison"]["ratios"] == []
-    assert "No ratio is given, because the rows are of another model: this one has 24 ternary synapses" in page
+    assert (
+        "No ratio is given, because the rows are of another model: this one has 24 ternary synapses"
+        in page
+    )
     assert "**Context, without ratios**" in page
     assert "Ratios in" not in page
-    assert "MatMul-free 370M on NVIDIA H100; reference code; precision not stated; batch 1; sequence length 500" in page
+    assert (
+        "MatMul-free 370M on NVIDIA H100; reference code; precision not stated; batch 1; "
+        "sequence length 500" in page
+    )
 
 
 def test_the_same_model_is_given_ratios_with_both_rows_named() -> None:
     page = report.to_markdown(built(made_run(synapses=341_049_344)))
     (line,) = (
-        line for line in page.splitlines() if "Llama-style 400M" in line and "length 500 " in line and "723" in line
+        line
+        for line in page.splitlines()
+        if "Llama-style 400M" in line and "length 500 " in line and "723" in line
     )
     assert line == (
         "| net on board, estimated for the whole system: 286,000 (200,000 to 364,000) tokens/s; "
         "0.00875 (0.00138 to 0.0250) mJ/token "
-        "| Llama-style 400M on NVIDIA Jetson Orin Nano; implementation not stated; precision FP16; batch 1; sequence "
+        "| Llama-style 400M on NVIDIA Jetson Orin Nano; implementation not stated; precision "
+        "FP16; batch 1; sequence "
         "length 500 | edge GPU | 14.3 tokens/s | 723 mJ/token | 20,000 (14,000 to 25,400) × "
-        "| 82,600 (28,900 to 526,000) × | Energy: as published, not stated; MAXN mode, the board draws 10 to 13 W "
+        "| 82,600 (28,900 to 526,000) × | Energy: as published, not stated; MAXN mode, the "
+        "board draws 10 to 13 W "
         "when it generates and 4.3 to 5.8 W when idle. Source: arXiv 2503.18002v2, Table 2. |"
     )
     assert "fastest known for one sequence" in page
@@ -334,9 +452,11 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
     found = report.build(run, baselines.load(), run.use, gpus)
     estimated = found["comparison"]["estimated"]
     assert [(row["device"], row["mode"], row["sequence_length"]) for row in estimated] == [
-        ("NVIDIA L4", "prefill", 2), ("NVIDIA H200 SXM", "prefill", 2),
-        ("NVIDIA L4", "generate", 5), ("NVIDIA H200 SXM", "generate", 5),
-    ]  # fmt: skip
+        ("NVIDIA L4", "prefill", 2),
+        ("NVIDIA H200 SXM", "prefill", 2),
+        ("NVIDIA L4", "generate", 5),
+        ("NVIDIA H200 SXM", "generate", 5),
+    ]
     devices = {ratio["theirs"]["device"] for ratio in found["comparison"]["ratios"]}
     assert devices.isdisjoint({"NVIDIA L4", "NVIDIA H200 SXM"})
     page = report.to_markdown(found)
@@ -344,7 +464,10 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
     rate = pictures.figure(300e9 / (baselines.SYNAPSES["370m"] / 4 + 4 * 8), "tokens/s")
     what = "NVIDIA L4; generation, one sequence | estimated, roofline, not measured"
     assert f"| {what} | at most {rate} | memory | " in page
-    assert "mJ/token at full power; idle power not known | memory bandwidth: NVIDIA L4 datasheet" in page
+    assert (
+        "mJ/token at full power; idle power not known | memory bandwidth: NVIDIA L4 datasheet"
+        in page
+    )
     assert "no ratio is taken with them" in page
     assert "Rooflines of GPUs" not in report.to_markdown(built(run))
 
@@ -352,15 +475,23 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
 def test_a_measured_row_stands_beside_the_published_ones() -> None:
     run = made_run(synapses=baselines.SYNAPSES["370m"])
     row = replace(
-        baselines.load()[3], device="GPU X", tokens_per_s=1e6, millijoule_per_token=0.5, implementation="packed",
+        baselines.load()[3],
+        device="GPU X",
+        tokens_per_s=1e6,
+        millijoule_per_token=0.5,
+        implementation="packed",
         source="measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02",
-    )  # fmt: skip
+    )
     found = report.build(run, (*baselines.load(), row), run.use)
-    (ratio,) = [ratio for ratio in found["comparison"]["ratios"] if ratio["theirs"]["device"] == "GPU X"]
+    (ratio,) = [
+        ratio for ratio in found["comparison"]["ratios"] if ratio["theirs"]["device"] == "GPU X"
+    ]
     assert ratio["theirs"]["stands_out_as"] == [
-        "fastest known of its size", "least energy known of its size", "fastest known for one sequence",
+        "fastest known of its size",
+        "least energy known of its size",
+        "fastest known for one sequence",
         "least energy known for one sequence",
-    ]  # fmt: skip
+    ]
     page = report.to_markdown(found)
     assert "Source: measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02." in page
 
@@ -394,17 +525,27 @@ def test_pictures_are_the_same_every_time() -> None:
 def test_pictures_of_many_chips_show_the_first_of_them() -> None:
     found = built(made_run())
     core = found["mapping"]["content"][0]
-    found["mapping"]["content"] = [core | {"chip": chip, "kind": f"kind {chip}"} for chip in range(130)]
+    found["mapping"]["content"] = [
+        core | {"chip": chip, "kind": f"kind {chip}"} for chip in range(130)
+    ]
     assert sorted(pictures.draw(found)) == PICTURES
 
 
 def test_links_of_many_chips_take_neighbours_together() -> None:
     found = built(made_run())
     ways = [(-1, 0), *((chip, chip + 1) for chip in range(299)), (299, -1)]
-    found["links"] = [{"source": a, "destination": b, "messages_per_token": 1 + max(a, b)} for a, b in ways]
+    found["links"] = [
+        {"source": a, "destination": b, "messages_per_token": 1 + max(a, b)} for a, b in ways
+    ]
     starts, together, table = pictures._between(found)
     assert (starts, together) == ([-1, *range(0, 300, 3)], 3)
-    assert (table[0, 1], table[100, 0], table[1, 1], table[1, 2], table[100, 100]) == (1, 300, 2 + 3, 4, 299 + 300)
+    assert (table[0, 1], table[100, 0], table[1, 1], table[1, 2], table[100, 100]) == (
+        1,
+        300,
+        2 + 3,
+        4,
+        299 + 300,
+    )
     assert np.nansum(table) == sum(link["messages_per_token"] for link in found["links"])
     assert pictures.links(found).startswith(b"\x89PNG")
 
@@ -421,7 +562,10 @@ def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:
 
 
 def test_drawing_leaves_pyplot_and_its_state_alone() -> None:
-    program = "import sys, mmfree_neuro.pictures, mmfree_neuro.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    program = (
+        "import sys, mmfree_neuro.pictures, mmfree_neuro.report; "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -429,8 +573,12 @@ def test_the_use_of_a_core_is_the_sum_of_its_shards(
     hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
 ) -> None:
     """Three payloads arrive; each has a list of one synapse, which takes a word of 8 bytes."""
-    one = Footprint(memory=3 * 8 + 4, synaptic_memory=3 * 8, neurons=1, state_per_neuron=4, input_axons=3)
+    one = Footprint(
+        memory=3 * 8 + 4, synaptic_memory=3 * 8, neurons=1, state_per_neuron=4, input_axons=3
+    )
     found = use_of_cores(hand_graph, hand_mapping, system.chip)
     assert found == {Location(0, 0): one, Location(0, 1): one}
     together = replace(hand_mapping, locations=(Location(HOST, 0), Location(0, 0), Location(0, 0)))
-    assert use_of_cores(hand_graph, together, system.chip) == {Location(0, 0): Footprint(56, 48, 2, 4, 6)}
+    assert use_of_cores(hand_graph, together, system.chip) == {
+        Location(0, 0): Footprint(56, 48, 2, 4, 6)
+    }

@@ -8,14 +8,21 @@ from mmfree_neuro.roofline import Figure, Gpu
 from mmfree_neuro.summary import GraphSummary, NodeSummary
 
 SUMMARY = GraphSummary(
-    "net", "a16", 1, 2, 32, {},
+    "net",
+    "a16",
+    1,
+    2,
+    32,
+    {},
     (
         NodeSummary("embedding", "Embedding", 8, None, 0, {}, 0, 0),
         NodeSummary("layers.0.mix", "MLGRU", 10, 0, 1, {}, 800, 500),
         NodeSummary("head", "Head", 20, None, 2, {}, 200, 100),
     ),
-)  # fmt: skip
-GPU = Gpu("GPU X", "GPU", Figure(3300.0, "a"), Figure(36_400.0, "b"), Figure(20.0, "c"), Figure(5.0, "d"))
+)
+GPU = Gpu(
+    "GPU X", "GPU", Figure(3300.0, "a"), Figure(36_400.0, "b"), Figure(20.0, "c"), Figure(5.0, "d")
+)
 
 
 def test_generation_is_bound_by_memory() -> None:
@@ -27,8 +34,11 @@ def test_generation_is_bound_by_memory() -> None:
     assert found["millijoule_per_token_at_board_power"] == 2000.0
     assert found["kind"] == "estimated, roofline, not measured"
     assert found["sources"] == {
-        "memory_bandwidth_bytes_per_s": "a", "int8_operations_per_s": "b", "board_power_w": "c", "idle_power_w": "d",
-    }  # fmt: skip
+        "memory_bandwidth_bytes_per_s": "a",
+        "int8_operations_per_s": "b",
+        "board_power_w": "c",
+        "idle_power_w": "d",
+    }
 
 
 def test_prefill_reads_the_weights_once_and_is_bound_by_operations() -> None:
@@ -43,7 +53,11 @@ def test_a_gpu_whose_idle_power_nobody_knows_has_no_low_end() -> None:
     gpu = Gpu("GPU X", "GPU", Figure(3300.0, "a"), Figure(36_400.0, "b"), Figure(20.0, "c"), None)
     found = roofline.estimate(gpu, SUMMARY, "generate", 7)
     assert found["millijoule_per_token_at_idle_power"] is None
-    assert list(found["sources"]) == ["memory_bandwidth_bytes_per_s", "int8_operations_per_s", "board_power_w"]
+    assert list(found["sources"]) == [
+        "memory_bandwidth_bytes_per_s",
+        "int8_operations_per_s",
+        "board_power_w",
+    ]
 
 
 def test_there_is_a_row_for_every_gpu_and_mode_with_tokens() -> None:
@@ -62,7 +76,9 @@ board_power_w = { value = 30, source = "c" }
 
 
 def test_a_table_is_a_gpu() -> None:
-    expected = Gpu("GPU X", "edge GPU", Figure(1e9, "a"), Figure(2e12, "b"), Figure(30.0, "c"), None)
+    expected = Gpu(
+        "GPU X", "edge GPU", Figure(1e9, "a"), Figure(2e12, "b"), Figure(30.0, "c"), None
+    )
     assert roofline.parse(TABLE, "x.toml") == (expected,)
     with_idle = TABLE + 'idle_power_w = { value = 3, source = "d" }'
     assert roofline.parse(with_idle, "x.toml")[0].idle_power_w == Figure(3.0, "d")
@@ -73,15 +89,23 @@ def test_a_table_is_a_gpu() -> None:
     [
         ('"GPU X"', '""', "gpu 1: name must be a text"),
         ('"edge GPU"', '"TPU"', "gpu 1: device_kind is 'TPU', must be one of edge GPU, GPU"),
-        ("value = 1e9", "value = 0", "gpu 1: memory_bandwidth_bytes_per_s must have a value, a number above 0"),
-        ('{ value = 30, source = "c" }', "7", "gpu 1: board_power_w must have a value, a number above 0"),
+        (
+            "value = 1e9",
+            "value = 0",
+            "gpu 1: memory_bandwidth_bytes_per_s must have a value, a number above 0",
+        ),
+        (
+            '{ value = 30, source = "c" }',
+            "7",
+            "gpu 1: board_power_w must have a value, a number above 0",
+        ),
         (', source = "c"', "", "gpu 1: board_power_w must have a source, a text"),
         ("[[gpu]]", "[[gpu]]\nweight = 3", "gpu 1: weight is not a figure that a GPU may have"),
         ("[[gpu]]", "[[gpus]]", "must have tables [[gpu]]"),
         ("[[gpu]]", "gpu = [1]\n[other]", "must have tables [[gpu]]"),
         ("[[gpu]]", "*", "not readable as TOML (Invalid statement (at line 2, column 1))"),
     ],
-)  # fmt: skip
+)
 def test_a_table_that_lacks_something_is_refused(old: str, new: str, message: str) -> None:
     with pytest.raises(HardwareError) as error:
         roofline.parse(TABLE.replace(old, new), "x.toml")

@@ -31,7 +31,10 @@ def test_weights_by_hand() -> None:
     assert halves.tolist() == [2**30, 2**29, 2**28, 0]
 
 
-@given(st.lists(st.integers(-(2**20), 2**20), min_size=1, max_size=20), st.sampled_from([0.25, 1.0, 3.0]))
+@given(
+    st.lists(st.integers(-(2**20), 2**20), min_size=1, max_size=20),
+    st.sampled_from([0.25, 1.0, 3.0]),
+)
 def test_weights_are_near(logits: list[int], temperature: float) -> None:
     scale = 2.0**-14
     found = weights(np.array(logits), scale, temperature)

@@ -1,4 +1,5 @@
-"""SANA-FE counts what we count, by hand and on random models; what it has no room for is refused."""
+"""SANA-FE counts what we count, by hand and on random models; what it has no room for is
+refused."""
 
 import sys
 from collections.abc import Callable
@@ -42,7 +43,9 @@ def test_recorded_by_hand(hand_graph: Graph) -> None:
     }
 
 
-def test_what_is_recorded_is_what_the_fast_engine_sends(graph: Graph, make_mapping: Callable[..., Mapping]) -> None:
+def test_what_is_recorded_is_what_the_fast_engine_sends(
+    graph: Graph, make_mapping: Callable[..., Mapping]
+) -> None:
     tokens, mapping = np.array([[7, 200, 31]]), make_mapping(graph, "random", 2)
     payloads, result = record(graph, tokens[0]), fast.run(graph, mapping, Job(tokens))
     assert np.array_equal(payloads["head", "logits"], result.logits[0])
@@ -52,7 +55,8 @@ def test_what_is_recorded_is_what_the_fast_engine_sends(graph: Graph, make_mappi
 
 
 def test_counts_by_hand(by_hand: Opinion) -> None:
-    """A core reads two of the three values; the third travels to it, and SANA-FE has no packet for it."""
+    """A core reads two of the three values; the third travels to it, and SANA-FE has no packet for
+    it."""
     assert by_hand.theirs == Counts(synops=(4, 2), fires=(2, 2), updates=(2, 2), packets=(4, 2))
     assert by_hand.ours == by_hand.theirs
     assert by_hand.unread == (2, 2)
@@ -69,14 +73,20 @@ def test_energies_by_hand(by_hand: Opinion) -> None:
 
 def test_energies_from_figures() -> None:
     counts = Counts((3, 1), (1, 1), (5, 2), (9, 9))
-    assert Figures(2.0, 10.0, 1.0, 100.0).energies(counts) == Energies(4 * 2.0, 7 * 11.0 + 2 * 100.0)
+    assert Figures(2.0, 10.0, 1.0, 100.0).energies(counts) == Energies(
+        4 * 2.0, 7 * 11.0 + 2 * 100.0
+    )
 
 
 @pytest.mark.usefixtures("sanafe")
 def test_counts_of_random_models(graph: Graph, mapping: Mapping, tokens: np.ndarray) -> None:
-    """Every token in both schemes on three mappings, and all tokens as the fast engine counts them."""
+    """Every token in both schemes on three mappings, and all tokens as the fast engine counts
+    them."""
     few = tokens[:1, :4]
-    found, run = compare(graph, mapping, record(graph, few[0])), fast.run(graph, mapping, Job(few)).prefill
+    found, run = (
+        compare(graph, mapping, record(graph, few[0])),
+        fast.run(graph, mapping, Job(few)).prefill,
+    )
     assert found.ours == found.theirs
     assert found.agrees
     assert sum(found.theirs.synops) == run.synops.sum() > 250_000
@@ -85,7 +95,9 @@ def test_counts_of_random_models(graph: Graph, mapping: Mapping, tokens: np.ndar
 
 
 @pytest.mark.usefixtures("sanafe")
-def test_counts_of_matrices_divided_by_columns(graph: Graph, make_mapping: Callable[..., Mapping]) -> None:
+def test_counts_of_matrices_divided_by_columns(
+    graph: Graph, make_mapping: Callable[..., Mapping]
+) -> None:
     divided = divide.by_columns(graph, divide.evenly(graph, (("head", 3), ("layers.1.glu", 2))))
     found = compare(divided, make_mapping(divided, "random", 4), record(divided, np.array([5, 80])))
     assert len(divided.nodes) > len(graph.nodes)
@@ -95,13 +107,19 @@ def test_counts_of_matrices_divided_by_columns(graph: Graph, make_mapping: Calla
 
 @pytest.mark.usefixtures("sanafe")
 def test_counts_of_neurons_on_two_chips(graph: Graph, make_mapping: Callable[..., Mapping]) -> None:
-    """A copy of every node but the last on the next chip: it fires as well, and the cores of its chip take from it."""
+    """A copy of every node but the last on the next chip: it fires as well, and the cores of its
+    chip take from it."""
     chain = make_mapping(graph, "chain")
-    copies = [(s, Location((p.chip + 1) % 3, 64 + p.core)) for s, p in zip(chain.shards, chain.locations, strict=True)]
+    copies = [
+        (s, Location((p.chip + 1) % 3, 64 + p.core))
+        for s, p in zip(chain.shards, chain.locations, strict=True)
+    ]
     shards, locations = zip(*copies[1:-1], strict=True)
     shards, locations = chain.shards + shards, chain.locations + locations
     payloads = record(graph, np.array([5, 80]))
-    mapping = replace(chain, shards=shards, locations=locations, routes=route(graph, shards, locations))
+    mapping = replace(
+        chain, shards=shards, locations=locations, routes=route(graph, shards, locations)
+    )
     whole, found = (compare(graph, made, payloads) for made in (chain, mapping))
     assert found.ours == found.theirs
     assert found.agrees
@@ -149,10 +167,14 @@ def test_a_missing_route_is_seen(hand_graph: Graph, hand_mapping: Mapping) -> No
 def test_a_needless_route_is_seen(hand_graph: Graph, hand_mapping: Mapping) -> None:
     """The values go to a third core as well, which needs none of them."""
     routes = tuple(
-        replace(stream, destinations=(*stream.destinations, Location(0, 2))) if stream.port == "x" else stream
+        replace(stream, destinations=(*stream.destinations, Location(0, 2)))
+        if stream.port == "x"
+        else stream
         for stream in hand_mapping.routes
     )
-    found = compare(hand_graph, replace(hand_mapping, routes=routes), record(hand_graph, np.array([0, 1])))
+    found = compare(
+        hand_graph, replace(hand_mapping, routes=routes), record(hand_graph, np.array([0, 1]))
+    )
     assert found.ours == replace(found.theirs, packets=(4 + 3, 2 + 2))
     assert not found.agrees
 
@@ -165,9 +187,12 @@ def test_energies_that_differ_are_seen(by_hand: Opinion) -> None:
 
 @pytest.mark.usefixtures("sanafe")
 def test_nothing_is_printed_or_left_behind(
-    hand_graph: Graph, hand_mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    hand_graph: Graph,
+    hand_mapping: Mapping,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -192,7 +217,10 @@ def wide(graph: Graph, rows: int) -> Graph:
 def on_cores(graph: Graph, step: int) -> Mapping:
     """The head on as many cores as it takes, so many neurons on each; 8 cores a chip."""
     starts = range(0, graph.head.size, step)
-    shards = Shard("embedding", 0, 3), *(Shard("head", a, min(a + step, graph.head.size)) for a in starts)
+    shards = (
+        Shard("embedding", 0, 3),
+        *(Shard("head", a, min(a + step, graph.head.size)) for a in starts),
+    )
     locations = Location(HOST, 0), *(Location(k // 8, k % 8) for k in range(len(starts)))
     return Mapping("", "kapoho-point", "hand", shards, locations, route(graph, shards, locations))
 
@@ -202,7 +230,10 @@ def test_all_there_is_room_for(hand_graph: Graph) -> None:
     for graph, step in ((wide(hand_graph, 127), 1), (wide(hand_graph, 1024), 1024)):
         found = compare(graph, on_cores(graph, step), record(graph, np.array([0])))
         assert found.theirs == Counts(
-            (3 * graph.head.size,), (graph.head.size,), (graph.head.size,), (3 * graph.head.size // step,)
+            (3 * graph.head.size,),
+            (graph.head.size,),
+            (graph.head.size,),
+            (3 * graph.head.size // step,),
         )
         assert found.agrees
 
@@ -212,7 +243,11 @@ def test_all_there_is_room_for(hand_graph: Graph) -> None:
     ("rows", "step", "message"),
     [
         (128, 1, "the mapping uses 128 cores, must use at most 127 for SANA-FE's Loihi"),
-        (1026, 1025, "core 0 of chip 0 has 1025 outputs, must have at most 1024 for SANA-FE's Loihi"),
+        (
+            1026,
+            1025,
+            "core 0 of chip 0 has 1025 outputs, must have at most 1024 for SANA-FE's Loihi",
+        ),
     ],
 )
 def test_what_there_is_no_room_for(rows: int, step: int, message: str, hand_graph: Graph) -> None:
@@ -225,18 +260,31 @@ def test_what_there_is_no_room_for(rows: int, step: int, message: str, hand_grap
 @pytest.mark.usefixtures("sanafe")
 def test_a_host_that_there_is_no_room_for(hand_graph: Graph) -> None:
     outputs = tuple(replace(output, size=513) for output in hand_graph.embedding.outputs)
-    embedding = replace(hand_graph.embedding, size=513, outputs=outputs, codes=np.ones((2, 513), np.int8))
+    embedding = replace(
+        hand_graph.embedding, size=513, outputs=outputs, codes=np.ones((2, 513), np.int8)
+    )
     (entry,) = hand_graph.head.inputs
-    head = replace(hand_graph.head, inputs=(replace(entry, matrix=pack(np.ones((2, 513), np.int8))),))
+    head = replace(
+        hand_graph.head, inputs=(replace(entry, matrix=pack(np.ones((2, 513), np.int8))),)
+    )
     graph = replace(hand_graph, nodes=(embedding, head))
-    shards, locations = (Shard("embedding", 0, 513), Shard("head", 0, 2)), (Location(HOST, 0), Location(0, 0))
-    mapping = Mapping("", "kapoho-point", "hand", shards, locations, route(graph, shards, locations))
+    shards, locations = (
+        (Shard("embedding", 0, 513), Shard("head", 0, 2)),
+        (Location(HOST, 0), Location(0, 0)),
+    )
+    mapping = Mapping(
+        "", "kapoho-point", "hand", shards, locations, route(graph, shards, locations)
+    )
     with pytest.raises(InputError) as raised:
         compare(graph, mapping, record(graph, np.array([0])))
-    assert str(raised.value) == "the host has 1026 outputs, must have at most 1024 for SANA-FE's Loihi"
+    assert (
+        str(raised.value) == "the host has 1026 outputs, must have at most 1024 for SANA-FE's Loihi"
+    )
 
 
-def test_without_sanafe(hand_graph: Graph, hand_mapping: Mapping, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_sanafe(
+    hand_graph: Graph, hand_mapping: Mapping, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "sanafe", None)  # as if it were not installed
     with pytest.raises(EngineError) as raised:
         compare(hand_graph, hand_mapping, record(hand_graph, np.array([0])))

@@ -1,4 +1,5 @@
-"""A run that was stopped goes on from its saved state as if it never had, on any engine; files appear whole or not."""
+"""A run that was stopped goes on from its saved state as if it never had, on any engine; files
+appear whole or not."""
 
 import errno
 import json
@@ -34,10 +35,17 @@ from mmfree_neuro.storage import STATE_FILE, check_output, identity, load_state,
 from mmfree_sims import fast
 
 TIMEOUT_S = 60
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"  # networkx 2.8 says so
-FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"  # Lava forks beside its threads
+# networkx 2.8 says so
+NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
+# Lava forks beside its threads
+FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
 CONFIG = ModelConfig(
-    vocab_size=256, hidden_size=16, num_hidden_layers=2, intermediate_size=24, bos_token_id=0, eos_token_id=0
+    vocab_size=256,
+    hidden_size=16,
+    num_hidden_layers=2,
+    intermediate_size=24,
+    bos_token_id=0,
+    eos_token_id=0,
 )
 PROMPT = "abcd"
 TOKENS = np.array([[0, 97, 98, 99, 100]])
@@ -66,17 +74,26 @@ class Files:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(5)
     shapes = CONFIG.shapes()
-    tensors = {name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name]) for name in shapes}
-    checkpoint = Checkpoint(CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()})
+    tensors = {
+        name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name])
+        for name in shapes
+    }
+    checkpoint = Checkpoint(
+        CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()}
+    )
     checkpoints.write(folder / "checkpoint", checkpoint, "float32")
     tokens = random.integers(0, 256, (8, 33))
     np.save(folder / "calibration.npy", tokens)
     for scheme in SCHEMES:
         ranges = calibrate(checkpoint, tokens, SCHEMES[scheme])
-        graph = lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random")
+        graph = lower.lower(
+            checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
+        )
         path = folder / f"{scheme}.graph"
         storage.save_graph(graph, path)
-        planning.map_graph(path, "kapoho-point", path.with_suffix(".map"), planning.Wish("block-per-chip", cores=2))
+        planning.map_graph(
+            path, "kapoho-point", path.with_suffix(".map"), planning.Wish("block-per-chip", cores=2)
+        )
     return Files(folder)
 
 
@@ -91,7 +108,9 @@ def job_of(new_tokens: int = NEW, sampling: Sampling = DRAWS) -> Job:
     return Job(TOKENS, new_tokens, sampling, keep_logits=False)
 
 
-def saved_by(engine: Any, graph: Graph, mapping: Mapping, job: Job, every: int, start: RunState | None = None) -> Any:
+def saved_by(
+    engine: Any, graph: Graph, mapping: Mapping, job: Job, every: int, start: RunState | None = None
+) -> Any:
     """What a run writes, and its result."""
     written: list[RunState] = []
     return written, engine(graph, mapping, job, silent, Saving(every, written.append, start))
@@ -109,14 +128,19 @@ def assert_same_state(found: RunState, expected: RunState) -> None:
 def assert_same_result(found: Any, expected: Any) -> None:
     assert found.chosen.tolist() == expected.chosen.tolist()
     assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
-    assert (found.prefill.tokens, found.generate.tokens) == (expected.prefill.tokens, expected.generate.tokens)
+    assert (found.prefill.tokens, found.generate.tokens) == (
+        expected.prefill.tokens,
+        expected.generate.tokens,
+    )
 
 
 # Engines that live in this process.
 
 
 @pytest.mark.parametrize("every", EVERY)
-def test_stopped_anywhere_a_run_goes_on_on_any_engine(every: int, loaded: tuple[Graph, Mapping]) -> None:
+def test_stopped_anywhere_a_run_goes_on_on_any_engine(
+    every: int, loaded: tuple[Graph, Mapping]
+) -> None:
     graph, mapping = loaded
     job, expected = job_of(), fast.run(graph, mapping, replace(job_of(), keep_logits=True))
     wanted, _ = saved_by(fast.run, graph, mapping, job, every)
@@ -173,7 +197,9 @@ def test_logits_go_on_from_a_state(loaded: tuple[Graph, Mapping]) -> None:
                 after.reset()
                 after.restore(states)
                 assert np.array_equal(after.feed(tokens[cut:]), expected[cut:])
-                assert not all(np.array_equal(after.states()[name], states[name]) for name in states)
+                assert not all(
+                    np.array_equal(after.states()[name], states[name]) for name in states
+                )
 
 
 def test_more_tokens_are_asked_for_than_before(loaded: tuple[Graph, Mapping]) -> None:
@@ -185,7 +211,9 @@ def test_more_tokens_are_asked_for_than_before(loaded: tuple[Graph, Mapping]) ->
         assert len(written) == 4 + max(0, new_tokens - 1)
         for state in written:
             assert_same_result(saved_by(fast.run, graph, mapping, longer, 0, state)[1], expected)
-        assert_same_result(saved_by(reference.run, graph, mapping, longer, 0, written[-1])[1], expected)
+        assert_same_result(
+            saved_by(reference.run, graph, mapping, longer, 0, written[-1])[1], expected
+        )
 
 
 def test_fewer_tokens_are_asked_for_than_before(loaded: tuple[Graph, Mapping]) -> None:
@@ -202,7 +230,8 @@ def test_fewer_tokens_are_asked_for_than_before(loaded: tuple[Graph, Mapping]) -
             with pytest.raises(InputError) as error:
                 saved_by(fast.run, graph, mapping, job, 0, state)
             assert str(error.value) == (
-                f"the saved state is {state.fed} tokens into the run, must be at most {job.fed}; ask for more tokens"
+                f"the saved state is {state.fed} tokens into the run, must be at most "
+                f"{job.fed}; ask for more tokens"
             )
 
 
@@ -253,7 +282,11 @@ def test_what_a_state_belongs_to(hand_mapping: Mapping) -> None:
     """The mapping with its graph, the prompt and the draws; not how many tokens are asked for."""
     job = job_of()
     mine = identity(hand_mapping, job)
-    assert mine == identity(hand_mapping, replace(job, new_tokens=99)) == identity(replace(hand_mapping), job)
+    assert (
+        mine
+        == identity(hand_mapping, replace(job, new_tokens=99))
+        == identity(replace(hand_mapping), job)
+    )
     others = [
         identity(replace(hand_mapping, graph="other"), job),
         identity(replace(hand_mapping, locations=hand_mapping.locations[::-1]), job),
@@ -271,15 +304,19 @@ def test_a_state_of_another_run(hand_mapping: Mapping, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load_state(tmp_path, "yours")
     assert str(error.value) == (
-        f"{tmp_path / STATE_FILE}: belongs to another mapping, prompt, temperature or seed; use those of that run"
+        f"{tmp_path / STATE_FILE}: belongs to another mapping, prompt, temperature or seed; use "
+        "those of that run"
     )
 
 
 def test_no_state(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "folder" / STATE_FILE).mkdir(parents=True)
-    for folder, why in (("run", "No such file or directory"), ("none", "No such file or directory"),
-                        ("folder", "Is a directory")):  # fmt: skip
+    for folder, why in (
+        ("run", "No such file or directory"),
+        ("none", "No such file or directory"),
+        ("folder", "Is a directory"),
+    ):
         with pytest.raises(InputError) as error:
             load_state(tmp_path / folder, "mine")
         assert str(error.value) == f"{tmp_path / folder / STATE_FILE}: not readable ({why})"
@@ -296,14 +333,18 @@ def test_a_state_cut_short(kept: float, hand_mapping: Mapping, tmp_path: Path) -
     assert str(error.value) == f"{path}: {WRONG_STATE}"
 
 
-def written_anew(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None) -> None:
+def written_anew(
+    path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None
+) -> None:
     path.write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
 DAMAGES: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], Any]] = {
     "no-chosen": lambda arrays, content: arrays.pop("chosen"),
     "no-counts": lambda arrays, content: arrays.pop("generate.messages"),
-    "no-token-count": lambda arrays, content: arrays.update({"prefill.tokens": np.zeros(0, np.int64)}),
+    "no-token-count": lambda arrays, content: arrays.update(
+        {"prefill.tokens": np.zeros(0, np.int64)}
+    ),
     "half-integers": lambda arrays, content: arrays.update(chosen=np.arange(7, dtype=np.int32)),
     "no-fed": lambda arrays, content: content.pop("fed"),
     "no-seconds": lambda arrays, content: content.pop("seconds"),
@@ -315,7 +356,10 @@ def test_a_state_with_a_part_missing(damage: str, hand_mapping: Mapping, tmp_pat
     path = tmp_path / STATE_FILE
     save_state(a_state(hand_mapping), "mine", tmp_path)
     with safetensors.safe_open(path, "numpy") as file:
-        arrays, metadata = {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
+        arrays, metadata = (
+            {name: file.get_tensor(name) for name in file.offset_keys()},
+            file.metadata(),
+        )
     plain = json.loads(metadata["mmfree-neuro state 2"])
     written_anew(path, arrays, {"mmfree-neuro state 2": json.dumps(plain)})
     load_state(tmp_path, "mine")
@@ -341,9 +385,15 @@ def test_a_bit_of_a_state_that_flipped(hand_mapping: Mapping, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, {"format": "pt"}, {"mmfree-neuro state 0": "{}"}, {"mmfree-neuro state 2": "{"},
-     {"mmfree-neuro state 2": "[]"}, {"mmfree-neuro state 2": "{}"}],
-)  # fmt: skip
+    [
+        None,
+        {"format": "pt"},
+        {"mmfree-neuro state 0": "{}"},
+        {"mmfree-neuro state 2": "{"},
+        {"mmfree-neuro state 2": "[]"},
+        {"mmfree-neuro state 2": "{}"},
+    ],
+)
 def test_another_safetensors_file(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     written_anew(tmp_path / STATE_FILE, {"chosen": np.zeros(3, np.int64)}, metadata)
     with pytest.raises(InputError) as error:
@@ -365,7 +415,11 @@ def test_where_a_run_may_be_written(tmp_path: Path) -> None:
     for resume in (True, False):
         check_output(tmp_path / "new", resume=resume)
         check_output(tmp_path / "new" / "deep", resume=resume)
-    folders = made(tmp_path / "empty"), made(tmp_path / "run", "run.json"), made(tmp_path / "more", "run.json", "notes")
+    folders = (
+        made(tmp_path / "empty"),
+        made(tmp_path / "run", "run.json"),
+        made(tmp_path / "more", "run.json", "notes"),
+    )
     for folder in folders:
         for resume in (True, False):
             check_output(folder, resume=resume)
@@ -389,7 +443,10 @@ def test_something_else_is_not_written_over(names: tuple[str, ...], tmp_path: Pa
         for resume in (True, False):
             with pytest.raises(InputError) as error:
                 check_output(path, resume=resume)
-            assert str(error.value) == f"{path}: exists and is not a run, must be a new folder or an older run"
+            assert (
+                str(error.value)
+                == f"{path}: exists and is not a run, must be a new folder or an older run"
+            )
 
 
 def test_where_no_run_can_be_written(tmp_path: Path) -> None:
@@ -399,11 +456,16 @@ def test_where_no_run_can_be_written(tmp_path: Path) -> None:
         with pytest.raises(InputError) as error:
             check_output(tmp_path / "file" / "run", resume=resume)
         above = tmp_path / "file"
-        said = f"{above / 'run'}: cannot be written, since {above} is no folder that can be written to"
+        said = (
+            f"{above / 'run'}: cannot be written, since {above} is no folder that can be written to"
+        )
         assert str(error.value) == said
         with pytest.raises(InputError) as error:
             check_output(tmp_path / ("long" * 100), resume=resume)
-        assert str(error.value) == f"{tmp_path / ('long' * 100)}: cannot be written (File name too long)"
+        assert (
+            str(error.value)
+            == f"{tmp_path / ('long' * 100)}: cannot be written (File name too long)"
+        )
 
 
 # Writes that fail.
@@ -426,10 +488,16 @@ def no_space(*_: object, **__: object) -> Any:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
-def test_the_older_state_stays_where_the_next_cannot_be_written(hand_mapping: Mapping, tmp_path: Path) -> None:
+def test_the_older_state_stays_where_the_next_cannot_be_written(
+    hand_mapping: Mapping, tmp_path: Path
+) -> None:
     first = a_state(hand_mapping)
     save_state(first, "mine", tmp_path)
     before = tree(tmp_path)
@@ -452,14 +520,22 @@ def test_no_step_of_writing_a_state_harms_the_older(
         patch.setattr(holder, step, no_space)
         with pytest.raises(InputError) as error:
             save_state(replace(first, fed=8), "mine", tmp_path)
-    assert str(error.value) == f"{tmp_path / STATE_FILE}: cannot be written (No space left on device)"
+    assert (
+        str(error.value) == f"{tmp_path / STATE_FILE}: cannot be written (No space left on device)"
+    )
     assert tree(tmp_path) == before
 
 
-def test_no_step_of_writing_a_run_harms_the_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_of_writing_a_run_harms_the_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Be it an older run or a state: what was there stays until the new run is in its place."""
     folder = made(tmp_path / "run", "run.json", STATE_FILE)
-    for holder, step in ((storage.tempfile, "mkdtemp"), (Path, "write_text"), (storage.os, "replace")):
+    for holder, step in (
+        (storage.tempfile, "mkdtemp"),
+        (Path, "write_text"),
+        (storage.os, "replace"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(holder, step, no_space)
             with pytest.raises(InputError) as error, storage.whole_folder(folder) as scratch:
@@ -495,7 +571,18 @@ Said = pytest.CaptureFixture[str]
 
 
 def simulate(files: Files, out: Path, *more: str) -> list[str]:
-    what = ["--prompt", PROMPT, "--new-tokens", str(NEW), "--temperature", "0.9", "--seed", "4", "--engine", "fast"]
+    what = [
+        "--prompt",
+        PROMPT,
+        "--new-tokens",
+        str(NEW),
+        "--temperature",
+        "0.9",
+        "--seed",
+        "4",
+        "--engine",
+        "fast",
+    ]
     return ["simulate", files / "a16.map", *what, "-o", str(out), *more]
 
 
@@ -511,12 +598,18 @@ def assert_finished(out: Path, straight: storage.Run) -> None:
     """The folder holds the run alone, and it is that which nothing stopped."""
     assert [path.name for path in out.iterdir()] == ["run.json"]
     run = storage.load_run(out)
-    assert (run.text, run.new_tokens, run.prompt_tokens) == (straight.text, straight.new_tokens, straight.prompt_tokens)
+    assert (run.text, run.new_tokens, run.prompt_tokens) == (
+        straight.text,
+        straight.new_tokens,
+        straight.prompt_tokens,
+    )
     assert (run.prefill, run.generate) == (straight.prefill, straight.generate)
     assert set(run.seconds) == {"start", "prefill", "generate"}
 
 
-def stopped(patch: pytest.MonkeyPatch, where: tuple[str, int], how: Callable[[], Any], arguments: list[str]) -> int:
+def stopped(
+    patch: pytest.MonkeyPatch, where: tuple[str, int], how: Callable[[], Any], arguments: list[str]
+) -> int:
     """The exit status of a command in which something happens when a phase has got so far."""
     report = cli.Bars.report
 
@@ -536,14 +629,27 @@ def interrupt() -> None:
 
 @pytest.mark.parametrize(
     ("every", "where", "fed"),
-    [(1, ("prefill", 3), 2), (2, ("prefill", 5), 4), (3, ("generate", 3), 6), (5, ("generate", 2), 5),
-     (7, ("generate", 5), 7), (8, ("generate", 5), 8)],
-)  # fmt: skip
+    [
+        (1, ("prefill", 3), 2),
+        (2, ("prefill", 5), 4),
+        (3, ("generate", 3), 6),
+        (5, ("generate", 2), 5),
+        (7, ("generate", 5), 7),
+        (8, ("generate", 5), 8),
+    ],
+)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_interrupted_run_is_resumed(
-    every: int, where: tuple[str, int], fed: int, engine: str, files: Files, straight: storage.Run, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: Said,
-) -> None:  # fmt: skip
+    every: int,
+    where: tuple[str, int],
+    fed: int,
+    engine: str,
+    files: Files,
+    straight: storage.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Said,
+) -> None:
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", str(every), "--engine", engine)
     assert stopped(monkeypatch, where, interrupt, begin) == 1
@@ -553,7 +659,9 @@ def test_an_interrupted_run_is_resumed(
     before = tree(out)
 
     assert cli.main(begin) == 2
-    refused = f"{out}: holds the state of an unfinished run, must be another folder, or use --resume"
+    refused = (
+        f"{out}: holds the state of an unfinished run, must be another folder, or use --resume"
+    )
     assert capsys.readouterr().err == f"mmfree-neuro: {refused}\n"
     assert tree(out) == before
 
@@ -564,7 +672,11 @@ def test_an_interrupted_run_is_resumed(
 
 
 def test_a_run_is_interrupted_again_and_again(
-    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+    files: Files,
+    straight: storage.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Said,
 ) -> None:
     """After every token; what is heard of progress goes on where it was."""
     out = tmp_path / "run"
@@ -573,23 +685,35 @@ def test_a_run_is_interrupted_again_and_again(
     for number, where in enumerate(places):
         resume = ["--resume"] if number > 1 else []  # of the first token nothing has been saved
         assert stopped(monkeypatch, where, interrupt, [*begin, *resume]) == 1
-        hint = f"; the state after {number} tokens is in {out}, --resume goes on from there" if number else ""
+        hint = (
+            f"; the state after {number} tokens is in {out}, --resume goes on from there"
+            if number
+            else ""
+        )
         assert capsys.readouterr().err == f"mmfree-neuro: interrupted{hint}\n"
     assert cli.main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
 def test_a_run_that_died(
-    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+    files: Files,
+    straight: storage.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Said,
 ) -> None:
     def die() -> None:
         raise RunFailed("chip 1 (process 7) died (SIGKILL)")
 
     out = tmp_path / "run"
-    assert stopped(monkeypatch, ("generate", 1), die, simulate(files, out, "--save-every", "9")) == 1
+    assert (
+        stopped(monkeypatch, ("generate", 1), die, simulate(files, out, "--save-every", "9")) == 1
+    )
     assert capsys.readouterr().err == "mmfree-neuro: chip 1 (process 7) died (SIGKILL)\n"
     assert not out.exists()
-    assert stopped(monkeypatch, ("generate", 4), die, simulate(files, out, "--save-every", "3")) == 1
+    assert (
+        stopped(monkeypatch, ("generate", 4), die, simulate(files, out, "--save-every", "3")) == 1
+    )
     assert capsys.readouterr().err == (
         "mmfree-neuro: chip 1 (process 7) died (SIGKILL)\n"
         f"the state after 6 tokens is in {out}, --resume goes on from there\n"
@@ -602,7 +726,9 @@ def test_a_run_that_died(
     assert_finished(out, straight)
 
 
-def test_a_run_that_saved_states_leaves_none(files: Files, straight: storage.Run, tmp_path: Path) -> None:
+def test_a_run_that_saved_states_leaves_none(
+    files: Files, straight: storage.Run, tmp_path: Path
+) -> None:
     """Over an older run, too."""
     for every in ("1", "4", "100"):
         assert cli.main(simulate(files, tmp_path / "run", "--save-every", every)) == 0
@@ -610,7 +736,11 @@ def test_a_run_that_saved_states_leaves_none(files: Files, straight: storage.Run
 
 
 def test_an_older_run_stays_until_the_new_one_is_finished(
-    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+    files: Files,
+    straight: storage.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Said,
 ) -> None:
     out = tmp_path / "run"
     assert cli.main(simulate(files, out, "--new-tokens", "2")) == 0
@@ -625,7 +755,11 @@ def test_an_older_run_stays_until_the_new_one_is_finished(
 
 
 def test_more_tokens_are_asked_for_on_the_command_line(
-    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+    files: Files,
+    straight: storage.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Said,
 ) -> None:
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "3", "--new-tokens", "3")
@@ -639,7 +773,9 @@ def test_more_tokens_are_asked_for_on_the_command_line(
     assert_finished(out, straight)
 
 
-def test_what_cannot_be_resumed(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+def test_what_cannot_be_resumed(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
     out, begin = tmp_path / "run", simulate(files, tmp_path / "run", "--save-every", "2")
     none = f"{out / STATE_FILE}: not readable (No such file or directory)"
     assert cli.main([*begin, "--resume"]) == 2
@@ -647,7 +783,10 @@ def test_what_cannot_be_resumed(files: Files, tmp_path: Path, monkeypatch: pytes
     assert not out.exists()
     assert stopped(monkeypatch, ("generate", 3), interrupt, begin) == 1
     before, _ = tree(out), capsys.readouterr()
-    other = f"{out / STATE_FILE}: belongs to another mapping, prompt, temperature or seed; use those of that run"
+    other = (
+        f"{out / STATE_FILE}: belongs to another mapping, prompt, temperature or seed; use "
+        "those of that run"
+    )
     for changed in (["--prompt", "abce"], ["--temperature", "0"], ["--seed", "5"]):
         assert cli.main([*begin, "--resume", *changed]) == 2
         assert capsys.readouterr().err == f"mmfree-neuro: {other}\n"
@@ -692,15 +831,25 @@ def steps_that_write(files: Files, out: Path) -> dict[str, list[str]]:
         "convert": ["convert", files / "checkpoint", "-o", str(out), *calibrate_],
         "map": ["map", files / "a16.graph", "--system", "oheo-gulch", "-o", str(out)],
         "simulate": simulate(files, out, "--save-every", "0"),
-        "logits": ["logits", files / "a16.map", "--tokens", files / "calibration.npy", "--engine", "fast",
-                   "-o", str(out)],
+        "logits": [
+            "logits",
+            files / "a16.map",
+            "--tokens",
+            files / "calibration.npy",
+            "--engine",
+            "fast",
+            "-o",
+            str(out),
+        ],
         "inspect": ["inspect", files / "checkpoint", "--codes", str(out)],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", ["convert", "map", "simulate", "logits", "inspect"])
 @pytest.mark.parametrize("older", [False, True])
-def test_a_full_disk_is_one_line(name: str, older: bool, files: Files, tmp_path: Path, capsys: Said) -> None:
+def test_a_full_disk_is_one_line(
+    name: str, older: bool, files: Files, tmp_path: Path, capsys: Said
+) -> None:
     """Nothing half-written stays, and what was there before does."""
     out = tmp_path / "out"
     arguments = steps_that_write(files, out)[name]
@@ -714,11 +863,18 @@ def test_a_full_disk_is_one_line(name: str, older: bool, files: Files, tmp_path:
 
 
 def test_a_disk_that_fills_up_during_a_run(
-    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+    files: Files,
+    straight: storage.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Said,
 ) -> None:
     """The run ends at the state that cannot be written, and goes on from the one before."""
     out = tmp_path / "run"
-    begin, before = simulate(files, out, "--save-every", "2"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    begin, before = (
+        simulate(files, out, "--save-every", "2"),
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+    )
     try:
         fill = ("generate", 1), lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
         assert stopped(monkeypatch, *fill, begin) == 1
@@ -737,13 +893,20 @@ def test_a_disk_that_is_full_at_the_first_state(files: Files, tmp_path: Path, ca
     out = tmp_path / "run"
     with room_for(1000):
         assert cli.main(simulate(files, out, "--save-every", "2")) == 1
-    assert capsys.readouterr().err == f"mmfree-neuro: {out / STATE_FILE}: cannot be written (File too large)\n"
+    assert (
+        capsys.readouterr().err
+        == f"mmfree-neuro: {out / STATE_FILE}: cannot be written (File too large)\n"
+    )
     assert tree(tmp_path) == {}
     assert cli.main(simulate(files, out, "--save-every", "2")) == 0
 
 
 def test_a_disk_that_is_full_at_the_end(
-    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+    files: Files,
+    straight: storage.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Said,
 ) -> None:
     """The last state stays."""
     out = tmp_path / "run"
@@ -752,7 +915,10 @@ def test_a_disk_that_is_full_at_the_end(
     with monkeypatch.context() as patch:
         patch.setattr(storage, "save_run", lambda run, folder: (save_run(run, folder), no_space()))
         assert cli.main(begin) == 2
-    assert capsys.readouterr().err == f"mmfree-neuro: {out}: cannot be written (No space left on device)\n"
+    assert (
+        capsys.readouterr().err
+        == f"mmfree-neuro: {out}: cannot be written (No space left on device)\n"
+    )
     assert [path.name for path in tmp_path.rglob("*")] == ["run", STATE_FILE]
     assert cli.main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
@@ -764,8 +930,11 @@ def run_python(program: str, folder: Path, *arguments: str) -> subprocess.Comple
     script.write_text(dedent(program))
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -779,7 +948,8 @@ def run_python(program: str, folder: Path, *arguments: str) -> subprocess.Comple
 def test_killed_while_a_state_was_written(
     state: int, files: Files, straight: storage.Run, tmp_path: Path, capsys: Said
 ) -> None:
-    """With kill -9, before the new state has its name: the run goes on from the older, or begins anew."""
+    """With kill -9, before the new state has its name: the run goes on from the older, or begins
+    anew."""
     program = """
         import os
         import signal
@@ -859,11 +1029,13 @@ MIXED = """
 
 
     many = graph.scheme == "a16"
-    for start, everies in ((engine.run, (1, 3, 5, 9) if many else (7,)), (engine.run_per_core, (1,) if many else ())):
+    by_chip, by_core = ((1, 3, 5, 9), (1,)) if many else ((7,), ())
+    for start, everies in ((engine.run, by_chip), (engine.run_per_core, by_core)):
         for every in everies:
             written, whole = run(start, every)
             same_result(whole, (start, every))
-            same_states(written, [state for state in every_token if state.fed % every == 0], (start, every))
+            due = [state for state in every_token if state.fed % every == 0]
+            same_states(written, due, (start, every))
             if every in (1, 7):  # saved by Lava, resumed by the fast engine
                 for state in written:
                     later, rest = run(fast.run, 1, state)
@@ -873,12 +1045,15 @@ MIXED = """
         start = engine.run_per_core if fed in (2, 6) else engine.run
         later, rest = run(start, 2, after(fed))
         same_result(rest, (fed, start))
-        same_states(later, [state for state in every_token if state.fed > fed and state.fed % 2 == 0], (fed, start))
+        due = [state for state in every_token if state.fed > fed and state.fed % 2 == 0]
+        same_states(later, due, (fed, start))
     longer = Job(job.tokens, 8, job.sampling, keep_logits=False)
     told = []
-    rest = engine.run(graph, mapping, longer, lambda *what: told.append(what), Saving(0, None, after(7)))
+    resumed = Saving(0, None, after(7))
+    rest = engine.run(graph, mapping, longer, lambda *what: told.append(what), resumed)
     same_result(rest, "longer", fast.run(graph, mapping, longer))
-    assert told[-1] == ("generate", 8, 8) and all(done > 3 for phase, done, total in told if phase == "generate")
+    assert told[-1] == ("generate", 8, 8)
+    assert all(done > 3 for phase, done, total in told if phase == "generate")
     _, end = run(engine.run, 0, after(8), Job(job.tokens, 4, job.sampling, keep_logits=False))
     assert end.chosen.tolist() == expected.chosen[:, :4].tolist()
     assert "torch" not in sys.modules
@@ -887,7 +1062,9 @@ MIXED = """
 
 
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_states_pass_between_lava_and_the_fast_engine(scheme: str, files: Files, tmp_path: Path) -> None:
+def test_states_pass_between_lava_and_the_fast_engine(
+    scheme: str, files: Files, tmp_path: Path
+) -> None:
     found = run_python(MIXED, tmp_path, files / f"{scheme}.map", str(tmp_path / "state"))
     assert (found.returncode, found.stdout) == (0, "ended\n"), found.stderr
 
@@ -915,7 +1092,11 @@ def test_lava_refuses_what_cannot_be_saved(files: Files, tmp_path: Path) -> None
     found = run_python(program, tmp_path, files / "a16.map")
     assert (found.returncode, found.stderr) == (0, "")
     only = "only a run of one sequence that keeps no logits can be saved"
-    assert found.stdout.splitlines() == ["a state every -1 tokens was asked for, must not be negative", only, only]
+    assert found.stdout.splitlines() == [
+        "a state every -1 tokens was asked for, must not be negative",
+        only,
+        only,
+    ]
 
 
 LAVA_STOPS = """
@@ -952,7 +1133,8 @@ LAVA_STOPS = """
 def test_a_lava_run_that_was_stopped_is_resumed_by_others(
     how: str, files: Files, straight: storage.Run, tmp_path: Path
 ) -> None:
-    """From the last state that was written; so many tokens are asked for that the run is not over before."""
+    """From the last state that was written; so many tokens are asked for that the run is not over
+    before."""
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "3", "--engine", "lava", "--new-tokens", "100000")
     found = run_python(LAVA_STOPS, tmp_path, how, *begin)
@@ -988,7 +1170,9 @@ def test_a_run_of_the_fast_engine_is_resumed_by_lava(
     assert_finished(out, straight)
 
 
-def test_a_disk_that_fills_up_during_a_lava_run(files: Files, straight: storage.Run, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_a_lava_run(
+    files: Files, straight: storage.Run, tmp_path: Path
+) -> None:
     program = """
         import errno
         import os

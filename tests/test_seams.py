@@ -1,4 +1,5 @@
-"""Cuts that divide sums: what they say crosses is what routes carry, and the divided graph is the same function."""
+"""Cuts that divide sums: what they say crosses is what routes carry, and the divided graph is the
+same function."""
 
 import random
 
@@ -58,8 +59,11 @@ def test_one_cut_costs_what_routes_carry(graph: Graph, system: SystemSpec, divid
 @given(st.integers(0, 2**32), st.booleans())
 @example(52, False)
 @example(53, True)
-def test_cuts_cost_what_links_carry(graph: Graph, system: SystemSpec, seed: int, head_on_host: bool) -> None:
-    """Several cuts: what crosses each, summed, is at least what goes from chip to chip, each payload once a chip."""
+def test_cuts_cost_what_links_carry(
+    graph: Graph, system: SystemSpec, seed: int, head_on_host: bool
+) -> None:
+    """Several cuts: what crosses each, summed, is at least what goes from chip to chip, each
+    payload once a chip."""
     names = {node.name for node in graph.nodes if not node.name.startswith("layers.")}
     host = frozenset(names if head_on_host else {"embedding"})
     places = Seams(Chain(graph, system.chip, host), divide=True).places(16)
@@ -76,7 +80,9 @@ def test_cuts_cost_what_links_carry(graph: Graph, system: SystemSpec, seed: int,
 def test_the_reference_agrees(graph: Graph, system: SystemSpec) -> None:
     host = frozenset({"embedding"})
     places = Seams(Chain(graph, system.chip, host), divide=True).places(16)
-    deepest = [c for c in places.cuts if c.columns] or [c for c in places.cuts if c.offset and c.node < 20]
+    deepest = [c for c in places.cuts if c.columns] or [
+        c for c in places.cuts if c.offset and c.node < 20
+    ]
     ends = [places.cuts[0], deepest[len(deepest) // 3], deepest[-1], places.cuts[-1]]
     divided, mapping = mapped(graph, system, ends, host)
     assert mapping.columns

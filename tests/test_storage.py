@@ -41,9 +41,15 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b)
     if is_dataclass(a):
-        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+        return type(a) is type(b) and all(
+            same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)
+        )
     if isinstance(a, tuple):
-        return isinstance(b, tuple) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+        return (
+            isinstance(b, tuple)
+            and len(a) == len(b)
+            and all(same(x, y) for x, y in zip(a, b, strict=True))
+        )
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(value, b[key]) for key, value in a.items())
     return type(a) is type(b) and bool(a == b)
@@ -97,7 +103,10 @@ def test_another_safetensors_file(metadata: dict[str, str] | None, tmp_path: Pat
 
 
 def test_no_graph_file(tmp_path: Path) -> None:
-    for path, why in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
+    for path, why in (
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+    ):
         with pytest.raises(GraphError) as error:
             load_graph(path)
         assert str(error.value) == f"{path}: not readable ({why})"
@@ -116,24 +125,34 @@ def stored(hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec, tmp_pat
     save_graph(hand_graph, tmp_path / "graphs" / "hand.graph")
     digest = load_graph(tmp_path / "graphs" / "hand.graph")[1]
     mapping = replace(hand_mapping, graph=digest)
-    save_mapping(StoredMapping(mapping, system, tmp_path / "graphs" / "hand.graph"), tmp_path / "maps" / "hand.map")
+    save_mapping(
+        StoredMapping(mapping, system, tmp_path / "graphs" / "hand.graph"),
+        tmp_path / "maps" / "hand.map",
+    )
     return tmp_path
 
 
-def test_mappings_come_back(stored: Path, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec) -> None:
+def test_mappings_come_back(
+    stored: Path, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
+) -> None:
     graph, back = load_mapped(stored / "maps" / "hand.map")
     assert same(graph, hand_graph)
     assert replace(back.mapping, graph="") == hand_mapping
     assert back.system == system
 
 
-def test_a_divided_graph_comes_back(graph: Graph, make_mapping: Callable[..., Mapping], tmp_path: Path) -> None:
+def test_a_divided_graph_comes_back(
+    graph: Graph, make_mapping: Callable[..., Mapping], tmp_path: Path
+) -> None:
     """The file holds the graph in one piece; a mapping says how it is divided."""
     save_graph(graph, tmp_path / "a.graph")
     columns = evenly(graph, (("layers.0.down_proj", 3), ("head", 2)))
     divided, digest = by_columns(graph, columns), load_graph(tmp_path / "a.graph")[1]
     mapping = replace(make_mapping(divided, "random"), graph=digest, columns=columns)
-    save_mapping(StoredMapping(mapping, load_system("kapoho-point"), tmp_path / "a.graph"), tmp_path / "a.map")
+    save_mapping(
+        StoredMapping(mapping, load_system("kapoho-point"), tmp_path / "a.graph"),
+        tmp_path / "a.map",
+    )
     back, stored = load_mapped(tmp_path / "a.map")
     assert stored.mapping == mapping
     assert same(back, divided)
@@ -143,7 +162,9 @@ def test_a_divided_graph_comes_back(graph: Graph, make_mapping: Callable[..., Ma
     assert same(load_graph(tmp_path / "divided.graph", check=True)[0], divided)
 
 
-def test_a_mapping_moves_with_its_graph(stored: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_mapping_moves_with_its_graph(
+    stored: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     moved = stored.rename(tmp_path_factory.mktemp("moved") / "here")
     assert load_mapped(moved / "maps" / "hand.map")[0].name == "hand"
 
@@ -154,7 +175,9 @@ def test_a_mapping_of_another_graph(stored: Path, hand_graph: Graph) -> None:
     with pytest.raises(MappingError) as error:
         load_mapped(path)
     other = load_mapping(path).graph_path
-    assert str(error.value) == f"{path}: belongs to another graph than {other}; map that graph again"
+    assert (
+        str(error.value) == f"{path}: belongs to another graph than {other}; map that graph again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +186,10 @@ def test_a_mapping_of_another_graph(stored: Path, hand_graph: Graph) -> None:
         ("", "not a mapping file, or cut short"),
         ('{"format": "mmf', "not a mapping file, or cut short"),
         ("[]", "not a mapping file of this version (mmfree-neuro mapping 2)"),
-        ('{"format": "mmfree-neuro run 2"}', "not a mapping file of this version (mmfree-neuro mapping 2)"),
+        (
+            '{"format": "mmfree-neuro run 2"}',
+            "not a mapping file of this version (mmfree-neuro mapping 2)",
+        ),
         ('{"format": "mmfree-neuro mapping 2"}', "not a mapping file, a part is missing"),
     ],
 )
@@ -198,10 +224,23 @@ def finished(graph: Graph, make_mapping: Callable[..., Mapping], system: SystemS
     mapping = make_mapping(graph, "block-per-chip")
     result = fast.run(graph, mapping, Job(np.array([[72, 105]]), 3))
     return Run(
-        "fast", graph.scheme, "Hi", "…", (72, 105), tuple(result.chosen[0].tolist()), {"temperature": 0.0, "seed": 0},
-        result.seconds, result.prefill, result.generate, summarise(graph), mapping, system, {"python": "3"}, "today",
+        "fast",
+        graph.scheme,
+        "Hi",
+        "…",
+        (72, 105),
+        tuple(result.chosen[0].tolist()),
+        {"temperature": 0.0, "seed": 0},
+        result.seconds,
+        result.prefill,
+        result.generate,
+        summarise(graph),
+        mapping,
+        system,
+        {"python": "3"},
+        "today",
         use_of_cores(graph, mapping, system.chip),
-    )  # fmt: skip
+    )
 
 
 def test_runs_come_back(finished: Run, tmp_path: Path) -> None:
@@ -257,14 +296,20 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path, why in ((tmp_path / "file" / "a", "File exists"), (tmp_path / "file" / "a" / "b", "Not a directory")):
+    for path, why in (
+        (tmp_path / "file" / "a", "File exists"),
+        (tmp_path / "file" / "a" / "b", "Not a directory"),
+    ):
         with pytest.raises(InputError) as error, whole_file(path):
             pass
         assert str(error.value) == f"{path}: cannot be written ({why})"
         with pytest.raises(InputError) as error, whole_folder(path):
             pass
         above = tmp_path / "file"
-        assert str(error.value) == f"{path}: cannot be written, since {above} is no folder that can be written to"
+        assert (
+            str(error.value)
+            == f"{path}: cannot be written, since {above} is no folder that can be written to"
+        )
     with pytest.raises(InputError) as error, whole_file(tmp_path):
         pass
     assert str(error.value) == f"{tmp_path}: is a folder, must be a file to write"
@@ -276,7 +321,10 @@ def test_nothing_but_an_older_run_is_replaced(tmp_path: Path) -> None:
     for path in (tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex"):
         with pytest.raises(InputError) as error, whole_folder(path):
             pass
-        assert str(error.value) == f"{path}: exists and is not a run, must be a new folder or an older run"
+        assert (
+            str(error.value)
+            == f"{path}: exists and is not a run, must be a new folder or an older run"
+        )
     assert (tmp_path / "thesis" / "thesis.tex").read_text() == "all of it"
 
 
@@ -301,7 +349,10 @@ def _described(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
     content = json.loads(head["__metadata__"]["mmfree-neuro graph 2"])
     change(content)
     plain = json.dumps(content)
-    head["__metadata__"] = {"mmfree-neuro graph 2": plain, "sha256": hashlib.sha256(plain.encode()).hexdigest()}
+    head["__metadata__"] = {
+        "mmfree-neuro graph 2": plain,
+        "sha256": hashlib.sha256(plain.encode()).hexdigest(),
+    }
     text = json.dumps(head).encode()
     return len(text).to_bytes(8, "little") + text + data[start:]
 
@@ -343,7 +394,12 @@ def test_a_damaged_array_is_found(tmp_path: Path, a16: Graph) -> None:
 def test_a_large_file_is_mapped(tmp_path: Path, a16: Graph) -> None:
     save_graph(a16, tmp_path / "model.graph")
     graph, _ = load_graph(tmp_path / "model.graph")
-    matrices = [entry.matrix.data for node in graph.nodes for entry in node.inputs if entry.matrix is not None]
+    matrices = [
+        entry.matrix.data
+        for node in graph.nodes
+        for entry in node.inputs
+        if entry.matrix is not None
+    ]
     for array in (*matrices, graph.embedding.codes):
         assert not array.flags.owndata
         assert not array.flags.writeable

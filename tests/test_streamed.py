@@ -34,7 +34,11 @@ def random_checkpoint(config: ModelConfig) -> Checkpoint:
     draw = np.random.default_rng(0)
     centre = {1: 1.0, 2: 0.0}  # gains are around one, matrices and lower bounds around zero
     return Checkpoint(
-        config, {n: (centre[len(s)] + 0.3 * draw.normal(size=s)).astype(np.float32) for n, s in config.shapes().items()}
+        config,
+        {
+            n: (centre[len(s)] + 0.3 * draw.normal(size=s)).astype(np.float32)
+            for n, s in config.shapes().items()
+        },
     )
 
 
@@ -49,7 +53,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["a_h64_l2_v256", "trained"])
 def test_logits_are_the_published_ones(name: str) -> None:
-    checkpoint, tokens = read(GOLDEN / name / "checkpoint", lambda _: {}), np.load(GOLDEN / name / "inputs.npy")
+    checkpoint, tokens = (
+        read(GOLDEN / name / "checkpoint", lambda _: {}),
+        np.load(GOLDEN / name / "inputs.npy"),
+    )
     found = torch.cat([*stream(checkpoint, tokens)]).numpy()
     assert np.abs(found - np.load(GOLDEN / name / "logits.npy")).max() < 1e-3
 
@@ -60,7 +67,10 @@ def test_logits_are_those_of_the_whole_model(shape: str, batch: int | None) -> N
     checkpoint = random_checkpoint(SHAPES[shape])
     found = [*stream(checkpoint, TOKENS, SMOOTH, batch=batch)]
     assert [out.shape for out in found] == [(1, 9, 13)] * 5
-    assert np.abs(torch.cat(found).numpy() - logits(from_checkpoint(checkpoint), TOKENS, SMOOTH)).max() < 1e-4
+    assert (
+        np.abs(torch.cat(found).numpy() - logits(from_checkpoint(checkpoint), TOKENS, SMOOTH)).max()
+        < 1e-4
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -68,7 +78,8 @@ def test_packed_weights_give_the_same_logits(shape: str) -> None:
     checkpoint = random_checkpoint(SHAPES[shape])
     weights = ternary_weights(checkpoint)
     assert torch.equal(
-        torch.cat([*stream(checkpoint, TOKENS, weights=weights)]), torch.cat([*stream(checkpoint, TOKENS)])
+        torch.cat([*stream(checkpoint, TOKENS, weights=weights)]),
+        torch.cat([*stream(checkpoint, TOKENS)]),
     )
 
 
@@ -98,7 +109,12 @@ def test_the_tap_may_replace_what_it_sees() -> None:
 
     checkpoint = random_checkpoint(SMALL)
     whole = logits(from_checkpoint(checkpoint), TOKENS, replace(SMOOTH, tap=tap))
-    assert np.abs(torch.cat([*stream(checkpoint, TOKENS, replace(SMOOTH, tap=tap))]).numpy() - whole).max() < 1e-4
+    assert (
+        np.abs(
+            torch.cat([*stream(checkpoint, TOKENS, replace(SMOOTH, tap=tap))]).numpy() - whole
+        ).max()
+        < 1e-4
+    )
 
 
 class Counted(dict[str, Float32]):

@@ -52,7 +52,11 @@ def test_some_groups_of_columns(rows: int, columns: int, seed: int, data: st.Dat
     part, expected = matrix.groups_between(first, last), pack(codes[:, first * TILE : last * TILE])
     assert np.array_equal(part.data, expected.data)
     assert part.data.flags.c_contiguous
-    assert (part.shape, part.fullest, part.nonzero) == (expected.shape, expected.fullest, expected.nonzero)
+    assert (part.shape, part.fullest, part.nonzero) == (
+        expected.shape,
+        expected.fullest,
+        expected.nonzero,
+    )
 
 
 def test_counting_the_entries_of_a_large_matrix() -> None:
@@ -65,5 +69,7 @@ def test_counting_the_entries_of_a_large_matrix() -> None:
 def test_parts_are_the_whole(columns: int) -> None:
     codes = np.random.default_rng(columns).integers(-1, 2, size=(40, columns)).astype(np.int8)
     parts = list(pack(codes).parts())
-    assert [start for start, _ in parts] == list(np.cumsum([0] + [len(part) for _, part in parts[:-1]]))
+    assert [start for start, _ in parts] == list(
+        np.cumsum([0] + [len(part) for _, part in parts[:-1]])
+    )
     assert np.array_equal(np.concatenate([part for _, part in parts]), codes)

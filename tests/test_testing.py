@@ -22,13 +22,19 @@ SMALL = ModelConfig(vocab_size=300, hidden_size=128, num_hidden_layers=12, inter
 
 
 def test_the_published_shapes() -> None:
-    sizes = {name: sum(int(np.prod(s)) for s in config.shapes().values()) for name, config in PUBLISHED.items()}
+    sizes = {
+        name: sum(int(np.prod(s)) for s in config.shapes().values())
+        for name, config in PUBLISHED.items()
+    }
     assert sizes == {"370m": 374_108_160, "1.3b": 1_364_779_008, "2.7b": 2_702_357_504}
     assert all(config == replace(ModelConfig(), **shape(config)) for config in PUBLISHED.values())
 
 
 def shape(config: ModelConfig) -> dict[str, int]:
-    return {name: getattr(config, name) for name in ("hidden_size", "num_hidden_layers", "intermediate_size")}
+    return {
+        name: getattr(config, name)
+        for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
+    }
 
 
 def test_a_third_of_the_codes_is_zero_and_signs_are_balanced(tmp_path: Path) -> None:
@@ -84,12 +90,18 @@ def test_the_layout_of_shards(tmp_path: Path) -> None:
     whole = dict(read(tmp_path, load_bin).tensors)
     write_synthetic(tmp_path, SMALL, shard_bytes=4_000_000)
     files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", *files, "model.safetensors.index.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        *files,
+        "model.safetensors.index.json",
+    ]
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))
     assert index["metadata"] == {"total_size": sum(value.size * 2 for value in whole.values())}
     for file in files:
         stored = safetensors.deserialize((tmp_path / file).read_bytes())
-        assert {name for name, _ in stored} == {name for name, where in index["weight_map"].items() if where == file}
+        assert {name for name, _ in stored} == {
+            name for name, where in index["weight_map"].items() if where == file
+        }
         assert sum(len(e["data"]) for _, e in stored) <= 4_000_000
     found = read(tmp_path, load_bin).tensors
     assert all(np.array_equal(found[name], value) for name, value in whole.items())
@@ -105,7 +117,15 @@ def test_a_tensor_beyond_the_size_of_a_shard_has_one_of_its_own(tmp_path: Path) 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_other_shapes(tmp_path: Path, tied: bool) -> None:
-    config = ModelConfig(11, 8, 2, expand_ratio=2, use_lower_bound=False, intermediate_size=3, tie_word_embeddings=tied)
+    config = ModelConfig(
+        11,
+        8,
+        2,
+        expand_ratio=2,
+        use_lower_bound=False,
+        intermediate_size=3,
+        tie_word_embeddings=tied,
+    )
     write_synthetic(tmp_path, config)
     assert read(tmp_path, load_bin).config == config
 
@@ -124,7 +144,8 @@ def test_a_published_graph_has_the_shapes_of_its_model(model: str) -> None:
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_some_blocks_of_a_published_graph(blocks: int, scheme: str) -> None:
-    """A block has 4 matrices of 1024 x 1024, a gate and up of 2816 x 1024 and a down of 1024 x 2816."""
+    """A block has 4 matrices of 1024 x 1024, a gate and up of 2816 x 1024 and a down of 1024 x
+    2816."""
     graph = published_graph("370m", scheme=scheme, blocks=blocks)
     assert (graph.blocks, graph.scheme) == (blocks, scheme)
     synapses = [node.ternary_synapses for node in summarise(graph).nodes if node.block is not None]
@@ -134,11 +155,18 @@ def test_some_blocks_of_a_published_graph(blocks: int, scheme: str) -> None:
 @pytest.mark.parametrize("zeros", [0.0, 0.354, 0.5])
 def test_as_many_weights_of_a_published_graph_are_zero_as_are_asked_for(zeros: float) -> None:
     summary = summarise(published_graph("370m", blocks=1, zeros=zeros))
-    stored, nonzero = (sum(getattr(n, f"{kind}_synapses") for n in summary.nodes) for kind in ("ternary", "nonzero"))
-    assert nonzero == pytest.approx((1 - zeros) * stored, abs=8)  # a rounding for each of 8 matrices
+    stored, nonzero = (
+        sum(getattr(n, f"{kind}_synapses") for n in summary.nodes)
+        for kind in ("ternary", "nonzero")
+    )
+    assert nonzero == pytest.approx(
+        (1 - zeros) * stored, abs=8
+    )  # a rounding for each of 8 matrices
 
 
 def test_the_weights_of_a_published_graph_take_no_memory() -> None:
     for node in published_graph("2.7b").nodes:
         for entry in node.inputs:
-            assert entry.matrix is None or entry.matrix.data.strides == (0,) * entry.matrix.data.ndim
+            assert (
+                entry.matrix is None or entry.matrix.data.strides == (0,) * entry.matrix.data.ndim
+            )

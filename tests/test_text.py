@@ -1,4 +1,5 @@
-"""Text to tokens and back, by a small tokenizer in the style of the published one and byte by byte."""
+"""Text to tokens and back, by a small tokenizer in the style of the published one and byte by
+byte."""
 
 import subprocess
 import sys
@@ -14,30 +15,57 @@ from tokenizers.models import BPE
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.text import check_tokenizer, decode, encode, encode_corpus
 
-WORDS = ["▁o", "▁on", "▁onc", "▁once", "▁u", "▁up", "▁upo", "▁upon", "▁a", "▁t", "▁ti", "▁tim", "▁time", "▁▁", "e▁"]
+WORDS = [
+    "▁o",
+    "▁on",
+    "▁onc",
+    "▁once",
+    "▁u",
+    "▁up",
+    "▁upo",
+    "▁upon",
+    "▁a",
+    "▁t",
+    "▁ti",
+    "▁tim",
+    "▁time",
+    "▁▁",
+    "e▁",
+]
 LETTERS = [*"▁abcdefghijklmnopqrstuvwxyz.,<>/'\n"]
 SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
 def made(normalizer: bool) -> Tokenizer:
-    """Byte-pair encoding with bytes for what has no token; a space becomes U+2581, and one stands before a text.
+    """Byte-pair encoding with bytes for what has no token; a space becomes U+2581, and one stands
+    before a text.
 
     By a normalizer as the published tokenizers have it, or by a pre-tokenizer as newer ones do.
     """
     tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *LETTERS, *WORDS]
     merges = [(word[:-1], word[-1]) for word in WORDS]
-    model = BPE({t: k for k, t in enumerate(tokens)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    model = BPE(
+        {t: k for k, t in enumerate(tokens)},
+        merges,
+        unk_token="<unk>",
+        fuse_unk=True,
+        byte_fallback=True,
+    )
     tokenizer = Tokenizer(model)
     first: decoders.Decoder = decoders.Metaspace()
     if normalizer:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
         first = decoders.Replace("▁", " ")
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
     tail = [decoders.Strip(" ", 1, 0)] if normalizer else []
     tokenizer.decoder = decoders.Sequence([first, decoders.ByteFallback(), decoders.Fuse(), *tail])
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in SPECIAL]
+    )
     return tokenizer
 
 
@@ -45,9 +73,20 @@ STYLES = {"normalizer": made(True).to_str(), "pre-tokenizer": made(False).to_str
 LLAMA = STYLES["normalizer"]
 every_style = pytest.mark.parametrize("style", STYLES)
 TEXTS = [
-    "once upon a time", " once", "   three  spaces ", "\n", "a\n\n b\n", "naïve café", "時間", "🙂 once 🙂🏽", "\0",
-    "▁", "<s> once </s>", "<unk>", "e e e",
-]  # fmt: skip
+    "once upon a time",
+    " once",
+    "   three  spaces ",
+    "\n",
+    "a\n\n b\n",
+    "naïve café",
+    "時間",
+    "🙂 once 🙂🏽",
+    "\0",
+    "▁",
+    "<s> once </s>",
+    "<unk>",
+    "e e e",
+]
 
 
 def number(token: str) -> int:
@@ -61,7 +100,10 @@ def test_without_a_tokenizer_tokens_are_bytes() -> None:
     assert encode(None, None, "aé") == [97, 0xC3, 0xA9]
     assert encode(0, None, "a") == [0, 97]
     assert encode(0, None, "") == [0]
-    assert encode(None, None, "a\udcff") == [97, 0xFF]  # a byte of the command line that is not UTF-8
+    assert encode(None, None, "a\udcff") == [
+        97,
+        0xFF,
+    ]  # a byte of the command line that is not UTF-8
     assert decode(None, np.array([97, 0xC3, 0xA9, 300])) == "aé"
     assert decode(None, [97, 0xC3]) == "a�"
 
@@ -114,13 +156,18 @@ def test_a_continuation_keeps_its_space_and_loses_special_tokens(style: str) -> 
     assert decode(STYLES[style], [number("▁▁"), upon]) == "   upon"
     assert decode(STYLES[style], [number("<0xF0>"), number("<0x9F>"), e]) == "��e"
     assert decode(STYLES[style], []) == ""
-    assert decode(STYLES[style], [99999, upon]) == " upon"  # a model may have more tokens than its tokenizer
+    assert (
+        decode(STYLES[style], [99999, upon]) == " upon"
+    )  # a model may have more tokens than its tokenizer
 
 
 def test_the_tokenizer_of_another_kind_needs_no_space_before_a_text() -> None:
     letters = pre_tokenizers.ByteLevel.alphabet()
     tokenizer = Tokenizer(BPE({letter: k for k, letter in enumerate(sorted(letters))}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     text = " once\n🙂 upon"
     tokens = encode(None, tokenizer.to_str(), text)
     assert len(tokens) == len(text.encode())
@@ -148,7 +195,8 @@ def test_nothing_to_begin_with() -> None:
         with pytest.raises(InputError) as error:
             encode(None, tokenizer, "")
         assert str(error.value) == (
-            "the prompt is empty, must have at least one byte for a model without a token to begin with"
+            "the prompt is empty, must have at least one byte for a model without a token to "
+            "begin with"
         )
 
 
@@ -163,13 +211,16 @@ def test_nothing_to_begin_with() -> None:
 @pytest.mark.parametrize("use", ["encode", "decode", "corpus", "check"])
 def test_no_tokenizer(content: str, problem: str, use: str) -> None:
     uses: dict[str, Callable[[], object]] = {
-        "encode": lambda: encode(1, content, "a"), "decode": lambda: decode(content, [1]),
-        "corpus": lambda: encode_corpus(content, []), "check": lambda: check_tokenizer(content, 300),
-    }  # fmt: skip
+        "encode": lambda: encode(1, content, "a"),
+        "decode": lambda: decode(content, [1]),
+        "corpus": lambda: encode_corpus(content, []),
+        "check": lambda: check_tokenizer(content, 300),
+    }
     with pytest.raises(InputError) as error:
         uses[use]()
     assert str(error.value) == (
-        f"tokenizer.json: is not readable ({problem}), must be a tokenizer in the format of Hugging Face tokenizers"
+        f"tokenizer.json: is not readable ({problem}), must be a tokenizer in the format of "
+        "Hugging Face tokenizers"
     )
 
 
@@ -178,7 +229,9 @@ def test_the_vocabulary_of_a_model_holds_that_of_its_tokenizer() -> None:
     check_tokenizer(LLAMA, size)
     with pytest.raises(InputError) as error:
         check_tokenizer(LLAMA, size - 1)
-    assert str(error.value) == (f"tokenizer.json: has token {size - 1}, which is outside the vocabulary 0 … {size - 2}")
+    assert str(error.value) == (
+        f"tokenizer.json: has token {size - 1}, which is outside the vocabulary 0 … {size - 2}"
+    )
 
 
 def test_the_package_is_asked_for_where_it_is_needed() -> None:
@@ -189,8 +242,11 @@ def test_the_package_is_asked_for_where_it_is_needed() -> None:
         "assert decode(None, encode(0, None, 'a')) == '\\0a'\n"
         "encode(1, '{}', 'a')\n"
     )
-    found = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
     assert found.stderr.splitlines()[-1] == (
-        "mmfree_neuro.errors.InputError: tokenizer.json: cannot be used because the package tokenizers is not "
+        "mmfree_neuro.errors.InputError: tokenizer.json: cannot be used because the package "
+        "tokenizers is not "
         "installed, must be there for models that have one: pip install tokenizers"
     )

@@ -1,8 +1,9 @@
-"""Tiles that exchange packets give the bits and the counts of the fast engine, whoever holds what and whatever comes
-first.
+"""Tiles that exchange packets give the bits and the counts of the fast engine, whoever holds what
+and whatever comes first.
 
-The network of these tests lives in this process: every channel from one holder of tiles to another keeps its order, and
-a seeded generator decides which channel delivers next, how much, and into how large a vector a packet goes.
+The network of these tests lives in this process: every channel from one holder of tiles to another
+keeps its order, and a seeded generator decides which channel delivers next, how much, and into how
+large a vector a packet goes.
 """
 
 import random
@@ -58,14 +59,23 @@ def programs_recorded_once() -> Iterator[None]:
 # Models and mappings.
 
 
-def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool, expand: float = 1) -> Graph:
+def model(
+    scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool, expand: float = 1
+) -> Graph:
     """A small random model as integers."""
     config = ModelConfig(
-        vocab_size=hidden + 13, hidden_size=hidden, num_hidden_layers=blocks, intermediate_size=gate,
-        use_lower_bound=bounds, expand_ratio=expand,
-    )  # fmt: skip
+        vocab_size=hidden + 13,
+        hidden_size=hidden,
+        num_hidden_layers=blocks,
+        intermediate_size=gate,
+        use_lower_bound=bounds,
+        expand_ratio=expand,
+    )
     rng = np.random.default_rng(hidden + blocks)
-    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in config.shapes().items()}
+    tensors = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in config.shapes().items()
+    }
     for name, value in tensors.items():
         if name.endswith("norm.weight"):
             value[:] = 1 + 0.2 * value
@@ -78,7 +88,8 @@ def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool, exp
 
 @lru_cache
 def models() -> tuple[Graph, ...]:
-    """Blocks 1 … 3, hidden sizes 16 … 64, both schemes, with lower bounds and without, odd sizes."""
+    """Blocks 1 … 3, hidden sizes 16 … 64, both schemes, with lower bounds and without, odd
+    sizes."""
     return (
         model("a16", 1, 16, 24, bounds=True),
         model("a16", 3, 64, 32, bounds=True),
@@ -96,7 +107,11 @@ def divided(which: int) -> tuple[Graph, ...]:
     for _ in range(3):
         parts = []
         for node in graph.nodes:
-            groups = [-(-entry.matrix.columns // TILE) for entry in node.inputs if entry.matrix is not None]
+            groups = [
+                -(-entry.matrix.columns // TILE)
+                for entry in node.inputs
+                if entry.matrix is not None
+            ]
             if groups and rng.random() < 0.5:
                 parts.append((node.name, rng.randint(1, min(groups))))
         found.append(by_columns(graph, evenly(graph, tuple(parts))))
@@ -116,21 +131,29 @@ def mapped(graph: Graph, rng: random.Random) -> Mapping:
         for start, stop in pairwise([0, *sorted(inner), node.size]):
             shards.append(Shard(node.name, start, stop))
             on_host = head_on_host and block_of(node.name) is None
-            places.append(Location(HOST, 0) if on_host else Location(rng.randrange(chips), rng.randrange(cores)))
+            places.append(
+                Location(HOST, 0)
+                if on_host
+                else Location(rng.randrange(chips), rng.randrange(cores))
+            )
         for _ in range(copies if isinstance(node, COPIED) and not on_host else 0):
             start = rng.choice([0, rng.randrange(node.size)])
             shards.append(Shard(node.name, start, rng.randint(start + 1, node.size)))
             places.append(Location(rng.randrange(chips), rng.randrange(cores)))
     order = rng.sample(range(len(shards)), len(shards))
     shards, places = [shards[k] for k in order], [places[k] for k in order]
-    return Mapping("", "", "random", tuple(shards), tuple(places), route(graph, tuple(shards), tuple(places)))
+    return Mapping(
+        "", "", "random", tuple(shards), tuple(places), route(graph, tuple(shards), tuple(places))
+    )
 
 
 def asked(graph: Graph, rng: random.Random) -> Job:
     """One or two prompts of 1 … 19 tokens, continued by 0 … 4, greedily or by draws."""
     shape = rng.choice([1, 1, 2]), rng.choice([1, 2, 5, 2 * TOGETHER + 3])
     tokens = [[rng.randrange(graph.vocabulary) for _ in range(shape[1])] for _ in range(shape[0])]
-    return Job(np.array(tokens), rng.randint(0, 4), Sampling(rng.choice([0, 0.7, 5]), rng.randrange(9)))
+    return Job(
+        np.array(tokens), rng.randint(0, 4), Sampling(rng.choice([0, 0.7, 5]), rng.randrange(9))
+    )
 
 
 # The network.
@@ -150,9 +173,17 @@ class Net:
     """A host and holders of tiles; `workers` says which tiles lie together."""
 
     def __init__(
-        self, graph: Graph, mapping: Mapping, job: Job, tile_of: TileOf, workers: int, seed: int,
-        *, room: int = 64, saving: Saving | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        graph: Graph,
+        mapping: Mapping,
+        job: Job,
+        tile_of: TileOf,
+        workers: int,
+        seed: int,
+        *,
+        room: int = 64,
+        saving: Saving | None = None,
+    ) -> None:
         self.random, self.room = random.Random(seed), room
         self.job, self.plan = job, Plan(graph, mapping, tile_of)
         self.board, self.kept = board.allocate(graph), board.allocate(graph)
@@ -161,14 +192,18 @@ class Net:
             assert saving is not None and saving.resumed is not None
             self.board.load_states(saving.resumed.states)
         self.holders = self.held_by(workers, start.fed)
-        self.holder_of = {tile: name for name, holder in self.holders.items() for tile in holder.tiles}
+        self.holder_of = {
+            tile: name for name, holder in self.holders.items() for tile in holder.tiles
+        }
         self.for_host = Reassembly(self.plan, self.plan.read_by(HOST))
         self.channels: dict[tuple[int, int], deque[Any]] = {}
         self.received: deque[Packet] = deque()
         self.logits = np.zeros((len(job.tokens), job.fed, graph.vocabulary), np.int64)
         self.chosen = np.zeros((len(job.tokens), job.new_tokens), np.int64)
         self.book, self.clock, self.saved_at = Book(graph, mapping, job, saving), np.zeros(2), []
-        self.host = Host(self.plan, job, start, self.board, self.kept, self, self.random.randint(1, 30))
+        self.host = Host(
+            self.plan, job, start, self.board, self.kept, self, self.random.randint(1, 30)
+        )
 
     def held_by(self, workers: int, fed: int) -> dict[int, Holder]:
         """The tiles dealt at random to at most so many workers."""
@@ -195,17 +230,26 @@ class Net:
 
     def post(self, sender: int, packet: Packet) -> None:
         """Put the vectors of a packet into the channel to everybody else who reads it."""
-        readers = {HOST if tile == HOST else self.holder_of[tile] for tile in self.plan.abroad[packet.stretch]}
+        readers = {
+            HOST if tile == HOST else self.holder_of[tile]
+            for tile in self.plan.abroad[packet.stretch]
+        }
         for reader in sorted(readers - ({sender} if sender != HOST else set())):
             self.channels.setdefault((sender, reader), deque()).extend(encode(packet, self.room))
 
     def deliver(self) -> None:
         """Some vectors of some channel arrive."""
-        sender, reader = self.random.choice([key for key, vectors in self.channels.items() if vectors])
+        sender, reader = self.random.choice(
+            [key for key, vectors in self.channels.items() if vectors]
+        )
         vectors = self.channels[sender, reader]
         packets = self.for_host if reader == HOST else self.holders[reader].packets
         count = self.random.randint(1, len(vectors))
-        found = [packet for packet in (packets.take(vectors.popleft()) for _ in range(count)) if packet is not None]
+        found = [
+            packet
+            for packet in (packets.take(vectors.popleft()) for _ in range(count))
+            if packet is not None
+        ]
         if reader == HOST:
             self.received.extend(found)
         else:
@@ -265,7 +309,8 @@ def differing_bits(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def test_a_thousand_random_cases_give_the_same_bits() -> None:
-    """Random mappings, numbers of workers, orders of messages and sizes of vectors; several jobs for every model.
+    """Random mappings, numbers of workers, orders of messages and sizes of vectors; several jobs
+    for every model.
 
     Half of the graphs are divided by columns; their bits are still those of the whole.
     """
@@ -282,14 +327,18 @@ def test_a_thousand_random_cases_give_the_same_bits() -> None:
         expected = fast.run(graph, mapping, job)
         if id(job) not in known:
             known[id(job)] = bits_of_the_reference(models()[which], job, expected.chosen)
-        differing += differing_bits(net.logits, expected.logits) + differing_bits(expected.logits, known[id(job)])
+        differing += differing_bits(net.logits, expected.logits) + differing_bits(
+            expected.logits, known[id(job)]
+        )
         differing += differing_bits(net.chosen, expected.chosen)
         prefill, generate = net.book.activities(net.board, job.fed)
         assert prefill == expected.prefill, f"case {number}"
         assert generate == expected.generate, f"case {number}"
         if number % CHECKED_BY_THE_REFERENCE == 0:
             slow = reference.run(graph, mapping, job)
-            assert (slow.prefill == prefill, slow.generate == generate) == (True, True), f"case {number}"
+            assert (slow.prefill == prefill, slow.generate == generate) == (True, True), (
+                f"case {number}"
+            )
             by_reference += 1
         assert differing == 0, f"case {number}"
         compared += 1
@@ -299,7 +348,9 @@ def test_a_thousand_random_cases_give_the_same_bits() -> None:
 # Saving and resuming.
 
 
-def states_of(run: Callable[[Saving], Any], every: int, resumed: RunState | None = None) -> tuple[list[RunState], Any]:
+def states_of(
+    run: Callable[[Saving], Any], every: int, resumed: RunState | None = None
+) -> tuple[list[RunState], Any]:
     """What a run writes every so many tokens, and its result."""
     written: list[RunState] = []
     return written, run(Saving(every, written.append, resumed))
@@ -316,7 +367,8 @@ def assert_same_state(a: RunState, b: RunState) -> None:
 
 @pytest.mark.parametrize("which", range(6))
 def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int) -> None:
-    """Every state of a run that is saved at some interval, whatever is on its way meanwhile, and the rest from it."""
+    """Every state of a run that is saved at some interval, whatever is on its way meanwhile, and
+    the rest from it."""
     rng = random.Random(which)
     for number in range(6):
         graph = divided(which)[number % 4]
@@ -326,12 +378,20 @@ def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int
         every = rng.choice([1, 2, 3, 7, length, length + 1])
 
         def spread(
-            saving: Saving, graph: Graph = graph, job: Job = job, mapping: Mapping = mapping, number: int = number
+            saving: Saving,
+            graph: Graph = graph,
+            job: Job = job,
+            mapping: Mapping = mapping,
+            number: int = number,
         ) -> Net:
             room, tiles = rng.choice([13, 100, 1 << 20]), assignment(mapping, rng)
-            return Net(graph, mapping, job, tiles, rng.randint(1, 8), number, room=room, saving=saving).run()
+            return Net(
+                graph, mapping, job, tiles, rng.randint(1, 8), number, room=room, saving=saving
+            ).run()
 
-        def alone(saving: Saving, graph: Graph = graph, job: Job = job, mapping: Mapping = mapping) -> Any:
+        def alone(
+            saving: Saving, graph: Graph = graph, job: Job = job, mapping: Mapping = mapping
+        ) -> Any:
             return fast.run(graph, mapping, job, silent, saving)
 
         expected = fast.run(graph, mapping, replace(job, keep_logits=True))
@@ -348,8 +408,14 @@ def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int
             later, rest = states_of(spread, every, state)
             assert np.array_equal(rest.logits[0, state.fed :], expected.logits[0, state.fed :])
             assert not rest.logits[0, : state.fed].any()
-            assert rest.chosen[0, len(state.chosen) :].tolist() == expected.chosen[0, len(state.chosen) :].tolist()
-            assert rest.book.activities(rest.board, job.fed) == (expected.prefill, expected.generate)
+            assert (
+                rest.chosen[0, len(state.chosen) :].tolist()
+                == expected.chosen[0, len(state.chosen) :].tolist()
+            )
+            assert rest.book.activities(rest.board, job.fed) == (
+                expected.prefill,
+                expected.generate,
+            )
             for one, other in zip(later, wanted[at + 1 :], strict=True):
                 assert_same_state(one, other)
 
@@ -357,22 +423,32 @@ def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int
 def test_a_run_that_goes_on_for_longer() -> None:
     """A state that is saved of a shorter run is that of a longer one."""
     rng, graph = random.Random(5), models()[0]
-    mapping, short = mapped(graph, rng), Job(np.array([[3, 1, 4, 1, 5]]), 3, Sampling(2, 1), keep_logits=False)
-    written, _ = states_of(lambda saving: Net(graph, mapping, short, by_chip, 3, 0, saving=saving).run(), 1)
+    mapping, short = (
+        mapped(graph, rng),
+        Job(np.array([[3, 1, 4, 1, 5]]), 3, Sampling(2, 1), keep_logits=False),
+    )
+    written, _ = states_of(
+        lambda saving: Net(graph, mapping, short, by_chip, 3, 0, saving=saving).run(), 1
+    )
     longer = replace(short, new_tokens=9)
     expected = fast.run(graph, mapping, longer)
     assert [state.fed for state in written] == [1, 2, 3, 4, 5, 6]
     for state in written:
         saving = Saving(0, lambda _: None, state)
         rest = Net(graph, mapping, longer, by_core(mapping), 3, 1, saving=saving).run()
-        assert rest.chosen[0, len(state.chosen) :].tolist() == expected.chosen[0, len(state.chosen) :].tolist()
+        assert (
+            rest.chosen[0, len(state.chosen) :].tolist()
+            == expected.chosen[0, len(state.chosen) :].tolist()
+        )
         assert rest.book.activities(rest.board, longer.fed) == (expected.prefill, expected.generate)
 
 
 # By hand.
 
 
-def a_packet(token: int, tokens: int, *, sequence: int = 0, flags: int = 0, stretch: int = 0) -> Packet:
+def a_packet(
+    token: int, tokens: int, *, sequence: int = 0, flags: int = 0, stretch: int = 0
+) -> Packet:
     """What the embedding of the graph made by hand sends for words 0, 1, 0, 1 …"""
     words = np.array([[3, -5, 7], [-1, 0, -2]], np.int32)[(token + np.arange(tokens)) % 2]
     return Packet(sequence, token, flags, stretch, tokens, {"x": words, "sq": words**2})
@@ -398,7 +474,9 @@ def test_a_tile_by_hand(tile: Tile) -> None:
     first, second = taken(tile, a_packet(0, 3)), taken(tile, a_packet(3, 1, flags=GENERATED))
     logits = [[12, 3], [-1, -3], [12, 3], [-1, -3]]
     assert [(p.sequence, p.token, p.flags, p.stretch, p.tokens) for p in first] == [(0, 0, 0, 1, 3)]
-    assert [(p.sequence, p.token, p.flags, p.stretch, p.tokens) for p in second] == [(0, 3, GENERATED, 1, 1)]
+    assert [(p.sequence, p.token, p.flags, p.stretch, p.tokens) for p in second] == [
+        (0, 3, GENERATED, 1, 1)
+    ]
     assert first[0].sent["logits"].tolist() == logits[:3]
     assert second[0].sent["logits"].tolist() == logits[3:]
     tile.settle()
@@ -408,9 +486,15 @@ def test_a_tile_by_hand(tile: Tile) -> None:
 
 
 def test_packets_that_came_together_fire_together(tile: Tile) -> None:
-    """As many as have the same flags, and at most so many: a state that is kept is that after its token alone."""
+    """As many as have the same flags, and at most so many: a state that is kept is that after its
+    token alone."""
     sent = taken(tile, a_packet(0, 2), a_packet(2, 3), a_packet(5, 1, flags=SAVE), a_packet(6, 30))
-    assert [(p.token, p.tokens, p.flags) for p in sent] == [(0, 5, 0), (5, 1, SAVE), (6, 16, 0), (22, 14, 0)]
+    assert [(p.token, p.tokens, p.flags) for p in sent] == [
+        (0, 5, 0),
+        (5, 1, SAVE),
+        (6, 16, 0),
+        (22, 14, 0),
+    ]
     firing = tile.firings[0]
     assert firing.kept.events[:, 6:].tolist() == [[6, 6], [0, 0]]
     tile.settle()
@@ -427,11 +511,21 @@ def test_a_sequence_begins_with_a_zero_state_anywhere(tile: Tile) -> None:
     [
         ([], a_packet(1, 2), "head: token 1 of sequence 0 came out of order"),
         ([a_packet(0, 2)], a_packet(3, 1), "head: token 3 of sequence 0 came out of order"),
-        ([a_packet(0, 2)], a_packet(1, 1, flags=GENERATED), "head: token 1 of sequence 0 came out of order"),
-        ([a_packet(0, 2)], a_packet(2, 1, sequence=1), "head: token 2 of sequence 1 came out of order"),
+        (
+            [a_packet(0, 2)],
+            a_packet(1, 1, flags=GENERATED),
+            "head: token 1 of sequence 0 came out of order",
+        ),
+        (
+            [a_packet(0, 2)],
+            a_packet(2, 1, sequence=1),
+            "head: token 2 of sequence 1 came out of order",
+        ),
     ],
 )
-def test_a_token_out_of_order(before: list[Packet], packet: Packet, message: str, tile: Tile) -> None:
+def test_a_token_out_of_order(
+    before: list[Packet], packet: Packet, message: str, tile: Tile
+) -> None:
     taken(tile, *before)
     with pytest.raises(RuntimeError) as error:
         taken(tile, packet)
@@ -448,7 +542,8 @@ def test_a_tile_goes_on_where_a_run_was_saved(tile: Tile) -> None:
 
 
 class Paper:
-    """A wire to a head of two rows that answers at once, token by token; writes down what the host does."""
+    """A wire to a head of two rows that answers at once, token by token; writes down what the host
+    does."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.sent, self.answers, self.said = graph, [], deque(), []
@@ -457,7 +552,9 @@ class Paper:
         self.sent.append((packet.sequence, packet.token, packet.tokens, packet.flags))
         for token in range(packet.token, packet.token + packet.tokens):
             logits = np.array([[token % 2, 1 - token % 2]], np.int32)
-            self.answers.append(Packet(packet.sequence, token, packet.flags, 1, 1, {"logits": logits}))
+            self.answers.append(
+                Packet(packet.sequence, token, packet.flags, 1, 1, {"logits": logits})
+            )
 
     def receive(self) -> Packet:
         return self.answers.popleft()
@@ -475,7 +572,9 @@ class Paper:
         self.said.append(("save", fed))
 
 
-def hosted(graph: Graph, mapping: Mapping, job: Job, saving: Saving | None = None, in_flight: int = 30) -> Paper:
+def hosted(
+    graph: Graph, mapping: Mapping, job: Job, saving: Saving | None = None, in_flight: int = 30
+) -> Paper:
     paper, start = Paper(graph), start_of(saving)
     boards = board.allocate(graph), board.allocate(graph)
     Host(Plan(graph, mapping, by_chip), job, start, *boards, paper, in_flight).run()
@@ -487,9 +586,13 @@ def test_a_host_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     assert paper.sent == [(0, 0, 3, 0), (0, 3, 1, GENERATED), (1, 0, 3, 0), (1, 3, 1, GENERATED)]
     # Odd tokens have [1, 0] for logits, even ones [0, 1].
     assert paper.said[:6] == [
-        ("arrived", 0, 0, 0, 1), ("arrived", 0, 1, 1, 0), ("arrived", 0, 2, 0, 1), ("chose", 0, 0, 1),
-        ("arrived", 0, 3, 1, 0), ("chose", 0, 1, 0),
-    ]  # fmt: skip
+        ("arrived", 0, 0, 0, 1),
+        ("arrived", 0, 1, 1, 0),
+        ("arrived", 0, 2, 0, 1),
+        ("chose", 0, 0, 1),
+        ("arrived", 0, 3, 1, 0),
+        ("chose", 0, 1, 0),
+    ]
     assert len(paper.said) == 12
 
 
@@ -501,17 +604,29 @@ class Silent(Paper):
 
 
 def test_a_host_with_the_head_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    """Words [3, -5, 7] and [-1, 0, -2] have the logits [12, 3] and [-1, -3]: after either, word 0 is chosen."""
+    """Words [3, -5, 7] and [-1, 0, -2] have the logits [12, 3] and [-1, -3]: after either, word 0
+    is chosen."""
     mapping = replace(hand_mapping, locations=(Location(HOST, 0),) * 3)
     paper, boards = Silent(hand_graph), [board.allocate(hand_graph) for _ in range(2)]
-    host = Host(Plan(hand_graph, mapping, by_chip), Job(np.array([[1, 0, 1]]), 2),
-                start_of(Saving(2, lambda _: None)), *boards, paper, 30)  # fmt: skip
+    host = Host(
+        Plan(hand_graph, mapping, by_chip),
+        Job(np.array([[1, 0, 1]]), 2),
+        start_of(Saving(2, lambda _: None)),
+        *boards,
+        paper,
+        30,
+    )
     host.run()
     assert paper.sent == [(0, 0, 1, 0), (0, 1, 1, SAVE), (0, 2, 1, 0), (0, 3, 1, GENERATED)]
     assert paper.said == [
-        ("arrived", 0, 0, -1, -3), ("arrived", 0, 1, 12, 3), ("save", 2), ("arrived", 0, 2, -1, -3), ("chose", 0, 0, 0),
-        ("arrived", 0, 3, 12, 3), ("chose", 0, 1, 0),
-    ]  # fmt: skip
+        ("arrived", 0, 0, -1, -3),
+        ("arrived", 0, 1, 12, 3),
+        ("save", 2),
+        ("arrived", 0, 2, -1, -3),
+        ("chose", 0, 0, 0),
+        ("arrived", 0, 3, 12, 3),
+        ("chose", 0, 1, 0),
+    ]
     assert boards[0].events.tolist() == [[3, 1, 3, 3, 1, 3, 3, 3], [1] * 8]
     assert boards[1].events.tolist() == [[2, 1, 2, 2, 1, 2, 2, 2], [0] * 8]
     assert host.totals().tolist() == [20 + 8, 0]
@@ -521,12 +636,24 @@ def test_a_prompt_goes_in_packets_around_the_tokens_whose_states_are_kept(
     hand_graph: Graph, hand_mapping: Mapping
 ) -> None:
     job = Job(np.zeros((1, 21), np.int64), 4, keep_logits=False)
-    assert hosted(hand_graph, hand_mapping, job).sent[:3] == [(0, 0, 8, 0), (0, 8, 8, 0), (0, 16, 5, 0)]
+    assert hosted(hand_graph, hand_mapping, job).sent[:3] == [
+        (0, 0, 8, 0),
+        (0, 8, 8, 0),
+        (0, 16, 5, 0),
+    ]
     paper = hosted(hand_graph, hand_mapping, job, Saving(10, lambda _: None))
     assert paper.sent == [
-        (0, 0, 8, 0), (0, 8, 1, 0), (0, 9, 1, SAVE), (0, 10, 8, 0), (0, 18, 1, 0), (0, 19, 1, SAVE), (0, 20, 1, 0),
-        (0, 21, 1, GENERATED), (0, 22, 1, GENERATED), (0, 23, 1, GENERATED),
-    ]  # fmt: skip
+        (0, 0, 8, 0),
+        (0, 8, 1, 0),
+        (0, 9, 1, SAVE),
+        (0, 10, 8, 0),
+        (0, 18, 1, 0),
+        (0, 19, 1, SAVE),
+        (0, 20, 1, 0),
+        (0, 21, 1, GENERATED),
+        (0, 22, 1, GENERATED),
+        (0, 23, 1, GENERATED),
+    ]
     assert [said for said in paper.said if said[0] == "save"] == [("save", 10), ("save", 20)]
     every = hosted(hand_graph, hand_mapping, job, Saving(1, lambda _: None))
     flags = [SAVE] * 21 + [SAVE | GENERATED] * 2 + [GENERATED]  # nothing is kept of the end

@@ -21,29 +21,56 @@ from mmfree_neuro.traffic import ways
 NS = 1e-9
 HOST_CORE, FIRST, SECOND, LAST = Location(HOST, 0), Location(0, 0), Location(0, 5), Location(1, 6)
 SUMMARY = GraphSummary(
-    "made up", "a16", 1, 2, 32, {},
+    "made up",
+    "a16",
+    1,
+    2,
+    32,
+    {},
     (
         NodeSummary("embedding", "Embedding", 4, None, 0, {"ADD": 100}, 0, 0),
         NodeSummary("mix", "MLGRU", 4, 0, 1, {"ADD": 2, "MUL_SHR": 1}, 16, 12),
         NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, 8, 5),
     ),
-)  # fmt: skip
+)
 MODES = [
-    timing.pipelined, timing.fall_through, timing.asynchronous_prefill, timing.asynchronous_generation,
-]  # fmt: skip
-TIMES = [field.name for field in fields(ChipSpec) if field.name.startswith(("time_", "barrier_", "fall_through_step"))]
+    timing.pipelined,
+    timing.fall_through,
+    timing.asynchronous_prefill,
+    timing.asynchronous_generation,
+]
+TIMES = [
+    field.name
+    for field in fields(ChipSpec)
+    if field.name.startswith(("time_", "barrier_", "fall_through_step"))
+]
 CENTRAL = {
-    "time_per_instruction_ns": 10, "time_per_synop_ns": 2, "time_per_synapse_ns": 1, "time_per_message_ns": 100,
-    "time_per_arrival_ns": 20, "time_per_hop_ns": 5, "time_per_crossing_ns": 50, "time_per_host_message_ns": 30,
-    "fall_through_step_ns": 300, "barrier_one_chip_ns": 100, "barrier_few_chips_ns": 1000,
+    "time_per_instruction_ns": 10,
+    "time_per_synop_ns": 2,
+    "time_per_synapse_ns": 1,
+    "time_per_message_ns": 100,
+    "time_per_arrival_ns": 20,
+    "time_per_hop_ns": 5,
+    "time_per_crossing_ns": 50,
+    "time_per_host_message_ns": 30,
+    "fall_through_step_ns": 300,
+    "barrier_one_chip_ns": 100,
+    "barrier_few_chips_ns": 1000,
     "barrier_many_chips_ns": 9000,
-}  # fmt: skip
+}
 
 
 def board(**central: float) -> SystemSpec:
-    """Two rows of four cores a chip; times are half the central figures at the low end and twice at the high end."""
-    figures = {field.name: Quantity(1, 1, 1, "made up") for field in fields(ChipSpec) if field.name != "name"}
-    figures |= {name: Quantity(value / 2, value, value * 2, "made up") for name, value in central.items()}
+    """Two rows of four cores a chip; times are half the central figures at the low end and twice at
+    the high end."""
+    figures = {
+        field.name: Quantity(1, 1, 1, "made up")
+        for field in fields(ChipSpec)
+        if field.name != "name"
+    }
+    figures |= {
+        name: Quantity(value / 2, value, value * 2, "made up") for name, value in central.items()
+    }
     figures |= {"mesh_columns": Quantity(4, 4, 4, "made up"), "cores": Quantity(8, 8, 8, "made up")}
     two, nil = Quantity(2, 2, 2, "made up"), Quantity(0, 0, 0, "made up")
     return SystemSpec("board", "made up", two, two, two, nil, nil, ChipSpec("chip", **figures))
@@ -59,15 +86,21 @@ def mapped(*places: Location) -> Mapping:
     shards = Shard("embedding", 0, 4), Shard("mix", 0, 2), Shard("mix", 2, 4), Shard("head", 0, 2)
     first, second, last = places
     routes = (
-        Route(0, "x", tuple(sorted({first, second})), 0, 4), Route(1, "v", tuple(sorted({second, last})), 0, 2),
-        Route(2, "v", (last,), 2, 4), Route(3, "logits", (HOST_CORE,), 0, 2),
-    )  # fmt: skip
+        Route(0, "x", tuple(sorted({first, second})), 0, 4),
+        Route(1, "v", tuple(sorted({second, last})), 0, 2),
+        Route(2, "v", (last,), 2, 4),
+        Route(3, "logits", (HOST_CORE,), 0, 2),
+    )
     return Mapping("", "board", "by hand", shards, (HOST_CORE, *places), routes)
 
 
 def active() -> Activity:
     """Two tokens; the host's own work is not the chips' time."""
-    fired, synops, reads = np.array([2, 2, 2, 2]), np.array([0, 6, 8, 10]), np.array([0, 12, 16, 14])
+    fired, synops, reads = (
+        np.array([2, 2, 2, 2]),
+        np.array([0, 6, 8, 10]),
+        np.array([0, 12, 16, 14]),
+    )
     return Activity(2, fired, synops, reads, np.zeros(4, np.int64), np.array([7, 4, 3, 4]))
 
 
@@ -89,7 +122,11 @@ def test_a_load_is_what_every_core_does_at_every_step() -> None:
         "instructions": [[0, 0, 0], [2 * 2 * 3, 2 * 2 * 3, 0], [0, 0, 2 * 2 * 1]],
         "synaptic operations": [[0, 0, 0], [6, 8, 0], [0, 0, 10]],
         "synapses read": [[0, 0, 0], [12, 16, 0], [0, 0, 14]],
-        "messages sent": [[0, 0, 0], [4 * 2, 3, 0], [0, 0, 4]],  # one to each core; the host is no core
+        "messages sent": [
+            [0, 0, 0],
+            [4 * 2, 3, 0],
+            [0, 0, 4],
+        ],  # one to each core; the host is no core
         "messages that arrive": [[7, 7, 0], [0, 4, 4 + 3], [0, 0, 0]],
     }
 
@@ -99,7 +136,11 @@ def test_a_load_is_what_every_link_does_at_every_step() -> None:
     each = {link: found.links[:, k].tolist() for k, link in enumerate(found.ways.links)}
     assert each == {(HOST, 0): [7, 0, 0], (0, 1): [0, 4 + 3, 0], (1, HOST): [0, 0, 4]}
     by_step, in_all = found.mesh
-    assert by_step.tolist() == [7, 4 + 3, 4]  # core 0 to 1 of chip 0, of chip 1, and core 6 to 5 of chip 1
+    assert by_step.tolist() == [
+        7,
+        4 + 3,
+        4,
+    ]  # core 0 to 1 of chip 0, of chip 1, and core 6 to 5 of chip 1
     assert in_all == 7 + 4  # core 0 to 1 of chip 0
     hops, crossings = found.farthest
     assert (hops.tolist(), crossings.tolist()) == ([2, 2 + 3, 3], [1, 1, 1])
@@ -115,7 +156,8 @@ ALONE = [
     ("time_per_crossing_ns", "links between chips", 3.5, Location(1, 0), 3.5),
     ("time_per_host_message_ns", "links to the host", 3.5, Location(0, 0), 3.5 + 2),
 ]
-"""A figure, its resource, the uses of the busiest for a token and where that is; the sum over every step's busiest."""
+"""A figure, its resource, the uses of the busiest for a token and where that is; the sum over every
+step's busiest."""
 
 
 @pytest.mark.parametrize(("figure", "resource", "uses", "place", "by_step"), ALONE)
@@ -137,7 +179,11 @@ def test_every_resource_can_be_the_slowest(
 
 def test_pipelined_a_step_is_the_slowest_resource_and_the_barrier() -> None:
     found = timing.pipelined(loaded(), board(**CENTRAL))
-    low, central, high = 200 + 500, 400 + 1000, 800 + 2000  # the messages of the first core: 4 x 100 ns
+    low, central, high = (
+        200 + 500,
+        400 + 1000,
+        800 + 2000,
+    )  # the messages of the first core: 4 x 100 ns
     assert bounds(found.step_seconds) == pytest.approx((low, central, high))
     assert found.seconds_per_token == found.step_seconds
     rates = found.tokens_per_s.low, found.tokens_per_s.central, found.tokens_per_s.high
@@ -147,7 +193,8 @@ def test_pipelined_a_step_is_the_slowest_resource_and_the_barrier() -> None:
     assert found.barrier_share == pytest.approx(1000 / 1400)
 
 
-# From the host: 3.5 messages x 30 ns; the messages of the first core, 4 x 100 ns; those of the last, 2 x 100 ns.
+# From the host: 3.5 messages x 30 ns; the messages of the first core, 4 x 100 ns; those of the
+# last, 2 x 100 ns.
 STEPS_NS = 105 + 400 + 200
 
 
@@ -180,17 +227,26 @@ def test_without_a_barrier_what_travels_takes_its_time() -> None:
 
 def test_shards_that_share_a_core_share_its_time() -> None:
     together, system = loaded(FIRST, FIRST, FIRST), board(**CENTRAL)
-    assert timing.pipelined(together, system).step_seconds.central == pytest.approx((2 + 1.5 + 2 + 1) * 100 * NS)
+    assert timing.pipelined(together, system).step_seconds.central == pytest.approx(
+        (2 + 1.5 + 2 + 1) * 100 * NS
+    )
     falling = timing.fall_through(together, system)
-    assert falling.seconds_per_token.central == pytest.approx((105 + 350 + 200 + 2 * (100 + 300)) * NS)
+    assert falling.seconds_per_token.central == pytest.approx(
+        (105 + 350 + 200 + 2 * (100 + 300)) * NS
+    )
     assert falling.slowest == FIRST
 
 
 def test_the_core_that_is_slowest_most_often_is_named() -> None:
-    assert timing.fall_through(loaded(SECOND, FIRST, SECOND), only("time_per_message_ns")).slowest == SECOND
+    assert (
+        timing.fall_through(loaded(SECOND, FIRST, SECOND), only("time_per_message_ns")).slowest
+        == SECOND
+    )
 
 
-@pytest.mark.parametrize(("chips", "barrier"), [(1, 100), (2, 1000), (4, 1000), (5, 9000), (32, 9000)])
+@pytest.mark.parametrize(
+    ("chips", "barrier"), [(1, 100), (2, 1000), (4, 1000), (5, 9000), (32, 9000)]
+)
 def test_the_barrier_depends_on_how_many_chips_are_in_use(chips: int, barrier: int) -> None:
     shards = Shard("embedding", 0, 4), *(Shard("head", 0, 2) for _ in range(chips))
     places = HOST_CORE, *(Location(chip, 0) for chip in range(chips))  # the host is no chip
@@ -200,14 +256,18 @@ def test_the_barrier_depends_on_how_many_chips_are_in_use(chips: int, barrier: i
     assert timing.barrier(system.chip, chips).central == barrier
     assert timing.pipelined(found, system).step_seconds.central == pytest.approx(barrier * NS)
     assert timing.pipelined(found, system).barrier_share == pytest.approx(1)
-    assert timing.fall_through(found, system).step_seconds.central == pytest.approx((barrier + 300) * NS)
+    assert timing.fall_through(found, system).step_seconds.central == pytest.approx(
+        (barrier + 300) * NS
+    )
 
 
 @st.composite
 def systems(draw: st.DrawFn) -> SystemSpec:
     """Any times, above zero."""
     value = st.floats(0.001, 1e5, allow_nan=False)
-    figures = {name: Quantity(*sorted(draw(st.tuples(value, value, value))), "made up") for name in TIMES}
+    figures = {
+        name: Quantity(*sorted(draw(st.tuples(value, value, value))), "made up") for name in TIMES
+    }
     return replace(board(), chip=replace(board().chip, **figures))
 
 
@@ -217,11 +277,15 @@ def rising(span: Span) -> bool:
 
 
 @given(systems(), st.permutations([FIRST, SECOND, LAST]))
-def test_ranges_are_ranges_and_a_barrier_never_helps(system: SystemSpec, places: list[Location]) -> None:
+def test_ranges_are_ranges_and_a_barrier_never_helps(
+    system: SystemSpec, places: list[Location]
+) -> None:
     found = loaded(*places)
     times = [mode(found, system) for mode in MODES]
     for one in times:
-        assert rising(one.seconds_per_token) and rising(one.step_seconds) and rising(one.tokens_per_s)
+        assert (
+            rising(one.seconds_per_token) and rising(one.step_seconds) and rising(one.tokens_per_s)
+        )
         assert 0 <= one.barrier_share < 1
     pipelined, falling, prefill, generation = (one.seconds_per_token.central for one in times)
     assert prefill < pipelined
@@ -237,7 +301,9 @@ def test_a_phase_without_tokens_cannot_be_timed() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_system_that_takes_no_time_has_no_throughput(mode: Callable[[Load, SystemSpec], Timing]) -> None:
+def test_a_system_that_takes_no_time_has_no_throughput(
+    mode: Callable[[Load, SystemSpec], Timing],
+) -> None:
     message = "board: a token takes no time at the low figures, must have at least one above zero"
     with pytest.raises(HardwareError, match=f"^{re.escape(message)}$"):
         mode(loaded(), board(**dict.fromkeys(TIMES, 0)))

@@ -1,4 +1,5 @@
-"""Recorded programs say what the text of a program does, and a register is taken again only when it is free."""
+"""Recorded programs say what the text of a program does, and a register is taken again only when it
+is free."""
 
 from typing import Any
 
@@ -18,7 +19,8 @@ SMALL = QType(8, 0)
 
 
 def test_a_head_by_hand(hand_graph: Graph) -> None:
-    """Register 0 holds the mantissa 3; the sum comes into register 1 and is rounded, halved and sent there."""
+    """Register 0 holds the mantissa 3; the sum comes into register 1 and is rounded, halved and
+    sent there."""
     program = record(hand_graph.head, hand_graph.sigmoid)
     assert program.code.tolist() == [
         [Op.INPUT, 1, 0, 0, 0, 0, 0],
@@ -26,13 +28,19 @@ def test_a_head_by_hand(hand_graph: Graph) -> None:
         [Op.OUTPUT, 0, 1, 0, 0, 0, 0],
     ]
     assert program.code.dtype == np.int32
-    assert (program.immediates, program.constants, program.stateful, program.registers) == ((3,), (), False, 2)
+    assert (program.immediates, program.constants, program.stateful, program.registers) == (
+        (3,),
+        (),
+        False,
+        2,
+    )
     assert (program.inputs, program.outputs, program.tables) == (("y",), ("logits",), ())
     assert program.sigmoid is hand_graph.sigmoid
 
 
 def test_an_embedding_by_hand(hand_graph: Graph) -> None:
-    """x = fit(code · scale), sq = fit(fit(x · 1)²): x stays in its register until it is sent, at the end."""
+    """x = fit(code · scale), sq = fit(fit(x · 1)²): x stays in its register until it is sent, at
+    the end."""
     program = record(hand_graph.embedding, hand_graph.sigmoid)
     assert program.code.tolist() == [
         [Op.INPUT, 1, 0, 0, 0, 0, 0],
@@ -104,20 +112,51 @@ def test_every_operation_is_an_instruction() -> None:
     """What a program may ask a machine for, each with its operands, its shift and its constant."""
     m, table = Recorder(), sigmoid_table(8)
     a, b = m.emit(Op.INPUT), m.emit(Op.INPUT)
-    m.add(a, b), m.sub(a, b), m.neg(a), m.abs(a), m.min(a, b), m.max(a, b), m.lt(a, b), m.bit_and(a, 5), m.shl(a, 3)
-    m.select(a, b, a), m.mul_shr(a, b, 4), m.mul_round(a, b, 5), m.fit(a, SMALL), m.mul_fit(a, b, 6, SMALL)
+    (
+        m.add(a, b),
+        m.sub(a, b),
+        m.neg(a),
+        m.abs(a),
+        m.min(a, b),
+        m.max(a, b),
+        m.lt(a, b),
+        m.bit_and(a, 5),
+        m.shl(a, 3),
+    )
+    (
+        m.select(a, b, a),
+        m.mul_shr(a, b, 4),
+        m.mul_round(a, b, 5),
+        m.fit(a, SMALL),
+        m.mul_fit(a, b, 6, SMALL),
+    )
     m.sigmoid(a, 9, table), m.clip(a, -4, 9), m.lookup(np.arange(2), a)
-    said = [(op, [None if value is None else value.number for value in found[1:]], *k) for op, found, *k in m.rows[2:]]
+    said = [
+        (op, [None if value is None else value.number for value in found[1:]], *k)
+        for op, found, *k in m.rows[2:]
+    ]
     low, high = m.immediates[-4].number, m.immediates[9].number
     middle = m.rows[17][1][0].number
     assert said == [
-        (Op.ADD, [0, 1, None], 0, 0), (Op.SUB, [0, 1, None], 0, 0), (Op.NEG, [0, None, None], 0, 0),
-        (Op.ABS, [0, None, None], 0, 0), (Op.MIN, [0, 1, None], 0, 0), (Op.MAX, [0, 1, None], 0, 0),
-        (Op.LESS, [0, 1, None], 0, 0), (Op.AND, [0, None, None], 0, 5), (Op.SHL, [0, None, None], 3, 0),
-        (Op.SELECT, [0, 1, 0], 0, 0), (Op.MUL_SHR, [0, 1, None], 4, 0), (Op.MUL_ROUND, [0, 1, None], 5, 0),
-        (Op.FIT, [0, None, None], 0, 127), (Op.MUL_FIT, [0, 1, None], 6, 127), (Op.SIGMOID, [0, None, None], 9, 0),
-        (Op.MIN, [0, high, None], 0, 0), (Op.MAX, [middle, low, None], 0, 0), (Op.LOOKUP, [0, None, None], 0, 0),
-    ]  # fmt: skip
+        (Op.ADD, [0, 1, None], 0, 0),
+        (Op.SUB, [0, 1, None], 0, 0),
+        (Op.NEG, [0, None, None], 0, 0),
+        (Op.ABS, [0, None, None], 0, 0),
+        (Op.MIN, [0, 1, None], 0, 0),
+        (Op.MAX, [0, 1, None], 0, 0),
+        (Op.LESS, [0, 1, None], 0, 0),
+        (Op.AND, [0, None, None], 0, 5),
+        (Op.SHL, [0, None, None], 3, 0),
+        (Op.SELECT, [0, 1, 0], 0, 0),
+        (Op.MUL_SHR, [0, 1, None], 4, 0),
+        (Op.MUL_ROUND, [0, 1, None], 5, 0),
+        (Op.FIT, [0, None, None], 0, 127),
+        (Op.MUL_FIT, [0, 1, None], 6, 127),
+        (Op.SIGMOID, [0, None, None], 9, 0),
+        (Op.MIN, [0, high, None], 0, 0),
+        (Op.MAX, [middle, low, None], 0, 0),
+        (Op.LOOKUP, [0, None, None], 0, 0),
+    ]
     assert (m.read(a), m.store(a), m.send(a)) == (a, a, a)
 
 
@@ -132,8 +171,11 @@ def test_a_recurrence_is_one_step() -> None:
 # Registers: the code is followed row by row, with the value that every register holds.
 
 
-def assert_registers_hold_their_values(rows: list[Row], fixed: list[Any], code: np.ndarray, registers: int) -> None:
-    """Every instruction finds its operands' values where it looks for them; presets are written by STATE alone."""
+def assert_registers_hold_their_values(
+    rows: list[Row], fixed: list[Any], code: np.ndarray, registers: int
+) -> None:
+    """Every instruction finds its operands' values where it looks for them; presets are written by
+    STATE alone."""
     assert code.shape == (len(rows), WIDTH)
     held = {register: value.number for register, value in enumerate(fixed)}
     for (op, (result, *operands), shift, constant), row in zip(rows, code.tolist(), strict=True):
@@ -147,9 +189,15 @@ def assert_registers_hold_their_values(rows: list[Row], fixed: list[Any], code: 
 
 
 def live_at_once(rows: list[Row], fixed: list[Any]) -> int:
-    """The fewest registers: presets, and the values that are alive at the same time, an unread result for itself."""
+    """The fewest registers: presets, and the values that are alive at the same time, an unread
+    result for itself."""
     presets = {value.number for value in fixed}
-    last = {value.number: at for at, (_, found, _, _) in enumerate(rows) for value in found[1:] if value is not None}
+    last = {
+        value.number: at
+        for at, (_, found, _, _) in enumerate(rows)
+        for value in found[1:]
+        if value is not None
+    }
     most, alive = 0, set()
     for at, (_, (result, *_), _, _) in enumerate(rows):
         alive = {number for number in alive if last.get(number, -1) > at}
@@ -159,7 +207,9 @@ def live_at_once(rows: list[Row], fixed: list[Any]) -> int:
     return len(fixed) + most
 
 
-def recorded(node: Any, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> tuple[Program, list[Row], list[Any]]:
+def recorded(
+    node: Any, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Program, list[Row], list[Any]]:
     """The program of a node, and what its registers were given for."""
     seen: list[Any] = []
     allocate = trace._allocate
@@ -188,11 +238,14 @@ def test_registers_of_every_node(a16: Graph, a8: Graph, monkeypatch: pytest.Monk
         if isinstance(node, Head):
             assert not program.constants
         ports = dict.fromkeys(name.split("/")[0] for name in program.inputs)
-        assert list(ports) == (["x", "scale"] if isinstance(node, Embedding) else [e.port for e in node.inputs])
+        assert list(ports) == (
+            ["x", "scale"] if isinstance(node, Embedding) else [e.port for e in node.inputs]
+        )
 
 
 def test_a_register_is_free_after_the_last_reading() -> None:
-    """Two values live, one after another takes the place of the one that has been read for the last time."""
+    """Two values live, one after another takes the place of the one that has been read for the last
+    time."""
     m = Recorder()
     x, y = m.emit(Op.INPUT), m.emit(Op.INPUT)
     total = m.add(x, y)  # x is read again, y is not

@@ -1,4 +1,5 @@
-"""Trees of links and messages, by hand on chips of 2 x 4 cores, and beside a list of every link of every way."""
+"""Trees of links and messages, by hand on chips of 2 x 4 cores, and beside a list of every link of
+every way."""
 
 from collections import Counter
 from dataclasses import fields
@@ -24,22 +25,36 @@ def exactly(value: float) -> Quantity:
     return Quantity(value, value, value, "made up")
 
 
-def board(mesh_columns: int = 4, chip_columns: int = 2, chip_rows: int = 2, cores: int = 8) -> SystemSpec:
+def board(
+    mesh_columns: int = 4, chip_columns: int = 2, chip_rows: int = 2, cores: int = 8
+) -> SystemSpec:
     """A system of which only the grids matter."""
     figures = {field.name: exactly(1) for field in fields(ChipSpec) if field.name != "name"}
     figures |= {"mesh_columns": exactly(mesh_columns), "cores": exactly(cores)}
     grid = exactly(chip_columns), exactly(chip_rows)
-    return SystemSpec("board", "made up", exactly(8), *grid, exactly(0), exactly(0), ChipSpec("chip", **figures))
+    return SystemSpec(
+        "board", "made up", exactly(8), *grid, exactly(0), exactly(0), ChipSpec("chip", **figures)
+    )
 
 
 def sending(source: Location, *destinations: Location) -> Mapping:
     """One payload from one core to some."""
-    return Mapping("", "board", "by hand", (Shard("a", 0, 1),), (source,), (Route(0, "x", destinations, 0, 1),))
+    return Mapping(
+        "", "board", "by hand", (Shard("a", 0, 1),), (source,), (Route(0, "x", destinations, 0, 1),)
+    )
 
 
 def tree(found: Ways) -> tuple[int, int, int, int, int, int]:
-    """The only route of a mapping: deliveries, chips reached, crossings, hops; the farthest core and chip."""
-    arrays = found.deliveries, found.chips_reached, found.crossings, found.hops, found.depth, found.far
+    """The only route of a mapping: deliveries, chips reached, crossings, hops; the farthest core
+    and chip."""
+    arrays = (
+        found.deliveries,
+        found.chips_reached,
+        found.crossings,
+        found.hops,
+        found.depth,
+        found.far,
+    )
     return tuple(int(array[0]) for array in arrays)  # type: ignore[return-value]
 
 
@@ -50,17 +65,45 @@ def tree(found: Ways) -> tuple[int, int, int, int, int, int]:
         (Location(0, 0), [Location(0, 7)], (1, 0, 0, 3 + 1, 4, 0)),
         (Location(0, 5), [Location(0, 2)], (1, 0, 0, 1 + 1, 2, 0)),
         # along the row together, then a column each; the core on the way needs no link of its own
-        (Location(0, 0), [Location(0, 2), Location(0, 6), Location(0, 7)], (3, 0, 0, 3 + 1 + 1, 4, 0)),
-        (Location(0, 1), [Location(0, 0), Location(0, 3)], (2, 0, 0, 1 + 2, 2, 0)),  # both ways from where it starts
-        (Location(0, 0), [Location(0, 3), Location(0, 4)], (2, 0, 0, 3 + 1, 3, 0)),  # the farthest is not the corner
-        (Location(0, 5), [Location(1, 6)], (1, 1, 1, 2 + 3, 5, 1)),  # to core 0, over the link, from core 0
-        (Location(0, 5), [Location(0, 0), Location(1, 0)], (2, 1, 1, 2, 2, 1)),  # the way to core 0 serves both
+        (
+            Location(0, 0),
+            [Location(0, 2), Location(0, 6), Location(0, 7)],
+            (3, 0, 0, 3 + 1 + 1, 4, 0),
+        ),
+        (
+            Location(0, 1),
+            [Location(0, 0), Location(0, 3)],
+            (2, 0, 0, 1 + 2, 2, 0),
+        ),  # both ways from where it starts
+        (
+            Location(0, 0),
+            [Location(0, 3), Location(0, 4)],
+            (2, 0, 0, 3 + 1, 3, 0),
+        ),  # the farthest is not the corner
+        (
+            Location(0, 5),
+            [Location(1, 6)],
+            (1, 1, 1, 2 + 3, 5, 1),
+        ),  # to core 0, over the link, from core 0
+        (
+            Location(0, 5),
+            [Location(0, 0), Location(1, 0)],
+            (2, 1, 1, 2, 2, 1),
+        ),  # the way to core 0 serves both
         (Location(0, 5), [Location(0, 7), Location(1, 0)], (2, 1, 1, 2 + 2, 2, 1)),
         (Location(0, 0), [Location(3, 0)], (1, 1, 2, 0, 0, 2)),  # one row and one column of chips
-        (Location(0, 0), [Location(1, 0), Location(3, 0)], (2, 2, 2, 0, 0, 2)),  # the one lies on the way
+        (
+            Location(0, 0),
+            [Location(1, 0), Location(3, 0)],
+            (2, 2, 2, 0, 0, 2),
+        ),  # the one lies on the way
         (Location(0, 0), [Location(1, 0), Location(2, 0), Location(3, 0)], (3, 3, 3, 0, 0, 2)),
         (Location(0, 0), [Location(7, 0)], (1, 1, 3, 0, 0, 3)),  # and a layer
-        (HOST_CORE, [Location(3, 5)], (1, 1, 1, 2, 2, 1)),  # the host is one crossing from every chip
+        (
+            HOST_CORE,
+            [Location(3, 5)],
+            (1, 1, 1, 2, 2, 1),
+        ),  # the host is one crossing from every chip
         (HOST_CORE, [Location(0, 0), Location(3, 0), Location(3, 1)], (3, 2, 2, 1, 1, 1)),
         (Location(2, 7), [HOST_CORE], (1, 1, 1, 4, 4, 1)),
         (Location(2, 7), [HOST_CORE, Location(3, 4)], (2, 2, 2, 4 + 1, 5, 1)),
@@ -88,20 +131,28 @@ def test_between_chips_the_way_goes_along_rows_then_columns_then_layers() -> Non
 
 def test_links_between_chips_have_a_direction() -> None:
     shards, locations = (Shard("a", 0, 1), Shard("b", 0, 1)), (Location(0, 0), Location(1, 0))
-    routes = Route(0, "x", (Location(1, 0), HOST_CORE), 0, 1), Route(1, "x", (Location(0, 0),), 0, 1)
+    routes = (
+        Route(0, "x", (Location(1, 0), HOST_CORE), 0, 1),
+        Route(1, "x", (Location(0, 0),), 0, 1),
+    )
     found = ways(Mapping("", "board", "by hand", shards, locations, routes), board())
-    used = [(int(route), found.links[k]) for route, k in zip(found.link_route, found.link, strict=True)]
+    used = [
+        (int(route), found.links[k]) for route, k in zip(found.link_route, found.link, strict=True)
+    ]
     assert used == [(0, (0, 1)), (0, (0, HOST)), (1, (1, 0))]
 
 
 def example() -> tuple[Mapping, Activity]:
-    """Host to two cores of chip 0, these to one core of chip 1, one to a core beside it too, that to the host."""
+    """Host to two cores of chip 0, these to one core of chip 1, one to a core beside it too, that
+    to the host."""
     shards = Shard("embedding", 0, 4), Shard("mix", 0, 2), Shard("mix", 2, 4), Shard("head", 0, 2)
     first, second, last = Location(0, 0), Location(0, 5), Location(1, 6)
     routes = (
-        Route(0, "x", (first, second), 0, 4), Route(1, "v", (second, last), 0, 2), Route(2, "v", (last,), 2, 4),
+        Route(0, "x", (first, second), 0, 4),
+        Route(1, "v", (second, last), 0, 2),
+        Route(2, "v", (last,), 2, 4),
         Route(3, "logits", (HOST_CORE,), 0, 2),
-    )  # fmt: skip
+    )
     mapping = Mapping("", "board", "by hand", shards, (HOST_CORE, first, second, last), routes)
     none = np.zeros(4, np.int64)
     return mapping, Activity(2, none, none, none, none, np.array([7, 4, 3, 4]))
@@ -111,14 +162,18 @@ def test_messages_are_weighed_with_their_trees() -> None:
     mapping, activity = example()
     messages = 7 * 2 + 4 * 2 + 3 + 4
     hops = 7 * 2 + 4 * (2 + 3) + 3 * (2 + 3) + 4 * 3
-    expected = Traffic(messages, 2 * (4 * 2 + 2 * 2 + 2 + 2) - messages, hops, 7 + 4 + 3 + 4, 7 + 4 + 3 + 4)
+    expected = Traffic(
+        messages, 2 * (4 * 2 + 2 * 2 + 2 + 2) - messages, hops, 7 + 4 + 3 + 4, 7 + 4 + 3 + 4
+    )
     assert traffic(mapping, activity, ways(mapping, board())) == expected
 
 
 def test_a_message_over_two_links_is_one_message_and_two_crossings() -> None:
     mapping, none = sending(Location(0, 0), Location(3, 0)), np.zeros(1, np.int64)
     activity = Activity(5, none, none, none, none, np.array([3]))
-    assert traffic(mapping, activity, ways(mapping, board())) == Traffic(3, 2, 0, crossings=6, between_chips=3)
+    assert traffic(mapping, activity, ways(mapping, board())) == Traffic(
+        3, 2, 0, crossings=6, between_chips=3
+    )
 
 
 def test_no_token_is_no_traffic() -> None:
@@ -129,7 +184,12 @@ def test_no_token_is_no_traffic() -> None:
 def test_without_routes_there_are_no_ways() -> None:
     mapping = Mapping("", "board", "by hand", (Shard("a", 0, 1),), (Location(0, 0),), ())
     found = ways(mapping, board())
-    assert (len(found.deliveries), len(found.hops), len(found.link), len(found.run_start)) == (0, 0, 0, 0)
+    assert (len(found.deliveries), len(found.hops), len(found.link), len(found.run_start)) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert found.links == ()
 
 
@@ -163,7 +223,9 @@ def way(source: Location, destination: Location, system: SystemSpec) -> list[Ste
     """Every link from one core to another, in order."""
     mesh = int(system.chip.mesh_columns.central)
     if source.chip == destination.chip:
-        return [] if source.chip == HOST else across(source.chip, source.core, destination.core, mesh)
+        return (
+            [] if source.chip == HOST else across(source.chip, source.core, destination.core, mesh)
+        )
     leave = [] if source.chip == HOST else across(source.chip, source.core, 0, mesh)
     enter = [] if destination.chip == HOST else across(destination.chip, 0, destination.core, mesh)
     grid = int(system.chip_columns.central), int(system.chip_rows.central)
@@ -179,17 +241,24 @@ def is_mesh(link: Step) -> bool:
 def mapped(draw: st.DrawFn) -> tuple[Mapping, SystemSpec, Activity]:
     """Some shards anywhere, which send to any cores; the grids differ in both directions."""
     columns, rows, mesh = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
-    places = st.one_of(st.just(HOST_CORE), st.builds(Location, st.integers(0, 11), st.integers(0, 10)))
+    places = st.one_of(
+        st.just(HOST_CORE), st.builds(Location, st.integers(0, 11), st.integers(0, 10))
+    )
     locations = draw(st.lists(places, min_size=1, max_size=5))
     shards = tuple(Shard(f"n{k}", 0, 9) for k in range(len(locations)))
     routes = draw(
         st.lists(
             st.builds(
-                Route, st.integers(0, len(shards) - 1), st.just("x"),
-                st.sets(places, min_size=1, max_size=6).map(lambda found: tuple(sorted(found))), st.just(0), st.just(9),
-            ), max_size=8,
+                Route,
+                st.integers(0, len(shards) - 1),
+                st.just("x"),
+                st.sets(places, min_size=1, max_size=6).map(lambda found: tuple(sorted(found))),
+                st.just(0),
+                st.just(9),
+            ),
+            max_size=8,
         )
-    )  # fmt: skip
+    )
     sent = np.array([draw(st.integers(0, 9)) for _ in routes], np.int64)
     ends = sorted({place for route in routes for place in route.destinations})
     shards += tuple(Shard("end", k, k + 1) for k in range(len(ends)))
@@ -199,7 +268,9 @@ def mapped(draw: st.DrawFn) -> tuple[Mapping, SystemSpec, Activity]:
 
 
 @given(mapped())
-def test_ways_are_the_links_of_all_single_ways_each_once(case: tuple[Mapping, SystemSpec, Activity]) -> None:
+def test_ways_are_the_links_of_all_single_ways_each_once(
+    case: tuple[Mapping, SystemSpec, Activity],
+) -> None:
     mapping, system, activity = case
     found, crossing, loads = ways(mapping, system), Counter[tuple[int, int]](), Counter[Step]()
     for number, route in enumerate(mapping.routes):
@@ -210,7 +281,9 @@ def test_ways_are_the_links_of_all_single_ways_each_once(case: tuple[Mapping, Sy
         loads.update({link: int(activity.messages[number]) for link in mesh})
         crossing.update({(a[0], b[0]): int(activity.messages[number]) for a, b in links - mesh})
         assert found.deliveries[number] == len(route.destinations)
-        assert found.chips_reached[number] == len({place.chip for place in route.destinations} - {source.chip})
+        assert found.chips_reached[number] == len(
+            {place.chip for place in route.destinations} - {source.chip}
+        )
         assert (found.hops[number], found.crossings[number]) == (len(mesh), len(links - mesh))
         assert found.depth[number] == max(sum(map(is_mesh, one)) for one in single)
         assert found.far[number] == max(len(one) - sum(map(is_mesh, one)) for one in single)
@@ -222,14 +295,17 @@ def test_ways_are_the_links_of_all_single_ways_each_once(case: tuple[Mapping, Sy
 
 
 def drawn_out(mapping: Mapping, found: Ways, activity: Activity, loads: Counter[Step]) -> None:
-    """Runs, link by link, hold every message of every mesh link, and the busiest is found, by step and in all."""
+    """Runs, link by link, hold every message of every mesh link, and the busiest is found, by step
+    and in all."""
     each = Counter[int]()
     for route, start, stop in zip(found.run_route, found.run_start, found.run_stop, strict=True):
         each.update({link: int(activity.messages[route]) for link in range(start, stop)})
     assert sorted(each.values()) == sorted(loads.values())
     names = dict.fromkeys(shard.node for shard in mapping.shards if shard.node != "end")
     nodes = tuple(NodeSummary(name, "", 9, None, k % 2, {}, 0, 0) for k, name in enumerate(names))
-    summary = GraphSummary("drawn", "a16", 0, 2, 32, {}, (*nodes, NodeSummary("end", "", 1, None, 2, {}, 0, 0)))
+    summary = GraphSummary(
+        "drawn", "a16", 0, 2, 32, {}, (*nodes, NodeSummary("end", "", 1, None, 2, {}, 0, 0))
+    )
     by_step, in_all = timing.load(mapping, summary, activity, found).mesh
     assert in_all == max(loads.values(), default=0)
     halves = [Counter[int](), Counter[int]()]

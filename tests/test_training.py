@@ -1,4 +1,5 @@
-"""Training: the loss falls, a stopped run goes on as if it had not been stopped, and what it leaves is a checkpoint."""
+"""Training: the loss falls, a stopped run goes on as if it had not been stopped, and what it leaves
+is a checkpoint."""
 
 import itertools
 import json
@@ -23,7 +24,12 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.quantize import ternarise
 
 CONFIG = ModelConfig(
-    vocab_size=256, hidden_size=16, num_hidden_layers=2, intermediate_size=16, bos_token_id=None, eos_token_id=None
+    vocab_size=256,
+    hidden_size=16,
+    num_hidden_layers=2,
+    intermediate_size=16,
+    bos_token_id=None,
+    eos_token_id=None,
 )
 RECIPE = Recipe(steps=12, batch=4, window=16, warmup=3)
 TEXT = np.frombuffer(b"the cat sat on the mat and the dog sat on the log. " * 40, np.uint8)
@@ -46,7 +52,8 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> float:
-    """Let the clock of training tick at every look; the seconds after which a run has done so many steps."""
+    """Let the clock of training tick at every look; the seconds after which a run has done so many
+    steps."""
     ticks = itertools.count()
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     return steps + 0.5
@@ -65,18 +72,24 @@ def equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
 def test_the_loss_falls(tmp_path: Path) -> None:
     reports: list[Progress] = []
     recipe = replace(RECIPE, steps=80, batch=8)
-    outcome = train(CONFIG, CORPUS, recipe, tmp_path / "run", report_every=20, report=reports.append)
+    outcome = train(
+        CONFIG, CORPUS, recipe, tmp_path / "run", report_every=20, report=reports.append
+    )
     assert [progress.step for progress in reports] == [20, 40, 60, 80]
     assert reports[0].loss < math.log(256) + 0.1  # it began at chance
     assert reports[-1].loss < reports[0].loss - 1.5
     assert outcome.held_out_nats < reports[0].loss - 1.5
     assert (outcome.step, outcome.seen_bytes, outcome.finished) == (80, 80 * 8 * 16, True)
-    assert [progress.learning_rate for progress in reports] == [learning_rate(recipe, n) for n in (19, 39, 59, 79)]
+    assert [progress.learning_rate for progress in reports] == [
+        learning_rate(recipe, n) for n in (19, 39, 59, 79)
+    ]
     assert all(progress.bytes_per_second > 0 for progress in reports)
 
 
 @pytest.mark.parametrize("stop", [1, 5, 11])
-def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
     whole = train(CONFIG, CORPUS, RECIPE, tmp_path / "whole")
     with monkeypatch.context() as clock:
         part = train(CONFIG, CORPUS, RECIPE, tmp_path / "part", max_seconds=stop_after(clock, stop))
@@ -108,7 +121,15 @@ def test_a_run_that_dies_resumes_from_its_last_save(tmp_path: Path) -> None:
     with pytest.raises(Died):
         train(CONFIG, CORPUS, RECIPE, tmp_path / "part", save_every=4, report_every=1, report=die)
     steps: list[int] = []
-    train(CONFIG, CORPUS, RECIPE, tmp_path / "part", resume=True, report_every=1, report=lambda p: steps.append(p.step))
+    train(
+        CONFIG,
+        CORPUS,
+        RECIPE,
+        tmp_path / "part",
+        resume=True,
+        report_every=1,
+        report=lambda p: steps.append(p.step),
+    )
     assert steps == [9, 10, 11, 12]
     train(CONFIG, CORPUS, RECIPE, tmp_path / "whole")
     assert equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
@@ -125,11 +146,17 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 def test_what_is_left_is_a_published_checkpoint(tmp_path: Path, tied: bool) -> None:
     config = replace(CONFIG, tie_word_embeddings=tied)
     outcome = train(config, CORPUS, RECIPE, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "training.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "training.pt",
+    ]
     raw = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert (raw["model_type"], raw["architectures"], raw["torch_dtype"]) == (
-        "hgrn_bit", ["HGRNBitForCausalLM"], "bfloat16",
-    )  # fmt: skip
+        "hgrn_bit",
+        ["HGRNBitForCausalLM"],
+        "bfloat16",
+    )
     stored = dict(safetensors.deserialize((tmp_path / "model.safetensors").read_bytes()))
     assert {name: tuple(e["shape"]) for name, e in stored.items()} == config.shapes()
     assert {e["dtype"] for e in stored.values()} == {"BF16"}
@@ -155,7 +182,9 @@ def test_learning_rate_by_hand() -> None:
     recipe = Recipe(steps=8, warmup=2, learning_rate=1.0)
     rates = [learning_rate(recipe, step) for step in range(8)]
     root = 2**-0.5
-    assert [rates[n] for n in (0, 1, 2, 4, 6)] == pytest.approx([0.5, 1, (1 + root) / 2, 0.25, (1 - root) / 4])
+    assert [rates[n] for n in (0, 1, 2, 4, 6)] == pytest.approx(
+        [0.5, 1, (1 + root) / 2, 0.25, (1 - root) / 4]
+    )
     assert rates[3] > 2 * rates[4]  # halved from the middle on
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
@@ -165,7 +194,9 @@ def test_matrices_decay_and_gains_do_not() -> None:
     decayed, others = optimiser_for(model, RECIPE, torch.device("cpu")).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
-    assert {names[id(p)] for p in others["params"]} == {name for name in names.values() if "norm" in name}
+    assert {names[id(p)] for p in others["params"]} == {
+        name for name in names.values() if "norm" in name
+    }
 
 
 @pytest.mark.parametrize(("train_size", "held_out_size"), [(17, 440), (1600, 17)])
@@ -178,7 +209,9 @@ def test_a_text_shorter_than_a_window(tmp_path: Path, train_size: int, held_out_
 
 
 def test_the_shortest_text_that_is_long_enough(tmp_path: Path) -> None:
-    outcome = train(CONFIG, Corpus(TEXT[:18], TEXT[:18], "a line"), replace(RECIPE, steps=1), tmp_path)
+    outcome = train(
+        CONFIG, Corpus(TEXT[:18], TEXT[:18], "a line"), replace(RECIPE, steps=1), tmp_path
+    )
     assert outcome.finished
 
 
@@ -194,7 +227,10 @@ def test_resuming_with_other_settings(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         train(CONFIG, CORPUS, replace(recipe, batch=5), tmp_path, resume=True)
     settings = json.dumps({"config": asdict(CONFIG), "recipe": asdict(recipe)})
-    assert str(error.value) == f"{tmp_path}/training.pt: belongs to a run with other settings: {settings}"
+    assert (
+        str(error.value)
+        == f"{tmp_path}/training.pt: belongs to a run with other settings: {settings}"
+    )
 
 
 def test_resuming_another_model(tmp_path: Path) -> None:
@@ -203,7 +239,10 @@ def test_resuming_another_model(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         train(replace(CONFIG, rms_norm_eps=1e-3), CORPUS, recipe, tmp_path, resume=True)
     settings = json.dumps({"config": asdict(CONFIG), "recipe": asdict(recipe)})
-    assert str(error.value) == f"{tmp_path}/training.pt: belongs to a run with other settings: {settings}"
+    assert (
+        str(error.value)
+        == f"{tmp_path}/training.pt: belongs to a run with other settings: {settings}"
+    )
 
 
 def test_resuming_from_a_damaged_state(tmp_path: Path) -> None:
@@ -212,7 +251,9 @@ def test_resuming_from_a_damaged_state(tmp_path: Path) -> None:
     (tmp_path / "training.pt").write_bytes(b"PK damaged")
     with pytest.raises(InputError) as error:
         train(CONFIG, CORPUS, recipe, tmp_path, resume=True)
-    assert str(error.value) == f"{tmp_path}/training.pt: not readable as the state of a training run"
+    assert (
+        str(error.value) == f"{tmp_path}/training.pt: not readable as the state of a training run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +262,10 @@ def test_resuming_from_a_damaged_state(tmp_path: Path) -> None:
         ({"steps": 0}, "steps is 0, must be at least 1"),
         ({"batch": -1}, "batch is -1, must be at least 1"),
         ({"window": 0}, "window is 0, must be at least 1"),
-        ({"learning_rate": float("nan")}, "the learning rate is nan, must be above 0 and at most 1"),
+        (
+            {"learning_rate": float("nan")},
+            "the learning rate is nan, must be above 0 and at most 1",
+        ),
         ({"learning_rate": 1e30}, "the learning rate is 1e+30, must be above 0 and at most 1"),
         ({"seed": -1}, "the seed is -1, must not be negative"),
     ],

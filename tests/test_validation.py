@@ -43,4 +43,6 @@ def test_the_headline_is_reproduced_from_its_rows(validation: ModuleType) -> Non
     headline = rows["published headline against the edge GPU of the headline"]
     assert headline["value"] == pytest.approx(59.4 / 14.3, rel=1e-3)
     assert headline["less energy"] == pytest.approx(723 / 70.8, rel=1e-3)
-    assert all(row["theirs is"] and len(row["theirs"]) == len(row["ours"]) == 2 for row in rows.values())
+    assert all(
+        row["theirs is"] and len(row["theirs"]) == len(row["ours"]) == 2 for row in rows.values()
+    )

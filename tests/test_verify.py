@@ -33,12 +33,17 @@ def inserted(graph: Graph, size: int, how: str, qtype: QType, arity: int) -> Gra
 
 
 def shared(graph: Graph, how: str) -> Graph:
-    """The graph with the largest of its values added to the sums of its head, or to the first alone."""
+    """The graph with the largest of its values added to the sums of its head, or to the first
+    alone."""
     size = 1 if how == "broadcast" else 2
     largest = inserted(graph, size, "group", QType(8, 0), 4 - size)
-    return replace(largest, nodes=(*largest.nodes[:2], replace(graph.head, inputs=(
-        *graph.head.inputs, Input("y", "top", "max", how),
-    ))))  # fmt: skip
+    return replace(
+        largest,
+        nodes=(
+            *largest.nodes[:2],
+            replace(graph.head, inputs=(*graph.head.inputs, Input("y", "top", "max", how))),
+        ),
+    )
 
 
 def test_legal_graphs_come_back(hand_graph: Graph, a16: Graph, a8: Graph) -> None:
@@ -56,8 +61,14 @@ def test_instructions_are_counted_for_every_node(a8: Graph) -> None:
 
 def test_instructions_by_hand(hand_graph: Graph) -> None:
     assert dict(instruction_counts(hand_graph)["head"]) == {
-        "RDC": 1, "MUL_SHR": 2, "ADD": 1, "MIN": 1, "LT": 1, "SEL": 1, "SPIKE": 1,
-    }  # fmt: skip
+        "RDC": 1,
+        "MUL_SHR": 2,
+        "ADD": 1,
+        "MIN": 1,
+        "LT": 1,
+        "SEL": 1,
+        "SPIKE": 1,
+    }
 
 
 def test_sum_bounds_by_hand(hand_graph: Graph) -> None:
@@ -68,22 +79,41 @@ def test_sum_bounds_by_hand(hand_graph: Graph) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
-    "empty": (lambda g: replace(g, nodes=()), "hand: a graph begins with an Embedding and ends with a Head"),
+    "empty": (
+        lambda g: replace(g, nodes=()),
+        "hand: a graph begins with an Embedding and ends with a Head",
+    ),
     "no-embedding": (
         lambda g: replace(g, nodes=g.nodes[1:]),
         "hand: a graph begins with an Embedding and ends with a Head",
     ),
-    "no-head": (lambda g: replace(g, nodes=g.nodes[:1]), "hand: a graph begins with an Embedding and ends with a Head"),
+    "no-head": (
+        lambda g: replace(g, nodes=g.nodes[:1]),
+        "hand: a graph begins with an Embedding and ends with a Head",
+    ),
     "same-name": (lambda g: broken(g, name="embedding"), "embedding: two nodes have this name"),
     "constants": (
         lambda g: replace(
-            g, nodes=(replace(g.nodes[0], squares=Squares(np.ones(2, np.int64), 0, QType(8, 0), 0)), g.nodes[1])
+            g,
+            nodes=(
+                replace(g.nodes[0], squares=Squares(np.ones(2, np.int64), 0, QType(8, 0), 0)),
+                g.nodes[1],
+            ),
         ),
         "embedding: squares has shape [2], must have [3]",
     ),
-    "nobody": (lambda g: read(g, source="nobody"), "head: input y reads nobody.x, which no earlier node sends"),
-    "no-port": (lambda g: read(g, source_port="z"), "head: input y reads embedding.z, which no earlier node sends"),
-    "no-matrix": (lambda g: read(g, matrix=None), "head: input y: the matrix has shape None, must have 2 rows"),
+    "nobody": (
+        lambda g: read(g, source="nobody"),
+        "head: input y reads nobody.x, which no earlier node sends",
+    ),
+    "no-port": (
+        lambda g: read(g, source_port="z"),
+        "head: input y reads embedding.z, which no earlier node sends",
+    ),
+    "no-matrix": (
+        lambda g: read(g, matrix=None),
+        "head: input y: the matrix has shape None, must have 2 rows",
+    ),
     "turned": (
         lambda g: read(g, matrix=pack(np.ones((3, 2), np.int8))),
         "head: input y: the matrix has shape [3, 2], must have 2 rows",
@@ -114,14 +144,21 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
     ),
     "shared": (
         lambda g: shared(g, "broadcast"),
-        "head: input y: reads broadcast at a port that inputs share, must read ternary, sum or aligned there",
+        "head: input y: reads broadcast at a port that inputs share, must read ternary, sum or "
+        "aligned there",
     ),
-    "aligned": (lambda g: read(g, how="aligned", matrix=None), "head: input y: reads 3 values aligned, must read 2"),
+    "aligned": (
+        lambda g: read(g, how="aligned", matrix=None),
+        "head: input y: reads 3 values aligned, must read 2",
+    ),
     "broadcast": (
         lambda g: read(g, how="broadcast", matrix=None),
         "head: input y: reads 3 values broadcast, must read 1",
     ),
-    "sum": (lambda g: read(g, how="sum", matrix=None), "head: input y: a sum is read by one neuron, not by 2"),
+    "sum": (
+        lambda g: read(g, how="sum", matrix=None),
+        "head: input y: a sum is read by one neuron, not by 2",
+    ),
     "group": (
         lambda g: inserted(g, 1, "group", QType(8, 0), 2),
         "top: input v: 3 values in groups of 2 need another number of neurons than 1",
@@ -141,7 +178,10 @@ def test_a_sum_fits_the_accumulator(hand_graph: Graph) -> None:
     assert verify(replace(hand_graph, accumulator_bits=9))
     with pytest.raises(RangeError) as error:
         verify(replace(hand_graph, accumulator_bits=8))
-    assert str(error.value) == "head: input y: the sum can reach 254, which a 8-bit accumulator cannot hold"
+    assert (
+        str(error.value)
+        == "head: input y: the sum can reach 254, which a 8-bit accumulator cannot hold"
+    )
 
 
 def test_what_shares_a_port_adds_up_in_its_accumulator(hand_graph: Graph) -> None:
@@ -150,14 +190,25 @@ def test_what_shares_a_port_adds_up_in_its_accumulator(hand_graph: Graph) -> Non
     assert verify(replace(graph, accumulator_bits=10)).head.ports == {"y": graph.head.inputs}
     with pytest.raises(RangeError) as error:
         verify(replace(graph, accumulator_bits=9))
-    assert str(error.value) == "head: input y: the sum can reach 381, which a 9-bit accumulator cannot hold"
+    assert (
+        str(error.value)
+        == "head: input y: the sum can reach 381, which a 9-bit accumulator cannot hold"
+    )
 
 
 def test_a_sum_can_be_negative_where_an_input_can(hand_graph: Graph) -> None:
-    """The head reads squares, which are not: with the weight -1, and in a sum with what may be negative, it can."""
-    entry = replace(hand_graph.head.inputs[0], source_port="sq", matrix=pack(np.array([[-1, 0, 0]] * 2, np.int8)))
+    """The head reads squares, which are not: with the weight -1, and in a sum with what may be
+    negative, it can."""
+    entry = replace(
+        hand_graph.head.inputs[0],
+        source_port="sq",
+        matrix=pack(np.array([[-1, 0, 0]] * 2, np.int8)),
+    )
     unsigned = Output("logits", 2, QType(17, 0), unsigned=True)
-    for inputs, low, high in (((entry,), -49151, 49151), ((Input("y", "top", "max", "aligned"), entry), -49341, 49342)):
+    for inputs, low, high in (
+        ((entry,), -49151, 49151),
+        ((Input("y", "top", "max", "aligned"), entry), -49341, 49342),
+    ):
         graph = inserted(hand_graph, 2, "group", QType(8, 0), 2)
         head = replace(hand_graph.head, inputs=inputs, outputs=(unsigned,))
         with pytest.raises(RangeError) as error:
@@ -181,7 +232,10 @@ def test_a_register_holds_every_value(hand_graph: Graph) -> None:
     wide = replace(hand_graph.nodes[0], squares=Squares(np.full(3, 2**31), 0, QType(8, 0), 0))
     with pytest.raises(RangeError) as error:
         verify(replace(hand_graph, nodes=(wide, hand_graph.head)))
-    assert str(error.value) == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"
+    assert (
+        str(error.value)
+        == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"
+    )
 
 
 def test_a_payload_has_at_most_32_bits(hand_graph: Graph) -> None:
@@ -200,12 +254,16 @@ def test_the_embedding_table_fits(hand_graph: Graph) -> None:
         with pytest.raises(GraphError) as error:
             verify(replace(hand_graph, nodes=(wrong, head)))
         assert str(error.value) == (
-            f"embedding: {codes} codes have {scales} scales, must be [vocabulary, 3] and [vocabulary]"
+            f"embedding: {codes} codes have {scales} scales, must be [vocabulary, 3] and "
+            "[vocabulary]"
         )
     large = replace(embedding, scales=np.array([1, 2**31]))
     with pytest.raises(RangeError) as range_error:
         verify(replace(hand_graph, nodes=(large, head)))
-    assert str(range_error.value) == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"
+    assert (
+        str(range_error.value)
+        == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"
+    )
 
 
 def test_matrices_are_what_they_say(hand_graph: Graph) -> None:
@@ -219,7 +277,10 @@ def test_matrices_are_what_they_say(hand_graph: Graph) -> None:
     assert str(error.value) == "head: input y: the matrix holds a code other than -1, 0, +1"
     for fullest, nonzero in ((3, 4), (2, 5)):
         with pytest.raises(GraphError) as error:
-            verify_matrices(read(hand_graph, matrix=replace(matrix, fullest=fullest, nonzero=nonzero)))
+            verify_matrices(
+                read(hand_graph, matrix=replace(matrix, fullest=fullest, nonzero=nonzero))
+            )
         assert str(error.value) == (
-            f"head: input y: the matrix has 4 non-zero codes, 2 in its fullest row, must have {nonzero} and {fullest}"
+            "head: input y: the matrix has 4 non-zero codes, 2 in its fullest row, must have "
+            f"{nonzero} and {fullest}"
         )

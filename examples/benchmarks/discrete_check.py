@@ -1,11 +1,12 @@
 """The formulas of `mmfree_neuro.timing` beside a discrete-event simulation of the same mappings.
 
-A small random model of two blocks of 64 channels, and one block of the 370M model, on one chip and on three.  A row is
-the time of a token as simulated, over that of the formula; without a barrier in prefill it is a mean over tokens that
-come in bursts, good to a twentieth (in disorder, to a tenth), and the mean from the first start to the last end, never
-below 1, stands beside it.  None is written unless every resource of the simulation works as long for a token as the
-formulas say, and nothing with a barrier is faster than its formula.
-Run: pip install simpy; python examples/benchmarks/discrete_check.py
+A small random model of two blocks of 64 channels, and one block of the 370M model, on one chip and
+on three.  A row is the time of a token as simulated, over that of the formula; without a barrier in
+prefill it is a mean over tokens that come in bursts, good to a twentieth (in disorder, to a tenth),
+and the mean from the first start to the last end, never below 1, stands beside it.  None is written
+unless every resource of the simulation works as long for a token as the formulas say, and nothing
+with a barrier is faster than its formula. Run: pip install simpy; python
+examples/benchmarks/discrete_check.py
 """
 
 import math
@@ -35,9 +36,11 @@ from mmfree_sims.discrete import Outcome, simulate
 
 SMALL = ModelConfig(vocab_size=256, hidden_size=64, num_hidden_layers=2, intermediate_size=128)
 FORMULAS = {
-    "pipelined": timing.pipelined, "fall-through": timing.fall_through,
-    "asynchronous prefill": timing.asynchronous_prefill, "asynchronous generation": timing.asynchronous_generation,
-}  # fmt: skip
+    "pipelined": timing.pipelined,
+    "fall-through": timing.fall_through,
+    "asynchronous prefill": timing.asynchronous_prefill,
+    "asynchronous generation": timing.asynchronous_generation,
+}
 Case = tuple[str, Graph, Mapping, dict[str, tuple[int, int]]]
 """What it is, and the tokens and the payloads in a bundle of each mode."""
 
@@ -62,7 +65,14 @@ def disorder(graph: Graph, seed: int) -> Mapping:
         for start, stop in pairwise(sorted(edges)):
             shards.append(Shard(node.name, start, stop))
             locations.append(Location(int(rng.integers(3)), int(rng.integers(12))))
-    return Mapping("", "", "disorder", tuple(shards), tuple(locations), route(graph, tuple(shards), tuple(locations)))
+    return Mapping(
+        "",
+        "",
+        "disorder",
+        tuple(shards),
+        tuple(locations),
+        route(graph, tuple(shards), tuple(locations)),
+    )
 
 
 def chain(graph: Graph) -> Mapping:
@@ -80,13 +90,21 @@ def cases(system: SystemSpec) -> Iterator[Case]:
     graph = small()
     yield "2 blocks of 64, a core for every node, 3 chips", graph, chain(graph), exact
     wish = planning.Wish("block-per-chip", cores=5)
-    yield "2 blocks of 64, a block on each chip, 3 chips", *planning.place(graph, "", system, wish), exact
+    yield (
+        "2 blocks of 64, a block on each chip, 3 chips",
+        *planning.place(graph, "", system, wish),
+        exact,
+    )
     yield "2 blocks of 64, in disorder, 3 chips", graph, disorder(graph, 0), exact
     block = published_graph("370m", blocks=1)
     bundled = dict.fromkeys(FORMULAS, (1, 8)) | {"asynchronous prefill": (240, 256)}
     for placer, chips in (("block-per-chip", 1), ("chain", 3)):
         wish = planning.Wish(placer, chips=chips, head_on_host=True)
-        yield f"1 block of 370M, {placer}, {chips} chips", *planning.place(block, "", system, wish), bundled
+        yield (
+            f"1 block of 370M, {placer}, {chips} chips",
+            *planning.place(block, "", system, wish),
+            bundled,
+        )
 
 
 def agree(found: Outcome, load: Load, system: SystemSpec) -> None:
@@ -101,10 +119,18 @@ def agree(found: Outcome, load: Load, system: SystemSpec) -> None:
 
 def row(what: str, load: Load, found: Outcome, formula_s: float) -> dict[str, object]:
     """One row; barriers, which are the same in both, are taken off once."""
-    ratio, barriers_s = found.seconds_per_token / formula_s, found.seconds_per_token - sum(found.steps)
-    beside = (found.seconds_per_token - barriers_s) / (formula_s - barriers_s) if found.steps else ratio
+    ratio, barriers_s = (
+        found.seconds_per_token / formula_s,
+        found.seconds_per_token - sum(found.steps),
+    )
+    beside = (
+        (found.seconds_per_token - barriers_s) / (formula_s - barriers_s) if found.steps else ratio
+    )
     if found.steps and ratio < 1 - 1e-9:
-        raise SystemExit(f"{what}: the simulation takes {ratio} of the formula, must be at least 1: no row is written")
+        raise SystemExit(
+            f"{what}: the simulation takes {ratio} of the formula, must be at least 1: no row "
+            "is written"
+        )
     return {
         "what": f"{what}, {found.mode}",
         "value": round(ratio, 3),
@@ -123,12 +149,22 @@ def row(what: str, load: Load, found: Outcome, formula_s: float) -> dict[str, ob
 def rows(system: SystemSpec) -> Iterator[dict[str, object]]:
     """A row for every case and mode."""
     for what, graph, mapping, how in cases(system):
-        load = timing.load(mapping, summarise(graph), expected(graph, mapping), ways(mapping, system))
+        load = timing.load(
+            mapping, summarise(graph), expected(graph, mapping), ways(mapping, system)
+        )
         for mode, formula in FORMULAS.items():
-            (tokens, bundle), begin, estimate = how[mode], time.perf_counter(), formula(load, system)
+            (tokens, bundle), begin, estimate = (
+                how[mode],
+                time.perf_counter(),
+                formula(load, system),
+            )
             found = simulate(graph, mapping, system, mode, tokens, bundle=bundle)
             agree(found, load, system)
-            about = {"bundle": bundle, "slowest": estimate.resource, "took_s": round(time.perf_counter() - begin, 1)}
+            about = {
+                "bundle": bundle,
+                "slowest": estimate.resource,
+                "took_s": round(time.perf_counter() - begin, 1),
+            }
             yield row(what, load, found, estimate.seconds_per_token.central) | about
 
 

@@ -1,9 +1,10 @@
-"""What each approximation of the integer model costs by itself, on library modules that training never saw.
+"""What each approximation of the integer model costs by itself, on library modules that training
+never saw.
 
-Single approximations replace one thing in the float model as trained (8-bit activations, one scale per token); whole
-graphs run on the fast engine, on a quarter of the windows.  A cost is the difference to the row named beside it, on the
-same windows.
-Run: python examples/benchmarks/error_budget.py [CHECKPOINT] [--windows N] [--quick]
+Single approximations replace one thing in the float model as trained (8-bit activations, one scale
+per token); whole graphs run on the fast engine, on a quarter of the windows.  A cost is the
+difference to the row named beside it, on the same windows. Run: python
+examples/benchmarks/error_budget.py [CHECKPOINT] [--windows N] [--quick]
 """
 
 import argparse
@@ -32,7 +33,14 @@ from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
 from mmfree_neuro.ops import Machine
 from mmfree_neuro.quantize import SCHEMES, Ranges, Scheme, ternary_weights
-from mmfree_neuro.tables import GATE_FRAC, ROOT_FIRST, ROOT_FRAC, SIGMOID_INPUT_FRAC, inverse_root_guess, sigmoid_table
+from mmfree_neuro.tables import (
+    GATE_FRAC,
+    ROOT_FIRST,
+    ROOT_FRAC,
+    SIGMOID_INPUT_FRAC,
+    inverse_root_guess,
+    sigmoid_table,
+)
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 TRAINED, WHOLE = "float model as trained", "a16, whole graph"
@@ -42,7 +50,8 @@ Nats = NDArray[np.float64]  # [windows, length]
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One line of the table: nats per byte, or why there are none; the cost is against the row named `against`."""
+    """One line of the table: nats per byte, or why there are none; the cost is against the row
+    named `against`."""
 
     what: str
     nats: Nats | None
@@ -51,7 +60,8 @@ class Row:
 
 
 def static(ranges: Ranges, bits: int, power_of_two: bool) -> Tap:
-    """Rounds what every ternary product reads, with one scale per tensor from the calibrated largest magnitude."""
+    """Rounds what every ternary product reads, with one scale per tensor from the calibrated
+    largest magnitude."""
     high = (1 << (bits - 1)) - 1
 
     def tap(name: str, value: Tensor) -> Tensor:
@@ -65,7 +75,8 @@ def static(ranges: Ranges, bits: int, power_of_two: bool) -> Tap:
 
 
 def norm_port(name: str) -> str:
-    """The calibrated range of what the tap `name` sees: `layers.0.attn.i_proj.in` is `layers.0.attn.i`."""
+    """The calibrated range of what the tap `name` sees: `layers.0.attn.i_proj.in` is
+    `layers.0.attn.i`."""
     match name.split("."):
         case ["layers", layer, "attn", "o_proj", "in"]:
             return f"layers.{layer}.o.y"
@@ -78,9 +89,13 @@ def norm_port(name: str) -> str:
 
 
 def chords(log2_segments: int, end: int) -> Callable[[Tensor], Tensor]:
-    """The integers' sigmoid with 2^log2_segments segments on [0, 16), magnitudes held below `end`."""
+    """The integers' sigmoid with 2^log2_segments segments on [0, 16), magnitudes held below
+    `end`."""
     magnitudes = np.arange(end << SIGMOID_INPUT_FRAC)
-    values = Machine().sigmoid(magnitudes, SIGMOID_INPUT_FRAC, sigmoid_table(log2_segments)) / 2**GATE_FRAC
+    values = (
+        Machine().sigmoid(magnitudes, SIGMOID_INPUT_FRAC, sigmoid_table(log2_segments))
+        / 2**GATE_FRAC
+    )
     table = torch.from_numpy(values.astype(np.float32))
 
     def sigmoid(x: Tensor) -> Tensor:
@@ -91,7 +106,8 @@ def chords(log2_segments: int, end: int) -> Callable[[Tensor], Tensor]:
 
 
 def newton_norm(steps: int) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """RMSNorm whose root is the integers' first guess and `steps` Newton steps, in exact arithmetic."""
+    """RMSNorm whose root is the integers' first guess and `steps` Newton steps, in exact
+    arithmetic."""
     guesses = torch.from_numpy(inverse_root_guess() / 2**ROOT_FRAC)
 
     def norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -108,7 +124,8 @@ def newton_norm(steps: int) -> Callable[[Tensor, Tensor, float], Tensor]:
 
 
 def rounded_state(model: HGRNBitModel, ranges: Ranges, bits: int) -> Tap:
-    """Runs the recurrence step by step and rounds its state at each, in the format that lowering would choose."""
+    """Runs the recurrence step by step and rounds its state at each, in the format that lowering
+    would choose."""
     bounds, room = model.lower_bounds(), 2.0 ** SCHEMES["a16"].headroom_bits
     seen: dict[str, Tensor] = {}
 
@@ -140,7 +157,9 @@ def approximations(model: HGRNBitModel, fixed: Ranges, per_token: Ranges) -> dic
     """The float model with one thing replaced, by what it is."""
     found = {TRAINED: Numerics(), "activations not rounded": Numerics(quantise=False)}
     for bits in (16, 12, 8):
-        found[f"activations of {bits} bits, one scale per tensor"] = Numerics(static(fixed, bits, False), False)
+        found[f"activations of {bits} bits, one scale per tensor"] = Numerics(
+            static(fixed, bits, False), False
+        )
     for bits in (16, 8):
         name = f"activations of {bits} bits, one power-of-two scale per tensor"
         found[name] = Numerics(static(fixed, bits, True), False)
@@ -149,14 +168,19 @@ def approximations(model: HGRNBitModel, fixed: Ranges, per_token: Ranges) -> dic
     for steps in (1, 2, 3):
         name = f"inverse root by 24 entries and {steps} Newton step{'s' if steps > 1 else ''}"
         found[name] = Numerics(norm=newton_norm(steps))
-    found["RMSNorm with eps 1e-3 everywhere"] = Numerics(norm=lambda x, gain, _: rms_norm(x, gain, 1e-3))
+    found["RMSNorm with eps 1e-3 everywhere"] = Numerics(
+        norm=lambda x, gain, _: rms_norm(x, gain, 1e-3)
+    )
     for bits in (24, 16, 12, 8):
-        found[f"recurrent state of {bits} bits"] = Numerics(tap=rounded_state(model, per_token, bits))
+        found[f"recurrent state of {bits} bits"] = Numerics(
+            tap=rounded_state(model, per_token, bits)
+        )
     return found
 
 
 def graph_nats(graph: Graph, windows: NDArray[np.int64]) -> Nats:
-    """Nats per byte of a graph on windows [n, length + 1]; refuses where the fast engine is not the reference."""
+    """Nats per byte of a graph on windows [n, length + 1]; refuses where the fast engine is not the
+    reference."""
     placed = pipeline.in_one_place(graph)
     few = Job(windows[:1, :CHECKED_TOKENS])
     fast, reference = (pipeline.engine_named(name) for name in ("fast", "reference"))
@@ -176,13 +200,18 @@ def graphs() -> dict[str, tuple[Scheme, str]]:
     a16 = SCHEMES["a16"]
     return {
         WHOLE: (a16, TRAINED),
-        f"a16, accumulators of 24 bits instead of {a16.accumulator_bits}": (replace(a16, accumulator_bits=24), WHOLE),
+        f"a16, accumulators of 24 bits instead of {a16.accumulator_bits}": (
+            replace(a16, accumulator_bits=24),
+            WHOLE,
+        ),
         f"a16, values of 16 bits instead of {a16.value_bits}": (replace(a16, value_bits=16), WHOLE),
         "a8, whole graph": (SCHEMES["a8"], TRAINED),
     }
 
 
-def measure(checkpoint: Checkpoint, calibration: NDArray[np.int64], windows: NDArray[np.int64]) -> list[Row]:
+def measure(
+    checkpoint: Checkpoint, calibration: NDArray[np.int64], windows: NDArray[np.int64]
+) -> list[Row]:
     """Every row, graphs first, as they are checked against the reference."""
     fixed, per_token = (calibrate(checkpoint, calibration, SCHEMES[name]) for name in ("a16", "a8"))
     few = windows[:: max(1, min(4, len(windows) // 2))]
@@ -209,7 +238,8 @@ def tell(what: str) -> None:
 
 
 def cost(row: Row, rows: list[Row], windows: int) -> tuple[float, float] | None:
-    """Mean difference to the row that it is against, and the standard error of that mean over windows."""
+    """Mean difference to the row that it is against, and the standard error of that mean over
+    windows."""
     other = next(r.nats for r in rows if r.what == row.against)
     if row.nats is None or other is None:
         return None
@@ -223,7 +253,12 @@ def records(rows: list[Row], about: dict[str, object], windows: int) -> list[dic
     """The rows as they are stored."""
     found: list[dict[str, object]] = []
     for row in rows:
-        record = {"what": row.what, "value": None, "unit": "nats/byte", "against": row.against} | about
+        record = {
+            "what": row.what,
+            "value": None,
+            "unit": "nats/byte",
+            "against": row.against,
+        } | about
         priced = cost(row, rows, windows)
         if row.nats is not None and priced is not None:
             record["value"], record["standard_error"] = (round(part, 7) for part in priced)
@@ -235,14 +270,22 @@ def records(rows: list[Row], about: dict[str, object], windows: int) -> list[dic
 def table(found: list[dict[str, object]]) -> str:
     """The stored rows as a Markdown table."""
     lines = [
-        "| approximation | nats per byte | costs, nats per byte | against | bytes |", "|---|---:|---:|---|---:|",
-    ]  # fmt: skip
+        "| approximation | nats per byte | costs, nats per byte | against | bytes |",
+        "|---|---:|---:|---|---:|",
+    ]
     for row in found:
         if row["value"] is None:
             lines.append(f"| {row['what']} | none: {row['note']} | | {row['against']} | |")
             continue
-        price = f"{row['value']:+.5f} ± {row['standard_error']:.5f}" if row["what"] != row["against"] else ""
-        lines.append(f"| {row['what']} | {row['nats_per_byte']:.5f} | {price} | {row['against']} | {row['bytes']} |")
+        price = (
+            f"{row['value']:+.5f} ± {row['standard_error']:.5f}"
+            if row["what"] != row["against"]
+            else ""
+        )
+        lines.append(
+            f"| {row['what']} | {row['nats_per_byte']:.5f} | {price} | {row['against']} | "
+            f"{row['bytes']} |"
+        )
     return "\n".join(lines)
 
 
@@ -252,23 +295,46 @@ def main(folder: Path, count: int, length: int, quick: bool) -> None:
     windows = corpus.windows(text.held_out, length, count)
     calibration = corpus.windows(text.train, length, 2 if quick else WINDOWS)[:, :-1]
     torch.set_flush_denormal(True)  # long products of forget gates are slow otherwise
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(folder.glob("*.safetensors"))]
+    digests = [
+        hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for path in sorted(folder.glob("*.safetensors"))
+    ]
     name = folder.resolve().name
-    about: dict[str, object] = {"checkpoint": name, "weights_sha256": digests, "text": text.description}
+    about: dict[str, object] = {
+        "checkpoint": name,
+        "weights_sha256": digests,
+        "text": text.description,
+    }
     found = records(measure(checkpoint, calibration, windows), about, len(windows))
     if not quick:
         with redirect_stdout(sys.stderr):
             write("error_budget", found)
     print(f"{name}, held-out modules of {text.description}, {device()}\n\n{table(found)}\n")
-    print("A cost compares the same bytes; whole graphs are measured on fewer windows, so compare their costs only.")
+    print(
+        "A cost compares the same bytes; whole graphs are measured on fewer windows, so compare "
+        "their costs only."
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="What each approximation of the integer model costs by itself.")
-    parser.add_argument("checkpoint", nargs="?", type=Path, default=SHIPPED, help="a checkpoint folder")
-    parser.add_argument("--windows", type=int, default=32, help="held-out windows of 512 bytes (32)")
-    parser.add_argument("--quick", action="store_true", help="2 windows of 64 bytes; writes no rows")
+    parser = argparse.ArgumentParser(
+        description="What each approximation of the integer model costs by itself."
+    )
+    parser.add_argument(
+        "checkpoint", nargs="?", type=Path, default=SHIPPED, help="a checkpoint folder"
+    )
+    parser.add_argument(
+        "--windows", type=int, default=32, help="held-out windows of 512 bytes (32)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="2 windows of 64 bytes; writes no rows"
+    )
     options = parser.parse_args()
     if options.windows < 2:
         parser.error("--windows must be at least 2")
-    main(options.checkpoint, 2 if options.quick else options.windows, 64 if options.quick else 512, options.quick)
+    main(
+        options.checkpoint,
+        2 if options.quick else options.windows,
+        64 if options.quick else 512,
+        options.quick,
+    )

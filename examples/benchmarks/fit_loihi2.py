@@ -1,10 +1,11 @@
-"""Fits the figures of `systems/chips/loihi2.toml` that Intel does not publish to published rows of one chip.
+"""Fits the figures of `systems/chips/loihi2.toml` that Intel does not publish to published rows of
+one chip.
 
     python examples/benchmarks/fit_loihi2.py
 
-The rows are those of arXiv 2503.18002v2: one block of the 370M model on one chip, 120 cores.  The counts are this
-toolchain's: scheme a16, one block per chip, every payload non-zero, 35.4 % of the weights zero.  Prints the fitted
-figures and writes them as JSON; the TOML file has them rounded.
+The rows are those of arXiv 2503.18002v2: one block of the 370M model on one chip, 120 cores.  The
+counts are this toolchain's: scheme a16, one block per chip, every payload non-zero, 35.4 % of the
+weights zero.  Prints the fitted figures and writes them as JSON; the TOML file has them rounded.
 """
 
 from dataclasses import replace
@@ -28,19 +29,25 @@ GENERATION_UJ = 59e3 / BLOCKS  # T3
 GENERATION_DYNAMIC_W = 0.269 - 0.152  # F4
 FEW_CHIPS_STEP_US = 122.8  # F5, 2 to 4 chips
 MANY_CHIPS_STEP_US = 150.0  # F5, 5 and more
-BARRIER_ONE_CHIP_US = 0.2  # Intel Loihi 2 technology brief: the shortest chip-wide step is under 200 ns
+BARRIER_ONE_CHIP_US = (
+    0.2  # Intel Loihi 2 technology brief: the shortest chip-wide step is under 200 ns
+)
 BARRIER_LOIHI1_US = 14.0  # Loihi 1 over many chips, second-hand: 14 to 16 us
 BOUNDARY_MESSAGES = 2048
 """The residual stream and its squares, from one block to the next."""
 
-# Loihi 1, pJ: a synaptic operation, a tenth of an active neuron update, a spike out (SANA-FE), a hop
+# Loihi 1, pJ: a synaptic operation, a tenth of an active neuron update, a spike out (SANA-FE), a
+# hop
 LOIHI1_PJ = {"synops": 23.6, "instructions": 8.1, "messages": 111.0, "hops": 3.5}
 
 
 def counts() -> dict[str, float]:
-    """Counts of one block for a token, and the slowest cores of its steps in microseconds without a barrier."""
+    """Counts of one block for a token, and the slowest cores of its steps in microseconds without a
+    barrier."""
     graph, system = published_graph("370m", blocks=1), load_system("oheo-gulch")
-    graph, mapping = planning.place(graph, "", system, planning.Wish("block-per-chip", head_on_host=True))
+    graph, mapping = planning.place(
+        graph, "", system, planning.Wish("block-per-chip", head_on_host=True)
+    )
     activity, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
     moved = traffic(mapping, activity, found)
     load = timing.load(mapping, summary, activity, found)
@@ -48,23 +55,33 @@ def counts() -> dict[str, float]:
     nothing = Quantity(0, 0, 0, "to be fitted")
     bare = replace(system, chip=replace(system.chip, fall_through_step_ns=nothing))
     return {
-        "synops": cost.on_chips(mapping, activity.synops), "reads": cost.on_chips(mapping, activity.reads),
-        "messages": moved.messages, "hops": moved.hops,
+        "synops": cost.on_chips(mapping, activity.synops),
+        "reads": cost.on_chips(mapping, activity.reads),
+        "messages": moved.messages,
+        "hops": moved.hops,
         "instructions": sum(cost.instructions(mapping, summary, activity).values()),
-        "reads_of_the_slowest_core": float(reads.sum(0).max()), "steps": load.steps,
-        "us_of_the_slowest_resources_of_all_steps": timing.fall_through(load, bare).seconds_per_token.central * 1e6,
-    }  # fmt: skip
+        "reads_of_the_slowest_core": float(reads.sum(0).max()),
+        "steps": load.steps,
+        "us_of_the_slowest_resources_of_all_steps": timing.fall_through(
+            load, bare
+        ).seconds_per_token.central
+        * 1e6,
+    }
 
 
 def fit() -> dict[str, Any]:
     """The fitted figures, each with how it was found."""
     found = counts()
-    static_w = (GENERATION_UJ - GENERATION_DYNAMIC_W * GENERATION_BLOCK_US) / (BLOCKS * GENERATION_BLOCK_US)
+    static_w = (GENERATION_UJ - GENERATION_DYNAMIC_W * GENERATION_BLOCK_US) / (
+        BLOCKS * GENERATION_BLOCK_US
+    )
     prefill_uj = PREFILL_UJ - static_w * PREFILL_STEP_US
     loihi1_uj = sum(found[name] * each * 1e-6 for name, each in LOIHI1_PJ.items())
     factor = prefill_uj / loihi1_uj
     read_ns = (PREFILL_STEP_US - BARRIER_ONE_CHIP_US) * 1e3 / found["reads_of_the_slowest_core"]
-    each_step_us = (GENERATION_BLOCK_US - found["us_of_the_slowest_resources_of_all_steps"]) / found["steps"]
+    each_step_us = (
+        GENERATION_BLOCK_US - found["us_of_the_slowest_resources_of_all_steps"]
+    ) / found["steps"]
     crossing_ns = (FEW_CHIPS_STEP_US - BARRIER_LOIHI1_US) * 1e3 / BOUNDARY_MESSAGES
     return {
         "counts_of_a_block_and_token": found,
@@ -84,8 +101,12 @@ def fit() -> dict[str, Any]:
 if __name__ == "__main__":
     found = fit()
     block = found.pop("counts_of_a_block_and_token")
-    rows = [{"what": f"a block and token: {name}", "value": value, "unit": ""} for name, value in block.items()]
+    rows = [
+        {"what": f"a block and token: {name}", "value": value, "unit": ""}
+        for name, value in block.items()
+    ]
     rows += [
-        {"what": name, "value": round(value, 4), "unit": name.rpartition("_")[2]} for name, value in found.items()
+        {"what": name, "value": round(value, 4), "unit": name.rpartition("_")[2]}
+        for name, value in found.items()
     ]
     write("fit_loihi2", rows)

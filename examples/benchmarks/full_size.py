@@ -1,9 +1,11 @@
-"""Models of published shape through the whole flow on this machine: convert, map, and run on every engine.
+"""Models of published shape through the whole flow on this machine: convert, map, and run on every
+engine.
 
-The checkpoints are synthetic (`mmfree_neuro.testing`), so nothing is downloaded and the text is noise; speed and memory
-are those of any checkpoint of the shape.  Every engine is compared with the fast one before a row is written, and for
-the 370M model the fast one with the reference.  Steps run as commands of their own, as users run them.
-Run: python examples/benchmarks/full_size.py [370m|1.3b|2.7b] [FOLDER FOR SEVERAL GB, KEPT]
+The checkpoints are synthetic (`mmfree_neuro.testing`), so nothing is downloaded and the text is
+noise; speed and memory are those of any checkpoint of the shape.  Every engine is compared with the
+fast one before a row is written, and for the 370M model the fast one with the reference.  Steps run
+as commands of their own, as users run them. Run: python examples/benchmarks/full_size.py
+[370m|1.3b|2.7b] [FOLDER FOR SEVERAL GB, KEPT]
 """
 
 import json
@@ -19,14 +21,17 @@ from rows import write
 PROMPT = {"370m": 512, "1.3b": 128, "2.7b": 64}
 GENERATED = {"370m": 64, "1.3b": 16, "2.7b": 8}
 MAPPINGS = {
-    "370m": {"a block a chip": ["--system", "alia-point-32", "--block-per-chip"],
-             "8 chips": ["--system", "kapoho-point", "--chips", "8"]},
+    "370m": {
+        "a block a chip": ["--system", "alia-point-32", "--block-per-chip"],
+        "8 chips": ["--system", "kapoho-point", "--chips", "8"],
+    },
     "1.3b": {"fewest chips": ["--system", "alia-point-32"]},
     "2.7b": {"fewest chips": ["--system", "alia-point"]},
-}  # fmt: skip
+}
 RANKS = {"370m": (1, 2, 4), "1.3b": (2,), "2.7b": (2,)}
 
-# Runs one engine on one mapping and leaves what it gave; Lava's parent must not have torch in memory.
+# Runs one engine on one mapping and leaves what it gave; Lava's parent must not have torch in
+# memory.
 ENGINE = """
 import json, resource, sys
 from pathlib import Path
@@ -35,7 +40,8 @@ from mmfree_neuro import pipeline, storage
 from mmfree_neuro.errors import Served
 from mmfree_neuro.job import Job
 
-path, engine, prompt, generated, out = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+path, engine, out = Path(sys.argv[1]), sys.argv[2], sys.argv[5]
+prompt, generated = int(sys.argv[3]), int(sys.argv[4])
 graph, stored = storage.load_mapped(path)
 tokens = np.random.default_rng(1).integers(0, graph.vocabulary, (1, prompt))
 try:
@@ -49,10 +55,22 @@ Path(out).with_suffix(".json").write_text(json.dumps(content))
 """
 
 
-def engine(folder: Path, mapping: Path, name: str, prompt: int, generated: int, ranks: int = 0) -> dict[str, object]:
-    """Run an engine in processes of its own: its seconds, its peak memory, and the file of what it gave."""
+def engine(
+    folder: Path, mapping: Path, name: str, prompt: int, generated: int, ranks: int = 0
+) -> dict[str, object]:
+    """Run an engine in processes of its own: its seconds, its peak memory, and the file of what it
+    gave."""
     out = folder / f"{mapping.stem}-{name}-{ranks}.npz"
-    command = [sys.executable, "-c", ENGINE, str(mapping), name, str(prompt), str(generated), str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        ENGINE,
+        str(mapping),
+        name,
+        str(prompt),
+        str(generated),
+        str(out),
+    ]
     mpiexec = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(ranks)] if ranks else []
     _, peak = run([*mpiexec, *command])
     return {**json.loads(out.with_suffix(".json").read_text()), "peak": peak, "file": out}
@@ -69,14 +87,26 @@ def row(what: str, value: float, unit: str, **more: object) -> dict[str, object]
     return {"what": what, "value": float(f"{value:.4g}"), "unit": unit, **more}
 
 
-def speeds(what: str, found: dict[str, object], prompt: int, generated: int) -> list[dict[str, object]]:
+def speeds(
+    what: str, found: dict[str, object], prompt: int, generated: int
+) -> list[dict[str, object]]:
     """Rows of one run."""
     seconds = found["seconds"]
     assert isinstance(seconds, dict)
     return [
         row(f"{what}: start", seconds["start"], "s", chips=found["chips"]),
-        row(f"{what}: prefill of {prompt} tokens", prompt / seconds["prefill"], "tokens/s", chips=found["chips"]),
-        row(f"{what}: generation", (generated - 1) / seconds["generate"], "tokens/s", chips=found["chips"]),
+        row(
+            f"{what}: prefill of {prompt} tokens",
+            prompt / seconds["prefill"],
+            "tokens/s",
+            chips=found["chips"],
+        ),
+        row(
+            f"{what}: generation",
+            (generated - 1) / seconds["generate"],
+            "tokens/s",
+            chips=found["chips"],
+        ),
         row(f"{what}: peak memory", int(str(found["peak"])) / 2**20, "MiB", chips=found["chips"]),
     ]
 
@@ -99,7 +129,11 @@ def main(model: str, folder: Path) -> None:
         seconds, _ = run([*CLI, "map", str(graph), *options, "-o", str(mapping)])
         rows.append(row(f"{model}, {name}: map", seconds, "s"))
         if model == "370m":
-            compare(engine(folder, mapping, "reference", 2, 1), engine(folder, mapping, "fast", 2, 1), "the reference")
+            compare(
+                engine(folder, mapping, "reference", 2, 1),
+                engine(folder, mapping, "fast", 2, 1),
+                "the reference",
+            )
         fast = engine(folder, mapping, "fast", prompt, generated)
         rows += speeds(f"{model}, {name}, fast", fast, prompt, generated)
         lava = engine(folder, mapping, "lava", prompt, generated)

@@ -1,10 +1,12 @@
-"""Everything that is measured on a GPU, in order of importance: speed, energy and memory, each as `bench gpu` does it.
+"""Everything that is measured on a GPU, in order of importance: speed, energy and memory, each as
+`bench gpu` does it.
 
-Rows are saved one by one as they come, so that a run may be cut off.  A point whose result is wrong, or that does not
-fit the memory, is told on standard error and gets no row, and the next one follows.  Points that share a model share a
-process; those that compile or train have one of their own, so that nothing of another is in their memory.
-Run from a checkout:
-PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu.py [-o ROWS] [--only WORDS] [--list]
+Rows are saved one by one as they come, so that a run may be cut off.  A point whose result is
+wrong, or that does not fit the memory, is told on standard error and gets no row, and the next one
+follows.  Points that share a model share a process; those that compile or train have one of their
+own, so that nothing of another is in their memory. Run from a checkout:
+PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu.py [-o ROWS] [--only WORDS]
+[--list]
 """
 
 import argparse
@@ -68,7 +70,9 @@ def _process(point: Point) -> object:
     return point if alone else (point.implementation, point.model)
 
 
-def measure(points: list[Point], seconds: float, output: Path, commit: str | None, deadline: float) -> None:
+def measure(
+    points: list[Point], seconds: float, output: Path, commit: str | None, deadline: float
+) -> None:
     """Measure points in this process; a line of standard output says how each ended."""
     from mmfree_kernels.bench.builders import build
 
@@ -92,11 +96,22 @@ def run(points: list[Point], options: argparse.Namespace, deadline: float) -> in
     content = json.dumps([asdict(point) for point in points])
     more = ["--commit", options.commit] if options.commit is not None else []
     command = [
-        sys.executable, __file__, "--points", content, "--seconds", str(options.seconds), "-o", str(options.output),
-        "--deadline", str(deadline), *more,
-    ]  # fmt: skip
+        sys.executable,
+        __file__,
+        "--points",
+        content,
+        "--seconds",
+        str(options.seconds),
+        "-o",
+        str(options.output),
+        "--deadline",
+        str(deadline),
+        *more,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        late = threading.Timer(min(max(deadline - time.time(), 0) + GRACE_S, threading.TIMEOUT_MAX), child.kill)
+        late = threading.Timer(
+            min(max(deadline - time.time(), 0) + GRACE_S, threading.TIMEOUT_MAX), child.kill
+        )
         late.daemon = True
         late.start()
         assert child.stdout is not None
@@ -106,7 +121,11 @@ def run(points: list[Point], options: argparse.Namespace, deadline: float) -> in
     if status == 2:
         sys.exit(2)
     if status != 0 and ended < len(points):
-        print(f"{points[ended]}: no row: the process ended with status {status}", file=sys.stderr, flush=True)
+        print(
+            f"{points[ended]}: no row: the process ended with status {status}",
+            file=sys.stderr,
+            flush=True,
+        )
         return ended + 1
     return ended if time.time() <= deadline else len(points)
 
@@ -114,11 +133,19 @@ def run(points: list[Point], options: argparse.Namespace, deadline: float) -> in
 def main() -> int:
     """Measure what was asked for; 1 where some point has no row."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=ROWS, help="JSON file that rows are added to")
-    parser.add_argument("--only", action="append", default=[], help="words that a point's name must have")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=ROWS, help="JSON file that rows are added to"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="words that a point's name must have"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of each point, at least")
-    parser.add_argument("--budget-seconds", type=float, default=1e9, help="start no point after so long")
-    parser.add_argument("--commit", help="recorded in the rows where this is no checkout with its history")
+    parser.add_argument(
+        "--budget-seconds", type=float, default=1e9, help="start no point after so long"
+    )
+    parser.add_argument(
+        "--commit", help="recorded in the rows where this is no checkout with its history"
+    )
     parser.add_argument("--list", action="store_true", help="name the points and measure nothing")
     parser.add_argument("--points", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -127,7 +154,11 @@ def main() -> int:
         points = [Point(**fields) for fields in json.loads(options.points)]
         measure(points, options.seconds, options.output, options.commit, options.deadline)
         return 0
-    asked = [p for p in POINTS if not options.only or any(all(w in str(p) for w in o.split()) for o in options.only)]
+    asked = [
+        p
+        for p in POINTS
+        if not options.only or any(all(w in str(p) for w in o.split()) for o in options.only)
+    ]
     if options.list:
         print("\n".join(map(str, asked)))
         return 0

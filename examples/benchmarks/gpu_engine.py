@@ -1,8 +1,10 @@
-"""A model of full size on the `gpu` engine: the same logits, choices and counts as `fast`, and how long both take.
+"""A model of full size on the `gpu` engine: the same logits, choices and counts as `fast`, and how
+long both take.
 
-The checkpoint is synthetic, of the published shape.  Build the kernels for the CPU first, or `fast` is very slow:
-python setup.py build_ext --inplace.  Run on a machine with a GPU:
-PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu_engine.py [--model 370m] [--scheme a16] [-o ROWS]
+The checkpoint is synthetic, of the published shape.  Build the kernels for the CPU first, or `fast`
+is very slow: python setup.py build_ext --inplace.  Run on a machine with a GPU:
+PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu_engine.py [--model 370m]
+[--scheme a16] [-o ROWS]
 """
 
 import argparse
@@ -35,8 +37,12 @@ def main() -> None:
     parser.add_argument("--model", default="370m", choices=sorted(PUBLISHED))
     parser.add_argument("--scheme", default="a16", choices=sorted(SCHEMES))
     parser.add_argument("--tokens", type=int, default=512, help="of the prompt (default 512)")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "gpu_engine.json")
-    parser.add_argument("--commit", help="recorded in the row where this is no checkout with its history")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path(__file__).parent / "results" / "gpu_engine.json"
+    )
+    parser.add_argument(
+        "--commit", help="recorded in the row where this is no checkout with its history"
+    )
     options = parser.parse_args()
     record.check_gpu()
     record.check_output(options.output)
@@ -47,22 +53,35 @@ def main() -> None:
         vocabulary = PUBLISHED[options.model].vocab_size
         np.save(calibration, np.random.default_rng(0).integers(vocabulary, size=(4, 33)))
         checkpoint = pipeline.read_checkpoint(folder)
-        graph = pipeline.to_graph(checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print)
+        graph = pipeline.to_graph(
+            checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print
+        )
         mapping = pipeline.in_one_place(graph)
-        job = Job(np.random.default_rng(1).integers(vocabulary, size=(1, options.tokens)), NEW_TOKENS)
-        results = {engine: pipeline.engine_named(engine)(graph, mapping, job) for engine in ("fast", "gpu")}
+        job = Job(
+            np.random.default_rng(1).integers(vocabulary, size=(1, options.tokens)), NEW_TOKENS
+        )
+        results = {
+            engine: pipeline.engine_named(engine)(graph, mapping, job) for engine in ("fast", "gpu")
+        }
         if not same(results["fast"], results["gpu"]):
             raise SystemExit("the gpu engine differs from fast: no row is written")
         again = pipeline.engine_named("gpu")(graph, mapping, job)  # everything is compiled now
     row = {
-        "what": f"{options.model} {options.scheme}, {options.tokens} tokens and {NEW_TOKENS} more: bits and counts",
-        **{f"{engine}: {phase} s": round(value, 3) for engine, run in (*results.items(), ("gpu, compiled", again))
-           for phase, value in run.seconds.items()},
+        "what": (
+            f"{options.model} {options.scheme}, {options.tokens} tokens and {NEW_TOKENS} "
+            "more: bits and counts"
+        ),
+        **{
+            f"{engine}: {phase} s": round(value, 3)
+            for engine, run in (*results.items(), ("gpu, compiled", again))
+            for phase, value in run.seconds.items()
+        },
         "saturations": int(results["gpu"].prefill.saturations.sum()),
         "logits that are not zero": int(np.count_nonzero(results["gpu"].logits)),
-        "gpu peak bytes": torch.cuda.max_memory_allocated(), "device": torch.cuda.get_device_name(),
+        "gpu peak bytes": torch.cuda.max_memory_allocated(),
+        "device": torch.cuda.get_device_name(),
         **record.about(options.commit),
-    }  # fmt: skip
+    }
     print(json.dumps(row))
     record.append(options.output, [row])
 

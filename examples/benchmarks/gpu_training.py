@@ -1,7 +1,8 @@
 """The fused path trains as the naive path does: the same model on the same batches, step by step.
 
-All runs begin with the same parameters and take the same optimiser steps; the losses are means of the last twenty.
-Run on a machine with a GPU: PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu_training.py [-o ROWS]
+All runs begin with the same parameters and take the same optimiser steps; the losses are means of
+the last twenty. Run on a machine with a GPU: PYTHONPATH=.:partition:kernels:sims python
+examples/benchmarks/gpu_training.py [-o ROWS]
 """
 
 import argparse
@@ -21,7 +22,12 @@ from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.storage import whole_file
 
 CONFIG = ModelConfig(
-    vocab_size=256, hidden_size=512, num_hidden_layers=8, intermediate_size=1536, bos_token_id=0, eos_token_id=0
+    vocab_size=256,
+    hidden_size=512,
+    num_hidden_layers=8,
+    intermediate_size=1536,
+    bos_token_id=0,
+    eos_token_id=0,
 )
 STEPS = 200
 LAST = 20
@@ -43,7 +49,9 @@ def fused_nats(model: HGRNBitModel, tokens: torch.Tensor) -> torch.Tensor:
 
 PATHS: dict[str, Loss] = {
     "naive float32": training.plain_loss,
-    "naive, products bfloat16": lambda model, tokens: nats(model, tokens, Numerics(product_dtype=torch.bfloat16)),
+    "naive, products bfloat16": lambda model, tokens: nats(
+        model, tokens, Numerics(product_dtype=torch.bfloat16)
+    ),
     "fused float32": fused_nats,
     "fused bfloat16": training.fused_loss,
 }
@@ -54,7 +62,11 @@ def losses(loss: Loss, recipe: training.Recipe, text: torch.Tensor) -> list[floa
     model = HGRNBitModel(CONFIG)
     model.initialise(recipe.seed)
     model.to(text.device).train()
-    optimiser, gradients, found = training.optimiser_for(model, recipe, text.device), Gradients(model, loss), []
+    optimiser, gradients, found = (
+        training.optimiser_for(model, recipe, text.device),
+        Gradients(model, loss),
+        [],
+    )
     for step in range(STEPS):
         for group in optimiser.param_groups:
             group["lr"] = training.learning_rate(recipe, step)
@@ -66,8 +78,12 @@ def losses(loss: Loss, recipe: training.Recipe, text: torch.Tensor) -> list[floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "gpu_training.json")
-    parser.add_argument("--commit", help="recorded in the row where this is no checkout with its history")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path(__file__).parent / "results" / "gpu_training.json"
+    )
+    parser.add_argument(
+        "--commit", help="recorded in the row where this is no checkout with its history"
+    )
     options = parser.parse_args()
     record.check_gpu()
     recipe = training.Recipe(steps=STEPS, batch=32, window=512, learning_rate=1e-3, warmup=20)
@@ -77,14 +93,22 @@ def main() -> None:
     off = {name: end / ends["naive float32"] - 1 for name, end in ends.items()}
     print(json.dumps(off))
     if max(map(abs, off.values())) > MOST:
-        raise SystemExit(f"after {STEPS} steps a loss is off by more than {MOST:.0%}: no row is written")
+        raise SystemExit(
+            f"after {STEPS} steps a loss is off by more than {MOST:.0%}: no row is written"
+        )
     row = {
         "what": f"loss after {STEPS} steps, mean of the last {LAST}, nats per byte",
-        "losses": ends, "relative to naive float32": off, "first loss": runs["naive float32"][0],
-        "learning rate": recipe.learning_rate, "hidden": CONFIG.hidden_size, "blocks": CONFIG.num_hidden_layers,
-        "batch": recipe.batch, "window": recipe.window, "device": torch.cuda.get_device_name(),
+        "losses": ends,
+        "relative to naive float32": off,
+        "first loss": runs["naive float32"][0],
+        "learning rate": recipe.learning_rate,
+        "hidden": CONFIG.hidden_size,
+        "blocks": CONFIG.num_hidden_layers,
+        "batch": recipe.batch,
+        "window": recipe.window,
+        "device": torch.cuda.get_device_name(),
         **record.about(options.commit),
-    }  # fmt: skip
+    }
     print(json.dumps(row))
     with whole_file(options.output) as scratch:
         scratch.write_text(json.dumps([row], indent=1) + "\n", encoding="utf-8")

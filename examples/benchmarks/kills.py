@@ -1,13 +1,14 @@
-"""Runs of the shipped checkpoint on 8 chips, killed at random moments: do they end, and are they resumed to the same?
+"""Runs of the shipped checkpoint on 8 chips, killed at random moments: do they end, and are they
+resumed to the same?
 
-A third of the kills hit a chip of a Lava run, a third a rank of an MPI run on three ranks, a third the process that the
-user started: the command of a Lava run, or mpiexec.  A run that had saved a state is resumed, one that had not is
-started anew, both on an engine drawn at random; each must give the tokens and the counts of a run that never stopped.
+A third of the kills hit a chip of a Lava run, a third a rank of an MPI run on three ranks, a third
+the process that the user started: the command of a Lava run, or mpiexec.  A run that had saved a
+state is resumed, one that had not is started anew, both on an engine drawn at random; each must
+give the tokens and the counts of a run that never stopped.
 
-Kills begin half a second after the start of a Lava command, and when the ranks of an MPI run are through MPI_Init: a
-process that is killed in there leaves the name of the memory that the library was about to share, which is not ours to
-remove.
-Run: python examples/benchmarks/kills.py [FOLDER]
+Kills begin half a second after the start of a Lava command, and when the ranks of an MPI run are
+through MPI_Init: a process that is killed in there leaves the name of the memory that the library
+was about to share, which is not ours to remove. Run: python examples/benchmarks/kills.py [FOLDER]
 """
 
 import os
@@ -62,8 +63,8 @@ def tell(self, *what):
 folder, tile.Tile.__init__ = sys.argv.pop(1), tell
 sys.exit(cli.main(sys.argv[1:]))
 """
-"""The command line, of which every process that is a chip leaves a file named by its process id in a folder, and whose
-shared memory is known from that of others."""
+"""The command line, of which every process that is a chip leaves a file named by its process id in
+a folder, and whose shared memory is known from that of others."""
 ENGINES = {"fast": 1, "lava": 1, "mpi": 2}
 """On how many ranks each engine resumes."""
 
@@ -91,7 +92,8 @@ class Kill:
         """A line for people."""
         then = f"{'resumed' if self.had_state else 'started anew'} on {self.resumed_on}"
         return (
-            f"{self.victim} of {self.engine} after {self.delay_s:.2f} s: ended in {self.seconds_to_end:.2f} s, left "
+            f"{self.victim} of {self.engine} after {self.delay_s:.2f} s: ended in "
+            f"{self.seconds_to_end:.2f} s, left "
             f"{self.left or 'nothing'}; {then}: {self.problem or 'the same'}"
         )
 
@@ -101,7 +103,14 @@ def simulate(
 ) -> list[str]:
     """The command that runs the mapping."""
     under = [MPIEXEC, "-n", str(ranks)] if ranks > 1 else []
-    what = ["simulate", str(folder / "model.map"), "--prompt", PROMPT, "--new-tokens", str(NEW_TOKENS)]
+    what = [
+        "simulate",
+        str(folder / "model.map"),
+        "--prompt",
+        PROMPT,
+        "--new-tokens",
+        str(NEW_TOKENS),
+    ]
     return [*under, *command, *what, "--engine", engine, "--save-every", "8", "-o", str(run), *more]
 
 
@@ -129,7 +138,9 @@ def candidates(process: subprocess.Popen, mark: str, kind: str, chips: Path) -> 
     if kind == VICTIMS[0]:
         return sorted(living(mark).keys() & {int(file.name) for file in chips.iterdir()})
     if kind == VICTIMS[1]:
-        return sorted(pid for pid, environment in living(mark).items() if b"PMI_RANK=" in environment)
+        return sorted(
+            pid for pid, environment in living(mark).items() if b"PMI_RANK=" in environment
+        )
     return [process.pid]
 
 
@@ -139,7 +150,9 @@ def left_in_memory(before: set[str], whose: tuple[str, ...]) -> list[str]:
     held = []
     for entry in Path("/proc").iterdir() if new else ():
         try:
-            held.append((entry / "maps").read_text(errors="replace") if entry.name.isdigit() else "")
+            held.append(
+                (entry / "maps").read_text(errors="replace") if entry.name.isdigit() else ""
+            )
         except OSError:
             continue
     return sorted(name for name in new if not any(name in maps for maps in held))
@@ -149,13 +162,18 @@ def start(command: list[str], mark: str, engine: str) -> subprocess.Popen:
     """Start a command, and wait for the moment of the first kill."""
     before = set(os.listdir("/dev/shm"))
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, env=os.environ | {"KILLS": mark},
-    )  # fmt: skip
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | {"KILLS": mark},
+    )
     if engine == "lava":
         time.sleep(EARLIEST_S)
         return process
-    begun = False  # MPICH's memory comes in MPI_Init, and its name goes when all ranks of the host have it open
+    # MPICH's memory comes in MPI_Init, and its name goes when all ranks of the host have it open
+    begun = False
     while process.poll() is None:
         named = any(name.startswith("mpich_") for name in set(os.listdir("/dev/shm")) - before)
         if begun and not named:
@@ -165,18 +183,27 @@ def start(command: list[str], mark: str, engine: str) -> subprocess.Popen:
     return process
 
 
-def kill(folder: Path, kind: str, engine: str, delay: float, draw: random.Random) -> tuple[float, str] | None:
-    """Start a run and kill one of its processes: the seconds to its end, and what was left; None if it was over."""
+def kill(
+    folder: Path, kind: str, engine: str, delay: float, draw: random.Random
+) -> tuple[float, str] | None:
+    """Start a run and kill one of its processes: the seconds to its end, and what was left; None if
+    it was over."""
     for old in (folder / "run", folder / "chips"):
         shutil.rmtree(old, ignore_errors=True)
     (folder / "chips").mkdir()
     mark, before = f"{os.getpid()}-{draw.random()}", set(os.listdir("/dev/shm"))
-    program = (sys.executable, "-c", TELLING, str(folder / "chips")) if engine == "lava" else COMMAND
-    command = simulate(folder, engine, RANKS if engine == "mpi" else 1, folder / "run", command=program)
+    program = (
+        (sys.executable, "-c", TELLING, str(folder / "chips")) if engine == "lava" else COMMAND
+    )
+    command = simulate(
+        folder, engine, RANKS if engine == "mpi" else 1, folder / "run", command=program
+    )
     process = start(command, mark, engine)
     whose = (f"k{process.pid}_",) if engine == "lava" else MPI_MEMORY
     time.sleep(delay)
-    while not (found := candidates(process, mark, kind, folder / "chips")) and process.poll() is None:
+    while (
+        not (found := candidates(process, mark, kind, folder / "chips")) and process.poll() is None
+    ):
         time.sleep(0.005)
     try:
         os.kill(draw.choice(found), signal.SIGKILL)
@@ -197,7 +224,9 @@ def kill(folder: Path, kind: str, engine: str, delay: float, draw: random.Random
     return ended - begin, ", ".join(left)
 
 
-def second_run(folder: Path, engine: str, run: Path, expected: tuple[object, ...], *more: str) -> str:
+def second_run(
+    folder: Path, engine: str, run: Path, expected: tuple[object, ...], *more: str
+) -> str:
     """Resume a run, or start it anew: how that went wrong, or nothing."""
     command = simulate(folder, engine, ENGINES[engine], run, *more)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
@@ -207,7 +236,11 @@ def second_run(folder: Path, engine: str, run: Path, expected: tuple[object, ...
 
 
 def one(
-    folder: Path, number: int, normal_s: dict[str, float], expected: tuple[object, ...], draw: random.Random
+    folder: Path,
+    number: int,
+    normal_s: dict[str, float],
+    expected: tuple[object, ...],
+    draw: random.Random,
 ) -> Kill:
     """One kill, and what followed."""
     kind = VICTIMS[number % 3]
@@ -217,20 +250,30 @@ def one(
         delay = draw.uniform(0, normal_s[engine] - LAST_S)
         ended = kill(folder, kind, engine, delay, draw)
     had_state, again = (folder / "run" / STATE).is_file(), draw.choice(sorted(ENGINES))
-    problem = second_run(folder, again, folder / "run", expected, *(["--resume"] if had_state else []))
+    problem = second_run(
+        folder, again, folder / "run", expected, *(["--resume"] if had_state else [])
+    )
     return Kill(kind, engine, delay, *ended, had_state, again, problem)
 
 
 def prepare(folder: Path) -> tuple[dict[str, float], tuple[object, ...]]:
-    """Map the checkpoint and run it on every engine: how long there is to kill a run, and what a run gives."""
+    """Map the checkpoint and run it on every engine: how long there is to kill a run, and what a
+    run gives."""
     graph, mapping = str(folder / "model.graph"), str(folder / "model.map")
-    for step in (["convert", str(SHIPPED), "-o", graph],
-                 ["map", graph, "--system", "kapoho-point", "--chips", "8", "-o", mapping]):  # fmt: skip
+    for step in (
+        ["convert", str(SHIPPED), "-o", graph],
+        ["map", graph, "--system", "kapoho-point", "--chips", "8", "-o", mapping],
+    ):
         subprocess.run([*COMMAND, *step], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(simulate(folder, "fast", 1, folder / "fast"), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        simulate(folder, "fast", 1, folder / "fast"), check=True, stdout=subprocess.DEVNULL
+    )
     normal_s, outcomes = {}, [outcome(folder / "fast")]
     for engine, ranks in (("lava", 1), ("mpi", RANKS)):
-        process, begin = start(simulate(folder, engine, ranks, folder / engine), "none", engine), time.monotonic()
+        process, begin = (
+            start(simulate(folder, engine, ranks, folder / engine), "none", engine),
+            time.monotonic(),
+        )
         process.wait()
         normal_s[engine] = time.monotonic() - begin
         outcomes.append(outcome(folder / engine))
@@ -248,19 +291,37 @@ def main(folder: Path) -> None:
         print(found.text(), flush=True)
     clean, right = sum(found.clean() for found in kills), sum(not found.problem for found in kills)
     if not clean == right == KILLS:
-        raise SystemExit(f"of {KILLS} kills {clean} ended cleanly and {right} were resumed right: no row is written")
+        raise SystemExit(
+            f"of {KILLS} kills {clean} ended cleanly and {right} were resumed right: no row is "
+            "written"
+        )
     about = {
-        "seed": SEED, "kinds": {kind: sum(found.victim == kind for found in kills) for kind in VICTIMS},
-        "not_before": f"{EARLIEST_S} s after the start of a Lava command; the end of MPI_Init in an MPI run",
-    }  # fmt: skip
-    write("kills", [
-        about | {"what": "kills", "value": KILLS, "unit": "runs"},
-        about | {"what": "clean ends", "value": clean, "unit": "runs"},
-        about | {"what": "right resumes", "value": right, "unit": "runs",
-                 "from_a_state": sum(found.had_state for found in kills)},
-        about | {"what": "longest time to end", "value": round(max(found.seconds_to_end for found in kills), 3),
-                 "unit": "s"},
-    ])  # fmt: skip
+        "seed": SEED,
+        "kinds": {kind: sum(found.victim == kind for found in kills) for kind in VICTIMS},
+        "not_before": (
+            f"{EARLIEST_S} s after the start of a Lava command; the end of MPI_Init in an MPI run"
+        ),
+    }
+    write(
+        "kills",
+        [
+            about | {"what": "kills", "value": KILLS, "unit": "runs"},
+            about | {"what": "clean ends", "value": clean, "unit": "runs"},
+            about
+            | {
+                "what": "right resumes",
+                "value": right,
+                "unit": "runs",
+                "from_a_state": sum(found.had_state for found in kills),
+            },
+            about
+            | {
+                "what": "longest time to end",
+                "value": round(max(found.seconds_to_end for found in kills), 3),
+                "unit": "s",
+            },
+        ],
+    )
 
 
 if __name__ == "__main__":

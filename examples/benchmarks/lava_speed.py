@@ -1,7 +1,7 @@
 """How fast the engines simulate the shipped checkpoint on 8 chips, all in one run on one machine.
 
-The steps run as commands of their own, so that Lava starts without torch in memory, as it does for users.
-Run: python examples/benchmarks/lava_speed.py [CHECKPOINT] [FOLDER]
+The steps run as commands of their own, so that Lava starts without torch in memory, as it does for
+users. Run: python examples/benchmarks/lava_speed.py [CHECKPOINT] [FOLDER]
 """
 
 import subprocess
@@ -34,15 +34,22 @@ def main(checkpoint: Path, folder: Path) -> None:
             str(folder / "model.map"),
         ],
     ):
-        subprocess.run([sys.executable, "-m", "mmfree_neuro.cli", *step], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "mmfree_neuro.cli", *step], check=True, stdout=subprocess.DEVNULL
+        )
     graph, stored = storage.load_mapped(folder / "model.map")
     text = Path(subprocess.__file__).read_bytes()[:PROMPT]
     job = Job(np.frombuffer(text, np.uint8).astype(np.int64)[None], GENERATED)
     results = {
-        name: pipeline.engine_named(name)(graph, stored.mapping, job, lambda *_: None) for name in ("lava", "fast")
+        name: pipeline.engine_named(name)(graph, stored.mapping, job, lambda *_: None)
+        for name in ("lava", "fast")
     }
     lava, fast = results["lava"], results["fast"]
-    same = np.array_equal(lava.logits, fast.logits) and lava.prefill == fast.prefill and lava.generate == fast.generate
+    same = (
+        np.array_equal(lava.logits, fast.logits)
+        and lava.prefill == fast.prefill
+        and lava.generate == fast.generate
+    )
     if not same:
         raise SystemExit("the Lava engine differs from the fast engine: no row is written")
     rows: list[dict[str, object]] = []

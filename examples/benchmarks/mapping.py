@@ -1,10 +1,12 @@
-"""Every placer on the published models: seconds, and each mapping beside its bounds; then few chips against many.
+"""Every placer on the published models: seconds, and each mapping beside its bounds; then few chips
+against many.
 
     python examples/benchmarks/mapping.py [MODEL ...]        (370m and 2.7b unless told)
 
-Shapes alone matter, so graphs are those of `testing.published_graph`; every mapping has passed `check`.  Mappings have
-a checksum, the same on every run and every Python.  The second part costs the 370M model on as few chips as hold it at
-two bits a weight beside the published one block per chip.
+Shapes alone matter, so graphs are those of `testing.published_graph`; every mapping has passed
+`check`.  Mappings have a checksum, the same on every run and every Python.  The second part costs
+the 370M model on as few chips as hold it at two bits a weight beside the published one block per
+chip.
 """
 
 import hashlib
@@ -47,37 +49,64 @@ def placed(model: str, graph: Graph, wish: Wish) -> list[dict[str, object]]:
     seconds = time.monotonic() - begin
     found = planning.bounds(divided, mapping, system)
     row: dict[str, object] = {
-        "what": what, "value": round(seconds, 2), "unit": "s", "chips": len(mapping.chips),
-        "cores": len(mapping.cores), "checksum": checksum(mapping),
-    }  # fmt: skip
+        "what": what,
+        "value": round(seconds, 2),
+        "unit": "s",
+        "chips": len(mapping.chips),
+        "cores": len(mapping.cores),
+        "checksum": checksum(mapping),
+    }
     for name, gap in found.items():
-        row |= {name: round(gap["found"]), f"{name} at least": round(gap["least"]),
-                f"{name} ratio": round(gap["ratio"] or 0, 4)}  # fmt: skip
+        row |= {
+            name: round(gap["found"]),
+            f"{name} at least": round(gap["least"]),
+            f"{name} ratio": round(gap["ratio"] or 0, 4),
+        }
     return [row]
 
 
 def compared(graph: Graph) -> list[dict[str, object]]:
-    """Rows of the 370M model on few and on many chips of the 32 of the literature, the head on the host."""
+    """Rows of the 370M model on few and on many chips of the 32 of the literature, the head on the
+    host."""
     system, rows = load_system("alia-point-32"), list[dict[str, object]]()
     choices = [
         explore.Choice(placer, chips, split, 2, True, copies)
         for placer, chips, split, copies in (
-            ("block-per-chip", None, "rows", 1), ("block-per-chip", None, "spread", 1), ("chain", 24, "columns", 1),
-            ("chain", 24, "spread", 1), ("chain", 12, "columns", 2), ("chain", 12, "spread", 2),
-            ("chain", None, "columns", 1), ("chain", None, "columns", 4),
+            ("block-per-chip", None, "rows", 1),
+            ("block-per-chip", None, "spread", 1),
+            ("chain", 24, "columns", 1),
+            ("chain", 24, "spread", 1),
+            ("chain", 12, "columns", 2),
+            ("chain", 12, "spread", 2),
+            ("chain", None, "columns", 1),
+            ("chain", None, "columns", 4),
         )
-    ]  # fmt: skip
+    ]
     for choice in choices:
-        wish = Wish(choice.placer, choice.chips, None, choice.split == "spread", True, divide=choice.split != "rows")
+        wish = Wish(
+            choice.placer,
+            choice.chips,
+            None,
+            choice.split == "spread",
+            True,
+            divide=choice.split != "rows",
+        )
         divided, mapping = planning.place(graph, "", system, wish)
-        for point in explore.points(choice, mapping, summarise(divided), expected(divided, mapping), system):
+        for point in explore.points(
+            choice, mapping, summarise(divided), expected(divided, mapping), system
+        ):
             what = f"370m, {choice}, {point.chips} chips: {point.phase}, {point.mode}"
             spans = {
-                "tokens/s": point.tokens_per_s, "mJ/token, chips alone": point.chip_millijoule_per_token,
+                "tokens/s": point.tokens_per_s,
+                "mJ/token, chips alone": point.chip_millijoule_per_token,
                 "mJ/token, system": point.millijoule_per_token,
-            }  # fmt: skip
+            }
             for unit, span in spans.items():
-                shown = {"low": round(span.low, 4), "high": round(span.high, 4), "slowest": point.resource}
+                shown = {
+                    "low": round(span.low, 4),
+                    "high": round(span.high, 4),
+                    "slowest": point.resource,
+                }
                 rows.append({"what": what, "value": round(span.central, 4), "unit": unit, **shown})
     return rows
 

@@ -1,4 +1,5 @@
-"""Runs a command and measures it: wall-clock seconds, and the most memory that it and its children took together."""
+"""Runs a command and measures it: wall-clock seconds, and the most memory that it and its children
+took together."""
 
 import subprocess
 import sys
@@ -10,12 +11,15 @@ CLI = [sys.executable, "-m", "mmfree_neuro.cli"]
 
 
 def memory(ancestor: int) -> int:
-    """Bytes that a process and its descendants take, shared pages divided among those who share them (PSS)."""
+    """Bytes that a process and its descendants take, shared pages divided among those who share
+    them (PSS)."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         try:
             if folder.name.isdigit():
-                parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+                parent = int(
+                    (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+                )
                 children.setdefault(parent, []).append(int(folder.name))
         except OSError:  # it has ended meanwhile
             continue
@@ -39,5 +43,7 @@ def run(command: list[str]) -> tuple[float, int]:
         peak = max(peak, memory(process.pid))
         time.sleep(SAMPLE_SECONDS)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}: no row is written")
+        raise SystemExit(
+            f"{' '.join(command)} ended with status {process.returncode}: no row is written"
+        )
     return time.monotonic() - begin, peak

@@ -1,9 +1,11 @@
-"""Weak scaling of the MPI engine: so many blocks on every rank, whatever the number of ranks, one thread a rank.
+"""Weak scaling of the MPI engine: so many blocks on every rank, whatever the number of ranks, one
+thread a rank.
 
-The blocks have the 370M model's shape (12.8 M weights each), the vocabulary is of 256 words so that no rank has the
-head's work beside its own.  Ranks are compared with the fast engine before a row is written.  Beside the rates stand
-the time that ranks waited, the time that a message took in MPI calls at both ends, and that of an empty ping-pong.
-Run under no mpiexec of your own: python examples/benchmarks/mpi_scaling.py
+The blocks have the 370M model's shape (12.8 M weights each), the vocabulary is of 256 words so that
+no rank has the head's work beside its own.  Ranks are compared with the fast engine before a row is
+written.  Beside the rates stand the time that ranks waited, the time that a message took in MPI
+calls at both ends, and that of an empty ping-pong. Run under no mpiexec of your own: python
+examples/benchmarks/mpi_scaling.py
 """
 
 import json
@@ -48,10 +50,12 @@ result, traffic = mpi.serve(graph, stored.mapping, job)
 everyone = comm.gather(asdict(traffic) | {"seconds": time.perf_counter() - begin})
 if result is not None:
     expected = fast.run(graph, stored.mapping, job)
-    same = np.array_equal(result.logits, expected.logits) and np.array_equal(result.chosen, expected.chosen)
+    same = np.array_equal(result.logits, expected.logits)
+    same = same and np.array_equal(result.chosen, expected.chosen)
     if not same or result.prefill != expected.prefill or result.generate != expected.generate:
         sys.exit("the MPI engine differs from the fast engine")
-    Path(sys.argv[2]).write_text(json.dumps({"seconds": result.seconds, "ping": ping, "ranks": everyone}))
+    row = {"seconds": result.seconds, "ping": ping, "ranks": everyone}
+    Path(sys.argv[2]).write_text(json.dumps(row))
 """
 
 SYNTHETIC = """
@@ -69,16 +73,38 @@ def measured(ranks: int, folder: Path) -> dict[str, Any]:
     name = folder / f"{ranks * BLOCKS}-blocks"
     subprocess.run([sys.executable, "-c", SYNTHETIC, str(name), str(ranks * BLOCKS)], check=True)
     run([*CLI, "convert", str(name), "-o", f"{name}.graph"])
-    run([*CLI, "map", f"{name}.graph", "--system", "alia-point-32", "--block-per-chip", "-o", f"{name}.map"])
-    mpiexec = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(ranks), sys.executable, "-c", PROGRAM]
+    run(
+        [
+            *CLI,
+            "map",
+            f"{name}.graph",
+            "--system",
+            "alia-point-32",
+            "--block-per-chip",
+            "-o",
+            f"{name}.map",
+        ]
+    )
+    mpiexec = [
+        str(Path(sys.executable).parent / "mpiexec"),
+        "-n",
+        str(ranks),
+        sys.executable,
+        "-c",
+        PROGRAM,
+    ]
     run([*mpiexec, f"{name}.map", f"{name}.json", str(PROMPT), str(GENERATED), "2048"])
     return json.loads(Path(f"{name}.json").read_text())
 
 
 def rows_of(ranks: int, found: dict[str, Any], alone: dict[str, float]) -> list[dict[str, object]]:
-    """Rows of one number of ranks; `alone` are the rates of one rank, and are set where they are not yet known."""
+    """Rows of one number of ranks; `alone` are the rates of one rank, and are set where they are
+    not yet known."""
     seconds, everyone = found["seconds"], found["ranks"]
-    rates = {"prefill": PROMPT / seconds["prefill"], "generate": (GENERATED - 1) / seconds["generate"]}
+    rates = {
+        "prefill": PROMPT / seconds["prefill"],
+        "generate": (GENERATED - 1) / seconds["generate"],
+    }
     alone.update(rates if not alone else {})
     messages = sum(rank["messages"] for rank in everyone)
     rows: list[dict[str, object]] = []
@@ -88,14 +114,19 @@ def rows_of(ranks: int, found: dict[str, Any], alone: dict[str, float]) -> list[
         rows.append(row | {"ranks": ranks, "blocks": ranks * BLOCKS, "messages": messages})
 
     for phase, rate in rates.items():
-        # A pipeline of ranks keeps its prefill rate; a generated token passes all ranks one after the other.
+        # A pipeline of ranks keeps its prefill rate; a generated token passes all ranks one after
+        # the other.
         ideal = alone[phase] if phase == "prefill" else alone[phase] / ranks
         add(phase, rate, "tokens/s")
         add(f"{phase} over ideal", rate / ideal, "ratio")
     waiting = sum(rank["waiting"] for rank in everyone)
     add("share of time waiting", waiting / sum(rank["seconds"] for rank in everyone), "ratio")
     if messages:
-        add("MPI calls a message", 1e6 * sum(rank["sending"] + rank["receiving"] for rank in everyone) / messages, "us")
+        add(
+            "MPI calls a message",
+            1e6 * sum(rank["sending"] + rank["receiving"] for rank in everyone) / messages,
+            "us",
+        )
         add("8 KiB one way", 1e6 * found["ping"], "us")
     return rows
 

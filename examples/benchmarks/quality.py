@@ -1,6 +1,8 @@
-"""What the integers of both schemes lose against the float model, on library modules that training never saw.
+"""What the integers of both schemes lose against the float model, on library modules that training
+never saw.
 
-Run: python examples/benchmarks/quality.py [CHECKPOINT] [WINDOWS]   (windows of 1024 bytes, 64 of them unless told)
+Run: python examples/benchmarks/quality.py [CHECKPOINT] [WINDOWS]
+(windows of 1024 bytes, 64 of them unless told)
 """
 
 import sys
@@ -26,16 +28,25 @@ def main(folder: Path, count: int) -> None:
     windows = corpus.windows(text.held_out, 1024, count)
     calibration, _ = pipeline.calibration_text("stdlib", (WINDOWS, WINDOWS // 2))
     weights = ternary_weights(checkpoint)
-    whole = nats(from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size))
+    whole = nats(
+        from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size)
+    )
     rows: list[dict[str, object]] = [
-        {"what": f"float, all held-out modules of {text.description}", "value": round(float(whole.mean()), 5),
-         "unit": "nats/byte", "bytes": whole.size}
-    ]  # fmt: skip
+        {
+            "what": f"float, all held-out modules of {text.description}",
+            "value": round(float(whole.mean()), 5),
+            "unit": "nats/byte",
+            "bytes": whole.size,
+        }
+    ]
     for name, scheme in SCHEMES.items():
         ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
         graph = lower.lower(checkpoint, weights, ranges, scheme, folder.name)
         placed, few = pipeline.in_one_place(graph), Job(windows[:1, :6])
-        fast, reference = (pipeline.engine_named(e)(graph, placed, few, lambda *_: None) for e in ("fast", "reference"))
+        fast, reference = (
+            pipeline.engine_named(e)(graph, placed, few, lambda *_: None)
+            for e in ("fast", "reference")
+        )
         if not np.array_equal(fast.logits, reference.logits):
             raise SystemExit("the fast engine differs from the reference: no row is written")
         measured = pipeline.quality(checkpoint, graph, windows)
@@ -43,10 +54,18 @@ def main(folder: Path, count: int) -> None:
             if key != "tokens":
                 unit = "nats/byte" if key.endswith("nats") else "ratio"
                 rows.append(
-                    {"what": f"{name} {key}", "value": round(value, 6), "unit": unit, "bytes": windows[:, 1:].size}
+                    {
+                        "what": f"{name} {key}",
+                        "value": round(value, 6),
+                        "unit": unit,
+                        "bytes": windows[:, 1:].size,
+                    }
                 )
     write("quality", rows)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED, int(sys.argv[2]) if len(sys.argv) > 2 else 64)
+    main(
+        Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED,
+        int(sys.argv[2]) if len(sys.argv) > 2 else 64,
+    )

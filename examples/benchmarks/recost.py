@@ -1,8 +1,10 @@
-"""How long it takes to cost a run of the 370M model again, with other figures of the chip or on another system.
+"""How long it takes to cost a run of the 370M model again, with other figures of the chip or on
+another system.
 
     python examples/benchmarks/recost.py
 
-The counts are those of `activity.expected`; a costed phase is refused where a second time gives another figure.
+The counts are those of `activity.expected`; a costed phase is refused where a second time gives
+another figure.
 """
 
 import time
@@ -26,27 +28,43 @@ def main() -> None:
         wish = planning.Wish("chain", 24, head_on_host=True, spread=split == "spread")
         graph, mapping = planning.place(published_graph("370m"), "", system, wish)
         summary, activity = summarise(graph), expected(graph, mapping)
-        found, seconds = set(), {"trees of all routes": [], "loads of all resources": [], "costs": []}
+        found, seconds = (
+            set(),
+            {"trees of all routes": [], "loads of all resources": [], "costs": []},
+        )
         for _ in range(TIMES):
             begin = time.monotonic()
             trees = ways(mapping, system)
             between = time.monotonic()
             load = timing.load(mapping, summary, activity, trees)
             loaded = time.monotonic()
-            for chip in (system.chip, replace(system.chip, time_per_synapse_ns=system.chip.time_per_synop_ns)):
+            for chip in (
+                system.chip,
+                replace(system.chip, time_per_synapse_ns=system.chip.time_per_synop_ns),
+            ):
                 other = replace(system, chip=chip)
                 times = timing.fall_through(load, other)
                 energy = cost.energy(mapping, summary, activity, other, times, trees)
                 found.add((times.tokens_per_s.central, energy.millijoule_per_token.central))
             end = time.monotonic()
-            for name, took in zip(seconds, (between - begin, loaded - between, (end - loaded) / 2), strict=True):
+            for name, took in zip(
+                seconds, (between - begin, loaded - between, (end - loaded) / 2), strict=True
+            ):
                 seconds[name].append(took)
         if len(found) != 2:
             raise SystemExit("the same counts were costed differently: no row is written")
         for name, each in seconds.items():
-            rows.append({"what": f"370m, 24 chips, {split}: {name}", "value": round(min(each), 4), "unit": "s"})
+            rows.append(
+                {
+                    "what": f"370m, 24 chips, {split}: {name}",
+                    "value": round(min(each), 4),
+                    "unit": "s",
+                }
+            )
         whole = sum(min(each) for each in seconds.values())
-        rows.append({"what": f"370m, 24 chips, {split}: all of it", "value": round(whole, 4), "unit": "s"})
+        rows.append(
+            {"what": f"370m, 24 chips, {split}: all of it", "value": round(whole, 4), "unit": "s"}
+        )
     write("recost", rows)
 
 

@@ -14,13 +14,22 @@ RESULTS = Path(__file__).parent / "results"
 def device() -> str:
     """The name of this machine's processor."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    name = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
     return f"{name}, {sum(line.startswith('processor') for line in lines)} cores"
 
 
 def write(name: str, rows: list[dict[str, object]]) -> None:
     """Write `results/NAME.json`; each row has at least `what`, `value` and `unit`."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=RESULTS.parent)
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=RESULTS.parent,
+    )
     about = {
         "device": device(),
         "versions": versions(),

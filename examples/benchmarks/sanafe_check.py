@@ -1,7 +1,8 @@
-"""Our counts of a small random model beside those of SANA-FE, which replays the same events on its Loihi.
+"""Our counts of a small random model beside those of SANA-FE, which replays the same events on its
+Loihi.
 
-Two blocks of 64 channels, in both schemes on three mappings.  A row has the count of all tokens; none is written unless
-every count of every token is equal, and the energies are to a part in 10⁹.
+Two blocks of 64 channels, in both schemes on three mappings.  A row has the count of all tokens;
+none is written unless every count of every token is equal, and the energies are to a part in 10⁹.
 Run: pip install sanafe; python examples/benchmarks/sanafe_check.py
 """
 
@@ -45,7 +46,9 @@ def placed(graph: Graph, parts: int, place: Callable[[AnyNode, int], Location]) 
     """Every node in even parts, each where it is told."""
     shards, locations = [Shard(graph.embedding.name, 0, graph.embedding.size)], [Location(HOST, 0)]
     for node in graph.nodes[1:]:
-        for number, (start, stop) in enumerate(pairwise(sorted({node.size * k // parts for k in range(parts + 1)}))):
+        for number, (start, stop) in enumerate(
+            pairwise(sorted({node.size * k // parts for k in range(parts + 1)}))
+        ):
             shards.append(Shard(node.name, start, stop))
             locations.append(place(node, number))
     routes = route(graph, tuple(shards), tuple(locations))
@@ -53,7 +56,8 @@ def placed(graph: Graph, parts: int, place: Callable[[AnyNode, int], Location]) 
 
 
 def mappings(graph: Graph) -> dict[str, Mapping]:
-    """A core for every node; a chip of four cores for every block and for the head; and disorder on four chips."""
+    """A core for every node; a chip of four cores for every block and for the head; and disorder on
+    four chips."""
     rng, cores = np.random.default_rng(5), count()
     block = {node.name: block_of(node.name) for node in graph.nodes}
     chips = {name: graph.blocks if number is None else number for name, number in block.items()}
@@ -74,8 +78,17 @@ def rows(found: Opinion, what: str, about: dict[str, object]) -> Iterator[dict[s
         ("synapse energy", "pJ", found.our_energies.synapse_pj, found.their_energies.synapse_pj),
         ("soma energy", "pJ", found.our_energies.soma_pj, found.their_energies.soma_pj),
     ):
-        row = {"what": f"{what}, {name}", "value": round(ours, 1), "unit": unit, "sana_fe": round(theirs, 1)}
-        yield row | ({"messages_that_no_synapse_reads": sum(found.unread)} if name == "packets" else {}) | about
+        row = {
+            "what": f"{what}, {name}",
+            "value": round(ours, 1),
+            "unit": unit,
+            "sana_fe": round(theirs, 1),
+        }
+        yield (
+            row
+            | ({"messages_that_no_synapse_reads": sum(found.unread)} if name == "packets" else {})
+            | about
+        )
 
 
 def main() -> None:
@@ -86,11 +99,22 @@ def main() -> None:
         for name, mapping in mappings(graph).items():
             found = compare(graph, mapping, payloads)
             if not found.agrees:
-                raise SystemExit(f"{graph.scheme}, {name}: SANA-FE counts otherwise: no row is written\n{found}")
-            if sum(found.ours.synops) != fast.run(graph, mapping, Job(tokens[:1])).prefill.synops.sum():
-                raise SystemExit(f"{graph.scheme}, {name}: the fast engine counts otherwise: no row is written")
+                raise SystemExit(
+                    f"{graph.scheme}, {name}: SANA-FE counts otherwise: no row is written\n{found}"
+                )
+            if (
+                sum(found.ours.synops)
+                != fast.run(graph, mapping, Job(tokens[:1])).prefill.synops.sum()
+            ):
+                raise SystemExit(
+                    f"{graph.scheme}, {name}: the fast engine counts otherwise: no row is written"
+                )
             about = {"tokens": TOKENS, "chips": len(mapping.chips), "cores": len(mapping.cores)}
-            written += rows(found, f"{graph.scheme}, {name}", about | {"sanafe": importlib.metadata.version("sanafe")})
+            written += rows(
+                found,
+                f"{graph.scheme}, {name}",
+                about | {"sanafe": importlib.metadata.version("sanafe")},
+            )
     write("sanafe_check", written)
 
 

@@ -1,8 +1,9 @@
-"""How fast every level multiplies packed ternary matrices, on one thread, beside NumPy's float32 and torch's int8.
+"""How fast every level multiplies packed ternary matrices, on one thread, beside NumPy's float32
+and torch's int8.
 
-One token: 1024 x 2816, one matrix again and again ("cache") and matrices that together exceed the caches ("memory").
-Many tokens: 2816 x 1024 against torch._int_mm, twice for 16 bits, whose operands are int8 before the clock starts.
-Run: python examples/benchmarks/ternary_products.py
+One token: 1024 x 2816, one matrix again and again ("cache") and matrices that together exceed the
+caches ("memory"). Many tokens: 2816 x 1024 against torch._int_mm, twice for 16 bits, whose operands
+are int8 before the clock starts. Run: python examples/benchmarks/ternary_products.py
 """
 
 import os
@@ -43,7 +44,9 @@ def seconds(calls: dict[str, Call]) -> dict[str, float]:
 
 
 def activations(tokens: int, columns: int, bits: int) -> np.ndarray:
-    return np.random.default_rng(bits).integers(-LARGEST[bits], LARGEST[bits] + 1, (tokens, columns), np.int32)
+    return np.random.default_rng(bits).integers(
+        -LARGEST[bits], LARGEST[bits] + 1, (tokens, columns), np.int32
+    )
 
 
 def check(found: np.ndarray, codes: np.ndarray, x: np.ndarray, name: str) -> None:
@@ -59,13 +62,18 @@ def one_token(codes: np.ndarray, levels: tuple[str, ...]) -> list[dict[str, obje
     matrix, real = pack(codes), codes.astype(np.float32)
     rows: list[dict[str, object]] = []
     for place in ("cache", "memory"):
-        ours, floats = (1 if place == "cache" else 1 + MEMORY_BYTES // a.nbytes for a in (matrix.data, real))
+        ours, floats = (
+            1 if place == "cache" else 1 + MEMORY_BYTES // a.nbytes for a in (matrix.data, real)
+        )
         matrices = [
-            TernaryMatrix(matrix.data.copy(), *codes.shape, matrix.fullest, matrix.nonzero) for _ in range(ours)
+            TernaryMatrix(matrix.data.copy(), *codes.shape, matrix.fullest, matrix.nonzero)
+            for _ in range(ours)
         ]
         reals = [real.copy() for _ in range(floats)]
         given = activations(1, codes.shape[1], 8)[0].astype(np.float32)
-        calls: dict[str, Call] = {"numpy float32": lambda i, reals=reals, given=given: reals[i % len(reals)] @ given}
+        calls: dict[str, Call] = {
+            "numpy float32": lambda i, reals=reals, given=given: reals[i % len(reals)] @ given
+        }
         for bits in (8, 16):
             x = activations(1, codes.shape[1], bits)
             for level in levels:
@@ -73,8 +81,14 @@ def one_token(codes: np.ndarray, levels: tuple[str, ...]) -> list[dict[str, obje
                 calls[f"{level}, {bits} bits"] = product(level, matrices, x, bits)
         best = seconds(calls)
         for name, time_s in best.items():
-            rows.append({"what": f"1 token, {place}, {name}", "value": round(time_s * 1e6, 1), "unit": "us",
-                         "times_numpy_float32": round(best["numpy float32"] / time_s, 2)})  # fmt: skip
+            rows.append(
+                {
+                    "what": f"1 token, {place}, {name}",
+                    "value": round(time_s * 1e6, 1),
+                    "unit": "us",
+                    "times_numpy_float32": round(best["numpy float32"] / time_s, 2),
+                }
+            )
     return rows
 
 
@@ -82,7 +96,9 @@ def with_torch(x: np.ndarray, weights: torch.Tensor, bits: int) -> Call:
     if bits == 8:
         narrow = torch.from_numpy(x.astype(np.int8))
         return lambda _: torch._int_mm(narrow, weights)
-    high, low = (torch.from_numpy(part.astype(np.int8)) for part in ((x + 128) >> 8, ((x + 128) & 255) - 128))
+    high, low = (
+        torch.from_numpy(part.astype(np.int8)) for part in ((x + 128) >> 8, ((x + 128) & 255) - 128)
+    )
     return lambda _: torch.add(torch._int_mm(low, weights), torch._int_mm(high, weights), alpha=256)
 
 
@@ -97,9 +113,14 @@ def many_tokens(codes: np.ndarray, levels: tuple[str, ...], tokens: int) -> list
             check(np.asarray(call(0)), codes, x, name)
         best = seconds(calls)
         for name, time_s in best.items():
-            rows.append({"what": f"{tokens} tokens, {bits} bits, {name}",
-                         "value": round(codes.size * tokens / time_s / 1e9, 1), "unit": "G multiply-adds/s",
-                         "times_torch_int_mm": round(best["torch._int_mm"] / time_s, 2)})  # fmt: skip
+            rows.append(
+                {
+                    "what": f"{tokens} tokens, {bits} bits, {name}",
+                    "value": round(codes.size * tokens / time_s / 1e9, 1),
+                    "unit": "G multiply-adds/s",
+                    "times_torch_int_mm": round(best["torch._int_mm"] / time_s, 2),
+                }
+            )
     return rows
 
 

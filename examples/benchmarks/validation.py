@@ -1,4 +1,5 @@
-"""What others measured beside what the model of time and energy says: (published, ours, ratio, fitted or predicted).
+"""What others measured beside what the model of time and energy says: (published, ours, ratio,
+fitted or predicted).
 
     python examples/benchmarks/validation.py
 
@@ -48,7 +49,10 @@ def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
     """Both phases of some blocks of the 370M model, one on each chip."""
     system = load_system(system_name)
     graph, mapping = planning.place(
-        published_graph("370m", blocks=blocks), "", system, Wish("block-per-chip", head_on_host=True)
+        published_graph("370m", blocks=blocks),
+        "",
+        system,
+        Wish("block-per-chip", head_on_host=True),
     )
     summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
     load = timing.load(mapping, summary, activity, found)
@@ -65,41 +69,85 @@ def one_chip() -> list[Check]:
     prefill, generate = found["prefill"][0], found["generate"][0]
     static = load_system("oheo-gulch").chip.static_power_w
     alone = found["generate"][1].chip_millijoule_per_token
-    # every chip waits for the other blocks: static power of 24 chips for 24 times the time of a block
+    # every chip waits for the other blocks: static power of 24 chips for 24 times the time of a
+    # block
     waiting = [
-        getattr(static, b) * getattr(generate.seconds_per_token, b) * 1e3 * BLOCKS * (BLOCKS - 1) for b in BOUNDS
+        getattr(static, b) * getattr(generate.seconds_per_token, b) * 1e3 * BLOCKS * (BLOCKS - 1)
+        for b in BOUNDS
     ]
-    energy = Span(*(BLOCKS * getattr(alone, b) + more for b, more in zip(BOUNDS, waiting, strict=True)))
+    energy = Span(
+        *(BLOCKS * getattr(alone, b) + more for b, more in zip(BOUNDS, waiting, strict=True))
+    )
     return [
-        Check("one chip, one block, x 24: prefill", "tokens/s", 13965, prefill.tokens_per_s, "fitted", source),
-        Check("one chip, one block, x 24: prefill", "mJ/token", 2.8,
-              scaled(found["prefill"][1].chip_millijoule_per_token, BLOCKS), "fitted", source),
-        Check("one chip, one block, x 24: generation", "tokens/s", 71.3,
-              scaled(generate.tokens_per_s, 1 / BLOCKS), "fitted", source),
+        Check(
+            "one chip, one block, x 24: prefill",
+            "tokens/s",
+            13965,
+            prefill.tokens_per_s,
+            "fitted",
+            source,
+        ),
+        Check(
+            "one chip, one block, x 24: prefill",
+            "mJ/token",
+            2.8,
+            scaled(found["prefill"][1].chip_millijoule_per_token, BLOCKS),
+            "fitted",
+            source,
+        ),
+        Check(
+            "one chip, one block, x 24: generation",
+            "tokens/s",
+            71.3,
+            scaled(generate.tokens_per_s, 1 / BLOCKS),
+            "fitted",
+            source,
+        ),
         Check("one chip, one block, x 24: generation", "mJ/token", 59, energy, "fitted", source),
-    ]  # fmt: skip
+    ]
 
 
 def many_chips() -> list[Check]:
     """The step times of Figure 5."""
     source = "arXiv 2503.18002v2, Figure 5 (read off)"
     return [
-        Check(f"{chips} chips, a block on each: a step in prefill", "us", published,
-              scaled(run(chips, "kapoho-point")["prefill"][0].step_seconds, 1e6), "fitted", source)
+        Check(
+            f"{chips} chips, a block on each: a step in prefill",
+            "us",
+            published,
+            scaled(run(chips, "kapoho-point")["prefill"][0].step_seconds, 1e6),
+            "fitted",
+            source,
+        )
         for chips, published in ((2, 122.8), (4, 122.8), (5, 150.0), (8, 150.0))
-    ]  # fmt: skip
+    ]
 
 
 def pilotnet(chip: ChipSpec) -> list[Check]:
     """A spiking net of another kind: what a synaptic operation takes, all in."""
-    source = "lava-dl notebook, PilotNet SNN on one Loihi 2 (read off, derived); 30 to 72 pJ and 1.0 to 2.4 ns all in"
+    source = (
+        "lava-dl notebook, PilotNet SNN on one Loihi 2 (read off, derived); 30 to 72 pJ "
+        "and 1.0 to 2.4 ns all in"
+    )
     energy, time = chip.energy_per_synop_pj, chip.time_per_synop_ns
     return [
-        Check("PilotNet: a synaptic operation, all in, middle of its range", "pJ", 51,
-              Span(energy.low, energy.central, energy.high), "predicted", source),
-        Check("PilotNet: a synaptic operation and core, all in, middle of its range", "ns", 1.7,
-              Span(time.low, time.central, time.high), "predicted", source),
-    ]  # fmt: skip
+        Check(
+            "PilotNet: a synaptic operation, all in, middle of its range",
+            "pJ",
+            51,
+            Span(energy.low, energy.central, energy.high),
+            "predicted",
+            source,
+        ),
+        Check(
+            "PilotNet: a synaptic operation and core, all in, middle of its range",
+            "ns",
+            1.7,
+            Span(time.low, time.central, time.high),
+            "predicted",
+            source,
+        ),
+    ]
 
 
 def loihi1() -> list[Check]:
@@ -109,8 +157,22 @@ def loihi1() -> list[Check]:
     for what, unit, published, quantity, factor, how in (
         ("a synaptic operation", "pJ", 23.6, chip.energy_per_synop_pj, 1, "taken over"),
         ("a synaptic operation", "ns", 3.5, chip.time_per_synop_ns, 1, "taken over"),
-        ("an active neuron update, ten instructions", "pJ", 81, chip.energy_per_instruction_pj, ten, "assumed"),
-        ("an active neuron update, ten instructions", "ns", 8.4, chip.time_per_instruction_ns, ten, "assumed"),
+        (
+            "an active neuron update, ten instructions",
+            "pJ",
+            81,
+            chip.energy_per_instruction_pj,
+            ten,
+            "assumed",
+        ),
+        (
+            "an active neuron update, ten instructions",
+            "ns",
+            8.4,
+            chip.time_per_instruction_ns,
+            ten,
+            "assumed",
+        ),
         ("a hop", "pJ", 3.5, chip.energy_per_hop_pj, 1, "taken over"),
         ("a barrier over 32 tiles", "ns", 465, chip.barrier_one_chip_ns, 1, "taken over"),
         ("a barrier over many chips", "ns", 15000, chip.barrier_many_chips_ns, 1, "taken over"),
@@ -121,21 +183,34 @@ def loihi1() -> list[Check]:
 
 
 def ratios() -> list[dict[str, object]]:
-    """The headline of the model family's paper, and the same numbers against the strongest baselines known."""
-    rows = [row for row in baselines.load() if row.mode == "generate" and row.model == "370m" and row.batch == 1]
+    """The headline of the model family's paper, and the same numbers against the strongest
+    baselines known."""
+    rows = [
+        row
+        for row in baselines.load()
+        if row.mode == "generate" and row.model == "370m" and row.batch == 1
+    ]
     headline = next(row for row in rows if "headline" in row.implementation)
     others = [row for row in rows if row.device_kind != "neuromorphic"]
-    edge = next(r for r in others if r.device_kind == "edge GPU" and r.sequence_length == 500 and "Llama" in r.name)
+    edge = next(
+        r
+        for r in others
+        if r.device_kind == "edge GPU" and r.sequence_length == 500 and "Llama" in r.name
+    )
     chosen = {
         "the edge GPU of the headline": edge,
         "the fastest edge GPU known": max(
             (r for r in others if r.device_kind == "edge GPU"), key=lambda row: row.tokens_per_s
         ),
         "the fastest GPU known, one sequence": max(others, key=lambda row: row.tokens_per_s),
-        "the least energy known, one sequence": min(others, key=lambda row: row.millijoule_per_token),
+        "the least energy known, one sequence": min(
+            others, key=lambda row: row.millijoule_per_token
+        ),
     }
     system = load_system("alia-point-32")
-    graph, mapping = planning.place(published_graph("370m"), "", system, Wish("block-per-chip", head_on_host=True))
+    graph, mapping = planning.place(
+        published_graph("370m"), "", system, Wish("block-per-chip", head_on_host=True)
+    )
     summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
     times = timing.fall_through(timing.load(mapping, summary, activity, found), system)
     energy = cost.energy(mapping, summary, activity, system, times, found).millijoule_per_token
@@ -144,12 +219,21 @@ def ratios() -> list[dict[str, object]]:
         "our estimate, 24 chips, system": (times.tokens_per_s.central, energy.central),
     }
     return [
-        {"what": f"{name} against {other}", "value": round(mine[0] / row.tokens_per_s, 3), "unit": "x throughput",
-         "less energy": round(row.millijoule_per_token / mine[1], 3), "ours": list(mine),
-         "theirs": [row.tokens_per_s, row.millijoule_per_token],
-         "theirs is": f"{row.name}, {row.implementation}, {row.precision}, {row.device}; {row.power}; {row.source}"}
-        for name, mine in ours.items() for other, row in chosen.items()
-    ]  # fmt: skip
+        {
+            "what": f"{name} against {other}",
+            "value": round(mine[0] / row.tokens_per_s, 3),
+            "unit": "x throughput",
+            "less energy": round(row.millijoule_per_token / mine[1], 3),
+            "ours": list(mine),
+            "theirs": [row.tokens_per_s, row.millijoule_per_token],
+            "theirs is": (
+                f"{row.name}, {row.implementation}, {row.precision}, {row.device}; "
+                f"{row.power}; {row.source}"
+            ),
+        }
+        for name, mine in ours.items()
+        for other, row in chosen.items()
+    ]
 
 
 def checks() -> list[Check]:
@@ -162,9 +246,15 @@ def table(found: list[Check]) -> list[str]:
     lines = ["| what | published | ours, low … high | ratio | |", "|---|---:|---:|---:|---|"]
     for one in found:
         ours = one.ours
-        span, ratio = f"{ours.central:.4g} [{ours.low:.3g} … {ours.high:.3g}]", ours.central / one.published
+        span, ratio = (
+            f"{ours.central:.4g} [{ours.low:.3g} … {ours.high:.3g}]",
+            ours.central / one.published,
+        )
         inside = "" if ours.low <= one.published <= ours.high else ", outside the range"
-        lines.append(f"| {one.what} | {one.published:g} {one.unit} | {span} | {ratio:.3f} | {one.how}{inside} |")
+        lines.append(
+            f"| {one.what} | {one.published:g} {one.unit} | {span} | {ratio:.3f} | "
+            f"{one.how}{inside} |"
+        )
     return lines
 
 
@@ -176,11 +266,19 @@ def main() -> None:
         print(f"{row['what']}: {row['value']} x the throughput, {row['less energy']} x less energy")
         print(f"    {row['ours']} beside {row['theirs']}: {row['theirs is']}")
     rows: list[dict[str, object]] = [
-        {"what": one.what, "value": one.ours.central, "unit": one.unit, "low": one.ours.low, "high": one.ours.high,
-         "published": one.published, "ratio": round(one.ours.central / one.published, 4), "how": one.how,
-         "source": one.source}
+        {
+            "what": one.what,
+            "value": one.ours.central,
+            "unit": one.unit,
+            "low": one.ours.low,
+            "high": one.ours.high,
+            "published": one.published,
+            "ratio": round(one.ours.central / one.published, 4),
+            "how": one.how,
+            "source": one.source,
+        }
         for one in found
-    ]  # fmt: skip
+    ]
     write("validation", rows + others)
 
 

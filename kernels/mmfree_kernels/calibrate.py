@@ -19,11 +19,11 @@ _WEIGHTS_AND_WINDOWS = 1_400_000_000
 def windows_for(ternary_weights: int) -> tuple[int, int]:
     """How many windows of 512 tokens to calibrate on, and how many others to measure quality on.
 
-    Time is weights times windows: two cores take about 0.7e12 multiply-adds in ten seconds, which are 4 windows of the
-    370M model.  Models of up to 43 million ternary weights get 32, and nothing gets fewer than 4, so that above 370M
-    time grows with the model.  2048 tokens are enough: a range is an extreme, which grows little with more text,
-    formats hold twice the range, and a larger model has more values per token to find it in.  Quality gets half as
-    many.
+    Time is weights times windows: two cores take about 0.7e12 multiply-adds in ten seconds, which
+    are 4 windows of the 370M model.  Models of up to 43 million ternary weights get 32, and nothing
+    gets fewer than 4, so that above 370M time grows with the model.  2048 tokens are enough: a
+    range is an extreme, which grows little with more text, formats hold twice the range, and a
+    larger model has more values per token to find it in.  Quality gets half as many.
     """
     calibration = min(WINDOWS, max(LEAST_WINDOWS, _WEIGHTS_AND_WINDOWS // ternary_weights))
     return calibration, calibration // 2
@@ -54,7 +54,8 @@ class _Ranges:
         self.add(name, largest(value))
 
     def norm(self, name: str, z: Tensor, extra: Tensor | float = 0.0) -> None:
-        """All that the norm `name` of z will need; `extra` joins the mean of the weighted squares."""
+        """All that the norm `name` of z will need; `extra` joins the mean of the weighted
+        squares."""
         gains: NormGains = self.norms[name]
         inner = z if gains.inner is None else z * torch.from_numpy(gains.inner)
         mean_square = inner.square().mean(-1) + extra + gains.floor
@@ -75,14 +76,18 @@ class _Ranges:
             case ["layers", layer, "attn", "x"]:
                 self.residual(value, f"layers.{layer}.mlp")
             case ["layers", layer, "mlp", "x"]:
-                self.residual(value, "head" if int(layer) == last else f"layers.{int(layer) + 1}.attn")
+                self.residual(
+                    value, "head" if int(layer) == last else f"layers.{int(layer) + 1}.attn"
+                )
             case ["layers", layer, "attn", ("i" | "f" | "g") as port]:
                 self.magnitude(f"layers.{layer}.attn.{port}.sum", value)
                 if port == "g":
                     self.g = value
             case ["layers", layer, "attn", "h"]:
                 self.magnitude(f"layers.{layer}.h", value)
-                gains = torch.from_numpy(self.checkpoint.tensors[f"model.layers.{layer}.attn.g_norm.weight"])
+                gains = torch.from_numpy(
+                    self.checkpoint.tensors[f"model.layers.{layer}.attn.g_norm.weight"]
+                )
                 v = self.g * gains * value * torch.sigmoid(value)
                 self.norm(f"layers.{layer}.o", v, BITLINEAR_EPS * self.g.square().mean(-1))
             case ["layers", layer, "mlp", "gate_up"]:
@@ -106,7 +111,8 @@ def calibrate(
     batch: int | None = None,
     weights: TernaryWeights | None = None,
 ) -> Ranges:
-    """The ranges of every quantity that `lower` gives a format, over tokens [windows, time], each row from zero.
+    """The ranges of every quantity that `lower` gives a format, over tokens [windows, time], each
+    row from zero.
 
     `weights` and `batch` as in `streamed.stream`.
     """

@@ -1,4 +1,5 @@
-"""Loss and gradients as one CUDA graph: a step of training launches once instead of more than a thousand times."""
+"""Loss and gradients as one CUDA graph: a step of training launches once instead of more than a
+thousand times."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,9 +35,9 @@ def graph_of(
 class Gradients:
     """Gives the loss of a batch, and leaves its gradients where the parameters have them.
 
-    On a GPU the first batch captures forward and backward pass; every batch must have its shape.  Gradients then stay
-    in the same memory and may be changed between calls; one that is set to None stays None.  On a CPU nothing is
-    captured.
+    On a GPU the first batch captures forward and backward pass; every batch must have its shape.
+    Gradients then stay in the same memory and may be changed between calls; one that is set to None
+    stays None.  On a CPU nothing is captured.
     """
 
     def __init__(self, model: HGRNBitModel, loss: Loss) -> None:
@@ -45,13 +46,16 @@ class Gradients:
         self.tokens = self.latest = torch.zeros(())
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """The loss of tokens int64 [batch, length + 1], a scalar that the next call may write to."""
+        """The loss of tokens int64 [batch, length + 1], a scalar that the next call may write
+        to."""
         if tokens.device.type != "cuda":
             return self._once(tokens)
         if self.graph is None:
             self._capture(tokens)
         elif tokens.shape != self.tokens.shape:
-            raise ValueError(f"tokens have shape {tuple(tokens.shape)}, must have {tuple(self.tokens.shape)}")
+            raise ValueError(
+                f"tokens have shape {tuple(tokens.shape)}, must have {tuple(self.tokens.shape)}"
+            )
         self.tokens.copy_(tokens)
         assert self.graph is not None
         self.graph.replay()

@@ -1,8 +1,8 @@
 """Text to train and to measure on: bytes of any file, or the sources of a folder split by module.
 
-`stdlib` names the running Python's own library, so real text exists on every machine.  A module is held out when the
-SHA-256 of its path inside the folder falls in the last twentieth: the split depends on names alone, so a module held
-out under one Python is held out under every other.
+`stdlib` names the running Python's own library, so real text exists on every machine.  A module is
+held out when the SHA-256 of its path inside the folder falls in the last twentieth: the split
+depends on names alone, so a module held out under one Python is held out under every other.
 """
 
 import hashlib
@@ -31,8 +31,11 @@ class Corpus:
 
 
 def is_held_out(module: str) -> bool:
-    """Whether a module, named by its path inside the folder with forward slashes, is kept from training."""
-    return int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
+    """Whether a module, named by its path inside the folder with forward slashes, is kept from
+    training."""
+    return (
+        int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -71,19 +74,27 @@ def load(name: str) -> Corpus:
     """The corpus that a name stands for: `stdlib`, a folder of Python sources, or a text file."""
     if name == "stdlib":
         version = sysconfig.get_python_version()
-        return from_folder(Path(sysconfig.get_paths()["stdlib"]), f"the standard library of Python {version}")
+        return from_folder(
+            Path(sysconfig.get_paths()["stdlib"]), f"the standard library of Python {version}"
+        )
     path = Path(name)
-    return from_folder(path, f"the Python sources of {path.name}") if path.is_dir() else from_file(path)
+    return (
+        from_folder(path, f"the Python sources of {path.name}")
+        if path.is_dir()
+        else from_file(path)
+    )
 
 
 def windows(text: NDArray[np.uint8], length: int, count: int) -> NDArray[np.int64]:
-    """`count` windows of `length` + 1 bytes, spread evenly over a text: inputs and their next bytes [count, length +
-    1].
+    """`count` windows of `length` + 1 bytes, spread evenly over a text: inputs and their next bytes
+    [count, length + 1].
 
     Consecutive where the text is short; fewer than `count` where it does not hold as many.
     """
     count = min(count, (text.size - 1) // length)
     if count < 1:
-        raise InputError(f"the held-out text has {text.size} bytes, must have more than one window of {length}")
+        raise InputError(
+            f"the held-out text has {text.size} bytes, must have more than one window of {length}"
+        )
     starts = np.linspace(0, text.size - 1 - length, count).astype(np.int64)
     return text[starts[:, None] + np.arange(length + 1)].astype(np.int64)

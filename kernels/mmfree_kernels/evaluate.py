@@ -18,10 +18,14 @@ _TOKENS = 64
 
 
 @torch.no_grad()
-def logits(model: HGRNBitModel, tokens: NDArray[np.int64], numerics: Numerics = DEFAULT) -> NDArray[np.float32]:
+def logits(
+    model: HGRNBitModel, tokens: NDArray[np.int64], numerics: Numerics = DEFAULT
+) -> NDArray[np.float32]:
     """Logits [batch, time, vocab] of tokens [batch, time], each row from a zero state."""
     device = model.lm_head.norm.weight.device
-    out: NDArray[np.float32] = model(torch.from_numpy(tokens).to(device), numerics=numerics)[0].float().cpu().numpy()
+    out: NDArray[np.float32] = (
+        model(torch.from_numpy(tokens).to(device), numerics=numerics)[0].float().cpu().numpy()
+    )
     return out
 
 
@@ -29,12 +33,15 @@ def logits(model: HGRNBitModel, tokens: NDArray[np.int64], numerics: Numerics = 
 def nats(
     model: HGRNBitModel, windows: NDArray[np.int64], batch: int = 8, numerics: Numerics = DEFAULT
 ) -> NDArray[np.float64]:
-    """Nats per predicted token [windows, length] of windows [windows, length + 1], each from a zero state."""
+    """Nats per predicted token [windows, length] of windows [windows, length + 1], each from a zero
+    state."""
     device, rows = model.lm_head.norm.weight.device, []
     for start in range(0, len(windows), batch):
         tokens = torch.from_numpy(windows[start : start + batch]).to(device)
         out = model(tokens[:, :-1], numerics=numerics)[0].float()
-        rows.append(functional.cross_entropy(out.mT, tokens[:, 1:], reduction="none").double().cpu().numpy())
+        rows.append(
+            functional.cross_entropy(out.mT, tokens[:, 1:], reduction="none").double().cpu().numpy()
+        )
     return np.concatenate(rows)
 
 
@@ -53,18 +60,26 @@ def scores(
     numerics: Numerics = DEFAULT,
     weights: TernaryWeights | None = None,
 ) -> Scores:
-    """Losses and choices of a checkpoint of any size on windows [windows, length + 1], each from a zero state."""
+    """Losses and choices of a checkpoint of any size on windows [windows, length + 1], each from a
+    zero state."""
     lost, chosen = [], []
-    for out, following in zip(stream(checkpoint, windows[:, :-1], numerics, weights), windows[:, 1:], strict=True):
+    for out, following in zip(
+        stream(checkpoint, windows[:, :-1], numerics, weights), windows[:, 1:], strict=True
+    ):
         parts = zip(out[0].split(_TOKENS), torch.from_numpy(following).split(_TOKENS), strict=True)
-        lost.append(torch.cat([functional.cross_entropy(a.double(), b, reduction="none") for a, b in parts]).numpy())
+        lost.append(
+            torch.cat(
+                [functional.cross_entropy(a.double(), b, reduction="none") for a, b in parts]
+            ).numpy()
+        )
         chosen.append(out[0].argmax(-1).numpy())
     return Scores(np.stack(lost), np.stack(chosen))
 
 
 @torch.no_grad()
 def greedy(model: HGRNBitModel, tokens: NDArray[np.int64], new_tokens: int) -> NDArray[np.int64]:
-    """The likeliest continuation [batch, new_tokens] of tokens [batch, time], token by token with a carried state."""
+    """The likeliest continuation [batch, new_tokens] of tokens [batch, time], token by token with a
+    carried state."""
     chosen = np.zeros((len(tokens), new_tokens), np.int64)
     out, state = model(torch.from_numpy(tokens).to(model.lm_head.norm.weight.device))
     for n in range(new_tokens):

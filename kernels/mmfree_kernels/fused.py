@@ -1,11 +1,13 @@
-"""The float model on a GPU: two hand-written halves a block, which keep little for the backward pass.
+"""The float model on a GPU: two hand-written halves a block, which keep little for the backward
+pass.
 
-The parameters are those of `HGRNBitModel`, the equations those of `model`.  Products are of int8 with int8 forward and
-in the activation type backward; norms, gates and the recurrence are float32; the residual stream keeps its own type.
-The activation type is autocast's where that is on, else the weights'.
+The parameters are those of `HGRNBitModel`, the equations those of `model`.  Products are of int8
+with int8 forward and in the activation type backward; norms, gates and the recurrence are float32;
+the residual stream keeps its own type. The activation type is autocast's where that is on, else the
+weights'.
 
-A half keeps its input and what `Recompute` does not have computed again.  Codes, states and everything else between
-are computed again from these, one matrix at a time.
+A half keeps its input and what `Recompute` does not have computed again.  Codes, states and
+everything else between are computed again from these, one matrix at a time.
 """
 
 from collections.abc import Sequence
@@ -38,7 +40,8 @@ from mmfree_kernels.model import BitLinear, Block, HGRNBitModel
 
 @dataclass(frozen=True)
 class Recompute:
-    """What the backward pass computes again from a half's input, for a product more, instead of having it kept."""
+    """What the backward pass computes again from a half's input, for a product more, instead of
+    having it kept."""
 
     ifg: bool = False
     """The projections i, f and g: 6 bytes per channel of the state and token in bfloat16."""
@@ -54,8 +57,11 @@ def _activation_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
-def _products(q: Tensor, s: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-    """Products of activations [p, m, k], as codes and factors, with p latent weights, and the weights' scales."""
+def _products(
+    q: Tensor, s: Tensor, weights: Sequence[Tensor], dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Products of activations [p, m, k], as codes and factors, with p latent weights, and the
+    weights' scales."""
     outs, scales = [], []
     for codes, factors, weight in zip(q, s, weights, strict=True):
         ternary, scale = ternarise(weight)
@@ -64,17 +70,21 @@ def _products(q: Tensor, s: Tensor, weights: Sequence[Tensor], dtype: torch.dtyp
     return outs, scales
 
 
-def _product_again(q: Tensor, s: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def _product_again(
+    q: Tensor, s: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype
+) -> Tensor:
     return int8_product(q, s, ternary_as(weight, scale, torch.int8), scale, dtype)
 
 
 def _weight_gradient(grad: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    """gradᵀ values, for grad [m, n] and the quantised activations [m, k], both of the activation type."""
+    """gradᵀ values, for grad [m, n] and the quantised activations [m, k], both of the activation
+    type."""
     return (grad.mT @ values).to(weight.dtype)
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """The gradient [m, k] of the normalised activations, but for the factor `scale`, for grad [m, n]."""
+    """The gradient [m, k] of the normalised activations, but for the factor `scale`, for grad [m,
+    n]."""
     return grad @ ternary_as(weight, scale, grad.dtype)
 
 
@@ -83,9 +93,18 @@ class _TokenMixer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, initial: Tensor, mask: Tensor | None, bound: Tensor | None, eps: float,
-        dtype: torch.dtype, again: bool, outer: Tensor, g_norm: Tensor, *matrices: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        initial: Tensor,
+        mask: Tensor | None,
+        bound: Tensor | None,
+        eps: float,
+        dtype: torch.dtype,
+        again: bool,
+        outer: Tensor,
+        g_norm: Tensor,
+        *matrices: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         (*weights, o_weight), (*gains, o_gain) = matrices[:4], matrices[4:]
         shape = *x.shape[:2], -1
         flat = x.flatten(0, 1)
@@ -95,14 +114,18 @@ class _TokenMixer(torch.autograd.Function):
         codes, o_scale = ternarise(o_weight)
         out = int8_product(q, s, codes, o_scale, x.dtype, flat).view_as(x)
         kept = () if again else (i, f, g)
-        ctx.save_for_backward(x, initial, mask, bound, outer, g_norm, *matrices, *scales, o_scale, *kept)
+        ctx.save_for_backward(
+            x, initial, mask, bound, outer, g_norm, *matrices, *scales, o_scale, *kept
+        )
         ctx.eps, ctx.dtype = eps, dtype
         ctx.set_materialize_grads(False)
         return out, final
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, d_final: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor | None, d_final: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         x, initial, mask, bound, outer, g_norm, *rest = ctx.saved_tensors
         weights, gains, scales, kept = rest[:4], rest[4:8], rest[8:12], rest[12:]
         eps, dtype, shape = ctx.eps, ctx.dtype, (*x.shape[:2], -1)
@@ -111,18 +134,25 @@ class _TokenMixer(torch.autograd.Function):
         d_final = None if d_final is None else d_final.contiguous()
         if not kept:
             q, s = normalise(x, gains[:3], outer, eps)
-            kept = [_product_again(*each, dtype) for each in zip(q, s, weights[:3], scales[:3], strict=True)]
+            kept = [
+                _product_again(*each, dtype)
+                for each in zip(q, s, weights[:3], scales[:3], strict=True)
+            ]
             del q, s
         i, f, g = kept
         i, f = i.view(shape), f.view(shape)
         h, _ = gated_scan(i, f, bound, mask, initial, dtype)
         h = h.flatten(0, 1)
         low = grad.to(dtype)
-        d_o = _weight_gradient(low, output_activations(g, h, g_norm, eps, gains[3], dtype), weights[3])
+        d_o = _weight_gradient(
+            low, output_activations(g, h, g_norm, eps, gains[3], dtype), weights[3]
+        )
         dy = _input_gradient(low, weights[3], scales[3])
         dg, dh, d_g_norm, d_o_gain = output_backward(g, h, g_norm, eps, gains[3], dy, scales[3])
         del low, dy, g, h, kept
-        di, df, d_bound, d_initial = gated_scan_backward(i, f, bound, mask, initial, dh.view(shape), d_final)
+        di, df, d_bound, d_initial = gated_scan_backward(
+            i, f, bound, mask, initial, dh.view(shape), d_final
+        )
         del i, f, dh
         outs = [di.flatten(0, 1), df.flatten(0, 1), dg]
         del di, df, dg
@@ -132,29 +162,52 @@ class _TokenMixer(torch.autograd.Function):
         d_x = dx.view(*shape[:2], -1)
         d_norms = d_outer.to(outer.dtype), d_g_norm.to(g_norm.dtype)
         return (
-            d_x, d_initial, None, d_bound, None, None, None, *d_norms, *d_weights, d_o, *d_gains,
+            d_x,
+            d_initial,
+            None,
+            d_bound,
+            None,
+            None,
+            None,
+            *d_norms,
+            *d_weights,
+            d_o,
+            *d_gains,
             d_o_gain.to(gains[3].dtype),
-        )  # fmt: skip
+        )
 
 
 def _inputs_backward(
-    x: Tensor, outer: Tensor, eps: float, outs: list[Tensor], weights: Sequence[Tensor], gains: Sequence[Tensor],
-    scales: Sequence[Tensor], residual: Tensor | None,
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
+    x: Tensor,
+    outer: Tensor,
+    eps: float,
+    outs: list[Tensor],
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    residual: Tensor | None,
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """Through BitLinears behind a norm with gains `outer`, from the gradients of what they put out.
 
-    x [m, k]; `outs` [m, n] each, which is emptied; `residual` [m, k] is what reached x past them.  The gradients of x,
-    of the weights, of the gains and of `outer`.
+    x [m, k]; `outs` [m, n] each, which is emptied; `residual` [m, k] is what reached x past them.
+    The gradients of x, of the weights, of the gains and of `outer`.
     """
     d_weights, grads = [], []
     for weight, gain, scale in zip(weights, gains, scales, strict=True):
         grad = outs.pop(0)
-        d_weights.append(_weight_gradient(grad, activations(x, gain, outer, eps, grad.dtype), weight))
+        d_weights.append(
+            _weight_gradient(grad, activations(x, gain, outer, eps, grad.dtype), weight)
+        )
         grads.append(_input_gradient(grad, weight, scale))
         del grad
     dx, d_gains, d_outer = normalise_backward(x, gains, outer, eps, grads, residual, scales)
     assert d_outer is not None
-    return dx, d_weights, [d.to(gain.dtype) for d, gain in zip(d_gains, gains, strict=True)], d_outer
+    return (
+        dx,
+        d_weights,
+        [d.to(gain.dtype) for d, gain in zip(d_gains, gains, strict=True)],
+        d_outer,
+    )
 
 
 class _ChannelMixer(torch.autograd.Function):
@@ -162,24 +215,38 @@ class _ChannelMixer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, eps: float, dtype: torch.dtype, again: bool, outer: Tensor, gate_weight: Tensor,
-        down_weight: Tensor, gate_gain: Tensor, down_gain: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        eps: float,
+        dtype: torch.dtype,
+        again: bool,
+        outer: Tensor,
+        gate_weight: Tensor,
+        down_weight: Tensor,
+        gate_gain: Tensor,
+        down_gain: Tensor,
+    ) -> Tensor:
         flat = x.flatten(0, 1)
-        (gate_up,), (gate_scale,) = _products(*normalise(flat, [gate_gain], outer, eps), [gate_weight], dtype)
+        (gate_up,), (gate_scale,) = _products(
+            *normalise(flat, [gate_gain], outer, eps), [gate_weight], dtype
+        )
         q, s = gate_normalise(gate_up, down_gain)
         codes, down_scale = ternarise(down_weight)
         out = int8_product(q, s, codes, down_scale, x.dtype, flat).view_as(x)
         kept = () if again else (gate_up,)
         scales = gate_scale, down_scale
-        ctx.save_for_backward(x, outer, gate_weight, down_weight, gate_gain, down_gain, *scales, *kept)
+        ctx.save_for_backward(
+            x, outer, gate_weight, down_weight, gate_gain, down_gain, *scales, *kept
+        )
         ctx.eps, ctx.dtype = eps, dtype
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, outer, gate_weight, down_weight, gate_gain, down_gain, gate_scale, down_scale, *kept = ctx.saved_tensors
+        x, outer, gate_weight, down_weight, gate_gain, down_gain, gate_scale, down_scale, *kept = (
+            ctx.saved_tensors
+        )
         eps, dtype, shape = ctx.eps, ctx.dtype, x.shape
         x = x.flatten(0, 1)
         grad = grad.contiguous().view_as(x)
@@ -198,9 +265,16 @@ class _ChannelMixer(torch.autograd.Function):
             x, outer, eps, outs, [gate_weight], [gate_gain], [gate_scale], grad
         )
         return (
-            dx.view(shape), None, None, None, d_outer.to(outer.dtype), d_gate, d_down, d_gate_gain,
+            dx.view(shape),
+            None,
+            None,
+            None,
+            d_outer.to(outer.dtype),
+            d_gate,
+            d_down,
+            d_gate_gain,
             d_down_gain.to(down_gain.dtype),
-        )  # fmt: skip
+        )
 
 
 class _Head(torch.autograd.Function):
@@ -208,9 +282,17 @@ class _Head(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, eps: float, dtype: torch.dtype, outer: Tensor, weight: Tensor, gain: Tensor
+        ctx: Any,
+        x: Tensor,
+        eps: float,
+        dtype: torch.dtype,
+        outer: Tensor,
+        weight: Tensor,
+        gain: Tensor,
     ) -> Tensor:
-        (logits,), (scale,) = _products(*normalise(x.flatten(0, 1), [gain], outer, eps), [weight], torch.float32)
+        (logits,), (scale,) = _products(
+            *normalise(x.flatten(0, 1), [gain], outer, eps), [weight], torch.float32
+        )
         ctx.save_for_backward(x, outer, weight, gain, scale)
         ctx.eps, ctx.dtype = eps, dtype
         return logits.view(*x.shape[:2], -1)
@@ -227,18 +309,34 @@ class _Head(torch.autograd.Function):
 
 
 def token_mixer(
-    block: Block, x: Tensor, bound: Tensor | None, mask: Tensor | None, initial: Tensor, recompute: Recompute = DEFAULT
+    block: Block,
+    x: Tensor,
+    bound: Tensor | None,
+    mask: Tensor | None,
+    initial: Tensor,
+    recompute: Recompute = DEFAULT,
 ) -> tuple[Tensor, Tensor]:
-    """The first half of a block: x [batch, time, hidden] with what the token mixer adds, and the last state.
+    """The first half of a block: x [batch, time, hidden] with what the token mixer adds, and the
+    last state.
 
-    bound [state], mask [batch, time] and initial [batch, state] are float32, as is the state [batch, state].
+    bound [state], mask [batch, time] and initial [batch, state] are float32, as is the state
+    [batch, state].
     """
     mixer = block.attn
     layers: tuple[BitLinear, ...] = (mixer.i_proj, mixer.f_proj, mixer.g_proj, mixer.o_proj)
     out: tuple[Tensor, Tensor] = _TokenMixer.apply(
-        x, initial, mask, bound, block.eps, _activation_dtype(layers[0].weight), recompute.ifg, block.attn_norm.weight,
-        mixer.g_norm.weight, *(layer.weight for layer in layers), *(layer.norm.weight for layer in layers),
-    )  # fmt: skip
+        x,
+        initial,
+        mask,
+        bound,
+        block.eps,
+        _activation_dtype(layers[0].weight),
+        recompute.ifg,
+        block.attn_norm.weight,
+        mixer.g_norm.weight,
+        *(layer.weight for layer in layers),
+        *(layer.norm.weight for layer in layers),
+    )
     return out
 
 
@@ -246,19 +344,32 @@ def channel_mixer(block: Block, x: Tensor, recompute: Recompute = DEFAULT) -> Te
     """The second half of a block: x [batch, time, hidden] with what the channel mixer adds."""
     gate, down = block.mlp.gate_proj, block.mlp.down_proj
     out: Tensor = _ChannelMixer.apply(
-        x, block.eps, _activation_dtype(gate.weight), recompute.gate_up, block.mlp_norm.weight, gate.weight,
-        down.weight, gate.norm.weight, down.norm.weight,
-    )  # fmt: skip
+        x,
+        block.eps,
+        _activation_dtype(gate.weight),
+        recompute.gate_up,
+        block.mlp_norm.weight,
+        gate.weight,
+        down.weight,
+        gate.norm.weight,
+        down.norm.weight,
+    )
     return out
 
 
 def _stream(
-    model: HGRNBitModel, tokens: Tensor, state: Tensor | None, mask: Tensor | None, recompute: Recompute
+    model: HGRNBitModel,
+    tokens: Tensor,
+    state: Tensor | None,
+    mask: Tensor | None,
+    recompute: Recompute,
 ) -> tuple[Tensor, Tensor]:
     state = model.zero_state(len(tokens)) if state is None else state
     mask = None if mask is None else mask.float().contiguous()
     x, states = model.model.embeddings(tokens), []
-    for block, bound, initial in zip(model.model.layers, model.lower_bounds(), state.float().unbind(), strict=True):
+    for block, bound, initial in zip(
+        model.model.layers, model.lower_bounds(), state.float().unbind(), strict=True
+    ):
         assert isinstance(block, Block)
         x, last = token_mixer(block, x, bound, mask, initial.contiguous(), recompute)
         x = channel_mixer(block, x, recompute)
@@ -267,7 +378,9 @@ def _stream(
 
 
 def _head_weight(model: HGRNBitModel) -> Tensor:
-    return model.model.embeddings.weight if model.config.tie_word_embeddings else model.lm_head.weight
+    return (
+        model.model.embeddings.weight if model.config.tie_word_embeddings else model.lm_head.weight
+    )
 
 
 def forward(
@@ -277,30 +390,44 @@ def forward(
     mask: Tensor | None = None,
     recompute: Recompute = DEFAULT,
 ) -> tuple[Tensor, Tensor]:
-    """Logits [batch, time, vocab] and the state [layers, batch, state] after tokens, both float32; as the model's own.
+    """Logits [batch, time, vocab] and the state [layers, batch, state] after tokens, both float32;
+    as the model's own.
 
     `state` is what an earlier call returned; `mask` [batch, time] is 0 at left padding.
     """
     x, last = _stream(model, tokens, state, mask, recompute)
     weight = _head_weight(model)
     logits: Tensor = _Head.apply(
-        x, model.config.rms_norm_eps, _activation_dtype(weight), model.model.norm.weight, weight,
+        x,
+        model.config.rms_norm_eps,
+        _activation_dtype(weight),
+        model.model.norm.weight,
+        weight,
         model.lm_head.norm.weight,
-    )  # fmt: skip
+    )
     return logits, last
 
 
 def forward_loss(
-    model: HGRNBitModel, tokens: Tensor, targets: Tensor, mask: Tensor | None = None, recompute: Recompute = DEFAULT
+    model: HGRNBitModel,
+    tokens: Tensor,
+    targets: Tensor,
+    mask: Tensor | None = None,
+    recompute: Recompute = DEFAULT,
 ) -> Tensor:
-    """Mean cross-entropy, a float32 scalar, of the model's logits of tokens [batch, time] with targets [batch, time].
+    """Mean cross-entropy, a float32 scalar, of the model's logits of tokens [batch, time] with
+    targets [batch, time].
 
-    Targets of -100 do not count.  Logits are never all in memory; their gradients are computed with them.  The head
-    has the stream rounded to the activation type.
+    Targets of -100 do not count.  Logits are never all in memory; their gradients are computed with
+    them.  The head has the stream rounded to the activation type.
     """
     x, _ = _stream(model, tokens, None, mask, recompute)
     weight = _head_weight(model)
     return linear_cross_entropy(
-        x.flatten(0, 1).to(_activation_dtype(weight)), model.model.norm.weight, model.config.rms_norm_eps, weight,
-        model.lm_head.norm.weight, targets.flatten(),
-    )  # fmt: skip
+        x.flatten(0, 1).to(_activation_dtype(weight)),
+        model.model.norm.weight,
+        model.config.rms_norm_eps,
+        weight,
+        model.lm_head.norm.weight,
+        targets.flatten(),
+    )

@@ -1,7 +1,9 @@
-"""The float model: what a published checkpoint computes, in plain torch, full pass or with a carried state.
+"""The float model: what a published checkpoint computes, in plain torch, full pass or with a
+carried state.
 
-A means to an end: it trains, it calibrates, and it is what the integers are compared with.  Its `tap` sees every
-activation by name and may replace it, which is how ranges are calibrated and approximations are priced.
+A means to an end: it trains, it calibrates, and it is what the integers are compared with.  Its
+`tap` sees every activation by name and may replace it, which is how ranges are calibrated and
+approximations are priced.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +27,8 @@ def untouched(_name: str, value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Numerics:
-    """How the float model computes: what a tap sees, and what the approximations of an integer model replace."""
+    """How the float model computes: what a tap sees, and what the approximations of an integer
+    model replace."""
 
     tap: Tap = untouched
     quantise: bool = True
@@ -45,7 +48,8 @@ class _Gain(nn.Module):
 class BitLinear(nn.Module):
     """A BitLinear layer: latent weight [out, in] and the gains [in] of its own norm.
 
-    Where nothing is trained, `frozen` may stand for the weight: its codes [out, in], as floats, and its scale.
+    Where nothing is trained, `frozen` may stand for the weight: its codes [out, in], as floats, and
+    its scale.
     """
 
     frozen: tuple[Tensor, float] | None = None
@@ -55,10 +59,14 @@ class BitLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(size_out, size_in))
         self.norm = _Gain(size_in)
 
-    def forward(self, x: Tensor, name: str, numerics: Numerics, weight: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, name: str, numerics: Numerics, weight: Tensor | None = None
+    ) -> Tensor:
         y = numerics.tap(f"{name}.in", numerics.norm(x, self.norm.weight, BITLINEAR_EPS))
         if self.frozen is not None:
-            return code_product(y, *self.frozen, quantise=numerics.quantise, dtype=numerics.product_dtype)
+            return code_product(
+                y, *self.frozen, quantise=numerics.quantise, dtype=numerics.product_dtype
+            )
         latent = self.weight if weight is None else weight
         return bit_product(y, latent, quantise=numerics.quantise, dtype=numerics.product_dtype)
 
@@ -75,7 +83,13 @@ class TokenMixer(nn.Module):
         self.o_proj = BitLinear(state, hidden)
 
     def forward(
-        self, x: Tensor, lower_bound: Tensor | None, mask: Tensor | None, initial: Tensor, name: str, numerics: Numerics
+        self,
+        x: Tensor,
+        lower_bound: Tensor | None,
+        mask: Tensor | None,
+        initial: Tensor,
+        name: str,
+        numerics: Numerics,
     ) -> tuple[Tensor, Tensor]:
         tap, sigmoid = numerics.tap, numerics.sigmoid
         i = tap(f"{name}.i", self.i_proj(x, f"{name}.i_proj", numerics))
@@ -100,7 +114,9 @@ class ChannelMixer(nn.Module):
         self.down_proj = BitLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor, name: str, numerics: Numerics) -> Tensor:
-        gate, up = numerics.tap(f"{name}.gate_up", self.gate_proj(x, f"{name}.gate_proj", numerics)).chunk(2, -1)
+        gate, up = numerics.tap(
+            f"{name}.gate_up", self.gate_proj(x, f"{name}.gate_proj", numerics)
+        ).chunk(2, -1)
         v = numerics.tap(f"{name}.v", gate * numerics.sigmoid(gate) * up)
         return self.down_proj(v, f"{name}.down_proj", numerics)
 
@@ -115,7 +131,13 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = _Gain(config.hidden_size), ChannelMixer(config)
 
     def forward(
-        self, x: Tensor, lower_bound: Tensor | None, mask: Tensor | None, initial: Tensor, name: str, numerics: Numerics
+        self,
+        x: Tensor,
+        lower_bound: Tensor | None,
+        mask: Tensor | None,
+        initial: Tensor,
+        name: str,
+        numerics: Numerics,
     ) -> tuple[Tensor, Tensor]:
         mixer_in = numerics.norm(x, self.attn_norm.weight, self.eps)
         mixed, state = self.attn(mixer_in, lower_bound, mask, initial, f"{name}.attn", numerics)
@@ -129,13 +151,16 @@ class _Body(nn.Module):
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.use_lower_bound:
-            self.lower_bounds = nn.Parameter(torch.zeros(config.num_hidden_layers, config.hidden_size))
+            self.lower_bounds = nn.Parameter(
+                torch.zeros(config.num_hidden_layers, config.hidden_size)
+            )
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = _Gain(config.hidden_size)
 
 
 def lower_bounds(latent: Tensor) -> list[Tensor | None]:
-    """The forget gate's lower bound of each block [state] from the latent ones [layers, state]; the first has none."""
+    """The forget gate's lower bound of each block [state] from the latent ones [layers, state]; the
+    first has none."""
     p = latent.float().softmax(0)
     return [None, *(p.cumsum(0) - p[0])[1:]]
 
@@ -154,7 +179,8 @@ class HGRNBitModel(nn.Module):
             self.lm_head.weight = shared
 
     def initialise(self, seed: int) -> None:
-        """Set fresh parameters as the published code does (xavier for the mixer, normal .02 elsewhere)."""
+        """Set fresh parameters as the published code does (xavier for the mixer, normal .02
+        elsewhere)."""
         generator = torch.Generator().manual_seed(seed)
         spread = 0.02
         for name, parameter in self.named_parameters():
@@ -176,7 +202,9 @@ class HGRNBitModel(nn.Module):
     def zero_state(self, batch: int) -> Tensor:
         """The state before the first token: [layers, batch, state]."""
         device = self.lm_head.norm.weight.device
-        return torch.zeros(self.config.num_hidden_layers, batch, self.config.state_size, device=device)
+        return torch.zeros(
+            self.config.num_hidden_layers, batch, self.config.state_size, device=device
+        )
 
     def forward(
         self,
@@ -185,16 +213,19 @@ class HGRNBitModel(nn.Module):
         mask: Tensor | None = None,
         numerics: Numerics = Numerics(),
     ) -> tuple[Tensor, Tensor]:
-        """Logits [batch, time, vocab] of tokens [batch, time] and the state after them [layers, batch, state].
+        """Logits [batch, time, vocab] of tokens [batch, time] and the state after them [layers,
+        batch, state].
 
-        `state` is what an earlier call returned; any cut of a sequence into calls gives the same result.  `mask`
-        [batch, time] is 0 at left padding.
+        `state` is what an earlier call returned; any cut of a sequence into calls gives the same
+        result.  `mask` [batch, time] is 0 at left padding.
         """
         state = self.zero_state(tokens.shape[0]) if state is None else state
         x = numerics.tap("embeddings.x", self.model.embeddings(tokens).float())
         mask = None if mask is None else mask.float()
         states = []
-        for layer, (block, bound) in enumerate(zip(self.model.layers, self.lower_bounds(), strict=True)):
+        for layer, (block, bound) in enumerate(
+            zip(self.model.layers, self.lower_bounds(), strict=True)
+        ):
             x, last = block(x, bound, mask, state[layer], f"layers.{layer}", numerics)
             states.append(last)
         weight = self.model.embeddings.weight if self.config.tie_word_embeddings else None
@@ -217,4 +248,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> HGRNBitModel:
 def to_checkpoint(model: HGRNBitModel) -> Checkpoint:
     """The parameters of a model as a checkpoint, float32."""
     state = model.state_dict()
-    return Checkpoint(model.config, {name: state[name].float().cpu().numpy().copy() for name in model.config.shapes()})
+    return Checkpoint(
+        model.config,
+        {name: state[name].float().cpu().numpy().copy() for name in model.config.shapes()},
+    )

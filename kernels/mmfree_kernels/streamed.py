@@ -1,4 +1,5 @@
-"""The float model of a checkpoint of any size: one block is in memory at a time, and all windows go through it.
+"""The float model of a checkpoint of any size: one block is in memory at a time, and all windows go
+through it.
 
 The values are those of `model`, up to the rounding of sums in another order.
 """
@@ -17,7 +18,8 @@ from mmfree_neuro.quantize import TernaryWeights, ternarise
 
 DEFAULT = Numerics()
 _VALUES = 7 << 20
-"""The values of a block's widest activation; beyond, an allocator takes fresh pages for each, which cost more time."""
+"""The values of a block's widest activation; beyond, an allocator takes fresh pages for each, which
+cost more time."""
 
 
 def windows_at_once(config: ModelConfig, time: int) -> int:
@@ -26,7 +28,8 @@ def windows_at_once(config: ModelConfig, time: int) -> int:
 
 
 def stepwise(f: Tensor, c: Tensor, initial: Tensor) -> Tensor:
-    """The recurrence of `mlgru.naive`, token by token and without gradients: on a CPU ten times as fast."""
+    """The recurrence of `mlgru.naive`, token by token and without gradients: on a CPU ten times as
+    fast."""
     h, last = torch.empty_like(c), initial
     for step in range(c.shape[1]):
         last = torch.addcmul(c[:, step], f[:, step], last, out=h[:, step])
@@ -43,16 +46,19 @@ def stream(
 ) -> Iterator[Tensor]:
     """Logits [1, time, vocab] of each window of tokens [windows, time], each from a zero state.
 
-    The first are there when all windows have gone through all blocks.  The tap of `numerics` sees what it sees in
-    `model`, a block at a time, and in a block `batch` windows at a time, behind the blocks one.  `weights` are the
-    checkpoint's ternary weights where they are at hand; they spare reading and ternarising it again.
+    The first are there when all windows have gone through all blocks.  The tap of `numerics` sees
+    what it sees in `model`, a block at a time, and in a block `batch` windows at a time, behind the
+    blocks one.  `weights` are the checkpoint's ternary weights where they are at hand; they spare
+    reading and ternarising it again.
     """
     numerics = replace(numerics, recurrence=stepwise)
     x, config = _residual(checkpoint, tokens, numerics, weights, batch), checkpoint.config
     head = _linear("lm_head", checkpoint, weights)
     gain = torch.from_numpy(checkpoint.tensors["model.norm.weight"])
     for window in x.split(1):
-        yield numerics.tap("logits", head(numerics.norm(window, gain, config.rms_norm_eps), "lm_head", numerics))
+        yield numerics.tap(
+            "logits", head(numerics.norm(window, gain, config.rms_norm_eps), "lm_head", numerics)
+        )
 
 
 def _residual(
@@ -100,10 +106,14 @@ def _linear(name: str, checkpoint: Checkpoint, weights: TernaryWeights | None) -
     return linear
 
 
-def _frozen(name: str, checkpoint: Checkpoint, weights: TernaryWeights | None) -> tuple[Tensor, float]:
+def _frozen(
+    name: str, checkpoint: Checkpoint, weights: TernaryWeights | None
+) -> tuple[Tensor, float]:
     """The codes of a weight as floats, and its scale."""
     if weights is None:
-        codes, scale = ternarise(checkpoint.head_weight if name == "lm_head.weight" else checkpoint.tensors[name])
+        codes, scale = ternarise(
+            checkpoint.head_weight if name == "lm_head.weight" else checkpoint.tensors[name]
+        )
         return torch.from_numpy(codes).float(), scale
     weight = weights[name]
     whole, start = torch.empty(sum(part.rows for part in weight.parts), weight.parts[0].columns), 0

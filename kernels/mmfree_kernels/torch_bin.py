@@ -13,11 +13,14 @@ from mmfree_neuro.checkpoint import Entries, Float32, StoredTensor
 from mmfree_neuro.errors import CheckpointError
 
 _MAPPED_BYTES = 1 << 28
-"""What may be read of a mapped file before it is mapped anew: until then, all that was read counts as memory."""
+"""What may be read of a mapped file before it is mapped anew: until then, all that was read counts
+as memory."""
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return (
+        isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    )
 
 
 def _open(path: Path, mapped: bool) -> dict[Any, Tensor]:
@@ -28,14 +31,17 @@ def _open(path: Path, mapped: bool) -> dict[Any, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except Exception:  # a damaged pickle fails in a dozen ways
-        raise CheckpointError(f"{path}: not readable as a file of tensors written by torch.save") from None
+        raise CheckpointError(
+            f"{path}: not readable as a file of tensors written by torch.save"
+        ) from None
     if not isinstance(content, dict) or not all(map(_is_plain, content.values())):
         raise CheckpointError(f"{path}: must hold a state dict, names to tensors")
     return content
 
 
 class _File:
-    """The tensors of one file, which is mapped, or held in memory where torch wrote it before it wrote zip files."""
+    """The tensors of one file, which is mapped, or held in memory where torch wrote it before it
+    wrote zip files."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.mapped, self.read_bytes = path, zipfile.is_zipfile(path), 0
@@ -57,6 +63,8 @@ def load_bin(path: Path) -> Entries:
     entries = {}
     for key, value in file.content.items():
         if not value.is_floating_point():
-            raise CheckpointError(f"{path}: {key}: stored as {value.dtype}, must be of a floating type")
+            raise CheckpointError(
+                f"{path}: {key}: stored as {value.dtype}, must be of a floating type"
+            )
         entries[str(key)] = StoredTensor(tuple(value.shape), partial(file.load, key, value.shape))
     return entries

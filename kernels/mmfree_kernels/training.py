@@ -1,7 +1,9 @@
-"""Trains the float model on bytes: AdamW, the family's learning rates, checkpoints in the published format, resume.
+"""Trains the float model on bytes: AdamW, the family's learning rates, checkpoints in the published
+format, resume.
 
-The learning rate falls from its peak along a cosine and is halved in the second half, as for one-bit models.  Batches
-depend on the seed and the step alone, so a resumed run sees what an uninterrupted one would have seen.
+The learning rate falls from its peak along a cosine and is halved in the second half, as for
+one-bit models.  Batches depend on the seed and the step alone, so a resumed run sees what an
+uninterrupted one would have seen.
 """
 
 import importlib.util
@@ -46,14 +48,17 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, must be at least 1")
         if not 0 < self.learning_rate <= 1:
-            raise InputError(f"the learning rate is {self.learning_rate}, must be above 0 and at most 1")
+            raise InputError(
+                f"the learning rate is {self.learning_rate}, must be above 0 and at most 1"
+            )
         if self.seed < 0:
             raise InputError(f"the seed is {self.seed}, must not be negative")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of a run: step reached, mean training loss in nats since the last report, bytes per second."""
+    """One report of a run: step reached, mean training loss in nats since the last report, bytes
+    per second."""
 
     step: int
     loss: float
@@ -63,7 +68,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run came: steps done, training text seen in bytes, held-out loss in nats per byte."""
+    """How far a run came: steps done, training text seen in bytes, held-out loss in nats per
+    byte."""
 
     step: int
     seen_bytes: int
@@ -76,13 +82,21 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     share = step / recipe.steps
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share)) * (0.5 if share >= 0.5 else 1.0)
+    return (
+        recipe.learning_rate
+        * 0.5
+        * (1 + math.cos(math.pi * share))
+        * (0.5 if share >= 0.5 else 1.0)
+    )
 
 
 def batch(text: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """The windows [batch, window + 1], int64, of one step; they depend on the seed and the step alone."""
+    """The windows [batch, window + 1], int64, of one step; they depend on the seed and the step
+    alone."""
     generator = np.random.default_rng((recipe.seed, step))
-    starts = torch.from_numpy(generator.integers(0, text.numel() - recipe.window - 1, recipe.batch)).to(text.device)
+    starts = torch.from_numpy(
+        generator.integers(0, text.numel() - recipe.window - 1, recipe.batch)
+    ).to(text.device)
     return text[starts[:, None] + torch.arange(recipe.window + 1, device=text.device)].long()
 
 
@@ -93,7 +107,8 @@ def plain_loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
 
 
 def can_fuse(config: ModelConfig) -> bool:
-    """Whether Triton is there, and every size that a product sums over is one that its kernels take."""
+    """Whether Triton is there, and every size that a product sums over is one that its kernels
+    take."""
     sizes = config.hidden_size, config.state_size, config.intermediate_size
     return importlib.util.find_spec("triton") is not None and not any(size % 16 for size in sizes)
 
@@ -110,7 +125,9 @@ def _settings(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
     return {"config": asdict(config), "recipe": asdict(recipe)}
 
 
-def _save(folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+def _save(
+    folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int
+) -> None:
     write(folder, harden(to_checkpoint(model)))
     state = {
         "model": model.state_dict(),
@@ -122,27 +139,40 @@ def _save(folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, r
     os.replace(folder / "training.pt.tmp", folder / "training.pt")
 
 
-def _resume(folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe) -> int:
+def _resume(
+    folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe
+) -> int:
     path = folder / "training.pt"
     if not path.is_file():
         raise InputError(f"{path}: no such file; there is no run to resume")
     try:
-        state: dict[str, Any] = torch.load(path, map_location=model.lm_head.weight.device, weights_only=True)
+        state: dict[str, Any] = torch.load(
+            path, map_location=model.lm_head.weight.device, weights_only=True
+        )
     except Exception:  # a damaged pickle fails in a dozen ways
         raise InputError(f"{path}: not readable as the state of a training run") from None
     if state["settings"] != _settings(model.config, recipe):
-        raise InputError(f"{path}: belongs to a run with other settings: {json.dumps(state['settings'])}")
+        raise InputError(
+            f"{path}: belongs to a run with other settings: {json.dumps(state['settings'])}"
+        )
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])
 
 
-def optimiser_for(model: HGRNBitModel, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def optimiser_for(
+    model: HGRNBitModel, recipe: Recipe, device: torch.device
+) -> torch.optim.Optimizer:
     """AdamW; weight decay on matrices, none on gains and lower bounds."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=device.type == "cuda")
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=device.type == "cuda"
+    )
 
 
 def train(
@@ -157,12 +187,15 @@ def train(
     report_every: int = 50,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
-    """Train a model and leave its checkpoint in `folder`; stop early, resumable, after `max_seconds`.
+    """Train a model and leave its checkpoint in `folder`; stop early, resumable, after
+    `max_seconds`.
 
-    The checkpoint is hardened (`quantize.harden`), so that bfloat16 keeps every code; latent weights stay in
-    `training.pt`, from which a run resumes.  The held-out loss is that of the checkpoint as stored.
+    The checkpoint is hardened (`quantize.harden`), so that bfloat16 keeps every code; latent
+    weights stay in `training.pt`, from which a run resumes.  The held-out loss is that of the
+    checkpoint as stored.
 
-    Raises InputError when the text is shorter than a window or `resume` finds no run with the same recipe.
+    Raises InputError when the text is shorter than a window or `resume` finds no run with the same
+    recipe.
     """
     if corpus.train.size < recipe.window + 2 or corpus.held_out.size < recipe.window + 2:
         raise InputError(f"{corpus.description}: too short for windows of {recipe.window} bytes")
@@ -172,7 +205,9 @@ def train(
     model.to(device).train()
     optimiser = optimiser_for(model, recipe, device)
     first = _resume(folder, model, optimiser, recipe) if resume else 0
-    gradients = Gradients(model, fused_loss if device.type == "cuda" and can_fuse(config) else plain_loss)
+    gradients = Gradients(
+        model, fused_loss if device.type == "cuda" and can_fuse(config) else plain_loss
+    )
     text = torch.from_numpy(corpus.train.copy()).to(device)
 
     start = since = time.monotonic()
@@ -187,7 +222,9 @@ def train(
         total, counted, step = total + loss, counted + 1, step + 1
         if counted == report_every or step == recipe.steps:
             mean, now = total.item() / counted, time.monotonic()
-            report(Progress(step, mean, rate, counted * recipe.batch * recipe.window / (now - since)))
+            report(
+                Progress(step, mean, rate, counted * recipe.batch * recipe.window / (now - since))
+            )
             total, counted, since = torch.zeros((), device=device), 0, now
         if step % save_every == 0:
             _save(folder, model, optimiser, recipe, step)

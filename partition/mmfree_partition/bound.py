@@ -1,12 +1,14 @@
-"""What no mapping can go below, beside what a mapping has: cores, chips, the slowest core, messages between chips.
+"""What no mapping can go below, beside what a mapping has: cores, chips, the slowest core, messages
+between chips.
 
 Each bound holds for every mapping of the graph on the same chip, whatever places it:
 
-- cores and chips: whatever the nodes take of a limit, without rounding to words and without copies, over that limit;
-- slowest core: the busiest of the resources that no mapping can spare (synapses read, synaptic operations,
-  instructions), spread evenly over all cores of the chips in use;
-- messages from chip to chip, of mappings that divide no product by columns (others could send less): what `packing`
-  finds for chips no core of which is slower than the mapping's slowest.
+- cores and chips: whatever the nodes take of a limit, without rounding to words and without copies,
+  over that limit;
+- slowest core: the busiest of the resources that no mapping can spare (synapses read, synaptic
+  operations, instructions), spread evenly over all cores of the chips in use;
+- messages from chip to chip, of mappings that divide no product by columns (others could send
+  less): what `packing` finds for chips no core of which is slower than the mapping's slowest.
 """
 
 from dataclasses import dataclass
@@ -39,7 +41,8 @@ class Gaps:
     cores: Gap
     chips: Gap
     slowest_core_ns: Gap
-    """A token, every payload non-zero, at central figures: what its synapses or its instructions take."""
+    """A token, every payload non-zero, at central figures: what its synapses or its instructions
+    take."""
     messages_between_chips: Gap
     """Payloads a token from chip to chip, once for every chip that one goes to."""
 
@@ -47,7 +50,9 @@ class Gaps:
 def gaps(graph: Graph, mapping: Mapping, system: SystemSpec, cores_per_chip: int) -> Gaps:
     """A mapping beside its bounds, of which at most so many cores of a chip may be in use."""
     host = frozenset(
-        shard.node for shard, place in zip(mapping.shards, mapping.locations, strict=True) if place.chip == HOST
+        shard.node
+        for shard, place in zip(mapping.shards, mapping.locations, strict=True)
+        if place.chip == HOST
     )
     chain = Chain(graph, system.chip, host)
     cores = _fewest_cores(chain)
@@ -57,17 +62,22 @@ def gaps(graph: Graph, mapping: Mapping, system: SystemSpec, cores_per_chip: int
         Gap(len(mapping.cores), cores),
         Gap(chips, ceil(cores / cores_per_chip)),
         Gap(slowest, least_slowest),
-        Gap(messages_between_chips(mapping), fewest_messages(chain, chips, slowest * cores_per_chip)),
+        Gap(
+            messages_between_chips(mapping), fewest_messages(chain, chips, slowest * cores_per_chip)
+        ),
     )
 
 
 def messages_between_chips(mapping: Mapping) -> int:
-    """Payloads from chip to chip for a token of which none is zero; those from and to the host do not count."""
+    """Payloads from chip to chip for a token of which none is zero; those from and to the host do
+    not count."""
     total = 0
     for route in mapping.routes:
         source = mapping.locations[route.source].chip
         if source != HOST:
-            total += (route.stop - route.start) * len({place.chip for place in route.destinations} - {HOST, source})
+            total += (route.stop - route.start) * len(
+                {place.chip for place in route.destinations} - {HOST, source}
+            )
     return total
 
 
@@ -82,7 +92,13 @@ def _fewest_cores(chain: Chain) -> int:
             synapses += node.size if entry.matrix is None else entry.matrix.size
     synaptic = synapses * chain.bits / 8
     room = chain.room
-    return ceil(max(synaptic / room.synaptic_memory, (synaptic + 4 * words) / room.memory, neurons / room.neurons))
+    return ceil(
+        max(
+            synaptic / room.synaptic_memory,
+            (synaptic + 4 * words) / room.memory,
+            neurons / room.neurons,
+        )
+    )
 
 
 def _slowest(chain: Chain, mapping: Mapping) -> float:

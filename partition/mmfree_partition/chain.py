@@ -1,7 +1,8 @@
-"""The neurons of a graph as one chain, in the order of its nodes: what stretches of it ask of a core and of a chip.
+"""The neurons of a graph as one chain, in the order of its nodes: what stretches of it ask of a
+core and of a chip.
 
-Data flows along the chain, so whoever cuts it into chips, or a chip's part into cores, cuts few streams.  A stretch is
-a list of pieces, each some neighbouring neurons of one node.
+Data flows along the chain, so whoever cuts it into chips, or a chip's part into cores, cuts few
+streams.  A stretch is a list of pieces, each some neighbouring neurons of one node.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,16 @@ from mmfree_neuro.mapping import Shard
 from mmfree_neuro.verify import instruction_counts
 
 Piece = tuple[int, int, int]
-"""Some neurons of a node: its number along the chain, the first of them, the one behind the last."""
+"""Some neurons of a node: its number along the chain, the first of them, the one behind the
+last."""
 Position = tuple[int, int]
 """A place to cut: before a neuron of a node, both counted along the chain."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """The neurons of one node, all alike: what each asks for a token with every payload non-zero."""
+    """The neurons of one node, all alike: what each asks for a token with every payload
+    non-zero."""
 
     node: AnyNode
     reads: int
@@ -54,7 +57,8 @@ class Chain:
         return len(self.links), 0
 
     def footprint(self, shard: Shard) -> Footprint:
-        """What a shard takes on a core; of equal size, shards that do not end their node take the same."""
+        """What a shard takes on a core; of equal size, shards that do not end their node take the
+        same."""
         node = self.graph.node(shard.node)
         key = shard.node, shard.size, node.size if shard.stop == node.size else -1
         if key not in self._known:
@@ -63,7 +67,8 @@ class Chain:
 
     @cached_property
     def nanoseconds(self) -> list[tuple[float, float]]:
-        """For each node: what a neuron takes of its core's synapses, read and worked off, and of its instructions."""
+        """For each node: what a neuron takes of its core's synapses, read and worked off, and of
+        its instructions."""
         return [(max(read, done), issued) for read, done, issued in self.chip_times]
 
     def busiest(self, core: Sequence[Shard]) -> float:
@@ -71,24 +76,28 @@ class Chain:
         return self.load([(self.number[shard.node], shard.start, shard.stop) for shard in core])
 
     def least_slowest(self, cores: int) -> float:
-        """Nanoseconds that the slowest of so many cores takes at least: the busiest resource, spread evenly."""
+        """Nanoseconds that the slowest of so many cores takes at least: the busiest resource,
+        spread evenly."""
         sizes = np.array([link.node.size for link in self.links])
         return float((np.array(self.chip_times) * sizes[:, None]).sum(0).max() / cores)
 
     @cached_property
     def chip_times(self) -> list[tuple[float, float, float]]:
-        """For each node: what a neuron takes of synaptic memory, of synaptic operations and of instructions."""
+        """For each node: what a neuron takes of synaptic memory, of synaptic operations and of
+        instructions."""
         times = []
         for link in self.links:
             size = link.node.size
             full = link.reads * size
             ternary = [e.matrix for e in link.node.inputs if e.matrix is not None]
             zeros = sum(matrix.size - matrix.nonzero for matrix in ternary)
-            times.append((
-                link.reads * self.chip.time_per_synapse_ns.central,
-                (full - zeros) / size * self.chip.time_per_synop_ns.central,
-                link.instructions * self.chip.time_per_instruction_ns.central,
-            ))  # fmt: skip
+            times.append(
+                (
+                    link.reads * self.chip.time_per_synapse_ns.central,
+                    (full - zeros) / size * self.chip.time_per_synop_ns.central,
+                    link.instructions * self.chip.time_per_instruction_ns.central,
+                )
+            )
         return times
 
     def fill(self, pieces: Sequence[Piece], most_ns: float, cores: int) -> list[list[Shard]] | None:
@@ -105,7 +114,10 @@ class Chain:
                     shard = Shard(self.links[k].node.name, first, first + count)
                     core.append(shard)
                     used += self.footprint(shard)
-                    left = [have - count * each for have, each in zip(left, self.nanoseconds[k], strict=True)]
+                    left = [
+                        have - count * each
+                        for have, each in zip(left, self.nanoseconds[k], strict=True)
+                    ]
                     first += count
                 if first < last:
                     filled.append(core)
@@ -133,7 +145,8 @@ class Chain:
         return low
 
     def evenly(self, pieces: Sequence[Piece], cores: int) -> list[list[Shard]] | None:
-        """`fill` with the slowest core as fast as this order allows; None where the cores have too little room."""
+        """`fill` with the slowest core as fast as this order allows; None where the cores have too
+        little room."""
         if self.fill(pieces, float("inf"), cores) is None:
             return None
         low = max(self.load(pieces) / cores, 1e-6)
@@ -172,8 +185,11 @@ class Chain:
         return self.pieces((0, 0), self.end)
 
     def pieces(self, start: Position, stop: Position) -> list[Piece]:
-        """The nodes of a stretch; one that begins inside a node has copies of what comes before where that pays."""
-        found = [(k, 0, self.links[k].node.size) for k in (self.copied(start) if start < stop else [])]
+        """The nodes of a stretch; one that begins inside a node has copies of what comes before
+        where that pays."""
+        found = [
+            (k, 0, self.links[k].node.size) for k in (self.copied(start) if start < stop else [])
+        ]
         for k in range(start[0], min(stop[0] + 1, len(self.links))):
             size = self.links[k].node.size
             first, last = (start[1] if k == start[0] else 0), (stop[1] if k == stop[0] else size)
@@ -183,12 +199,15 @@ class Chain:
 
     def load(self, pieces: Sequence[Piece]) -> float:
         """Nanoseconds of the busier resource, all neurons of these pieces together."""
-        times = np.array([np.array(self.nanoseconds[k]) * (last - first) for k, first, last in pieces])
+        times = np.array(
+            [np.array(self.nanoseconds[k]) * (last - first) for k, first, last in pieces]
+        )
         return float(times.sum(0).max())
 
     @cached_property
     def streams(self) -> list[tuple[int, int, list[tuple[int, str]]]]:
-        """For every output: its node (-1 on the host), its size, and its readers' nodes with how they read."""
+        """For every output: its node (-1 on the host), its size, and its readers' nodes with how
+        they read."""
         read: dict[tuple[str, str], list[tuple[int, str]]] = {}
         for k, link in enumerate(self.links):
             for entry in link.node.inputs:
@@ -198,11 +217,14 @@ class Chain:
             for (name, port), readers in read.items()
         ]
 
-    def _crossing(self, k: int, copied: frozenset[int], *, divided: bool = False) -> tuple[int, int]:
-        """Payloads that cross a cut inside node k: a constant, and how many more for each neuron before the cut.
+    def _crossing(
+        self, k: int, copied: frozenset[int], *, divided: bool = False
+    ) -> tuple[int, int]:
+        """Payloads that cross a cut inside node k: a constant, and how many more for each neuron
+        before the cut.
 
-        Behind the cut are copies of the nodes `copied`, which need what these read in place of what they send.  Where
-        sums are divided, what node k sends to them crosses as one sum.
+        Behind the cut are copies of the nodes `copied`, which need what these read in place of what
+        they send.  Where sums are divided, what node k sends to them crosses as one sum.
         """
         constant = slope = 0
         for source, size, readers in self.streams:
@@ -222,21 +244,33 @@ class Chain:
 
     def before(self, k: int) -> int:
         """Payloads that cross a cut in front of node k."""
-        return sum(size for source, size, readers in self.streams if 0 <= source < k <= max(r for r, _ in readers))
+        return sum(
+            size
+            for source, size, readers in self.streams
+            if 0 <= source < k <= max(r for r, _ in readers)
+        )
 
     @cached_property
     def _inside(self) -> list[tuple[int, int, frozenset[int]]]:
-        """For each node: what crosses a cut inside it, as `_crossing` says, and the nodes that are copied for that."""
+        """For each node: what crosses a cut inside it, as `_crossing` says, and the nodes that are
+        copied for that."""
         found = []
         for k, link in enumerate(self.links):
-            sources = {self.number.get(entry.source, -1) for entry in link.node.inputs if entry.how == "ternary"}
-            copies = frozenset(source for source in sources if source >= 0 and copyable(self.links[source].node))
+            sources = {
+                self.number.get(entry.source, -1)
+                for entry in link.node.inputs
+                if entry.how == "ternary"
+            }
+            copies = frozenset(
+                source for source in sources if source >= 0 and copyable(self.links[source].node)
+            )
             plain, copied = self._crossing(k, frozenset()), self._crossing(k, copies)
             found.append((*copied, copies) if copied[0] < plain[0] else (*plain, frozenset[int]()))
         return found
 
     def inside(self, k: int, *, divided: bool) -> tuple[int, int]:
-        """What crosses a cut inside node k, as a constant and how much more for each neuron before the cut."""
+        """What crosses a cut inside node k, as a constant and how much more for each neuron before
+        the cut."""
         return self._crossing(k, self._inside[k][2], divided=divided)
 
     def copied(self, start: Position) -> list[int]:
@@ -258,10 +292,14 @@ def need_room(chain: Chain) -> None:
         if over := footprint_.over(chain.room):
             name, need, limit = over
             raise CapacityError(
-                f"{link.node.name}: one neuron needs {need} of {name}, a core of {chain.chip.name} has {limit}"
+                f"{link.node.name}: one neuron needs {need} of {name}, a core of "
+                f"{chain.chip.name} has {limit}"
             )
 
 
 def copyable(node: AnyNode) -> bool:
-    """Whether several cores may hold the same neurons of a node: those without weights and without state."""
-    return not isinstance(node, MLGRU | Embedding) and all(entry.how != "ternary" for entry in node.inputs)
+    """Whether several cores may hold the same neurons of a node: those without weights and without
+    state."""
+    return not isinstance(node, MLGRU | Embedding) and all(
+        entry.how != "ternary" for entry in node.inputs
+    )

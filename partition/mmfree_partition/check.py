@@ -1,4 +1,5 @@
-"""Proves that a mapping is valid, from the mapping, the graph and the system alone; shares no code with the placers."""
+"""Proves that a mapping is valid, from the mapping, the graph and the system alone; shares no code
+with the placers."""
 
 from collections import Counter, defaultdict
 from itertools import pairwise
@@ -18,19 +19,26 @@ Stream = tuple[str, str, Location]
 
 def _coverage(graph: Graph, mapping: Mapping) -> None:
     if len(mapping.shards) != len(mapping.locations):
-        raise MappingError(f"mapping: {len(mapping.shards)} shards have {len(mapping.locations)} locations")
+        raise MappingError(
+            f"mapping: {len(mapping.shards)} shards have {len(mapping.locations)} locations"
+        )
     held = {node.name: np.zeros(node.size, np.int64) for node in graph.nodes}
     for shard in mapping.shards:
         if shard.node not in held or not 0 <= shard.start < shard.stop <= held[shard.node].size:
-            raise MappingError(f"mapping: shard {shard.node}[{shard.start}:{shard.stop}] is not part of the graph")
+            raise MappingError(
+                f"mapping: shard {shard.node}[{shard.start}:{shard.stop}] is not part of the graph"
+            )
         held[shard.node][shard.start : shard.stop] += 1
     for node in graph.nodes:
         count = held[node.name]
-        once = isinstance(node, Embedding | MLGRU) or any(entry.matrix is not None for entry in node.inputs)
+        once = isinstance(node, Embedding | MLGRU) or any(
+            entry.matrix is not None for entry in node.inputs
+        )
         wrong = np.flatnonzero(count != 1 if once else count < 1)
         if wrong.size:
             raise MappingError(
-                f"mapping: neuron {wrong[0]} of {node.name} is held {count[wrong[0]]} times, must be held once"
+                f"mapping: neuron {wrong[0]} of {node.name} is held {count[wrong[0]]} times, "
+                "must be held once"
                 f"{'' if once else ' at least'}"
             )
 
@@ -45,22 +53,29 @@ def _places(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
             at_home.add(shard.node)
         elif place.chip == HOST or shard.node == graph.nodes[0].name:
             raise MappingError(
-                f"mapping: {shard.node} is on chip {place.chip}; the host holds the embedding, and nothing else but "
+                f"mapping: {shard.node} is on chip {place.chip}; the host holds the embedding, "
+                "and nothing else but "
                 "the head with its norm"
             )
         elif not (0 <= place.chip < chips and 0 <= place.core < cores):
             raise MappingError(
-                f"mapping: {shard.node} is on core {place.core} of chip {place.chip}, which {system.name} does not have"
+                f"mapping: {shard.node} is on core {place.core} of chip {place.chip}, which "
+                f"{system.name} does not have"
             )
         else:
             away.add(shard.node)
     stray = min(on_host & away, default=None)
     if len(at_home) > 1 and stray is not None:
-        raise MappingError(f"mapping: {stray} is on a chip, must be on the host as the rest of the head")
+        raise MappingError(
+            f"mapping: {stray} is on a chip, must be on the host as the rest of the head"
+        )
 
 
-def _lists(graph: Graph, node: AnyNode, start: int, stop: int) -> dict[tuple[str, str], tuple[int, int]]:
-    """For every output that a shard reads: payloads that arrive, and synapses that each of them has there."""
+def _lists(
+    graph: Graph, node: AnyNode, start: int, stop: int
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """For every output that a shard reads: payloads that arrive, and synapses that each of them has
+    there."""
     found: dict[tuple[str, str], tuple[int, int]] = {}
     for entry in node.inputs:
         size = graph.node(entry.source).output(entry.source_port).size
@@ -81,14 +96,19 @@ def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
             continue
         node, rows = graph.node(shard.node), shard.stop - shard.start
         lists = _lists(graph, node, shard.start, shard.stop)
-        synaptic = sum(count * ((each * bits + word - 1) // word) * (word // 8) for count, each in lists.values())
+        synaptic = sum(
+            count * ((each * bits + word - 1) // word) * (word // 8)
+            for count, each in lists.values()
+        )
         words = len(node.ports) * (node.arity if isinstance(node, MaxAbs) else 1)
         words += len(constants(node)) + (1 if isinstance(node, MLGRU) else 0)
         tables = 8 * graph.sigmoid.values.size if isinstance(node, MLGRU | GLU) else 0
         used[place].update(
-            memory=synaptic + 4 * words * rows + tables, synaptic=synaptic, neurons=rows,
+            memory=synaptic + 4 * words * rows + tables,
+            synaptic=synaptic,
+            neurons=rows,
             axons=sum(count for count, _ in lists.values()),
-        )  # fmt: skip
+        )
         programs[place].add(shard.node)
         if 4 * words > chip.state_bytes_per_neuron.central:
             raise MappingError(
@@ -107,16 +127,21 @@ def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
 
 
 def _within(used: dict[Location, Counter[str]], chip: ChipSpec) -> None:
-    limits = {"memory": chip.memory_bytes_per_core, "synaptic": chip.synaptic_memory_bytes_per_core,
-              "neurons": chip.neurons_per_core, "axons": chip.input_axons_per_core,
-              "outgoing axons": chip.output_axons_per_core,
-              "instructions": chip.program_instructions_per_core}  # fmt: skip
+    limits = {
+        "memory": chip.memory_bytes_per_core,
+        "synaptic": chip.synaptic_memory_bytes_per_core,
+        "neurons": chip.neurons_per_core,
+        "axons": chip.input_axons_per_core,
+        "outgoing axons": chip.output_axons_per_core,
+        "instructions": chip.program_instructions_per_core,
+    }
     for place, amounts in used.items():
         for what, amount in amounts.items():
             limit = limits[what]
             if limit is not None and amount > limit.central:
                 raise MappingError(
-                    f"mapping: core {place.core} of chip {place.chip} needs {amount} of {what}, {chip.name} has "
+                    f"mapping: core {place.core} of chip {place.chip} needs {amount} of {what}, "
+                    f"{chip.name} has "
                     f"{limit.central:g}"
                 )
 
@@ -125,14 +150,16 @@ def _payloads(graph: Graph, chip: ChipSpec) -> None:
     """What the chip's messages and accumulators can carry."""
     if graph.accumulator_bits > chip.accumulator_bits.central:
         raise MappingError(
-            f"mapping: {graph.name} needs accumulators of {graph.accumulator_bits} bits, {chip.name} has "
+            f"mapping: {graph.name} needs accumulators of {graph.accumulator_bits} bits, "
+            f"{chip.name} has "
             f"{chip.accumulator_bits.central:g}"
         )
     for node in graph.nodes:
         for output in node.outputs:
             if output.qtype.bits > chip.payload_bits.high:
                 raise MappingError(
-                    f"mapping: {node.name}.{output.port} has payloads of {output.qtype.bits} bits, {chip.name} has "
+                    f"mapping: {node.name}.{output.port} has payloads of {output.qtype.bits} "
+                    f"bits, {chip.name} has "
                     f"{chip.payload_bits.high:g}"
                 )
 
@@ -155,24 +182,30 @@ def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[NDArray[np.i
     sent: dict[tuple[int, str], list[range]] = defaultdict(list)
     for route in mapping.routes:
         if not 0 <= route.source < len(mapping.shards):
-            raise MappingError(f"mapping: a route begins at shard {route.source}, which does not exist")
+            raise MappingError(
+                f"mapping: a route begins at shard {route.source}, which does not exist"
+            )
         shard = mapping.shards[route.source]
         ports = {output.port for output in graph.node(shard.node).outputs}
         if route.port not in ports or not shard.start <= route.start < route.stop <= shard.stop:
             raise MappingError(
-                f"mapping: a route sends {shard.node}.{route.port}[{route.start}:{route.stop}], which its shard "
+                f"mapping: a route sends {shard.node}.{route.port}[{route.start}:{route.stop}], "
+                "which its shard "
                 "does not have"
             )
         if not route.destinations or tuple(sorted(set(route.destinations))) != route.destinations:
             raise MappingError(
-                f"mapping: a route of {shard.node}.{route.port} has destinations that are not in order, none twice"
+                f"mapping: a route of {shard.node}.{route.port} has destinations that are not "
+                "in order, none twice"
             )
         sent[route.source, route.port].append(range(route.start, route.stop))
         carried[shard.node, route.port, route.destinations].append(range(route.start, route.stop))
     for (source, port), spans in sent.items():
         ordered = sorted(spans, key=lambda span: span.start)
         if any(a.stop > b.start for a, b in pairwise(ordered)):
-            raise MappingError(f"mapping: two routes of shard {source} share payloads of port {port}")
+            raise MappingError(
+                f"mapping: two routes of shard {source} share payloads of port {port}"
+            )
     delivered: dict[Stream, list[NDArray[np.int64]]] = defaultdict(list)
     for (name, port, destinations), spans in carried.items():
         times = _times(spans, graph.node(name).output(port).size)
@@ -217,13 +250,16 @@ def _routes(graph: Graph, mapping: Mapping) -> None:
 
 
 def _order(graph: Graph, mapping: Mapping) -> None:
-    """A token can go through: nodes fire after those that send to them, and none waits for itself in the end."""
+    """A token can go through: nodes fire after those that send to them, and none waits for itself
+    in the end."""
     reading: dict[tuple[Location, str, str], set[str]] = defaultdict(set)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         for entry in graph.node(shard.node).inputs:
             reading[place, entry.source, entry.source_port].add(shard.node)
     behind: dict[str, set[str]] = {node.name: set() for node in graph.nodes}
-    for name, port, destinations in {(mapping.shards[r.source].node, r.port, r.destinations) for r in mapping.routes}:
+    for name, port, destinations in {
+        (mapping.shards[r.source].node, r.port, r.destinations) for r in mapping.routes
+    }:
         for place in destinations:
             behind[name] |= reading[place, name, port]
     waiting = Counter(follower for followers in behind.values() for follower in followers)
@@ -237,14 +273,17 @@ def _order(graph: Graph, mapping: Mapping) -> None:
                 ready.append(follower)
     stuck = [name for name in behind if name not in fired]
     if stuck:
-        raise MappingError(f"mapping: {stuck[0]} waits for messages that wait for it, must have an order")
+        raise MappingError(
+            f"mapping: {stuck[0]} waits for messages that wait for it, must have an order"
+        )
 
 
 def check(graph: Graph, mapping: Mapping, system: SystemSpec) -> Mapping:
     """The same mapping, proved valid.  Raises MappingError otherwise.
 
-    Every neuron is held once (or more than once where it has neither weights nor state), every limit of the chip is
-    kept, every payload that a core needs is delivered to it once, and no token can get stuck.
+    Every neuron is held once (or more than once where it has neither weights nor state), every
+    limit of the chip is kept, every payload that a core needs is delivered to it once, and no token
+    can get stuck.
     """
     _coverage(graph, mapping)
     _places(graph, mapping, system)

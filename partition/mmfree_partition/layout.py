@@ -12,8 +12,11 @@ MANY = 1 << 40
 
 
 def chip_order(system: SystemSpec) -> list[int]:
-    """The chips of a system along a line that turns at the ends of rows, so that neighbours are linked."""
-    columns, rows, chips = (int(q.central) for q in (system.chip_columns, system.chip_rows, system.chips))
+    """The chips of a system along a line that turns at the ends of rows, so that neighbours are
+    linked."""
+    columns, rows, chips = (
+        int(q.central) for q in (system.chip_columns, system.chip_rows, system.chips)
+    )
     order: list[int] = []
     for layer in range(-(-chips // (columns * rows))):
         lines = range(rows) if layer % 2 == 0 else reversed(range(rows))
@@ -51,7 +54,8 @@ def lay_out(
     graph = chain.graph
     if len(chips) > int(system.chips.central):
         raise CapacityError(
-            f"{graph.name}: the mapping needs {len(chips)} chips, {system.name} has {int(system.chips.central)}"
+            f"{graph.name}: the mapping needs {len(chips)} chips, {system.name} has "
+            f"{int(system.chips.central)}"
         )
     order, cores = chip_order(system), core_order(system, request.cores)
     shards, locations = host_shards({node.name: node.size for node in graph.nodes}, request)
@@ -60,11 +64,15 @@ def lay_out(
             shards += held
             locations += [Location(order[number], cores[position])] * len(held)
     number_of = {node.name: k for k, node in enumerate(graph.nodes)}
-    placed = sorted(zip(shards, locations, strict=True), key=lambda one: (number_of[one[0].node], one[0].start))
+    placed = sorted(
+        zip(shards, locations, strict=True), key=lambda one: (number_of[one[0].node], one[0].start)
+    )
     return Placement(tuple(shard for shard, _ in placed), tuple(place for _, place in placed))
 
 
-def on_chips(chain: Chain, parts: Sequence[Sequence[Piece]], system: SystemSpec, request: Request) -> Placement:
+def on_chips(
+    chain: Chain, parts: Sequence[Sequence[Piece]], system: SystemSpec, request: Request
+) -> Placement:
     """Pieces on every chip.  Raises CapacityError where some do not fit their chip."""
     chips = []
     for number, pieces in enumerate(parts):
@@ -72,7 +80,8 @@ def on_chips(chain: Chain, parts: Sequence[Sequence[Piece]], system: SystemSpec,
         if held is None:
             names = [chain.links[k].node.name for k, _, _ in pieces]
             raise CapacityError(
-                f"{chain.graph.name}: {names[0]} … {names[-1]} do not fit {request.cores} cores of chip {number}"
+                f"{chain.graph.name}: {names[0]} … {names[-1]} do not fit {request.cores} cores "
+                f"of chip {number}"
             )
         chips.append(held)
     return lay_out(chain, chips, system, request)
@@ -80,7 +89,11 @@ def on_chips(chain: Chain, parts: Sequence[Sequence[Piece]], system: SystemSpec,
 
 def chips_for(chain: Chain, system: SystemSpec, request: Request) -> int:
     """How many chips to use.  Raises CapacityError where that many are too few or too many."""
-    filled, available, name = chain.fill(chain.whole(), float("inf"), MANY), int(system.chips.central), chain.graph.name
+    filled, available, name = (
+        chain.fill(chain.whole(), float("inf"), MANY),
+        int(system.chips.central),
+        chain.graph.name,
+    )
     assert filled is not None  # room for every single neuron is known
     least = -(-len(filled) // request.cores)
     chips = request.chips or least
@@ -88,7 +101,8 @@ def chips_for(chain: Chain, system: SystemSpec, request: Request) -> int:
         first = filled[min(chips, available) * request.cores][0].node
         limit = f"{chips} were asked for" if request.chips else f"{system.name} has {available}"
         raise CapacityError(
-            f"{first}: does not fit behind what comes before it: all nodes need {least} chips of {request.cores} "
+            f"{first}: does not fit behind what comes before it: all nodes need {least} chips "
+            f"of {request.cores} "
             f"cores, {limit}"
         )
     neurons = sum(link.node.size for link in chain.links)

@@ -1,18 +1,22 @@
-"""The least that mappings by rows alone send from chip to chip, whatever places them: a bound by linear programming.
+"""The least that mappings by rows alone send from chip to chip, whatever places them: a bound by
+linear programming.
 
-Take a block half: a product D, which reads the residual stream x (H values) and makes n values v, and the product E
-behind it, which reads all v and makes the next x.  Say that a chip holds the share d of D's rows and e of E's.  Then,
-whatever else it holds, it receives
+Take a block half: a product D, which reads the residual stream x (H values) and makes n values v,
+and the product E behind it, which reads all v and makes the next x.  Say that a chip holds the
+share d of D's rows and e of E's.  Then, whatever else it holds, it receives
 
-- H · (1 - e') payloads where d > 0: all of x, as itself or as what a norm made it from, but for the share e' of it that
-  the chip makes itself, as it holds that share of the E before; nothing where x comes from the host;
-- n · (1 - d) payloads where e > 0: all of v but for its own; and H · e of x where it holds neither D nor the E before.
+- H · (1 - e') payloads where d > 0: all of x, as itself or as what a norm made it from, but for the
+  share e' of it that the chip makes itself, as it holds that share of the E before; nothing where x
+  comes from the host;
+- n · (1 - d) payloads where e > 0: all of v but for its own; and H · e of x where it holds neither
+  D nor the E before.
 
-So every chip has a cost of its own, which what it holds determines, and the mapping's messages are at least the sum.
-No chip can hold more than its cores serve in the time of the slowest.  What chips could hold at all, packed so that
-together they hold the whole, makes a linear program over all possible contents, whose value is the bound.  Its duals
-price contents; the best content at given prices is found by dynamic programming (for a fixed set of positive shares the
-cost is linear, so all shares but one are 0 or 1), and any prices at all give a bound that holds, so nothing depends on
+So every chip has a cost of its own, which what it holds determines, and the mapping's messages are
+at least the sum. No chip can hold more than its cores serve in the time of the slowest.  What chips
+could hold at all, packed so that together they hold the whole, makes a linear program over all
+possible contents, whose value is the bound.  Its duals price contents; the best content at given
+prices is found by dynamic programming (for a fixed set of positive shares the cost is linear, so
+all shares but one are 0 or 1), and any prices at all give a bound that holds, so nothing depends on
 the program having been solved to the end.  Loads are rounded in favour of the bound's opponents.
 """
 
@@ -28,7 +32,8 @@ from mmfree_neuro.ir import PartialSum, Residual
 from mmfree_partition.chain import Chain
 
 FINENESS = 40
-"""Into how many steps the smallest product is divided, at least while a chip has no more than MOST_STEPS."""
+"""Into how many steps the smallest product is divided, at least while a chip has no more than
+MOST_STEPS."""
 MOST_STEPS = 300
 ROUNDS = 60
 DEAR = 1e6
@@ -40,18 +45,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Item:
-    """One kind of product: what it takes of a chip, what a chip receives to begin with it, and what E needs of v."""
+    """One kind of product: what it takes of a chip, what a chip receives to begin with it, and what
+    E needs of v."""
 
     load: float
     begins: int
     values: int
-    """Payloads of what it reads, of which a chip that holds a share of the product before makes that share."""
+    """Payloads of what it reads, of which a chip that holds a share of the product before makes
+    that share."""
     residual: bool
     """Whether it adds to the residual stream."""
 
 
 def fewest_messages(chain: Chain, chips: int, room: float) -> int:
-    """The least payloads a token from chip to chip, on that many chips that each take a load of `room` at most."""
+    """The least payloads a token from chip to chip, on that many chips that each take a load of
+    `room` at most."""
     sequence = _items(chain)
     if chips == 1 or sum(item.load for item in sequence) <= room:
         return 0
@@ -61,7 +69,12 @@ def fewest_messages(chain: Chain, chips: int, room: float) -> int:
     if not pricing.possible:
         return 0
     count = np.bincount(number, minlength=len(kinds)).astype(float)
-    contents, costs, chip, best = np.eye(len(kinds)), np.full(len(kinds), DEAR), np.zeros(len(kinds)), 0.0
+    contents, costs, chip, best = (
+        np.eye(len(kinds)),
+        np.full(len(kinds), DEAR),
+        np.zeros(len(kinds)),
+        0.0,
+    )
     for _ in range(ROUNDS):
         found = linprog(costs, A_ub=chip[None], b_ub=[chips], A_eq=contents, b_eq=count)
         prices = found.eqlin.marginals
@@ -79,7 +92,9 @@ def _items(chain: Chain) -> list[Item]:
     owner: dict[str, str] = {}
     for link in reversed(chain.links):
         for entry in link.node.inputs:
-            if entry.source_port == "sum" and isinstance(chain.graph.node(entry.source), PartialSum):
+            if entry.source_port == "sum" and isinstance(
+                chain.graph.node(entry.source), PartialSum
+            ):
                 owner[entry.source] = owner.get(link.node.name, link.node.name)
     loads: dict[str, float] = {}
     for link, times in zip(chain.links, chain.nanoseconds, strict=True):
@@ -103,8 +118,15 @@ class _Pricing:
     def __init__(self, kinds: list[Item], follow: list[tuple[int, int]], room: float) -> None:
         self.kinds = kinds
         self.after = [[b for a, b in follow if a == k] for k in range(len(kinds))]
-        self.skipping = [[c for b in self.after[k] for c in self.after[b] if kinds[c].residual and kinds[k].residual]
-                         for k in range(len(kinds))]  # fmt: skip
+        self.skipping = [
+            [
+                c
+                for b in self.after[k]
+                for c in self.after[b]
+                if kinds[c].residual and kinds[k].residual
+            ]
+            for k in range(len(kinds))
+        ]
         step = max(min(item.load for item in kinds) / FINENESS, room / MOST_STEPS)
         self.steps = [int(item.load / step) for item in kinds]
         self.room = int(np.ceil(room / step)) if step else 0
@@ -113,7 +135,8 @@ class _Pricing:
     def best(self, prices: Floats) -> tuple[float, Floats, float]:
         """What is gained at most, price less cost, by a content; that content and its cost."""
         count = len(self.kinds)
-        # values[fractional used, kind that the run has reached or `count` for none, load]; from where each came
+        # values[fractional used, kind that the run has reached or `count` for none, load]; from
+        # where each came
         values = np.full((2, count + 1, self.room + 1), NEVER)
         origin = np.zeros((2, count + 1, self.room + 1, 6), np.int64)
         values[0, count, 0] = 0.0
@@ -130,10 +153,17 @@ class _Pricing:
         return self._read(values, origin)
 
     def _extend(
-        self, values: Floats, origin: NDArray[np.int64], prices: Floats, used: int, state: int, load: int,
+        self,
+        values: Floats,
+        origin: NDArray[np.int64],
+        prices: Floats,
+        used: int,
+        state: int,
+        load: int,
         nexts: Iterable[int],
-    ) -> None:  # fmt: skip
-        """All ways to put one more product, or a share of one and the whole of the next, into a chip."""
+    ) -> None:
+        """All ways to put one more product, or a share of one and the whole of the next, into a
+        chip."""
         value = values[used, state, load]
         if value <= NEVER / 2:
             return
@@ -148,11 +178,20 @@ class _Pricing:
                 continue
             shares = np.arange(1, steps)
             gained = value + prices[kind] * shares / steps - begins
-            self._put(values, origin, gained, (state, load, kind, -1), len(self.kinds), load + shares)
+            self._put(
+                values, origin, gained, (state, load, kind, -1), len(self.kinds), load + shares
+            )
             for behind in (*self.after[kind], *self.skipping[kind]):
                 missing = self._missing(kind, behind, shares / steps)
                 both = gained + prices[behind] - missing
-                self._put(values, origin, both, (state, load, kind, behind), behind, load + shares + self.steps[behind])
+                self._put(
+                    values,
+                    origin,
+                    both,
+                    (state, load, kind, behind),
+                    behind,
+                    load + shares + self.steps[behind],
+                )
 
     def _begins(self, state: int, kind: int) -> int:
         """What a chip receives to go on with a product after what it holds."""
@@ -166,9 +205,14 @@ class _Pricing:
         return values * (1 - share) if behind in self.after[kind] else values + 0 * share
 
     def _put(
-        self, values: Floats, origin: NDArray[np.int64], gained: Floats, way: tuple[int, int, int, int], state: int,
+        self,
+        values: Floats,
+        origin: NDArray[np.int64],
+        gained: Floats,
+        way: tuple[int, int, int, int],
+        state: int,
         at: NDArray[np.int64],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Keep what is better than what was known at these loads, with a share of one product."""
         inside = at <= self.room
         at, gained = at[inside], gained[inside]

@@ -1,4 +1,5 @@
-"""Finds which payloads must travel to which cores, and from which copy where several cores hold the same neurons."""
+"""Finds which payloads must travel to which cores, and from which copy where several cores hold the
+same neurons."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -10,10 +11,14 @@ from mmfree_neuro.mapping import HOST, Location, Route, Shard
 Span = tuple[int, int]
 
 
-def route(graph: Graph, shards: tuple[Shard, ...], locations: tuple[Location, ...]) -> tuple[Route, ...]:
-    """Every multicast stream of a placement, a payload at most once to a core; the logits go to the host.
+def route(
+    graph: Graph, shards: tuple[Shard, ...], locations: tuple[Location, ...]
+) -> tuple[Route, ...]:
+    """Every multicast stream of a placement, a payload at most once to a core; the logits go to the
+    host.
 
-    A core takes a payload from the first shard of its own chip that holds it, or else from the first of all.
+    A core takes a payload from the first shard of its own chip that holds it, or else from the
+    first of all.
     """
     held: dict[str, list[int]] = {}
     for position, shard in enumerate(shards):
@@ -24,7 +29,9 @@ def route(graph: Graph, shards: tuple[Shard, ...], locations: tuple[Location, ..
     known: dict[tuple[Location, ...], tuple[Location, ...]] = {}
     for (name, port), spans in _needs(graph, shards, locations).items():
         for start, stop, places in _segments(spans):
-            for position, low, high, readers in _sources(start, stop, places, held[name], shards, locations):
+            for position, low, high, readers in _sources(
+                start, stop, places, held[name], shards, locations
+            ):
                 found.append(Route(position, port, known.setdefault(readers, readers), low, high))
     return tuple(sorted(found, key=lambda one: (one.source, one.port, one.start)))
 
@@ -64,16 +71,26 @@ def _segments(needs: dict[Location, list[Span]]) -> Iterator[tuple[int, int, tup
 
 
 def _sources(
-    start: int, stop: int, places: tuple[Location, ...], held: list[int], shards: tuple[Shard, ...],
+    start: int,
+    stop: int,
+    places: tuple[Location, ...],
+    held: list[int],
+    shards: tuple[Shard, ...],
     locations: tuple[Location, ...],
-) -> Iterator[tuple[int, int, int, tuple[Location, ...]]]:  # fmt: skip
-    """The shards that send a range of payloads: each with the part that it sends and the cores that take it from it.
+) -> Iterator[tuple[int, int, int, tuple[Location, ...]]]:
+    """The shards that send a range of payloads: each with the part that it sends and the cores that
+    take it from it.
 
     `held` are the shards of the node, by where they start.
     """
-    copies = sum(shards[position].size for position in held) > shards[max(held, key=lambda p: shards[p].stop)].stop
+    copies = (
+        sum(shards[position].size for position in held)
+        > shards[max(held, key=lambda p: shards[p].stop)].stop
+    )
     if not copies:
-        first = max(0, bisect_left(held, start + 1, key=lambda position: shards[position].start) - 1)
+        first = max(
+            0, bisect_left(held, start + 1, key=lambda position: shards[position].start) - 1
+        )
         for position in held[first:]:
             low, high = max(start, shards[position].start), min(stop, shards[position].stop)
             if low >= high:
@@ -81,7 +98,9 @@ def _sources(
             yield position, low, high, places
         return
     within = [p for p in held if shards[p].start < stop and start < shards[p].stop]
-    edges = {start, stop} | {e for p in within for e in (shards[p].start, shards[p].stop) if start < e < stop}
+    edges = {start, stop} | {
+        e for p in within for e in (shards[p].start, shards[p].stop) if start < e < stop
+    }
     for low, high in pairwise(sorted(edges)):
         holders = sorted(p for p in within if shards[p].start <= low and high <= shards[p].stop)
         takers: dict[int, list[Location]] = {}

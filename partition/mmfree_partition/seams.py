@@ -1,9 +1,10 @@
 """Cuts of the chain across which sums are passed on in parts, so that less crosses.
 
-Where a cut goes through a node whose squares a norm sums, the neurons before the cut add up theirs and send one sum.
-Where it goes deep into a node whose output is normed and then read by a narrower product (the gate before `down_proj`),
-the chip before the cut also norms its part and does the product's columns for it, and sends one partial sum a row in
-place of all that it gated.  `divide.by_columns` makes such a graph; this module says where, and what lies where.
+Where a cut goes through a node whose squares a norm sums, the neurons before the cut add up theirs
+and send one sum. Where it goes deep into a node whose output is normed and then read by a narrower
+product (the gate before `down_proj`), the chip before the cut also norms its part and does the
+product's columns for it, and sends one partial sum a row in place of all that it gated.
+`divide.by_columns` makes such a graph; this module says where, and what lies where.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ TYPICAL = 32
 
 @dataclass(frozen=True, order=True)
 class Cut:
-    """A place to cut: before a neuron of a node; so many columns of the product behind that node are done before it."""
+    """A place to cut: before a neuron of a node; so many columns of the product behind that node
+    are done before it."""
 
     node: int
     offset: int
@@ -32,11 +34,14 @@ class Cut:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the chain can be cut, in order and with both ends: what crosses, and what lies before."""
+    """Where the chain can be cut, in order and with both ends: what crosses, and what lies
+    before."""
 
     cuts: list[Cut]
     crossed: Ints
-    loads: NDArray[np.float64]  # [places, 4]: nanoseconds of synapses and of instructions, bytes, synaptic bytes
+    loads: NDArray[
+        np.float64
+    ]  # [places, 4]: nanoseconds of synapses and of instructions, bytes, synaptic bytes
 
 
 class Seams:
@@ -51,7 +56,11 @@ class Seams:
         for source, _, readers in chain.streams if divide else ():
             if all(how == "sum" for _, how in readers):
                 self.squares.setdefault(source, []).extend(reader for reader, _ in readers)
-            elif len(readers) == 1 and readers[0][1] == "aligned" and (found := self._product(source, readers[0][0])):
+            elif (
+                len(readers) == 1
+                and readers[0][1] == "aligned"
+                and (found := self._product(source, readers[0][0]))
+            ):
                 self.behind[source] = readers[0][0], found
 
     def _product(self, source: int, norm: int) -> int | None:
@@ -62,10 +71,15 @@ class Seams:
         if len(readers) != 1 or len(readers[0]) != 1 or readers[0][0][1] != "ternary":
             return None
         product = readers[0][0][0]
-        return product if self.chain.links[product].node.size < self.chain.links[source].node.size else None
+        return (
+            product
+            if self.chain.links[product].node.size < self.chain.links[source].node.size
+            else None
+        )
 
     def places(self, grain: int) -> Places:
-        """Every place to cut, `grain` neurons apart; none where a cut through the sum of columns is better."""
+        """Every place to cut, `grain` neurons apart; none where a cut through the sum of columns is
+        better."""
         cuts: list[Cut] = []
         crossed: list[int] = []
         k = 0
@@ -93,7 +107,13 @@ class Seams:
         for k, link in enumerate(self.chain.links):
             shard = Shard(link.node.name, 0, min(TYPICAL, link.node.size))
             taken = self.chain.footprint(shard)
-            each.append((*self.chain.nanoseconds[k], taken.memory / shard.size, taken.synaptic_memory / shard.size))
+            each.append(
+                (
+                    *self.chain.nanoseconds[k],
+                    taken.memory / shard.size,
+                    taken.synaptic_memory / shard.size,
+                )
+            )
         one = np.array(each)
         for k, (norm, product) in self.behind.items():
             width = self.chain.links[norm].node.size
@@ -135,12 +155,21 @@ class Seams:
             if b.offset:
                 for reader in self.squares.get(b.node, ()):
                     ranges |= self._partial(reader, at, b.offset)
-            pieces = ((divided.number[name], first, last) for name, (first, last) in ranges.items() if first < last)
+            pieces = (
+                (divided.number[name], first, last)
+                for name, (first, last) in ranges.items()
+                if first < last
+            )
             found.append(sorted(pieces))
         return found
 
-    def _partial(self, k: int, at: dict[str, tuple[int, ...]], cut: int) -> dict[str, tuple[int, int]]:
+    def _partial(
+        self, k: int, at: dict[str, tuple[int, ...]], cut: int
+    ) -> dict[str, tuple[int, int]]:
         """The partial sums of a node that end at a cut."""
         node = self.chain.links[k].node
         number = 1 + at[node.name].index(cut)
-        return {f"{node.name}.{e.port}.part{number}": (0, node.size) for e in sums(self.chain.graph, node)}
+        return {
+            f"{node.name}.{e.port}.part{number}": (0, node.size)
+            for e in sums(self.chain.graph, node)
+        }

@@ -1,6 +1,7 @@
 """What the tiles of a run count and keep, in flat vectors that they can share or send.
 
-Every stretch owns its part of each vector, and copies of others own none, so tiles never write to the same place.
+Every stretch owns its part of each vector, and copies of others own none, so tiles never write to
+the same place.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +21,8 @@ Allocate = Callable[[tuple[int, ...], Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """Counts of all neurons, a row for prefill and one for generation, and their recurrent states."""
+    """Counts of all neurons, a row for prefill and one for generation, and their recurrent
+    states."""
 
     layout: Layout
     offsets: dict[str, int]
@@ -30,11 +32,15 @@ class Board:
     states: Ints  # [recurrent neurons]
 
     def add(self, stretch: Stretch, phase: int, program: Any) -> tuple[int, int]:
-        """Add what a stretch counted since it was last asked, unless it is a copy, and keep its state.
+        """Add what a stretch counted since it was last asked, unless it is a copy, and keep its
+        state.
 
         Returns how many non-zero payloads it has sent since, and how many values it has saturated.
         """
-        counted = sum(int(events.sum()) for events in program.events.values()), int(program.saturated.sum())
+        counted = (
+            sum(int(events.sum()) for events in program.events.values()),
+            int(program.saturated.sum()),
+        )
         if stretch.primary:
             at = self.layout.saturated[stretch.node] + stretch.start
             self.saturated[phase, at : at + stretch.size] += program.saturated
@@ -65,7 +71,10 @@ class Board:
 
     def states_by_node(self, graph: Graph) -> dict[str, Ints]:
         """A copy of all states, by node."""
-        return {name: self.states[at : at + graph.node(name).size].copy() for name, at in self.offsets.items()}
+        return {
+            name: self.states[at : at + graph.node(name).size].copy()
+            for name, at in self.offsets.items()
+        }
 
     def load_states(self, states: dict[str, Ints]) -> None:
         """Set all states."""
@@ -86,6 +95,9 @@ def allocate(graph: Graph, memory: Allocate = private) -> Board:
             offsets[node.name] = end
             end += node.size
     return Board(
-        layout, offsets, memory((2, layout.events_size), np.int64), memory((2, layout.saturated_size), np.int64),
+        layout,
+        offsets,
+        memory((2, layout.events_size), np.int64),
+        memory((2, layout.saturated_size), np.int64),
         memory((end,), np.int64),
-    )  # fmt: skip
+    )

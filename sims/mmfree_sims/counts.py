@@ -1,7 +1,8 @@
 """Turns what neurons counted into the `Activity` of a mapping.
 
-Engines count, neuron by neuron, the non-zero payloads of every output and the saturated values.  All else follows: a
-synaptic operation is a non-zero payload that meets a non-zero weight, a message a non-zero payload on a route.
+Engines count, neuron by neuron, the non-zero payloads of every output and the saturated values.
+All else follows: a synaptic operation is a non-zero payload that meets a non-zero weight, a message
+a non-zero payload on a route.
 """
 
 from collections.abc import Mapping
@@ -17,15 +18,22 @@ from mmfree_neuro.mapping import Mapping as Placed
 
 
 class Layout:
-    """Where the counts of every neuron stand in two flat vectors: `events` by output and neuron, `saturated`."""
+    """Where the counts of every neuron stand in two flat vectors: `events` by output and neuron,
+    `saturated`."""
 
     def __init__(self, graph: Graph) -> None:
-        keys = [(node.name, output.port, output.size) for node in graph.nodes for output in node.outputs]
+        keys = [
+            (node.name, output.port, output.size) for node in graph.nodes for output in node.outputs
+        ]
         ends = list(accumulate(size for *_, size in keys))
-        self.events = {(name, port): end - size for (name, port, size), end in zip(keys, ends, strict=True)}
+        self.events = {
+            (name, port): end - size for (name, port, size), end in zip(keys, ends, strict=True)
+        }
         self.events_size = ends[-1]
         sizes = list(accumulate(node.size for node in graph.nodes))
-        self.saturated = {node.name: end - node.size for node, end in zip(graph.nodes, sizes, strict=True)}
+        self.saturated = {
+            node.name: end - node.size for node, end in zip(graph.nodes, sizes, strict=True)
+        }
         self.saturated_size = sizes[-1]
 
 
@@ -40,8 +48,12 @@ class Counting:
     def __init__(self, graph: Graph, mapping: Placed) -> None:
         self.graph, self.mapping, self.layout = graph, mapping, Layout(graph)
         at = [self.layout.events[mapping.shards[r.source].node, r.port] for r in mapping.routes]
-        self.route_start = np.array([a + r.start for a, r in zip(at, mapping.routes, strict=True)], np.int64)
-        self.route_stop = np.array([a + r.stop for a, r in zip(at, mapping.routes, strict=True)], np.int64)
+        self.route_start = np.array(
+            [a + r.start for a, r in zip(at, mapping.routes, strict=True)], np.int64
+        )
+        self.route_stop = np.array(
+            [a + r.stop for a, r in zip(at, mapping.routes, strict=True)], np.int64
+        )
         self.shards: dict[str, list[int]] = {}
         for position, shard in enumerate(mapping.shards):
             self.shards.setdefault(shard.node, []).append(position)
@@ -49,7 +61,8 @@ class Counting:
     def of_neurons(
         self, events: Mapping[tuple[str, str], Ints], saturated: Mapping[str, Ints], tokens: int
     ) -> Activity:
-        """The activity of `tokens` tokens, from events by node and output and saturations by node, of every node."""
+        """The activity of `tokens` tokens, from events by node and output and saturations by node,
+        of every node."""
         sent: Ints = np.zeros(self.layout.events_size, np.int64)
         lost: Ints = np.zeros(self.layout.saturated_size, np.int64)
         for signal, counted in events.items():
@@ -67,7 +80,10 @@ class Counting:
         done, read, lost = (np.zeros(len(shards), np.int64) for _ in range(3))
         for node in self.graph.nodes:
             positions = self.shards[node.name]
-            start, stop = (np.array([getattr(shards[p], side) for p in positions]) for side in ("start", "stop"))
+            start, stop = (
+                np.array([getattr(shards[p], side) for p in positions])
+                for side in ("start", "stop")
+            )
             at = self.layout.saturated[node.name]
             lost[positions] = changed[at + stop] - changed[at + start]
             for entry in node.inputs:

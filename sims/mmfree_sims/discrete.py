@@ -1,26 +1,31 @@
-"""A discrete-event simulation of a mapping, to check the formulas of `mmfree_neuro.timing` on small cases.
+"""A discrete-event simulation of a mapping, to check the formulas of `mmfree_neuro.timing` on small
+cases.
 
-It knows what the formulas leave out: what waits for what.  Every core is one server for each of its resources, every
-link of a mesh and every link between chips (each direction, and each chip's way from and to the host) is one more.  A
-server does one thing at a time, in the order in which things reach it, and takes what the chip's central figures say;
-queues have no limit.  The host computes in no time.  Every payload is sent, as in `activity.expected`.
+It knows what the formulas leave out: what waits for what.  Every core is one server for each of its
+resources, every link of a mesh and every link between chips (each direction, and each chip's way
+from and to the host) is one more.  A server does one thing at a time, in the order in which things
+reach it, and takes what the chip's central figures say; queues have no limit.  The host computes in
+no time.  Every payload is sent, as in `activity.expected`.
 
-A shard that has all its inputs for a token takes the time of its instructions, and then sends its payloads one after
-another, each once for every core that it goes to.  A payload branches on its way as `mmfree_neuro.traffic` says, and
-passes a link at most once.  At a core it takes the time of an arrival, and then, side by side, that of the synapses
-that its readers there read and of their synaptic operations (those of a shard spread evenly over its synapses).
+A shard that has all its inputs for a token takes the time of its instructions, and then sends its
+payloads one after another, each once for every core that it goes to.  A payload branches on its way
+as `mmfree_neuro.traffic` says, and passes a link at most once.  At a core it takes the time of an
+arrival, and then, side by side, that of the synapses that its readers there read and of their
+synaptic operations (those of a shard spread evenly over its synapses).
 
-With a barrier, what has arrived waits in the core for the step of the shard that reads it, as `timing.load` counts it,
-and a step ends when nothing is under way.  So every full step of a pipeline is the same, and so is every token that
-falls through; one is simulated.  Without a barrier, tokens follow each other through the queues, and a new one leaves
-the host whenever one has been finished: in generation one is under way, in prefill twice as many as a full pipeline
-has.
+With a barrier, what has arrived waits in the core for the step of the shard that reads it, as
+`timing.load` counts it, and a step ends when nothing is under way.  So every full step of a
+pipeline is the same, and so is every token that falls through; one is simulated.  Without a
+barrier, tokens follow each other through the queues, and a new one leaves the host whenever one has
+been finished: in generation one is under way, in prefill twice as many as a full pipeline has.
 
-Payloads that go the same way can travel in bundles, for speed.  A bundle holds every server as long as its payloads
-do one after another, so no server works more or less for it, but it moves on only when it is whole: a way of n servers
-takes it up to n times as long as its payloads one by one, so results come out too slow as a rule.
+Payloads that go the same way can travel in bundles, for speed.  A bundle holds every server as long
+as its payloads do one after another, so no server works more or less for it, but it moves on only
+when it is whole: a way of n servers takes it up to n times as long as its payloads one by one, so
+results come out too slow as a rule.
 
-SimPy (`pip install simpy`, MIT) keeps the clock; it is imported here alone, and only when something is simulated.
+SimPy (`pip install simpy`, MIT) keeps the clock; it is imported here alone, and only when something
+is simulated.
 """
 
 import importlib
@@ -41,7 +46,8 @@ from mmfree_neuro.timing import BETWEEN, MESH, PER_CORE, barrier
 from mmfree_neuro.traffic import chip_path
 
 Server = tuple[str, tuple[int, ...]]
-"""A resource by its name in `timing`, and where: (chip, core), (chip, core, core) on a mesh, or (chip, chip)."""
+"""A resource by its name in `timing`, and where: (chip, core), (chip, core, core) on a mesh, or
+(chip, chip)."""
 Way = dict[Location, dict[Location, Server]]
 """A tree of links: from every place, the next ones and the links to them."""
 Then = Callable[[], None]
@@ -60,30 +66,38 @@ class Outcome:
 
     mode: str
     seconds_per_token: float
-    """In steady state: in prefill without a barrier, the mean over the second half of the tokens that were finished
-    while others still came in."""
+    """In steady state: in prefill without a barrier, the mean over the second half of the tokens
+    that were finished while others still came in."""
     seconds: float
     """From the start of the first token to the end of the last, of those that were simulated."""
     tokens: int
     """How many were simulated; with a barrier one, or one step of a full pipeline."""
     steps: tuple[float, ...]
-    """Seconds of every step before its barrier: all of a token that falls through, the first of them the host's; one
-    of a pipeline; none without a barrier."""
+    """Seconds of every step before its barrier: all of a token that falls through, the first of
+    them the host's; one of a pipeline; none without a barrier."""
     busy: dict[Server, float]
     """Seconds that a server works for a token."""
 
     def busiest(self, resource: str) -> float:
         """Seconds a token of the busiest server of a resource; 0 where none works."""
-        return max((seconds for server, seconds in self.busy.items() if server[0] == resource), default=0.0)
+        return max(
+            (seconds for server, seconds in self.busy.items() if server[0] == resource), default=0.0
+        )
 
 
 def simulate(
-    graph: Graph, mapping: Mapping, system: SystemSpec, mode: str, tokens: int = 1, *, bundle: int = 1
+    graph: Graph,
+    mapping: Mapping,
+    system: SystemSpec,
+    mode: str,
+    tokens: int = 1,
+    *,
+    bundle: int = 1,
 ) -> Outcome:
     """Simulate one of `MODES` at the central figures; `tokens` matters without a barrier only.
 
-    `bundle` is how many payloads travel together at most.  Raises EngineError where SimPy is not installed, and
-    InputError for too few tokens to find a steady state.
+    `bundle` is how many payloads travel together at most.  Raises EngineError where SimPy is not
+    installed, and InputError for too few tokens to find a steady state.
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r} is not known, must be one of {', '.join(MODES)}")
@@ -113,7 +127,8 @@ class _Servers:
         self.busy: dict[Server, float] = {}
 
     def serve(self, server: Server, uses: float, then: Then) -> None:
-        """Queue for a server and use it so many times; what is to be done `then` is done when it has been."""
+        """Queue for a server and use it so many times; what is to be done `then` is done when it
+        has been."""
         now, time = self.clock.now, uses * self.ns[server[0]]
         self.free[server] = max(now, self.free.get(server, 0.0)) + time
         self.busy[server] = self.busy.get(server, 0.0) + time
@@ -166,8 +181,15 @@ def _way(source: Location, destinations: tuple[Location, ...], system: SystemSpe
         if source.chip == end.chip:
             path = _across(source, end, mesh)
         else:
-            between = [] if HOST in (source.chip, end.chip) else chip_path(source.chip, end.chip, *grid)[1:-1]
-            leave, enter = _across(source, Location(source.chip, 0), mesh), _across(Location(end.chip, 0), end, mesh)
+            between = (
+                []
+                if HOST in (source.chip, end.chip)
+                else chip_path(source.chip, end.chip, *grid)[1:-1]
+            )
+            leave, enter = (
+                _across(source, Location(source.chip, 0), mesh),
+                _across(Location(end.chip, 0), end, mesh),
+            )
             path = leave + [Location(chip, 0) for chip in between] + enter
         for a, b in pairwise(path):
             found.setdefault(a, {})[b] = _link(a, b)
@@ -175,7 +197,8 @@ def _way(source: Location, destinations: tuple[Location, ...], system: SystemSpe
 
 
 def _across(a: Location, b: Location, columns: int) -> list[Location]:
-    """The cores on the way on one chip, along the row of the first and then along a column, both ends included."""
+    """The cores on the way on one chip, along the row of the first and then along a column, both
+    ends included."""
     cores = [a.core]
     while cores[-1] % columns != b.core % columns:
         cores.append(cores[-1] + (1 if b.core % columns > cores[-1] % columns else -1))
@@ -190,8 +213,11 @@ def _link(a: Location, b: Location) -> Server:
     return FROM_OR_TO_HOST if HOST in (a.chip, b.chip) else CROSSING, (a.chip, b.chip)
 
 
-def _streams(graph: Graph, mapping: Mapping, system: SystemSpec) -> tuple[list[list[_Stream]], list[int]]:
-    """The streams that every shard sends [shards], and how many payloads every shard reads for a token [shards]."""
+def _streams(
+    graph: Graph, mapping: Mapping, system: SystemSpec
+) -> tuple[list[list[_Stream]], list[int]]:
+    """The streams that every shard sends [shards], and how many payloads every shard reads for a
+    token [shards]."""
     readers: dict[tuple[Location, str, str], list[_Reader]] = {}
     need = []
     for number, (shard, place) in enumerate(zip(mapping.shards, mapping.locations, strict=True)):
@@ -200,7 +226,9 @@ def _streams(graph: Graph, mapping: Mapping, system: SystemSpec) -> tuple[list[l
             size = graph.node(entry.source).output(entry.source_port).size
             first, last = span(node, entry, shard.start, shard.stop, size)
             each = shard.size if entry.how in ("ternary", "broadcast") else 1
-            readers.setdefault((place, entry.source, entry.source_port), []).append(_Reader(number, first, last, each))
+            readers.setdefault((place, entry.source, entry.source_port), []).append(
+                _Reader(number, first, last, each)
+            )
             inputs += last - first
         need.append(inputs)
     ways: dict[tuple[Location, tuple[Location, ...]], Way] = {}
@@ -209,9 +237,18 @@ def _streams(graph: Graph, mapping: Mapping, system: SystemSpec) -> tuple[list[l
         key = mapping.locations[route.source], route.destinations
         ways[key] = ways.get(key) or _way(*key, system)
         name = mapping.shards[route.source].node
-        there = {place: tuple(readers.get((place, name, route.port), ())) for place in route.destinations}
+        there = {
+            place: tuple(readers.get((place, name, route.port), ())) for place in route.destinations
+        }
         streams[route.source].append(
-            _Stream(route.source, route.start, route.stop, ways[key], frozenset(route.destinations), there)
+            _Stream(
+                route.source,
+                route.start,
+                route.stop,
+                ways[key],
+                frozenset(route.destinations),
+                there,
+            )
         )
     return streams, need
 
@@ -219,16 +256,32 @@ def _streams(graph: Graph, mapping: Mapping, system: SystemSpec) -> tuple[list[l
 class _Machine:
     """A mapping on its chips."""
 
-    def __init__(self, graph: Graph, mapping: Mapping, system: SystemSpec, bundle: int, *, waits: bool) -> None:
+    def __init__(
+        self, graph: Graph, mapping: Mapping, system: SystemSpec, bundle: int, *, waits: bool
+    ) -> None:
         activity, summary = expected(graph, mapping), summarise(graph)
         nodes = {node.name: node for node in summary.nodes}
-        self.servers, self.places, self.bundle, self.steps = _Servers(system), mapping.locations, bundle, summary.steps
+        self.servers, self.places, self.bundle, self.steps = (
+            _Servers(system),
+            mapping.locations,
+            bundle,
+            summary.steps,
+        )
         self.step = [nodes[shard.node].step for shard in mapping.shards]
-        on_chips = (step for step, place in zip(self.step, mapping.locations, strict=True) if place.chip != HOST)
+        on_chips = (
+            step
+            for step, place in zip(self.step, mapping.locations, strict=True)
+            if place.chip != HOST
+        )
         self.chip_steps = len(set(on_chips))
-        self.issued = [shard.size * sum(nodes[shard.node].instructions.values()) for shard in mapping.shards]
+        self.issued = [
+            shard.size * sum(nodes[shard.node].instructions.values()) for shard in mapping.shards
+        ]
         self.reads = activity.reads.tolist()
-        self.share = [synops / max(reads, 1) for synops, reads in zip(activity.synops, self.reads, strict=True)]
+        self.share = [
+            synops / max(reads, 1)
+            for synops, reads in zip(activity.synops, self.reads, strict=True)
+        ]
         self.streams, self.need = _streams(graph, mapping, system)
         self.waits = waits
         """Whether what arrives waits for the step of its reader."""
@@ -241,7 +294,9 @@ class _Machine:
     def use(self, place: Location, uses: dict[str, float], then: Then) -> None:
         """Use resources of a core side by side; the host's take no time."""
         at: tuple[int, ...] = place.chip, place.core
-        self.servers.serve_all({} if place.chip == HOST else {(name, at): n for name, n in uses.items()}, then)
+        self.servers.serve_all(
+            {} if place.chip == HOST else {(name, at): n for name, n in uses.items()}, then
+        )
 
     def read(self, shard: int, synapses: float, then: Then) -> None:
         """Read synapses of a shard and do its operations with them."""
@@ -253,7 +308,9 @@ class _Machine:
 
     def fire(self, shard: int, token: int) -> None:
         """Compute the neurons of a shard, then send their payloads."""
-        self.use(self.places[shard], {INSTRUCTIONS: self.issued[shard]}, partial(self.send, shard, token))
+        self.use(
+            self.places[shard], {INSTRUCTIONS: self.issued[shard]}, partial(self.send, shard, token)
+        )
 
     def send(self, shard: int, token: int) -> None:
         """Queue every payload of a shard for sending, or bundles of them."""
@@ -267,13 +324,19 @@ class _Machine:
     def forward(self, stream: _Stream, place: Location, start: int, stop: int, token: int) -> None:
         """Payloads are at a place of their way: they arrive there, or go on, or both."""
         for onward, link in stream.way.get(place, {}).items():
-            self.servers.serve(link, stop - start, partial(self.forward, stream, onward, start, stop, token))
+            self.servers.serve(
+                link, stop - start, partial(self.forward, stream, onward, start, stop, token)
+            )
         if place == HOST_CORE and stream.source in self.head:
             self.logits[token] += stop - start
             if self.logits[token] == self.size:
                 self.finished(token)
         elif place in stream.destinations:
-            self.use(place, {ARRIVED: stop - start}, partial(self.receive, stream.readers[place], start, stop, token))
+            self.use(
+                place,
+                {ARRIVED: stop - start},
+                partial(self.receive, stream.readers[place], start, stop, token),
+            )
 
     def receive(self, readers: tuple[_Reader, ...], start: int, stop: int, token: int) -> None:
         """Payloads have arrived at the core of their readers."""
@@ -282,7 +345,11 @@ class _Machine:
         for reader in readers:
             count = min(stop, reader.last) - max(start, reader.first)
             if count > 0:
-                self.read(reader.shard, count * reader.synapses, partial(self.count, reader.shard, count, token))
+                self.read(
+                    reader.shard,
+                    count * reader.synapses,
+                    partial(self.count, reader.shard, count, token),
+                )
 
     def count(self, shard: int, payloads: int, token: int) -> None:
         """A shard has read so many payloads more; it fires with the last."""
@@ -301,7 +368,8 @@ class _Machine:
         return float(self.servers.clock.now) - start
 
     def follow(self, tokens: int, under_way: int) -> list[float]:
-        """Tokens follow each other, so many of them under way at most; when each has been finished, in nanoseconds."""
+        """Tokens follow each other, so many of them under way at most; when each has been finished,
+        in nanoseconds."""
         waiting, ends = iter(range(tokens)), list[float]()
         sources = [shard for shard, need in enumerate(self.need) if not need]
 
@@ -322,13 +390,19 @@ class _Machine:
         return ends
 
 
-def _outcome(mode: str, machine: _Machine, per_token: float, whole: float, tokens: int, steps: list[float]) -> Outcome:
+def _outcome(
+    mode: str, machine: _Machine, per_token: float, whole: float, tokens: int, steps: list[float]
+) -> Outcome:
     """The record of nanoseconds."""
     busy = {server: ns * 1e-9 / tokens for server, ns in machine.servers.busy.items()}
-    return Outcome(mode, per_token * 1e-9, whole * 1e-9, tokens, tuple(ns * 1e-9 for ns in steps), busy)
+    return Outcome(
+        mode, per_token * 1e-9, whole * 1e-9, tokens, tuple(ns * 1e-9 for ns in steps), busy
+    )
 
 
-def _pipelined(graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int) -> Outcome:
+def _pipelined(
+    graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int
+) -> Outcome:
     """One step of a full pipeline, every shard on a token of its own, and the barrier."""
     machine = _Machine(graph, mapping, system, bundle, waits=True)
     step = machine.together(list(range(len(mapping.shards))))
@@ -336,24 +410,33 @@ def _pipelined(graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, 
     return _outcome("pipelined", machine, whole, whole, 1, [step])
 
 
-def _fall_through(graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int) -> Outcome:
+def _fall_through(
+    graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int
+) -> Outcome:
     """The steps of one token, each with a barrier but for the first, in which the host sends."""
     machine = _Machine(graph, mapping, system, bundle, waits=True)
     by_step: list[list[int]] = [[] for _ in range(machine.steps + 1)]
     for shard, step in enumerate(machine.step):
         by_step[step].append(shard)
     steps = [machine.together(shards) for shards in by_step]
-    ends = barrier(system.chip, len(mapping.chips)).central + system.chip.fall_through_step_ns.central
+    ends = (
+        barrier(system.chip, len(mapping.chips)).central + system.chip.fall_through_step_ns.central
+    )
     whole = sum(steps) + machine.chip_steps * ends
     return _outcome("fall-through", machine, whole, whole, 1, steps)
 
 
-def _asynchronous_prefill(graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int) -> Outcome:
+def _asynchronous_prefill(
+    graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int
+) -> Outcome:
     """Tokens follow each other, enough of them under way to keep the slowest server at work."""
     machine = _Machine(graph, mapping, system, bundle, waits=False)
     under_way = PIPELINES * (machine.steps + 1)
     if tokens < ROUNDS * under_way:
-        raise InputError(f"tokens is {tokens}, must be at least {ROUNDS * under_way} where {under_way} are under way")
+        raise InputError(
+            f"tokens is {tokens}, must be at least {ROUNDS * under_way} where {under_way} are "
+            "under way"
+        )
     ends = machine.follow(tokens, under_way)
     last = tokens - under_way
     first = last // 2
@@ -361,7 +444,9 @@ def _asynchronous_prefill(graph: Graph, mapping: Mapping, system: SystemSpec, to
     return _outcome("asynchronous prefill", machine, per_token, ends[-1], tokens, [])
 
 
-def _asynchronous_generation(graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int) -> Outcome:
+def _asynchronous_generation(
+    graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int
+) -> Outcome:
     """A token starts when the last has been finished."""
     machine = _Machine(graph, mapping, system, bundle, waits=False)
     ends = machine.follow(tokens, 1)
@@ -369,6 +454,8 @@ def _asynchronous_generation(graph: Graph, mapping: Mapping, system: SystemSpec,
 
 
 MODES = {
-    "pipelined": _pipelined, "fall-through": _fall_through, "asynchronous prefill": _asynchronous_prefill,
+    "pipelined": _pipelined,
+    "fall-through": _fall_through,
+    "asynchronous prefill": _asynchronous_prefill,
     "asynchronous generation": _asynchronous_generation,
-}  # fmt: skip
+}

@@ -26,7 +26,9 @@ class Fast:
         threads = len(os.sched_getaffinity(0))
         self.graph, self.counting = graph, Counting(graph, mapping)
         self.words = Words(graph)
-        self.neurons = {node.name: Neurons(graph, node, 0, node.size, threads) for node in graph.nodes[1:]}
+        self.neurons = {
+            node.name: Neurons(graph, node, 0, node.size, threads) for node in graph.nodes[1:]
+        }
         self.tokens = 0
 
     def reset(self) -> None:
@@ -49,7 +51,9 @@ class Fast:
     def feed(self, tokens: Ints) -> Int32:
         """The logits [n, vocabulary] after each of n tokens."""
         embedding = self.graph.embedding.name
-        signals: dict[tuple[str, str], Int32] = {(embedding, p): v for p, v in self.words.fire(tokens).items()}
+        signals: dict[tuple[str, str], Int32] = {
+            (embedding, p): v for p, v in self.words.fire(tokens).items()
+        }
         for name, neurons in self.neurons.items():
             payloads = [
                 np.ascontiguousarray(signals[entry.source, entry.source_port][:, first:last])
@@ -62,9 +66,16 @@ class Fast:
 
     def take_activity(self) -> Activity:
         """The counts since they were last taken."""
-        everything: dict[str, Words | Neurons] = {self.graph.embedding.name: self.words, **self.neurons}
+        everything: dict[str, Words | Neurons] = {
+            self.graph.embedding.name: self.words,
+            **self.neurons,
+        }
         programs = {name: held.program for name, held in everything.items()}
-        events = {(name, port): n for name, program in programs.items() for port, n in program.events.items()}
+        events = {
+            (name, port): n
+            for name, program in programs.items()
+            for port, n in program.events.items()
+        }
         saturated = {name: program.saturated for name, program in programs.items()}
         tokens, self.tokens = self.tokens, 0
         activity = self.counting.of_neurons(events, saturated, tokens)

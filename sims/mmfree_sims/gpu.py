@@ -1,4 +1,5 @@
-"""The engine on a GPU: whole nodes at a time, many tokens at once in prefill, by kernels that Triton generates."""
+"""The engine on a GPU: whole nodes at a time, many tokens at once in prefill, by kernels that
+Triton generates."""
 
 import time
 
@@ -16,7 +17,9 @@ from mmfree_sims.counts import Counting
 try:
     from mmfree_kernels.integer.network import Network
 except ModuleNotFoundError as missing:
-    raise EngineError("engine gpu needs Triton, which is not installed: pip install triton") from missing
+    raise EngineError(
+        "engine gpu needs Triton, which is not installed: pip install triton"
+    ) from missing
 
 CHUNK = 512
 """Tokens that are computed together in prefill."""

@@ -1,7 +1,7 @@
 """The host of a run on many processes: feeds tokens, reads logits, chooses what comes next.
 
-Where a mapping leaves the head to the host, it fires the nodes behind the last block itself, as a tile does.  It knows
-nothing of how packets travel: a `Wire` carries them.
+Where a mapping leaves the head to the host, it fires the nodes behind the last block itself, as a
+tile does.  It knows nothing of how packets travel: a `Wire` carries them.
 """
 
 import time
@@ -31,7 +31,8 @@ TOGETHER = 8
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: after `fed` tokens, of which the host chose some, saving every `every` tokens."""
+    """Where a run begins: after `fed` tokens, of which the host chose some, saving every `every`
+    tokens."""
 
     fed: int = 0
     chosen: tuple[int, ...] = ()
@@ -47,7 +48,9 @@ def start_of(saving: Saving | None) -> Start:
         return Start()
     if saving.resumed is None:
         return Start(every=saving.every)
-    return Start(saving.resumed.fed, tuple(int(token) for token in saving.resumed.chosen), saving.every)
+    return Start(
+        saving.resumed.fed, tuple(int(token) for token in saving.resumed.chosen), saving.every
+    )
 
 
 class Book:
@@ -70,14 +73,23 @@ class Book:
     def seconds(self, clock: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
         """Seconds by phase, from those of this run."""
         before = {"prefill": 0.0, "generate": 0.0} if self.resumed is None else self.resumed.seconds
-        return {"prefill": before["prefill"] + float(clock[0]), "generate": before["generate"] + float(clock[1])}
+        return {
+            "prefill": before["prefill"] + float(clock[0]),
+            "generate": before["generate"] + float(clock[1]),
+        }
 
     def activities(self, board: Board, fed: int) -> tuple[Activity, Activity]:
         """The counts of prefill and generation after `fed` tokens of every sequence."""
         rows, length = self.job.tokens.shape
         begun = 0 if self.resumed is None else self.resumed.fed
-        fed_now = min(fed, length) - min(begun, length), max(fed - length, 0) - max(begun - length, 0)
-        found = [self.counting.activity(board.events[p], board.saturated[p], rows * fed_now[p]) for p in (0, 1)]
+        fed_now = (
+            min(fed, length) - min(begun, length),
+            max(fed - length, 0) - max(begun - length, 0),
+        )
+        found = [
+            self.counting.activity(board.events[p], board.saturated[p], rows * fed_now[p])
+            for p in (0, 1)
+        ]
         if self.resumed is not None:
             found = [self.resumed.prefill + found[0], self.resumed.generate + found[1]]
         return found[0], found[1]
@@ -91,7 +103,9 @@ class Book:
         whole[: len(before)] = before
         prefill, generate = self.activities(kept, fed)
         states = kept.states_by_node(self.graph)
-        self.saving.write(RunState(fed, whole, states, prefill, generate, {"start": 0.0} | self.seconds(clock)))
+        self.saving.write(
+            RunState(fed, whole, states, prefill, generate, {"start": 0.0} | self.seconds(clock))
+        )
 
 
 class Wire(Protocol):
@@ -113,7 +127,8 @@ class Wire(Protocol):
         """How long prefill and generation have taken so far [2]."""
 
     def save(self, fed: int) -> None:
-        """Every tile has kept its state after `fed` tokens; returns when a next state may be kept."""
+        """Every tile has kept its state after `fed` tokens; returns when a next state may be
+        kept."""
 
 
 @dataclass
@@ -127,9 +142,17 @@ class Host:
     """Runs one job over a wire."""
 
     def __init__(
-        self, plan: Plan, job: Job, start: Start, board: Board, kept: Board, wire: Wire, in_flight: int
+        self,
+        plan: Plan,
+        job: Job,
+        start: Start,
+        board: Board,
+        kept: Board,
+        wire: Wire,
+        in_flight: int,
     ) -> None:
-        """`in_flight` tokens of a prompt are under way at most; what the host's nodes count goes to the boards."""
+        """`in_flight` tokens of a prompt are under way at most; what the host's nodes count goes to
+        the boards."""
         self.graph, self.plan, self.job, self.start = plan.graph, plan, job, start
         self.board, self.kept, self.wire, self.in_flight = board, kept, wire, in_flight
         self.words = Words(plan.graph)
@@ -160,16 +183,21 @@ class Host:
         self.counted += self.board.add(self.stretch, self.phase, self.words.program)
 
     def totals(self) -> Ints:
-        """How many non-zero payloads the host's nodes have sent, and how many values they have saturated."""
+        """How many non-zero payloads the host's nodes have sent, and how many values they have
+        saturated."""
         return self.counted + self.tile.totals()
 
-    def feed(self, sequence: int, position: int, tokens: Ints, *, generated: bool, save: bool) -> None:
+    def feed(
+        self, sequence: int, position: int, tokens: Ints, *, generated: bool, save: bool
+    ) -> None:
         """Embed tokens and send them."""
         if self.phase != int(generated):
             self.settle()
             self.phase = int(generated)
         flags = (GENERATED if generated else 0) | (SAVE if save else 0)
-        packet = Packet(sequence, position, flags, self.stretch.number, len(tokens), self.words.fire(tokens))
+        packet = Packet(
+            sequence, position, flags, self.stretch.number, len(tokens), self.words.fire(tokens)
+        )
         if save:
             self.settle()
             self.board.copy_to(self.kept, self.stretch, self.words.program.events)
@@ -181,14 +209,20 @@ class Host:
         return self.start.every > 0 and fed % self.start.every == 0 and fed < self.job.fed
 
     def prefill(self, sequence: int, fed: int, chosen: Ints) -> int:
-        """Send a prompt with up to `in_flight` tokens under way; how many tokens have been fed then."""
+        """Send a prompt with up to `in_flight` tokens under way; how many tokens have been fed
+        then."""
         sent, prompt, self.since = fed, self.job.tokens[sequence], time.monotonic()
         holding = False  # a state that is kept has to be taken before the next is
         while fed < self.length:
-            while sent < self.length and sent - fed < self.in_flight and not (holding and self.due(sent + 1)):
+            while (
+                sent < self.length
+                and sent - fed < self.in_flight
+                and not (holding and self.due(sent + 1))
+            ):
                 stop = self._stop(sent)
                 if sent > fed and stop - fed > self.in_flight:
-                    break  # rather wait than cut a packet short: tokens that travel together cost less
+                    # rather wait than cut a packet short: tokens that travel together cost less
+                    break
                 stop = min(stop, fed + self.in_flight)
                 save = self.due(stop) and stop == sent + 1
                 self.feed(sequence, sent, prompt[sent:stop], generated=False, save=save)
@@ -243,7 +277,8 @@ class Host:
         self.tell(1)
 
     def read(self, sequence: int, position: int) -> None:
-        """Wait for the logits of the token at `position`, which is the next in order to be complete."""
+        """Wait for the logits of the token at `position`, which is the next in order to be
+        complete."""
         while position not in self.pending or self.pending[position].missing:
             packet = self.wire.receive()
             if packet.stretch in self.plan.logits:
@@ -259,7 +294,9 @@ class Host:
         for number in range(packet.tokens):
             at = packet.token + number
             if at not in self.pending:
-                self.pending[at] = _Pending(np.zeros(self.graph.vocabulary, np.int64), self.graph.vocabulary)
+                self.pending[at] = _Pending(
+                    np.zeros(self.graph.vocabulary, np.int64), self.graph.vocabulary
+                )
             pending = self.pending[at]
             pending.logits[stretch.start : stretch.stop] = logits[number]
             pending.missing -= stretch.size

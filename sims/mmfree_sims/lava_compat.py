@@ -1,8 +1,10 @@
-"""What Lava needs from us before its first import: Python 3.11 and newer, NumPy 2.1 and newer, no torchvision.
+"""What Lava needs from us before its first import: Python 3.11 and newer, NumPy 2.1 and newer, no
+torchvision.
 
-lava-nc 0.10.0 and lava-dl 0.6.0 were written for Python 3.10 and are archived, so the repairs are made here, in memory;
-no file of theirs is edited. Call `enable_lava` before any other import of `lava`. Child processes are forked and
-inherit the repairs. Keep this module away from Lava Processes: Lava executes every file that lies beside one.
+lava-nc 0.10.0 and lava-dl 0.6.0 were written for Python 3.10 and are archived, so the repairs are
+made here, in memory; no file of theirs is edited. Call `enable_lava` before any other import of
+`lava`. Child processes are forked and inherit the repairs. Keep this module away from Lava
+Processes: Lava executes every file that lies beside one.
 """
 
 import dataclasses
@@ -26,23 +28,27 @@ DEMO_MODULES = ("cv2", "torchvision")
 
 
 def enable_lava() -> tuple[str, ...]:
-    """Make lava-nc importable and its reshape usable; returns the names of what was changed, on a second call none."""
+    """Make lava-nc importable and its reshape usable; returns the names of what was changed, on a
+    second call none."""
     try:
         return _import_var_model() + _repair_reshape()
     except ModuleNotFoundError as missing:
         raise EngineError(
-            "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as the README says"
+            "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as the "
+            "README says"
         ) from missing
 
 
 def enable_lava_dl() -> tuple[str, ...]:
-    """Do what `enable_lava` does, then make lava-dl importable; returns the names of what was changed."""
+    """Do what `enable_lava` does, then make lava-dl importable; returns the names of what was
+    changed."""
     changed = enable_lava()
     try:
         return changed + _import_slayer()
     except ModuleNotFoundError as missing:
         raise EngineError(
-            "the lava-dl exchange needs lava-dl 0.6.0; install it with the 'lava-dl' extra as the README says"
+            "the lava-dl exchange needs lava-dl 0.6.0; install it with the 'lava-dl' extra as "
+            "the README says"
         ) from missing
 
 
@@ -59,9 +65,11 @@ def _import_var_model() -> tuple[str, ...]:
 
 @contextmanager
 def _hashable_dataclasses(module_name: str) -> Iterator[None]:
-    """Let the dataclasses of one module serve as field defaults, which Python 3.11 and newer refuse to unhashable ones.
+    """Let the dataclasses of one module serve as field defaults, which Python 3.11 and newer refuse
+    to unhashable ones.
 
-    The hash is the identity although equality is by value: enough for that check, and Lava never uses them as keys.
+    The hash is the identity although equality is by value: enough for that check, and Lava never
+    uses them as keys.
     """
     original: Callable[..., Any] = dataclasses.dataclass
 
@@ -81,9 +89,13 @@ def _hashable_dataclasses(module_name: str) -> Iterator[None]:
 
 
 def _repair_reshape() -> tuple[str, ...]:
-    """Pass the shape to np.reshape by position: the keyword that Lava uses is deprecated in NumPy 2.1, gone in 2.4."""
+    """Pass the shape to np.reshape by position: the keyword that Lava uses is deprecated in NumPy
+    2.1, gone in 2.4."""
     ports = importlib.import_module("lava.magma.core.process.ports.ports")
-    if np.lib.NumpyVersion(np.__version__) < "2.1.0" or ports.ReshapePort.get_transform_func_fwd is _to_new_shape:
+    if (
+        np.lib.NumpyVersion(np.__version__) < "2.1.0"
+        or ports.ReshapePort.get_transform_func_fwd is _to_new_shape
+    ):
         return ()
     ports.ReshapePort.get_transform_func_fwd = _to_new_shape
     ports.ReshapePort.get_transform_func_bwd = _to_old_shape
@@ -103,10 +115,15 @@ def _reshape(array: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _import_slayer() -> tuple[str, ...]:
-    """Import slayer with empty modules for what only its object detection demos use, where that is not installed."""
+    """Import slayer with empty modules for what only its object detection demos use, where that is
+    not installed."""
     if SLAYER in sys.modules:
         return ()
-    absent = tuple(name for name in DEMO_MODULES if name not in sys.modules and not importlib.util.find_spec(name))
+    absent = tuple(
+        name
+        for name in DEMO_MODULES
+        if name not in sys.modules and not importlib.util.find_spec(name)
+    )
     stand_ins = {name: ModuleType(name) for name in absent}
     for part in ("ops", "transforms"):
         if "torchvision" in stand_ins:

@@ -1,7 +1,8 @@
 """The MPI engine: ranks hold chips, packets travel as buffers, and the host is on rank 0.
 
-Every rank calls `run` with the same arguments (start it with `mpiexec`); rank 0 gets the result, and the others raise
-`Served` when their work is done.  Which rank holds which chip changes no bit and no count.
+Every rank calls `run` with the same arguments (start it with `mpiexec`); rank 0 gets the result,
+and the others raise `Served` when their work is done.  Which rank holds which chip changes no bit
+and no count.
 """
 
 import ctypes
@@ -39,7 +40,11 @@ from mmfree_sims.tile import Tile
 @contextmanager
 def _default_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM end this process at once, even inside a library that waits for ever."""
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    numbers = (
+        (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread()
+        else ()
+    )
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     try:
         yield
@@ -53,13 +58,18 @@ MPI_MEMORY = "mpich_", "sm_segment", "vader_segment"
 
 
 def _unname_shared_memory() -> None:
-    """Take the names away from the memory that the ranks of one host share, which all have open when MPI has begun.
+    """Take the names away from the memory that the ranks of one host share, which all have open
+    when MPI has begun.
 
     An MPI library does so when it is finalised, which a killed run never comes to.
     """
     with suppress(OSError):
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        paths = {line.split(maxsplit=5)[5] for line in lines if line.count(" ") >= 5 and "/dev/shm/" in line}
+        paths = {
+            line.split(maxsplit=5)[5]
+            for line in lines
+            if line.count(" ") >= 5 and "/dev/shm/" in line
+        }
         for path in paths:
             if Path(path).name.startswith(MPI_MEMORY):
                 with suppress(OSError):
@@ -67,7 +77,9 @@ def _unname_shared_memory() -> None:
 
 
 try:
-    with _default_signals():  # MPI waits here for the other ranks, without end where one has died before
+    with (
+        _default_signals()
+    ):  # MPI waits here for the other ranks, without end where one has died before
         from mpi4py import MPI
     _unname_shared_memory()
 except (ImportError, RuntimeError):  # mpi4py raises RuntimeError where it finds no MPI library
@@ -104,12 +116,15 @@ class Traffic:
 def world() -> Any:
     """The communicator of all ranks; EngineError where there is no MPI."""
     if MPI is None:
-        raise EngineError("the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich")
+        raise EngineError(
+            "the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich"
+        )
     return MPI.COMM_WORLD
 
 
 def by_weight(graph: Graph, mapping: Mapping, ranks: int) -> tuple[int, ...]:
-    """A rank for every chip in use, in order: neighbours together, about as many synapses on each rank."""
+    """A rank for every chip in use, in order: neighbours together, about as many synapses on each
+    rank."""
     synapses = {chip: 0 for chip in mapping.chips}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if place.chip != HOST:
@@ -126,7 +141,8 @@ def check_placement(placement: Sequence[int], mapping: Mapping, ranks: int) -> N
     """InputError where a placement does not give every chip one of the ranks."""
     if len(placement) != len(mapping.chips):
         raise InputError(
-            f"the placement names {len(placement)} ranks, must name one for each of {len(mapping.chips)} chips"
+            f"the placement names {len(placement)} ranks, must name one for each of "
+            f"{len(mapping.chips)} chips"
         )
     for rank in placement:
         if not 0 <= rank < ranks:
@@ -159,14 +175,18 @@ class Node:
         """Send a packet to every other rank that reads it, and to the host where that is here."""
         if packet.stretch in self.for_host:
             self.local.append(packet)
-        for rank in sorted({max(reader, 0) for reader in self.plan.abroad[packet.stretch]} - {self.rank}):
+        for rank in sorted(
+            {max(reader, 0) for reader in self.plan.abroad[packet.stretch]} - {self.rank}
+        ):
             for vector in encode(packet, MOST_VALUES):
                 self.post(vector, rank)
 
     def post(self, vector: Int32, rank: int) -> None:
         """Begin to send a vector; it is kept until it has gone."""
         begin = time.perf_counter()
-        self.outgoing.append((self.comm.Isend([vector, MPI.INT32_T], dest=rank, tag=PACKET), vector))
+        self.outgoing.append(
+            (self.comm.Isend([vector, MPI.INT32_T], dest=rank, tag=PACKET), vector)
+        )
         while self.outgoing and self.outgoing[0][0].Test():
             self.outgoing.popleft()
         self.traffic.messages += 1
@@ -174,11 +194,16 @@ class Node:
         self.traffic.sending += time.perf_counter() - begin
 
     def arrived(self) -> list[Packet]:
-        """Every packet that has come; notes the end of the stream, and answers the wish for kept states."""
+        """Every packet that has come; notes the end of the stream, and answers the wish for kept
+        states."""
         found, status = [], MPI.Status()
-        while not self.ended and self.comm.Iprobe(source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG, status=status):
+        while not self.ended and self.comm.Iprobe(
+            source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG, status=status
+        ):
             if status.Get_tag() == COLLECT:
-                self.comm.Recv([np.empty(0, np.int32), MPI.INT32_T], source=status.Get_source(), tag=COLLECT)
+                self.comm.Recv(
+                    [np.empty(0, np.int32), MPI.INT32_T], source=status.Get_source(), tag=COLLECT
+                )
                 self.collect(self.kept)
                 continue
             begin = time.perf_counter()
@@ -218,10 +243,16 @@ class Node:
             self.outgoing.popleft()[0].Wait()
 
     def collect(self, ours: Board) -> Board:
-        """On rank 0, what all ranks have on such a board: every neuron's counts and state are on one rank alone."""
+        """On rank 0, what all ranks have on such a board: every neuron's counts and state are on
+        one rank alone."""
         whole = board.allocate(self.plan.graph) if self.rank == 0 else ours
         for name in ("events", "saturated", "states"):
-            self.comm.Reduce(getattr(ours, name), getattr(whole, name) if self.rank == 0 else None, op=MPI.SUM, root=0)
+            self.comm.Reduce(
+                getattr(ours, name),
+                getattr(whole, name) if self.rank == 0 else None,
+                op=MPI.SUM,
+                root=0,
+            )
         return whole
 
 
@@ -279,7 +310,8 @@ class _Wire:
 
 
 def agree(problem: str | None, identity: str = "") -> None:
-    """InputError on every rank where one of them cannot begin, with the problem of the first such rank.
+    """InputError on every rank where one of them cannot begin, with the problem of the first such
+    rank.
 
     Every rank calls this once before a run, with its problem or with what it is about to run.
     """
@@ -291,7 +323,10 @@ def agree(problem: str | None, identity: str = "") -> None:
         if text is not None:
             raise InputError(text)
         if run != found[0][1]:
-            raise InputError(f"rank {rank} was given another mapping, job or placement than rank 0, must be the same")
+            raise InputError(
+                f"rank {rank} was given another mapping, job or placement than rank 0, must be "
+                "the same"
+            )
 
 
 def is_worker() -> bool:
@@ -304,7 +339,8 @@ _stage: Literal["alone", "agreed", "running"] = "alone"
 
 
 def refused(problem: str) -> str | None:
-    """What the ranks are refused for where this one has a problem; None where it is for rank 0 to tell."""
+    """What the ranks are refused for where this one has a problem; None where it is for rank 0 to
+    tell."""
     if MPI is None or _stage != "alone":
         return problem if MPI is None or not is_worker() else None
     try:
@@ -315,7 +351,8 @@ def refused(problem: str) -> str | None:
 
 
 def end(status: int, *, waited_for: bool = False) -> None:
-    """End all ranks at once, if they are in a run or wait for this one; a worker leaves rank 0 the time to say why."""
+    """End all ranks at once, if they are in a run or wait for this one; a worker leaves rank 0 the
+    time to say why."""
     if MPI is not None and world().Get_size() > 1 and (_stage == "running" or waited_for):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -326,7 +363,9 @@ def end(status: int, *, waited_for: bool = False) -> None:
 
 def _share(saving: Saving | None, comm: Any) -> Saving | None:
     """The saving of rank 0, on every rank: only that rank needs to see the folder of the run."""
-    every, resumed = comm.bcast((0, None) if saving is None else (saving.every, saving.resumed), root=0)
+    every, resumed = comm.bcast(
+        (0, None) if saving is None else (saving.every, saving.resumed), root=0
+    )
     if saving is None:
         return None
     return Saving(every, saving.write, resumed)
@@ -338,16 +377,25 @@ def _tie_to_parent() -> None:
 
 
 def serve(
-    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None,
-    *, placement: Sequence[int] | None = None,
-) -> tuple[Result | None, Traffic]:  # fmt: skip
-    """Take part in a run; the result on rank 0, and what this rank did besides computing on every one."""
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    report: Report = silent,
+    saving: Saving | None = None,
+    *,
+    placement: Sequence[int] | None = None,
+) -> tuple[Result | None, Traffic]:
+    """Take part in a run; the result on rank 0, and what this rank did besides computing on every
+    one."""
     begin, comm = time.monotonic(), world()
     check(graph, job)
     check_saving(job, saving)
     placement = by_weight(graph, mapping, comm.Get_size()) if placement is None else placement
     check_placement(placement, mapping, comm.Get_size())
-    agree(None, f"{storage.identity(mapping, job)} {job.new_tokens} {job.keep_logits} {list(placement)}")
+    agree(
+        None,
+        f"{storage.identity(mapping, job)} {job.new_tokens} {job.keep_logits} {list(placement)}",
+    )
     if comm.Get_size() > 1:
         _tie_to_parent()
     keep_freed()
@@ -367,9 +415,19 @@ def serve(
         node.collect(node.board)
         return None, node.traffic
     book = Book(graph, mapping, job, saving)
-    logits: Ints = np.zeros((len(job.tokens), job.fed if job.keep_logits else 0, graph.vocabulary), np.int64)
+    logits: Ints = np.zeros(
+        (len(job.tokens), job.fed if job.keep_logits else 0, graph.vocabulary), np.int64
+    )
     wire = _Wire(node, job, report, book, logits)
-    Host(node.plan, job, start, node.board, node.kept, wire, TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)).run()
+    Host(
+        node.plan,
+        job,
+        start,
+        node.board,
+        node.kept,
+        wire,
+        TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips),
+    ).run()
     for rank in range(1, node.ranks):
         node.post(control(END), rank)
     node.tile.settle()
@@ -382,7 +440,8 @@ def serve(
 
 
 def _forget_states_of_others(node: Node) -> None:
-    """Leave on the board the states of this rank's own neurons alone, since those of all ranks are summed."""
+    """Leave on the board the states of this rank's own neurons alone, since those of all ranks are
+    summed."""
     mine = {firing.stretch.number for firing in node.tile.firings}
     for stretch in node.plan.stretches:
         if stretch.node in node.board.offsets and stretch.number not in mine:
@@ -390,17 +449,25 @@ def _forget_states_of_others(node: Node) -> None:
 
 
 def run(
-    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None,
-    *, placement: Sequence[int] | None = None,
-) -> Result:  # fmt: skip
-    """Run a job on all ranks; `placement` gives each chip in use a rank, in order.  Ranks other than 0 raise Served."""
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    report: Report = silent,
+    saving: Saving | None = None,
+    *,
+    placement: Sequence[int] | None = None,
+) -> Result:
+    """Run a job on all ranks; `placement` gives each chip in use a rank, in order.  Ranks other
+    than 0 raise Served."""
     global _stage
     try:
         result, _ = serve(graph, mapping, job, report, saving, placement=placement)
     except Exception as error:
         if _stage != "running" or isinstance(error, RunFailed):
             raise
-        raise RunFailed(f"rank {world().Get_rank()} failed\n{traceback.format_exc().rstrip()}") from None
+        raise RunFailed(
+            f"rank {world().Get_rank()} failed\n{traceback.format_exc().rstrip()}"
+        ) from None
     _stage = "agreed"
     if result is None:
         raise Served

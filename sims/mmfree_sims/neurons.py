@@ -1,6 +1,7 @@
 """Some neurons of one node, ready to fire: what the engines are made of.
 
-Payloads are int32 arrays [tokens, n].  Ternary sums and neuron programs are those of `mmfree_kernels.cpu`.
+Payloads are int32 arrays [tokens, n].  Ternary sums and neuron programs are those of
+`mmfree_kernels.cpu`.
 """
 
 from collections.abc import Sequence
@@ -29,14 +30,20 @@ def forget(program: cpu.Neurons) -> None:
 
 
 class Neurons:
-    """The neurons `start` … `stop` - 1 of a node: constants, synapses, the state of one sequence, and counts."""
+    """The neurons `start` … `stop` - 1 of a node: constants, synapses, the state of one sequence,
+    and counts."""
 
-    def __init__(self, graph: Graph, node: AnyNode, start: int, stop: int, threads: int = 1) -> None:
+    def __init__(
+        self, graph: Graph, node: AnyNode, start: int, stop: int, threads: int = 1
+    ) -> None:
         self.node, self.start, self.stop, self.threads = node, start, stop, threads
         own = {name: values[start:stop] for name, values in constants(node).items()}
         self.program = cpu.bind(node, graph.sigmoid, own, stop - start, threads=threads)
         sources = [graph.node(entry.source).output(entry.source_port) for entry in node.inputs]
-        self.spans = [span(node, e, start, stop, source.size) for e, source in zip(node.inputs, sources, strict=True)]
+        self.spans = [
+            span(node, e, start, stop, source.size)
+            for e, source in zip(node.inputs, sources, strict=True)
+        ]
         """Which of its source's values each input needs."""
         self.bits = [source.qtype.bits for source in sources]
 
@@ -46,7 +53,8 @@ class Neurons:
             self.program.state[:] = 0
 
     def fire(self, payloads: Sequence[Int32]) -> Sent:
-        """What the neurons send for the payloads [tokens, span] of every input, in order, each array contiguous."""
+        """What the neurons send for the payloads [tokens, span] of every input, in order, each
+        array contiguous."""
         inputs: dict[str, cpu.Stream] = {}
         for entry, bits, values in zip(self.node.inputs, self.bits, payloads, strict=True):
             arrived = self.arrived(entry, values, bits)

@@ -1,7 +1,8 @@
 """What tiles say to each other: packets, and the int32 vectors that carry them.
 
-A packet is what one stretch sent for one token, or for several tokens that it computed together: all its outputs side
-by side, behind a header.  On channels of vectors of one size a packet takes as many vectors as it needs.
+A packet is what one stretch sent for one token, or for several tokens that it computed together:
+all its outputs side by side, behind a header.  On channels of vectors of one size a packet takes as
+many vectors as it needs.
 """
 
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from mmfree_sims.neurons import Int32, Sent
 from mmfree_sims.plan import Plan
 
 HEADER = 6
-"""Header words: sequence, first token, flags, stretch, tokens, number of the vector within the packet."""
+"""Header words: sequence, first token, flags, stretch, tokens, number of the vector within the
+packet."""
 END, ERROR, GENERATED, SAVE = 1, 2, 4, 8
-"""Flags: end of the stream; its sender has failed; the token was generated, not part of a prompt; keep the state that
-follows this token."""
+"""Flags: end of the stream; its sender has failed; the token was generated, not part of a prompt;
+keep the state that follows this token."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +35,20 @@ class Packet:
 
 
 def encode(packet: Packet, room: int) -> Iterator[Int32]:
-    """A packet as vectors of at most `room` values behind the header, the last as short as it may be."""
+    """A packet as vectors of at most `room` values behind the header, the last as short as it may
+    be."""
     values = np.concatenate([part.reshape(-1) for part in packet.sent.values()])
     for number in range(-(-len(values) // room)):
         part = values[number * room : (number + 1) * room]
         vector = np.empty(HEADER + len(part), np.int32)
-        vector[:HEADER] = packet.sequence, packet.token, packet.flags, packet.stretch, packet.tokens, number
+        vector[:HEADER] = (
+            packet.sequence,
+            packet.token,
+            packet.flags,
+            packet.stretch,
+            packet.tokens,
+            number,
+        )
         vector[HEADER:] = part
         yield vector
 
@@ -70,5 +80,8 @@ class Reassembly:
             return None
         values = np.concatenate(self.parts.pop(number))
         outputs, size = self.plan.graph.node(stretch.node).outputs, tokens * stretch.size
-        sent = {o.port: values[k * size : (k + 1) * size].reshape(tokens, -1) for k, o in enumerate(outputs)}
+        sent = {
+            o.port: values[k * size : (k + 1) * size].reshape(tokens, -1)
+            for k, o in enumerate(outputs)
+        }
         return Packet(sequence, token, flags, number, tokens, sent)

@@ -1,13 +1,13 @@
 """Who computes what, and who sends to whom, when the cores of a mapping are spread over tiles.
 
-A tile is what one process holds: the cores of a chip, of several, or a single one; the host is a tile of its own.
-Neighbouring neurons of one node that lie in the same tile are a stretch: they are computed together, on whichever cores
-of the tile they lie, since cores of one tile share its memory.  Counts are kept neuron by neuron, so those of cores
-and routes are not touched by this.
+A tile is what one process holds: the cores of a chip, of several, or a single one; the host is a
+tile of its own. Neighbouring neurons of one node that lie in the same tile are a stretch: they are
+computed together, on whichever cores of the tile they lie, since cores of one tile share its
+memory.  Counts are kept neuron by neuron, so those of cores and routes are not touched by this.
 
-Neurons that several tiles hold are computed in each that reads them, so that they need not be sent there; one copy, the
-primary, is what other tiles read, and what counts.  Copies that nobody would read are not computed: when logits come
-out, all that was computed for their token has been.
+Neurons that several tiles hold are computed in each that reads them, so that they need not be sent
+there; one copy, the primary, is what other tiles read, and what counts.  Copies that nobody would
+read are not computed: when logits come out, all that was computed for their token has been.
 """
 
 from collections.abc import Callable
@@ -56,22 +56,36 @@ class Plan:
         """The stretches whose payloads are the logits."""
         for number in self.logits:
             readers[number].add(HOST)
-        self.abroad = {n: tuple(sorted(tiles - {self.stretches[n].tile})) for n, tiles in readers.items()}
+        self.abroad = {
+            n: tuple(sorted(tiles - {self.stretches[n].tile})) for n, tiles in readers.items()
+        }
         """For each stretch, the other tiles that read it."""
 
     def _sources(self, stretch: Stretch) -> list[Stretch]:
         entries = self.graph.node(stretch.node).inputs
-        found = {source.number: source for entry in entries for source, _, _ in self.pieces(entry, stretch)}
+        found = {
+            source.number: source
+            for entry in entries
+            for source, _, _ in self.pieces(entry, stretch)
+        }
         return [found[number] for number in sorted(found)]
 
     def pieces(self, entry: Input, stretch: Stretch) -> list[tuple[Stretch, int, int]]:
-        """Who sends a stretch the values of an input, in order, and which: its own tile where it can."""
+        """Who sends a stretch the values of an input, in order, and which: its own tile where it
+        can."""
         first, last = self.span(self.graph.node(stretch.node), entry, stretch)
         sources = [s for s in self.by_node[entry.source] if s.start < last and first < s.stop]
         able = [s for s in sources if s.tile == stretch.tile] + [s for s in sources if s.primary]
-        ends = {first, last, *(min(max(end, first), last) for s in able for end in (s.start, s.stop))}
+        ends = {
+            first,
+            last,
+            *(min(max(end, first), last) for s in able for end in (s.start, s.stop)),
+        }
         cuts = pairwise(sorted(ends))
-        sent = [(next(s for s in able if s.start <= start < s.stop), start, stop) for start, stop in cuts]
+        sent = [
+            (next(s for s in able if s.start <= start < s.stop), start, stop)
+            for start, stop in cuts
+        ]
         runs = [list(run) for _, run in groupby(sent, key=lambda piece: piece[0].number)]
         return [(run[0][0], run[0][1], run[-1][2]) for run in runs]
 
@@ -100,7 +114,9 @@ _Part = tuple[int, int, int]
 """Neurons from … to - 1, and a tile that holds or reads them."""
 
 
-def _stretches(graph: Graph, mapping: Mapping, tile_of: Callable[[Location], int]) -> tuple[Stretch, ...]:
+def _stretches(
+    graph: Graph, mapping: Mapping, tile_of: Callable[[Location], int]
+) -> tuple[Stretch, ...]:
     """From the last node to the first, since what is computed of a node depends on who reads it."""
     held: dict[str, list[_Part]] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
@@ -113,7 +129,9 @@ def _stretches(graph: Graph, mapping: Mapping, tile_of: Callable[[Location], int
         for entry in node.inputs:
             size = graph.node(entry.source).output(entry.source_port).size
             for (start, stop, tile), _ in computed:
-                read.setdefault(entry.source, set()).add((*span(node, entry, start, stop, size), tile))
+                read.setdefault(entry.source, set()).add(
+                    (*span(node, entry, start, stop, size), tile)
+                )
     ordered = enumerate(reversed(found))
     return tuple(Stretch(number, node, *part, primary) for number, (node, part, primary) in ordered)
 

@@ -1,23 +1,26 @@
 """A second opinion on our counts: the events of a mapped graph, replayed and counted by SANA-FE.
 
-SANA-FE (SLAM-Lab, doi:10.1109/TCAD.2025.3537971; `pip install sanafe`, GPL-3.0) simulates spiking chips and counts what
-they do.  It is called, here alone, and nothing of it is copied: its description of Loihi, with the figures of Davies et
-al., IEEE Micro 38(1), 2018, is read from the installed package.
+SANA-FE (SLAM-Lab, doi:10.1109/TCAD.2025.3537971; `pip install sanafe`, GPL-3.0) simulates spiking
+chips and counts what they do.  It is called, here alone, and nothing of it is copied: its
+description of Loihi, with the figures of Davies et al., IEEE Micro 38(1), 2018, is read from the
+installed package.
 
-Every output of a neuron (each port sends by itself) is a source, and each source is a neuron of SANA-FE; the synapses
-of one of our neurons end at the source of its first port.  A token is a step, at which the sources fire whose payload
-is not zero.  That they fire so, and not by what arrives, is done by synapses with the weight 0, and by a bias that is
-above the threshold at the steps at which the source must fire, else 0.  A neuron runs its program at every token, so
-every source is updated at every step.
+Every output of a neuron (each port sends by itself) is a source, and each source is a neuron of
+SANA-FE; the synapses of one of our neurons end at the source of its first port.  A token is a step,
+at which the sources fire whose payload is not zero.  That they fire so, and not by what arrives, is
+done by synapses with the weight 0, and by a bias that is above the threshold at the steps at which
+the source must fire, else 0.  A neuron runs its program at every token, so every source is updated
+at every step.
 
-The host is no chip.  Its sources are input units, which cost nothing, on a core of their own behind those of the chips;
-SANA-FE lists their fires, and they are taken off.  Nothing is sent to the host, neither logits nor what a head there
-reads.  The cores of all chips lie in one mesh, in the mapping's order, so hops and latencies mean nothing and are not
-read.
+The host is no chip.  Its sources are input units, which cost nothing, on a core of their own behind
+those of the chips; SANA-FE lists their fires, and they are taken off.  Nothing is sent to the host,
+neither logits nor what a head there reads.  The cores of all chips lie in one mesh, in the
+mapping's order, so hops and latencies mean nothing and are not read.
 
-A packet is a message to one core of a chip, whoever sends it.  SANA-FE has none where no synapse of the core reads the
-payload (a ternary matrix has only zeros in that column of the core), but our routes send it.  Such messages are counted
-apart: our packets are those of the routes, less `Opinion.unread`.
+A packet is a message to one core of a chip, whoever sends it.  SANA-FE has none where no synapse of
+the core reads the payload (a ternary matrix has only zeros in that column of the core), but our
+routes send it.  Such messages are counted apart: our packets are those of the routes, less
+`Opinion.unread`.
 """
 
 import contextlib
@@ -47,14 +50,20 @@ Payloads = dict[tuple[str, str], Int32]
 """What every node sent, by node and port: [tokens, size]."""
 
 HOST_CORE = Location(HOST, 0)
-SYNAPSE, DENDRITE, SOMA, INPUT = "loihi_dense_synapse", "loihi_dendrites", "loihi_lif", "loihi_inputs"
+SYNAPSE, DENDRITE, SOMA, INPUT = (
+    "loihi_dense_synapse",
+    "loihi_dendrites",
+    "loihi_lif",
+    "loihi_inputs",
+)
 """The units in use, by their names in SANA-FE's description of Loihi."""
 THRESHOLD = 0.5
 """Of a soma: a bias of 1 makes it fire."""
 SOURCES = 1024
 """The neurons that a core holds in SANA-FE's Loihi, and the states of its soma unit."""
 PRECISION = 1e-9
-"""Relative difference of equal energies: SANA-FE adds up an energy event by event and prints seven digits."""
+"""Relative difference of equal energies: SANA-FE adds up an energy event by event and prints seven
+digits."""
 _PJ = 1e12
 
 
@@ -105,7 +114,8 @@ class Opinion:
     our_energies: Energies
     their_energies: Energies
     unread: tuple[int, ...]
-    """Messages, token by token, to cores that need them by their inputs, but have no synapse that reads them."""
+    """Messages, token by token, to cores that need them by their inputs, but have no synapse that
+    reads them."""
 
     @property
     def agrees(self) -> bool:
@@ -114,12 +124,16 @@ class Opinion:
             (self.our_energies.synapse_pj, self.their_energies.synapse_pj),
             (self.our_energies.soma_pj, self.their_energies.soma_pj),
         )
-        return self.ours == self.theirs and all(math.isclose(a, b, rel_tol=PRECISION) for a, b in pairs)
+        return self.ours == self.theirs and all(
+            math.isclose(a, b, rel_tol=PRECISION) for a, b in pairs
+        )
 
 
 def record(graph: Graph, tokens: Ints) -> Payloads:
     """What every node sends for the tokens of one sequence."""
-    payloads: Payloads = {(graph.embedding.name, port): sent for port, sent in Words(graph).fire(tokens).items()}
+    payloads: Payloads = {
+        (graph.embedding.name, port): sent for port, sent in Words(graph).fire(tokens).items()
+    }
     for node in graph.nodes[1:]:
         neurons = Neurons(graph, node, 0, node.size)
         arrived = [
@@ -148,21 +162,30 @@ def _sanafe() -> ModuleType:
     try:
         return importlib.import_module("sanafe")
     except ModuleNotFoundError as missing:
-        raise EngineError("sanafe is not installed, must be for the second opinion: pip install sanafe") from missing
+        raise EngineError(
+            "sanafe is not installed, must be for the second opinion: pip install sanafe"
+        ) from missing
 
 
 def _ours(graph: Graph, mapping: Mapping, payloads: Payloads, unread: tuple[int, ...]) -> Counts:
     """The counts of every token from its `Activity`."""
     counting = Counting(graph, mapping)
     saturated = np.zeros(counting.layout.saturated_size, np.int64)
-    copies = np.array([sum(core.chip != HOST for core in route.destinations) for route in mapping.routes])
-    held = [shard for shard, place in zip(mapping.shards, mapping.locations, strict=True) if place.chip != HOST]
+    copies = np.array(
+        [sum(core.chip != HOST for core in route.destinations) for route in mapping.routes]
+    )
+    held = [
+        shard
+        for shard, place in zip(mapping.shards, mapping.locations, strict=True)
+        if place.chip != HOST
+    ]
     on_chips = np.array([place.chip != HOST for place in mapping.locations])
     programs = sum(shard.size * len(graph.node(shard.node).outputs) for shard in held)
     sent = [
         payloads[shard.node, output.port][:, shard.start : shard.stop]
-        for shard in held for output in graph.node(shard.node).outputs
-    ]  # fmt: skip
+        for shard in held
+        for output in graph.node(shard.node).outputs
+    ]
     rows: list[tuple[int, int, int, int]] = []
     for token in range(len(unread)):
         events = np.zeros(counting.layout.events_size, np.int64)
@@ -177,43 +200,57 @@ def _ours(graph: Graph, mapping: Mapping, payloads: Payloads, unread: tuple[int,
 
 
 def _synapses(graph: Graph, entry: Input, shard: Shard) -> Ints:
-    """The synapses of a shard at one input [synapses, 2]: the value of the source, and the neuron of the shard."""
+    """The synapses of a shard at one input [synapses, 2]: the value of the source, and the neuron
+    of the shard."""
     if entry.matrix is not None:
         neurons, values = np.nonzero(entry.matrix.codes(shard.start, shard.stop))
         return np.stack([values + entry.first, neurons], 1)
     node, size = graph.node(shard.node), graph.node(entry.source).output(entry.source_port).size
     spans = [span(node, entry, at, at + 1, size) for at in range(shard.start, shard.stop)]
-    return np.array([(value, neuron) for neuron, (a, b) in enumerate(spans) for value in range(a, b)])
+    return np.array(
+        [(value, neuron) for neuron, (a, b) in enumerate(spans) for value in range(a, b)]
+    )
 
 
 def _unread(graph: Graph, mapping: Mapping, payloads: Payloads) -> tuple[int, ...]:
-    """The messages of every token to a core of a chip that needs them by its inputs, but has no synapse for them."""
+    """The messages of every token to a core of a chip that needs them by its inputs, but has no
+    synapse for them."""
     flags: dict[tuple[Location, str, str], NDArray[np.bool_]] = {}  # each [2, size]: needed, read
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         node = graph.node(shard.node)
         for entry in () if place.chip == HOST else node.inputs:
             size = graph.node(entry.source).output(entry.source_port).size
             first, last = span(node, entry, shard.start, shard.stop, size)
-            needed, read = flags.setdefault((place, entry.source, entry.source_port), np.zeros((2, size), np.bool_))
+            needed, read = flags.setdefault(
+                (place, entry.source, entry.source_port), np.zeros((2, size), np.bool_)
+            )
             needed[first:last] = True
             read[_synapses(graph, entry, shard)[:, 0]] = True
     total: Ints = np.zeros(len(next(iter(payloads.values()))), np.int64)
     for route in mapping.routes:
         name, here = mapping.shards[route.source].node, slice(route.start, route.stop)
-        for needed, read in (flags[p, name, route.port] for p in route.destinations if (p, name, route.port) in flags):
-            total += np.count_nonzero(payloads[name, route.port][:, here][:, (needed & ~read)[here]], axis=1)
+        for needed, read in (
+            flags[p, name, route.port] for p in route.destinations if (p, name, route.port) in flags
+        ):
+            total += np.count_nonzero(
+                payloads[name, route.port][:, here][:, (needed & ~read)[here]], axis=1
+            )
     return tuple(total.tolist())
 
 
 class _Replay:
     """A chip of SANA-FE loaded with the graph, and what its sources must fire."""
 
-    def __init__(self, sanafe: ModuleType, graph: Graph, mapping: Mapping, payloads: Payloads) -> None:
+    def __init__(
+        self, sanafe: ModuleType, graph: Graph, mapping: Mapping, payloads: Payloads
+    ) -> None:
         self.graph, self.mapping = graph, mapping
         self.fires = {
-            (position, output.port): payloads[shard.node, output.port][:, shard.start : shard.stop] != 0
-            for position, shard in enumerate(mapping.shards) for output in graph.node(shard.node).outputs
-        }  # fmt: skip
+            (position, output.port): payloads[shard.node, output.port][:, shard.start : shard.stop]
+            != 0
+            for position, shard in enumerate(mapping.shards)
+            for output in graph.node(shard.node).outputs
+        }
         held = Counter[Location]()
         for (position, _), fires in self.fires.items():
             held[mapping.locations[position]] += fires.shape[1]
@@ -233,7 +270,9 @@ class _Replay:
         group = self.network.create_neuron_group(
             f"{position} {port}",
             fires.shape[1],
-            model_attributes={} if place.chip == HOST else {"threshold": THRESHOLD, "force_update": True},
+            model_attributes={}
+            if place.chip == HOST
+            else {"threshold": THRESHOLD, "force_update": True},
             default_synapse_hw_name=SYNAPSE,
             default_dendrite_hw_name=DENDRITE,
             log_spikes=place.chip == HOST,
@@ -242,7 +281,9 @@ class _Replay:
         if place.chip == HOST:
             for source, train in zip(group, fires.T, strict=True):
                 spikes = {"spikes": train.astype(int).tolist()}
-                source.set_attributes(soma_hw_name=f"{INPUT}[{next(self.inputs)}]", model_attributes=spikes)
+                source.set_attributes(
+                    soma_hw_name=f"{INPUT}[{next(self.inputs)}]", model_attributes=spikes
+                )
         group.map_to_core(self.cores[place])
         return group
 
@@ -261,8 +302,14 @@ class _Replay:
 
     def figures(self) -> Figures:
         """The figures of the units in use."""
-        units = {unit.name: unit.model_info.model_attributes for unit in self.architecture.cores()[0].pipeline_hw}
-        soma = (units[SOMA][f"energy_{name}"] * _PJ for name in ("access_neuron", "update_neuron", "spike_out"))
+        units = {
+            unit.name: unit.model_info.model_attributes
+            for unit in self.architecture.cores()[0].pipeline_hw
+        }
+        soma = (
+            units[SOMA][f"energy_{name}"] * _PJ
+            for name in ("access_neuron", "update_neuron", "spike_out")
+        )
         return Figures(units[SYNAPSE]["energy_process_spike"] * _PJ, *soma)
 
     def run(self) -> tuple[Counts, Energies]:
@@ -270,14 +317,17 @@ class _Replay:
         mapped, places = self.chip.mapped_neuron_groups, self.mapping.locations
         prescribed = [
             (mapped[f"{position} {port}"], np.vstack([np.zeros_like(fires[:1]), fires]))
-            for (position, port), fires in self.fires.items() if places[position].chip != HOST
-        ]  # fmt: skip
+            for (position, port), fires in self.fires.items()
+            if places[position].chip != HOST
+        ]
         rows: list[tuple[int, int, int, int]] = []
         synapse_pj = soma_pj = 0.0
         for token in range(len(next(iter(self.fires.values())))):
             for sources, fires in prescribed:
                 for number in np.flatnonzero(fires[token + 1] != fires[token]):
-                    sources[number].set_attributes(model_attributes={"bias": float(fires[token + 1, number])})
+                    sources[number].set_attributes(
+                        model_attributes={"bias": float(fires[token + 1, number])}
+                    )
             done = self._step()
             hosted = len(done["spike_trace"][0])  # an input unit that fires counts as updated, too
             fired, updated = done["neurons_fired"] - hosted, done["neurons_updated"] - hosted
@@ -293,37 +343,51 @@ class _Replay:
 
 
 def _senders(mapping: Mapping, node: AnyNode, place: Location) -> Ints:
-    """The shard that sends each value of a node to a core: the first on the core's chip that holds it, or of all."""
+    """The shard that sends each value of a node to a core: the first on the core's chip that holds
+    it, or of all."""
     senders: Ints = np.full(node.size, -1)
     holders = [position for position, shard in enumerate(mapping.shards) if shard.node == node.name]
-    for position in sorted(holders, key=lambda p: (mapping.locations[p].chip != place.chip, p), reverse=True):
+    for position in sorted(
+        holders, key=lambda p: (mapping.locations[p].chip != place.chip, p), reverse=True
+    ):
         senders[mapping.shards[position].start : mapping.shards[position].stop] = position
     return senders
 
 
 def _cores(mapping: Mapping, held: Counter[Location], cores: list[Any]) -> dict[Location, Any]:
-    """The core of SANA-FE for each of ours, which hold that many sources; the host's is the last."""
+    """The core of SANA-FE for each of ours, which hold that many sources; the host's is the
+    last."""
     places = (*mapping.cores, HOST_CORE)
     if len(places) > len(cores):
         raise InputError(
-            f"the mapping uses {len(places) - 1} cores, must use at most {len(cores) - 1} for SANA-FE's Loihi"
+            f"the mapping uses {len(places) - 1} cores, must use at most {len(cores) - 1} for "
+            "SANA-FE's Loihi"
         )
     for place in places:
         if held[place] > SOURCES:
             name = "the host" if place.chip == HOST else f"core {place.core} of chip {place.chip}"
-            raise InputError(f"{name} has {held[place]} outputs, must have at most {SOURCES} for SANA-FE's Loihi")
+            raise InputError(
+                f"{name} has {held[place]} outputs, must have at most {SOURCES} for SANA-FE's Loihi"
+            )
     return dict(zip(places, cores, strict=False))
 
 
 def _architecture(sanafe: ModuleType, cores: int, inputs: int) -> Any:
-    """SANA-FE's Loihi from its package, with only the tiles for so many cores, and so many input units a core.
+    """SANA-FE's Loihi from its package, with only the tiles for so many cores, and so many input
+    units a core.
 
     In the file a chip has 128 cores with 1024 input units each, of some 10 kB.
     """
-    text = importlib.resources.files("sanafe.examples").joinpath("loihi.yaml").read_text(encoding="utf-8")
+    text = (
+        importlib.resources.files("sanafe.examples")
+        .joinpath("loihi.yaml")
+        .read_text(encoding="utf-8")
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "loihi.yaml"
-        path.write_text(text.replace(f"{INPUT}[0..1023]", f"{INPUT}[0..{inputs - 1}]"), encoding="utf-8")
+        path.write_text(
+            text.replace(f"{INPUT}[0..1023]", f"{INPUT}[0..{inputs - 1}]"), encoding="utf-8"
+        )
         architecture = sanafe.load_arch(path)
     tiles = architecture.tiles
     architecture.tiles = tiles[: -(-cores // len(tiles[0].cores))]

@@ -1,8 +1,8 @@
 """Tiles fire their stretches on packets: what every engine of many processes is made of.
 
-A stretch fires for a token when what all its sources sent for that token has come.  Packets of one source come in the
-order of the tokens, so a stretch sees its tokens in order whatever the timing: a Kahn network, in which timing cannot
-change a result.
+A stretch fires for a token when what all its sources sent for that token has come.  Packets of one
+source come in the order of the tokens, so a stretch sees its tokens in order whatever the timing: a
+Kahn network, in which timing cannot change a result.
 """
 
 from collections import deque
@@ -53,7 +53,10 @@ class _Arrivals:
             if stop == packet.tokens:
                 self.packets.popleft()
                 self.used = 0
-        return {port: found[0] if len(found) == 1 else np.concatenate(found) for port, found in pieces.items()}
+        return {
+            port: found[0] if len(found) == 1 else np.concatenate(found)
+            for port, found in pieces.items()
+        }
 
 
 class Firing:
@@ -66,16 +69,20 @@ class Firing:
         self.sources = plan.sources[stretch.number]
         self.arrivals = {source.number: _Arrivals() for source in self.sources}
         self.ports = {
-            source.number: sorted({e.source_port for e in self.node.inputs if e.source == source.node})
+            source.number: sorted(
+                {e.source_port for e in self.node.inputs if e.source == source.node}
+            )
             for source in self.sources
         }
         self.inputs = [(e.source_port, self._pieces(e)) for e in self.node.inputs]
         self.expected, self.phase = (0, 0), 0
         self.counted: Ints = np.zeros(2, np.int64)
-        """Non-zero payloads sent, and values saturated, until counts were last moved to the board."""
+        """Non-zero payloads sent, and values saturated, until counts were last moved to the
+        board."""
 
     def _pieces(self, entry: Input) -> list[tuple[int, int, int]]:
-        """Which stretches make up the payloads of an input: their numbers, and the neurons of each."""
+        """Which stretches make up the payloads of an input: their numbers, and the neurons of
+        each."""
         pieces = self.plan.pieces(entry, self.stretch)
         return [(s.number, first - s.start, last - s.start) for s, first, last in pieces]
 
@@ -97,8 +104,12 @@ class Firing:
             sequence, flags = first.packets[0].sequence, first.packets[0].flags
             token = first.packets[0].token + first.used
             self._begin(sequence, token, flags)
-            arrived = {n: arrivals.take(tokens, self.ports[n]) for n, arrivals in self.arrivals.items()}
-            found = self.neurons.fire([_joined(pieces, arrived, port) for port, pieces in self.inputs])
+            arrived = {
+                n: arrivals.take(tokens, self.ports[n]) for n, arrivals in self.arrivals.items()
+            }
+            found = self.neurons.fire(
+                [_joined(pieces, arrived, port) for port, pieces in self.inputs]
+            )
             self.expected = (sequence, token + tokens)
             if flags & SAVE:
                 self.settle()
@@ -111,7 +122,9 @@ class Firing:
             self.neurons.reset()
             self.expected = (sequence, 0)
         if (sequence, token) != self.expected:
-            raise RuntimeError(f"{self.stretch.node}: token {token} of sequence {sequence} came out of order")
+            raise RuntimeError(
+                f"{self.stretch.node}: token {token} of sequence {sequence} came out of order"
+            )
         phase = int(bool(flags & GENERATED))
         if phase != self.phase:
             self.settle()
@@ -122,7 +135,9 @@ class Firing:
         self.counted += self.board.add(self.stretch, self.phase, self.neurons.program)
 
 
-def _joined(pieces: list[tuple[int, int, int]], arrived: dict[int, dict[str, Int32]], port: str) -> Int32:
+def _joined(
+    pieces: list[tuple[int, int, int]], arrived: dict[int, dict[str, Int32]], port: str
+) -> Int32:
     """The payloads of one input [tokens, span], put together from the stretches that sent them."""
     parts = [arrived[number][port][:, first:last] for number, first, last in pieces]
     return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
@@ -132,14 +147,17 @@ class Tile:
     """The stretches of one tile."""
 
     def __init__(self, plan: Plan, tiles: Iterable[int], board: Board, kept: Board) -> None:
-        """Holds the stretches of `tiles`; counts go to `board`, states that are to be saved to `kept`.
+        """Holds the stretches of `tiles`; counts go to `board`, states that are to be saved to
+        `kept`.
 
         The embedding is not among them: it reads tokens, not packets.
         """
         held = set(tiles)
         self.plan = plan
         self.firings = [
-            Firing(plan, s, board, kept) for s in plan.stretches if s.tile in held and plan.sources[s.number]
+            Firing(plan, s, board, kept)
+            for s in plan.stretches
+            if s.tile in held and plan.sources[s.number]
         ]
         self.readers: dict[int, list[Firing]] = {}
         for firing in self.firings:
@@ -153,7 +171,8 @@ class Tile:
             firing.restore(fed)
 
     def take(self, packets: Iterable[Packet], send: Callable[[Packet], None]) -> None:
-        """Deliver packets from outside and all that follows from them here; `send` gets what others read, and logits.
+        """Deliver packets from outside and all that follows from them here; `send` gets what others
+        read, and logits.
 
         Stretches fire in the order of the graph, so one round serves all that is ready.
         """
@@ -175,5 +194,6 @@ class Tile:
             firing.settle()
 
     def totals(self) -> Ints:
-        """How many non-zero payloads have been sent, and how many values saturated, until counts were last moved."""
+        """How many non-zero payloads have been sent, and how many values saturated, until counts
+        were last moved."""
         return sum((firing.counted for firing in self.firings), np.zeros(2, np.int64))

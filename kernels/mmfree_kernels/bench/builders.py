@@ -9,7 +9,9 @@ from mmfree_neuro.errors import EngineError
 try:
     from mmfree_kernels.bench import fast
 except ModuleNotFoundError as missing:
-    raise EngineError("bench gpu: Triton is not installed, must be: pip install triton") from missing
+    raise EngineError(
+        "bench gpu: Triton is not installed, must be: pip install triton"
+    ) from missing
 
 BUILDERS: dict[tuple[str, str], Builder] = {
     ("fast", "generate"): fast.Generate,

@@ -1,8 +1,10 @@
-"""Measures work on a GPU: tokens by the clock, energy by the driver's counter, and what the device draws when idle.
+"""Measures work on a GPU: tokens by the clock, energy by the driver's counter, and what the device
+draws when idle.
 
-The counter of NVML (`nvmlDeviceGetTotalEnergyConsumption`, millijoules since the driver was loaded) moves in ticks of
-20 to 100 ms.  So a measurement begins and ends at ticks: it is as long as asked, and then until the next one.  Work is
-enqueued two chunks deep, so that the device never waits for the host while the host reads the counter.
+The counter of NVML (`nvmlDeviceGetTotalEnergyConsumption`, millijoules since the driver was loaded)
+moves in ticks of 20 to 100 ms.  So a measurement begins and ends at ticks: it is as long as asked,
+and then until the next one.  Work is enqueued two chunks deep, so that the device never waits for
+the host while the host reads the counter.
 """
 
 import time
@@ -13,7 +15,8 @@ from typing import Any, Protocol
 from mmfree_neuro.errors import EngineError, InputError
 
 CHUNK_S = 0.02
-"""How long a chunk of steps takes about: below the counter's tick, far above what it costs to enqueue."""
+"""How long a chunk of steps takes about: below the counter's tick, far above what it costs to
+enqueue."""
 WARM_UP_S = 1.0
 """Work before a measurement: clocks and temperatures settle."""
 QUIET_S = 1.0
@@ -69,7 +72,8 @@ class Measured:
 
 
 def idle_power_w(meter: Meter, quiet_s: float = QUIET_S) -> float:
-    """Mean power from one tick of the counter to the first one at least `quiet_s` later, with nothing enqueued."""
+    """Mean power from one tick of the counter to the first one at least `quiet_s` later, with
+    nothing enqueued."""
     begin, energy = _tick(meter, 0.0)
     end, total = _tick(meter, begin + quiet_s)
     return (total - energy) / 1000 / (end - begin)
@@ -82,7 +86,10 @@ def _tick(meter: Meter, earliest: float) -> tuple[float, int]:
         meter.pause(POLL_S)
         now, energy = meter.seconds(), meter.millijoule()
         if now - began > PATIENCE_S:
-            raise EngineError(f"bench gpu: the energy counter stood still for {PATIENCE_S:g} s, must move to be used")
+            raise EngineError(
+                f"bench gpu: the energy counter stood still for {PATIENCE_S:g} s, must move to "
+                "be used"
+            )
         if energy != before and now >= earliest:
             return now, energy
         before = energy
@@ -91,10 +98,15 @@ def _tick(meter: Meter, earliest: float) -> tuple[float, int]:
 def check_seconds(seconds: float) -> None:
     """InputError where a measurement would be shorter than `LEAST_S`."""
     if not seconds >= LEAST_S:
-        raise InputError(f"seconds are {seconds:g}, must be at least {LEAST_S:g}: the energy counter moves in ticks")
+        raise InputError(
+            f"seconds are {seconds:g}, must be at least {LEAST_S:g}: the energy counter moves "
+            "in ticks"
+        )
 
 
-def measure(work: Repeatable, meter: Meter, fence: Callable[[], Wait], seconds: float = LEAST_S) -> Measured:
+def measure(
+    work: Repeatable, meter: Meter, fence: Callable[[], Wait], seconds: float = LEAST_S
+) -> Measured:
     """Step for about `WARM_UP_S`, then for at least `seconds` between two ticks of the counter.
 
     `fence` marks the end of what is enqueued so far and returns how to wait for it.
@@ -144,14 +156,18 @@ class Nvml:
         try:
             import pynvml
         except ImportError:
-            raise EngineError("bench gpu: pynvml is not installed, must be: pip install nvidia-ml-py") from None
+            raise EngineError(
+                "bench gpu: pynvml is not installed, must be: pip install nvidia-ml-py"
+            ) from None
         self.nvml: Any = pynvml
         try:
             pynvml.nvmlInit()
             self.handle = self._handle(uuid)
             self.millijoule()
         except pynvml.NVMLError as error:
-            raise EngineError(f"bench gpu: the driver gives no energy counter of {uuid} ({error})") from None
+            raise EngineError(
+                f"bench gpu: the driver gives no energy counter of {uuid} ({error})"
+            ) from None
 
     def _handle(self, uuid: str) -> Any:
         try:
@@ -179,7 +195,8 @@ class Nvml:
         return version.decode() if isinstance(version, bytes) else str(version)
 
     def process_bytes(self, process: int) -> int | None:
-        """Device memory that a process takes, context and all; None where the driver does not tell."""
+        """Device memory that a process takes, context and all; None where the driver does not
+        tell."""
         try:
             known = self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
         except self.nvml.NVMLError:

@@ -1,6 +1,8 @@
-"""What a packed model computes, in plain torch with exact sums: the truth that the fast paths are checked against.
+"""What a packed model computes, in plain torch with exact sums: the truth that the fast paths are
+checked against.
 
-One block is unpacked at a time, so that a model of any size that fits the GPU packed can be checked there.
+One block is unpacked at a time, so that a model of any size that fits the GPU packed can be checked
+there.
 """
 
 import torch
@@ -27,14 +29,19 @@ def codes(packed: Tensor) -> Tensor:
     """Codes -1, 0, +1 float32 [rows, columns] of packed words int32 [tiles, groups, 16]."""
     tiles, groups, lanes = packed.shape
     bits = torch.arange(0, 32, 2, device=packed.device, dtype=torch.int32)
-    found = ((packed[..., None] >> bits) & 3).to(torch.int8) - 1  # bit pair 4 · byte + p is column 4 · p + byte
+    found = ((packed[..., None] >> bits) & 3).to(
+        torch.int8
+    ) - 1  # bit pair 4 · byte + p is column 4 · p + byte
     found = found.view(tiles, groups, lanes, 4, 4).transpose(-1, -2)
     return found.permute(0, 2, 1, 3, 4).reshape(tiles * TILE, groups * TILE).float()
 
 
 def _set(layer: BitLinear, linear: Linear, part: int) -> None:
     tiles = len(linear.weights) // len(linear.scales)
-    layer.frozen = codes(linear.weights[part * tiles : (part + 1) * tiles]), float(linear.scales[part])
+    layer.frozen = (
+        codes(linear.weights[part * tiles : (part + 1) * tiles]),
+        float(linear.scales[part]),
+    )
     layer.register_parameter("weight", None)
     layer.norm.weight = nn.Parameter(linear.gains[part])
 
@@ -45,18 +52,27 @@ def _block(model: PackedModel, number: int) -> Block:
         block = Block(model.config)
     for part, name in enumerate(("i_proj", "f_proj", "g_proj")):
         _set(getattr(block.attn, name), layer.mixer_in, part)
-    for linear, packed in ((block.attn.o_proj, layer.mixer_out), (block.mlp.gate_proj, layer.channel_in),
-                           (block.mlp.down_proj, layer.channel_out)):  # fmt: skip
+    for linear, packed in (
+        (block.attn.o_proj, layer.mixer_out),
+        (block.mlp.gate_proj, layer.channel_in),
+        (block.mlp.down_proj, layer.channel_out),
+    ):
         _set(linear, packed, 0)
-    for gain, value in ((block.attn_norm, layer.attn_norm), (block.attn.g_norm, layer.g_norm),
-                        (block.mlp_norm, layer.mlp_norm)):  # fmt: skip
+    for gain, value in (
+        (block.attn_norm, layer.attn_norm),
+        (block.attn.g_norm, layer.g_norm),
+        (block.mlp_norm, layer.mlp_norm),
+    ):
         gain.weight = nn.Parameter(value)
     return block
 
 
 @torch.no_grad()
-def logits(model: PackedModel, tokens: Tensor, numerics: Numerics = EXACT, *, last: bool = False) -> Tensor:
-    """Logits [batch, time, vocabulary] of tokens [batch, time] from a zero state, or of the last alone."""
+def logits(
+    model: PackedModel, tokens: Tensor, numerics: Numerics = EXACT, *, last: bool = False
+) -> Tensor:
+    """Logits [batch, time, vocabulary] of tokens [batch, time] from a zero state, or of the last
+    alone."""
     x = model.embedding[tokens].float()
     if model.steps is not None:
         x = x * model.steps[tokens][..., None]

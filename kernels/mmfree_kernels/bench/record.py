@@ -1,4 +1,5 @@
-"""Measures points and keeps their rows: what was found, on what, by which versions, when, and what was checked."""
+"""Measures points and keeps their rows: what was found, on what, by which versions, when, and what
+was checked."""
 
 import contextlib
 import gc
@@ -22,7 +23,10 @@ from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.storage import whole_file
 
 ENERGY = "the whole GPU by NVML's energy counter, idle power included; not the host"
-IDLE = f"energy counter over at least {meters.QUIET_S:g} s with a context open and no work, before the model was built"
+IDLE = (
+    f"energy counter over at least {meters.QUIET_S:g} s with a context open and no work, "
+    "before the model was built"
+)
 FAMILY = {"transformer": "Transformer++"}
 SCRIPT = "mmfree-neuro bench gpu"
 
@@ -45,11 +49,14 @@ class Bench:
 def check_gpu() -> None:
     """EngineError where torch can use no GPU; opens no context."""
     if not torch.cuda.is_available():
-        raise EngineError("bench gpu: there is no GPU that torch can use here, must be one to measure on")
+        raise EngineError(
+            "bench gpu: there is no GPU that torch can use here, must be one to measure on"
+        )
 
 
 def this_gpu() -> Bench:
-    """The current CUDA device; EngineError where there is none or its driver has no energy counter."""
+    """The current CUDA device; EngineError where there is none or its driver has no energy
+    counter."""
     check_gpu()
     device = torch.device("cuda", torch.cuda.current_device())
     properties = torch.cuda.get_device_properties(device)
@@ -63,7 +70,10 @@ def this_gpu() -> Bench:
         return event.synchronize
 
     def memory() -> Row:
-        return {"process_bytes": nvml.process_bytes(os.getpid()), "device_used_bytes": nvml.used_bytes()}
+        return {
+            "process_bytes": nvml.process_bytes(os.getpid()),
+            "device_used_bytes": nvml.used_bytes(),
+        }
 
     return Bench(device, nvml, fence, facts, memory)
 
@@ -71,10 +81,11 @@ def this_gpu() -> Bench:
 def measure_point(bench: Bench, point: Point, seconds: float, build: Builder) -> Row:
     """Build, check and measure one point: its row.
 
-    Peak memory is what torch's allocator gave out at once, over loading, compiling, capture and work; what the check
-    takes does not count.  What it held reserved during the work, CUDA graphs and all, stands beside it.  Raises
-    InputError before anything is loaded where `seconds` are too few, WrongResult before anything is measured, and
-    RunFailed where the device has too little memory.
+    Peak memory is what torch's allocator gave out at once, over loading, compiling, capture and
+    work; what the check takes does not count.  What it held reserved during the work, CUDA graphs
+    and all, stands beside it.  Raises InputError before anything is loaded where `seconds` are too
+    few, WrongResult before anything is measured, and RunFailed where the device has too little
+    memory.
     """
     meters.check_seconds(seconds)
     model = subject(point.model)
@@ -93,16 +104,32 @@ def measure_point(bench: Bench, point: Point, seconds: float, build: Builder) ->
     while_working, reserved = _peaks(bench.device)
     return {
         "name": f"{FAMILY.get(point.implementation, 'MatMul-free')} {_size(model)}",
-        "implementation": work.implementation, "impl": point.implementation, "precision": work.precision,
-        "model": model.name, "ternary_synapses": ternary_synapses(model.config), "mode": point.mode,
-        "batch": point.batch, "sequence_length": point.length, "tokens_per_s": measured.tokens_per_s,
-        "millijoule_per_token": measured.millijoule_per_token, "average_w": measured.average_w, "idle_w": idle_w,
-        "seconds_measured": measured.seconds, "steps_measured": measured.steps,
-        "tokens_per_step": work.tokens, "peak_allocated_bytes": max(peak, while_working),
-        "peak_reserved_bytes": reserved, **bench.memory(), "weights_bytes": work.weights_bytes,
-        "power": ENERGY, "idle": IDLE, "correctness": correctness, **bench.facts,
-        "script": _command(point, seconds), **about(),
-    }  # fmt: skip
+        "implementation": work.implementation,
+        "impl": point.implementation,
+        "precision": work.precision,
+        "model": model.name,
+        "ternary_synapses": ternary_synapses(model.config),
+        "mode": point.mode,
+        "batch": point.batch,
+        "sequence_length": point.length,
+        "tokens_per_s": measured.tokens_per_s,
+        "millijoule_per_token": measured.millijoule_per_token,
+        "average_w": measured.average_w,
+        "idle_w": idle_w,
+        "seconds_measured": measured.seconds,
+        "steps_measured": measured.steps,
+        "tokens_per_step": work.tokens,
+        "peak_allocated_bytes": max(peak, while_working),
+        "peak_reserved_bytes": reserved,
+        **bench.memory(),
+        "weights_bytes": work.weights_bytes,
+        "power": ENERGY,
+        "idle": IDLE,
+        "correctness": correctness,
+        **bench.facts,
+        "script": _command(point, seconds),
+        **about(),
+    }
 
 
 def _forget(device: torch.device) -> None:
@@ -115,7 +142,8 @@ def _forget(device: torch.device) -> None:
 
 
 def _peaks(device: torch.device) -> tuple[int, int]:
-    """The most bytes in tensors at once, and the most reserved for them, since the peaks began anew."""
+    """The most bytes in tensors at once, and the most reserved for them, since the peaks began
+    anew."""
     if device.type != "cuda":
         return 0, 0
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
@@ -126,7 +154,11 @@ def _size(model: Subject) -> str:
 
 
 def _command(point: Point, seconds: float) -> str:
-    how = "--baseline transformer" if point.implementation == "transformer" else f"--impl {point.implementation}"
+    how = (
+        "--baseline transformer"
+        if point.implementation == "transformer"
+        else f"--impl {point.implementation}"
+    )
     model = point.model if os.sep not in point.model else "CHECKPOINT"
     what = f"--model {model} --mode {point.mode} --batch {point.batch} --length {point.length}"
     packed = f" --embedding {point.embedding}" if point.packed else ""
@@ -134,7 +166,8 @@ def _command(point: Point, seconds: float) -> str:
 
 
 def about(known_commit: str | None = None) -> Row:
-    """By which versions, at which commit and when; a known commit is for where this is no checkout with its history."""
+    """By which versions, at which commit and when; a known commit is for where this is no checkout
+    with its history."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"versions": versions(), "commit": known_commit or commit(), "date": now}
 
@@ -171,7 +204,9 @@ def commit() -> str:
 
     def git(*words: str) -> str:
         try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=folder)
+            done = subprocess.run(
+                ["git", *words], capture_output=True, text=True, check=False, cwd=folder
+            )
         except OSError:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""

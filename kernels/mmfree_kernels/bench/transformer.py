@@ -1,9 +1,10 @@
 """The opponent: a Transformer++ of the same shape, written for speed.
 
-Blocks as in Llama: RMSNorm before attention with rotary positions and before SwiGLU, no biases, a head of its own.
-With hidden size H and gate width I a block has 4 H² + 3 H I weights, as many as a block of the MatMul-free model, so
-the shape table of that model is this one's too.  Weights are joined where they share an input (query, key and value;
-gate and up).  `transformer_work` compiles, captures and checks it.
+Blocks as in Llama: RMSNorm before attention with rotary positions and before SwiGLU, no biases, a
+head of its own. With hidden size H and gate width I a block has 4 H² + 3 H I weights, as many as a
+block of the MatMul-free model, so the shape table of that model is this one's too.  Weights are
+joined where they share an input (query, key and value; gate and up).  `transformer_work` compiles,
+captures and checks it.
 """
 
 import torch
@@ -22,26 +23,36 @@ Cache = list[tuple[Tensor, Tensor]]
 
 
 def head_size(config: ModelConfig) -> int:
-    """64 for hidden sizes to 1024, else 128, as usual for models of these sizes; less where that does not divide it.
+    """64 for hidden sizes to 1024, else 128, as usual for models of these sizes; less where that
+    does not divide it.
 
     Raises InputError where no head size of at least 16 does.
     """
     usual = 64 if config.hidden_size <= 1024 else 128
-    found = next((size for size in HEAD_SIZES if size <= usual and config.hidden_size % size == 0), None)
+    found = next(
+        (size for size in HEAD_SIZES if size <= usual and config.hidden_size % size == 0), None
+    )
     if found is None:
-        raise InputError(f"the hidden size is {config.hidden_size}, must be a multiple of 16 for a Transformer++")
+        raise InputError(
+            f"the hidden size is {config.hidden_size}, must be a multiple of 16 for a Transformer++"
+        )
     return found
 
 
 class Transformer:
-    """The weights and what is computed from them; `dtype` is that of all of it but norms and logits' loss."""
+    """The weights and what is computed from them; `dtype` is that of all of it but norms and
+    logits' loss."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(
+        self, config: ModelConfig, device: torch.device, dtype: torch.dtype, seed: int = 0
+    ) -> None:
         generator = torch.Generator(device).manual_seed(seed)
         hidden, gate, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
 
         def draw(*shape: int, spread: float = SPREAD) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device).normal_(0, spread, generator=generator)
+            return torch.empty(shape, dtype=dtype, device=device).normal_(
+                0, spread, generator=generator
+            )
 
         self.config, self.head_size = config, head_size(config)
         deep = SPREAD / (2 * config.num_hidden_layers) ** 0.5
@@ -49,19 +60,28 @@ class Transformer:
         self.blocks = [
             {
                 "attention_norm": torch.ones(hidden, dtype=dtype, device=device),
-                "query_key_value": draw(3 * hidden, hidden), "output": draw(hidden, hidden, spread=deep),
+                "query_key_value": draw(3 * hidden, hidden),
+                "output": draw(hidden, hidden, spread=deep),
                 "mlp_norm": torch.ones(hidden, dtype=dtype, device=device),
-                "gate_up": draw(2 * gate, hidden), "down": draw(hidden, gate, spread=deep),
+                "gate_up": draw(2 * gate, hidden),
+                "down": draw(hidden, gate, spread=deep),
             }
             for _ in range(config.num_hidden_layers)
-        ]  # fmt: skip
+        ]
         self.norm = torch.ones(hidden, dtype=dtype, device=device)
-        frequency = ROPE_BASE ** (-torch.arange(0, self.head_size, 2, device=device).double() / self.head_size)
+        frequency = ROPE_BASE ** (
+            -torch.arange(0, self.head_size, 2, device=device).double() / self.head_size
+        )
         self.frequency = frequency.float()  # [head size / 2]
 
     def weights(self) -> list[Tensor]:
         """Every tensor that was drawn."""
-        return [self.embedding, self.head, self.norm, *(weight for block in self.blocks for weight in block.values())]
+        return [
+            self.embedding,
+            self.head,
+            self.norm,
+            *(weight for block in self.blocks for weight in block.values()),
+        ]
 
     def weights_bytes(self) -> int:
         """What they take."""
@@ -71,8 +91,13 @@ class Transformer:
         """The same weights in another type, copied."""
         other = object.__new__(Transformer)
         other.config, other.head_size, other.frequency = self.config, self.head_size, self.frequency
-        other.embedding, other.head, other.norm = (w.detach().to(dtype) for w in (self.embedding, self.head, self.norm))
-        other.blocks = [{name: weight.detach().to(dtype) for name, weight in block.items()} for block in self.blocks]
+        other.embedding, other.head, other.norm = (
+            w.detach().to(dtype) for w in (self.embedding, self.head, self.norm)
+        )
+        other.blocks = [
+            {name: weight.detach().to(dtype) for name, weight in block.items()}
+            for block in self.blocks
+        ]
         return other
 
     def rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +105,9 @@ class Transformer:
         angles = positions[:, None].float() * self.frequency
         return angles.cos(), angles.sin()
 
-    def heads(self, x: Tensor, block: dict[str, Tensor], turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(
+        self, x: Tensor, block: dict[str, Tensor], turn: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [batch, heads, time, head size] of x [batch, time, hidden]."""
         joined = functional.linear(rms_norm(x, block["attention_norm"]), block["query_key_value"])
         q, k, v = joined.unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
@@ -93,7 +120,8 @@ class Transformer:
         return x + functional.linear(functional.silu(gate) * up, block["down"])
 
     def sequence(self, tokens: Tensor) -> tuple[Tensor, Cache]:
-        """What enters the head [batch, time, hidden] for tokens [batch, time] from the start, and the cache."""
+        """What enters the head [batch, time, hidden] for tokens [batch, time] from the start, and
+        the cache."""
         x, cache = functional.embedding(tokens, self.embedding), []
         turn = self.rotations(torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
@@ -110,7 +138,8 @@ class Transformer:
     def next_token(self, tokens: Tensor, position: Tensor, cache: Cache) -> Tensor:
         """Logits [batch, vocabulary] after one more token [batch] at `position` [1].
 
-        The cache is a ring: the token takes the place of the oldest, and attends to all that is then in the ring.
+        The cache is a ring: the token takes the place of the oldest, and attends to all that is
+        then in the ring.
         """
         x, turn = functional.embedding(tokens[:, None], self.embedding), self.rotations(position)
         slot = position % cache[0][0].shape[2]
@@ -122,7 +151,8 @@ class Transformer:
         return functional.linear(rms_norm(x, self.norm)[:, 0], self.head)
 
     def advance(self, tokens: Tensor, position: Tensor, cache: Cache) -> Tensor:
-        """`next_token`, which then leaves the greedy following tokens and their position in `tokens` and `position`."""
+        """`next_token`, which then leaves the greedy following tokens and their position in
+        `tokens` and `position`."""
         logits = self.next_token(tokens, position, cache)
         tokens.copy_(logits.argmax(-1))
         position.add_(1)
@@ -142,7 +172,8 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions: the two halves of x [..., time, n] turned by cosines and sines [time, n / 2]."""
+    """Rotary positions: the two halves of x [..., time, n] turned by cosines and sines [time, n /
+    2]."""
     cos, sin = turn
     a, b = x.float().chunk(2, -1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1).to(x.dtype)

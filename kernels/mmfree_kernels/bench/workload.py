@@ -1,7 +1,7 @@
 """What is measured: a point, the work that it stands for, and what a wrong result is.
 
-A workload does one kind of work again and again.  Before it is measured it proves that it computes what it should: a
-wrong result ends the measurement, so that no row exists of it.
+A workload does one kind of work again and again.  Before it is measured it proves that it computes
+what it should: a wrong result ends the measurement, so that no row exists of it.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,9 @@ from mmfree_neuro.testing import PUBLISHED
 
 Embedding = Literal["int8", "bfloat16"]
 EMBEDDINGS: tuple[Embedding, ...] = get_args(Embedding)
-SHAPES = PUBLISHED | {"13b": ModelConfig(hidden_size=5120, num_hidden_layers=40, intermediate_size=13824)}
+SHAPES = PUBLISHED | {
+    "13b": ModelConfig(hidden_size=5120, num_hidden_layers=40, intermediate_size=13824)
+}
 """The published shapes, and one of 13B parameters of which no checkpoint exists."""
 LENGTH = {"generate": 512, "prefill": 2048, "train": 2048}
 BATCH = {"generate": 1, "prefill": 1, "train": 8}
@@ -38,7 +40,8 @@ class WrongResult(RunFailed):
 class Point:
     """One measurement: an implementation of a model at work on sequences of one length.
 
-    `length` is what the sequences hold: before the token that is generated, or in all for prefill and training.
+    `length` is what the sequences hold: before the token that is generated, or in all for prefill
+    and training.
     """
 
     model: str
@@ -54,13 +57,17 @@ class Point:
         known_names = {"mode": MODES, "implementation": IMPLEMENTATIONS, "embedding": EMBEDDINGS}
         for what, known in known_names.items():
             if getattr(self, what) not in known:
-                raise InputError(f"{what} {getattr(self, what)!r} is not known, must be one of {', '.join(known)}")
+                raise InputError(
+                    f"{what} {getattr(self, what)!r} is not known, must be one of "
+                    f"{', '.join(known)}"
+                )
         for what in ("batch", "length"):
             if getattr(self, what) < 1:
                 raise InputError(f"{what} is {getattr(self, what)}, must be at least 1")
         if self.embedding != EMBEDDINGS[0] and not self.packed:
             raise InputError(
-                f"embedding {self.embedding} is not for {self.implementation} {self.mode}, must be {EMBEDDINGS[0]} "
+                f"embedding {self.embedding} is not for {self.implementation} {self.mode}, must "
+                f"be {EMBEDDINGS[0]} "
                 "but for fast generate and fast prefill"
             )
 
@@ -71,22 +78,32 @@ class Point:
 
     def __str__(self) -> str:
         other = "" if self.embedding == EMBEDDINGS[0] else f", embedding {self.embedding}"
-        return f"{self.implementation} {self.model} {self.mode}, batch {self.batch}, length {self.length}{other}"
+        return (
+            f"{self.implementation} {self.model} {self.mode}, batch {self.batch}, length "
+            f"{self.length}{other}"
+        )
 
 
 def point(
-    model: str, mode: str, implementation: str = "fast", batch: int | None = None, length: int | None = None,
+    model: str,
+    mode: str,
+    implementation: str = "fast",
+    batch: int | None = None,
+    length: int | None = None,
     embedding: Embedding = "int8",
-) -> Point:  # fmt: skip
+) -> Point:
     """A point with the usual batch and length of its mode where none is given."""
-    batch = BATCH.get(mode, 1) if batch is None else batch  # a mode that is not known is refused below
+    batch = (
+        BATCH.get(mode, 1) if batch is None else batch
+    )  # a mode that is not known is refused below
     length = LENGTH.get(mode, 1) if length is None else length
     return Point(model, mode, implementation, batch, length, embedding)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model of a point: a shape, and its weights where it is a checkpoint rather than drawn at random."""
+    """The model of a point: a shape, and its weights where it is a checkpoint rather than drawn at
+    random."""
 
     name: str
     config: ModelConfig
@@ -99,7 +116,10 @@ def subject(model: str) -> Subject:
         return Subject(model, SHAPES[model])
     folder = Path(model)
     if not folder.is_dir():
-        raise InputError(f"model {model!r} is not known, must be one of {', '.join(SHAPES)}, or a checkpoint folder")
+        raise InputError(
+            f"model {model!r} is not known, must be one of {', '.join(SHAPES)}, or a checkpoint "
+            "folder"
+        )
     checkpoint = checkpoints.read(folder, load_bin)
     return Subject(folder.resolve().name, checkpoint.config, checkpoint)
 
@@ -108,11 +128,14 @@ def ternary_synapses(config: ModelConfig) -> int:
     """The weights of a model of that shape that are ternary, with the head's."""
     shapes = config.shapes()
     head = 0 if "lm_head.weight" in shapes else config.vocab_size * config.hidden_size
-    return head + sum(rows * columns for rows, columns in (s for name, s in shapes.items() if is_ternary(name)))
+    return head + sum(
+        rows * columns for rows, columns in (s for name, s in shapes.items() if is_ternary(name))
+    )
 
 
 class Workload(Protocol):
-    """Work that can be repeated: built once, checked once, and then stepped as fast as the device takes it."""
+    """Work that can be repeated: built once, checked once, and then stepped as fast as the device
+    takes it."""
 
     implementation: str
     """How it is done, in words."""
@@ -126,7 +149,8 @@ class Workload(Protocol):
         ...
 
     def check(self) -> Facts:
-        """Compare results with those of a plainer computation; what was compared and how near it came.
+        """Compare results with those of a plainer computation; what was compared and how near it
+        came.
 
         Raises WrongResult where they differ by more than they may.
         """
@@ -146,11 +170,14 @@ ENOUGH = 8
 """So many greedy tokens or more are worth a share; of fewer, one that differs says little."""
 
 
-def agreement(found: Tensor, expected: Tensor, who: str, *, most: float, least: float) -> dict[str, float]:
-    """How near logits [n, vocabulary] come: median |difference| over deviation, and the share of equal greedy tokens.
+def agreement(
+    found: Tensor, expected: Tensor, who: str, *, most: float, least: float
+) -> dict[str, float]:
+    """How near logits [n, vocabulary] come: median |difference| over deviation, and the share of
+    equal greedy tokens.
 
-    Raises WrongResult where a logit is not finite, the median above `most`, or the share, of `ENOUGH` tokens, below
-    `least`.
+    Raises WrongResult where a logit is not finite, the median above `most`, or the share, of
+    `ENOUGH` tokens, below `least`.
     """
     found, expected = found.double(), expected.double()
     if not bool(found.isfinite().all()):
@@ -158,7 +185,15 @@ def agreement(found: Tensor, expected: Tensor, who: str, *, most: float, least: 
     median = float((found - expected).abs().median() / expected.std())
     same = float((found.argmax(-1) == expected.argmax(-1)).double().mean())
     if not median <= most:
-        raise WrongResult(f"{who}: the median logit is off by {median:.3g} deviations, must be at most {most:g}")
+        raise WrongResult(
+            f"{who}: the median logit is off by {median:.3g} deviations, must be at most {most:g}"
+        )
     if same < least and len(found) >= ENOUGH:
-        raise WrongResult(f"{who}: {same:.3g} of the greedy tokens are equal, must be at least {least:g}")
-    return {"median_difference_over_deviation": median, "greedy_agreement": same, "logits_compared": found.shape[0]}
+        raise WrongResult(
+            f"{who}: {same:.3g} of the greedy tokens are equal, must be at least {least:g}"
+        )
+    return {
+        "median_difference_over_deviation": median,
+        "greedy_agreement": same,
+        "logits_compared": found.shape[0],
+    }

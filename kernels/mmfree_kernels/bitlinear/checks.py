@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 
-def check(who: str, tensor: Tensor, shape: tuple[int, ...], dtypes: Sequence[torch.dtype] = ()) -> None:
-    """Raise ValueError unless the tensor is contiguous, of that shape and of one of those types, if any are given."""
+def check(
+    who: str, tensor: Tensor, shape: tuple[int, ...], dtypes: Sequence[torch.dtype] = ()
+) -> None:
+    """Raise ValueError unless the tensor is contiguous, of that shape and of one of those types, if
+    any are given."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{who} has shape {tuple(tensor.shape)}, must have {shape}")
     if dtypes and tensor.dtype not in dtypes:

@@ -1,4 +1,5 @@
-"""BitLinear on a GPU: norms and quantisers (`rows`), ternary codes (`ternary`), the product of int8s (`product`)."""
+"""BitLinear on a GPU: norms and quantisers (`rows`), ternary codes (`ternary`), the product of
+int8s (`product`)."""
 
 from mmfree_kernels.bitlinear.checks import check
 from mmfree_kernels.bitlinear.product import RATES, Tiles, int8_product, int8_sums

@@ -1,10 +1,12 @@
-"""Products of 8-bit activations with ternary weights that stay packed at two bits: exact int32 sums.
+"""Products of 8-bit activations with ternary weights that stay packed at two bits: exact int32
+sums.
 
-The packed form is that of `mmfree_neuro.ternary`, as words of 32 bits: `words[tile, group, lane]` holds the 16 weights
-of row 16·tile + lane at columns 16·group …, four bytes of four codes plus one.  So `(word >> 2p) & 0x03030303` are the
-codes of columns 16·group + 4p … + 3, which one DP4A instruction multiplies with four activations, and a row's sum is
-Σ code · q - Σ q.  Some dozens of tokens go through the tensor cores instead (`product`), and more through int8 weights
-that `unpack` writes out for one matrix at a time.
+The packed form is that of `mmfree_neuro.ternary`, as words of 32 bits: `words[tile, group, lane]`
+holds the 16 weights of row 16·tile + lane at columns 16·group …, four bytes of four codes plus
+one.  So `(word >> 2p) & 0x03030303` are the codes of columns 16·group + 4p … + 3, which one DP4A
+instruction multiplies with four activations, and a row's sum is Σ code · q - Σ q.  Some dozens of
+tokens go through the tensor cores instead (`product`), and more through int8 weights that `unpack`
+writes out for one matrix at a time.
 """
 
 from functools import lru_cache
@@ -25,7 +27,8 @@ TOKENS = 64
 
 
 class Cut(NamedTuple):
-    """What a program of `product` takes: rows, packed bytes of a row at a time, and its resources."""
+    """What a program of `product` takes: rows, packed bytes of a row at a time, and its
+    resources."""
 
     rows: int
     bytes: int
@@ -34,19 +37,28 @@ class Cut(NamedTuple):
 
 
 FEW_TOKENS = {0: Cut(32, 64, 4, 3), 12288: Cut(64, 64, 4, 3)}
-MORE_TOKENS = {0: Cut(16, 32, 2, 3), 2048: Cut(32, 32, 2, 4), 4096: Cut(64, 32, 4, 3), 12288: Cut(128, 32, 8, 3)}
-"""The fastest of a search on an H200, by the least rows of a product, for up to 16 tokens and for more."""
+MORE_TOKENS = {
+    0: Cut(16, 32, 2, 3),
+    2048: Cut(32, 32, 2, 4),
+    4096: Cut(64, 32, 4, 3),
+    12288: Cut(128, 32, 8, 3),
+}
+"""The fastest of a search on an H200, by the least rows of a product, for up to 16 tokens and for
+more."""
 
 
 def words(matrix: TernaryMatrix, device: torch.device | str) -> Tensor:
     """The packed weights of a matrix on a device: int32 [tiles, groups, 16]."""
     tiles, groups, size = matrix.data.shape
-    return torch.from_numpy(matrix.data.view("<i4").reshape(tiles, groups, size // 4).copy()).to(device)
+    return torch.from_numpy(matrix.data.view("<i4").reshape(tiles, groups, size // 4).copy()).to(
+        device
+    )
 
 
 @lru_cache
 def overlaps() -> bool:
-    """Whether kernels are launched while the one ahead still runs, and wait themselves: from Hopper on."""
+    """Whether kernels are launched while the one ahead still runs, and wait themselves: from Hopper
+    on."""
     return not INTERPRETED and torch.cuda.get_device_capability()[0] >= 9
 
 
@@ -88,7 +100,8 @@ def round_half_even(x):
 
 @triton.jit
 def quantise(x, root):
-    """Codes of y = x · root [groups, 16] as words [groups, 4], their sum, and 1 / s, for s = 127 / max |y|."""
+    """Codes of y = x · root [groups, 16] as words [groups, 4], their sum, and 1 / s, for s = 127 /
+    max |y|."""
     inverse = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) * root, 1e-5) / 127.0
     q = round_half_even(x * (root / inverse))
     return as_words(q), tl.sum(tl.sum(q, 1), 0).to(tl.int32), inverse
@@ -96,7 +109,8 @@ def quantise(x, root):
 
 @triton.jit
 def row_words(base, first, ROWS: tl.constexpr, groups, GROUPS: tl.constexpr, count):
-    """The packed weights of rows `first` … of a matrix [GROUPS, ROWS]; beyond `groups` or `count` rows, 0."""
+    """The packed weights of rows `first` … of a matrix [GROUPS, ROWS]; beyond `groups` or `count`
+    rows, 0."""
     r = first + tl.arange(0, ROWS)
     g = tl.arange(0, GROUPS)
     at = ((r // 16) * groups)[None, :] * 16 + g[:, None] * 16 + (r % 16)[None, :]
@@ -105,14 +119,17 @@ def row_words(base, first, ROWS: tl.constexpr, groups, GROUPS: tl.constexpr, cou
 
 @triton.jit
 def row_sums(weights, q, total, INTERPRETED: tl.constexpr):
-    """Σ weight · q [ROWS] of packed weights [GROUPS, ROWS] and packed codes [GROUPS, 4] whose sum is `total`."""
+    """Σ weight · q [ROWS] of packed weights [GROUPS, ROWS] and packed codes [GROUPS, 4] whose sum
+    is `total`."""
     codes = (weights[:, None, :] >> (2 * tl.arange(0, 4))[None, :, None]) & 0x03030303
     both = dp4a(codes, tl.broadcast_to(q[:, :, None], codes.shape), INTERPRETED)
     return tl.sum(tl.sum(both, 1), 0).to(tl.int32) - total
 
 
 @triton.jit
-def _sums_kernel(q, base, out, rows, columns, ROWS: tl.constexpr, GROUPS: tl.constexpr, INTERPRETED: tl.constexpr):
+def _sums_kernel(
+    q, base, out, rows, columns, ROWS: tl.constexpr, GROUPS: tl.constexpr, INTERPRETED: tl.constexpr
+):
     first, token = tl.program_id(0) * ROWS, tl.program_id(1)
     weights = row_words(base, first, ROWS, columns // 16, GROUPS, rows)
     g = tl.arange(0, GROUPS)[:, None] * 16 + tl.arange(0, 16)[None, :]
@@ -124,44 +141,72 @@ def _sums_kernel(q, base, out, rows, columns, ROWS: tl.constexpr, GROUPS: tl.con
 
 
 def sums(q: Tensor, packed: Tensor) -> Tensor:
-    """Exact sums int32 [tokens, rows] of codes q int8 [tokens, columns] and packed weights, for few tokens."""
+    """Exact sums int32 [tokens, rows] of codes q int8 [tokens, columns] and packed weights, for few
+    tokens."""
     rows, columns = _check(q, packed)
     out = torch.empty(len(q), rows, dtype=torch.int32, device=q.device)
     grid = triton.cdiv(rows, 16), len(q)
-    _sums_kernel[grid](q, packed, out, rows, columns, 16, triton.next_power_of_2(columns // 16), INTERPRETED)
+    _sums_kernel[grid](
+        q, packed, out, rows, columns, 16, triton.next_power_of_2(columns // 16), INTERPRETED
+    )
     return out
 
 
 @triton.jit
 def _codes(packed, p: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Bits 2p and 2p + 1 of every byte, less one; four bytes at once, in which no byte borrows from its neighbour."""
+    """Bits 2p and 2p + 1 of every byte, less one; four bytes at once, in which no byte borrows from
+    its neighbour."""
     if INTERPRETED:
         return (((packed.to(tl.int32) & 255) >> (2 * p)) & 3).to(tl.int8) - 1
     else:
         return tl.inline_asm_elementwise(
-            f"{{ .reg .b32 t; shr.u32 t, $1, {2 * p}; and.b32 t, t, 0x03030303; or.b32 t, t, 0x80808080;"
+            f"{{ .reg .b32 t; shr.u32 t, $1, {2 * p}; and.b32 t, t, 0x03030303; or.b32 t, t, "
+            "0x80808080;"
             " sub.u32 t, t, 0x01010101; xor.b32 $0, t, 0x80808080; }",
-            "=r,r", [packed], dtype=tl.int8, is_pure=True, pack=4,
-        )  # fmt: skip
+            "=r,r",
+            [packed],
+            dtype=tl.int8,
+            is_pure=True,
+            pack=4,
+        )
 
 
 @triton.jit
 def _product_kernel(
-    q, s, base, scales, residual, out, tokens, rows, columns, part_rows, EXACT: tl.constexpr, RESIDUAL: tl.constexpr,
-    ROWS: tl.constexpr, TOKENS: tl.constexpr, BYTES: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    q,
+    s,
+    base,
+    scales,
+    residual,
+    out,
+    tokens,
+    rows,
+    columns,
+    part_rows,
+    EXACT: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BYTES: tl.constexpr,
+    PDL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     begin(PDL)
     first, part = tl.program_id(0) * ROWS, tl.program_id(0) * ROWS // part_rows
     r, t = first + tl.arange(0, ROWS), tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     b, groups = tl.arange(0, BYTES), columns // 16
-    weights = base + ((r // 16) * groups * 64 + 4 * (r % 16))[:, None] + (b // 4 * 64 + b % 4)[None, :]
+    weights = (
+        base + ((r // 16) * groups * 64 + 4 * (r % 16))[:, None] + (b // 4 * 64 + b % 4)[None, :]
+    )
     codes = q + part * tokens * columns + (t * columns)[None, :] + (b // 4 * 16 + b % 4)[:, None]
     total = tl.zeros((ROWS, TOKENS), tl.int32)
     for k in range(0, columns // 4, BYTES):
         inside = k + b < columns // 4
         packed = tl.load(weights + k * 16, mask=inside[None, :] & (r < rows)[:, None], other=0)
         for p in tl.static_range(4):
-            x = tl.load(codes + k * 4 + 4 * p, mask=inside[:, None] & (t < tokens)[None, :], other=0)
+            x = tl.load(
+                codes + k * 4 + 4 * p, mask=inside[:, None] & (t < tokens)[None, :], other=0
+            )
             total = tl.dot(_codes(packed, p, INTERPRETED), x, total, out_dtype=tl.int32)
     at = (t * rows)[None, :] + r[:, None]
     mask = (t < tokens)[None, :] & (r < rows)[:, None]
@@ -185,31 +230,57 @@ def _cut(rows: int, per_part: int, tokens: int) -> Cut:
 
 
 def product(
-    q: Tensor, packed: Tensor, s: Tensor | None = None, scales: Tensor | None = None, residual: Tensor | None = None
+    q: Tensor,
+    packed: Tensor,
+    s: Tensor | None = None,
+    scales: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Sums of codes q and packed weights on the tensor cores, for some dozens of tokens.
 
-    With one matrix q is int8 [tokens, columns]; with P matrices of equal shape, stacked in `packed`, it is
-    [P, tokens, columns], and the result [tokens, P · rows].  Without `s` the result is the exact int32 sums; with `s`
-    [P, tokens] (1 / step of the codes) and `scales` [P] (of the weights) it is float32, sum · scale / s + `residual`.
+    With one matrix q is int8 [tokens, columns]; with P matrices of equal shape, stacked in
+    `packed`, it is [P, tokens, columns], and the result [tokens, P · rows].  Without `s` the result
+    is the exact int32 sums; with `s` [P, tokens] (1 / step of the codes) and `scales` [P] (of the
+    weights) it is float32, sum · scale / s + `residual`.
     """
     rows, columns = _check(q, packed)
     parts, tokens = q.view(-1, *q.shape[-2:]), q.shape[-2]
     per_part = rows // len(parts)
-    for who, given, shape in (("s", s, (len(parts), tokens)), ("scales", scales, (len(parts),)),
-                              ("the residual", residual, (tokens, rows))):  # fmt: skip
+    for who, given, shape in (
+        ("s", s, (len(parts), tokens)),
+        ("scales", scales, (len(parts),)),
+        ("the residual", residual, (tokens, rows)),
+    ):
         if given is not None:
             check(who, given, shape, [torch.float32])
-    out = torch.empty(tokens, rows, dtype=torch.int32 if s is None else torch.float32, device=q.device)
+    out = torch.empty(
+        tokens, rows, dtype=torch.int32 if s is None else torch.float32, device=q.device
+    )
     together = min(TOKENS, max(16, triton.next_power_of_2(tokens)))
     cut = _cut(rows, per_part, together)
     grid = triton.cdiv(rows, cut.rows), triton.cdiv(tokens, together)
     _product_kernel[grid](
-        q, s if s is not None else out, packed.view(torch.uint8), scales if scales is not None else out,
-        residual if residual is not None else out, out, tokens, rows, columns, per_part, s is None,
-        residual is not None, cut.rows, together, cut.bytes, overlaps(), INTERPRETED, num_warps=cut.warps,
-        num_stages=cut.stages, launch_pdl=overlaps(),
-    )  # fmt: skip
+        q,
+        s if s is not None else out,
+        packed.view(torch.uint8),
+        scales if scales is not None else out,
+        residual if residual is not None else out,
+        out,
+        tokens,
+        rows,
+        columns,
+        per_part,
+        s is None,
+        residual is not None,
+        cut.rows,
+        together,
+        cut.bytes,
+        overlaps(),
+        INTERPRETED,
+        num_warps=cut.warps,
+        num_stages=cut.stages,
+        launch_pdl=overlaps(),
+    )
     return out
 
 
@@ -218,8 +289,15 @@ def _unpack_kernel(base, out, groups, GROUPS: tl.constexpr):
     g, r, p = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS), tl.arange(0, 16), tl.arange(0, 4)
     tile, inside = tl.program_id(0).to(tl.int64), (g < groups)[:, None]
     word = tl.load(base + (tile * groups + g[:, None]) * 16 + r[None, :], mask=inside, other=0)
-    codes = (((word[:, :, None] >> (2 * p)[None, None, :]) & 0x03030303) | -0x7F7F7F80) - 0x01010101 ^ -0x7F7F7F80
-    at = out + (tile * 16 + r)[None, :, None] * (groups * 4) + (g * 4)[:, None, None] + p[None, None, :]
+    codes = (
+        ((word[:, :, None] >> (2 * p)[None, None, :]) & 0x03030303) | -0x7F7F7F80
+    ) - 0x01010101 ^ -0x7F7F7F80
+    at = (
+        out
+        + (tile * 16 + r)[None, :, None] * (groups * 4)
+        + (g * 4)[:, None, None]
+        + p[None, None, :]
+    )
     tl.store(at, codes, mask=inside[:, :, None])
 
 
@@ -240,6 +318,7 @@ def _check(q: Tensor, packed: Tensor) -> tuple[int, int]:
     if q.dtype != torch.int8 or q.shape[-1] != groups * TILE or not q.is_contiguous():
         kind = "contiguous" if q.is_contiguous() else "strided"
         raise ValueError(
-            f"codes are contiguous int8 [tokens, {groups * TILE}], not {kind} {q.dtype} {list(q.shape)}"
+            f"codes are contiguous int8 [tokens, {groups * TILE}], not {kind} {q.dtype} "
+            f"{list(q.shape)}"
         )
     return tiles * TILE, groups * TILE

@@ -15,7 +15,8 @@ from mmfree_kernels.bitlinear.rows import PROCESSORS
 
 @dataclass(frozen=True)
 class Tiles:
-    """How the int8 product is cut: output rows and columns of a program, features of a step, and its resources."""
+    """How the int8 product is cut: output rows and columns of a program, features of a step, and
+    its resources."""
 
     rows: int
     columns: int
@@ -30,12 +31,14 @@ RATES = {
     Tiles(64, 128, 128, 4, 4): 0.78,
     Tiles(64, 64, 128, 4, 5): 0.56,
 }
-"""The tiles to choose from, and how fast large products with them are on an H100, over the fastest."""
+"""The tiles to choose from, and how fast large products with them are on an H100, over the
+fastest."""
 
 
 @triton.jit
 def _corner(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Where this program's tile begins: eight tiles of rows at a time go along the columns, so operands stay in L2."""
+    """Where this program's tile begins: eight tiles of rows at a time go along the columns, so
+    operands stay in L2."""
     across = tl.cdiv(columns, COLUMNS)
     group = tl.program_id(0) // (8 * across)
     height = tl.minimum(tl.cdiv(rows, ROWS) - 8 * group, 8)
@@ -45,9 +48,20 @@ def _corner(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _finish(
-    total, top, left, s, scale, residual, out, rows, columns,
-    SUMS: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    total,
+    top,
+    left,
+    s,
+    scale,
+    residual,
+    out,
+    rows,
+    columns,
+    SUMS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     row, column = top + tl.arange(0, ROWS), left + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     at = row.to(tl.int64)[:, None] * columns + column[None, :]
@@ -63,14 +77,28 @@ def _finish(
 
 @triton.jit(do_not_specialize=["rows"])
 def _int8_product(
-    q, codes, s, scale, residual, out, rows, columns, features,
-    SUMS: tl.constexpr, RESIDUAL: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr,
-):  # fmt: skip
+    q,
+    codes,
+    s,
+    scale,
+    residual,
+    out,
+    rows,
+    columns,
+    features,
+    SUMS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FEATURES: tl.constexpr,
+):
     top, left = _corner(rows, columns, ROWS, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), tl.int32)
     for step in range(0, tl.cdiv(features, FEATURES)):
-        a, b = q.load([top, step * FEATURES]), codes.load([left, step * FEATURES])  # zero beyond the edges
+        a, b = (
+            q.load([top, step * FEATURES]),
+            codes.load([left, step * FEATURES]),
+        )  # zero beyond the edges
         total = tl.dot(a, b.T, total, out_dtype=tl.int32)
     _finish(total, top, left, s, scale, residual, out, rows, columns, SUMS, RESIDUAL, ROWS, COLUMNS)
 
@@ -85,7 +113,8 @@ def _fitting(device: torch.device) -> tuple[Tiles, ...]:
 
 
 def _tiles(rows: int, columns: int, device: torch.device) -> Tiles:
-    """The tiles of which the waves over all multiprocessors take least, at the rates that each kind reaches."""
+    """The tiles of which the waves over all multiprocessors take least, at the rates that each kind
+    reaches."""
 
     def cost(tiles: Tiles) -> float:
         programs = triton.cdiv(rows, tiles.rows) * triton.cdiv(columns, tiles.columns)
@@ -95,7 +124,13 @@ def _tiles(rows: int, columns: int, device: torch.device) -> Tiles:
 
 
 def _product(
-    q: Tensor, codes: Tensor, out: Tensor, s: Tensor, scale: Tensor, residual: Tensor | None, tiles: Tiles | None
+    q: Tensor,
+    codes: Tensor,
+    out: Tensor,
+    s: Tensor,
+    scale: Tensor,
+    residual: Tensor | None,
+    tiles: Tiles | None,
 ) -> Tensor:
     (rows, features), columns = q.shape, len(codes)
     check("q", q, (rows, features), [torch.int8])
@@ -106,7 +141,10 @@ def _product(
     grid = (triton.cdiv(rows, cut.rows) * triton.cdiv(columns, cut.columns),)
     rest = s, scale, out if residual is None else residual, out, rows, columns, features
     choices = out.dtype == torch.int32, residual is not None
-    shape, resources = (cut.rows, cut.columns, cut.features), {"num_warps": cut.warps, "num_stages": cut.stages}
+    shape, resources = (
+        (cut.rows, cut.columns, cut.features),
+        {"num_warps": cut.warps, "num_stages": cut.stages},
+    )
     a = TensorDescriptor.from_tensor(q, [cut.rows, cut.features])
     b = TensorDescriptor.from_tensor(codes, [cut.columns, cut.features])
     _int8_product[grid](a, b, *rest, *choices, *shape, **resources)
@@ -128,7 +166,8 @@ def int8_product(
     residual: Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """BitLinear's product (scale / s) · q codesᵀ, plus `residual` [m, n] if given, in `out_dtype`, [m, n].
+    """BitLinear's product (scale / s) · q codesᵀ, plus `residual` [m, n] if given, in `out_dtype`,
+    [m, n].
 
     q [m, k] and codes [n, k] are int8, their sums exact; s [m] and the scalar `scale` are float32.
     """

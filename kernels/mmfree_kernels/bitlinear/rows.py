@@ -1,8 +1,9 @@
 """BitLinear's norms and quantisers, one pass a row, and their gradients; Triton.
 
-The equations are those of `naive`, rows are tokens, and everything between load and store is float32.  A row is one
-block of a program; a program takes every n-th row, so that it loads the gains once and sums their gradients in
-registers.  Partial sums are added in a fixed order: equal inputs give equal bits.
+The equations are those of `naive`, rows are tokens, and everything between load and store is
+float32.  A row is one block of a program; a program takes every n-th row, so that it loads the
+gains once and sums their gradients in registers.  Partial sums are added in a fixed order: equal
+inputs give equal bits.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ EPS = tl.constexpr(BITLINEAR_EPS)
 def row_launch(rows: int, size: int, per_thread: int, resident: int) -> tuple[int, int, int]:
     """Programs, block and warps of a kernel that has a row of `size` in one block.
 
-    A thread holds about so many elements, and a multiprocessor so many warps: what was fastest on an H100.
+    A thread holds about so many elements, and a multiprocessor so many warps: what was fastest on
+    an H100.
     """
     block = max(triton.next_power_of_2(size), 32)
     warps = min(max(block // (32 * per_thread), 1), 32)
@@ -32,9 +34,12 @@ def row_launch(rows: int, size: int, per_thread: int, resident: int) -> tuple[in
 
 @triton.jit
 def quantise_row(y):
-    """The codes of a row, as floats, and the factor that made them; as |y · s| < 127.5, nothing is to clamp."""
+    """The codes of a row, as floats, and the factor that made them; as |y · s| < 127.5, nothing is
+    to clamp."""
     s = tl.div_rn(127.0, tl.maximum(tl.max(tl.abs(y), 0), 1e-5))
-    return (y * s + 12582912.0) - 12582912.0, s  # the sum's last bit is worth one: it rounds half to even
+    return (
+        y * s + 12582912.0
+    ) - 12582912.0, s  # the sum's last bit is worth one: it rounds half to even
 
 
 @triton.jit
@@ -57,9 +62,21 @@ def load_row(base, columns, inside):
 
 @triton.jit(do_not_specialize=["rows"])
 def _normalise(
-    x, outer, gain0, gain1, gain2, q, s, rows, size, outer_eps,
-    DOUBLE: tl.constexpr, COUNT: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x,
+    outer,
+    gain0,
+    gain1,
+    gain2,
+    q,
+    s,
+    rows,
+    size,
+    outer_eps,
+    DOUBLE: tl.constexpr,
+    COUNT: tl.constexpr,
+    VALUES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     columns = tl.arange(0, BLOCK)
     inside = columns < size
     wide = tl.cast(size, tl.int64)
@@ -93,10 +110,29 @@ def _normalise(
 
 @triton.jit(do_not_specialize=["rows"])
 def _normalise_backward(
-    x, outer, gain0, gain1, gain2, grad0, grad1, grad2, scale0, scale1, scale2, residual, dx, partial, rows, size,
-    outer_eps, DOUBLE: tl.constexpr, COUNT: tl.constexpr, SCALED: tl.constexpr, RESIDUAL: tl.constexpr,
+    x,
+    outer,
+    gain0,
+    gain1,
+    gain2,
+    grad0,
+    grad1,
+    grad2,
+    scale0,
+    scale1,
+    scale2,
+    residual,
+    dx,
+    partial,
+    rows,
+    size,
+    outer_eps,
+    DOUBLE: tl.constexpr,
+    COUNT: tl.constexpr,
+    SCALED: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     BLOCK: tl.constexpr,
-):  # fmt: skip
+):
     columns = tl.arange(0, BLOCK)
     inside = columns < size
     wide = tl.cast(size, tl.int64)
@@ -151,7 +187,9 @@ def _three(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return tensors[0], tensors[len(tensors) // 2], tensors[-1]
 
 
-def _check_norms(x: Tensor, gains: Sequence[Tensor], outer: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _check_norms(
+    x: Tensor, gains: Sequence[Tensor], outer: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, size = x.shape
     check("x", x, (rows, size))
     if len(gains) not in (1, 3):
@@ -166,8 +204,8 @@ def normalise(
 ) -> tuple[Tensor, Tensor]:
     """Normalise rows x [m, k] and quantise them for one or three (P) BitLinears with gains [k].
 
-    Where `outer` [k] is given, the rows first go through the norm with these gains and `outer_eps`.  Gives the
-    activations' codes, int8 [P, m, k], and their factors s, float32 [P, m].
+    Where `outer` [k] is given, the rows first go through the norm with these gains and
+    `outer_eps`.  Gives the activations' codes, int8 [P, m, k], and their factors s, float32 [P, m].
     """
     one, two, three = _check_norms(x, gains, outer)
     rows, size = x.shape
@@ -175,22 +213,50 @@ def normalise(
     s = torch.empty(len(gains), rows, dtype=torch.float32, device=x.device)
     programs, block, warps = row_launch(rows, size, 32 if len(gains) == 1 else 16, 32)
     _normalise[(programs,)](
-        x, one if outer is None else outer, one, two, three, q, s, rows, size, outer_eps,
-        outer is not None, len(gains), False, block, num_warps=warps,
-    )  # fmt: skip
+        x,
+        one if outer is None else outer,
+        one,
+        two,
+        three,
+        q,
+        s,
+        rows,
+        size,
+        outer_eps,
+        outer is not None,
+        len(gains),
+        False,
+        block,
+        num_warps=warps,
+    )
     return q, s
 
 
-def activations(x: Tensor, gain: Tensor, outer: Tensor | None, outer_eps: float, dtype: torch.dtype) -> Tensor:
+def activations(
+    x: Tensor, gain: Tensor, outer: Tensor | None, outer_eps: float, dtype: torch.dtype
+) -> Tensor:
     """The numbers q / s [m, k], of type `dtype`, that the codes of `normalise` stand for."""
     _check_norms(x, [gain], outer)
     rows, size = x.shape
     values = torch.empty(rows, size, dtype=dtype, device=x.device)
     programs, block, warps = row_launch(rows, size, 32, 32)
     _normalise[(programs,)](
-        x, gain if outer is None else outer, gain, gain, gain, values, values, rows, size, outer_eps,
-        outer is not None, 1, True, block, num_warps=warps,
-    )  # fmt: skip
+        x,
+        gain if outer is None else outer,
+        gain,
+        gain,
+        gain,
+        values,
+        values,
+        rows,
+        size,
+        outer_eps,
+        outer is not None,
+        1,
+        True,
+        block,
+        num_warps=warps,
+    )
     return values
 
 
@@ -203,11 +269,12 @@ def normalise_backward(
     residual: Tensor | None,
     scales: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    """The gradients of `normalise`, quantisers being the identity, from those of the normalised rows, `grads` [m, k].
+    """The gradients of `normalise`, quantisers being the identity, from those of the normalised
+    rows, `grads` [m, k].
 
-    `scales`, a float32 scalar for each, have yet to multiply `grads`.  `residual` [m, k], the gradient that reached x
-    another way, is added to that of x [m, k], which has x's type.  The gradients of the gains and of `outer`, if there
-    is one, are float32 [k].
+    `scales`, a float32 scalar for each, have yet to multiply `grads`.  `residual` [m, k], the
+    gradient that reached x another way, is added to that of x [m, k], which has x's type.  The
+    gradients of the gains and of `outer`, if there is one, are float32 [k].
     """
     one, two, three = _check_norms(x, gains, outer)
     rows, size = x.shape
@@ -224,9 +291,25 @@ def normalise_backward(
     dx = torch.empty_like(x)
     partial = torch.empty(programs, len(gains) + double, size, dtype=torch.float32, device=x.device)
     _normalise_backward[(programs,)](
-        x, one if outer is None else outer, one, two, three, *_three(grads), *_three(scales or grads),
-        grads[0] if residual is None else residual, dx, partial, rows, size, outer_eps,
-        double, len(gains), scales is not None, residual is not None, block, num_warps=warps,
-    )  # fmt: skip
+        x,
+        one if outer is None else outer,
+        one,
+        two,
+        three,
+        *_three(grads),
+        *_three(scales or grads),
+        grads[0] if residual is None else residual,
+        dx,
+        partial,
+        rows,
+        size,
+        outer_eps,
+        double,
+        len(gains),
+        scales is not None,
+        residual is not None,
+        block,
+        num_warps=warps,
+    )
     total = partial.sum(0)
     return dx, list(total[: len(gains)]), total[-1] if double else None

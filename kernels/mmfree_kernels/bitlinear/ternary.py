@@ -14,11 +14,14 @@ PARTIALS = 1024
 
 @triton.jit
 def _sum_magnitudes(weight, partial, elements, BLOCK: tl.constexpr):
-    # In float64, so that the mean is the same however it is cut, and nearly always the one that rounds right.
+    # In float64, so that the mean is the same however it is cut, and nearly always the one that
+    # rounds right.
     total = tl.zeros((BLOCK,), tl.float64)
     for block in tl.range(tl.program_id(0), tl.cdiv(elements, BLOCK), tl.num_programs(0)):
         at = block * BLOCK + tl.arange(0, BLOCK)
-        total += tl.abs(tl.load(weight + at, mask=at < elements, other=0.0).to(tl.float32)).to(tl.float64)
+        total += tl.abs(tl.load(weight + at, mask=at < elements, other=0.0).to(tl.float32)).to(
+            tl.float64
+        )
     tl.store(partial + tl.program_id(0), tl.sum(total, 0))
 
 
@@ -29,7 +32,9 @@ def _code(weight, at, elements, scale):
 
 
 @triton.jit
-def _ternarise(weight, partial, codes, scale, elements, count, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+def _ternarise(
+    weight, partial, codes, scale, elements, count, PARTS: tl.constexpr, BLOCK: tl.constexpr
+):
     part = tl.arange(0, PARTS)
     total = tl.sum(tl.load(partial + part, mask=part < count, other=0.0), 0)
     mean = tl.maximum((total / elements).to(tl.float32), 1e-5)
@@ -46,10 +51,12 @@ def _ternary_as(weight, scale, codes, elements, BLOCK: tl.constexpr):
 
 
 def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes in {-1, 0, 1}, int8 [n, k], of a weight [n, k], and its scale, a float32 scalar on the device.
+    """Codes in {-1, 0, 1}, int8 [n, k], of a weight [n, k], and its scale, a float32 scalar on the
+    device.
 
-    The scale is the mean magnitude summed in float64; that of `naive.ternarise`, summed in float32, may differ in its
-    last bits, and a weight that is half the scale to as many bits then has another code.
+    The scale is the mean magnitude summed in float64; that of `naive.ternarise`, summed in float32,
+    may differ in its last bits, and a weight that is half the scale to as many bits then has
+    another code.
     """
     check("the weight", weight, tuple(weight.shape))
     elements = weight.numel()
@@ -59,7 +66,9 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = torch.empty((), dtype=torch.float32, device=weight.device)
     _sum_magnitudes[(count,)](weight, partial, elements, BLOCK, num_warps=8)
-    _ternarise[(blocks,)](weight, partial, codes, scale, elements, count, PARTIALS, BLOCK, num_warps=8)
+    _ternarise[(blocks,)](
+        weight, partial, codes, scale, elements, count, PARTIALS, BLOCK, num_warps=8
+    )
     return codes, scale
 
 

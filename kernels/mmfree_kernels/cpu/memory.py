@@ -12,8 +12,8 @@ KEPT = 256 << 20
 def keep_freed() -> None:
     """Let this process keep the memory of dropped arrays, where its C library can be told so.
 
-    Otherwise every array of some size is fresh memory, which the operating system clears page by page at first touch:
-    that took a third of the time of a prefill.
+    Otherwise every array of some size is fresh memory, which the operating system clears page by
+    page at first touch: that took a third of the time of a prefill.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

@@ -1,7 +1,8 @@
-"""Neuron programs on many neurons and tokens at once: interpreted in C where that was built, else on NumPy arrays.
+"""Neuron programs on many neurons and tokens at once: interpreted in C where that was built, else
+on NumPy arrays.
 
-Both count what the neurons send and saturate, and give the integers of `mmfree_neuro.ops.Machine` for programs of
-verified graphs, bit for bit.
+Both count what the neurons send and saturate, and give the integers of `mmfree_neuro.ops.Machine`
+for programs of verified graphs, bit for bit.
 """
 
 from collections.abc import Mapping
@@ -31,14 +32,18 @@ WORTH_A_THREAD = 1 << 18
 """Instructions times neurons times tokens below which a second thread costs more than it saves."""
 
 Stream = tuple[Int32, int, int]
-"""An input: an array [tokens, width], the element that neuron 0 reads, and how many elements lie between what two
-neurons read: 1 where each reads its own, 0 where all read one."""
+"""An input: an array [tokens, width], the element that neuron 0 reads, and how many elements lie
+between what two neurons read: 1 where each reads its own, 0 where all read one."""
 
 
 @lru_cache
 def available() -> tuple[str, ...]:
     """The levels that run here, fastest first."""
-    compiled = () if _programs is None else tuple(level for level in LEVELS[:-1] if _programs.supports(level))
+    compiled = (
+        ()
+        if _programs is None
+        else tuple(level for level in LEVELS[:-1] if _programs.supports(level))
+    )
     return (*compiled, "numpy")
 
 
@@ -57,10 +62,16 @@ class Neurons(Protocol):
 
 
 def bind(
-    node: AnyNode, table: SigmoidTable, constants: Mapping[str, Ints], neurons: int, *, threads: int = 1,
+    node: AnyNode,
+    table: SigmoidTable,
+    constants: Mapping[str, Ints],
+    neurons: int,
+    *,
+    threads: int = 1,
     level: str | None = None,
-) -> Neurons:  # fmt: skip
-    """The program of a node on neurons with these constants, each [neurons]; the fastest level unless named."""
+) -> Neurons:
+    """The program of a node on neurons with these constants, each [neurons]; the fastest level
+    unless named."""
     program, level = record(node, table), level or available()[0]
     if level == "numpy":
         return Interpreted(node, program, constants, neurons)
@@ -70,7 +81,14 @@ def bind(
 class Compiled:
     """Runs in C."""
 
-    def __init__(self, program: Program, constants: Mapping[str, Ints], neurons: int, threads: int, level: str) -> None:
+    def __init__(
+        self,
+        program: Program,
+        constants: Mapping[str, Ints],
+        neurons: int,
+        threads: int,
+        level: str,
+    ) -> None:
         self.program, self.neurons, self.threads, self.level = program, neurons, threads, level
         self.lone = neurons == 1 and not program.stateful and not program.constants
         self.state: Int32 | None = np.zeros(neurons, np.int32) if program.stateful else None
@@ -94,12 +112,28 @@ class Compiled:
         sent = {port: np.empty((tokens, self.neurons), np.int32) for port in self.program.outputs}
         counters, saturated = self._counters, self.saturated
         if self.lone:  # the tokens take the lanes that neurons take elsewhere
-            counters, saturated = tuple(np.zeros(tokens, np.int64) for _ in counters), np.zeros(tokens, np.int64)
+            counters, saturated = (
+                tuple(np.zeros(tokens, np.int64) for _ in counters),
+                np.zeros(tokens, np.int64),
+            )
         threads = self.threads if len(self._code) * neurons * steps > WORTH_A_THREAD else 1
         _programs.run(
-            self._code, self._immediates, self._constants, self._tables, self._sigmoid, self.program.registers,
-            neurons, steps, tuple(streams), self.state, tuple(sent.values()), counters, saturated, threads, self.level,
-        )  # fmt: skip
+            self._code,
+            self._immediates,
+            self._constants,
+            self._tables,
+            self._sigmoid,
+            self.program.registers,
+            neurons,
+            steps,
+            tuple(streams),
+            self.state,
+            tuple(sent.values()),
+            counters,
+            saturated,
+            threads,
+            self.level,
+        )
         if self.lone:
             self.saturated += saturated.sum()
             for total, counted in zip(self._counters, counters, strict=True):
@@ -110,7 +144,9 @@ class Compiled:
 class Interpreted:
     """Runs on NumPy arrays."""
 
-    def __init__(self, node: AnyNode, program: Program, constants: Mapping[str, Ints], neurons: int) -> None:
+    def __init__(
+        self, node: AnyNode, program: Program, constants: Mapping[str, Ints], neurons: int
+    ) -> None:
         self.node, self.program, self.constants, self.neurons = node, program, constants, neurons
         self.machine = VectorMachine(neurons)
         self.saturated = self.machine.saturated
@@ -128,11 +164,16 @@ class Interpreted:
             else:
                 read[name] = value
         state = None if self.state is None else self.state.astype(np.int64)
-        sent, after = programs.run(self.machine, self.node, self.program.sigmoid, self.constants, read, state)
+        sent, after = programs.run(
+            self.machine, self.node, self.program.sigmoid, self.constants, read, state
+        )
         if self.state is not None:
             self.state[:] = after
         shape = tokens, self.neurons
-        found = {p: np.array(np.broadcast_to(sent[p], shape), np.int32, order="C") for p in self.program.outputs}
+        found = {
+            p: np.array(np.broadcast_to(sent[p], shape), np.int32, order="C")
+            for p in self.program.outputs
+        }
         for port, values in found.items():
             self.events[port] += np.count_nonzero(values, axis=0)
         return found

@@ -1,6 +1,8 @@
-"""Exact integer products of activations with packed ternary weights, and the synaptic operations behind them.
+"""Exact integer products of activations with packed ternary weights, and the synaptic operations
+behind them.
 
-Every level gives the same integers; they differ in speed.  The compiled ones read the packed weights as they lie.
+Every level gives the same integers; they differ in speed.  The compiled ones read the packed
+weights as they lie.
 """
 
 import numpy as np
@@ -40,7 +42,8 @@ def product(
     threads: int = 1,
     level: str | None = None,
 ) -> Integers:  # [tokens, stop - start]
-    """x · rows `start` … `stop` - 1, exact wherever it fits int32; `x` fits `bits` (8 or 16) with its sign."""
+    """x · rows `start` … `stop` - 1, exact wherever it fits int32; `x` fits `bits` (8 or 16) with
+    its sign."""
     stop = matrix.rows if stop is None else stop
     level = _AVAILABLE[0] if level is None else level
     _check(matrix, x, bits, start, stop, threads, level)
@@ -59,7 +62,8 @@ def synops(
     *,
     level: str | None = None,
 ) -> NDArray[np.int64]:  # [stop - start]
-    """The synaptic operations that rows `start` … `stop` - 1 do when input j sends `events[j]` messages."""
+    """The synaptic operations that rows `start` … `stop` - 1 do when input j sends `events[j]`
+    messages."""
     stop = matrix.rows if stop is None else stop
     level = _AVAILABLE[0] if level is None else level
     if events.dtype != np.int64 or events.ndim != 1:
@@ -67,7 +71,8 @@ def synops(
     most = int(events.view(np.uint64).max(initial=0))
     if most >= 1 << 63:
         raise ValueError("events are counts and cannot be negative")
-    # A digit of 15 bits has the sum of up to 2^16 of them in int32; longer rows take smaller digits.
+    # A digit of 15 bits has the sum of up to 2^16 of them in int32; longer rows take smaller
+    # digits.
     width = 7 if most < 1 << 7 else min(15, 31 - len(events).bit_length())
     shifts = range(0, max(1, most.bit_length()), width)
     digits = np.empty((len(shifts), len(events)), np.int32)
@@ -79,7 +84,9 @@ def synops(
         counts = _with_numpy(matrix, digits, bits, start, stop, _ZEROS)
     else:
         counts = np.empty((len(digits), stop - start), np.int32)
-        _ternary.product(_COMPILED[level], matrix.data, digits, counts, bits, start, stop, _ZEROS, 1)
+        _ternary.product(
+            _COMPILED[level], matrix.data, digits, counts, bits, start, stop, _ZEROS, 1
+        )
         np.negative(counts, out=counts)
     total = counts[0].astype(np.int64)
     for count, shift in zip(counts[1:], shifts[1:], strict=True):
@@ -87,11 +94,20 @@ def synops(
     return total
 
 
-def _check(matrix: TernaryMatrix, x: Integers, bits: int, start: int, stop: int, threads: int, level: str) -> None:
-    if x.dtype != np.int32 or x.ndim != 2 or x.shape[1] != matrix.columns or not x.flags.c_contiguous:
+def _check(
+    matrix: TernaryMatrix, x: Integers, bits: int, start: int, stop: int, threads: int, level: str
+) -> None:
+    if (
+        x.dtype != np.int32
+        or x.ndim != 2
+        or x.shape[1] != matrix.columns
+        or not x.flags.c_contiguous
+    ):
         kind = "contiguous" if x.flags.c_contiguous else "strided"
         found = f"{kind} {x.dtype} {list(x.shape)}"
-        raise ValueError(f"activations are contiguous int32 [tokens, {matrix.columns}], not {found}")
+        raise ValueError(
+            f"activations are contiguous int32 [tokens, {matrix.columns}], not {found}"
+        )
     if bits not in (8, 16):
         raise ValueError(f"activations have 8 or 16 bits, not {bits}")
     if not 0 <= start <= stop <= matrix.rows:
@@ -102,8 +118,11 @@ def _check(matrix: TernaryMatrix, x: Integers, bits: int, start: int, stop: int,
         raise ValueError(f"level is {level!r} and must be one of {', '.join(_AVAILABLE)}")
 
 
-def _with_numpy(matrix: TernaryMatrix, x: Integers, bits: int, start: int, stop: int, kind: int) -> Integers:
-    """The same by floating-point products, of weights or of the flags "is not zero", whose every sum is exact."""
+def _with_numpy(
+    matrix: TernaryMatrix, x: Integers, bits: int, start: int, stop: int, kind: int
+) -> Integers:
+    """The same by floating-point products, of weights or of the flags "is not zero", whose every
+    sum is exact."""
     low, high = int(x.min(initial=0)), int(x.max(initial=0))
     if low < -1 << bits - 1 or high >= 1 << bits - 1:
         raise ValueError(f"an activation does not fit {bits} bits")

@@ -1,4 +1,5 @@
-"""The gated linear unit on a GPU: silu(gate) · up, norm and quantiser in one pass over a row, and their gradients."""
+"""The gated linear unit on a GPU: silu(gate) · up, norm and quantiser in one pass over a row, and
+their gradients."""
 
 import torch
 import triton
@@ -6,7 +7,14 @@ import triton.language as tl
 from torch import Tensor
 
 from mmfree_kernels.bitlinear.checks import check
-from mmfree_kernels.bitlinear.rows import EPS, inverse_rms, load_row, norm_gradient, quantise_row, row_launch
+from mmfree_kernels.bitlinear.rows import (
+    EPS,
+    inverse_rms,
+    load_row,
+    norm_gradient,
+    quantise_row,
+    row_launch,
+)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -27,7 +35,9 @@ def _gate_normalise(gate_up, gain, q, s, rows, size, VALUES: tl.constexpr, BLOCK
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _gate_backward(gate_up, gain, grad_y, scale, d_gate_up, partial, rows, size, BLOCK: tl.constexpr):
+def _gate_backward(
+    gate_up, gain, grad_y, scale, d_gate_up, partial, rows, size, BLOCK: tl.constexpr
+):
     columns = tl.arange(0, BLOCK)
     inside = columns < size
     wide = tl.cast(size, tl.int64)
@@ -74,14 +84,20 @@ def gate_activations(gate_up: Tensor, gain: Tensor, dtype: torch.dtype) -> Tenso
     rows, size = _check(gate_up, gain)
     values = torch.empty(rows, size, dtype=dtype, device=gate_up.device)
     programs, block, warps = row_launch(rows, size, 32, 64)
-    _gate_normalise[(programs,)](gate_up, gain, values, values, rows, size, True, block, num_warps=warps)
+    _gate_normalise[(programs,)](
+        gate_up, gain, values, values, rows, size, True, block, num_warps=warps
+    )
     return values
 
 
-def gate_backward(gate_up: Tensor, gain: Tensor, grad_y: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of gate_up [m, 2n], in its type, and of the gain, float32 [n], from that of y [m, n].
+def gate_backward(
+    gate_up: Tensor, gain: Tensor, grad_y: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of gate_up [m, 2n], in its type, and of the gain, float32 [n], from that of y
+    [m, n].
 
-    The latter is scale · grad_y: the scalar `scale`, float32, is that of the ternary matrix behind y.
+    The latter is scale · grad_y: the scalar `scale`, float32, is that of the ternary matrix behind
+    y.
     """
     rows, size = _check(gate_up, gain)
     check("grad_y", grad_y, (rows, size))
@@ -89,5 +105,7 @@ def gate_backward(gate_up: Tensor, gain: Tensor, grad_y: Tensor, scale: Tensor) 
     programs, block, warps = row_launch(rows, size, 16, 16)
     d_gate_up = torch.empty_like(gate_up)
     partial = torch.empty(programs, size, dtype=torch.float32, device=gate_up.device)
-    _gate_backward[(programs,)](gate_up, gain, grad_y, scale, d_gate_up, partial, rows, size, block, num_warps=warps)
+    _gate_backward[(programs,)](
+        gate_up, gain, grad_y, scale, d_gate_up, partial, rows, size, block, num_warps=warps
+    )
     return d_gate_up, partial.sum(0)

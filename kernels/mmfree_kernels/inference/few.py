@@ -1,18 +1,27 @@
-"""One token of a few sequences through a packed model: four kernels a block, each with its norm and its gates fused in.
+"""One token of a few sequences through a packed model: four kernels a block, each with its norm and
+its gates fused in.
 
-Every program of a kernel reads the whole input of its layer, normalises and quantises it for itself, which costs less
-than a kernel of its own would, and owns some rows of the output.  Its weights, which no kernel writes, are on their way
-before it waits for the kernel ahead (programmatic dependent launch).  Activations and states are float32.
+Every program of a kernel reads the whole input of its layer, normalises and quantises it for
+itself, which costs less than a kernel of its own would, and owns some rows of the output.  Its
+weights, which no kernel writes, are on their way before it waits for the kernel ahead (programmatic
+dependent launch).  Activations and states are float32.
 
-With z = x · gains0 and both norms in a row, root0² = 1 / (mean x² + eps) and root1² = 1 / (root0² · mean z² + 1e-6), so
-one pass over x gives both roots.
+With z = x · gains0 and both norms in a row, root0² = 1 / (mean x² + eps) and root1² = 1 / (root0² ·
+mean z² + 1e-6), so one pass over x gives both roots.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.packed import INTERPRETED, begin, overlaps, quantise, row_sums, row_words
+from mmfree_kernels.bitlinear.packed import (
+    INTERPRETED,
+    begin,
+    overlaps,
+    quantise,
+    row_sums,
+    row_words,
+)
 from mmfree_kernels.inference.model import Linear
 from mmfree_neuro.checkpoint import BITLINEAR_EPS
 
@@ -41,17 +50,34 @@ def _twice_normed(x, gains, columns, eps):
 
 @triton.jit
 def _product(weights, x, root, scale, INTERPRETED: tl.constexpr):
-    """The product of x · root, quantised, with packed weights [GROUPS, ROWS] whose scale lies at `scale`."""
+    """The product of x · root, quantised, with packed weights [GROUPS, ROWS] whose scale lies at
+    `scale`."""
     q, total, inverse = quantise(x, root)
     return row_sums(weights, q, total, INTERPRETED) * (inverse * tl.load(scale))
 
 
 @triton.jit
 def _mixer_in(
-    x, outer, gains, weights, scales, bounds, state, gate, columns, rows, eps, BATCH: tl.constexpr,
-    BOUNDED: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
-    """state = f · state + silu(i) · (1 - f) and gate = g, from the three projections of the twice normed x."""
+    x,
+    outer,
+    gains,
+    weights,
+    scales,
+    bounds,
+    state,
+    gate,
+    columns,
+    rows,
+    eps,
+    BATCH: tl.constexpr,
+    BOUNDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PDL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """state = f · state + silu(i) · (1 - f) and gate = g, from the three projections of the twice
+    normed x."""
     first = tl.program_id(0) * ROWS
     r = first + tl.arange(0, ROWS)
     at, inside = _groups(columns, GROUPS)
@@ -64,28 +90,48 @@ def _mixer_in(
     g_weights = row_words(weights, 2 * rows + first, ROWS, columns // 16, GROUPS, 3 * rows)
     begin(PDL)
     for b in range(BATCH):
-        z, root = _twice_normed(tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps)
+        z, root = _twice_normed(
+            tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps
+        )
         i = _product(i_weights, z * i_gains, root, scales, INTERPRETED)
         f = tl.sigmoid(_product(f_weights, z * f_gains, root, scales + 1, INTERPRETED))
         g = _product(g_weights, z * g_gains, root, scales + 2, INTERPRETED)
         if BOUNDED:
             bound = tl.load(bounds + r, mask=r < rows, other=0.0)
             f = bound + (1 - bound) * f
-        h = f * tl.load(state + b * rows + r, mask=r < rows, other=0.0) + i * tl.sigmoid(i) * (1 - f)
+        h = f * tl.load(state + b * rows + r, mask=r < rows, other=0.0) + i * tl.sigmoid(i) * (
+            1 - f
+        )
         tl.store(state + b * rows + r, h, mask=r < rows)
         tl.store(gate + b * rows + r, g, mask=r < rows)
 
 
 @triton.jit
 def _mixer_out(
-    state, gate, outer, gains, weights, scales, x, columns, rows, eps, BATCH: tl.constexpr, ROWS: tl.constexpr,
-    GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    state,
+    gate,
+    outer,
+    gains,
+    weights,
+    scales,
+    x,
+    columns,
+    rows,
+    eps,
+    BATCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PDL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """x += the projection of RMS(gate) · silu(state)."""
     first = tl.program_id(0) * ROWS
     r = first + tl.arange(0, ROWS)
     at, inside = _groups(columns, GROUPS)
-    g0, g1 = tl.load(outer + at, mask=inside, other=0.0), tl.load(gains + at, mask=inside, other=0.0)
+    g0, g1 = (
+        tl.load(outer + at, mask=inside, other=0.0),
+        tl.load(gains + at, mask=inside, other=0.0),
+    )
     own = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
     begin(PDL)
     for b in range(BATCH):
@@ -101,19 +147,36 @@ def _mixer_out(
 
 @triton.jit
 def _channel_in(
-    x, outer, gains, weights, scales, v, columns, rows, eps, BATCH: tl.constexpr, ROWS: tl.constexpr,
-    GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    x,
+    outer,
+    gains,
+    weights,
+    scales,
+    v,
+    columns,
+    rows,
+    eps,
+    BATCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PDL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """v = silu(gate) · up, from the two projections of the twice normed x."""
     first = tl.program_id(0) * ROWS
     r = first + tl.arange(0, ROWS)
     at, inside = _groups(columns, GROUPS)
-    g0, g1 = tl.load(outer + at, mask=inside, other=0.0), tl.load(gains + at, mask=inside, other=0.0)
+    g0, g1 = (
+        tl.load(outer + at, mask=inside, other=0.0),
+        tl.load(gains + at, mask=inside, other=0.0),
+    )
     gate_weights = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
     up_weights = row_words(weights, rows + first, ROWS, columns // 16, GROUPS, 2 * rows)
     begin(PDL)
     for b in range(BATCH):
-        z, root = _twice_normed(tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps)
+        z, root = _twice_normed(
+            tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps
+        )
         q, total, inverse = quantise(z * g1, root)
         factor = inverse * tl.load(scales)
         gate = row_sums(gate_weights, q, total, INTERPRETED) * factor
@@ -123,9 +186,19 @@ def _channel_in(
 
 @triton.jit
 def _channel_out(
-    v, gains, weights, scales, x, columns, rows, BATCH: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
-    PDL: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    v,
+    gains,
+    weights,
+    scales,
+    x,
+    columns,
+    rows,
+    BATCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PDL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """x += the projection of the normed v."""
     first = tl.program_id(0) * ROWS
     r = first + tl.arange(0, ROWS)
@@ -135,33 +208,64 @@ def _channel_out(
     begin(PDL)
     for b in range(BATCH):
         value = tl.load(v + b * columns + at, mask=inside, other=0.0)
-        y = _product(own, value * g1, tl.rsqrt(_mean(value * value, columns) + INNER_EPS), scales, INTERPRETED)
+        y = _product(
+            own,
+            value * g1,
+            tl.rsqrt(_mean(value * value, columns) + INNER_EPS),
+            scales,
+            INTERPRETED,
+        )
         before = tl.load(x + b * rows + r, mask=r < rows, other=0.0)
         tl.store(x + b * rows + r, before + y, mask=r < rows)
 
 
 @triton.jit
 def _head(
-    x, outer, gains, weights, scales, logits, columns, rows, eps, BATCH: tl.constexpr, ROWS: tl.constexpr,
-    GROUPS: tl.constexpr, PDL: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    x,
+    outer,
+    gains,
+    weights,
+    scales,
+    logits,
+    columns,
+    rows,
+    eps,
+    BATCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PDL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """logits = the projection of the twice normed x."""
     first = tl.program_id(0) * ROWS
     r = first + tl.arange(0, ROWS)
     at, inside = _groups(columns, GROUPS)
-    g0, g1 = tl.load(outer + at, mask=inside, other=0.0), tl.load(gains + at, mask=inside, other=0.0)
+    g0, g1 = (
+        tl.load(outer + at, mask=inside, other=0.0),
+        tl.load(gains + at, mask=inside, other=0.0),
+    )
     own = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
     begin(PDL)
     for b in range(BATCH):
-        z, root = _twice_normed(tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps)
+        z, root = _twice_normed(
+            tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps
+        )
         y = _product(own, z * g1, root, scales, INTERPRETED)
         tl.store(logits + b * rows + r, y, mask=r < rows)
 
 
 @triton.jit
 def _embed(
-    tokens, embedding, steps, x, vocabulary, hidden, HIDDEN: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr
-):  # fmt: skip
+    tokens,
+    embedding,
+    steps,
+    x,
+    vocabulary,
+    hidden,
+    HIDDEN: tl.constexpr,
+    SCALED: tl.constexpr,
+    PDL: tl.constexpr,
+):
     b, k = tl.program_id(0).to(tl.int64), tl.arange(0, HIDDEN)
     begin(PDL)
     token = tl.load(tokens + b)
@@ -179,7 +283,9 @@ def _choose(logits, tokens, vocabulary, BLOCK: tl.constexpr, PDL: tl.constexpr):
     n = tl.arange(0, BLOCK)
     best, where = tl.full((BLOCK,), float("-inf"), tl.float32), tl.zeros((BLOCK,), tl.int32)
     for start in range(0, vocabulary, BLOCK):
-        some = tl.load(logits + b * vocabulary + start + n, mask=start + n < vocabulary, other=float("-inf"))
+        some = tl.load(
+            logits + b * vocabulary + start + n, mask=start + n < vocabulary, other=float("-inf")
+        )
         where = tl.where(some > best, start + n, where)
         best = tl.maximum(some, best)
     top = tl.max(best, 0)
@@ -187,7 +293,8 @@ def _choose(logits, tokens, vocabulary, BLOCK: tl.constexpr, PDL: tl.constexpr):
 
 
 def _tile(rows: int, columns: int, matrices: int) -> tuple[int, int, int]:
-    """Rows and groups of a program's tile, and its warps: near the fastest of a search on an H100 at three sizes."""
+    """Rows and groups of a program's tile, and its warps: near the fastest of a search on an H100
+    at three sizes."""
     groups = triton.next_power_of_2(columns // 16)
     if rows > 8192:
         return 16, groups, 4
@@ -197,46 +304,98 @@ def _tile(rows: int, columns: int, matrices: int) -> tuple[int, int, int]:
 
 
 def embed(tokens: Tensor, embedding: Tensor, steps: Tensor | None, x: Tensor) -> None:
-    """x [batch, hidden] = the embedding of tokens int64 [batch], with or without a step for each word.
+    """x [batch, hidden] = the embedding of tokens int64 [batch], with or without a step for each
+    word.
 
     A token outside the vocabulary becomes NaN, and so do its logits.
     """
     vocabulary, hidden = embedding.shape
     pdl = overlaps()
     _embed[(len(tokens),)](
-        tokens, embedding, x if steps is None else steps, x, vocabulary, hidden, triton.next_power_of_2(hidden),
-        steps is not None, pdl, launch_pdl=pdl,
-    )  # fmt: skip
+        tokens,
+        embedding,
+        x if steps is None else steps,
+        x,
+        vocabulary,
+        hidden,
+        triton.next_power_of_2(hidden),
+        steps is not None,
+        pdl,
+        launch_pdl=pdl,
+    )
 
 
 def choose(logits: Tensor, tokens: Tensor) -> None:
     """tokens [batch] = the first largest of the logits [batch, vocabulary]."""
     pdl = overlaps()
-    _choose[(len(tokens),)](logits, tokens, logits.shape[1], 4096, pdl, num_warps=32, launch_pdl=pdl)
+    _choose[(len(tokens),)](
+        logits, tokens, logits.shape[1], 4096, pdl, num_warps=32, launch_pdl=pdl
+    )
 
 
 def mixer_in(
-    x: Tensor, outer: Tensor, linear: Linear, bound: Tensor | None, state: Tensor, gate: Tensor, eps: float
+    x: Tensor,
+    outer: Tensor,
+    linear: Linear,
+    bound: Tensor | None,
+    state: Tensor,
+    gate: Tensor,
+    eps: float,
 ) -> None:
-    """Update `state` and write `gate`, both [batch, state size], from x [batch, hidden]; `linear` has i, f and g."""
+    """Update `state` and write `gate`, both [batch, state size], from x [batch, hidden]; `linear`
+    has i, f and g."""
     (batch, columns), rows = x.shape, state.shape[1]
     at_once, groups, warps = _tile(rows, columns, 3)
     pdl = overlaps()
     _mixer_in[(triton.cdiv(rows, at_once),)](
-        x, outer, linear.gains, linear.weights, linear.scales, x if bound is None else bound, state, gate, columns,
-        rows, eps, batch, bound is not None, at_once, groups, pdl, INTERPRETED, num_warps=warps, launch_pdl=pdl,
-    )  # fmt: skip
+        x,
+        outer,
+        linear.gains,
+        linear.weights,
+        linear.scales,
+        x if bound is None else bound,
+        state,
+        gate,
+        columns,
+        rows,
+        eps,
+        batch,
+        bound is not None,
+        at_once,
+        groups,
+        pdl,
+        INTERPRETED,
+        num_warps=warps,
+        launch_pdl=pdl,
+    )
 
 
-def mixer_out(state: Tensor, gate: Tensor, outer: Tensor, linear: Linear, x: Tensor, eps: float) -> None:
+def mixer_out(
+    state: Tensor, gate: Tensor, outer: Tensor, linear: Linear, x: Tensor, eps: float
+) -> None:
     """Add the output projection to x [batch, hidden]."""
     (batch, columns), rows = state.shape, x.shape[1]
     at_once, groups, warps = _tile(rows, columns, 1)
     pdl = overlaps()
     _mixer_out[(triton.cdiv(rows, at_once),)](
-        state, gate, outer, linear.gains, linear.weights, linear.scales, x, columns, rows, eps, batch, at_once,
-        groups, pdl, INTERPRETED, num_warps=warps, launch_pdl=pdl,
-    )  # fmt: skip
+        state,
+        gate,
+        outer,
+        linear.gains,
+        linear.weights,
+        linear.scales,
+        x,
+        columns,
+        rows,
+        eps,
+        batch,
+        at_once,
+        groups,
+        pdl,
+        INTERPRETED,
+        num_warps=warps,
+        launch_pdl=pdl,
+    )
 
 
 def channel_in(x: Tensor, outer: Tensor, linear: Linear, v: Tensor, eps: float) -> None:
@@ -245,9 +404,23 @@ def channel_in(x: Tensor, outer: Tensor, linear: Linear, v: Tensor, eps: float) 
     at_once, groups, warps = _tile(rows, columns, 2)
     pdl = overlaps()
     _channel_in[(triton.cdiv(rows, at_once),)](
-        x, outer, linear.gains, linear.weights, linear.scales, v, columns, rows, eps, batch, at_once, groups, pdl,
-        INTERPRETED, num_warps=warps, launch_pdl=pdl,
-    )  # fmt: skip
+        x,
+        outer,
+        linear.gains,
+        linear.weights,
+        linear.scales,
+        v,
+        columns,
+        rows,
+        eps,
+        batch,
+        at_once,
+        groups,
+        pdl,
+        INTERPRETED,
+        num_warps=warps,
+        launch_pdl=pdl,
+    )
 
 
 def channel_out(v: Tensor, linear: Linear, x: Tensor) -> None:
@@ -256,9 +429,21 @@ def channel_out(v: Tensor, linear: Linear, x: Tensor) -> None:
     at_once, groups, warps = _tile(rows, columns, 1)
     pdl = overlaps()
     _channel_out[(triton.cdiv(rows, at_once),)](
-        v, linear.gains, linear.weights, linear.scales, x, columns, rows, batch, at_once, groups, pdl, INTERPRETED,
-        num_warps=warps, launch_pdl=pdl,
-    )  # fmt: skip
+        v,
+        linear.gains,
+        linear.weights,
+        linear.scales,
+        x,
+        columns,
+        rows,
+        batch,
+        at_once,
+        groups,
+        pdl,
+        INTERPRETED,
+        num_warps=warps,
+        launch_pdl=pdl,
+    )
 
 
 def head(x: Tensor, outer: Tensor, linear: Linear, logits: Tensor, eps: float) -> None:
@@ -267,6 +452,20 @@ def head(x: Tensor, outer: Tensor, linear: Linear, logits: Tensor, eps: float) -
     at_once, groups, warps = _tile(rows, columns, 1)
     pdl = overlaps()
     _head[(triton.cdiv(rows, at_once),)](
-        x, outer, linear.gains, linear.weights, linear.scales, logits, columns, rows, eps, batch, at_once, groups, pdl,
-        INTERPRETED, num_warps=warps, launch_pdl=pdl,
-    )  # fmt: skip
+        x,
+        outer,
+        linear.gains,
+        linear.weights,
+        linear.scales,
+        logits,
+        columns,
+        rows,
+        eps,
+        batch,
+        at_once,
+        groups,
+        pdl,
+        INTERPRETED,
+        num_warps=warps,
+        launch_pdl=pdl,
+    )

@@ -1,7 +1,9 @@
-"""Many tokens through a packed model: some dozens of sequences by one token, or whole stretches of a prompt.
+"""Many tokens through a packed model: some dozens of sequences by one token, or whole stretches of
+a prompt.
 
-Norms, gates and the scan are the kernels that training uses.  Up to `TOGETHER` tokens meet the packed weights on the
-tensor cores directly; more tokens are worth unpacking one matrix at a time to int8, into a buffer that all share.
+Norms, gates and the scan are the kernels that training uses.  Up to `TOGETHER` tokens meet the
+packed weights on the tensor cores directly; more tokens are worth unpacking one matrix at a time to
+int8, into a buffer that all share.
 """
 
 import torch
@@ -19,7 +21,8 @@ TOGETHER = 256
 
 
 class _Products:
-    """Products with packed weights; where they have to be unpacked, one buffer holds the largest of them."""
+    """Products with packed weights; where they have to be unpacked, one buffer holds the largest of
+    them."""
 
     def __init__(self, model: PackedModel, tokens: int) -> None:
         self.scratch = None
@@ -29,8 +32,11 @@ class _Products:
             largest = max(linear.weights.numel() // len(linear.gains) for linear in linears)
             self.scratch = torch.empty(16 * largest, dtype=torch.int8, device=model.device)
 
-    def __call__(self, q: Tensor, s: Tensor, linear: Linear, residual: Tensor | None = None) -> list[Tensor]:
-        """The product of each of the P layers [tokens, rows] with codes q [P, tokens, in] and factors s [P, tokens].
+    def __call__(
+        self, q: Tensor, s: Tensor, linear: Linear, residual: Tensor | None = None
+    ) -> list[Tensor]:
+        """The product of each of the P layers [tokens, rows] with codes q [P, tokens, in] and
+        factors s [P, tokens].
 
         float32 where there is a residual; else float32 for few tokens, bfloat16 for many.
         """
@@ -39,13 +45,17 @@ class _Products:
             return list(found.chunk(len(q), 1))
         dtype = torch.bfloat16 if residual is None else torch.float32
         parts = zip(q, s, linear.weights.chunk(len(q)), linear.scales, strict=True)
-        return [int8_product(a, b, unpack(w, self.scratch), m, dtype, residual) for a, b, w, m in parts]
+        return [
+            int8_product(a, b, unpack(w, self.scratch), m, dtype, residual) for a, b, w, m in parts
+        ]
 
 
 def forward(model: PackedModel, x: Tensor, state: Tensor, after: Tensor) -> Tensor:
-    """Logits float32 [batch, vocabulary] after the last of the embedded tokens x float32 [batch, time, hidden].
+    """Logits float32 [batch, vocabulary] after the last of the embedded tokens x float32 [batch,
+    time, hidden].
 
-    `state` [layers, batch, state] is that before them; that after them is written to `after`, which may be the same.
+    `state` [layers, batch, state] is that before them; that after them is written to `after`, which
+    may be the same.
     """
     batch, time, hidden = x.shape
     eps, products = model.config.rms_norm_eps, _Products(model, batch * time)

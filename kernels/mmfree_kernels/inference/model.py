@@ -1,7 +1,8 @@
-"""A model whose ternary weights are packed at two bits from the moment of loading, ready for inference on a GPU.
+"""A model whose ternary weights are packed at two bits from the moment of loading, ready for
+inference on a GPU.
 
-Weights are `bitlinear.packed` words; gains, bounds and scales are float32; the embedding is int8 with one step a word,
-or bfloat16.
+Weights are `bitlinear.packed` words; gains, bounds and scales are float32; the embedding is int8
+with one step a word, or bfloat16.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,8 @@ DENSITY = 2 / 3
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """Stacked BitLinear layers on one input: packed weights [tiles, groups, 16], gains [P, in] and scales [P]."""
+    """Stacked BitLinear layers on one input: packed weights [tiles, groups, 16], gains [P, in] and
+    scales [P]."""
 
     weights: Tensor
     gains: Tensor
@@ -71,13 +73,22 @@ class PackedModel:
 
     def zero_state(self, batch: int) -> Tensor:
         """The state before the first token: float32 [layers, batch, state]."""
-        return torch.zeros(self.config.num_hidden_layers, batch, self.config.state_size, device=self.device)
+        return torch.zeros(
+            self.config.num_hidden_layers, batch, self.config.state_size, device=self.device
+        )
 
 
 def check_tokens(tokens: Tensor, batch: int) -> None:
     """Raise ValueError unless tokens are int64 [batch, at least 1]."""
-    if tokens.dtype != torch.int64 or tokens.dim() != 2 or len(tokens) != batch or not tokens.numel():
-        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}, must be int64 [{batch}, at least 1]")
+    if (
+        tokens.dtype != torch.int64
+        or tokens.dim() != 2
+        or len(tokens) != batch
+        or not tokens.numel()
+    ):
+        raise ValueError(
+            f"tokens are {tokens.dtype} {list(tokens.shape)}, must be int64 [{batch}, at least 1]"
+        )
 
 
 def _tensors(part: object) -> list[Tensor]:
@@ -92,18 +103,29 @@ def _tensors(part: object) -> list[Tensor]:
 
 Gain = Callable[[str], Tensor]
 Weight = Callable[[str, int, int], tuple[Tensor, float]]
-"""The packed words and the scale of a weight by its name, rows and columns; the last tile may lack rows."""
+"""The packed words and the scale of a weight by its name, rows and columns; the last tile may lack
+rows."""
 
 
 def _assemble(
-    config: ModelConfig, gain: Gain, weight: Weight, bounds: list[Tensor | None],
-    embedding: Tensor, steps: Tensor | None,
-) -> PackedModel:  # fmt: skip
+    config: ModelConfig,
+    gain: Gain,
+    weight: Weight,
+    bounds: list[Tensor | None],
+    embedding: Tensor,
+    steps: Tensor | None,
+) -> PackedModel:
     def linear(names: list[str], rows: int, columns: int) -> Linear:
         found = [weight(f"{name}.weight", rows, columns) for name in names]
-        scales = torch.tensor([scale for _, scale in found], dtype=torch.float32, device=embedding.device)
+        scales = torch.tensor(
+            [scale for _, scale in found], dtype=torch.float32, device=embedding.device
+        )
         gains = torch.stack([gain(f"{name}.norm.weight") for name in names])
-        return Linear(found[0][0] if len(found) == 1 else torch.cat([packed for packed, _ in found]), gains, scales)
+        return Linear(
+            found[0][0] if len(found) == 1 else torch.cat([packed for packed, _ in found]),
+            gains,
+            scales,
+        )
 
     def layer(number: int) -> Layer:
         name = f"model.layers.{number}"
@@ -121,7 +143,9 @@ def _assemble(
     hidden, state, width = config.hidden_size, config.state_size, config.intermediate_size
     for what, size in (("hidden size", hidden), ("state size", state), ("gate width", width)):
         if size % TILE:
-            raise InputError(f"the {what} is {size}, must be a multiple of {TILE} for packed weights")
+            raise InputError(
+                f"the {what} is {size}, must be a multiple of {TILE} for packed weights"
+            )
     layers = tuple(layer(number) for number in range(config.num_hidden_layers))
     head = linear(["lm_head"], config.vocab_size, hidden)
     return PackedModel(config, embedding, steps, layers, gain("model.norm.weight"), head)
@@ -145,7 +169,9 @@ def from_checkpoint(
     config = checkpoint.config
 
     def gain(name: str) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(checkpoint.tensors[name], np.float32)).to(device)
+        return torch.from_numpy(np.ascontiguousarray(checkpoint.tensors[name], np.float32)).to(
+            device
+        )
 
     def weight(name: str, _rows: int, _columns: int) -> tuple[Tensor, float]:
         found: TernaryWeight = pack_weight(checkpoint, name)
@@ -155,22 +181,31 @@ def from_checkpoint(
     bounds: list[Tensor | None] = [None] * config.num_hidden_layers
     if config.use_lower_bound:
         bounds = lower_bounds(gain("model.lower_bounds"))
-    table, steps = _embedding(torch.from_numpy(checkpoint.tensors["model.embeddings.weight"]), embedding)
+    table, steps = _embedding(
+        torch.from_numpy(checkpoint.tensors["model.embeddings.weight"]), embedding
+    )
     return _assemble(
         config, gain, weight, bounds, table.to(device), None if steps is None else steps.to(device)
     )
 
 
 def random(
-    config: ModelConfig, device: torch.device | str, seed: int = 0, embedding: EmbeddingKind = "int8"
+    config: ModelConfig,
+    device: torch.device | str,
+    seed: int = 0,
+    embedding: EmbeddingKind = "int8",
 ) -> PackedModel:
-    """A model of random weights, made on the device: for speed and memory, which do not depend on what it learned."""
+    """A model of random weights, made on the device: for speed and memory, which do not depend on
+    what it learned."""
     generator = torch.Generator(device).manual_seed(seed)
     uniform = partial(torch.rand, generator=generator, device=device)
 
     def gain(name: str) -> Tensor:
-        sizes = {"o_proj.norm.weight": config.state_size, "g_norm.weight": config.state_size,
-                 "down_proj.norm.weight": config.intermediate_size}  # fmt: skip
+        sizes = {
+            "o_proj.norm.weight": config.state_size,
+            "g_norm.weight": config.state_size,
+            "down_proj.norm.weight": config.intermediate_size,
+        }
         size = next((n for end, n in sizes.items() if name.endswith(end)), config.hidden_size)
         return 0.8 + 0.4 * uniform(size)
 
@@ -180,15 +215,21 @@ def random(
         for some in packed.split(max(1, (1 << 14) // groups)):
             drawn = uniform(*some.shape, 4)  # one of two thirds is +1 or -1
             codes = torch.where(drawn < DENSITY, 2 * (drawn < DENSITY / 2), 1).to(torch.uint8)
-            some.copy_((codes << torch.tensor([0, 2, 4, 6], device=device, dtype=torch.uint8)).sum(-1))
+            some.copy_(
+                (codes << torch.tensor([0, 2, 4, 6], device=device, dtype=torch.uint8)).sum(-1)
+            )
         return packed.view(torch.int32)[..., 0], (DENSITY * columns) ** -0.5
 
     bounds: list[Tensor | None] = [None] * config.num_hidden_layers
     if config.use_lower_bound:
-        bounds = lower_bounds(torch.zeros(config.num_hidden_layers, config.state_size, device=device))
+        bounds = lower_bounds(
+            torch.zeros(config.num_hidden_layers, config.state_size, device=device)
+        )
     shape = config.vocab_size, config.hidden_size
     if embedding == "bfloat16":
         table = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(generator=generator)
         return _assemble(config, gain, weight, bounds, table, None)
     codes = torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator, device=device)
-    return _assemble(config, gain, weight, bounds, codes, torch.full(shape[:1], 1 / 64, device=device))
+    return _assemble(
+        config, gain, weight, bounds, codes, torch.full(shape[:1], 1 / 64, device=device)
+    )

@@ -1,4 +1,5 @@
-"""Prompts: stretch after stretch with a carried state, each length of stretch captured in a CUDA graph on first use."""
+"""Prompts: stretch after stretch with a carried state, each length of stretch captured in a CUDA
+graph on first use."""
 
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from mmfree_kernels.inference import few, many
 from mmfree_kernels.inference.model import PackedModel, check_tokens
 
 VALUES = 1 << 22
-"""Of the residual stream, in one stretch: what is live in a block is about thirty times as many bytes."""
+"""Of the residual stream, in one stretch: what is live in a block is about thirty times as many
+bytes."""
 SHORTEST = 256
 
 
@@ -31,12 +33,18 @@ class _Captured:
 class Prefill:
     """Reads prompts of a batch of sequences of any length.
 
-    `state` float32 [layers, batch, state] is carried from call to call, and `logits` float32 [batch, vocabulary] are
-    those after the last token read.  Where many lengths occur, `capture=False` does without graphs.
+    `state` float32 [layers, batch, state] is carried from call to call, and `logits` float32
+    [batch, vocabulary] are those after the last token read.  Where many lengths occur,
+    `capture=False` does without graphs.
     """
 
     def __init__(
-        self, model: PackedModel, batch: int, *, stretch: int | None = None, capture: bool | None = None
+        self,
+        model: PackedModel,
+        batch: int,
+        *,
+        stretch: int | None = None,
+        capture: bool | None = None,
     ) -> None:
         self.model, self.batch = model, batch
         self.stretch = stretch_length(model, batch) if stretch is None else stretch

@@ -1,7 +1,8 @@
-"""The instructions of neuron programs (`mmfree_neuro.trace.Op`) as Triton functions on 32-bit registers.
+"""The instructions of neuron programs (`mmfree_neuro.trace.Op`) as Triton functions on 32-bit
+registers.
 
-A product has 64 bits inside an instruction.  A shift or a bound is a scalar known at run time, so that programs that
-differ only in such numbers are one kernel.
+A product has 64 bits inside an instruction.  A shift or a bound is a scalar known at run time, so
+that programs that differ only in such numbers are one kernel.
 """
 
 import triton
@@ -21,7 +22,8 @@ def mul_shr(a, b, shift):
 
 @triton.jit
 def mul_round(a, b, before, after):
-    """a · b / 2^(before + after) to the nearest, halves up; `after` is 1, or 0 where there is no shift."""
+    """a · b / 2^(before + after) to the nearest, halves up; `after` is 1, or 0 where there is no
+    shift."""
     return ((((a.to(tl.int64) * b) >> before) + after) >> after).to(tl.int32)
 
 
@@ -42,7 +44,8 @@ def mul_fit(a, b, before, after, high):
 
 @triton.jit
 def sigmoid(x, most, up, down, table, live):
-    """σ(x), the table having it for every magnitude min(|x|, most) · 2^up / 2^down, and σ(-x) = 1 - σ(x)."""
+    """σ(x), the table having it for every magnitude min(|x|, most) · 2^up / 2^down, and σ(-x) = 1 -
+    σ(x)."""
     magnitude = (tl.minimum(tl.abs(x), most) << up) >> down
     y = tl.load(table + tl.minimum(magnitude, _MOST_MAGNITUDE), mask=live, other=0)
     return tl.where(x < 0, _GATE_ONE - y, y)

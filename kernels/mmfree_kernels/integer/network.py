@@ -1,4 +1,5 @@
-"""A whole integer graph on a GPU, or on the CPU through Triton's interpreter: bit for bit what `ir` says."""
+"""A whole integer graph on a GPU, or on the CPU through Triton's interpreter: bit for bit what `ir`
+says."""
 
 import operator
 from functools import reduce
@@ -16,19 +17,22 @@ from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.ir import AnyNode, Graph, Input, span
 
 _ALIGNED = 16
-"""Counts begin at multiples of so many, so that all of them lie alike in memory and one kernel serves all."""
+"""Counts begin at multiples of so many, so that all of them lie alike in memory and one kernel
+serves all."""
 
 Signal = tuple[str, str]
 """A node and one of its outputs."""
 
 
 def find_device() -> torch.device:
-    """Where kernels run: a GPU, or the CPU where Triton's interpreter is on; EngineError without either."""
+    """Where kernels run: a GPU, or the CPU where Triton's interpreter is on; EngineError without
+    either."""
     if triton.knobs.runtime.interpret:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise EngineError(
-            "engine gpu: torch finds no GPU on this machine, must find one; engine fast gives the same on the CPU"
+            "engine gpu: torch finds no GPU on this machine, must find one; engine fast gives "
+            "the same on the CPU"
         )
     return torch.device("cuda")
 
@@ -56,7 +60,8 @@ class _Counters:
         return self.all[first:last]
 
     def take(self) -> tuple[dict[Signal, Ints], dict[str, Ints]]:
-        """Non-zero values by output and saturations by node, neuron by neuron, since they were last taken."""
+        """Non-zero values by output and saturations by node, neuron by neuron, since they were last
+        taken."""
         taken = self.all.cpu().numpy().copy()
         self.all.zero_()
         parts = {key: taken[first:last] for key, (first, last) in self.places.items()}
@@ -70,10 +75,14 @@ class _Step:
     def __init__(self, graph: Graph, node: AnyNode, sigmoids: Tensor, counters: _Counters) -> None:
         self.node, self.done = node, list[Signal]()
         self.neurons = Neurons(node, graph.sigmoid, sigmoids, counters.of(node))
-        self.matrices = {e: Packed(e.matrix, sigmoids.device) for e in node.inputs if e.matrix is not None}
+        self.matrices = {
+            e: Packed(e.matrix, sigmoids.device) for e in node.inputs if e.matrix is not None
+        }
         sources = {e: graph.node(e.source).output(e.source_port) for e in node.inputs}
         self.bits = {e: source.qtype.bits for e, source in sources.items()}
-        self.spans = {e: slice(*span(node, e, 0, node.size, source.size)) for e, source in sources.items()}
+        self.spans = {
+            e: slice(*span(node, e, 0, node.size, source.size)) for e, source in sources.items()
+        }
 
     def arrived(self, entry: Input, values: Tensor) -> Tensor:
         """What one input brings, int32 [tokens, width], from what its source sent."""
@@ -86,7 +95,9 @@ class _Step:
     def fire(self, signals: dict[Signal, Tensor]) -> None:
         """Add what the node sends to the signals."""
         inputs = {
-            port: reduce(operator.add, [self.arrived(e, signals[e.source, e.source_port]) for e in entries])
+            port: reduce(
+                operator.add, [self.arrived(e, signals[e.source, e.source_port]) for e in entries]
+            )
             for port, entries in self.node.ports.items()
         }
         signals |= {(self.node.name, port): sent for port, sent in self.neurons.run(inputs).items()}
@@ -104,15 +115,21 @@ class Network:
         self.device = device = find_device()
         self.embedding, self.head = graph.embedding, (graph.head.name, "logits")
         self.counters = _Counters(graph, device)
-        self.codes = torch.from_numpy(np.array(self.embedding.codes)).to(device)  # a copy, as it may be a map
+        self.codes = torch.from_numpy(np.array(self.embedding.codes)).to(
+            device
+        )  # a copy, as it may be a map
         self.scales = torch.from_numpy(self.embedding.scales.astype(np.int32)).to(device)
         sigmoids = all_sigmoids(graph.sigmoid, device)
-        self.words = Neurons(self.embedding, graph.sigmoid, sigmoids, self.counters.of(self.embedding))
+        self.words = Neurons(
+            self.embedding, graph.sigmoid, sigmoids, self.counters.of(self.embedding)
+        )
         self.steps = [_Step(graph, node, sigmoids, self.counters) for node in graph.nodes[1:]]
         last = {(e.source, e.source_port): step for step in self.steps for e in step.node.inputs}
         for signal, step in last.items():
             step.done.append(signal)
-        self.states = {s.node.name: s.neurons.state for s in self.steps if s.neurons.state is not None}
+        self.states = {
+            s.node.name: s.neurons.state for s in self.steps if s.neurons.state is not None
+        }
         self.token = torch.zeros(1, dtype=torch.int64, device=device)
         self.fed_one = False
         self.recorded: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
@@ -147,7 +164,8 @@ class Network:
         return signals[self.head]
 
     def _one(self, token: Tensor) -> Tensor:
-        """One token: at first as any, as kernels are compiled then; recorded the second time; from then on played."""
+        """One token: at first as any, as kernels are compiled then; recorded the second time; from
+        then on played."""
         if self.device.type != "cuda":
             return self._forward(token)
         self.token.copy_(token)

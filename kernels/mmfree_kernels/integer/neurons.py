@@ -1,4 +1,5 @@
-"""The neurons of one node on a device: a generated kernel, its parameters, constants, tables, state and counts."""
+"""The neurons of one node on a device: a generated kernel, its parameters, constants, tables, state
+and counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,39 +44,67 @@ class Counts:
 
 
 class Neurons:
-    """All neurons of a node; `run` is their program on tokens.  `sigmoids` are those of `all_sigmoids`."""
+    """All neurons of a node; `run` is their program on tokens.  `sigmoids` are those of
+    `all_sigmoids`."""
 
-    def __init__(self, node: AnyNode, table: SigmoidTable, sigmoids: Tensor, counts: Counts) -> None:
+    def __init__(
+        self, node: AnyNode, table: SigmoidTable, sigmoids: Tensor, counts: Counts
+    ) -> None:
         program, own, device = record(node, table), constants(node), sigmoids.device
-        self.name, self.size, self.counts, self.outputs = node.name, node.size, counts, program.outputs
+        self.name, self.size, self.counts, self.outputs = (
+            node.name,
+            node.size,
+            counts,
+            program.outputs,
+        )
         self.ports = ("x", "scale") if isinstance(node, Embedding) else tuple(node.ports)
         kernel = write(program, tuple(_stream(node, name, self.ports) for name in program.inputs))
         self.kernel, self.parameters = compiled(kernel.text), kernel.parameters
         values = [*(own[name] for name in program.constants), *program.tables]
         self.fixed = [*(on_device(array, device) for array in values), sigmoids]
-        self.state = torch.zeros(node.size, dtype=torch.int32, device=device) if program.stateful else None
+        self.state = (
+            torch.zeros(node.size, dtype=torch.int32, device=device) if program.stateful else None
+        )
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the neurons send, by output, each int32 [tokens, neurons].
 
-        An input is contiguous int32 [tokens, width]: a value for each neuron, one for all, or the values of groups.
+        An input is contiguous int32 [tokens, width]: a value for each neuron, one for all, or the
+        values of groups.
         """
         arrays = [inputs[port] for port in self.ports]
         tokens = len(arrays[0])
         for port, array in zip(self.ports, arrays, strict=True):
-            if array.dtype != torch.int32 or array.ndim != 2 or len(array) != tokens or not array.is_contiguous():
+            if (
+                array.dtype != torch.int32
+                or array.ndim != 2
+                or len(array) != tokens
+                or not array.is_contiguous()
+            ):
                 found = f"{array.dtype} {list(array.shape)} with strides {list(array.stride())}"
-                raise ValueError(f"{self.name}: input {port} is {found}, must be contiguous int32 [{tokens}, values]")
+                raise ValueError(
+                    f"{self.name}: input {port} is {found}, must be contiguous int32 [{tokens}, "
+                    "values]"
+                )
         if max(tokens * self.size, *(array.numel() for array in arrays)) > MOST_VALUES:
-            raise ValueError(f"{self.name}: {tokens} tokens have more than {MOST_VALUES} values, must come in parts")
+            raise ValueError(
+                f"{self.name}: {tokens} tokens have more than {MOST_VALUES} values, must come "
+                "in parts"
+            )
         sent = {p: arrays[0].new_empty((tokens, self.size)) for p in self.outputs}
         lanes = self.size * tokens if self.state is None else self.size
         self.kernel[(triton.cdiv(lanes, LANES),)](
-            *(side for array in arrays for side in (array, array.shape[1])), *self.fixed,
+            *(side for array in arrays for side in (array, array.shape[1])),
+            *self.fixed,
             *([] if self.state is None else [self.state]),
-            *(side for port in self.outputs for side in (sent[port], self.counts.events[port])), self.counts.saturated,
-            self.size, tokens, *self.parameters, LANES, num_warps=LANES // 32,
-        )  # fmt: skip
+            *(side for port in self.outputs for side in (sent[port], self.counts.events[port])),
+            self.counts.saturated,
+            self.size,
+            tokens,
+            *self.parameters,
+            LANES,
+            num_warps=LANES // 32,
+        )
         return sent
 
 

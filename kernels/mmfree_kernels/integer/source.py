@@ -1,13 +1,14 @@
 """Writes a neuron program as the text of one Triton kernel.
 
-Every number of a program (immediates, shifts, bounds of formats) becomes an argument of the kernel, a parameter, as it
-may differ from layer to layer, and every result a variable.  So like programs have the same text, and the few texts of
-a model are compiled once.
+Every number of a program (immediates, shifts, bounds of formats) becomes an argument of the kernel,
+a parameter, as it may differ from layer to layer, and every result a variable.  So like programs
+have the same text, and the few texts of a model are compiled once.
 
-A kernel's lanes are the pairs of a token and a neuron, neurons first; where neurons have a state, they are the neurons,
-and the tokens follow one another.  Its arguments: for each input its array and width; the constants; the tables;
-the sigmoid of every magnitude; the state, where there is one; for each output its array and the counts of non-zero
-values; the counts of saturations; the numbers of neurons and tokens; the parameters; LANES.
+A kernel's lanes are the pairs of a token and a neuron, neurons first; where neurons have a state,
+they are the neurons, and the tokens follow one another.  Its arguments: for each input its array
+and width; the constants; the tables; the sigmoid of every magnitude; the state, where there is one;
+for each output its array and the counts of non-zero values; the counts of saturations; the numbers
+of neurons and tokens; the parameters; LANES.
 """
 
 import hashlib
@@ -39,8 +40,8 @@ _INSTRUCTIONS = {
     Op.FIT: (1, "k", "fit({}, {})"),
     Op.MUL_FIT: (2, "rk", "mul_fit({}, {}, {}, {}, {})"),
 }
-"""For an instruction, how many registers it reads, which numbers follow them (its shift, what rounds by its shift, its
-constant), and the text of it all."""
+"""For an instruction, how many registers it reads, which numbers follow them (its shift, what
+rounds by its shift, its constant), and the text of it all."""
 _COUNTING = (Op.FIT, Op.MUL_FIT)
 
 _PAIRS = (
@@ -61,12 +62,14 @@ _UNBOUNDED = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Stream:
-    """What neuron i reads of an input's array [tokens, width]: value i · stride + `first`, or zero from `width` on."""
+    """What neuron i reads of an input's array [tokens, width]: value i · stride + `first`, or zero
+    from `width` on."""
 
     array: int
     """Which of the kernel's input arrays it is."""
     stride: int
-    """0 where all neurons read the only value; 1 where each reads its own, width being their number; else a group's."""
+    """0 where all neurons read the only value; 1 where each reads its own, width being their
+    number; else a group's."""
     first: int = 0
 
     @property
@@ -108,9 +111,13 @@ class _Writer:
     def value(self, register: int) -> str:
         """What a register holds."""
         immediates = self.program.immediates
-        return self.number(immediates[register]) if register < len(immediates) else self.held[register]
+        return (
+            self.number(immediates[register]) if register < len(immediates) else self.held[register]
+        )
 
-    def instruction(self, op: int, d: int, a: int, b: int, c: int, shift: int, constant: int) -> None:
+    def instruction(
+        self, op: int, d: int, a: int, b: int, c: int, shift: int, constant: int
+    ) -> None:
         """Write down one instruction; its fields are those of `trace.Op`."""
         result = f"v{len(self.lines)}"
         match Op(op):
@@ -122,7 +129,10 @@ class _Writer:
                 text = f"sigmoid({self.value(a)}, {', '.join(self.scale(shift))}, sigmoids, live)"
             case Op.OUTPUT:
                 sent = self.value(a)
-                self.lines += [f"tl.store(y{d} + at, {sent}, mask=live)", f"count(e{d} + neuron, {sent} != 0, live)"]
+                self.lines += [
+                    f"tl.store(y{d} + at, {sent}, mask=live)",
+                    f"count(e{d} + neuron, {sent} != 0, live)",
+                ]
                 return
             case Op.STATE:
                 self.lines.append(f"state = {self.value(a)}")
@@ -133,7 +143,11 @@ class _Writer:
                 given = [self.number(n) for kind in more for n in numbers[kind]]
                 text = form.format(*map(self.value, (a, b, c)[:reads]), *given)
         self.held[d] = result
-        self.lines += [f"{result}, changed = {text}", "lost += changed"] if op in _COUNTING else [f"{result} = {text}"]
+        self.lines += (
+            [f"{result}, changed = {text}", "lost += changed"]
+            if op in _COUNTING
+            else [f"{result} = {text}"]
+        )
 
     def scale(self, frac: int) -> list[str]:
         """How `ops.Machine.sigmoid` scales a magnitude of so many fractional bits."""
@@ -150,11 +164,26 @@ def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
     tables = [*(f"t{k}" for k in range(len(program.tables))), "sigmoids"]
     held = ["held"] if program.stateful else []
     numbers = ["size", "tokens", *(f"p{k}" for k in range(len(writer.parameters)))]
-    arguments = [*inputs, *(f"c{k}" for k in constants), *tables, *held, *outputs, "saturated", *numbers]
+    arguments = [
+        *inputs,
+        *(f"c{k}" for k in constants),
+        *tables,
+        *held,
+        *outputs,
+        "saturated",
+        *numbers,
+    ]
     plain = ", ".join(f'"{name}"' for name in [*inputs[1::2], *numbers])
-    head = [f"@triton.jit(do_not_specialize=[{plain}])", f"def neurons({', '.join(arguments)}, LANES: tl.constexpr):"]
+    head = [
+        f"@triton.jit(do_not_specialize=[{plain}])",
+        f"def neurons({', '.join(arguments)}, LANES: tl.constexpr):",
+    ]
     load = [f"    c{k} = tl.load(c{k} + neuron, mask=live, other=0)" for k in constants]
-    body = ["lost = tl.zeros([LANES], tl.int32)", *writer.lines, "count(saturated + neuron, lost, live)"]
+    body = [
+        "lost = tl.zeros([LANES], tl.int32)",
+        *writer.lines,
+        "count(saturated + neuron, lost, live)",
+    ]
     if program.stateful:
         loop = ["    while fed < tokens:", *(f"        {line}" for line in body)]
         lines = [*head, *_NEURONS, *load, *loop, *_NEXT_TOKEN]
@@ -165,9 +194,12 @@ def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
 
 @cache
 def compiled(text: str) -> Any:
-    """The Triton kernel of a text, which Triton reads again from the cache of lines: no file is written."""
+    """The Triton kernel of a text, which Triton reads again from the cache of lines: no file is
+    written."""
     name = f"<neuron program {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
-    space = {"__name__": __name__, "triton": triton, "tl": tl} | {f.__name__: f for f in instructions.ALL}
+    space = {"__name__": __name__, "triton": triton, "tl": tl} | {
+        f.__name__: f for f in instructions.ALL
+    }
     exec(compile(text, name, "exec"), space)
     return space["neurons"]

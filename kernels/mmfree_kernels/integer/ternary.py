@@ -1,9 +1,11 @@
-"""Exact integer products of activations with packed ternary weights; `mmfree_neuro.ternary` has the layout.
+"""Exact integer products of activations with packed ternary weights; `mmfree_neuro.ternary` has the
+layout.
 
-The weights lie on the device as they are packed, 2 bits each, and are unpacked in registers.  One token is multiplied
-element by element.  Several tokens go through the matrix units, which multiply bytes: 16 bits are 256 · high + low,
-128 is taken off `low` so that it fits int8, and 128 times the sum of the row's weights is added back.  Sums have 32
-bits, and are right wherever the true sum fits them.
+The weights lie on the device as they are packed, 2 bits each, and are unpacked in registers.  One
+token is multiplied element by element.  Several tokens go through the matrix units, which multiply
+bytes: 16 bits are 256 · high + low, 128 is taken off `low` so that it fits int8, and 128 times the
+sum of the row's weights is added back.  Sums have 32 bits, and are right wherever the true sum fits
+them.
 """
 
 from functools import cached_property
@@ -27,7 +29,8 @@ _DIGIT_BITS = 15
 
 @triton.jit(do_not_specialize=["columns"])
 def _one_token(words, x, out, rows, columns, groups, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sums of one token, from words [tiles, groups, 16] that hold the 16 codes of a row in a group."""
+    """The sums of one token, from words [tiles, groups, 16] that hold the 16 codes of a row in a
+    group."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     shift = column % 4 * 8 + column % 16 // 4 * 2
@@ -46,10 +49,22 @@ def _one_token(words, x, out, rows, columns, groups, ROWS: tl.constexpr, COLUMNS
 
 @triton.jit(do_not_specialize=["groups", "tokens"])
 def _many_tokens(
-    data, row_sums, x, x_stride, out, rows, columns, groups, tokens,
-    WIDE: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, TOKENS: tl.constexpr,
-):  # fmt: skip
-    """The sums of several tokens: each two bits of the bytes [ROWS, 4 · GROUPS] meet the columns they stand for."""
+    data,
+    row_sums,
+    x,
+    x_stride,
+    out,
+    rows,
+    columns,
+    groups,
+    tokens,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    """The sums of several tokens: each two bits of the bytes [ROWS, 4 · GROUPS] meet the columns
+    they stand for."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     byte = tl.arange(0, 4 * GROUPS)
@@ -61,7 +76,9 @@ def _many_tokens(
     done = 0
     while done < groups:
         inside = (row < rows)[:, None] & (group < groups)[None, :]
-        packed = tl.load(data + at[:, None] + (group * 64 + byte % 4)[None, :], mask=inside, other=0x55)
+        packed = tl.load(
+            data + at[:, None] + (group * 64 + byte % 4)[None, :], mask=inside, other=0x55
+        )
         for p in tl.static_range(4):
             weight = ((packed >> (2 * p)) & 3).to(tl.int8) - 1
             column = group * 16 + 4 * p + byte % 4
@@ -93,27 +110,38 @@ class Packed:
     @cached_property
     def row_sums(self) -> Tensor:
         """The sum of each row's weights."""
-        return self._one(torch.ones((1, self.columns), dtype=torch.int32, device=self.data.device))[0]
+        return self._one(torch.ones((1, self.columns), dtype=torch.int32, device=self.data.device))[
+            0
+        ]
 
     def product(self, x: Tensor, bits: int) -> Tensor:
-        """x · rows, int32 [tokens, rows]; x is int32 [tokens, columns] whose values fit `bits` bits with their sign."""
+        """x · rows, int32 [tokens, rows]; x is int32 [tokens, columns] whose values fit `bits` bits
+        with their sign."""
         if x.dtype != torch.int32 or x.ndim != 2 or x.shape[1] != self.columns or x.stride(1) != 1:
             found = f"{x.dtype} {list(x.shape)} with strides {list(x.stride())}"
-            raise ValueError(f"activations are int32 [tokens, {self.columns}] with rows in one piece, not {found}")
+            raise ValueError(
+                f"activations are int32 [tokens, {self.columns}] with rows in one piece, not "
+                f"{found}"
+            )
         if len(x) == 1:
             return self._one(x)
         if bits <= 16:
             return self._many(x, wide=bits > 8)
         mask = (1 << _DIGIT_BITS) - 1
         digits = x & mask, (x >> _DIGIT_BITS) & mask, x >> (2 * _DIGIT_BITS)
-        sums = [self._many(digit, wide=True).long() << (_DIGIT_BITS * k) for k, digit in enumerate(digits)]
+        sums = [
+            self._many(digit, wide=True).long() << (_DIGIT_BITS * k)
+            for k, digit in enumerate(digits)
+        ]
         return (sums[0] + sums[1] + sums[2]).to(torch.int32)
 
     def _one(self, x: Tensor) -> Tensor:
         out = torch.empty((1, self.rows), dtype=torch.int32, device=x.device)
         grid = (triton.cdiv(self.rows, ONE_TOKEN["ROWS"]),)
         words = self.data.view(torch.int32)
-        _one_token[grid](words, x, out, self.rows, self.columns, self.groups, **ONE_TOKEN, num_warps=4)
+        _one_token[grid](
+            words, x, out, self.rows, self.columns, self.groups, **ONE_TOKEN, num_warps=4
+        )
         return out
 
     def _many(self, x: Tensor, *, wide: bool) -> Tensor:
@@ -122,7 +150,18 @@ class Packed:
         together = min(MOST_TOKENS, max(16, triton.next_power_of_2(tokens)))
         grid = triton.cdiv(self.rows, MANY_TOKENS["ROWS"]), triton.cdiv(tokens, together)
         _many_tokens[grid](
-            self.data, row_sums, x, x.stride(0), out, self.rows, self.columns, self.groups, tokens,
-            WIDE=wide, **MANY_TOKENS, TOKENS=together, num_warps=4,
-        )  # fmt: skip
+            self.data,
+            row_sums,
+            x,
+            x.stride(0),
+            out,
+            self.rows,
+            self.columns,
+            self.groups,
+            tokens,
+            WIDE=wide,
+            **MANY_TOKENS,
+            TOKENS=together,
+            num_warps=4,
+        )
         return out

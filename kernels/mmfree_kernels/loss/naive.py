@@ -1,4 +1,5 @@
-"""The loss of the ternary head in plain torch, with straight-through gradients, in float32 or wider."""
+"""The loss of the ternary head in plain torch, with straight-through gradients, in float32 or
+wider."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -15,10 +16,11 @@ def _straight_through(x: Tensor, quantised: Tensor) -> Tensor:
 def linear_cross_entropy(
     x: Tensor, outer_gain: Tensor, outer_eps: float, weight: Tensor, gain: Tensor, targets: Tensor
 ) -> Tensor:
-    """Mean cross-entropy of the logits BIT(RMS(x); weight) of rows x [m, h], over the targets [m] that are not -100.
+    """Mean cross-entropy of the logits BIT(RMS(x); weight) of rows x [m, h], over the targets [m]
+    that are not -100.
 
-    outer_gain [h] is the gain of the norm before the head, gain [h] that within it, weight [v, h] the latent one.
-    0 if every target is -100.
+    outer_gain [h] is the gain of the norm before the head, gain [h] that within it, weight [v, h]
+    the latent one. 0 if every target is -100.
     """
     y = normalised(normalised(widened(x), outer_gain, outer_eps), gain, BITLINEAR_EPS)
     q, s = quantise_activations(y)

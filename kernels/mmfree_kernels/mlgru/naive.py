@@ -1,8 +1,10 @@
-"""The MLGRU in plain torch: the recurrence h_t = f_t · h_{t-1} + c_t, element by element, its gates and its output.
+"""The MLGRU in plain torch: the recurrence h_t = f_t · h_{t-1} + c_t, element by element, its gates
+and its output.
 
-The recurrence is computed by doubling: after step k every position holds the recurrence over the last 2^k positions,
-so a sequence of T takes log2 T element-wise passes and no loop over time.  Its gradient is the same recurrence
-backwards: dc_t = dh_t + f_{t+1} · dc_{t+1} and df_t = dc_t · h_{t-1}; neither pass keeps what lies between.
+The recurrence is computed by doubling: after step k every position holds the recurrence over the
+last 2^k positions, so a sequence of T takes log2 T element-wise passes and no loop over time.  Its
+gradient is the same recurrence backwards: dc_t = dh_t + f_{t+1} · dc_{t+1} and df_t = dc_t ·
+h_{t-1}; neither pass keeps what lies between.
 """
 
 from typing import Any
@@ -40,7 +42,8 @@ class _Recurrence(torch.autograd.Function):
 
 
 def recurrence(f: Tensor, c: Tensor, initial: Tensor) -> Tensor:
-    """All states of the recurrence: f, c [batch, time, n] and the state before them [batch, n]; [batch, time, n]."""
+    """All states of the recurrence: f, c [batch, time, n] and the state before them [batch, n];
+    [batch, time, n]."""
     states: Tensor = _Recurrence.apply(f, c, initial)
     return states
 
@@ -51,11 +54,18 @@ def widened(x: Tensor) -> Tensor:
 
 
 def gated_scan(
-    i: Tensor, f: Tensor, bound: Tensor | None, mask: Tensor | None, initial: Tensor, out_dtype: torch.dtype
+    i: Tensor,
+    f: Tensor,
+    bound: Tensor | None,
+    mask: Tensor | None,
+    initial: Tensor,
+    out_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """States [batch, time, n] and the last of them [batch, n] of raw projections i and f [batch, time, n].
+    """States [batch, time, n] and the last of them [batch, n] of raw projections i and f [batch,
+    time, n].
 
-    Of a lower bound b [n] and a mask m [batch, time]: f' = b + (1 - b) σ(f), c = i σ(i) (1 - f') m, h = f' h + c.
+    Of a lower bound b [n] and a mask m [batch, time]: f' = b + (1 - b) σ(f), c = i σ(i) (1 - f') m,
+    h = f' h + c.
     """
     i, forget = widened(i), torch.sigmoid(widened(f))
     if bound is not None:
@@ -75,10 +85,14 @@ def normalised(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 def gated_output(g: Tensor, h: Tensor, g_gain: Tensor, eps: float, o_gain: Tensor) -> Tensor:
     """What o_proj quantises, of g and h [..., n] and gains [n]: RMS(RMS(g) h σ(h))."""
     h = widened(h)
-    return normalised(normalised(widened(g), g_gain, eps) * h * torch.sigmoid(h), o_gain, BITLINEAR_EPS)
+    return normalised(
+        normalised(widened(g), g_gain, eps) * h * torch.sigmoid(h), o_gain, BITLINEAR_EPS
+    )
 
 
-def output_normalise(g: Tensor, h: Tensor, g_gain: Tensor, eps: float, o_gain: Tensor) -> tuple[Tensor, Tensor]:
+def output_normalise(
+    g: Tensor, h: Tensor, g_gain: Tensor, eps: float, o_gain: Tensor
+) -> tuple[Tensor, Tensor]:
     """8-bit codes [m, n] of `gated_output`, as floats, and the factor of each row [m]."""
     q, s = quantise_activations(gated_output(g, h, g_gain, eps, o_gain))
     return q, s[..., 0]

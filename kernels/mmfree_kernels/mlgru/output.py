@@ -1,4 +1,5 @@
-"""The output gate of the MLGRU with the norm and the quantiser of o_proj behind it, row by row; Triton.
+"""The output gate of the MLGRU with the norm and the quantiser of o_proj behind it, row by row;
+Triton.
 
 Of g and h [rows, n] with gains v, w [n]:
 
@@ -16,14 +17,33 @@ import triton.language as tl
 from torch import Tensor
 
 from mmfree_kernels.bitlinear.checks import check
-from mmfree_kernels.bitlinear.rows import EPS, inverse_rms, load_row, norm_gradient, quantise_row, row_launch
+from mmfree_kernels.bitlinear.rows import (
+    EPS,
+    inverse_rms,
+    load_row,
+    norm_gradient,
+    quantise_row,
+    row_launch,
+)
 from mmfree_kernels.mlgru.scan import FLOATS, check_rows
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _quantise_kernel(
-    g, h, g_gain, o_gain, q, s, g_row, h_row, rows, n, g_eps, VALUES: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+    g,
+    h,
+    g_gain,
+    o_gain,
+    q,
+    s,
+    g_row,
+    h_row,
+    rows,
+    n,
+    g_eps,
+    VALUES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     d = tl.arange(0, BLOCK)
     inside = d < n
     v, w = load_row(g_gain, d, inside), load_row(o_gain, d, inside)
@@ -40,8 +60,23 @@ def _quantise_kernel(
 
 @triton.jit(do_not_specialize=["rows"])
 def _gradient_kernel(
-    g, h, g_gain, o_gain, dy, scale, dg, dh, d_gains, g_row, h_row, dy_row, rows, n, g_eps, BLOCK: tl.constexpr
-):  # fmt: skip
+    g,
+    h,
+    g_gain,
+    o_gain,
+    dy,
+    scale,
+    dg,
+    dh,
+    d_gains,
+    g_row,
+    h_row,
+    dy_row,
+    rows,
+    n,
+    g_eps,
+    BLOCK: tl.constexpr,
+):
     d = tl.arange(0, BLOCK)
     inside = d < n
     v, w, factor = load_row(g_gain, d, inside), load_row(o_gain, d, inside), tl.load(scale)
@@ -82,7 +117,8 @@ def output_normalise(
 ) -> tuple[Tensor, Tensor]:
     """Codes q [rows, n], int8, and factors s [rows], float32, for o_proj.
 
-    g and h [rows, n] and the gains [n] are bfloat16 or float32; rows may lie apart, the gains are contiguous.
+    g and h [rows, n] and the gains [n] are bfloat16 or float32; rows may lie apart, the gains are
+    contiguous.
 
     Raises ValueError for arguments of another shape, dtype or layout.
     """
@@ -90,7 +126,20 @@ def output_normalise(
     q, s = g.new_empty(g.shape, dtype=torch.int8), g.new_empty(rows, dtype=torch.float32)
     programs, block, warps = row_launch(rows, n, 32, 48)
     _quantise_kernel[(programs,)](
-        g, h, g_gain, o_gain, q, s, g.stride(0), h.stride(0), rows, n, eps, False, block, num_warps=warps
+        g,
+        h,
+        g_gain,
+        o_gain,
+        q,
+        s,
+        g.stride(0),
+        h.stride(0),
+        rows,
+        n,
+        eps,
+        False,
+        block,
+        num_warps=warps,
     )
     return q, s
 
@@ -98,12 +147,26 @@ def output_normalise(
 def output_activations(
     g: Tensor, h: Tensor, g_gain: Tensor, eps: float, o_gain: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """The numbers q / s [rows, n], of type `dtype`, that the codes of `output_normalise` stand for."""
+    """The numbers q / s [rows, n], of type `dtype`, that the codes of `output_normalise` stand
+    for."""
     rows, n = _check(g, h, g_gain, o_gain)
     values = g.new_empty(g.shape, dtype=dtype)
     programs, block, warps = row_launch(rows, n, 32, 48)
     _quantise_kernel[(programs,)](
-        g, h, g_gain, o_gain, values, values, g.stride(0), h.stride(0), rows, n, eps, True, block, num_warps=warps
+        g,
+        h,
+        g_gain,
+        o_gain,
+        values,
+        values,
+        g.stride(0),
+        h.stride(0),
+        rows,
+        n,
+        eps,
+        True,
+        block,
+        num_warps=warps,
     )
     return values
 
@@ -111,9 +174,11 @@ def output_activations(
 def output_backward(
     g: Tensor, h: Tensor, g_gain: Tensor, eps: float, o_gain: Tensor, grad_y: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of g, h [rows, n] in their dtypes and of both gains [n], float32, from that of y [rows, n].
+    """Gradients of g, h [rows, n] in their dtypes and of both gains [n], float32, from that of y
+    [rows, n].
 
-    The latter is scale · grad_y: the scalar `scale`, float32, is that of the ternary matrix behind y.
+    The latter is scale · grad_y: the scalar `scale`, float32, is that of the ternary matrix behind
+    y.
 
     Raises ValueError for arguments of another shape, dtype or layout.
     """
@@ -124,8 +189,23 @@ def output_backward(
     programs, block, warps = row_launch(rows, n, 16, 8)
     d_gains = g.new_empty((2, programs, n), dtype=torch.float32)
     _gradient_kernel[(programs,)](
-        g, h, g_gain, o_gain, grad_y, scale, dg, dh, d_gains, g.stride(0), h.stride(0), grad_y.stride(0), rows, n, eps,
-        BLOCK=block, num_warps=warps,
-    )  # fmt: skip
+        g,
+        h,
+        g_gain,
+        o_gain,
+        grad_y,
+        scale,
+        dg,
+        dh,
+        d_gains,
+        g.stride(0),
+        h.stride(0),
+        grad_y.stride(0),
+        rows,
+        n,
+        eps,
+        BLOCK=block,
+        num_warps=warps,
+    )
     d_g_gain, d_o_gain = d_gains.sum(1)
     return dg, dh, d_g_gain, d_o_gain

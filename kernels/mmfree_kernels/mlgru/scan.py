@@ -6,9 +6,10 @@ Of raw projections i and f [batch, time, n], a lower bound b [n] and a mask m [b
     c_t = i_t σ(i_t) (1 - a_t) m_t           input
     h_t = a_t h_{t-1} + c_t                  state, float32
 
-One pass finds what a chunk of time adds to a state and by how much it multiplies it, the next carries states from
-chunk to chunk, the last runs every chunk from its true state.  Backwards the same with dc_t = dh_t + a_{t+1} dc_{t+1}.
-Within a chunk a thread steps through time; the loads of several steps come before the first of them.
+One pass finds what a chunk of time adds to a state and by how much it multiplies it, the next
+carries states from chunk to chunk, the last runs every chunk from its true state.  Backwards the
+same with dc_t = dh_t + a_{t+1} dc_{t+1}. Within a chunk a thread steps through time; the loads of
+several steps come before the first of them.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,8 @@ def _vector(vector, d, inside):
 
 @triton.jit
 def _sigmoid(x):
-    """σ(x), to about 4e-7 of itself: 2^x and 1 / √x are one instruction each, a quotient and e^x several."""
+    """σ(x), to about 4e-7 of itself: 2^x and 1 / √x are one instruction each, a quotient and e^x
+    several."""
     root = tl.rsqrt(1 + tl.exp2(x * -1.4426950408889634))
     return root * root
 
@@ -77,10 +79,28 @@ def _gates(i, f, bound, kept):
 
 @triton.jit(do_not_specialize=["time", "length"])
 def _summary_kernel(
-    i, f, bound, mask, dh, ends, products, backs, i_batch, i_row, f_batch, f_row, dh_batch, dh_row, time, length, n,
-    STEPS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """What a chunk makes of the state 0, the product of its gates, and what its dh sends back before it."""
+    i,
+    f,
+    bound,
+    mask,
+    dh,
+    ends,
+    products,
+    backs,
+    i_batch,
+    i_row,
+    f_batch,
+    f_row,
+    dh_batch,
+    dh_row,
+    time,
+    length,
+    n,
+    STEPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What a chunk makes of the state 0, the product of its gates, and what its dh sends back
+    before it."""
     chunk, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = d < n
@@ -97,7 +117,10 @@ def _summary_kernel(
     product = tl.full([BLOCK], 1.0, tl.float32)
     for t in range(0, count, STEPS):
         left = (count - t).to(tl.int32)
-        i_t, f_t = _rows(i + t * i_row, i_row, left, inside, STEPS), _rows(f + t * f_row, f_row, left, inside, STEPS)
+        i_t, f_t = (
+            _rows(i + t * i_row, i_row, left, inside, STEPS),
+            _rows(f + t * f_row, f_row, left, inside, STEPS),
+        )
         if dh is not None:
             dh_t = _rows(dh + t * dh_row, dh_row, left, inside, STEPS)
         kept = _kept(mask if mask is None else mask + t, left, STEPS)
@@ -116,7 +139,8 @@ def _summary_kernel(
 
 @triton.jit
 def _carried(sums, products, start, stride, chunks, inside, STEPS: tl.constexpr):
-    """Replace what each chunk adds by what comes into it, chunk after chunk at distance `stride`."""
+    """Replace what each chunk adds by what comes into it, chunk after chunk at distance
+    `stride`."""
     state = start
     for j in range(0, chunks, STEPS):
         added = _rows(sums + j * stride, stride, chunks - j, inside, STEPS)
@@ -129,8 +153,9 @@ def _carried(sums, products, start, stride, chunks, inside, STEPS: tl.constexpr)
 @triton.jit(do_not_specialize=["chunks"])
 def _carry_kernel(
     ends, products, initial, backs, d_final, chunks, n, STEPS: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Turns `ends` into the states before each chunk, and `backs` into the gradients of the states after each."""
+):
+    """Turns `ends` into the states before each chunk, and `backs` into the gradients of the states
+    after each."""
     batch = tl.program_id(1).to(tl.int64)
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = d < n
@@ -146,9 +171,23 @@ def _carry_kernel(
 
 @triton.jit(do_not_specialize=["time", "length"])
 def _states_kernel(
-    i, f, bound, mask, starts, h, final, i_batch, i_row, f_batch, f_row, time, length, n,
-    STEPS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    i,
+    f,
+    bound,
+    mask,
+    starts,
+    h,
+    final,
+    i_batch,
+    i_row,
+    f_batch,
+    f_row,
+    time,
+    length,
+    n,
+    STEPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """All states of a chunk, from the one before it; the last chunk also writes the final state."""
     chunk, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -164,7 +203,10 @@ def _states_kernel(
     state = tl.load(starts + (batch * tl.num_programs(0) + chunk) * n + d, mask=inside, other=0.0)
     for t in range(0, count, STEPS):
         left = (count - t).to(tl.int32)
-        i_t, f_t = _rows(i + t * i_row, i_row, left, inside, STEPS), _rows(f + t * f_row, f_row, left, inside, STEPS)
+        i_t, f_t = (
+            _rows(i + t * i_row, i_row, left, inside, STEPS),
+            _rows(f + t * f_row, f_row, left, inside, STEPS),
+        )
         kept = _kept(mask if mask is None else mask + t, left, STEPS)
         for k in tl.static_range(STEPS):
             gate, c = _gates(i_t[k], f_t[k], b, kept[k])
@@ -176,10 +218,30 @@ def _states_kernel(
 
 @triton.jit(do_not_specialize=["time"])
 def _gradient_kernel(
-    i, f, bound, mask, dh, starts, backs, di, df, d_bounds, d_initial, i_batch, i_row, f_batch, f_row, dh_batch,
-    dh_row, time, n, STEPS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Gradients of a chunk of STEPS steps, from the state before it and the gradient of the state after it."""
+    i,
+    f,
+    bound,
+    mask,
+    dh,
+    starts,
+    backs,
+    di,
+    df,
+    d_bounds,
+    d_initial,
+    i_batch,
+    i_row,
+    f_batch,
+    f_row,
+    dh_batch,
+    dh_row,
+    time,
+    n,
+    STEPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Gradients of a chunk of STEPS steps, from the state before it and the gradient of the state
+    after it."""
     chunk, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = d < n
@@ -221,7 +283,8 @@ def _gradient_kernel(
 
 
 def check_rows(who: str, tensor: Tensor, shape: Sequence[int]) -> None:
-    """Raise ValueError unless the tensor has that shape, is bfloat16 or float32, and its rows are without gaps."""
+    """Raise ValueError unless the tensor has that shape, is bfloat16 or float32, and its rows are
+    without gaps."""
     if tensor.shape != tuple(shape) or tensor.dtype not in FLOATS:
         wanted = f"{list(shape)} of {' or '.join(map(str, FLOATS))}"
         raise ValueError(f"{who} is {list(tensor.shape)} of {tensor.dtype}, must be {wanted}")
@@ -229,9 +292,13 @@ def check_rows(who: str, tensor: Tensor, shape: Sequence[int]) -> None:
         raise ValueError(f"{who} has strides {list(tensor.stride())}, the last must be 1")
 
 
-def _check(i: Tensor, f: Tensor, bound: Tensor | None, mask: Tensor | None, initial: Tensor) -> None:
+def _check(
+    i: Tensor, f: Tensor, bound: Tensor | None, mask: Tensor | None, initial: Tensor
+) -> None:
     if i.ndim != 3 or 0 in i.shape:
-        raise ValueError(f"i has shape {list(i.shape)}, must have [batch, time, channels], none of them 0")
+        raise ValueError(
+            f"i has shape {list(i.shape)}, must have [batch, time, channels], none of them 0"
+        )
     batch, time, n = i.shape
     check_rows("i", i, i.shape)
     check_rows("f", f, i.shape)
@@ -248,7 +315,8 @@ def _block(n: int) -> int:
 
 
 def chunk_length(batch: int, time: int, n: int) -> int:
-    """Long enough to be worth two passes, short enough to fill the machine; all of time where that is filled anyway."""
+    """Long enough to be worth two passes, short enough to fill the machine; all of time where that
+    is filled anyway."""
     chunks = min(BUSY // (batch * n), triton.cdiv(time, SHORTEST_CHUNK))
     if chunks < 4:
         return time
@@ -266,11 +334,13 @@ def gated_scan(
     chunk: int | None = None,
     final: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """States h [batch, time, n] of `out_dtype` and the last of them [batch, n], float32, of raw projections i and f.
+    """States h [batch, time, n] of `out_dtype` and the last of them [batch, n], float32, of raw
+    projections i and f.
 
-    i, f: [batch, time, n], bfloat16 or float32, of any strides whose last is 1; bound [n], mask [batch, time] and
-    initial [batch, n] are float32 and contiguous.  `chunk` is the length of a chunk of time, chosen if not given.
-    The last states are written to `final` if that is given, which may be `initial` itself.
+    i, f: [batch, time, n], bfloat16 or float32, of any strides whose last is 1; bound [n], mask
+    [batch, time] and initial [batch, n] are float32 and contiguous.  `chunk` is the length of a
+    chunk of time, chosen if not given. The last states are written to `final` if that is given,
+    which may be `initial` itself.
 
     Raises ValueError for arguments of another shape, dtype or layout.
     """
@@ -290,17 +360,53 @@ def gated_scan(
     if chunks > 1:
         starts, products = initial.new_empty(2, batch, chunks, n)
         _summary_kernel[grid](
-            i, f, bound, mask, None, starts, products, None, *strides, 0, 0, time, length, n,
-            STEPS=FORWARD_STEPS, BLOCK=block, num_warps=warps,
-        )  # fmt: skip
+            i,
+            f,
+            bound,
+            mask,
+            None,
+            starts,
+            products,
+            None,
+            *strides,
+            0,
+            0,
+            time,
+            length,
+            n,
+            STEPS=FORWARD_STEPS,
+            BLOCK=block,
+            num_warps=warps,
+        )
         _carry_kernel[(triton.cdiv(n, 32), batch, 1)](
-            starts, products, initial, None, None, chunks, n, STEPS=CARRY_STEPS, BLOCK=32, num_warps=1
+            starts,
+            products,
+            initial,
+            None,
+            None,
+            chunks,
+            n,
+            STEPS=CARRY_STEPS,
+            BLOCK=32,
+            num_warps=1,
         )
     h = i.new_empty(i.shape, dtype=out_dtype)
     _states_kernel[grid](
-        i, f, bound, mask, starts, h, final, *strides, time, length, n,
-        STEPS=FORWARD_STEPS, BLOCK=block, num_warps=warps,
-    )  # fmt: skip
+        i,
+        f,
+        bound,
+        mask,
+        starts,
+        h,
+        final,
+        *strides,
+        time,
+        length,
+        n,
+        STEPS=FORWARD_STEPS,
+        BLOCK=block,
+        num_warps=warps,
+    )
     return h, final
 
 
@@ -315,10 +421,12 @@ def gated_scan_backward(
     *,
     steps: int = BACKWARD_STEPS,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Gradients of i, f, bound and initial from those of h [batch, time, n] and of the last state [batch, n].
+    """Gradients of i, f, bound and initial from those of h [batch, time, n] and of the last state
+    [batch, n].
 
-    The first four arguments are those of `gated_scan`, whose states are computed again; di and df have the dtypes of
-    i and f, the others are float32.  Beyond them it needs 3 / steps of a float32 [batch, time, n].
+    The first four arguments are those of `gated_scan`, whose states are computed again; di and df
+    have the dtypes of i and f, the others are float32.  Beyond them it needs 3 / steps of a float32
+    [batch, time, n].
 
     Raises ValueError for arguments of another shape, dtype or layout.
     """
@@ -334,11 +442,33 @@ def gated_scan_backward(
         starts, backs, products = initial.new_empty(3, batch, chunks, n)
         block = _block(n)
         _summary_kernel[chunks, triton.cdiv(n, block), batch](
-            i, f, bound, mask, dh, starts, products, backs, *strides, time, steps, n,
-            STEPS=steps, BLOCK=block, num_warps=max(1, block // 64),
-        )  # fmt: skip
+            i,
+            f,
+            bound,
+            mask,
+            dh,
+            starts,
+            products,
+            backs,
+            *strides,
+            time,
+            steps,
+            n,
+            STEPS=steps,
+            BLOCK=block,
+            num_warps=max(1, block // 64),
+        )
         _carry_kernel[(triton.cdiv(n, 32), batch, 2)](
-            starts, products, initial, backs, d_final, chunks, n, STEPS=CARRY_STEPS, BLOCK=32, num_warps=1
+            starts,
+            products,
+            initial,
+            backs,
+            d_final,
+            chunks,
+            n,
+            STEPS=CARRY_STEPS,
+            BLOCK=32,
+            num_warps=1,
         )
     d_bounds = None
     if bound is not None:
@@ -346,9 +476,24 @@ def gated_scan_backward(
     di, df = i.new_empty(i.shape), f.new_empty(f.shape)
     d_initial = torch.empty_like(initial)
     _gradient_kernel[chunks, triton.cdiv(n, 64), batch](
-        i, f, bound, mask, dh, starts, backs, di, df, d_bounds, d_initial, *strides, time, n,
-        STEPS=steps, BLOCK=64, num_warps=2,
-    )  # fmt: skip
+        i,
+        f,
+        bound,
+        mask,
+        dh,
+        starts,
+        backs,
+        di,
+        df,
+        d_bounds,
+        d_initial,
+        *strides,
+        time,
+        n,
+        STEPS=steps,
+        BLOCK=64,
+        num_warps=2,
+    )
     return di, df, None if d_bounds is None else d_bounds.sum((0, 1)), d_initial
 
 
@@ -361,14 +506,18 @@ class _Scan(torch.autograd.Function):
         return gated_scan(i, f, bound, mask, initial, i.dtype)
 
     @staticmethod
-    def backward(ctx: Any, dh: Tensor, d_final: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, Tensor]:
+    def backward(
+        ctx: Any, dh: Tensor, d_final: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, None, Tensor]:
         i, f, bound, mask, initial = ctx.saved_tensors
         grads = dh.contiguous(), d_final.contiguous()
         di, df, d_bound, d_initial = gated_scan_backward(i, f, bound, mask, initial, *grads)
         return di, df, d_bound, None, d_initial
 
 
-def scan(i: Tensor, f: Tensor, bound: Tensor | None, mask: Tensor | None, initial: Tensor) -> tuple[Tensor, Tensor]:
+def scan(
+    i: Tensor, f: Tensor, bound: Tensor | None, mask: Tensor | None, initial: Tensor
+) -> tuple[Tensor, Tensor]:
     """`gated_scan` with gradients for all but the mask; states have the dtype of i."""
     states: tuple[Tensor, Tensor] = _Scan.apply(i, f, bound, mask, initial)
     return states

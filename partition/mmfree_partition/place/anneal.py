@@ -1,7 +1,8 @@
-"""Refines where the cores of a chip lie on its mesh: seeded annealing that swaps two of them, and keeps what is better.
+"""Refines where the cores of a chip lie on its mesh: seeded annealing that swaps two of them, and
+keeps what is better.
 
-It refines any placement; the placer of this name refines that of `chain`.  Chips and what their cores hold stay as they
-are; messages take fewer hops.
+It refines any placement; the placer of this name refines that of `chain`.  Chips and what their
+cores hold stay as they are; messages take fewer hops.
 """
 
 from dataclasses import replace
@@ -33,14 +34,19 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
 
 
 def refine(graph: Graph, system: SystemSpec, request: Request, placed: Placement) -> Placement:
-    """Any placement with cores swapped on their chips, or the placement itself where that saves no hops."""
+    """Any placement with cores swapped on their chips, or the placement itself where that saves no
+    hops."""
     graph = by_columns(graph, placed.columns)
     routes = route(graph, placed.shards, placed.locations)
     moved: dict[Location, Location] = {}
     for chip in sorted({place.chip for place in placed.locations} - {HOST}):
         flow = _flow(routes, placed.locations, chip, request.cores)
-        order = _anneal(flow, int(system.chip.mesh_columns.central), np.random.default_rng((request.seed, chip)))
-        moved |= {Location(chip, core): Location(chip, int(order[core])) for core in range(request.cores)}
+        order = _anneal(
+            flow, int(system.chip.mesh_columns.central), np.random.default_rng((request.seed, chip))
+        )
+        moved |= {
+            Location(chip, core): Location(chip, int(order[core])) for core in range(request.cores)
+        }
     locations = tuple(moved.get(place, place) for place in placed.locations)
     moved_routes = route(graph, placed.shards, locations)
     before = _hops(system, placed.shards, placed.locations, routes)
@@ -49,15 +55,26 @@ def refine(graph: Graph, system: SystemSpec, request: Request, placed: Placement
 
 
 def _hops(
-    system: SystemSpec, shards: tuple[Shard, ...], locations: tuple[Location, ...], routes: tuple[Route, ...]
+    system: SystemSpec,
+    shards: tuple[Shard, ...],
+    locations: tuple[Location, ...],
+    routes: tuple[Route, ...],
 ) -> int:
     """Mesh links that a token's payloads take, all of them non-zero."""
     found = ways(Mapping("", system.name, "", shards, locations, routes), system)
-    return int(sum(hops * (one.stop - one.start) for hops, one in zip(found.hops.tolist(), routes, strict=True)))
+    return int(
+        sum(
+            hops * (one.stop - one.start)
+            for hops, one in zip(found.hops.tolist(), routes, strict=True)
+        )
+    )
 
 
-def _flow(routes: tuple[Route, ...], locations: tuple[Location, ...], chip: int, cores: int) -> NDArray[np.float64]:
-    """Payloads between the cores of a chip, both ways [cores + 1, cores + 1]; what leaves the chip ends in the last.
+def _flow(
+    routes: tuple[Route, ...], locations: tuple[Location, ...], chip: int, cores: int
+) -> NDArray[np.float64]:
+    """Payloads between the cores of a chip, both ways [cores + 1, cores + 1]; what leaves the chip
+    ends in the last.
 
     A payload that branches counts in parts, since its tree shares links.
     """
@@ -77,8 +94,11 @@ def _flow(routes: tuple[Route, ...], locations: tuple[Location, ...], chip: int,
     return flow + flow.T
 
 
-def _anneal(flow: NDArray[np.float64], columns: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Where each core goes [cores]; the last row of `flow` is the gateway, which stays at place 0 of the mesh."""
+def _anneal(
+    flow: NDArray[np.float64], columns: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """Where each core goes [cores]; the last row of `flow` is the gateway, which stays at place 0
+    of the mesh."""
     cores = len(flow) - 1
     at = np.append(np.arange(cores), 0)
     row, column = np.divmod(np.arange(cores), columns)

@@ -1,4 +1,5 @@
-"""Minimises the slowest core: the chain is cut into one stretch for every core, all equally slow as far as may be."""
+"""Minimises the slowest core: the chain is cut into one stretch for every core, all equally slow as
+far as may be."""
 
 from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.ir import Graph

@@ -1,4 +1,5 @@
-"""Places each block on a chip of its own, or on as many as it needs, and the head on the chips after the last block.
+"""Places each block on a chip of its own, or on as many as it needs, and the head on the chips
+after the last block.
 
 The mapping of arXiv 2503.18002: one block per chip, spread over all usable cores.
 """
@@ -15,7 +16,8 @@ from mmfree_partition.request import Placement, Request
 def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     """All cores of the chips of a block in use for about the same time.
 
-    Raises CapacityError where the system has too few chips, or `chips` is not the number that this mapping needs.
+    Raises CapacityError where the system has too few chips, or `chips` is not the number that this
+    mapping needs.
     """
     chain = Chain(graph, system.chip, request.host)
     need_room(chain)
@@ -24,7 +26,8 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
         chips += _of_block(chain, start, stop, request)
     if request.chips not in (None, len(chips)):
         raise CapacityError(
-            f"{graph.name}: one block per chip needs {len(chips)} chips, {request.chips} were asked for"
+            f"{graph.name}: one block per chip needs {len(chips)} chips, {request.chips} were "
+            "asked for"
         )
     return lay_out(chain, chips, system, request)
 
@@ -35,7 +38,9 @@ def _blocks(chain: Chain) -> list[tuple[Position, Position]]:
     return [((a, 0), (b, 0)) for a, b in zip([0, *edges], [*edges, len(blocks)], strict=True)]
 
 
-def _of_block(chain: Chain, start: Position, stop: Position, request: Request) -> list[list[list[Shard]]]:
+def _of_block(
+    chain: Chain, start: Position, stop: Position, request: Request
+) -> list[list[list[Shard]]]:
     """The cores of the fewest chips that hold one block."""
     pieces = chain.pieces(start, stop)
     if held := cores_of(chain, pieces, request):

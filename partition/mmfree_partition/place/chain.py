@@ -1,8 +1,10 @@
-"""Cuts the chain into chips where least crosses: the best cuts of all, by dynamic programming over the places to cut.
+"""Cuts the chain into chips where least crosses: the best cuts of all, by dynamic programming over
+the places to cut.
 
-Every chip holds a stretch of the chain and no core may be slower than the slack over the bound allows.  Within that,
-and up to the grain of the places, no other way to cut the chain has less cross its cuts.  Where the request allows it,
-sums are passed from chip to chip in parts (see `seams`).
+Every chip holds a stretch of the chain and no core may be slower than the slack over the bound
+allows.  Within that, and up to the grain of the places, no other way to cut the chain has less
+cross its cuts.  Where the request allows it, sums are passed from chip to chip in parts (see
+`seams`).
 """
 
 from dataclasses import replace
@@ -24,20 +26,24 @@ SLACK = 1.05
 """How much slower than the bound the slowest core may be."""
 REACHED = 1.01
 LOOSER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
-"""Times that, or times what `balanced` about reaches where that is slower; the first that can be kept counts.
+"""Times that, or times what `balanced` about reaches where that is slower; the first that can be
+kept counts.
 
 Where memory allows none of them, cores are filled evenly instead.
 """
 GRAIN = 16
 TIGHTER = (1.0, 0.99, 0.98, 0.96, 0.94)
-"""How full chips may be by the sum of their neurons, tried one after another until cores hold what chips do."""
+"""How full chips may be by the sum of their neurons, tried one after another until cores hold what
+chips do."""
 MUCH = 1 << 60
 
 
 def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
-    """The least across all cuts with cores within 5 % of the bound, or as near to it as the order of neurons allows.
+    """The least across all cuts with cores within 5 % of the bound, or as near to it as the order
+    of neurons allows.
 
-    A payload that passes a chip by counts at both of its ends, and what comes from the host does not count.
+    A payload that passes a chip by counts at both of its ends, and what comes from the host does
+    not count.
 
     Raises CapacityError where the system has too little room.
     """
@@ -48,8 +54,11 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     return replace(on_chips(divided, parts, system, request), columns=columns)
 
 
-def best_cuts(chain: Chain, chips: int, request: Request) -> tuple[Chain, list[list[Piece]], Columns]:
-    """The chain of the graph as the best cuts divide it, its pieces on every chip, and the columns of the division."""
+def best_cuts(
+    chain: Chain, chips: int, request: Request
+) -> tuple[Chain, list[list[Piece]], Columns]:
+    """The chain of the graph as the best cuts divide it, its pieces on every chip, and the columns
+    of the division."""
     seams = Seams(chain, divide=request.divide)
     found = seams.places(GRAIN)
     memory = np.array([chain.room.memory, chain.room.synaptic_memory], np.float64)
@@ -71,9 +80,12 @@ def best_cuts(chain: Chain, chips: int, request: Request) -> tuple[Chain, list[l
 
 
 def slowest_allowed(chain: Chain, evenly: list[list[Shard]], cores: int) -> list[float]:
-    """Nanoseconds that the slowest core may take, one after another; `evenly` is what evenly filled cores hold."""
+    """Nanoseconds that the slowest core may take, one after another; `evenly` is what evenly filled
+    cores hold."""
     reached = max(chain.busiest(core) for core in evenly)
-    return [looser * max(SLACK * chain.least_slowest(cores), REACHED * reached) for looser in LOOSER]
+    return [
+        looser * max(SLACK * chain.least_slowest(cores), REACHED * reached) for looser in LOOSER
+    ]
 
 
 def _divided(chain: Chain, columns: Columns) -> Chain:
@@ -90,7 +102,8 @@ def _first(loads: NDArray[np.float64], room: NDArray[np.float64]) -> Ints:
 
 
 def _cheapest(first: Ints, crossed: Ints, chips: int) -> list[int] | None:
-    """The places that cut exactly `chips` chips with the least crossing in all, ends included; None without any."""
+    """The places that cut exactly `chips` chips with the least crossing in all, ends included; None
+    without any."""
     count = len(first)
     cost: Ints = np.full(count, MUCH, np.int64)
     cost[0] = 0

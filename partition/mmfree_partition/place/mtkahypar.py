@@ -1,6 +1,8 @@
-"""The chips by Mt-KaHyPar, a partitioner of hypergraphs that knows nothing of chains: an outside yardstick.
+"""The chips by Mt-KaHyPar, a partitioner of hypergraphs that knows nothing of chains: an outside
+yardstick.
 
-Needs the package of that name; its deterministic preset with one thread gives the same result on every run.
+Needs the package of that name; its deterministic preset with one thread gives the same result on
+every run.
 """
 
 from collections.abc import Sequence
@@ -18,13 +20,16 @@ from mmfree_partition.request import Placement, Request
 GRAIN = 32
 """Neurons that stay together at least."""
 ROOMS = (SLACK - 1, 0.07, 0.1, 0.2, 0.5)
-"""How much heavier than the mean a chip may be; the first with which every chip holds its part counts."""
+"""How much heavier than the mean a chip may be; the first with which every chip holds its part
+counts."""
 
 
 def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
-    """The fewest messages between chips that the partitioner finds, chips about as even as `chain` has them.
+    """The fewest messages between chips that the partitioner finds, chips about as even as `chain`
+    has them.
 
-    Raises CapacityError where the system has too little room, InputError where the package is missing.
+    Raises CapacityError where the system has too little room, InputError where the package is
+    missing.
     """
     chain = Chain(graph, system.chip, request.host)
     need_room(chain)
@@ -35,7 +40,9 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
         cores = [found for found in held if found]
         if len(cores) == chips:
             return lay_out(chain, cores, system, request)
-    raise CapacityError(f"{graph.name}: Mt-KaHyPar found no parts that fit {chips} chips of {request.cores} cores")
+    raise CapacityError(
+        f"{graph.name}: Mt-KaHyPar found no parts that fit {chips} chips of {request.cores} cores"
+    )
 
 
 def partition(chain: Chain, chips: int, room: float, seed: int) -> list[list[Piece]]:
@@ -63,7 +70,9 @@ def _library() -> tuple[Any, Any]:
     try:
         import mtkahypar
     except ImportError:
-        raise InputError("mtkahypar is not installed, must be for this placer: pip install mtkahypar") from None
+        raise InputError(
+            "mtkahypar is not installed, must be for this placer: pip install mtkahypar"
+        ) from None
     return mtkahypar, mtkahypar.initialize(1)
 
 
@@ -79,7 +88,8 @@ def _joined(grains: Sequence[Piece]) -> list[Piece]:
 
 
 def hypergraph(chain: Chain) -> tuple[list[Piece], list[list[int]], list[int]]:
-    """Grains of neurons, and nets: what a grain sends with all grains that read it, and how many payloads that is."""
+    """Grains of neurons, and nets: what a grain sends with all grains that read it, and how many
+    payloads that is."""
     grains: list[Piece] = []
     start: list[int] = []
     for k, link in enumerate(chain.links):
@@ -96,7 +106,11 @@ def hypergraph(chain: Chain) -> tuple[list[Piece], list[list[int]], list[int]]:
             pins = {number}
             for reader, how in readers:
                 every = range(start[reader], start[reader + 1])
-                pins.update([every[min(first * len(every) // size, len(every) - 1)]] if how in ALONE else every)
+                pins.update(
+                    [every[min(first * len(every) // size, len(every) - 1)]]
+                    if how in ALONE
+                    else every
+                )
             key = tuple(sorted(pins))
             if len(key) > 1:
                 nets[key] = nets.get(key, 0) + last - first

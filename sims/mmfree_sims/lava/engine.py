@@ -23,14 +23,20 @@ MOST_CORES_AS_PROCESSES = 60
 
 
 def build(
-    graph: Graph, mapping: Mapping, job: Job, shared: Shared | None = None, *, per_core: bool = False,
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    shared: Shared | None = None,
+    *,
+    per_core: bool = False,
     start: Start = FROM_ZERO,
-) -> tuple[Host, dict[int, Chip]]:  # fmt: skip
-    """The Host and the Chips of a mapping, connected: Lava Processes for a network of the user's own, or for `run`.
+) -> tuple[Host, dict[int, Chip]]:
+    """The Host and the Chips of a mapping, connected: Lava Processes for a network of the user's
+    own, or for `run`.
 
     A chip that holds nothing but copies that nobody reads has nothing to do and is left out.
-    Whoever runs them without `guard.run` must stop them in a `finally`: Lava's processes outlive an exception, and
-    Python then waits for them at its exit for ever.
+    Whoever runs them without `guard.run` must stop them in a `finally`: Lava's processes outlive an
+    exception, and Python then waits for them at its exit for ever.
     """
     plan = Plan(graph, mapping, by_core(mapping) if per_core else by_chip)
     in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
@@ -41,12 +47,18 @@ def build(
 
     at_work = {chip_of(stretch.tile) for stretch in plan.stretches}
     chips = {
-        chip: Chip(plan=plan, mapping=mapping, chip=chip, fed=start.fed, shared=shared, name=f"chip{chip}")
+        chip: Chip(
+            plan=plan, mapping=mapping, chip=chip, fed=start.fed, shared=shared, name=f"chip{chip}"
+        )
         for chip in mapping.chips
         if chip in at_work
     }
     processes: dict[int, Host | Chip] = {HOST: host, **chips}
-    links = {(chip_of(tile), chip_of(other)) for tile, others in plan.linked().items() for other in others}
+    links = {
+        (chip_of(tile), chip_of(other))
+        for tile, others in plan.linked().items()
+        for other in others
+    }
     for sender, receiver in sorted(links):
         if sender != receiver:
             processes[sender].s_out.connect(processes[receiver].s_in)
@@ -69,14 +81,22 @@ def run_per_core(
     """Run a job in Lava, one process per core; for small models."""
     if len(mapping.cores) > MOST_CORES_AS_PROCESSES:
         raise EngineError(
-            f"the mapping uses {len(mapping.cores)} cores, must use at most {MOST_CORES_AS_PROCESSES} to run "
+            f"the mapping uses {len(mapping.cores)} cores, must use at most "
+            f"{MOST_CORES_AS_PROCESSES} to run "
             "one Lava process per core"
         )
     return _run(graph, mapping, job, report, saving, per_core=True, jitter_us=0)
 
 
 def _run(
-    graph: Graph, mapping: Mapping, job: Job, report: Report, saving: Saving | None, *, per_core: bool, jitter_us: int
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    report: Report,
+    saving: Saving | None,
+    *,
+    per_core: bool,
+    jitter_us: int,
 ) -> Result:
     check(graph, job)
     check_saving(job, saving)
@@ -89,9 +109,12 @@ def _run(
     host, _ = build(graph, mapping, job, shared, per_core=per_core, start=start_of(saving))
     config = Loihi2SimCfg(select_tag="core" if per_core else "chip", select_sub_proc_model=per_core)
     guard.run(
-        host, config, channel_slots=CHANNEL_SLOTS,
-        watch=_watcher(shared, job, report, book), name_of=_namer(shared, mapping, per_core),
-    )  # fmt: skip
+        host,
+        config,
+        channel_slots=CHANNEL_SLOTS,
+        watch=_watcher(shared, job, report, book),
+        name_of=_namer(shared, mapping, per_core),
+    )
     seconds = {"start": float(shared.clock[2]) - begin} | book.seconds(shared.clock)
     prefill, generate = book.activities(shared.board, job.fed)
     chosen = np.array(shared.chosen)

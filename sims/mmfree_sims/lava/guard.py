@@ -1,8 +1,10 @@
-"""Runs Lava so that it always ends: whatever dies, raises or is interrupted, no process and no memory is left behind.
+"""Runs Lava so that it always ends: whatever dies, raises or is interrupted, no process and no
+memory is left behind.
 
-Lava's own `run` waits for ever when a model raises or its OS process dies.  Here the run is started without blocking
-and watched; on the first sign of trouble every OS process is ended, Lava's channels are released, and RunFailed says
-which process it was and why.  Should the user's own process be killed, the kernel ends the children (PR_SET_PDEATHSIG).
+Lava's own `run` waits for ever when a model raises or its OS process dies.  Here the run is started
+without blocking and watched; on the first sign of trouble every OS process is ended, Lava's
+channels are released, and RunFailed says which process it was and why.  Should the user's own
+process be killed, the kernel ends the children (PR_SET_PDEATHSIG).
 """
 
 import ctypes
@@ -25,7 +27,8 @@ from mmfree_neuro.errors import RunFailed
 POLL_SECONDS = 0.005
 LOOK_SECONDS = 0.1
 GRACE_SECONDS = 0.35
-"""After a child has died, until Lava is sure to do nothing but wait: an exception must not meet it while it forks."""
+"""After a child has died, until Lava is sure to do nothing but wait: an exception must not meet it
+while it forks."""
 PATIENCE_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
@@ -55,7 +58,8 @@ def _tied_to_parent() -> Iterator[None]:
 
 @contextmanager
 def _watched_children(process: AbstractProcess, name_of: Callable[[int], str]) -> Iterator[None]:
-    """RunFailed inside, when a child dies: Lava itself, starting or stopping, would wait for that child for ever."""
+    """RunFailed inside, when a child dies: Lava itself, starting or stopping, would wait for that
+    child for ever."""
     since: list[float] = []
 
     def look(_number: int, _frame: object) -> None:
@@ -146,8 +150,9 @@ def run(
 ) -> None:
     """Run the network of `process` until every model has returned, then stop it.
 
-    `watch` is called a few hundred times a second; `name_of` tells a child by its process id.  Raises RunFailed when a
-    child raises or dies; KeyboardInterrupt and whatever `watch` raises pass through.  Nothing is left in any case.
+    `watch` is called a few hundred times a second; `name_of` tells a child by its process id.
+    Raises RunFailed when a child raises or dies; KeyboardInterrupt and whatever `watch` raises pass
+    through.  Nothing is left in any case.
     """
     _raise_file_limit()
     try:
@@ -182,7 +187,8 @@ def _stop(process: AbstractProcess, name_of: Callable[[int], str]) -> None:
 
 
 def _late_trouble(runtime: Any, name_of: Callable[[int], str]) -> str:
-    """The trouble behind an error answer; the traceback may take a moment longer than the answer."""
+    """The trouble behind an error answer; the traceback may take a moment longer than the
+    answer."""
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:
         trouble = _trouble(runtime, name_of)

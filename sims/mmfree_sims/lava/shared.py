@@ -1,4 +1,5 @@
-"""What the processes of a run share with the user's process: counts, logits and progress, in anonymous memory.
+"""What the processes of a run share with the user's process: counts, logits and progress, in
+anonymous memory.
 
 The memory is made before Lava forks and has no name, so nothing of it can be left behind.
 """
@@ -27,11 +28,16 @@ class Shared:
     board: Board
     kept: Board
     """What every tile had counted, and its states, when the last state was kept."""
-    logits: Ints  # [sequences, fed tokens, vocabulary], [sequences, 0, vocabulary] where none are kept
+    logits: (
+        Ints  # [sequences, fed tokens, vocabulary], [sequences, 0, vocabulary] where none are kept
+    )
     chosen: Ints  # [sequences, new tokens]
     done: Ints  # [2]: tokens through prefill, tokens generated
-    clock: NDArray[np.float64]  # [3]: seconds in prefill, seconds generating, monotonic time when all were ready
-    ready: Ints  # [tiles]: process id of a tile that is ready, 0 before, NOBODY where it has nothing to do
+    clock: NDArray[
+        np.float64
+    ]  # [3]: seconds in prefill, seconds generating, monotonic time when all were ready
+    # [tiles]: process id of a tile that is ready, 0 before, NOBODY where it has nothing to do
+    ready: Ints
     jitter: Ints  # [1]: largest random delay of a packet in microseconds, for tests
     saving: Ints  # [2]: after how many tokens a state was kept, and the one that has been taken
 

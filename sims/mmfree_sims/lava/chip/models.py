@@ -27,7 +27,8 @@ from mmfree_sims.packets import END, ERROR, HEADER, Packet, Reassembly, control,
 from mmfree_sims.tile import Tile
 
 WAIT_SECONDS = 0.005
-"""How long to wait before looking again: Lava can lose the wake-up of a message that comes while another is taken."""
+"""How long to wait before looking again: Lava can lose the wake-up of a message that comes while
+another is taken."""
 
 
 class Stopped(Exception):
@@ -37,8 +38,8 @@ class Stopped(Exception):
 class PacketModel(PyAsyncProcessModel):
     """A model that receives and sends packets without ever blocking for good.
 
-    While a channel is full the model goes on receiving into an inbox, so no ring of full channels can form; while
-    nothing comes it looks for a stop command.
+    While a channel is full the model goes on receiving into an inbox, so no ring of full channels
+    can form; while nothing comes it looks for a stop command.
     """
 
     s_in: PyInPort
@@ -122,7 +123,8 @@ class TileModel(PacketModel):
     """Runs the cores of a tile until the stream ends."""
 
     def run_async(self) -> None:
-        """Take packets, pass on what leaves; on the first END or ERROR pass it on, then wait for the others' END."""
+        """Take packets, pass on what leaves; on the first END or ERROR pass it on, then wait for
+        the others' END."""
         self.open()
         try:
             self.serve()
@@ -190,12 +192,20 @@ class SubChipModel(AbstractSubProcessModel):
         params = proc.proc_params
         plan, mapping, fed, shared = (params[name] for name in ("plan", "mapping", "fed", "shared"))
         cores = [
-            Core(plan=plan, tile=number, fed=fed, shared=shared, name=f"chip{place.chip}.core{place.core}")
+            Core(
+                plan=plan,
+                tile=number,
+                fed=fed,
+                shared=shared,
+                name=f"chip{place.chip}.core{place.core}",
+            )
             for number, place in enumerate(mapping.cores)
             if place.chip == params["tile"]
         ]
         for core in cores:
-            setattr(self, core.name.replace(".", "_"), core)  # Lava finds a model's sub-processes among its attributes
+            setattr(
+                self, core.name.replace(".", "_"), core
+            )  # Lava finds a model's sub-processes among its attributes
             proc.in_ports.s_in.connect(core.in_ports.s_in)
             core.out_ports.s_out.connect(proc.out_ports.s_out)
             for other in cores:
@@ -232,7 +242,10 @@ class PyHostModel(PacketModel):
     def drive(self) -> None:
         """Wait until every tile is ready, then run the job."""
         job, start, in_flight = (self.proc_params[name] for name in ("job", "start", "in_flight"))
-        self.packets, self.new_tokens = Reassembly(self.plan, self.plan.read_by(HOST)), job.new_tokens
+        self.packets, self.new_tokens = (
+            Reassembly(self.plan, self.plan.read_by(HOST)),
+            job.new_tokens,
+        )
         driver = host.Host(self.plan, job, start, self.board, self.kept, self, in_flight)
         while self.shared is not None and not self.shared.ready.all():
             self._wait()

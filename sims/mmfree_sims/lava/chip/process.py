@@ -1,8 +1,8 @@
 """Lava Processes of a multi-chip system: `Chip`, the `Core` that it can be made of, and the `Host`.
 
-All ports carry packets as `mmfree_sims.packets` describes them, in int32 vectors of `vector_words` words.  Connect the
-output of a process to the input of every process that it sends to (`Plan.linked` tells which); a packet that concerns
-nobody behind a port is dropped there.
+All ports carry packets as `mmfree_sims.packets` describes them, in int32 vectors of `vector_words`
+words.  Connect the output of a process to the input of every process that it sends to
+(`Plan.linked` tells which); a packet that concerns nobody behind a port is dropped there.
 """
 
 from typing import Any
@@ -18,13 +18,15 @@ from mmfree_sims.packets import HEADER
 from mmfree_sims.plan import Plan
 
 COUNTERS = 4
-"""Values of `counters`: vectors received, vectors sent, non-zero payloads sent, saturated values."""
+"""Values of `counters`: vectors received, vectors sent, non-zero payloads sent, saturated
+values."""
 MOST_WORDS = 8192
 """The largest payload of a vector; what is larger takes several."""
 
 
 def vector_words(plan: Plan) -> int:
-    """The size of the vectors on every channel: a header, and room for what a stretch sends for one token."""
+    """The size of the vectors on every channel: a header, and room for what a stretch sends for one
+    token."""
     most = max(plan.words(stretch) for stretch in plan.stretches if plan.abroad[stretch.number])
     return HEADER + min(most, MOST_WORDS)
 
@@ -32,8 +34,9 @@ def vector_words(plan: Plan) -> int:
 class Chip(AbstractProcess):
     """All cores of one chip.
 
-    Model `chip` runs them in one OS process; model `core` is one Lava Process for every core.  With RunSteps the chip
-    runs until the stream ends, whatever the number; with RunContinuous until it is stopped.
+    Model `chip` runs them in one OS process; model `core` is one Lava Process for every core.  With
+    RunSteps the chip runs until the stream ends, whatever the number; with RunContinuous until it
+    is stopped.
 
     `plan` has a tile for every chip, or, for the model `core`, for every core.
     Ports: `s_in`, `s_out`, packets.
@@ -41,10 +44,24 @@ class Chip(AbstractProcess):
     """
 
     def __init__(
-        self, *, plan: Plan, mapping: Mapping, chip: int, fed: int = 0, shared: Any = None, **kwargs: Any
+        self,
+        *,
+        plan: Plan,
+        mapping: Mapping,
+        chip: int,
+        fed: int = 0,
+        shared: Any = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(plan=plan, mapping=mapping, tile=chip, number=mapping.chips.index(chip), fed=fed,
-                         shared=shared, **kwargs)  # fmt: skip
+        super().__init__(
+            plan=plan,
+            mapping=mapping,
+            tile=chip,
+            number=mapping.chips.index(chip),
+            fed=fed,
+            shared=shared,
+            **kwargs,
+        )
         words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
@@ -63,7 +80,8 @@ class Core(AbstractProcess):
 
 
 class Host(AbstractProcess):
-    """Embeds tokens, reads logits or, where a mapping leaves the head to it, makes them, and chooses the next token.
+    """Embeds tokens, reads logits or, where a mapping leaves the head to it, makes them, and
+    chooses the next token.
 
     Runs one job and ends the stream.
 
@@ -72,9 +90,18 @@ class Host(AbstractProcess):
     """
 
     def __init__(
-        self, *, plan: Plan, job: Job, start: Start = FROM_ZERO, in_flight: int = 16, shared: Any = None, **kwargs: Any
+        self,
+        *,
+        plan: Plan,
+        job: Job,
+        start: Start = FROM_ZERO,
+        in_flight: int = 16,
+        shared: Any = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, **kwargs)
+        super().__init__(
+            plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, **kwargs
+        )
         words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
