@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from mmfree_neuro import describe, explore, pipeline, planning, storage
+from mmfree_neuro import describe, explore, files, pipeline, planning
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.hardware import load_system, system_names
 from mmfree_neuro.job import Job
@@ -145,7 +145,7 @@ def explore_(options: argparse.Namespace) -> None:
         planning.draw_front(found, options.picture)
         text += f"\nwrote {options.picture}"
     if options.output is not None:
-        with storage.whole_file(options.output) as scratch:
+        with files.whole_file(options.output) as scratch:
             scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
         text += f"\nwrote {options.output}"
     _show(content, text, options.json)
@@ -228,7 +228,7 @@ def logits(options: argparse.Namespace) -> None:
     if options.chosen is not None:
         outputs.append((options.chosen, chosen))
     for path, array in outputs:
-        storage.save_array(path, array)
+        files.save_array(path, array)
     print(f"wrote {', '.join(str(path) for path, _ in outputs)}")
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from mmfree_neuro import storage
+from mmfree_neuro import files, storage
 from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.hardware import Quantity, SystemSpec
+from mmfree_neuro.integers.ternary import Codes
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping
 from mmfree_neuro.quantize import is_ternary, ternarise
 from mmfree_neuro.storage import Run
 from mmfree_neuro.summary import summarise
-from mmfree_neuro.ternary import Codes
 from mmfree_neuro.verify import verify_matrices
 
 ReadCheckpoint = Callable[[Path], Checkpoint]
@@ -41,7 +41,7 @@ def codes(checkpoint: Checkpoint) -> Iterator[tuple[str, Codes]]:
 def write_codes(checkpoint: Checkpoint, path: Path) -> None:
     """Write the ternary codes of a checkpoint as an `.npz` file, one matrix in memory at a time."""
     with (
-        storage.whole_file(path) as scratch,
+        files.whole_file(path) as scratch,
         zipfile.ZipFile(scratch, "w", allowZip64=True) as archive,
     ):
         for name, matrix in codes(checkpoint):

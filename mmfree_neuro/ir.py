@@ -31,9 +31,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.fixedpoint import Ints, Multiplier, QType
-from mmfree_neuro.tables import SigmoidTable
-from mmfree_neuro.ternary import TernaryMatrix
+from mmfree_neuro.integers.fixedpoint import Ints, Multiplier, QType
+from mmfree_neuro.integers.tables import SigmoidTable
+from mmfree_neuro.integers.ternary import TernaryMatrix
 
 How = Literal["ternary", "aligned", "sum", "broadcast", "group"]
 

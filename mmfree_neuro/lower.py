@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.checkpoint import BITLINEAR_EPS, Checkpoint, Float32
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.fixedpoint import Ints, QType, frac_for, multiplier, quantise
+from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
+from mmfree_neuro.integers.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
+from mmfree_neuro.integers.ternary import TernaryMatrix
 from mmfree_neuro.ir import (
     GLU,
     MLGRU,
@@ -44,8 +46,6 @@ from mmfree_neuro.ir import (
     Squares,
 )
 from mmfree_neuro.quantize import Range, Ranges, Scheme, TernaryWeight, TernaryWeights
-from mmfree_neuro.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
-from mmfree_neuro.ternary import TernaryMatrix
 from mmfree_neuro.verify import verify
 
 GAIN_BITS = 16

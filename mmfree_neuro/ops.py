@@ -25,8 +25,13 @@ from typing import Any
 import numpy as np
 
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.fixedpoint import Ints, QType, rshift_half_up
-from mmfree_neuro.tables import GATE_FRAC, SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
+from mmfree_neuro.integers.fixedpoint import Ints, QType, rshift_half_up
+from mmfree_neuro.integers.tables import (
+    GATE_FRAC,
+    SIGMOID_INPUT_BITS,
+    SIGMOID_INPUT_FRAC,
+    SigmoidTable,
+)
 
 INSTRUCTIONS = (
     "RMW",

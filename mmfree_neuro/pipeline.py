@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro import checkpoint as checkpoints
-from mmfree_neuro import lower, storage
+from mmfree_neuro import files, lower, storage
 from mmfree_neuro import text as texts
 from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
-from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.footprint import use_of_cores
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import (
     Job,
@@ -483,6 +483,6 @@ def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> d
             text = json.dumps(content, indent=2)
         case suffix:
             raise InputError(f"{output}: ends in {suffix!r}, must end in .html, .md or .json")
-    with storage.whole_file(output) as scratch:
+    with files.whole_file(output) as scratch:
         scratch.write_text(text, encoding="utf-8")
     return content

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from mmfree_neuro import storage
+from mmfree_neuro import files, storage
 from mmfree_neuro.activity import expected
 from mmfree_neuro.describe import Bounds
 from mmfree_neuro.divide import by_columns
@@ -177,5 +177,5 @@ def draw_front(found: Sequence[Point], output: Path) -> None:
     """Draw the points of `explore` as a PNG."""
     from mmfree_neuro import pictures
 
-    with storage.whole_file(output) as scratch:
+    with files.whole_file(output) as scratch:
         scratch.write_bytes(pictures.fronts(found))

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmfree_neuro.fixedpoint import Ints, QType
+from mmfree_neuro.integers.fixedpoint import Ints, QType
+from mmfree_neuro.integers.tables import (
+    GATE_FRAC,
+    POWER_SHIFT,
+    RECIPROCAL_FIRST,
+    ROOT_FIRST,
+    ROOT_FRAC,
+    SigmoidTable,
+    inverse_root_guess,
+    reciprocal_guess,
+)
 from mmfree_neuro.ir import (
     GLU,
     MLGRU,
@@ -27,16 +37,6 @@ from mmfree_neuro.ir import (
     Squares,
 )
 from mmfree_neuro.ops import Machine, Value
-from mmfree_neuro.tables import (
-    GATE_FRAC,
-    POWER_SHIFT,
-    RECIPROCAL_FIRST,
-    ROOT_FIRST,
-    ROOT_FRAC,
-    SigmoidTable,
-    inverse_root_guess,
-    reciprocal_guess,
-)
 
 ONE = 1 << GATE_FRAC
 ROOT_ONE = 1 << ROOT_FRAC

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmfree_neuro.checkpoint import Checkpoint, Float32
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.ternary import Codes, TernaryMatrix, pack
+from mmfree_neuro.integers.ternary import Codes, TernaryMatrix, pack
 
 
 @dataclass(frozen=True)

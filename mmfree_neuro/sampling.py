@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 
 _LOG2_STEPS = 8
 _ONE_BITS = 30

@@ -19,7 +19,7 @@ from collections.abc import Mapping as Mapping_
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -28,16 +28,17 @@ from numpy.typing import NDArray
 from mmfree_neuro import ir
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.divide import by_columns
-from mmfree_neuro.errors import GraphError, InputError, MappingError, MMFreeError
-from mmfree_neuro.fixedpoint import Multiplier, QType
+from mmfree_neuro.errors import GraphError, InputError, MappingError
+from mmfree_neuro.files import read_bytes, read_json, whole_file, written
 from mmfree_neuro.footprint import Footprint
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
+from mmfree_neuro.integers.fixedpoint import Multiplier, QType
+from mmfree_neuro.integers.tables import SigmoidTable
+from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, RunState
 from mmfree_neuro.mapping import Location, Mapping, Route, Shard
 from mmfree_neuro.summary import GraphSummary, NodeSummary
-from mmfree_neuro.tables import SigmoidTable
-from mmfree_neuro.ternary import TernaryMatrix, packed_shape
 from mmfree_neuro.verify import verify
 
 GRAPH_FORMAT = "mmfree-neuro graph 2"
@@ -85,43 +86,11 @@ _RECORDS = {
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which takes its place when the block ends well and vanishes
-    when it does not."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, must be a file to write")
-    with _written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(handle)
-        try:
-            yield Path(scratch)
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, path)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-
-
-def save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an `.npy` file."""
-    with whole_file(path) as scratch, scratch.open("wb") as file:
-        np.save(_Stream(file), array, allow_pickle=False)
-
-
-class _Stream:
-    """A file of which NumPy sees `write` alone: what it writes to others fails without saying
-    why."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.write = file.write
-
-
-@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` when the block ends well; an older run
     there is replaced."""
     check_output(path, resume=True)
-    with _written(path):
+    with written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
         try:
@@ -146,19 +115,10 @@ def _take_the_place(scratch: Path, path: Path) -> None:
     shutil.rmtree(older, ignore_errors=True)
 
 
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    """InputError where the operating system refuses to write, be it that the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
 def check_output(path: Path, *, resume: bool) -> None:
     """InputError where a run cannot or must not be written to a folder, as without `resume` over an
     unfinished one."""
-    with _written(path):
+    with written(path):
         if not path.exists():
             above = next(folder for folder in path.resolve().parents if folder.exists())
             if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
@@ -278,13 +238,6 @@ def save_graph(graph: Graph, path: Path) -> None:
         file.write(len(head).to_bytes(8, "little") + head)
         for name in order:
             file.write(arrays[name].data)
-
-
-def _read_bytes(path: Path, error: type[MMFreeError]) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise error(f"{path}: not readable ({problem.strerror})") from None
 
 
 def load_graph(path: Path, *, check: bool = False) -> tuple[Graph, str]:
@@ -444,19 +397,9 @@ def save_mapping(stored: StoredMapping, path: Path) -> None:
         scratch.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _read_json(path: Path, format_: str, error: type[MMFreeError], what: str) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_bytes(path, error))
-    except ValueError:
-        raise error(f"{path}: not {what}, or cut short") from None
-    if not isinstance(content, dict) or content.get("format") != format_:
-        raise error(f"{path}: not {what} of this version ({format_})")
-    return content
-
-
 def load_mapping(path: Path) -> StoredMapping:
     """The content of a mapping file."""
-    content = _read_json(path, MAPPING_FORMAT, MappingError, "a mapping file")
+    content = read_json(path, MAPPING_FORMAT, MappingError, "a mapping file")
     try:
         mapping, system = (
             mapping_from_plain(content["mapping"]),
@@ -535,7 +478,7 @@ def save_run(run: Run, folder: Path) -> None:
 def load_run(folder: Path) -> Run:
     """The run in a folder."""
     path = folder / "run.json"
-    raw = _read_json(path, RUN_FORMAT, InputError, "a run")
+    raw = read_json(path, RUN_FORMAT, InputError, "a run")
     try:
         summary = dict(raw["summary"])
         nodes = tuple(NodeSummary(**node) for node in summary.pop("nodes"))
@@ -612,7 +555,7 @@ def _checksum(arrays: Mapping_[str, NDArray[np.int64]]) -> str:
 def load_state(folder: Path, belongs_to: str) -> RunState:
     """The state of an unfinished run; InputError where there is none, or it is of another run."""
     path = folder / STATE_FILE
-    data = _read_bytes(path, InputError)
+    data = read_bytes(path, InputError)
     try:
         arrays = {
             name: np.frombuffer(e["data"], np.int64) for name, e in safetensors.deserialize(data)

@@ -29,9 +29,9 @@ from mmfree_neuro.checkpoint import (
     default_intermediate_size,
     to_bfloat16,
 )
+from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.quantize import SCHEMES, Range, TernaryWeight, is_ternary
-from mmfree_neuro.ternary import ZERO, TernaryMatrix, packed_shape
 
 PUBLISHED = {
     "370m": ModelConfig(hidden_size=1024, num_hidden_layers=24, intermediate_size=2816),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro import programs
-from mmfree_neuro.fixedpoint import Ints, QType
+from mmfree_neuro.integers.fixedpoint import Ints, QType
+from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, MaxAbs, constants
 from mmfree_neuro.ops import Machine, Value
-from mmfree_neuro.tables import SigmoidTable
 
 
 class Op(IntEnum):

@@ -14,8 +14,8 @@ from itertools import pairwise
 import numpy as np
 
 from mmfree_neuro.activity import Activity
-from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping import HOST, Location, Mapping
 
 Link = tuple[int, int]

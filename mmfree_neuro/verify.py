@@ -7,7 +7,8 @@ import numpy as np
 
 from mmfree_neuro import programs
 from mmfree_neuro.errors import GraphError, RangeError
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
+from mmfree_neuro.integers.ternary import TernaryMatrix
 from mmfree_neuro.ir import (
     MLGRU,
     AnyNode,
@@ -21,7 +22,6 @@ from mmfree_neuro.ir import (
     constants,
 )
 from mmfree_neuro.ops import Bounds, Interval, Value
-from mmfree_neuro.ternary import TernaryMatrix
 
 MAX_PAYLOAD_BITS = 32
 MAX_ARITY = 64

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from mmfree_neuro.errors import MappingError
-from mmfree_neuro.fixedpoint import QType
 from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.ir import Graph, Input, MaxAbs, Output
 from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_partition.check import check

@@ -18,7 +18,8 @@ from mmfree_kernels.cpu import memory, ternary
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro import programs, reference, storage, trace
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.fixedpoint import QType
+from mmfree_neuro.integers.fixedpoint import QType
+from mmfree_neuro.integers.tables import SigmoidTable, sigmoid_table
 from mmfree_neuro.ir import (
     MLGRU,
     AnyNode,
@@ -35,7 +36,6 @@ from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.ops import REGISTER_HIGH, Bounds, Interval, Machine
 from mmfree_neuro.sampling import Sampling
-from mmfree_neuro.tables import SigmoidTable, sigmoid_table
 from mmfree_neuro.trace import Op, Program, Recorder
 from mmfree_neuro.verify import sum_bound
 from mmfree_sims import fast

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_kernels.cpu import ternary
-from mmfree_neuro.ternary import Codes, TernaryMatrix, pack
+from mmfree_neuro.integers.ternary import Codes, TernaryMatrix, pack
 
 LARGEST = {8: 127, 16: 32767}
 each_level = pytest.mark.parametrize("level", ternary.available())

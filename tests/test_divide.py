@@ -14,12 +14,12 @@ from mmfree_neuro import reference
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.divide import Columns, by_columns, evenly, sums
 from mmfree_neuro.errors import GraphError, RangeError
-from mmfree_neuro.fixedpoint import QType
+from mmfree_neuro.integers.fixedpoint import QType
+from mmfree_neuro.integers.ternary import TILE, pack
 from mmfree_neuro.ir import Graph, Input, Output, PartialSum
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.summary import summarise
-from mmfree_neuro.ternary import TILE, pack
 from mmfree_neuro.trace import Op, record
 from mmfree_neuro.verify import instruction_counts, verify, verify_matrices
 from mmfree_partition.route import route

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.fixedpoint import (
+from mmfree_neuro.integers.fixedpoint import (
     Multiplier,
     QType,
     fit,

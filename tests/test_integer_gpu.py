@@ -22,7 +22,9 @@ from mmfree_neuro import cli, pipeline, programs, reference, storage
 from mmfree_neuro.activity import nothing
 from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError
-from mmfree_neuro.fixedpoint import QType
+from mmfree_neuro.integers.fixedpoint import QType
+from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
+from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.ir import (
     AnyNode,
     Embedding,
@@ -39,8 +41,6 @@ from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.ops import REGISTER_HIGH, Value
 from mmfree_neuro.pipeline import in_one_place
 from mmfree_neuro.sampling import Sampling
-from mmfree_neuro.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
-from mmfree_neuro.ternary import pack
 from mmfree_neuro.verify import sum_bound
 from mmfree_sims import fast, gpu
 

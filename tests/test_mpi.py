@@ -23,13 +23,13 @@ from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.ir import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
-from mmfree_neuro.ternary import pack
 from mmfree_partition.route import route
 from mmfree_sims import fast, mpi
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfree_kernels.bitlinear import packed
-from mmfree_neuro import ternary
+from mmfree_neuro.integers import ternary
 
 SIZES = [(16, 16, 1), (48, 80, 3), (32, 1392, 2), (32, 64, 17)]  # rows, columns, tokens
 

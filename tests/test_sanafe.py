@@ -11,10 +11,10 @@ import pytest
 
 from mmfree_neuro import divide
 from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.ir import Graph, Output
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.ternary import pack
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.sanafe import Counts, Energies, Figures, Opinion, compare, record

@@ -13,6 +13,7 @@ import safetensors
 
 from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import GraphError, InputError, MappingError
+from mmfree_neuro.files import whole_file
 from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
@@ -29,7 +30,6 @@ from mmfree_neuro.storage import (
     save_graph,
     save_mapping,
     save_run,
-    whole_file,
     whole_folder,
 )
 from mmfree_neuro.summary import summarise

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_neuro.ternary import TILE, ZERO, pack, packed_shape
+from mmfree_neuro.integers.ternary import TILE, ZERO, pack, packed_shape
 
 
 def test_packing_by_hand() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro import trace
-from mmfree_neuro.fixedpoint import QType
+from mmfree_neuro.integers.fixedpoint import QType
+from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.ir import MLGRU, Embedding, Graph, Head, Input, MaxAbs, Output, constants
-from mmfree_neuro.tables import sigmoid_table
 from mmfree_neuro.trace import WIDTH, Op, Program, Recorder, record
 
 Row = tuple[Op, list[Any], int, int]

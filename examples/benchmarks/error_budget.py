@@ -28,12 +28,8 @@ from mmfree_kernels.model import HGRNBitModel, Numerics, Tap, from_checkpoint
 from mmfree_neuro import lower, pipeline
 from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.fixedpoint import QType, frac_for
-from mmfree_neuro.ir import Graph
-from mmfree_neuro.job import Job
-from mmfree_neuro.ops import Machine
-from mmfree_neuro.quantize import SCHEMES, Ranges, Scheme, ternary_weights
-from mmfree_neuro.tables import (
+from mmfree_neuro.integers.fixedpoint import QType, frac_for
+from mmfree_neuro.integers.tables import (
     GATE_FRAC,
     ROOT_FIRST,
     ROOT_FRAC,
@@ -41,6 +37,10 @@ from mmfree_neuro.tables import (
     inverse_root_guess,
     sigmoid_table,
 )
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.job import Job
+from mmfree_neuro.ops import Machine
+from mmfree_neuro.quantize import SCHEMES, Ranges, Scheme, ternary_weights
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 TRAINED, WHOLE = "float model as trained", "a16, whole graph"

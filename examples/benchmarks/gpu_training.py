@@ -19,7 +19,7 @@ from mmfree_kernels.captured import Gradients, Loss
 from mmfree_kernels.model import HGRNBitModel, Numerics
 from mmfree_neuro.checkpoint import ModelConfig
 from mmfree_neuro.errors import MMFreeError
-from mmfree_neuro.storage import whole_file
+from mmfree_neuro.files import whole_file
 
 CONFIG = ModelConfig(
     vocab_size=256,

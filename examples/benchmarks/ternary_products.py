@@ -17,7 +17,7 @@ import torch
 from rows import write
 
 from mmfree_kernels.cpu import ternary
-from mmfree_neuro.ternary import TernaryMatrix, pack
+from mmfree_neuro.integers.ternary import TernaryMatrix, pack
 
 MEMORY_BYTES = 64 << 20
 ROUNDS = 9

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.divide import Columns, sums
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping import Shard
 from mmfree_partition.chain import Chain, Piece
 

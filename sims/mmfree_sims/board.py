@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.ir import MLGRU, Graph
 from mmfree_sims.counts import Layout
 from mmfree_sims.neurons import forget

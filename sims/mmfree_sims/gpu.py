@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import EngineError
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
 from mmfree_neuro.mapping import Mapping

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from mmfree_neuro.errors import EngineError, InputError
-from mmfree_neuro.storage import whole_file
-from mmfree_neuro.ternary import Codes
+from mmfree_neuro.files import whole_file
+from mmfree_neuro.integers.ternary import Codes
 
 WEIGHT_EXPONENT = 7
 """netx reads a ternary 1 as 2^7 with the exponent -7, so Dense holds sums that are 2^7 times as

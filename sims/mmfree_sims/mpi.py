@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro import storage
 from mmfree_neuro.errors import EngineError, InputError, RunFailed, Served
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_neuro.mapping import HOST, Location, Mapping

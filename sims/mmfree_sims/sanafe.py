@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import EngineError, InputError
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.ir import AnyNode, Graph, Input, span
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_sims.counts import Counting

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmfree_kernels.inference.model import Linear, PackedModel
 from mmfree_kernels.model import BitLinear, Block, Numerics
-from mmfree_neuro.ternary import TILE
+from mmfree_neuro.integers.ternary import TILE
 
 
 def _norm_in_float64(x: Tensor, gain: Tensor, eps: float) -> Tensor:

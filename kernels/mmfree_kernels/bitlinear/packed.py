@@ -1,12 +1,12 @@
 """Products of 8-bit activations with ternary weights that stay packed at two bits: exact int32
 sums.
 
-The packed form is that of `mmfree_neuro.ternary`, as words of 32 bits: `words[tile, group, lane]`
-holds the 16 weights of row 16·tile + lane at columns 16·group …, four bytes of four codes plus
-one.  So `(word >> 2p) & 0x03030303` are the codes of columns 16·group + 4p … + 3, which one DP4A
-instruction multiplies with four activations, and a row's sum is Σ code · q - Σ q.  Some dozens of
-tokens go through the tensor cores instead (`product`), and more through int8 weights that `unpack`
-writes out for one matrix at a time.
+The packed form is that of `mmfree_neuro.integers.ternary`, as words of 32 bits: `words[tile, group,
+lane]` holds the 16 weights of row 16·tile + lane at columns 16·group …, four bytes of four codes
+plus one.  So `(word >> 2p) & 0x03030303` are the codes of columns 16·group + 4p … + 3, which one
+DP4A instruction multiplies with four activations, and a row's sum is Σ code · q - Σ q.  Some dozens
+of tokens go through the tensor cores instead (`product`), and more through int8 weights that
+`unpack` writes out for one matrix at a time.
 """
 
 from functools import lru_cache
@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mmfree_kernels.bitlinear.checks import check
-from mmfree_neuro.ternary import TILE, TernaryMatrix
+from mmfree_neuro.integers.ternary import TILE, TernaryMatrix
 
 INTERPRETED = triton.knobs.runtime.interpret
 """Whether kernels run through Triton's interpreter, which has no inline assembly."""

@@ -13,10 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro import programs
-from mmfree_neuro.fixedpoint import Ints, QType
+from mmfree_neuro.integers.fixedpoint import Ints, QType
+from mmfree_neuro.integers.tables import (
+    GATE_FRAC,
+    SIGMOID_INPUT_BITS,
+    SIGMOID_INPUT_FRAC,
+    SigmoidTable,
+)
 from mmfree_neuro.ir import AnyNode, MaxAbs
 from mmfree_neuro.ops import Machine, Value
-from mmfree_neuro.tables import GATE_FRAC, SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
 from mmfree_neuro.trace import Program, record
 
 try:

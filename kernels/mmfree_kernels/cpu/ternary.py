@@ -8,7 +8,7 @@ weights as they lie.
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mmfree_neuro.ternary import TILE, TernaryMatrix
+from mmfree_neuro.integers.ternary import TILE, TernaryMatrix
 
 try:
     from mmfree_kernels.cpu import _ternary

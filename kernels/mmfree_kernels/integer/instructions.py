@@ -8,7 +8,7 @@ that programs that differ only in such numbers are one kernel.
 import triton
 import triton.language as tl
 
-from mmfree_neuro.tables import GATE_FRAC, SIGMOID_INPUT_BITS
+from mmfree_neuro.integers.tables import GATE_FRAC, SIGMOID_INPUT_BITS
 
 _GATE_ONE = tl.constexpr(1 << GATE_FRAC)
 _MOST_MAGNITUDE = tl.constexpr((1 << SIGMOID_INPUT_BITS) - 1)

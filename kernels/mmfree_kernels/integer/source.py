@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from mmfree_kernels.integer import instructions
-from mmfree_neuro.tables import SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC
+from mmfree_neuro.integers.tables import SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC
 from mmfree_neuro.trace import Op, Program
 
 _INSTRUCTIONS = {

@@ -1,5 +1,5 @@
-"""Exact integer products of activations with packed ternary weights; `mmfree_neuro.ternary` has the
-layout.
+"""Exact integer products of activations with packed ternary weights;
+`mmfree_neuro.integers.ternary` has the layout.
 
 The weights lie on the device as they are packed, 2 bits each, and are unpacked in registers.  One
 token is multiplied element by element.  Several tokens go through the matrix units, which multiply
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_neuro.ternary import TernaryMatrix
+from mmfree_neuro.integers.ternary import TernaryMatrix
 
 ONE_TOKEN = {"ROWS": 16, "COLUMNS": 256}
 """Rows of one instance, and columns that it takes in one step."""

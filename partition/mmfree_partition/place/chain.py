@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.divide import Columns, by_columns
-from mmfree_neuro.fixedpoint import Ints
 from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import Shard
 from mmfree_partition.chain import Chain, Piece, need_room

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
 from mmfree_sims import board

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mmfree_neuro.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints
 
 GATE_FRAC = 20
 """Fractional bits of a gate: sigmoid's values and the forget gate's lower bounds."""

@@ -1,0 +1,1 @@
+"""Integer arithmetic: fixed point, tables, ternary matrices.  Stands on `errors` alone."""
