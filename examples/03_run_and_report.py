@@ -8,22 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfree_neuro import cost, pipeline, storage, text, timing
+from mmfree_neuro import cost, pipeline, storage, timing
 from mmfree_neuro.job import Job
+from mmfree_neuro.model import tokenizer
 from mmfree_neuro.summary import summarise
 from mmfree_neuro.traffic import traffic, ways
 
 
 def main(folder: Path) -> None:
     graph, stored = storage.load_mapped(folder / "packed.map")
-    job = Job(np.array([text.encode(graph.bos, graph.tokenizer, "import os\n")]), new_tokens=8)
+    job = Job(np.array([tokenizer.encode(graph.bos, graph.tokenizer, "import os\n")]), new_tokens=8)
     fast = pipeline.engine_named("fast")(graph, stored.mapping, job, lambda *_: None)
     reference = pipeline.engine_named("reference")(graph, stored.mapping, job, lambda *_: None)
     assert np.array_equal(fast.logits, reference.logits)
     assert fast.prefill == reference.prefill
     assert fast.generate == reference.generate
     print(
-        f"same bits, same counts; the text goes on {text.decode(graph.tokenizer, fast.chosen[0])!r}"
+        "same bits, same counts; the text goes on "
+        f"{tokenizer.decode(graph.tokenizer, fast.chosen[0])!r}"
     )
 
     # The same counts can be costed on any system, in milliseconds.

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from mmfree_neuro import files, storage
-from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.hardware import Quantity, SystemSpec
 from mmfree_neuro.integers.ternary import Codes
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import is_ternary, ternarise
 from mmfree_neuro.storage import Run
 from mmfree_neuro.summary import summarise

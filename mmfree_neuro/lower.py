@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.checkpoint import BITLINEAR_EPS, Checkpoint, Float32
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
 from mmfree_neuro.integers.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
@@ -45,6 +44,7 @@ from mmfree_neuro.ir import (
     Residual,
     Squares,
 )
+from mmfree_neuro.model.checkpoint import BITLINEAR_EPS, Checkpoint, Float32
 from mmfree_neuro.quantize import Range, Ranges, Scheme, TernaryWeight, TernaryWeights
 from mmfree_neuro.verify import verify
 

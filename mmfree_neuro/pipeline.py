@@ -20,10 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro import checkpoint as checkpoints
 from mmfree_neuro import files, lower, storage
-from mmfree_neuro import text as texts
-from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.integers.fixedpoint import Ints
@@ -39,6 +36,9 @@ from mmfree_neuro.job import (
     silent,
 )
 from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model import tokenizer as texts
+from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import Scheme, TernaryWeights, ternary_weights
 from mmfree_neuro.storage import Run
 from mmfree_neuro.summary import summarise
@@ -135,7 +135,7 @@ def calibration_text(
             )
         kept = np.arange(len(tokens)) % 4 == 3
         return tokens[~kept][:, :-1], tokens[kept]
-    from mmfree_kernels.corpus import load
+    from mmfree_neuro.model.corpus import load
 
     corpus = load(name)
     length = min(CALIBRATION_WINDOW, corpus.held_out.size - 1)
@@ -150,7 +150,7 @@ def _windows(
     side: NDArray[np.uint8], length: int, count: int, tokenizer: str | None
 ) -> NDArray[np.int64]:
     """Windows of at most `length` + 1 tokens, all of one length, spread evenly over a text."""
-    from mmfree_kernels.corpus import windows
+    from mmfree_neuro.model.corpus import windows
 
     if tokenizer is None:
         return windows(side, length, count)

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from mmfree_neuro.checkpoint import Checkpoint, Float32
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.integers.ternary import Codes, TernaryMatrix, pack
+from mmfree_neuro.model.checkpoint import Checkpoint, Float32
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro import lower
-from mmfree_neuro.checkpoint import (
+from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
+from mmfree_neuro.ir import Graph
+from mmfree_neuro.model.checkpoint import (
     Checkpoint,
     ModelConfig,
     config_json,
     default_intermediate_size,
     to_bfloat16,
 )
-from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.quantize import SCHEMES, Range, TernaryWeight, is_ternary
 
 PUBLISHED = {

@@ -30,8 +30,8 @@ from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, ag
 from mmfree_kernels.inference.model import from_checkpoint, random
 from mmfree_kernels.model import from_checkpoint as float_model
 from mmfree_neuro import cli, describe, measured
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
+from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.testing import PUBLISHED
 
 CPU = torch.device("cpu")
@@ -490,7 +490,7 @@ def test_a_model_is_a_size_or_a_checkpoint(bounded_checkpoint: Checkpoint, tmp_p
     assert workload.ternary_synapses(
         replace(TINY.config, tie_word_embeddings=True)
     ) == workload.ternary_synapses(TINY.config)
-    from mmfree_neuro.checkpoint import write
+    from mmfree_neuro.model.checkpoint import write
 
     write(tmp_path / "mine", bounded_checkpoint, "float32")
     found = workload.subject(str(tmp_path / "mine"))

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmfree_kernels.torch_bin import load_bin
-from mmfree_neuro.checkpoint import (
+from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.model.checkpoint import (
     Checkpoint,
     ModelConfig,
     config_json,
@@ -29,7 +30,6 @@ from mmfree_neuro.checkpoint import (
     to_bfloat16,
     write,
 )
-from mmfree_neuro.errors import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = ModelConfig(vocab_size=5, hidden_size=4, num_hidden_layers=2, intermediate_size=3)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mmfree_neuro import checkpoint as checkpoints
 from mmfree_neuro import cli, pipeline, storage
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.hardware import Quantity, load_system
 from mmfree_neuro.mapping import HOST
+from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.quantize import SCHEMES
 from mmfree_neuro.verify import instruction_counts
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_kernels.corpus import from_file, from_folder, is_held_out, load, windows
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.model.corpus import from_file, from_folder, is_held_out, load, windows
 
 
 def sources(folder: Path, *modules: str) -> Path:

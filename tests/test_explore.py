@@ -13,11 +13,11 @@ import pytest
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import cli, explore, lower, pictures, planning, storage
 from mmfree_neuro.activity import Activity, expected
-from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.explore import Choice, Point
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec, load_system
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.summary import GraphSummary, NodeSummary, summarise
 from mmfree_neuro.timing import Span

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.footprint import EMPTY, Footprint, footprint, limits, need_programs, use_of_cores
 from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import in_one_place
 from mmfree_partition.route import route
 

@@ -20,13 +20,13 @@ from torch.utils.checkpoint import checkpoint
 
 from mmfree_kernels import captured, fused, training
 from mmfree_kernels.bitlinear import product, rows, ternary
-from mmfree_kernels.corpus import Corpus
 from mmfree_kernels.fused import Recompute
 from mmfree_kernels.glu import fused as glu
 from mmfree_kernels.loss import fused as cross_entropy
 from mmfree_kernels.mlgru import output, scan
 from mmfree_kernels.model import HGRNBitModel
-from mmfree_neuro.checkpoint import ModelConfig
+from mmfree_neuro.model.checkpoint import ModelConfig
+from mmfree_neuro.model.corpus import Corpus
 
 # NumPy warns of the way in which Triton's interpreter makes loop bounds integers.
 pytestmark = pytest.mark.filterwarnings(

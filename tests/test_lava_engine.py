@@ -15,7 +15,6 @@ import pytest
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import planning, storage
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.hardware import load_system
@@ -23,6 +22,7 @@ from mmfree_neuro.ir import Graph, Norm, Quantise, block_of
 from mmfree_neuro.job import Job
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_partition.check import check
 from mmfree_partition.route import route

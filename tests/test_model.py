@@ -18,7 +18,7 @@ from mmfree_kernels.evaluate import greedy, logits, nats
 from mmfree_kernels.mlgru.naive import recurrence
 from mmfree_kernels.model import HGRNBitModel, Numerics, from_checkpoint, to_checkpoint
 from mmfree_neuro import quantize
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig, read
+from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig, read
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("a_h64_l2_v256", "trained")

@@ -18,8 +18,6 @@ import pytest
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import cli, pipeline, reference, storage
-from mmfree_neuro import text as texts
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.hardware import SystemSpec
@@ -28,6 +26,8 @@ from mmfree_neuro.ir import Graph, InverseRms, Norm, Quantise, QuantScale, block
 from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.model import tokenizer as texts
+from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_partition.route import route

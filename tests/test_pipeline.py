@@ -14,10 +14,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from mmfree_kernels import calibrate
-from mmfree_neuro import checkpoint as checkpoints
-from mmfree_neuro import cli, pipeline, storage, text
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig, read_tokenizer
+from mmfree_neuro import cli, pipeline, storage
 from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model import tokenizer as text
+from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig, read_tokenizer
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 WORDS = [

@@ -21,14 +21,14 @@ import safetensors
 import safetensors.numpy
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import checkpoint as checkpoints
 from mmfree_neuro import cli, lower, planning, reference, storage
 from mmfree_neuro.activity import nothing
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.ir import MLGRU, Graph
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_neuro.storage import STATE_FILE, check_output, identity, load_state, save_state

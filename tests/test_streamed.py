@@ -14,7 +14,7 @@ from mmfree_kernels.evaluate import logits, nats, scores
 from mmfree_kernels.mlgru.naive import recurrence
 from mmfree_kernels.model import Numerics, from_checkpoint
 from mmfree_kernels.streamed import stepwise, stream, windows_at_once
-from mmfree_neuro.checkpoint import Checkpoint, Float32, ModelConfig, read
+from mmfree_neuro.model.checkpoint import Checkpoint, Float32, ModelConfig, read
 from mmfree_neuro.quantize import is_ternary, ternary_weights
 from mmfree_neuro.testing import PUBLISHED
 

@@ -13,7 +13,7 @@ from mmfree_kernels.evaluate import logits
 from mmfree_kernels.model import Numerics, from_checkpoint
 from mmfree_kernels.torch_bin import load_bin
 from mmfree_neuro.baselines import SYNAPSES, model_of
-from mmfree_neuro.checkpoint import ModelConfig, read
+from mmfree_neuro.model.checkpoint import ModelConfig, read
 from mmfree_neuro.quantize import SCHEMES, is_ternary, ternarise
 from mmfree_neuro.summary import summarise
 from mmfree_neuro.testing import PUBLISHED, published_graph, write_synthetic

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.text import check_tokenizer, decode, encode, encode_corpus
+from mmfree_neuro.model.tokenizer import check_tokenizer, decode, encode, encode_corpus
 
 WORDS = [
     "▁o",
@@ -238,7 +238,7 @@ def test_the_package_is_asked_for_where_it_is_needed() -> None:
     program = (
         "import sys\n"
         "sys.modules['tokenizers'] = None\n"
-        "from mmfree_neuro.text import encode, decode\n"
+        "from mmfree_neuro.model.tokenizer import encode, decode\n"
         "assert decode(None, encode(0, None, 'a')) == '\\0a'\n"
         "encode(1, '{}', 'a')\n"
     )

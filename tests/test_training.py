@@ -15,12 +15,12 @@ import safetensors
 import torch
 
 from mmfree_kernels import training
-from mmfree_kernels.corpus import Corpus, windows
 from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import HGRNBitModel, from_checkpoint
 from mmfree_kernels.training import Outcome, Progress, Recipe, learning_rate, optimiser_for, train
-from mmfree_neuro.checkpoint import ModelConfig, read
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.model.checkpoint import ModelConfig, read
+from mmfree_neuro.model.corpus import Corpus, windows
 from mmfree_neuro.quantize import ternarise
 
 CONFIG = ModelConfig(

@@ -22,10 +22,10 @@ from rows import write
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import lower, pipeline, planning, timing
 from mmfree_neuro.activity import expected
-from mmfree_neuro.checkpoint import ModelConfig
 from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.model.checkpoint import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.summary import summarise
 from mmfree_neuro.testing import published_graph, write_synthetic

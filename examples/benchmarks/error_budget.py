@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from rows import device, write
 from torch import Tensor
 
-from mmfree_kernels import corpus, evaluate
+from mmfree_kernels import evaluate
 from mmfree_kernels.bitlinear.naive import rms_norm
 from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.model import HGRNBitModel, Numerics, Tap, from_checkpoint
 from mmfree_neuro import lower, pipeline
-from mmfree_neuro.checkpoint import Checkpoint
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.integers.fixedpoint import QType, frac_for
 from mmfree_neuro.integers.tables import (
@@ -39,6 +38,8 @@ from mmfree_neuro.integers.tables import (
 )
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
+from mmfree_neuro.model import corpus
+from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.ops import Machine
 from mmfree_neuro.quantize import SCHEMES, Ranges, Scheme, ternary_weights
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from mmfree_kernels import corpus, training
+from mmfree_kernels import training
 from mmfree_kernels.bench import record
 from mmfree_kernels.captured import Gradients, Loss
 from mmfree_kernels.model import HGRNBitModel, Numerics
-from mmfree_neuro.checkpoint import ModelConfig
 from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.files import whole_file
+from mmfree_neuro.model import corpus
+from mmfree_neuro.model.checkpoint import ModelConfig
 
 CONFIG = ModelConfig(
     vocab_size=256,

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from rows import write
 
-from mmfree_kernels import corpus
 from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import from_checkpoint
 from mmfree_neuro import lower, pipeline
 from mmfree_neuro.job import Job
+from mmfree_neuro.model import corpus
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"

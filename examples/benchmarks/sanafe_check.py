@@ -17,10 +17,10 @@ from rows import write
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import lower, pipeline
-from mmfree_neuro.checkpoint import ModelConfig
 from mmfree_neuro.ir import AnyNode, Graph, block_of
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.model.checkpoint import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.testing import write_synthetic
 from mmfree_partition.route import route

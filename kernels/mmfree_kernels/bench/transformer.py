@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmfree_neuro.checkpoint import ModelConfig
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.model.checkpoint import ModelConfig
 
 ROPE_BASE = 10_000.0
 SPREAD = 0.02

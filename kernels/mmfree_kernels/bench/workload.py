@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mmfree_kernels.torch_bin import load_bin
-from mmfree_neuro import checkpoint as checkpoints
-from mmfree_neuro.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.measured import IMPLEMENTATIONS, MODES
+from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
 from mmfree_neuro.quantize import is_ternary
 from mmfree_neuro.testing import PUBLISHED
 

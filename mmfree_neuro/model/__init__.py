@@ -1,0 +1,1 @@
+"""What comes in: configurations, tensors, checkpoints, tokenizers, text.  Stands on `files`."""
