@@ -14,7 +14,8 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 from mmfree_neuro import pipeline, planning, storage
 from mmfree_neuro.job import Job
 from mmfree_neuro.model import checkpoint
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES
 from mmfree_sims import fast
 from mmfree_sims.lava import engine

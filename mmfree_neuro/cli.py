@@ -236,7 +236,7 @@ def train(options: argparse.Namespace) -> None:
     """Train a model on bytes."""
     from mmfree_kernels import training
     from mmfree_neuro.model import corpus
-    from mmfree_neuro.model.checkpoint import ModelConfig, default_intermediate_size
+    from mmfree_neuro.model.config import ModelConfig, default_intermediate_size
 
     if options.text is not None and not options.text.is_file():
         raise InputError(f"{options.text}: no such file")

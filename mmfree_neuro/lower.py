@@ -44,7 +44,9 @@ from mmfree_neuro.ir import (
     Residual,
     Squares,
 )
-from mmfree_neuro.model.checkpoint import BITLINEAR_EPS, Checkpoint, Float32
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import BITLINEAR_EPS
+from mmfree_neuro.model.tensors import Float32
 from mmfree_neuro.quantize import Range, Ranges, Scheme, TernaryWeight, TernaryWeights
 from mmfree_neuro.verify import verify
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.integers.ternary import Codes, TernaryMatrix, pack
-from mmfree_neuro.model.checkpoint import Checkpoint, Float32
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.tensors import Float32
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.ir import Embedding, Graph, Head, Input, Output, Rescale, Squares
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_partition.route import route
 

@@ -31,8 +31,8 @@ from mmfree_kernels.inference.model import from_checkpoint, random
 from mmfree_kernels.model import from_checkpoint as float_model
 from mmfree_neuro import cli, describe, measured
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
-from mmfree_neuro.testing import PUBLISHED
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import PUBLISHED, ModelConfig
 
 CPU = torch.device("cpu")
 TINY = Subject(

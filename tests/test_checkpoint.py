@@ -19,17 +19,14 @@ from numpy.typing import NDArray
 
 from mmfree_kernels.torch_bin import load_bin
 from mmfree_neuro.errors import CheckpointError
-from mmfree_neuro.model.checkpoint import (
-    Checkpoint,
+from mmfree_neuro.model.checkpoint import Checkpoint, read, write
+from mmfree_neuro.model.config import (
     ModelConfig,
     config_json,
     default_intermediate_size,
     parse_config,
-    read,
-    read_safetensors,
-    to_bfloat16,
-    write,
 )
+from mmfree_neuro.model.tensors import read_safetensors, to_bfloat16
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = ModelConfig(vocab_size=5, hidden_size=4, num_hidden_layers=2, intermediate_size=3)

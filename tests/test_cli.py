@@ -20,7 +20,8 @@ from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.hardware import Quantity, load_system
 from mmfree_neuro.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES
 from mmfree_neuro.verify import instruction_counts
 

@@ -25,7 +25,7 @@ from mmfree_kernels.glu import fused as glu
 from mmfree_kernels.loss import fused as cross_entropy
 from mmfree_kernels.mlgru import output, scan
 from mmfree_kernels.model import HGRNBitModel
-from mmfree_neuro.model.checkpoint import ModelConfig
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus
 
 # NumPy warns of the way in which Triton's interpreter makes loop bounds integers.

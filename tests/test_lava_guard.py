@@ -16,7 +16,8 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import planning, storage
 from mmfree_neuro.hardware import load_system
 from mmfree_neuro.lower import lower
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 TIMEOUT_S = 60

@@ -11,7 +11,8 @@ from mmfree_neuro import lower, pipeline, reference
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.ir import MLGRU, Graph, MaxAbs, QuantScale
 from mmfree_neuro.job import Job
-from mmfree_neuro.model.checkpoint import BITLINEAR_EPS, Checkpoint
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import BITLINEAR_EPS
 from mmfree_neuro.quantize import SCHEMES, Range, Scheme, ternary_weights
 from mmfree_sims import fast
 

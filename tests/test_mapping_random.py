@@ -27,7 +27,8 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Result
 from mmfree_neuro.mapping import HOST, Mapping
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.planning import Wish, with_weight_bits
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_partition.bound import gaps

@@ -18,7 +18,8 @@ from mmfree_kernels.evaluate import greedy, logits, nats
 from mmfree_kernels.mlgru.naive import recurrence
 from mmfree_kernels.model import HGRNBitModel, Numerics, from_checkpoint, to_checkpoint
 from mmfree_neuro import quantize
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig, read
+from mmfree_neuro.model.checkpoint import Checkpoint, read
+from mmfree_neuro.model.config import ModelConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("a_h64_l2_v256", "trained")

@@ -27,7 +27,8 @@ from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_partition.route import route

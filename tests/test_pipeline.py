@@ -18,7 +18,8 @@ from mmfree_neuro import cli, pipeline, storage
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as text
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig, read_tokenizer
+from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
+from mmfree_neuro.model.config import ModelConfig
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 WORDS = [

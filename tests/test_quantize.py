@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.bitlinear import naive
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig, to_bfloat16
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.model.tensors import to_bfloat16
 from mmfree_neuro.quantize import SCHEMES, harden, scheme_named, ternarise
 
 MATRICES = st.tuples(

@@ -28,7 +28,8 @@ from mmfree_neuro.ir import MLGRU, Graph
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_neuro.storage import STATE_FILE, check_output, identity, load_state, save_state

@@ -26,7 +26,8 @@ from mmfree_neuro.integers.ternary import TILE
 from mmfree_neuro.ir import Gain, Graph, InverseRms, MaxAbs, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.model.checkpoint import Checkpoint, ModelConfig
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_partition.route import route

@@ -20,7 +20,7 @@ from mmfree_kernels.model import HGRNBitModel, Numerics
 from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.files import whole_file
 from mmfree_neuro.model import corpus
-from mmfree_neuro.model.checkpoint import ModelConfig
+from mmfree_neuro.model.config import ModelConfig
 
 CONFIG = ModelConfig(
     vocab_size=256,

@@ -20,9 +20,9 @@ from mmfree_neuro import lower, pipeline
 from mmfree_neuro.ir import AnyNode, Graph, block_of
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.model.checkpoint import ModelConfig
+from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
-from mmfree_neuro.testing import write_synthetic
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.sanafe import Opinion, compare, record

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmfree_neuro.errors import CheckpointError
-from mmfree_neuro.model.checkpoint import Entries, Float32, StoredTensor
+from mmfree_neuro.model.tensors import Entries, Float32, StoredTensor
 
 _MAPPED_BYTES = 1 << 28
 """What may be read of a mapped file before it is mapped anew: until then, all that was read counts

@@ -23,7 +23,7 @@ from mmfree_kernels.bitlinear.packed import (
     row_words,
 )
 from mmfree_kernels.inference.model import Linear
-from mmfree_neuro.model.checkpoint import BITLINEAR_EPS
+from mmfree_neuro.model.config import BITLINEAR_EPS
 
 INNER_EPS = tl.constexpr(BITLINEAR_EPS)
 

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from mmfree_kernels.bitlinear.naive import quantise_activations, ternarise
 from mmfree_kernels.mlgru.naive import normalised, widened
-from mmfree_neuro.model.checkpoint import BITLINEAR_EPS
+from mmfree_neuro.model.config import BITLINEAR_EPS
 
 
 def _straight_through(x: Tensor, quantised: Tensor) -> Tensor:

@@ -1,0 +1,188 @@
+"""The shape and the constants of a model, and the `config.json` that holds them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.errors import CheckpointError
+
+BITLINEAR_EPS = 1e-6
+"""The eps inside every BitLinear: what the published kernel computes, whatever the module
+prints."""
+
+
+LARGEST = 1e12
+"""No figure of a configuration reaches this."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and constants of one model; field names are those of `config.json`."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 2048
+    num_hidden_layers: int = 24
+    num_heads: int = 1
+    expand_ratio: float = 1
+    use_lower_bound: bool = True
+    intermediate_size: int = 5632
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = 1
+    eos_token_id: int | None = 2
+
+    @property
+    def state_size(self) -> int:
+        """Width of the recurrent state of a block."""
+        return int(self.hidden_size * self.expand_ratio)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of the state dict, linear weights as [out, in]."""
+        v, h, d, i = self.vocab_size, self.hidden_size, self.state_size, self.intermediate_size
+        shapes: dict[str, tuple[int, ...]] = {"model.embeddings.weight": (v, h)}
+        if self.use_lower_bound:
+            shapes["model.lower_bounds"] = (self.num_hidden_layers, h)
+        for layer in range(self.num_hidden_layers):
+            prefix = f"model.layers.{layer}."
+            shapes |= {f"{prefix}attn_norm.weight": (h,), f"{prefix}mlp_norm.weight": (h,)}
+            for name in ("i_proj", "f_proj", "g_proj"):
+                shapes |= {
+                    f"{prefix}attn.{name}.weight": (d, h),
+                    f"{prefix}attn.{name}.norm.weight": (h,),
+                }
+            shapes |= {f"{prefix}attn.g_norm.weight": (d,)}
+            shapes |= {
+                f"{prefix}attn.o_proj.weight": (h, d),
+                f"{prefix}attn.o_proj.norm.weight": (d,),
+            }
+            shapes |= {
+                f"{prefix}mlp.gate_proj.weight": (2 * i, h),
+                f"{prefix}mlp.gate_proj.norm.weight": (h,),
+            }
+            shapes |= {
+                f"{prefix}mlp.down_proj.weight": (h, i),
+                f"{prefix}mlp.down_proj.norm.weight": (i,),
+            }
+        shapes["model.norm.weight"] = (h,)
+        if not self.tie_word_embeddings:
+            shapes["lm_head.weight"] = (v, h)
+        shapes["lm_head.norm.weight"] = (h,)
+        return shapes
+
+
+def default_intermediate_size(hidden_size: int, hidden_ratio: float) -> int:
+    """Two thirds of hidden × ratio, rounded up to a multiple of 256, as the published configuration
+    does."""
+    return 256 * -(-int(hidden_size * hidden_ratio * 2 / 3) // 256)
+
+
+def _field(
+    raw: Mapping[str, Any], name: str, default: Any, kinds: tuple[type, ...], where: Path
+) -> Any:
+    value = raw.get(name, default)
+    if (isinstance(value, bool) != (bool in kinds) and value is not None) or not isinstance(
+        value, kinds
+    ):
+        wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+        raise CheckpointError(f"{where}: {name} is {value!r}, must be {wanted}")
+    if isinstance(value, int | float) and not abs(value) < LARGEST:
+        raise CheckpointError(f"{where}: {name} is {value!r}, must be below {LARGEST:g}")
+    return value
+
+
+def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
+    """Turn the content of a `config.json` into a `ModelConfig`; missing keys take the published
+    defaults."""
+    if raw.get("model_type") != "hgrn_bit":
+        raise CheckpointError(
+            f"{where}: model_type is {raw.get('model_type')!r}, must be 'hgrn_bit'"
+        )
+    for name, only in (("attn_mode", "fused_recurrent"), ("use_short_conv", False)):
+        if raw.get(name, only) != only:
+            raise CheckpointError(
+                f"{where}: {name} is {raw[name]!r}, must be {only!r} (the published code runs "
+                "no other)"
+            )
+    number, maybe_int = (int, float), (int, type(None))
+    hidden = _field(raw, "hidden_size", 2048, (int,), where)
+    ratio = _field(raw, "hidden_ratio", 4, (int, float, type(None)), where)
+    intermediate = _field(raw, "intermediate_size", None, maybe_int, where)
+    config = ModelConfig(
+        vocab_size=_field(raw, "vocab_size", 32000, (int,), where),
+        hidden_size=hidden,
+        num_hidden_layers=_field(raw, "num_hidden_layers", 24, (int,), where),
+        num_heads=_field(raw, "num_heads", 1, (int,), where),
+        expand_ratio=_field(raw, "expand_ratio", 1, number, where),
+        use_lower_bound=_field(raw, "use_lower_bound", True, (bool,), where),
+        intermediate_size=default_intermediate_size(hidden, 4 if ratio is None else ratio)
+        if intermediate is None
+        else intermediate,
+        rms_norm_eps=float(_field(raw, "rms_norm_eps", 1e-6, number, where)),
+        tie_word_embeddings=_field(raw, "tie_word_embeddings", False, (bool,), where),
+        bos_token_id=_field(raw, "bos_token_id", 1, maybe_int, where),
+        eos_token_id=_field(raw, "eos_token_id", 2, maybe_int, where),
+    )
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_heads",
+        "intermediate_size",
+        "expand_ratio",
+        "state_size",
+    ):
+        if getattr(config, name) <= 0:
+            raise CheckpointError(f"{where}: {name} is {getattr(config, name)}, must be positive")
+    if not 0 < config.rms_norm_eps < 1:
+        raise CheckpointError(
+            f"{where}: rms_norm_eps is {config.rms_norm_eps}, must be between 0 and 1"
+        )
+    if config.state_size % config.num_heads:
+        raise CheckpointError(
+            f"{where}: num_heads is {config.num_heads}, must divide the state size "
+            f"{config.state_size}"
+        )
+    if config.use_lower_bound and config.state_size != config.hidden_size:
+        raise CheckpointError(
+            f"{where}: expand_ratio is {config.expand_ratio}, must be 1 with use_lower_bound"
+        )
+    return config
+
+
+def config_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    """The content of a published `config.json` for this model."""
+    return {
+        "architectures": ["HGRNBitForCausalLM"],
+        "attn_mode": "fused_recurrent",
+        "bos_token_id": config.bos_token_id,
+        "conv_size": 4,
+        "eos_token_id": config.eos_token_id,
+        "expand_ratio": config.expand_ratio,
+        "fuse_cross_entropy": True,
+        "hidden_act": "swish",
+        "hidden_ratio": 4,
+        "hidden_size": config.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": 2048,
+        "model_type": "hgrn_bit",
+        "num_heads": config.num_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "rms_norm_eps": config.rms_norm_eps,
+        "share_conv_kernel": True,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "use_lower_bound": config.use_lower_bound,
+        "use_short_conv": False,
+        "vocab_size": config.vocab_size,
+    }
+
+
+PUBLISHED = {
+    "370m": ModelConfig(hidden_size=1024, num_hidden_layers=24, intermediate_size=2816),
+    "1.3b": ModelConfig(hidden_size=2048, num_hidden_layers=24, intermediate_size=5632),
+    "2.7b": ModelConfig(hidden_size=2560, num_hidden_layers=32, intermediate_size=6912),
+}
+"""The shapes of ridger/MMfreeLM-370M, -1.3B and -2.7B, from their `config.json`."""
