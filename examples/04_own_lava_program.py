@@ -11,7 +11,8 @@ import numpy as np
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 
-from mmfree_neuro import pipeline, planning, storage
+from mmfree_neuro import pipeline, planning
+from mmfree_neuro.graph import graph_file
 from mmfree_neuro.job import Job
 from mmfree_neuro.model import checkpoint
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -48,7 +49,7 @@ def tiny_mapping(folder: Path) -> Path:
 
 
 def main(path: Path) -> None:
-    graph, stored = storage.load_mapped(path)
+    graph, stored = graph_file.load_mapped(path)
     job = Job(np.array([[0, *b"import"]]), new_tokens=8)
 
     # `build` returns ordinary Lava Processes, already connected. To watch the traffic, connect a

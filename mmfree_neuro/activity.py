@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import AnyNode, Graph, Input, span
 from mmfree_neuro.mapping import Mapping
 
 

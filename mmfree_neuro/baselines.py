@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from mmfree_neuro.errors import HardwareError
-from mmfree_neuro.summary import GraphSummary
+from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.timing import BOUNDS
 
 if sys.version_info >= (3, 11):

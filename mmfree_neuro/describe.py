@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from mmfree_neuro import files, storage
+from mmfree_neuro import files
 from mmfree_neuro.footprint import Footprint, limits, use_of_cores
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.graph_file import Run
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.graph.verify import verify_matrices
 from mmfree_neuro.hardware import Quantity, SystemSpec
 from mmfree_neuro.integers.ternary import Codes
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import is_ternary, ternarise
-from mmfree_neuro.storage import Run
-from mmfree_neuro.summary import summarise
-from mmfree_neuro.verify import verify_matrices
 
 ReadCheckpoint = Callable[[Path], Checkpoint]
 LEAST_MESSAGES = "proven least by rows alone, with cores no slower"
@@ -223,7 +224,7 @@ def anything(
 ) -> tuple[dict[str, Any], str]:
     """What a path holds: as content, and as text."""
     if (path / "run.json").is_file():
-        run = storage.load_run(path)
+        run = graph_file.load_run(path)
         content = {
             "engine": run.engine,
             "prompt": run.prompt,
@@ -239,7 +240,7 @@ def anything(
     if path.is_dir():
         return _checkpoint(read_checkpoint(path), path)
     if path.suffix == ".map":
-        graph, stored = storage.load_mapped(path)
+        graph, stored = graph_file.load_mapped(path)
         found = (
             graph,
             stored.mapping,
@@ -247,7 +248,7 @@ def anything(
             bounds(graph, stored.mapping, stored.system, stored.cores),
         )
         return mapping_content(*found), mapping_text(*found)
-    graph, digest = storage.load_graph(path, check=True)
+    graph, digest = graph_file.load_graph(path, check=True)
     verify_matrices(graph)
     summary = summarise(graph)
     return {

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.sampling import Sampling, choose
 
 MOST_LOGITS = 1 << 30

@@ -22,10 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
-from mmfree_neuro.integers.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
-from mmfree_neuro.integers.ternary import TernaryMatrix
-from mmfree_neuro.ir import (
+from mmfree_neuro.graph.nodes import (
     GLU,
     MLGRU,
     AnyNode,
@@ -44,11 +41,14 @@ from mmfree_neuro.ir import (
     Residual,
     Squares,
 )
+from mmfree_neuro.graph.verify import verify
+from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
+from mmfree_neuro.integers.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
+from mmfree_neuro.integers.ternary import TernaryMatrix
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
 from mmfree_neuro.model.tensors import Float32
 from mmfree_neuro.quantize import Range, Ranges, Scheme, TernaryWeight, TernaryWeights
-from mmfree_neuro.verify import verify
 
 GAIN_BITS = 16
 EMBEDDING_SCALE_BITS = 20

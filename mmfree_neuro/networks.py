@@ -2,9 +2,9 @@
 
 import networkx as nx
 
-from mmfree_neuro.ir import Graph
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.verify import instruction_counts
 
 
 def graph_to_networkx(graph: Graph) -> "nx.MultiDiGraph[str]":

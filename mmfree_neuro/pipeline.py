@@ -20,11 +20,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro import files, lower, storage
+from mmfree_neuro import files, lower
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.footprint import use_of_cores
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.graph_file import Run
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import (
     Job,
     Report,
@@ -40,8 +43,6 @@ from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import Scheme, TernaryWeights, ternary_weights
-from mmfree_neuro.storage import Run
-from mmfree_neuro.summary import summarise
 
 ENGINES = ("reference", "fast", "gpu", "lava", "lava-per-core", "mpi")
 CALIBRATION_WINDOW = 512
@@ -274,7 +275,7 @@ def convert(
         stage,
     )
     stage("writing")
-    storage.save_graph(graph, output)
+    graph_file.save_graph(graph, output)
     return graph
 
 
@@ -294,7 +295,7 @@ def simulate(
 
     Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
     """
-    graph, stored = storage.load_mapped(path)
+    graph, stored = graph_file.load_mapped(path)
     job = replace(
         job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)),
         keep_logits=False,
@@ -324,8 +325,8 @@ def simulate(
         now,
         use_of_cores(graph, stored.mapping, stored.system.chip),
     )
-    with storage.whole_folder(output) as folder:
-        storage.save_run(run, folder)
+    with graph_file.whole_folder(output) as folder:
+        graph_file.save_run(run, folder)
     return run
 
 
@@ -360,14 +361,14 @@ def end_ranks(engine: str, status: int, *, waited_for: bool = False) -> None:
 def saving(mapping: Mapping, job: Job, output: Path, every: int, resume: bool) -> Iterator[Saving]:
     """How the states of a run are kept in its folder; what ends the run early says whether it can
     be resumed."""
-    identity = storage.identity(mapping, job)
-    resumed = storage.load_state(output, identity) if resume else None
-    storage.check_output(output, resume=resume)
+    identity = graph_file.identity(mapping, job)
+    resumed = graph_file.load_state(output, identity) if resume else None
+    graph_file.check_output(output, resume=resume)
     latest = [0 if resumed is None else resumed.fed]
 
     def write(state: RunState) -> None:
         try:
-            storage.save_state(state, identity, output)
+            graph_file.save_state(state, identity, output)
         except InputError as error:
             raise RunFailed(str(error)) from None
         latest[0] = state.fed
@@ -411,9 +412,9 @@ def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
         )
         return graph, in_one_place(graph)
     if path.suffix == ".map":
-        graph, stored = storage.load_mapped(path)
+        graph, stored = graph_file.load_mapped(path)
         return graph, stored.mapping
-    graph, _ = storage.load_graph(path)
+    graph, _ = graph_file.load_graph(path)
     return graph, in_one_place(graph)
 
 
@@ -470,7 +471,7 @@ def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> d
     for path in gpu_rows:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
             raise InputError(f"{output}: is a file of GPU rows, must be another file to write")
-    run = storage.load_run(folder)
+    run = graph_file.load_run(folder)
     rows, left_out = measured.load(gpu_rows)
     content = report.build(run, baselines.load() + rows, run.use, roofline.load())
     content["comparison"]["sentences"] += left_out

@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from mmfree_neuro import files, storage
+from mmfree_neuro import files
 from mmfree_neuro.activity import expected
 from mmfree_neuro.describe import Bounds
-from mmfree_neuro.divide import by_columns
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.explore import Choice, Point, points
 from mmfree_neuro.footprint import need_programs
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.graph_file import StoredMapping
+from mmfree_neuro.graph.nodes import Graph, block_of
+from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
-from mmfree_neuro.ir import Graph, block_of
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.storage import StoredMapping
-from mmfree_neuro.summary import summarise
 
 PLACERS = ("chain", "anneal", "balanced", "block-per-chip", "greedy", "mtkahypar")
 Stage = Callable[[str], None]
@@ -135,11 +136,11 @@ def map_graph(
     graph_path: Path, system_name: str, output: Path, wish: Wish
 ) -> tuple[Graph, StoredMapping]:
     """Map a graph file onto a system and write the mapping file."""
-    graph, digest = storage.load_graph(graph_path)
+    graph, digest = graph_file.load_graph(graph_path)
     system = with_weight_bits(load_system(system_name), wish.weight_bits)
     divided, mapping = place(graph, digest, system, wish)
     stored = StoredMapping(mapping, system, graph_path, wish.cores)
-    storage.save_mapping(stored, output)
+    graph_file.save_mapping(stored, output)
     return divided, stored
 
 
@@ -147,7 +148,7 @@ def explore(
     graph_path: Path, system_name: str, choices: Sequence[Choice], stage: Stage = lambda _: None
 ) -> tuple[list[Point], list[tuple[Choice, str]]]:
     """Map a graph file in many ways; what each gives, and why others cannot be."""
-    graph, digest = storage.load_graph(graph_path)
+    graph, digest = graph_file.load_graph(graph_path)
     system = load_system(system_name)
     found: list[Point] = []
     failed: list[tuple[Choice, str]] = []

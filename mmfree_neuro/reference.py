@@ -11,14 +11,23 @@ from functools import reduce
 
 import numpy as np
 
-from mmfree_neuro import programs
 from mmfree_neuro.activity import Activity, nothing
+from mmfree_neuro.graph import programs
+from mmfree_neuro.graph.machine import CheckedMachine, Value
+from mmfree_neuro.graph.nodes import (
+    MLGRU,
+    AnyNode,
+    Embedding,
+    Graph,
+    Input,
+    MaxAbs,
+    constants,
+    span,
+)
 from mmfree_neuro.integers.fixedpoint import Ints, fit
 from mmfree_neuro.integers.ternary import Codes
-from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants, span
 from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
 from mmfree_neuro.mapping import Mapping, Shard
-from mmfree_neuro.ops import CheckedMachine, Value
 
 Signals = dict[tuple[str, str], Ints]
 """What every node sent for one token, by node and port."""

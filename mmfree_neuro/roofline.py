@@ -17,7 +17,7 @@ from importlib import resources
 from typing import Any
 
 from mmfree_neuro.errors import HardwareError
-from mmfree_neuro.summary import GraphSummary
+from mmfree_neuro.graph.summary import GraphSummary
 
 if sys.version_info >= (3, 11):
     import tomllib

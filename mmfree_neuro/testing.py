@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from mmfree_neuro import lower
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import PUBLISHED
 from mmfree_neuro.quantize import SCHEMES, Range, TernaryWeight, is_ternary

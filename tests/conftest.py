@@ -12,11 +12,11 @@ from hypothesis import settings
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import lower, planning
+from mmfree_neuro.graph.nodes import Embedding, Graph, Head, Input, Output, Rescale, Squares
 from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.ir import Embedding, Graph, Head, Input, Output, Rescale, Squares
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig

@@ -8,7 +8,7 @@ import pytest
 from mmfree_neuro import baselines
 from mmfree_neuro.baselines import SYNAPSES, Baseline
 from mmfree_neuro.errors import HardwareError
-from mmfree_neuro.summary import GraphSummary, NodeSummary
+from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 
 SERIES = {
     "name": '"Net 1B"',

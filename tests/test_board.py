@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmfree_neuro.ir import MLGRU, Graph
+from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_sims.board import Board, allocate, private
 from mmfree_sims.counts import Layout
 from mmfree_sims.neurons import Neurons

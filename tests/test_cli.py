@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mmfree_neuro import cli, pipeline, storage
+from mmfree_neuro import cli, pipeline
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.footprint import use_of_cores
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.hardware import Quantity, load_system
 from mmfree_neuro.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES
-from mmfree_neuro.verify import instruction_counts
 
 CONFIG = ModelConfig(
     vocab_size=256,
@@ -133,11 +134,11 @@ def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert set(tree(tmp_path)) == {"m.map"}
 
 
-def mapped(files: Files, output: Path, *more: str) -> storage.StoredMapping:
+def mapped(files: Files, output: Path, *more: str) -> graph_file.StoredMapping:
     """The mapping that the command writes, on eight chips of which each may use 16 cores."""
     where = ["--system", "kapoho-point", "--cores", "16"]
     assert cli.main(["map", files / "model.graph", *where, *more, "-o", str(output)]) == 0
-    return storage.load_mapping(output)
+    return graph_file.load_mapping(output)
 
 
 def test_a_mapping_is_told_beside_what_it_is_at_least(
@@ -271,7 +272,7 @@ def test_map_with_wider_weights(files: Files, tmp_path: Path) -> None:
         width = stored.system.chip.weight_bits
         assert (width.low, width.central, width.high) == (int(bits),) * 3
         assert width.source == f"chosen; {load_system('kapoho-point').chip.weight_bits.source}"
-        graph, _ = storage.load_graph(files.folder / "model.graph")
+        graph, _ = graph_file.load_graph(files.folder / "model.graph")
         found = use_of_cores(graph, stored.mapping, stored.system.chip)
         used[bits] = sum(core.synaptic_memory for core in found.values())
     assert (
@@ -299,7 +300,7 @@ def test_map_onto_a_chip_with_every_limit_known(files: Files, tmp_path: Path) ->
         cli.main(["map", files / "model.graph", "--system", own, "-o", str(tmp_path / "m.map")])
         == 0
     )
-    chip = storage.load_mapping(tmp_path / "m.map").system.chip
+    chip = graph_file.load_mapping(tmp_path / "m.map").system.chip
     assert (
         chip.output_axons_per_core
         == chip.program_instructions_per_core
@@ -332,7 +333,7 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
         )
         content = json.loads(capsys.readouterr().out)
         assert content["engine"] == engine
-        said.append((content["text"], storage.load_run(tmp_path / "run").new_tokens))
+        said.append((content["text"], graph_file.load_run(tmp_path / "run").new_tokens))
     assert said[0] == said[1]
     assert len(said[0][1]) == 5
     assert set(tree(tmp_path)) == {"run", "run/run.json"}
@@ -342,7 +343,7 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
     """Raw integers times the output scale are the logits; Lava runs in a process without torch."""
-    graph, _ = storage.load_graph(files.folder / "model.graph")
+    graph, _ = graph_file.load_graph(files.folder / "model.graph")
     found = {}
     for source in ("model.graph", "model.map"):
         for engine in ("reference", "fast"):
@@ -397,7 +398,7 @@ def test_logits_with_losses_and_a_continuation(
         names["chosen"],
     ]
     assert cli.main(arguments) == 0
-    graph, _ = storage.load_graph(files.folder / "model.graph")
+    graph, _ = graph_file.load_graph(files.folder / "model.graph")
     logits = np.load(names["logits"]) * (graph.logit_scale if raw else 1)
     shares = np.exp(logits[:, :-1])
     shares /= shares.sum(-1, keepdims=True)
@@ -551,8 +552,8 @@ def tiny_system(target: Path, **changed: int) -> str:
 def with_another_graph(files: Files, folder: Path) -> str:
     """A mapping beside a graph file that has been written anew since."""
     folder.mkdir()
-    graph, _ = storage.load_graph(files.folder / "model.graph")
-    storage.save_graph(replace(graph, name="another"), folder / "model.graph")
+    graph, _ = graph_file.load_graph(files.folder / "model.graph")
+    graph_file.save_graph(replace(graph, name="another"), folder / "model.graph")
     (folder / "model.map").write_bytes((files.folder / "model.map").read_bytes())
     return str(folder / "model.map")
 
@@ -682,7 +683,7 @@ def case_too_few_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
 def case_too_many_instructions(files: Files, tmp: Path) -> tuple[list[str], str]:
     system = tiny_system(tmp / "tiny.toml", program_instructions_per_core=1)
     arguments = map_(files, "--system", system, "--placer", "greedy")
-    graph, _ = storage.load_graph(files.folder / "model.graph")
+    graph, _ = graph_file.load_graph(files.folder / "model.graph")
     issued = instruction_counts(graph)
     names = [node.name for node in graph.nodes[1:]]
     need = sum(sum(issued[name].values()) for name in names)
@@ -696,7 +697,7 @@ def case_too_many_outgoing_axons(files: Files, tmp: Path) -> tuple[list[str], st
     """All nodes fit one core, which sends to itself and to the host: at least every output of every
     node."""
     system = tiny_system(tmp / "tiny.toml", output_axons_per_core=8)
-    graph, _ = storage.load_graph(files.folder / "model.graph")
+    graph, _ = graph_file.load_graph(files.folder / "model.graph")
     names = [node.name for node in graph.nodes[1:]]
     read = {(entry.source, entry.source_port) for node in graph.nodes for entry in node.inputs}
     sent = [

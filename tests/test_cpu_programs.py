@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.cpu import memory, ternary
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import programs, reference, storage, trace
+from mmfree_neuro import reference
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.integers.fixedpoint import QType
-from mmfree_neuro.integers.tables import SigmoidTable, sigmoid_table
-from mmfree_neuro.ir import (
+from mmfree_neuro.graph import graph_file, programs, recorder
+from mmfree_neuro.graph.machine import REGISTER_HIGH, Bounds, Interval, Machine
+from mmfree_neuro.graph.nodes import (
     MLGRU,
     AnyNode,
     Embedding,
@@ -32,12 +32,13 @@ from mmfree_neuro.ir import (
     Squares,
     constants,
 )
+from mmfree_neuro.graph.recorder import Op, Program, Recorder
+from mmfree_neuro.graph.verify import sum_bound
+from mmfree_neuro.integers.fixedpoint import QType
+from mmfree_neuro.integers.tables import SigmoidTable, sigmoid_table
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.ops import REGISTER_HIGH, Bounds, Interval, Machine
 from mmfree_neuro.sampling import Sampling
-from mmfree_neuro.trace import Op, Program, Recorder
-from mmfree_neuro.verify import sum_bound
 from mmfree_sims import fast
 from mmfree_sims.neurons import Neurons
 
@@ -480,7 +481,7 @@ def written_down(drawn: Drawn) -> Program:
     sent, after = drawn.run(m, inputs, own, *(state or [None]))
     m.rows += [(Op.OUTPUT, [None, m.operand(value), None, None], 0, 0) for value in sent]
     m.rows += [(Op.STATE, [None, after, None, None], 0, 0)] if state else []
-    code, registers = trace._allocate(m.rows, [*m.immediates.values(), *own, *state])
+    code, registers = recorder._allocate(m.rows, [*m.immediates.values(), *own, *state])
     constants, inputs, outputs = (
         tuple(f"{kind}{n}" for n in range(len(found)))
         for kind, found in (("c", own), ("x", inputs), ("y", sent))
@@ -576,7 +577,7 @@ def of_one_instruction(op: Op, *, shift: int = 0, constant: int = 0, operands: i
     inputs = [m.emit(Op.INPUT) for _ in range(operands)]
     result = m.emit(op, *inputs, shift=shift, constant=constant)
     m.rows.append((Op.OUTPUT, [None, result, None, None], 0, 0))
-    code, registers = trace._allocate(m.rows, [])
+    code, registers = recorder._allocate(m.rows, [])
     names = tuple(f"x{n}" for n in range(operands))
     return Program(code, (), (), False, registers, names, ("y",), (), sigmoid_table(8))
 
@@ -693,10 +694,10 @@ def test_where_no_compiler_was_found(
     hand_graph: Graph, hand_mapping: Mapping, system: Any, tmp_path: Path
 ) -> None:
     """Neither extension can be imported, and the fast engine runs all the same."""
-    storage.save_graph(hand_graph, tmp_path / "a.graph")
-    mapping = replace(hand_mapping, graph=storage.load_graph(tmp_path / "a.graph")[1])
-    storage.save_mapping(
-        storage.StoredMapping(mapping, system, tmp_path / "a.graph"), tmp_path / "a.map"
+    graph_file.save_graph(hand_graph, tmp_path / "a.graph")
+    mapping = replace(hand_mapping, graph=graph_file.load_graph(tmp_path / "a.graph")[1])
+    graph_file.save_mapping(
+        graph_file.StoredMapping(mapping, system, tmp_path / "a.graph"), tmp_path / "a.map"
     )
     program = """
         import sys
@@ -708,7 +709,7 @@ def test_where_no_compiler_was_found(
         import numpy as np
 
         from mmfree_kernels.cpu import programs, ternary
-        from mmfree_neuro import storage
+        from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.job import Job
         from mmfree_sims import fast
 

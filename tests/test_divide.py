@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro import reference
 from mmfree_neuro.activity import Activity
-from mmfree_neuro.divide import Columns, by_columns, evenly, sums
 from mmfree_neuro.errors import GraphError, RangeError
+from mmfree_neuro.graph.nodes import Graph, Input, Output, PartialSum
+from mmfree_neuro.graph.partial_sums import Columns, by_columns, evenly, sums
+from mmfree_neuro.graph.recorder import Op, record
+from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.graph.verify import instruction_counts, verify, verify_matrices
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.ternary import TILE, pack
-from mmfree_neuro.ir import Graph, Input, Output, PartialSum
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.summary import summarise
-from mmfree_neuro.trace import Op, record
-from mmfree_neuro.verify import instruction_counts, verify, verify_matrices
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.plan import Plan, by_core

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, explore, lower, pictures, planning, storage
+from mmfree_neuro import cli, explore, lower, pictures, planning
 from mmfree_neuro.activity import Activity, expected
 from mmfree_neuro.explore import Choice, Point
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec, load_system
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
-from mmfree_neuro.summary import GraphSummary, NodeSummary, summarise
 from mmfree_neuro.timing import Span
 
 NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule
@@ -311,7 +312,7 @@ def tiny(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
 @pytest.fixture
 def run(tiny: Graph, tmp_path: Path) -> Callable[..., int]:
     """The command on a file of that graph."""
-    storage.save_graph(tiny, tmp_path / "tiny.graph")
+    graph_file.save_graph(tiny, tmp_path / "tiny.graph")
 
     def call(*options: str, system: str = "kapoho-point") -> int:
         return cli.main(["explore", str(tmp_path / "tiny.graph"), "--system", system, *options])

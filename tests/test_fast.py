@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmfree_neuro import reference
-from mmfree_neuro.ir import Graph
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.sampling import Sampling

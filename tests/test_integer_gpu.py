@@ -18,14 +18,12 @@ from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
 from mmfree_kernels.integer.ternary import Packed
-from mmfree_neuro import cli, pipeline, programs, reference, storage
+from mmfree_neuro import cli, pipeline, reference
 from mmfree_neuro.activity import nothing
-from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import EngineError
-from mmfree_neuro.integers.fixedpoint import QType
-from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
-from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.ir import (
+from mmfree_neuro.graph import graph_file, programs
+from mmfree_neuro.graph.machine import REGISTER_HIGH, Value
+from mmfree_neuro.graph.nodes import (
     AnyNode,
     Embedding,
     Graph,
@@ -36,12 +34,15 @@ from mmfree_neuro.ir import (
     PartialSum,
     constants,
 )
+from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.graph.verify import sum_bound
+from mmfree_neuro.integers.fixedpoint import QType
+from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
+from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.ops import REGISTER_HIGH, Value
 from mmfree_neuro.pipeline import in_one_place
 from mmfree_neuro.sampling import Sampling
-from mmfree_neuro.verify import sum_bound
 from mmfree_sims import fast, gpu
 
 Mapper = Callable[..., Mapping]
@@ -367,7 +368,7 @@ def test_without_a_gpu(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     graph, tokens = tmp_path / "hand.graph", tmp_path / "tokens.npy"
-    storage.save_graph(hand_graph, graph)
+    graph_file.save_graph(hand_graph, graph)
     np.save(tokens, np.array([[0, 1]]))
     arguments = ["logits", str(graph), "--tokens", str(tokens), "--raw", "--engine", "gpu", "-o"]
     assert cli.main([*arguments, str(tmp_path / "found.npy")]) == 0

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import planning, storage
-from mmfree_neuro.divide import by_columns, evenly
+from mmfree_neuro import planning
 from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
+from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.hardware import load_system
-from mmfree_neuro.ir import Graph, Norm, Quantise, block_of
 from mmfree_neuro.job import Job
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
@@ -114,7 +115,7 @@ COMPARE = """
 
     import numpy as np
 
-    from mmfree_neuro import reference, storage
+    from mmfree_neuro import reference; from mmfree_neuro.graph import graph_file as storage
     from mmfree_neuro.job import Job, silent
     from mmfree_neuro.sampling import Sampling
     from mmfree_sims import fast
@@ -184,7 +185,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("graphs")
     paths = {f"{seed}-{scheme}": folder / f"{seed}-{scheme}.graph" for seed, scheme in GRAPHS}
     for (seed, scheme), path in zip(GRAPHS, paths.values(), strict=True):
-        storage.save_graph(random_graph(seed, scheme), path)
+        graph_file.save_graph(random_graph(seed, scheme), path)
     return paths
 
 
@@ -194,10 +195,10 @@ def test_every_engine_gives_the_bits_of_the_reference(
 ) -> None:
     """Fast, Lava per chip (also with random delays) and per core; 2 checkpoints, 2 schemes."""
     for graph_name, path in graphs.items():
-        graph, digest = storage.load_graph(path)
+        graph, digest = graph_file.load_graph(path)
         mapping = check(graph, MAPPINGS[name](graph, digest), SYSTEM)
-        storage.save_mapping(
-            storage.StoredMapping(mapping, SYSTEM, path), tmp_path / f"{graph_name}.map"
+        graph_file.save_mapping(
+            graph_file.StoredMapping(mapping, SYSTEM, path), tmp_path / f"{graph_name}.map"
         )
     paths = sorted(tmp_path.glob("*.map"))
     assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == [path.name for path in paths]
@@ -214,7 +215,7 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
     """
     parts = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
     for name in ("1-a16", "2-a8"):
-        graph, digest = storage.load_graph(graphs[name])
+        graph, digest = graph_file.load_graph(graphs[name])
         squares = "layers.0.mlp.rms" if name.endswith("a16") else "layers.0.mlp.scale"
         columns = evenly(graph, (*parts, (squares, 2)))
         divided = by_columns(graph, columns)
@@ -240,24 +241,26 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
         mapping = replace(
             mapping, shards=tuple(shards), locations=tuple(places), routes=routes, columns=columns
         )
-        storage.save_mapping(
-            storage.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map"
+        graph_file.save_mapping(
+            graph_file.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map"
         )
     paths = sorted(tmp_path.glob("*.map"))
     assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == ["1-a16.map", "2-a8.map"]
 
 
 def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
-    graph, digest = storage.load_graph(graphs["1-a16"])
+    graph, digest = graph_file.load_graph(graphs["1-a16"])
     path = tmp_path / "1.map"
-    storage.save_mapping(storage.StoredMapping(chain(graph, digest), SYSTEM, graphs["1-a16"]), path)
+    graph_file.save_mapping(
+        graph_file.StoredMapping(chain(graph, digest), SYSTEM, graphs["1-a16"]), path
+    )
     program = """
         import sys
         from pathlib import Path
 
         import numpy as np
 
-        from mmfree_neuro import storage
+        from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.job import Job
         from mmfree_sims.lava import engine
 
@@ -274,7 +277,7 @@ def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_too_many_cores_to_be_processes(graphs: dict[str, Path]) -> None:
-    graph, digest = storage.load_graph(graphs["1-a16"])
+    graph, digest = graph_file.load_graph(graphs["1-a16"])
     _, mapping = planning.place(graph, digest, SYSTEM, planning.Wish("block-per-chip", cores=40))
     with pytest.raises(EngineError) as caught:
         engine.run_per_core(graph, mapping, Job(np.zeros((1, 1), np.int64)))
@@ -285,7 +288,7 @@ def test_too_many_cores_to_be_processes(graphs: dict[str, Path]) -> None:
 
 
 def test_a_job_that_does_not_fit_never_starts(graphs: dict[str, Path]) -> None:
-    graph, digest = storage.load_graph(graphs["1-a16"])
+    graph, digest = graph_file.load_graph(graphs["1-a16"])
     with pytest.raises(InputError) as caught:
         engine.run(graph, chain(graph, digest), Job(np.array([[3, 256]])))
     assert str(caught.value) == "token 256 is outside the vocabulary, must be 0 … 255"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import planning, storage
+from mmfree_neuro import planning
+from mmfree_neuro.graph import graph_file
 from mmfree_neuro.hardware import load_system
 from mmfree_neuro.lower import lower
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -91,7 +92,7 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a16"])
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random")
-    storage.save_graph(graph, folder / "model.graph")
+    graph_file.save_graph(graph, folder / "model.graph")
     path = folder / "model.map"
     wish = planning.Wish("block-per-chip", cores=2)
     _, stored = planning.map_graph(folder / "model.graph", "kapoho-point", path, wish)

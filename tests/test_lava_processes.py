@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import planning, storage
+from mmfree_neuro import planning
+from mmfree_neuro.graph import graph_file
 from mmfree_neuro.lower import lower
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
@@ -74,7 +75,7 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random")
-    storage.save_graph(graph, folder / "model.graph")
+    graph_file.save_graph(graph, folder / "model.graph")
     wish = planning.Wish("block-per-chip", cores=2)
     planning.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
@@ -89,7 +90,7 @@ def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
 
         import numpy as np
 
-        from mmfree_neuro import storage
+        from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.job import Job
         from mmfree_neuro.sampling import Sampling
         from mmfree_sims import fast
@@ -143,7 +144,7 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
 
         import numpy as np
 
-        from mmfree_neuro import storage
+        from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.job import Job
         from mmfree_sims import fast
         from mmfree_sims.lava import engine

@@ -9,7 +9,7 @@ from mmfree_kernels import evaluate, model
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import lower, pipeline, reference
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.ir import MLGRU, Graph, MaxAbs, QuantScale
+from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
 from mmfree_neuro.job import Job
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS

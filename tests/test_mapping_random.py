@@ -22,9 +22,9 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro import lower, pipeline, planning, reference
 from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Result
 from mmfree_neuro.mapping import HOST, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint

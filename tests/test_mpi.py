@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, pipeline, reference, storage
-from mmfree_neuro.divide import by_columns, evenly
+from mmfree_neuro import cli, pipeline, reference
 from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
+from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.ir import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
@@ -111,8 +112,8 @@ def maps(
     folder, found = tmp_path_factory.mktemp("maps"), {}
     for blocks, scheme in GRAPHS:
         graph_path = folder / f"{blocks}-{scheme}.graph"
-        storage.save_graph(random_graph(blocks, scheme), graph_path)
-        graph, digest = storage.load_graph(graph_path)
+        graph_file.save_graph(random_graph(blocks, scheme), graph_path)
+        graph, digest = graph_file.load_graph(graph_path)
         columns = evenly(graph, PARTS)
         divided = by_columns(graph, columns)
         for kind in ("chain", "random", "block-per-chip", "divided"):
@@ -124,7 +125,7 @@ def maps(
                 mapping = replace(with_head_on_host(one, mapping), columns=columns)
             assert len(mapping.chips) >= 3
             path = found[f"{blocks}-{scheme}-{kind}"] = folder / f"{blocks}-{scheme}-{kind}.map"
-            storage.save_mapping(storage.StoredMapping(mapping, system, graph_path), path)
+            graph_file.save_mapping(graph_file.StoredMapping(mapping, system, graph_path), path)
             expected = [(job, reference.run(one, mapping, job)) for job in JOBS]
             for job, result in expected:
                 same(fast.run(one, mapping, job), result)
@@ -254,7 +255,7 @@ def simulate(
 
 def outcome(folder: Path) -> tuple[object, ...]:
     """What a run gave, less the time it took."""
-    run = storage.load_run(folder)
+    run = graph_file.load_run(folder)
     return run.prefill, run.generate, run.new_tokens, run.text
 
 
@@ -273,7 +274,7 @@ COMPARE = """
 
     import numpy as np
 
-    from mmfree_neuro import storage
+    from mmfree_neuro.graph import graph_file as storage
     from mmfree_neuro.errors import Served
     from mmfree_sims import mpi
 
@@ -336,7 +337,7 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
 
         import numpy as np
 
-        from mmfree_neuro import storage
+        from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.job import Job, Result, RunState, Saving, silent
         from mmfree_sims import mpi
         from mmfree_sims.packets import HEADER
@@ -373,7 +374,7 @@ SAVING = """
     import sys
     from pathlib import Path
 
-    from mmfree_neuro import storage
+    from mmfree_neuro.graph import graph_file as storage
     from mmfree_neuro.errors import Served
     from mmfree_neuro.job import Saving, silent
     from mmfree_sims import mpi
@@ -402,7 +403,7 @@ def test_states_are_saved_and_resumed_across_engines(
     """Every state of MPI is that of fast and of the reference, and each goes on from the states of
     the others."""
     job = Job(np.arange(1, 12)[None], 9, Sampling(0.8, seed=4), keep_logits=False)
-    graph, stored = storage.load_mapped(maps[name])
+    graph, stored = graph_file.load_mapped(maps[name])
 
     def states_of(
         engine: pipeline.Engine, every: int, resumed: RunState | None = None
@@ -490,7 +491,7 @@ def test_one_run_is_written_and_told_once(ranks: int, path: Path, tmp_path: Path
     status, out, err = run_on(ranks, tmp_path, *COMMAND, *simulate(path, run, "--save-every", "5"))
     assert (status, err) == (0, "")
     assert [path.name for path in run.iterdir()] == ["run.json"]
-    assert out.startswith(f"ab{storage.load_run(run).text}\n\nmpi: started in ")
+    assert out.startswith(f"ab{graph_file.load_run(run).text}\n\nmpi: started in ")
     assert out.count("mpi: started in ") == 1
     assert outcome(run) == unbroken(path, tmp_path / "fast", 24)
 
@@ -606,7 +607,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_one_line_of_all_ranks(name: str, path: Path, tmp_path: Path) -> None:
     source, more, message = WRONG[name]
-    storage.save_mapping(storage.load_mapping(path), tmp_path / "0.map")
+    graph_file.save_mapping(graph_file.load_mapping(path), tmp_path / "0.map")
 
     def filled(text: str) -> str:
         return text.replace("{folder}", str(tmp_path)).replace(
@@ -653,7 +654,7 @@ PATCHED = """
     import signal
     import sys
 
-    from mmfree_neuro import cli, pipeline, storage
+    from mmfree_neuro import cli, pipeline; from mmfree_neuro.graph import graph_file as storage
     from mmfree_sims import mpi, tile
 
     rank = mpi.world().Get_rank()
@@ -790,9 +791,9 @@ def test_a_run_that_is_disturbed_ends_and_is_resumed(name: str, path: Path, tmp_
         disturb(launched)
         status, out, err = launched.end(SOON_S)
         launched.assert_nothing_left()
-    graph, stored = storage.load_mapped(path)
+    graph, stored = graph_file.load_mapped(path)
     prompt = np.array([texts.encode(graph.bos, graph.tokenizer, "ab")])
-    state = storage.load_state(run, storage.identity(stored.mapping, Job(prompt)))
+    state = graph_file.load_state(run, graph_file.identity(stored.mapping, Job(prompt)))
     assert state.fed % 32 == 0
     assert err.startswith(hint.format(fed=state.fed, run=run))
     assert status != 0 and "mpi: started" not in out
@@ -852,7 +853,7 @@ APART = """
 
     import numpy as np
 
-    from mmfree_neuro import storage
+    from mmfree_neuro.graph import graph_file as storage
     from mmfree_sims import mpi
 
     path, comm = Path(sys.argv[1]), mpi.world()

@@ -2,7 +2,7 @@
 
 import networkx as nx
 
-from mmfree_neuro.ir import Graph
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.networks import graph_to_networkx, mapping_to_networkx
 

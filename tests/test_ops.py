@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.cpu.programs import VectorMachine
 from mmfree_neuro.errors import RangeError
+from mmfree_neuro.graph.machine import (
+    INSTRUCTIONS,
+    REGISTER_HIGH,
+    Bounds,
+    CheckedMachine,
+    Interval,
+    Machine,
+)
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import sigmoid_table
-from mmfree_neuro.ops import INSTRUCTIONS, REGISTER_HIGH, Bounds, CheckedMachine, Interval, Machine
 
 TABLE = np.array([5, -7, 11, 0, 2**31 - 1, -3, 8, 9])
 SMALL = QType(12, 4)

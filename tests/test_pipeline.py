@@ -14,8 +14,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from mmfree_kernels import calibrate
-from mmfree_neuro import cli, pipeline, storage
+from mmfree_neuro import cli, pipeline
 from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.graph import graph_file
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as text
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
@@ -140,13 +141,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def test_the_graph_carries_the_tokenizer(files: Files, tmp_path: Path) -> None:
-    graph, _ = storage.load_graph(Path(files / "model.graph"), check=True)
+    graph, _ = graph_file.load_graph(Path(files / "model.graph"), check=True)
     assert graph.tokenizer == JSON
     assert graph.bos == 1
-    storage.save_graph(graph, tmp_path / "again.graph")
+    graph_file.save_graph(graph, tmp_path / "again.graph")
     assert (tmp_path / "again.graph").read_bytes() == Path(files / "model.graph").read_bytes()
-    storage.save_graph(replace(graph, tokenizer=None), tmp_path / "without.graph")
-    assert storage.load_graph(tmp_path / "without.graph")[0].tokenizer is None
+    graph_file.save_graph(replace(graph, tokenizer=None), tmp_path / "without.graph")
+    assert graph_file.load_graph(tmp_path / "without.graph")[0].tokenizer is None
 
 
 def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
     with pytest.raises(
         Exception, match=re.escape(f"{path}: damaged: array a00000 differs from its checksum")
     ):
-        storage.load_graph(path, check=True)
+        graph_file.load_graph(path, check=True)
 
 
 def test_what_is_calibrated_on_are_words(
@@ -195,7 +196,7 @@ def test_what_is_calibrated_on_are_words(
         assert (tokens == once).any()
         decoded = text.decode(JSON, tokens[0])
         assert decoded.strip() in f"{SENTENCE}\n" * 400
-    graph, _ = storage.load_graph(tmp_path / "model.graph")
+    graph, _ = graph_file.load_graph(tmp_path / "model.graph")
     assert graph.quality["tokens"] == held_out[:, 1:].size
 
 
@@ -224,7 +225,7 @@ def test_a_run_prints_text(
     ]
     assert cli.main(["simulate", files / "model.map", *what]) == 0
     said = capsys.readouterr().out
-    run = storage.load_run(out)
+    run = graph_file.load_run(out)
     assert list(run.prompt_tokens) == [
         1,
         *map(Tokenizer.from_str(JSON).token_to_id, ("▁once", "▁upon", "▁a")),
@@ -267,7 +268,7 @@ def test_a_run_says_the_words_that_were_chosen(
     ]
     assert cli.main(["simulate", files / "model.map", *what]) == 0
     assert capsys.readouterr().out.startswith("the cat, once upon a time.\n\n")
-    assert storage.load_run(tmp_path / "run").text == " once upon a time."
+    assert graph_file.load_run(tmp_path / "run").text == " once upon a time."
 
 
 def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path) -> None:
@@ -390,7 +391,7 @@ def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
     """It begins with the first token of the model."""
     what = ["--prompt", "", "--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
     assert cli.main(["simulate", files / "model.map", *what]) == 0
-    assert storage.load_run(tmp_path / "run").prompt_tokens == (1,)
+    assert graph_file.load_run(tmp_path / "run").prompt_tokens == (1,)
 
 
 @pytest.mark.parametrize(
@@ -420,6 +421,6 @@ def test_a_text_of_few_words(
         assert not (tmp_path / "model.graph").exists()
         return
     assert cli.main(arguments) == 0
-    quality = storage.load_graph(tmp_path / "model.graph")[0].quality
+    quality = graph_file.load_graph(tmp_path / "model.graph")[0].quality
     assert quality["tokens"] >= 1
     assert np.isfinite(list(quality.values())).all()

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfree_neuro.divide import by_columns
 from mmfree_neuro.errors import CapacityError, InputError
+from mmfree_neuro.graph.nodes import Graph, block_of
+from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
-from mmfree_neuro.ir import Graph, block_of
 from mmfree_neuro.mapping import HOST, Location, Mapping
 from mmfree_neuro.testing import published_graph
 from mmfree_neuro.traffic import ways

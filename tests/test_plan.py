@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from mmfree_neuro.graph.nodes import Embedding, Graph, Head, Input, MaxAbs, Output, Rescale, Squares
+from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.ir import Embedding, Graph, Head, Input, MaxAbs, Output, Rescale, Squares
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.verify import verify
 from mmfree_sims.plan import Plan, Stretch, by_chip, by_core
 
 

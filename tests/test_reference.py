@@ -9,8 +9,8 @@ import pytest
 from mmfree_neuro import pipeline, reference
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import RangeError
+from mmfree_neuro.graph.nodes import MLGRU, Graph, Input, MaxAbs, Output
 from mmfree_neuro.integers.fixedpoint import QType
-from mmfree_neuro.ir import MLGRU, Graph, Input, MaxAbs, Output
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import HOST, Location, Mapping
 

@@ -4,8 +4,8 @@ import pytest
 
 from mmfree_neuro import roofline
 from mmfree_neuro.errors import HardwareError
+from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.roofline import Figure, Gpu
-from mmfree_neuro.summary import GraphSummary, NodeSummary
 
 SUMMARY = GraphSummary(
     "net",

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmfree_neuro import divide
 from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.graph import partial_sums
+from mmfree_neuro.graph.nodes import Graph, Output
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.ir import Graph, Output
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_partition.route import route
@@ -98,7 +98,9 @@ def test_counts_of_random_models(graph: Graph, mapping: Mapping, tokens: np.ndar
 def test_counts_of_matrices_divided_by_columns(
     graph: Graph, make_mapping: Callable[..., Mapping]
 ) -> None:
-    divided = divide.by_columns(graph, divide.evenly(graph, (("head", 3), ("layers.1.glu", 2))))
+    divided = partial_sums.by_columns(
+        graph, partial_sums.evenly(graph, (("head", 3), ("layers.1.glu", 2)))
+    )
     found = compare(divided, make_mapping(divided, "random", 4), record(divided, np.array([5, 80])))
     assert len(divided.nodes) > len(graph.nodes)
     assert found.ours == found.theirs

@@ -21,10 +21,12 @@ import safetensors
 import safetensors.numpy
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, lower, planning, reference, storage
+from mmfree_neuro import cli, lower, planning, reference
 from mmfree_neuro.activity import nothing
 from mmfree_neuro.errors import InputError, RunFailed
-from mmfree_neuro.ir import MLGRU, Graph
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.graph_file import STATE_FILE, check_output, identity, load_state, save_state
+from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
@@ -32,7 +34,6 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
-from mmfree_neuro.storage import STATE_FILE, check_output, identity, load_state, save_state
 from mmfree_sims import fast
 
 TIMEOUT_S = 60
@@ -91,7 +92,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
             checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
         )
         path = folder / f"{scheme}.graph"
-        storage.save_graph(graph, path)
+        graph_file.save_graph(graph, path)
         planning.map_graph(
             path, "kapoho-point", path.with_suffix(".map"), planning.Wish("block-per-chip", cores=2)
         )
@@ -101,7 +102,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(params=sorted(SCHEMES))
 def loaded(request: pytest.FixtureRequest, files: Files) -> tuple[Graph, Mapping]:
     """A graph and its mapping."""
-    graph, stored = storage.load_mapped(files.folder / f"{request.param}.map")
+    graph, stored = graph_file.load_mapped(files.folder / f"{request.param}.map")
     return graph, stored.mapping
 
 
@@ -516,7 +517,7 @@ def test_no_step_of_writing_a_state_harms_the_older(
     first = a_state(hand_mapping)
     save_state(first, "mine", tmp_path)
     before = tree(tmp_path)
-    holder = {"write_bytes": Path, "mkstemp": storage.tempfile}.get(step, storage.os)
+    holder = {"write_bytes": Path, "mkstemp": graph_file.tempfile}.get(step, graph_file.os)
     with monkeypatch.context() as patch:
         patch.setattr(holder, step, no_space)
         with pytest.raises(InputError) as error:
@@ -533,13 +534,13 @@ def test_no_step_of_writing_a_run_harms_the_older(
     """Be it an older run or a state: what was there stays until the new run is in its place."""
     folder = made(tmp_path / "run", "run.json", STATE_FILE)
     for holder, step in (
-        (storage.tempfile, "mkdtemp"),
+        (graph_file.tempfile, "mkdtemp"),
         (Path, "write_text"),
-        (storage.os, "replace"),
+        (graph_file.os, "replace"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(holder, step, no_space)
-            with pytest.raises(InputError) as error, storage.whole_folder(folder) as scratch:
+            with pytest.raises(InputError) as error, graph_file.whole_folder(folder) as scratch:
                 (scratch / "run.json").write_text("new")
         assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
         assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}, step
@@ -556,12 +557,12 @@ def test_an_older_run_comes_back_where_the_new_one_cannot_take_its_place(
             no_space()
         rename(source, target)
 
-    monkeypatch.setattr(storage.os, "replace", fails_for_the_new)
-    with pytest.raises(InputError) as error, storage.whole_folder(folder) as scratch:
+    monkeypatch.setattr(graph_file.os, "replace", fails_for_the_new)
+    with pytest.raises(InputError) as error, graph_file.whole_folder(folder) as scratch:
         (scratch / "run.json").write_text("new")
     assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
     assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}
-    with storage.whole_folder(folder) as scratch:
+    with graph_file.whole_folder(folder) as scratch:
         (scratch / "run.json").write_text("new")
     assert tree(tmp_path) == {"run/run.json": b"new"}
 
@@ -588,17 +589,17 @@ def simulate(files: Files, out: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> storage.Run:
+def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> graph_file.Run:
     """The run that nothing stopped."""
     out = tmp_path_factory.mktemp("straight") / "run"
     assert cli.main(simulate(files, out, "--save-every", "0")) == 0
-    return storage.load_run(out)
+    return graph_file.load_run(out)
 
 
-def assert_finished(out: Path, straight: storage.Run) -> None:
+def assert_finished(out: Path, straight: graph_file.Run) -> None:
     """The folder holds the run alone, and it is that which nothing stopped."""
     assert [path.name for path in out.iterdir()] == ["run.json"]
-    run = storage.load_run(out)
+    run = graph_file.load_run(out)
     assert (run.text, run.new_tokens, run.prompt_tokens) == (
         straight.text,
         straight.new_tokens,
@@ -646,7 +647,7 @@ def test_an_interrupted_run_is_resumed(
     fed: int,
     engine: str,
     files: Files,
-    straight: storage.Run,
+    straight: graph_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -674,7 +675,7 @@ def test_an_interrupted_run_is_resumed(
 
 def test_a_run_is_interrupted_again_and_again(
     files: Files,
-    straight: storage.Run,
+    straight: graph_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -698,7 +699,7 @@ def test_a_run_is_interrupted_again_and_again(
 
 def test_a_run_that_died(
     files: Files,
-    straight: storage.Run,
+    straight: graph_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -728,7 +729,7 @@ def test_a_run_that_died(
 
 
 def test_a_run_that_saved_states_leaves_none(
-    files: Files, straight: storage.Run, tmp_path: Path
+    files: Files, straight: graph_file.Run, tmp_path: Path
 ) -> None:
     """Over an older run, too."""
     for every in ("1", "4", "100"):
@@ -738,7 +739,7 @@ def test_a_run_that_saved_states_leaves_none(
 
 def test_an_older_run_stays_until_the_new_one_is_finished(
     files: Files,
-    straight: storage.Run,
+    straight: graph_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -757,7 +758,7 @@ def test_an_older_run_stays_until_the_new_one_is_finished(
 
 def test_more_tokens_are_asked_for_on_the_command_line(
     files: Files,
-    straight: storage.Run,
+    straight: graph_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -865,7 +866,7 @@ def test_a_full_disk_is_one_line(
 
 def test_a_disk_that_fills_up_during_a_run(
     files: Files,
-    straight: storage.Run,
+    straight: graph_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -904,7 +905,7 @@ def test_a_disk_that_is_full_at_the_first_state(files: Files, tmp_path: Path, ca
 
 def test_a_disk_that_is_full_at_the_end(
     files: Files,
-    straight: storage.Run,
+    straight: graph_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -912,9 +913,11 @@ def test_a_disk_that_is_full_at_the_end(
     """The last state stays."""
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "8")
-    save_run = storage.save_run
+    save_run = graph_file.save_run
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "save_run", lambda run, folder: (save_run(run, folder), no_space()))
+        patch.setattr(
+            graph_file, "save_run", lambda run, folder: (save_run(run, folder), no_space())
+        )
         assert cli.main(begin) == 2
     assert (
         capsys.readouterr().err
@@ -947,7 +950,7 @@ def run_python(program: str, folder: Path, *arguments: str) -> subprocess.Comple
 
 @pytest.mark.parametrize("state", [1, 2])
 def test_killed_while_a_state_was_written(
-    state: int, files: Files, straight: storage.Run, tmp_path: Path, capsys: Said
+    state: int, files: Files, straight: graph_file.Run, tmp_path: Path, capsys: Said
 ) -> None:
     """With kill -9, before the new state has its name: the run goes on from the older, or begins
     anew."""
@@ -985,7 +988,7 @@ MIXED = """
 
     import numpy as np
 
-    from mmfree_neuro import storage
+    from mmfree_neuro.graph import graph_file as storage
     from mmfree_neuro.job import Job, Saving, silent
     from mmfree_neuro.sampling import Sampling
     from mmfree_sims import fast
@@ -1077,7 +1080,7 @@ def test_lava_refuses_what_cannot_be_saved(files: Files, tmp_path: Path) -> None
 
         import numpy as np
 
-        from mmfree_neuro import storage
+        from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.errors import InputError
         from mmfree_neuro.job import Job, Saving, silent
         from mmfree_sims.lava import engine
@@ -1132,7 +1135,7 @@ LAVA_STOPS = """
 
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_a_lava_run_that_was_stopped_is_resumed_by_others(
-    how: str, files: Files, straight: storage.Run, tmp_path: Path
+    how: str, files: Files, straight: graph_file.Run, tmp_path: Path
 ) -> None:
     """From the last state that was written; so many tokens are asked for that the run is not over
     before."""
@@ -1155,12 +1158,12 @@ def test_a_lava_run_that_was_stopped_is_resumed_by_others(
     assert cli.main(resume) == 0
     whole = simulate(files, tmp_path / "whole", "--new-tokens", new_tokens)
     assert cli.main(whole) == 0
-    assert_finished(out, storage.load_run(tmp_path / "whole"))
-    assert storage.load_run(out).new_tokens[:NEW] == straight.new_tokens
+    assert_finished(out, graph_file.load_run(tmp_path / "whole"))
+    assert graph_file.load_run(out).new_tokens[:NEW] == straight.new_tokens
 
 
 def test_a_run_of_the_fast_engine_is_resumed_by_lava(
-    files: Files, straight: storage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, straight: graph_file.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "2")
@@ -1172,7 +1175,7 @@ def test_a_run_of_the_fast_engine_is_resumed_by_lava(
 
 
 def test_a_disk_that_fills_up_during_a_lava_run(
-    files: Files, straight: storage.Run, tmp_path: Path
+    files: Files, straight: graph_file.Run, tmp_path: Path
 ) -> None:
     program = """
         import errno

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mmfree_neuro import reference
-from mmfree_neuro.divide import by_columns
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.hardware import SystemSpec, load_system
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.pipeline import in_one_place

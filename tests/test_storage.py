@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 import safetensors
 
-from mmfree_neuro.divide import by_columns, evenly
 from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.files import whole_file
 from mmfree_neuro.footprint import use_of_cores
-from mmfree_neuro.hardware import SystemSpec, load_system
-from mmfree_neuro.ir import Graph
-from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.storage import (
+from mmfree_neuro.graph.graph_file import (
     Run,
     StoredMapping,
     identity,
@@ -32,7 +27,12 @@ from mmfree_neuro.storage import (
     save_run,
     whole_folder,
 )
-from mmfree_neuro.summary import summarise
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.hardware import SystemSpec, load_system
+from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import Mapping
 from mmfree_sims import fast
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mmfree_neuro.graph.machine import Machine
 from mmfree_neuro.integers.tables import (
     GATE_FRAC,
     POWER_SHIFT,
@@ -16,7 +17,6 @@ from mmfree_neuro.integers.tables import (
     reciprocal_guess,
     sigmoid_table,
 )
-from mmfree_neuro.ops import Machine
 
 
 def test_a_sigmoid_of_two_segments_by_hand() -> None:

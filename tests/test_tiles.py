@@ -20,10 +20,19 @@ import pytest
 from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro import lower, reference
-from mmfree_neuro.divide import by_columns, evenly
+from mmfree_neuro.graph.nodes import (
+    Gain,
+    Graph,
+    InverseRms,
+    MaxAbs,
+    Norm,
+    Quantise,
+    QuantScale,
+    block_of,
+)
+from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
-from mmfree_neuro.ir import Gain, Graph, InverseRms, MaxAbs, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint

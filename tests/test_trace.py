@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_neuro import trace
+from mmfree_neuro.graph import recorder
+from mmfree_neuro.graph.nodes import MLGRU, Embedding, Graph, Head, Input, MaxAbs, Output, constants
+from mmfree_neuro.graph.recorder import WIDTH, Op, Program, Recorder, record
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import sigmoid_table
-from mmfree_neuro.ir import MLGRU, Embedding, Graph, Head, Input, MaxAbs, Output, constants
-from mmfree_neuro.trace import WIDTH, Op, Program, Recorder, record
 
 Row = tuple[Op, list[Any], int, int]
 SMALL = QType(8, 0)
@@ -102,7 +102,7 @@ def test_tables_are_numbered_by_their_look_ups() -> None:
     x = m.emit(Op.INPUT)
     found = m.add(m.lookup(tables[0], x), m.lookup(tables[1], x))
     m.rows.append((Op.OUTPUT, [None, found, None, None], 0, 0))
-    code, _ = trace._allocate(m.rows, [])
+    code, _ = recorder._allocate(m.rows, [])
     assert all(a is b for a, b in zip(m.tables, tables, strict=True))
     assert code[code[:, 0] == Op.LOOKUP][:, 3].tolist() == [0, 1]
     assert not code[:, 6].any()
@@ -212,13 +212,13 @@ def recorded(
 ) -> tuple[Program, list[Row], list[Any]]:
     """The program of a node, and what its registers were given for."""
     seen: list[Any] = []
-    allocate = trace._allocate
+    allocate = recorder._allocate
 
     def watched(rows: list[Row], fixed: list[Any]) -> tuple[np.ndarray, int]:
         seen.extend((rows, fixed))
         return allocate(rows, fixed)
 
-    monkeypatch.setattr(trace, "_allocate", watched)
+    monkeypatch.setattr(recorder, "_allocate", watched)
     return record(node, graph.sigmoid), seen[0], seen[1]
 
 
@@ -252,7 +252,7 @@ def test_a_register_is_free_after_the_last_reading() -> None:
     twice = m.add(total, x)
     m.rows.append((Op.OUTPUT, [None, twice, None, None], 0, 0))
     m.rows.append((Op.OUTPUT, [None, total, None, None], 0, 0))
-    code, registers = trace._allocate(m.rows, [])
+    code, registers = recorder._allocate(m.rows, [])
     assert code[:, :5].tolist() == [
         [Op.INPUT, 0, 0, 0, 0],
         [Op.INPUT, 1, 1, 0, 0],
@@ -270,7 +270,7 @@ def test_a_value_that_nobody_reads_gives_its_register_back() -> None:
     m.neg(x), m.abs(x)
     last = m.add(x, x)
     m.rows.append((Op.OUTPUT, [None, last, None, None], 0, 0))
-    code, registers = trace._allocate(m.rows, [])
+    code, registers = recorder._allocate(m.rows, [])
     assert code[:, 1].tolist() == [0, 1, 1, 0, 0]
     assert registers == 2
 
@@ -282,7 +282,7 @@ def test_a_value_read_twice_by_one_instruction_is_freed_once() -> None:
     one, two = m.neg(square), m.abs(square)
     m.rows.append((Op.OUTPUT, [None, m.add(one, two), None, None], 0, 0))
     fixed: list[Any] = []
-    code, registers = trace._allocate(m.rows, fixed)
+    code, registers = recorder._allocate(m.rows, fixed)
     assert_registers_hold_their_values(m.rows, fixed, code, registers)
     assert registers == 2
 
@@ -294,7 +294,7 @@ def test_presets_are_never_taken() -> None:
     product = m.mul_shr(x, gain, 0)
     m.rows.append((Op.OUTPUT, [None, m.add(product, 5), None, None], 0, 0))
     fixed = [*m.immediates.values(), gain]
-    code, registers = trace._allocate(m.rows, fixed)
+    code, registers = recorder._allocate(m.rows, fixed)
     assert_registers_hold_their_values(m.rows, fixed, code, registers)
     assert registers == 3
 
@@ -311,6 +311,6 @@ def test_registers_of_random_programs(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         m.rows.append((Op.OUTPUT, [None, data.draw(st.sampled_from(values)), None, None], 0, 0))
     fixed = [*m.immediates.values(), *preset]
-    code, registers = trace._allocate(m.rows, fixed)
+    code, registers = recorder._allocate(m.rows, fixed)
     assert_registers_hold_their_values(m.rows, fixed, code, registers)
     assert registers == live_at_once(m.rows, fixed)

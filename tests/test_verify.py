@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.errors import GraphError, RangeError
+from mmfree_neuro.graph.machine import INSTRUCTIONS
+from mmfree_neuro.graph.nodes import Graph, Input, MaxAbs, Output, Squares
+from mmfree_neuro.graph.verify import instruction_counts, sum_bound, verify, verify_matrices
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.ir import Graph, Input, MaxAbs, Output, Squares
-from mmfree_neuro.ops import INSTRUCTIONS
-from mmfree_neuro.verify import instruction_counts, sum_bound, verify, verify_matrices
 
 
 def broken(graph: Graph, **changes: Any) -> Graph:

@@ -27,6 +27,8 @@ from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.model import HGRNBitModel, Numerics, Tap, from_checkpoint
 from mmfree_neuro import lower, pipeline
 from mmfree_neuro.errors import RangeError
+from mmfree_neuro.graph.machine import Machine
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import QType, frac_for
 from mmfree_neuro.integers.tables import (
     GATE_FRAC,
@@ -36,11 +38,9 @@ from mmfree_neuro.integers.tables import (
     inverse_root_guess,
     sigmoid_table,
 )
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.ops import Machine
 from mmfree_neuro.quantize import SCHEMES, Ranges, Scheme, ternary_weights
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"

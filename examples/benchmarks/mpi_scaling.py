@@ -28,7 +28,7 @@ import json, sys, time
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
-from mmfree_neuro import storage
+from mmfree_neuro.graph import graph_file as storage
 from mmfree_neuro.job import Job
 from mmfree_sims import fast, mpi
 

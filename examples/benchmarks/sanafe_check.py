@@ -17,7 +17,7 @@ from rows import write
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import lower, pipeline
-from mmfree_neuro.ir import AnyNode, Graph, block_of
+from mmfree_neuro.graph.nodes import AnyNode, Graph, block_of
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.config import ModelConfig

@@ -14,8 +14,8 @@ Each bound holds for every mapping of the graph on the same chip, whatever place
 from dataclasses import dataclass
 from math import ceil
 
+from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, constants
 from mmfree_neuro.hardware import SystemSpec
-from mmfree_neuro.ir import MLGRU, Graph, MaxAbs, constants
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_partition.chain import Chain
 from mmfree_partition.packing import fewest_messages

@@ -13,10 +13,10 @@ import numpy as np
 
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.footprint import EMPTY, Footprint, footprint, limits
+from mmfree_neuro.graph.nodes import MLGRU, AnyNode, Embedding, Graph, span
+from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.hardware import ChipSpec
-from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, Graph, span
 from mmfree_neuro.mapping import Shard
-from mmfree_neuro.verify import instruction_counts
 
 Piece = tuple[int, int, int]
 """Some neurons of a node: its number along the chain, the first of them, the one behind the

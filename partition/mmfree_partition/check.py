@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import MappingError
+from mmfree_neuro.graph.nodes import GLU, MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants
+from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.hardware import ChipSpec, SystemSpec
-from mmfree_neuro.ir import GLU, MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants
 from mmfree_neuro.mapping import HOST, Location, Mapping
-from mmfree_neuro.verify import instruction_counts
 
 Stream = tuple[str, str, Location]
 """A node, one of its ports, and a core that payloads of this port reach."""

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mmfree_neuro.ir import PartialSum, Residual
+from mmfree_neuro.graph.nodes import PartialSum, Residual
 from mmfree_partition.chain import Chain
 
 FINENESS = 40

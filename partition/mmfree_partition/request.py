@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmfree_neuro.divide import Columns
+from mmfree_neuro.graph.partial_sums import Columns
 from mmfree_neuro.mapping import HOST, Location, Shard
 
 

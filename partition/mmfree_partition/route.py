@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
 
-from mmfree_neuro.ir import Graph, span
+from mmfree_neuro.graph.nodes import Graph, span
 from mmfree_neuro.mapping import HOST, Location, Route, Shard
 
 Span = tuple[int, int]

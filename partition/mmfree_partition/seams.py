@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.divide import Columns, sums
+from mmfree_neuro.graph.partial_sums import Columns, sums
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping import Shard
 from mmfree_partition.chain import Chain, Piece

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import MLGRU, Graph
 from mmfree_sims.counts import Layout
 from mmfree_sims.neurons import forget
 from mmfree_sims.plan import Stretch

@@ -7,8 +7,8 @@ import numpy as np
 
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.activity import Activity
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
 from mmfree_neuro.mapping import Mapping
 from mmfree_sims.counts import Counting

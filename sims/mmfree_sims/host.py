@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.activity import Activity
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, RunState, Saving
 from mmfree_neuro.mapping import HOST, Mapping
 from mmfree_neuro.sampling import choose

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_kernels.cpu.memory import keep_freed
-from mmfree_neuro import storage
 from mmfree_neuro.errors import EngineError, InputError, RunFailed, Served
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_neuro.mapping import HOST, Location, Mapping
 from mmfree_sims import board
@@ -394,7 +394,7 @@ def serve(
     check_placement(placement, mapping, comm.Get_size())
     agree(
         None,
-        f"{storage.identity(mapping, job)} {job.new_tokens} {job.keep_logits} {list(placement)}",
+        f"{graph_file.identity(mapping, job)} {job.new_tokens} {job.keep_logits} {list(placement)}",
     )
     if comm.Get_size() > 1:
         _tie_to_parent()

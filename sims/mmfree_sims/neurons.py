@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.cpu.ternary import product
+from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, MaxAbs, constants, span
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TernaryMatrix
-from mmfree_neuro.ir import AnyNode, Embedding, Graph, Input, MaxAbs, constants, span
 
 Int32 = NDArray[np.int32]
 Sent = dict[str, Int32]

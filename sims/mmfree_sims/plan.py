@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from mmfree_neuro.ir import AnyNode, Graph, Input, span
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.mapping import HOST, Location, Mapping
 
 

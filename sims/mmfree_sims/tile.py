@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from mmfree_neuro.graph.nodes import Input
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Input
 from mmfree_sims.board import Board
 from mmfree_sims.neurons import Int32, Neurons
 from mmfree_sims.packets import GENERATED, SAVE, Packet

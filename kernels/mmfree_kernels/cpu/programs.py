@@ -1,8 +1,8 @@
 """Neuron programs on many neurons and tokens at once: interpreted in C where that was built, else
 on NumPy arrays.
 
-Both count what the neurons send and saturate, and give the integers of `mmfree_neuro.ops.Machine`
-for programs of verified graphs, bit for bit.
+Both count what the neurons send and saturate, and give the integers of
+`mmfree_neuro.graph.machine.Machine` for programs of verified graphs, bit for bit.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro import programs
+from mmfree_neuro.graph import programs
+from mmfree_neuro.graph.machine import Machine, Value
+from mmfree_neuro.graph.nodes import AnyNode, MaxAbs
+from mmfree_neuro.graph.recorder import Program, record
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.tables import (
     GATE_FRAC,
@@ -20,9 +23,6 @@ from mmfree_neuro.integers.tables import (
     SIGMOID_INPUT_FRAC,
     SigmoidTable,
 )
-from mmfree_neuro.ir import AnyNode, MaxAbs
-from mmfree_neuro.ops import Machine, Value
-from mmfree_neuro.trace import Program, record
 
 try:
     from mmfree_kernels.cpu import _programs

@@ -1,5 +1,5 @@
-"""The instructions of neuron programs (`mmfree_neuro.trace.Op`) as Triton functions on 32-bit
-registers.
+"""The instructions of neuron programs (`mmfree_neuro.graph.recorder.Op`) as Triton functions on
+32-bit registers.
 
 A product has 64 bits inside an instruction.  A shift or a bound is a scalar known at run time, so
 that programs that differ only in such numbers are one kernel.

@@ -13,8 +13,8 @@ from torch import Tensor
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids
 from mmfree_kernels.integer.ternary import Packed
 from mmfree_neuro.errors import EngineError
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import AnyNode, Graph, Input, span
 
 _ALIGNED = 16
 """Counts begin at multiples of so many, so that all of them lie alike in memory and one kernel

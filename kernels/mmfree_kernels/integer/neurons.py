@@ -10,11 +10,11 @@ import triton
 from torch import Tensor
 
 from mmfree_kernels.integer.source import Stream, compiled, write
+from mmfree_neuro.graph.machine import Machine
+from mmfree_neuro.graph.nodes import AnyNode, Embedding, MaxAbs, constants
+from mmfree_neuro.graph.recorder import record
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
-from mmfree_neuro.ir import AnyNode, Embedding, MaxAbs, constants
-from mmfree_neuro.ops import Machine
-from mmfree_neuro.trace import record
 
 LANES = 256
 MOST_VALUES = 1 << 30

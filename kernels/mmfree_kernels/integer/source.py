@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 
 from mmfree_kernels.integer import instructions
+from mmfree_neuro.graph.recorder import Op, Program
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC
-from mmfree_neuro.trace import Op, Program
 
 _INSTRUCTIONS = {
     Op.ADD: (2, "", "{} + {}"),

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.divide import by_columns
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.hardware import SystemSpec
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.traffic import ways
 from mmfree_partition.place.chain import place as place_chain

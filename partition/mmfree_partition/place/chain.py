@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.divide import Columns, by_columns
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.partial_sums import Columns, by_columns
 from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.mapping import Shard
 from mmfree_partition.chain import Chain, Piece, need_room
 from mmfree_partition.layout import chips_for, on_chips, parts_of, shares

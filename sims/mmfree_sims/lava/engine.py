@@ -7,8 +7,8 @@ import numpy as np
 from lava.magma.core.run_configs import Loihi2SimCfg
 
 from mmfree_neuro.errors import EngineError
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_neuro.mapping import HOST, Mapping
 from mmfree_sims.host import FROM_ZERO, Book, Start, start_of

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job
 from mmfree_sims import board
 from mmfree_sims.board import Board

@@ -25,21 +25,21 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from mmfree_neuro import ir
 from mmfree_neuro.activity import Activity
-from mmfree_neuro.divide import by_columns
 from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.files import read_bytes, read_json, whole_file, written
 from mmfree_neuro.footprint import Footprint
+from mmfree_neuro.graph import nodes as ir
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
+from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
-from mmfree_neuro.ir import Graph
 from mmfree_neuro.job import Job, RunState
 from mmfree_neuro.mapping import Location, Mapping, Route, Shard
-from mmfree_neuro.summary import GraphSummary, NodeSummary
-from mmfree_neuro.verify import verify
 
 GRAPH_FORMAT = "mmfree-neuro graph 2"
 MAPPING_FORMAT = "mmfree-neuro mapping 2"

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from mmfree_neuro.ir import Graph, block_of
-from mmfree_neuro.verify import instruction_counts
+from mmfree_neuro.graph.nodes import Graph, block_of
+from mmfree_neuro.graph.verify import instruction_counts
 
 
 @dataclass(frozen=True)

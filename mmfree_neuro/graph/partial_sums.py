@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 
 from mmfree_neuro.errors import GraphError
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, Output, PartialSum
+from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.ternary import TILE
-from mmfree_neuro.ir import AnyNode, Graph, Input, Output, PartialSum
-from mmfree_neuro.verify import verify
 
 Columns = tuple[tuple[str, tuple[int, ...]], ...]
 """Names of nodes, and the columns before which their sums are cut."""

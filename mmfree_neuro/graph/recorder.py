@@ -14,11 +14,11 @@ from enum import IntEnum, auto
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro import programs
+from mmfree_neuro.graph import programs
+from mmfree_neuro.graph.machine import Machine, Value
+from mmfree_neuro.graph.nodes import MLGRU, AnyNode, Embedding, MaxAbs, constants
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.tables import SigmoidTable
-from mmfree_neuro.ir import MLGRU, AnyNode, Embedding, MaxAbs, constants
-from mmfree_neuro.ops import Machine, Value
 
 
 class Op(IntEnum):

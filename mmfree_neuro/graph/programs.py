@@ -8,18 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmfree_neuro.integers.fixedpoint import Ints, QType
-from mmfree_neuro.integers.tables import (
-    GATE_FRAC,
-    POWER_SHIFT,
-    RECIPROCAL_FIRST,
-    ROOT_FIRST,
-    ROOT_FRAC,
-    SigmoidTable,
-    inverse_root_guess,
-    reciprocal_guess,
-)
-from mmfree_neuro.ir import (
+from mmfree_neuro.graph.machine import Machine, Value
+from mmfree_neuro.graph.nodes import (
     GLU,
     MLGRU,
     AnyNode,
@@ -36,7 +26,17 @@ from mmfree_neuro.ir import (
     Residual,
     Squares,
 )
-from mmfree_neuro.ops import Machine, Value
+from mmfree_neuro.integers.fixedpoint import Ints, QType
+from mmfree_neuro.integers.tables import (
+    GATE_FRAC,
+    POWER_SHIFT,
+    RECIPROCAL_FIRST,
+    ROOT_FIRST,
+    ROOT_FRAC,
+    SigmoidTable,
+    inverse_root_guess,
+    reciprocal_guess,
+)
 
 ONE = 1 << GATE_FRAC
 ROOT_ONE = 1 << ROOT_FRAC

@@ -5,11 +5,10 @@ from collections import Counter
 
 import numpy as np
 
-from mmfree_neuro import programs
 from mmfree_neuro.errors import GraphError, RangeError
-from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.integers.ternary import TernaryMatrix
-from mmfree_neuro.ir import (
+from mmfree_neuro.graph import programs
+from mmfree_neuro.graph.machine import Bounds, Interval, Value
+from mmfree_neuro.graph.nodes import (
     MLGRU,
     AnyNode,
     Embedding,
@@ -21,7 +20,8 @@ from mmfree_neuro.ir import (
     PartialSum,
     constants,
 )
-from mmfree_neuro.ops import Bounds, Interval, Value
+from mmfree_neuro.integers.fixedpoint import Ints
+from mmfree_neuro.integers.ternary import TernaryMatrix
 
 MAX_PAYLOAD_BITS = 32
 MAX_ARITY = 64

@@ -1,0 +1,1 @@
+"""The integer meaning: nodes, their programs and proof, the graph file.  Stands on `integers`."""
