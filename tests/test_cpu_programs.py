@@ -19,7 +19,8 @@ from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro import reference
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph import graph_file, programs, recorder
-from mmfree_neuro.graph.machine import REGISTER_HIGH, Bounds, Interval, Machine
+from mmfree_neuro.graph.bounds import Bounds, Interval
+from mmfree_neuro.graph.machine import REGISTER_HIGH, Machine
 from mmfree_neuro.graph.nodes import (
     MLGRU,
     AnyNode,

@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.cpu.programs import VectorMachine
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.graph.machine import (
-    INSTRUCTIONS,
-    REGISTER_HIGH,
-    Bounds,
-    CheckedMachine,
-    Interval,
-    Machine,
-)
+from mmfree_neuro.graph.bounds import Bounds, Interval
+from mmfree_neuro.graph.machine import INSTRUCTIONS, REGISTER_HIGH, CheckedMachine, Machine
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import sigmoid_table
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.graph import programs
-from mmfree_neuro.graph.machine import Bounds, Interval, Value
+from mmfree_neuro.graph.bounds import Bounds, Interval
+from mmfree_neuro.graph.machine import Value
 from mmfree_neuro.graph.nodes import (
     MLGRU,
     AnyNode,
