@@ -18,10 +18,10 @@ from mmfree_neuro.activity import Activity
 from mmfree_neuro.baselines import Baseline, compare
 from mmfree_neuro.footprint import Footprint, limits
 from mmfree_neuro.graph.graph_file import Run
-from mmfree_neuro.hardware import Quantity
 from mmfree_neuro.mapping import HOST, Location
 from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
 from mmfree_neuro.roofline import Gpu
+from mmfree_neuro.systems.spec import Quantity
 from mmfree_neuro.timing import BOUNDS
 from mmfree_neuro.traffic import Ways, traffic, ways
 

@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 
 from mmfree_neuro.activity import Activity
-from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.systems.spec import SystemSpec
 
 Link = tuple[int, int]
 """From one chip to a neighbour, or from or to the host."""

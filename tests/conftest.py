@@ -13,7 +13,6 @@ from hypothesis import settings
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import lower, planning
 from mmfree_neuro.graph.nodes import Embedding, Graph, Head, Input, Output, Rescale, Squares
-from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
@@ -21,6 +20,7 @@ from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.systems.spec import Quantity, SystemSpec, load_system
 from mmfree_partition.route import route
 
 settings.register_profile("suite", deadline=None, database=None, max_examples=60)

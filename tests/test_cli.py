@@ -19,12 +19,12 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.hardware import Quantity, load_system
 from mmfree_neuro.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES
+from mmfree_neuro.systems.spec import Quantity, load_system
 
 CONFIG = ModelConfig(
     vocab_size=256,

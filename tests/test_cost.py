@@ -9,8 +9,8 @@ import pytest
 from mmfree_neuro import cost
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
-from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import Span, Timing
 from mmfree_neuro.traffic import ways
 

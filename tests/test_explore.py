@@ -17,10 +17,10 @@ from mmfree_neuro.explore import Choice, Point
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise
-from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec, load_system
 from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec, load_system
 from mmfree_neuro.timing import Span
 
 NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule

@@ -9,10 +9,10 @@ import pytest
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.footprint import EMPTY, Footprint, footprint, limits, need_programs, use_of_cores
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import in_one_place
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.route import route
 
 Change = Callable[..., SystemSpec]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmfree_neuro import hardware
 from mmfree_neuro.errors import HardwareError
-from mmfree_neuro.hardware import (
+from mmfree_neuro.systems import spec as hardware
+from mmfree_neuro.systems.spec import (
     ChipSpec,
     Quantity,
     SystemSpec,

@@ -19,13 +19,13 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
-from mmfree_neuro.hardware import load_system
 from mmfree_neuro.job import Job
 from mmfree_neuro.lower import lower
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.systems.spec import load_system
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims.lava import engine

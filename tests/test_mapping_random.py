@@ -23,7 +23,6 @@ from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro import lower, pipeline, planning, reference
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.hardware import Quantity, SystemSpec, load_system
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.job import Job, Result
 from mmfree_neuro.mapping import HOST, Mapping
@@ -31,6 +30,7 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.planning import Wish, with_weight_bits
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.systems.spec import Quantity, SystemSpec, load_system
 from mmfree_partition.bound import gaps
 from mmfree_partition.check import check
 from mmfree_sims import board, fast

@@ -22,7 +22,6 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
-from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lower import lower
@@ -32,6 +31,7 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.route import route
 from mmfree_sims import fast, mpi
 

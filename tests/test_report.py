@@ -18,9 +18,9 @@ from mmfree_neuro.footprint import Footprint, use_of_cores
 from mmfree_neuro.graph.graph_file import Run
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
-from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.pictures import figure, spread
+from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 USE = {
     Location(0, 0): Footprint(40, 20, 2, 12, 4),

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from mmfree_neuro import reference
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
-from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.pipeline import in_one_place
 from mmfree_neuro.planning import Wish, place
+from mmfree_neuro.systems.spec import SystemSpec, load_system
 from mmfree_neuro.testing import published_graph
 from mmfree_partition.bound import messages_between_chips
 from mmfree_partition.chain import Chain

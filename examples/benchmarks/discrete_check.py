@@ -24,11 +24,11 @@ from mmfree_neuro import lower, pipeline, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.hardware import SystemSpec, load_system
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
+from mmfree_neuro.systems.spec import SystemSpec, load_system
 from mmfree_neuro.testing import published_graph
 from mmfree_neuro.timing import MESH, PER_CORE, Load
 from mmfree_neuro.traffic import ways

@@ -34,12 +34,12 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.graph.verify import verify
-from mmfree_neuro.hardware import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
 from mmfree_neuro.job import Job, RunState
 from mmfree_neuro.mapping import Location, Mapping, Route, Shard
+from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 GRAPH_FORMAT = "mmfree-neuro graph 2"
 MAPPING_FORMAT = "mmfree-neuro mapping 2"

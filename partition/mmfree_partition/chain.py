@@ -15,8 +15,8 @@ from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.footprint import EMPTY, Footprint, footprint, limits
 from mmfree_neuro.graph.nodes import MLGRU, AnyNode, Embedding, Graph, span
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.hardware import ChipSpec
 from mmfree_neuro.mapping import Shard
+from mmfree_neuro.systems.spec import ChipSpec
 
 Piece = tuple[int, int, int]
 """Some neurons of a node: its number along the chain, the first of them, the one behind the

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from mmfree_neuro.errors import MappingError
 from mmfree_neuro.graph.nodes import GLU, MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.hardware import ChipSpec, SystemSpec
 from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.systems.spec import ChipSpec, SystemSpec
 
 Stream = tuple[str, str, Location]
 """A node, one of its ports, and a core that payloads of this port reach."""

@@ -40,8 +40,8 @@ from mmfree_neuro.activity import expected
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph, span
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.hardware import SystemSpec
 from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.timing import BETWEEN, MESH, PER_CORE, barrier
 from mmfree_neuro.traffic import chip_path
 

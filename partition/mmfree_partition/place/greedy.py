@@ -1,7 +1,7 @@
 """Places neurons in the order of the graph, each core filled before the next is begun."""
 
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import Chain, need_room
 from mmfree_partition.layout import chips_for, lay_out, on_chips, parts_of, shares
 from mmfree_partition.request import Placement, Request

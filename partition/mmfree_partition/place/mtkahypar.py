@@ -11,7 +11,7 @@ from typing import Any
 
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.hardware import SystemSpec
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import Chain, Piece, need_room
 from mmfree_partition.layout import chips_for, cores_of, lay_out
 from mmfree_partition.place.chain import SLACK
