@@ -23,7 +23,7 @@ from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.job import Job
 from mmfree_neuro.quantize import SCHEMES, scheme_named
 from mmfree_neuro.sampling import Sampling
-from mmfree_neuro.systems.spec import load_system, system_names
+from mmfree_neuro.systems.load import load_system, system_names
 
 DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "examples" / "checkpoints" / "stdlib-5m"
 DEMO_PROMPT = 'def read_lines(path):\n    """Return the lines of a file."""\n'

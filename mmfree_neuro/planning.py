@@ -20,7 +20,8 @@ from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.systems.spec import Quantity, SystemSpec, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 PLACERS = ("chain", "anneal", "balanced", "block-per-chip", "greedy", "mtkahypar")
 Stage = Callable[[str], None]

@@ -20,7 +20,8 @@ from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
-from mmfree_neuro.systems.spec import Quantity, SystemSpec, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_partition.route import route
 
 settings.register_profile("suite", deadline=None, database=None, max_examples=60)

@@ -24,7 +24,8 @@ from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES
-from mmfree_neuro.systems.spec import Quantity, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import Quantity
 
 CONFIG = ModelConfig(
     vocab_size=256,

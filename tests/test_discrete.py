@@ -16,7 +16,8 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import BETWEEN, MESH, PER_CORE, Load
 from mmfree_neuro.traffic import ways
 from mmfree_partition.route import route

@@ -20,7 +20,8 @@ from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise
 from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
-from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import Span
 
 NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule

@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from mmfree_neuro.errors import HardwareError
-from mmfree_neuro.systems import spec as hardware
-from mmfree_neuro.systems.spec import (
-    ChipSpec,
-    Quantity,
-    SystemSpec,
-    chip_names,
-    load_system,
-    parse_system,
-    system_names,
-)
+from mmfree_neuro.systems import load
+from mmfree_neuro.systems import spec as spec_
+from mmfree_neuro.systems.load import chip_names, load_system, parse_system, system_names
+from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 SYSTEMS = (
     "alia-point",
@@ -116,8 +110,8 @@ def test_what_is_counted_is_a_whole_number(name: str) -> None:
     system = load_system(name)
     chip = system.chip
     found = quantities(system) | quantities(chip)
-    assert hardware.COUNTS - found.keys() <= OPTIONAL
-    for figure in (found[name] for name in hardware.COUNTS & found.keys()):
+    assert load.COUNTS - found.keys() <= OPTIONAL
+    for figure in (found[name] for name in load.COUNTS & found.keys()):
         for value in (figure.low, figure.central, figure.high):
             assert value >= 1
             assert value == int(value)
@@ -230,9 +224,9 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_toml() -> None:
     with pytest.raises(
-        hardware.tomllib.TOMLDecodeError
+        spec_.tomllib.TOMLDecodeError
     ) as reason:  # its wording is that of the Python at hand
-        hardware.tomllib.loads("[system")
+        spec_.tomllib.loads("[system")
     assert message("[system") == f"mine.toml: not readable as TOML ({reason.value})"
 
 

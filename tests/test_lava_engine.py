@@ -25,7 +25,7 @@ from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
-from mmfree_neuro.systems.spec import load_system
+from mmfree_neuro.systems.load import load_system
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims.lava import engine

@@ -19,7 +19,7 @@ from mmfree_neuro.lower import lower
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
-from mmfree_neuro.systems.spec import load_system
+from mmfree_neuro.systems.load import load_system
 
 TIMEOUT_S = 60
 SOON_S = 5

@@ -30,7 +30,8 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.planning import Wish, with_weight_bits
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
-from mmfree_neuro.systems.spec import Quantity, SystemSpec, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_partition.bound import gaps
 from mmfree_partition.check import check
 from mmfree_sims import board, fast

@@ -15,7 +15,8 @@ from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.pipeline import in_one_place
 from mmfree_neuro.planning import Wish, place
-from mmfree_neuro.systems.spec import SystemSpec, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_partition.bound import messages_between_chips
 from mmfree_partition.chain import Chain

@@ -32,7 +32,8 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.systems.spec import SystemSpec, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_sims import fast
 
 

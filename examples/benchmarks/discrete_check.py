@@ -28,7 +28,8 @@ from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
-from mmfree_neuro.systems.spec import SystemSpec, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_neuro.timing import MESH, PER_CORE, Load
 from mmfree_neuro.traffic import ways

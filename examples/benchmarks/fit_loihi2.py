@@ -16,7 +16,8 @@ from rows import write
 from mmfree_neuro import cost, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.systems.spec import Quantity, load_system
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import Quantity
 from mmfree_neuro.testing import published_graph
 from mmfree_neuro.traffic import traffic, ways
 

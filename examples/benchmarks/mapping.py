@@ -24,7 +24,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import Mapping
 from mmfree_neuro.planning import PLACERS, Wish
-from mmfree_neuro.systems.spec import load_system
+from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.testing import published_graph
 
 CHIPS = {"370m": (24, 32), "1.3b": (32, 64), "2.7b": (64, 96)}

@@ -1,0 +1,147 @@
+"""Reads the data files of chips and systems: ours by name, a user's own by path."""
+
+from dataclasses import MISSING, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomllib
+
+from mmfree_neuro.errors import HardwareError
+from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
+
+COUNTS = {
+    "cores",
+    "mesh_columns",
+    "memory_bytes_per_core",
+    "synaptic_memory_bytes_per_core",
+    "neurons_per_core",
+    "state_bytes_per_neuron",
+    "input_axons_per_core",
+    "output_axons_per_core",
+    "program_instructions_per_core",
+    "payload_bits",
+    "accumulator_bits",
+    "weight_bits",
+    "synaptic_word_bits",
+    "chips",
+    "chip_columns",
+    "chip_rows",
+}
+"""The figures that are whole numbers."""
+
+
+def _quantity(raw: Any, name: str, where: str) -> Quantity:
+    if not isinstance(raw, dict) or not isinstance(raw.get("source"), str) or not raw["source"]:
+        raise HardwareError(f"{where}: {name} must be a table with a number and a source")
+    keys = ("low", "central", "high") if "central" in raw else ("value",) * 3
+    values = [raw.get(key) for key in keys]
+    odd = sorted(raw.keys() - set(keys) - {"source"})
+    if odd or any(
+        isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v < 1e30 for v in values
+    ):
+        raise HardwareError(
+            f"{where}: {name} must have a value, or low, central and high, none negative"
+        )
+    if name in COUNTS and any(v != int(v) or v < 1 for v in values if v is not None):
+        raise HardwareError(f"{where}: {name} must be a whole number of at least 1")
+    low, central, high = (float(v) for v in values if v is not None)
+    if not low <= central <= high:
+        raise HardwareError(
+            f"{where}: {name} must have low <= central <= high, has {low:g}, {central:g}, {high:g}"
+        )
+    return Quantity(low, central, high, raw["source"])
+
+
+def _quantities(
+    raw: dict[str, Any], spec: type, where: str, texts: set[str]
+) -> dict[str, Quantity]:
+    wanted = [f.name for f in fields(spec) if f.name not in texts]
+    for field in fields(spec):
+        if field.name in wanted and field.name not in raw and field.default is MISSING:
+            raise HardwareError(f"{where}: {field.name} is missing")
+    for name in sorted(raw.keys() - set(wanted) - texts):
+        raise HardwareError(f"{where}: {name} is not a figure that this file may have")
+    return {name: _quantity(raw[name], name, where) for name in wanted if name in raw}
+
+
+def _text(raw: dict[str, Any], name: str, where: str) -> str:
+    if not isinstance(raw.get(name), str) or not raw[name]:
+        raise HardwareError(f"{where}: {name} must be a text")
+    return str(raw[name])
+
+
+def _toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise HardwareError(f"{where}: not readable as TOML ({error})") from None
+
+
+def _chip(raw: dict[str, Any], where: str) -> ChipSpec:
+    return ChipSpec(name=_text(raw, "name", where), **_quantities(raw, ChipSpec, where, {"name"}))
+
+
+def _known_chip(name: Any, where: str) -> ChipSpec:
+    if name not in chip_names():
+        raise HardwareError(
+            f"{where}: chip {name!r} is not known, must be one of {', '.join(chip_names())}"
+        )
+    file = resources.files("mmfree_neuro") / "systems" / "chips" / f"{name}.toml"
+    return _chip(_toml(file.read_text(encoding="utf-8"), f"chip {name}"), f"chip {name}")
+
+
+def parse_system(text: str, where: str) -> SystemSpec:
+    """A system from the text of its TOML file; `where` names the file in messages."""
+    raw = _toml(text, where)
+    system = raw.get("system")
+    if not isinstance(system, dict):
+        raise HardwareError(f"{where}: must have a table [system]")
+    if "chip" in system and "chip" in raw:
+        raise HardwareError(f"{where}: names a chip and has a table [chip], must have one of them")
+    if "chip" in system:
+        chip = _known_chip(system["chip"], where)
+    elif isinstance(raw.get("chip"), dict):
+        chip = _chip(raw["chip"], f"{where}: [chip]")
+    else:
+        raise HardwareError(f"{where}: must name a chip or have a table [chip]")
+    name, description = _text(system, "name", where), _text(system, "description", where)
+    return SystemSpec(
+        name=name,
+        description=description,
+        chip=chip,
+        **_quantities(system, SystemSpec, where, {"name", "description", "chip"}),
+    )
+
+
+def _names(*folders: str) -> list[str]:
+    folder = resources.files("mmfree_neuro").joinpath("systems", *folders)
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def chip_names() -> list[str]:
+    """The chips that come with the project."""
+    return _names("chips")
+
+
+def system_names() -> list[str]:
+    """The systems that come with the project."""
+    return _names()
+
+
+def load_system(name: str) -> SystemSpec:
+    """A system by its name, or by the path of a TOML file of the user's own."""
+    if name.endswith(".toml"):
+        try:
+            return parse_system(Path(name).read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise HardwareError(f"{name}: not readable ({error})") from None
+    if name not in system_names():
+        raise HardwareError(
+            f"system {name!r} is not known, must be one of {', '.join(system_names())}, or a "
+            ".toml file"
+        )
+    file = resources.files("mmfree_neuro") / "systems" / f"{name}.toml"
+    return parse_system(file.read_text(encoding="utf-8"), f"system {name}")
