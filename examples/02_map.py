@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mmfree_neuro import describe, planning
-from mmfree_neuro.networks import mapping_to_networkx
+from mmfree_neuro.mapping.as_networkx import mapping_to_networkx
 
 
 def main(folder: Path) -> None:

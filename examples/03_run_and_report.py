@@ -12,8 +12,8 @@ from mmfree_neuro import cost, pipeline, timing
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.job import Job
+from mmfree_neuro.mapping.trees import traffic, ways
 from mmfree_neuro.model import tokenizer
-from mmfree_neuro.traffic import traffic, ways
 
 
 def main(folder: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mmfree_neuro.explore import Point, front
-from mmfree_neuro.mapping import HOST
+from mmfree_neuro.mapping.mapping import HOST
 
 Plain = dict[str, Any]
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from mmfree_neuro import files, lower
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
-from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import Run
 from mmfree_neuro.graph.nodes import Graph
@@ -38,7 +37,8 @@ from mmfree_neuro.job import (
     check_shape,
     silent,
 )
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.footprint import use_of_cores
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -178,7 +178,7 @@ def nats(logits: NDArray[np.float64], following: Ints) -> NDArray[np.float64]:
 def in_one_place(graph: Graph) -> Mapping:
     """A mapping that only serves to compute logits: every node whole, on a core of its own of one
     chip."""
-    from mmfree_neuro.mapping import HOST, Location, Shard
+    from mmfree_neuro.mapping.mapping import HOST, Location, Shard
     from mmfree_partition.route import route
 
     shards = tuple(Shard(node.name, 0, node.size) for node in graph.nodes)

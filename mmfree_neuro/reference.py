@@ -27,7 +27,7 @@ from mmfree_neuro.graph.nodes import (
 from mmfree_neuro.integers.fixedpoint import Ints, fit
 from mmfree_neuro.integers.ternary import Codes
 from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
-from mmfree_neuro.mapping import Mapping, Shard
+from mmfree_neuro.mapping.mapping import Mapping, Shard
 
 Signals = dict[tuple[str, str], Ints]
 """What every node sent for one token, by node and port."""

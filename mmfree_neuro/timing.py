@@ -30,9 +30,9 @@ from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import HardwareError, InputError
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.trees import Ways
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
-from mmfree_neuro.traffic import Ways
 
 BOUNDS = ("low", "central", "high")
 FEW_CHIPS = 4

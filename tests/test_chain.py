@@ -14,11 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.footprint import EMPTY, footprint
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly, sums
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.footprint import EMPTY, footprint
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.bound import messages_between_chips
 from mmfree_partition.chain import Chain, Piece, Position, copyable, need_room

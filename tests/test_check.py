@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from mmfree_neuro.errors import MappingError
-from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.graph.nodes import Graph, Input, MaxAbs, Output
 from mmfree_neuro.integers.fixedpoint import QType
-from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.footprint import use_of_cores
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.check import check
 from mmfree_partition.route import route

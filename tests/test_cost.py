@@ -9,10 +9,10 @@ import pytest
 from mmfree_neuro import cost
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
-from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import Span, Timing
-from mmfree_neuro.traffic import ways
 
 PJ = 1e-9  # in millijoule
 SUMMARY = GraphSummary(

@@ -9,7 +9,7 @@ from mmfree_neuro import reference
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_sims.counts import Counting, Layout
 
 

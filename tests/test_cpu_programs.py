@@ -38,7 +38,7 @@ from mmfree_neuro.graph.verify import sum_bound
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SigmoidTable, sigmoid_table
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.sampling import Sampling
 from mmfree_sims import fast
 from mmfree_sims.neurons import Neurons

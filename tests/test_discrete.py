@@ -15,11 +15,11 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import BETWEEN, MESH, PER_CORE, Load
-from mmfree_neuro.traffic import ways
 from mmfree_partition.route import route
 from mmfree_sims import discrete
 from mmfree_sims.discrete import Outcome, simulate

@@ -21,7 +21,7 @@ from mmfree_neuro.graph.verify import instruction_counts, verify, verify_matrice
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.ternary import TILE, pack
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.plan import Plan, by_core

@@ -17,7 +17,7 @@ from mmfree_neuro.explore import Choice, Point
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise
-from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.systems.load import load_system

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.footprint import EMPTY, Footprint, footprint, limits, need_programs, use_of_cores
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.footprint import (
+    EMPTY,
+    Footprint,
+    footprint,
+    limits,
+    need_programs,
+    use_of_cores,
+)
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import in_one_place
 from mmfree_neuro.systems.spec import SystemSpec

@@ -40,7 +40,7 @@ from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.job import Job, RunState, Saving, silent
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.pipeline import in_one_place
 from mmfree_neuro.sampling import Sampling
 from mmfree_sims import fast, gpu

@@ -8,7 +8,7 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.job import Job, RunState, Saving, check, check_saving, drive, silent
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.sampling import Sampling
 
 WRONG = {

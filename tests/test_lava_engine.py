@@ -21,7 +21,7 @@ from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.job import Job
 from mmfree_neuro.lower import lower
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights

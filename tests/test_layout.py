@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.mapping import HOST, Location, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Shard
+from mmfree_neuro.mapping.trees import chip_path
 from mmfree_neuro.systems.load import load_system, system_names
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
-from mmfree_neuro.traffic import chip_path
 from mmfree_partition.chain import Chain
 from mmfree_partition.layout import (
     chip_order,

@@ -25,7 +25,7 @@ from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.job import Job, Result
-from mmfree_neuro.mapping import HOST, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.planning import Wish, with_weight_bits

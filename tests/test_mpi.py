@@ -25,7 +25,7 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lower import lower
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig

@@ -3,8 +3,8 @@
 import networkx as nx
 
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.mapping import Mapping
-from mmfree_neuro.networks import graph_to_networkx, mapping_to_networkx
+from mmfree_neuro.mapping.as_networkx import graph_to_networkx, mapping_to_networkx
+from mmfree_neuro.mapping.mapping import Mapping
 
 
 def test_a_graph_by_hand(hand_graph: Graph) -> None:

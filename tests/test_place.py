@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.graph.partial_sums import by_columns
-from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_neuro.testing import published_graph
-from mmfree_neuro.traffic import ways
 from mmfree_partition.bound import gaps, messages_between_chips
 from mmfree_partition.chain import Chain
 from mmfree_partition.check import check

@@ -10,7 +10,7 @@ from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_sims.plan import Plan, Stretch, by_chip, by_core
 
 

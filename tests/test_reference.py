@@ -12,7 +12,7 @@ from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, Input, MaxAbs, Output
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 
 
 def test_logits_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:

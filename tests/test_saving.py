@@ -28,7 +28,7 @@ from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import STATE_FILE, check_output, identity, load_state, save_state
 from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.job import Job, RunState, Saving, silent
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig

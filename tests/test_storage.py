@@ -13,7 +13,6 @@ import safetensors
 
 from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.files import whole_file
-from mmfree_neuro.footprint import use_of_cores
 from mmfree_neuro.graph.graph_file import (
     Run,
     StoredMapping,
@@ -31,7 +30,8 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.footprint import use_of_cores
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_sims import fast

@@ -34,7 +34,7 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
 from mmfree_neuro.job import Job, RunState, Saving, silent
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.quantize import SCHEMES, ternary_weights

@@ -13,10 +13,10 @@ from mmfree_neuro import timing
 from mmfree_neuro.activity import Activity, nothing
 from mmfree_neuro.errors import HardwareError, InputError
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
-from mmfree_neuro.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import Load, Span, Timing
-from mmfree_neuro.traffic import ways
 
 NS = 1e-9
 HOST_CORE, FIRST, SECOND, LAST = Location(HOST, 0), Location(0, 0), Location(0, 5), Location(1, 6)

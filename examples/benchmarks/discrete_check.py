@@ -24,7 +24,8 @@ from mmfree_neuro import lower, pipeline, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.quantize import SCHEMES, ternary_weights
@@ -32,7 +33,6 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_neuro.timing import MESH, PER_CORE, Load
-from mmfree_neuro.traffic import ways
 from mmfree_partition.route import route
 from mmfree_sims.discrete import Outcome, simulate
 

@@ -16,10 +16,10 @@ from rows import write
 from mmfree_neuro import cost, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.mapping.trees import traffic, ways
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
 from mmfree_neuro.testing import published_graph
-from mmfree_neuro.traffic import traffic, ways
 
 # Published, arXiv 2503.18002v2; T3 is Table 3, F4 Figure 4 and F5 Figure 5 (both read off).
 BLOCKS = 24

@@ -19,7 +19,7 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import lower, pipeline
 from mmfree_neuro.graph.nodes import AnyNode, Graph, block_of
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.quantize import SCHEMES, ternary_weights

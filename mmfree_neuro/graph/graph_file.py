@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.files import read_bytes, read_json, whole_file, written
-from mmfree_neuro.footprint import Footprint
 from mmfree_neuro.graph import nodes as ir
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
@@ -38,7 +37,8 @@ from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
 from mmfree_neuro.job import Job, RunState
-from mmfree_neuro.mapping import Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.footprint import Footprint
+from mmfree_neuro.mapping.mapping import Location, Mapping, Route, Shard
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 GRAPH_FORMAT = "mmfree-neuro graph 2"

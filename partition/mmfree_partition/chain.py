@@ -12,10 +12,10 @@ from functools import cached_property
 import numpy as np
 
 from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.footprint import EMPTY, Footprint, footprint, limits
 from mmfree_neuro.graph.nodes import MLGRU, AnyNode, Embedding, Graph, span
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.mapping import Shard
+from mmfree_neuro.mapping.footprint import EMPTY, Footprint, footprint, limits
+from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import ChipSpec
 
 Piece = tuple[int, int, int]

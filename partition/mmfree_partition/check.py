@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mmfree_neuro.errors import MappingError
 from mmfree_neuro.graph.nodes import GLU, MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.systems.spec import ChipSpec, SystemSpec
 
 Stream = tuple[str, str, Location]

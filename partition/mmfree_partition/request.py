@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mmfree_neuro.graph.partial_sums import Columns
-from mmfree_neuro.mapping import HOST, Location, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Shard
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from mmfree_neuro.graph.nodes import Graph, span
-from mmfree_neuro.mapping import HOST, Location, Route, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Route, Shard
 
 Span = tuple[int, int]
 

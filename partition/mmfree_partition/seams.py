@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.graph.partial_sums import Columns, sums
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping import Shard
+from mmfree_neuro.mapping.mapping import Shard
 from mmfree_partition.chain import Chain, Piece
 
 TYPICAL = 32

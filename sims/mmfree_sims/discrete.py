@@ -9,8 +9,8 @@ no time.  Every payload is sent, as in `activity.expected`.
 
 A shard that has all its inputs for a token takes the time of its instructions, and then sends its
 payloads one after another, each once for every core that it goes to.  A payload branches on its way
-as `mmfree_neuro.traffic` says, and passes a link at most once.  At a core it takes the time of an
-arrival, and then, side by side, that of the synapses that its readers there read and of their
+as `mmfree_neuro.mapping.trees` says, and passes a link at most once.  At a core it takes the time
+of an arrival, and then, side by side, that of the synapses that its readers there read and of their
 synaptic operations (those of a shard spread evenly over its synapses).
 
 With a barrier, what has arrived waits in the core for the step of the shard that reads it, as
@@ -40,10 +40,10 @@ from mmfree_neuro.activity import expected
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph, span
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.trees import chip_path
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.timing import BETWEEN, MESH, PER_CORE, barrier
-from mmfree_neuro.traffic import chip_path
 
 Server = tuple[str, tuple[int, ...]]
 """A resource by its name in `timing`, and where: (chip, core), (chip, core, core) on a mesh, or

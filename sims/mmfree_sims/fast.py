@@ -10,7 +10,7 @@ from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import Int32, Neurons, Words, forget
 

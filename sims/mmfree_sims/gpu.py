@@ -11,7 +11,7 @@ from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_sims.counts import Counting
 
 try:

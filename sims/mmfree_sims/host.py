@@ -16,7 +16,7 @@ from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.job import Job, RunState, Saving
-from mmfree_neuro.mapping import HOST, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.sampling import choose
 from mmfree_sims.board import Board
 from mmfree_sims.counts import Counting

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
-from mmfree_neuro.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import Int32, Neurons, Words
 

@@ -6,7 +6,7 @@ The mapping of arXiv 2503.18002: one block per chip, spread over all usable core
 
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph, block_of
-from mmfree_neuro.mapping import Shard
+from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import Chain, Position, need_room
 from mmfree_partition.layout import MANY, cores_of, lay_out, parts_of, shares

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import Columns, by_columns
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping import Shard
+from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import Chain, Piece, need_room
 from mmfree_partition.layout import chips_for, on_chips, parts_of, shares

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping import HOST
+from mmfree_neuro.mapping.mapping import HOST
 from mmfree_sims import board, host
 from mmfree_sims.lava.chip.process import COUNTERS, Chip, Core, Host
 from mmfree_sims.neurons import Int32

@@ -12,7 +12,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 
 from mmfree_neuro.job import Job
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_sims.host import FROM_ZERO, Start
 from mmfree_sims.packets import HEADER
 from mmfree_sims.plan import Plan

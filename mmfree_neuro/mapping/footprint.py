@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import GLU, MLGRU, AnyNode, Graph, MaxAbs, constants, span
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import ChipSpec
 
 BYTES_PER_WORD = 4

@@ -4,7 +4,7 @@ import networkx as nx
 
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping
 
 
 def graph_to_networkx(graph: Graph) -> "nx.MultiDiGraph[str]":
