@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from mmfree_neuro import cost, pipeline, timing
-from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.trees import traffic, ways
 from mmfree_neuro.model import tokenizer
 
 
 def main(folder: Path) -> None:
-    graph, stored = graph_file.load_mapped(folder / "packed.map")
+    graph, stored = mapping_file.load_mapped(folder / "packed.map")
     job = Job(np.array([tokenizer.encode(graph.bos, graph.tokenizer, "import os\n")]), new_tokens=8)
     fast = pipeline.engine_named("fast")(graph, stored.mapping, job, lambda *_: None)
     reference = pipeline.engine_named("reference")(graph, stored.mapping, job, lambda *_: None)

@@ -12,8 +12,8 @@ from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 
 from mmfree_neuro import pipeline, planning
-from mmfree_neuro.graph import graph_file
 from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.model import checkpoint
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
@@ -49,7 +49,7 @@ def tiny_mapping(folder: Path) -> Path:
 
 
 def main(path: Path) -> None:
-    graph, stored = graph_file.load_mapped(path)
+    graph, stored = mapping_file.load_mapped(path)
     job = Job(np.array([[0, *b"import"]]), new_tokens=8)
 
     # `build` returns ordinary Lava Processes, already connected. To watch the traffic, connect a

@@ -18,6 +18,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import verify_matrices
 from mmfree_neuro.integers.ternary import Codes
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -240,7 +241,7 @@ def anything(
     if path.is_dir():
         return _checkpoint(read_checkpoint(path), path)
     if path.suffix == ".map":
-        graph, stored = graph_file.load_mapped(path)
+        graph, stored = mapping_file.load_mapped(path)
         found = (
             graph,
             stored.mapping,

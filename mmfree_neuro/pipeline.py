@@ -37,6 +37,7 @@ from mmfree_neuro.job import (
     check_shape,
     silent,
 )
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
@@ -295,7 +296,7 @@ def simulate(
 
     Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
     """
-    graph, stored = graph_file.load_mapped(path)
+    graph, stored = mapping_file.load_mapped(path)
     job = replace(
         job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)),
         keep_logits=False,
@@ -412,7 +413,7 @@ def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
         )
         return graph, in_one_place(graph)
     if path.suffix == ".map":
-        graph, stored = graph_file.load_mapped(path)
+        graph, stored = mapping_file.load_mapped(path)
         return graph, stored.mapping
     graph, _ = graph_file.load_graph(path)
     return graph, in_one_place(graph)

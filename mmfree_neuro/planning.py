@@ -14,12 +14,13 @@ from mmfree_neuro.describe import Bounds
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.explore import Choice, Point, points
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.graph.graph_file import StoredMapping
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import need_programs
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
@@ -141,7 +142,7 @@ def map_graph(
     system = with_weight_bits(load_system(system_name), wish.weight_bits)
     divided, mapping = place(graph, digest, system, wish)
     stored = StoredMapping(mapping, system, graph_path, wish.cores)
-    graph_file.save_mapping(stored, output)
+    mapping_file.save_mapping(stored, output)
     return divided, stored
 
 

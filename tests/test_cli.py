@@ -18,6 +18,7 @@ from mmfree_neuro import cli, pipeline
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.verify import instruction_counts
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
@@ -135,11 +136,11 @@ def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert set(tree(tmp_path)) == {"m.map"}
 
 
-def mapped(files: Files, output: Path, *more: str) -> graph_file.StoredMapping:
+def mapped(files: Files, output: Path, *more: str) -> mapping_file.StoredMapping:
     """The mapping that the command writes, on eight chips of which each may use 16 cores."""
     where = ["--system", "kapoho-point", "--cores", "16"]
     assert cli.main(["map", files / "model.graph", *where, *more, "-o", str(output)]) == 0
-    return graph_file.load_mapping(output)
+    return mapping_file.load_mapping(output)
 
 
 def test_a_mapping_is_told_beside_what_it_is_at_least(
@@ -301,7 +302,7 @@ def test_map_onto_a_chip_with_every_limit_known(files: Files, tmp_path: Path) ->
         cli.main(["map", files / "model.graph", "--system", own, "-o", str(tmp_path / "m.map")])
         == 0
     )
-    chip = graph_file.load_mapping(tmp_path / "m.map").system.chip
+    chip = mapping_file.load_mapping(tmp_path / "m.map").system.chip
     assert (
         chip.output_axons_per_core
         == chip.program_instructions_per_core

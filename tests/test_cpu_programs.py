@@ -38,6 +38,7 @@ from mmfree_neuro.graph.verify import sum_bound
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SigmoidTable, sigmoid_table
 from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.sampling import Sampling
 from mmfree_sims import fast
@@ -697,8 +698,8 @@ def test_where_no_compiler_was_found(
     """Neither extension can be imported, and the fast engine runs all the same."""
     graph_file.save_graph(hand_graph, tmp_path / "a.graph")
     mapping = replace(hand_mapping, graph=graph_file.load_graph(tmp_path / "a.graph")[1])
-    graph_file.save_mapping(
-        graph_file.StoredMapping(mapping, system, tmp_path / "a.graph"), tmp_path / "a.map"
+    mapping_file.save_mapping(
+        mapping_file.StoredMapping(mapping, system, tmp_path / "a.graph"), tmp_path / "a.map"
     )
     program = """
         import sys

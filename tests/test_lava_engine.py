@@ -21,6 +21,7 @@ from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.job import Job
 from mmfree_neuro.lower import lower
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
@@ -197,8 +198,8 @@ def test_every_engine_gives_the_bits_of_the_reference(
     for graph_name, path in graphs.items():
         graph, digest = graph_file.load_graph(path)
         mapping = check(graph, MAPPINGS[name](graph, digest), SYSTEM)
-        graph_file.save_mapping(
-            graph_file.StoredMapping(mapping, SYSTEM, path), tmp_path / f"{graph_name}.map"
+        mapping_file.save_mapping(
+            mapping_file.StoredMapping(mapping, SYSTEM, path), tmp_path / f"{graph_name}.map"
         )
     paths = sorted(tmp_path.glob("*.map"))
     assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == [path.name for path in paths]
@@ -241,8 +242,8 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
         mapping = replace(
             mapping, shards=tuple(shards), locations=tuple(places), routes=routes, columns=columns
         )
-        graph_file.save_mapping(
-            graph_file.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map"
+        mapping_file.save_mapping(
+            mapping_file.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map"
         )
     paths = sorted(tmp_path.glob("*.map"))
     assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == ["1-a16.map", "2-a8.map"]
@@ -251,8 +252,8 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
 def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
     graph, digest = graph_file.load_graph(graphs["1-a16"])
     path = tmp_path / "1.map"
-    graph_file.save_mapping(
-        graph_file.StoredMapping(chain(graph, digest), SYSTEM, graphs["1-a16"]), path
+    mapping_file.save_mapping(
+        mapping_file.StoredMapping(chain(graph, digest), SYSTEM, graphs["1-a16"]), path
     )
     program = """
         import sys

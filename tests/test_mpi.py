@@ -25,6 +25,7 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lower import lower
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -125,7 +126,7 @@ def maps(
                 mapping = replace(with_head_on_host(one, mapping), columns=columns)
             assert len(mapping.chips) >= 3
             path = found[f"{blocks}-{scheme}-{kind}"] = folder / f"{blocks}-{scheme}-{kind}.map"
-            graph_file.save_mapping(graph_file.StoredMapping(mapping, system, graph_path), path)
+            mapping_file.save_mapping(mapping_file.StoredMapping(mapping, system, graph_path), path)
             expected = [(job, reference.run(one, mapping, job)) for job in JOBS]
             for job, result in expected:
                 same(fast.run(one, mapping, job), result)
@@ -403,7 +404,7 @@ def test_states_are_saved_and_resumed_across_engines(
     """Every state of MPI is that of fast and of the reference, and each goes on from the states of
     the others."""
     job = Job(np.arange(1, 12)[None], 9, Sampling(0.8, seed=4), keep_logits=False)
-    graph, stored = graph_file.load_mapped(maps[name])
+    graph, stored = mapping_file.load_mapped(maps[name])
 
     def states_of(
         engine: pipeline.Engine, every: int, resumed: RunState | None = None
@@ -607,7 +608,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_one_line_of_all_ranks(name: str, path: Path, tmp_path: Path) -> None:
     source, more, message = WRONG[name]
-    graph_file.save_mapping(graph_file.load_mapping(path), tmp_path / "0.map")
+    mapping_file.save_mapping(mapping_file.load_mapping(path), tmp_path / "0.map")
 
     def filled(text: str) -> str:
         return text.replace("{folder}", str(tmp_path)).replace(
@@ -791,7 +792,7 @@ def test_a_run_that_is_disturbed_ends_and_is_resumed(name: str, path: Path, tmp_
         disturb(launched)
         status, out, err = launched.end(SOON_S)
         launched.assert_nothing_left()
-    graph, stored = graph_file.load_mapped(path)
+    graph, stored = mapping_file.load_mapped(path)
     prompt = np.array([texts.encode(graph.bos, graph.tokenizer, "ab")])
     state = graph_file.load_state(run, graph_file.identity(stored.mapping, Job(prompt)))
     assert state.fed % 32 == 0

@@ -28,6 +28,7 @@ from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import STATE_FILE, check_output, identity, load_state, save_state
 from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.job import Job, RunState, Saving, silent
+from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -102,7 +103,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(params=sorted(SCHEMES))
 def loaded(request: pytest.FixtureRequest, files: Files) -> tuple[Graph, Mapping]:
     """A graph and its mapping."""
-    graph, stored = graph_file.load_mapped(files.folder / f"{request.param}.map")
+    graph, stored = mapping_file.load_mapped(files.folder / f"{request.param}.map")
     return graph, stored.mapping
 
 

@@ -15,14 +15,10 @@ from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.files import whole_file
 from mmfree_neuro.graph.graph_file import (
     Run,
-    StoredMapping,
     identity,
     load_graph,
-    load_mapped,
-    load_mapping,
     load_run,
     save_graph,
-    save_mapping,
     save_run,
     whole_folder,
 )
@@ -32,6 +28,7 @@ from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.job import Job
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.mapping.mapping_file import StoredMapping, load_mapped, load_mapping, save_mapping
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_sims import fast

@@ -13,8 +13,8 @@ import numpy as np
 from rows import write
 
 from mmfree_neuro import pipeline
-from mmfree_neuro.graph import graph_file
 from mmfree_neuro.job import Job
+from mmfree_neuro.mapping import mapping_file
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 PROMPT = 384
@@ -38,7 +38,7 @@ def main(checkpoint: Path, folder: Path) -> None:
         subprocess.run(
             [sys.executable, "-m", "mmfree_neuro.cli", *step], check=True, stdout=subprocess.DEVNULL
         )
-    graph, stored = graph_file.load_mapped(folder / "model.map")
+    graph, stored = mapping_file.load_mapped(folder / "model.map")
     text = Path(subprocess.__file__).read_bytes()[:PROMPT]
     job = Job(np.frombuffer(text, np.uint8).astype(np.int64)[None], GENERATED)
     results = {
