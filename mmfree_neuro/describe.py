@@ -18,11 +18,11 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import verify_matrices
 from mmfree_neuro.integers.ternary import Codes
+from mmfree_neuro.lowering.ternarise import is_ternary, ternarise
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.quantize import is_ternary, ternarise
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 ReadCheckpoint = Callable[[Path], Checkpoint]

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro import files, lower
+from mmfree_neuro import files
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import Run
@@ -37,13 +37,14 @@ from mmfree_neuro.job import (
     check_shape,
     silent,
 )
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import Scheme, TernaryWeights, ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.quantize import Scheme, TernaryWeights, ternary_weights
 
 ENGINES = ("reference", "fast", "gpu", "lava", "lava-per-core", "mpi")
 CALIBRATION_WINDOW = 512
@@ -245,7 +246,7 @@ def to_graph(
     stage("calibrating")
     ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
     stage("lowering")
-    graph = lower.lower(checkpoint, weights, ranges, scheme, name)
+    graph = hgrn_bit.lower(checkpoint, weights, ranges, scheme, name)
     check(graph, Job(calibration))
     stage("measuring quality")
     return replace(

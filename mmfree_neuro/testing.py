@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmfree_neuro import lower
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, Range, TernaryWeight, is_ternary
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import PUBLISHED
-from mmfree_neuro.quantize import SCHEMES, Range, TernaryWeight, is_ternary
 
 ZEROS = 0.354
 """How many weights of the published 370M model are zero (arXiv 2503.18002v2)."""
@@ -50,7 +50,9 @@ def published_graph(
     tensors = {
         n: np.broadcast_to(np.float32(len(s) == 1 or 0.05), s) for n, s in config.shapes().items()
     }
-    return lower.lower(Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model)
+    return hgrn_bit.lower(
+        Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model
+    )
 
 
 def _claimed(rows: int, columns: int, zeros: float) -> TernaryMatrix:

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import settings
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import lower, planning
+from mmfree_neuro import planning
 from mmfree_neuro.graph.nodes import Embedding, Graph, Head, Input, Output, Rescale, Squares
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_partition.route import route
@@ -62,7 +63,7 @@ def _random_tokens() -> np.ndarray:
 def _lowered(use_lower_bound: bool, scheme: str) -> Graph:
     checkpoint = _random_checkpoint(use_lower_bound)
     ranges = calibrate(checkpoint, _random_tokens(), SCHEMES[scheme])
-    return lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "tiny")
+    return hgrn_bit.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from torch import Tensor
 from mmfree_kernels.calibrate import calibrate, windows_for
 from mmfree_kernels.evaluate import logits
 from mmfree_kernels.model import Numerics, from_checkpoint
-from mmfree_neuro.lower import lower, norms_of
+from mmfree_neuro.lowering.hgrn_bit import lower, norms_of
+from mmfree_neuro.lowering.ternarise import SCHEMES, Range, Ranges, Scheme, ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import SCHEMES, Range, Ranges, Scheme, ternary_weights
 
 SMALL = ModelConfig(vocab_size=13, hidden_size=8, num_hidden_layers=2, intermediate_size=12)
 SHAPES = {

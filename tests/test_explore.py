@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, explore, lower, pictures, planning
+from mmfree_neuro import cli, explore, pictures, planning
 from mmfree_neuro.activity import Activity, expected
 from mmfree_neuro.explore import Choice, Point
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import Span
@@ -305,7 +306,7 @@ def test_a_picture_can_be_drawn_of_a_board_that_takes_no_energy(
 def tiny(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
     """The random model of two blocks as integers."""
     ranges = calibrate(bounded_checkpoint, tokens, SCHEMES["a16"])
-    return lower.lower(
+    return hgrn_bit.lower(
         bounded_checkpoint, ternary_weights(bounded_checkpoint), ranges, SCHEMES["a16"], "tiny"
     )
 

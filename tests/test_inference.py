@@ -16,9 +16,9 @@ from mmfree_kernels.model import HGRNBitModel, from_checkpoint
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.integers import ternary
 from mmfree_neuro.integers.ternary import TILE
+from mmfree_neuro.lowering.ternarise import is_ternary
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import is_ternary
 
 CONFIG = ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
 ROUNDING = 1e-4

@@ -20,12 +20,12 @@ from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.job import Job
-from mmfree_neuro.lower import lower
+from mmfree_neuro.lowering.hgrn_bit import lower
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.systems.load import load_system
 from mmfree_partition.check import check
 from mmfree_partition.route import route

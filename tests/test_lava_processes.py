@@ -13,10 +13,10 @@ import pytest
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import planning
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.lower import lower
+from mmfree_neuro.lowering.hgrn_bit import lower
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 TIMEOUT_S = 60
 # networkx 2.8 says so

@@ -7,13 +7,14 @@ import pytest
 
 from mmfree_kernels import evaluate, model
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import lower, pipeline, reference
+from mmfree_neuro import pipeline, reference
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
 from mmfree_neuro.job import Job
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, Range, Scheme, ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
-from mmfree_neuro.quantize import SCHEMES, Range, Scheme, ternary_weights
 from mmfree_sims import fast
 
 SMALL = 1e-3, 1.0, 1e3
@@ -35,7 +36,7 @@ def test_a_norm_behind_a_norm_is_one_norm(spread: float, eps: float) -> None:
         1 + 0.3 * rng.standard_normal(48),
     )
     gain, inner = gain.astype(np.float32), inner.astype(np.float32)
-    norm = lower.double_norm(gain, eps, {"y": inner})
+    norm = hgrn_bit.double_norm(gain, eps, {"y": inner})
     assert norm.inner is not None
     found = x * norm.outer["y"] / np.sqrt(((x * norm.inner) ** 2).mean() + norm.floor)
     expected = rms(rms(x, gain, eps), inner, BITLINEAR_EPS)
@@ -55,7 +56,7 @@ def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(
 ) -> None:
     rng, eps = np.random.default_rng(1), bounded_checkpoint.config.rms_norm_eps
     g, swish = rng.standard_normal(64) * spread, rng.standard_normal(64)
-    norm = lower.norms_of(bounded_checkpoint)["layers.1.o"]
+    norm = hgrn_bit.norms_of(bounded_checkpoint)["layers.1.o"]
     assert norm.inner is None
     gain, inner = (
         bounded_checkpoint.tensors[f"model.layers.1.attn.{name}.weight"].astype(np.float64)
@@ -68,7 +69,7 @@ def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(
 
 
 def test_the_names_of_the_norms(bounded_checkpoint: Checkpoint) -> None:
-    assert list(lower.norms_of(bounded_checkpoint)) == [
+    assert list(hgrn_bit.norms_of(bounded_checkpoint)) == [
         "layers.0.attn",
         "layers.0.o",
         "layers.0.mlp",
@@ -83,7 +84,7 @@ def test_the_names_of_the_norms(bounded_checkpoint: Checkpoint) -> None:
 
 def lowered(checkpoint: Checkpoint, tokens: np.ndarray, scheme: Scheme, name: str) -> Graph:
     """The graph of a checkpoint, calibrated on some tokens."""
-    return lower.lower(
+    return hgrn_bit.lower(
         checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, scheme), scheme, name
     )
 
@@ -198,7 +199,7 @@ def test_a_tied_head(tokens: np.ndarray) -> None:
 def test_ranges_are_finite(low: float, high: float, bounded_checkpoint: Checkpoint) -> None:
     with pytest.raises(RangeError) as error:
         weights = ternary_weights(bounded_checkpoint)
-        lower.lower(
+        hgrn_bit.lower(
             bounded_checkpoint, weights, {"residual": Range(low, high)}, SCHEMES["a16"], "tiny"
         )
     assert str(error.value) == f"residual: calibration measured {low} … {high}, must be finite"

@@ -20,16 +20,17 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import lower, pipeline, planning, reference
+from mmfree_neuro import pipeline, planning, reference
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.job import Job, Result
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.planning import Wish, with_weight_bits
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_partition.bound import gaps
@@ -82,7 +83,9 @@ def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool) -> 
             value *= 0.1
     checkpoint = Checkpoint(config, tensors)
     ranges = calibrate(checkpoint, rng.integers(0, config.vocab_size, (4, 24)), SCHEMES[scheme])
-    return lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random")
+    return hgrn_bit.lower(
+        checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
+    )
 
 
 @lru_cache

@@ -17,7 +17,7 @@ from mmfree_kernels.bitlinear import naive as bitlinear
 from mmfree_kernels.evaluate import greedy, logits, nats
 from mmfree_kernels.mlgru.naive import recurrence
 from mmfree_kernels.model import HGRNBitModel, Numerics, from_checkpoint, to_checkpoint
-from mmfree_neuro import quantize
+from mmfree_neuro.lowering import ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint, read
 from mmfree_neuro.model.config import ModelConfig
 
@@ -140,7 +140,7 @@ def test_ternary_codes_and_scales_are_the_published_ones(name: str) -> None:
     }
     for matrix, entry in expected.items():
         by_torch, torch_scale = bitlinear.ternarise(torch.from_numpy(tensors[matrix]))
-        by_numpy, numpy_scale = quantize.ternarise(tensors[matrix])
+        by_numpy, numpy_scale = ternarise.ternarise(tensors[matrix])
         for codes in (by_torch.numpy().astype(np.int8), by_numpy):
             assert hashlib.sha256(codes.tobytes()).hexdigest() == entry["sha256"], matrix
         assert [torch_scale.item(), numpy_scale] == pytest.approx([entry["scale"]] * 2, rel=1e-6)

@@ -24,13 +24,13 @@ from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantSca
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.job import Job, Result, RunState, Saving, silent
-from mmfree_neuro.lower import lower
+from mmfree_neuro.lowering.hgrn_bit import lower
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.route import route

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.bitlinear import naive
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.lowering.ternarise import SCHEMES, harden, scheme_named, ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.tensors import to_bfloat16
-from mmfree_neuro.quantize import SCHEMES, harden, scheme_named, ternarise
 
 MATRICES = st.tuples(
     st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 33), st.floats(1e-3, 1e3)

@@ -21,19 +21,20 @@ import safetensors
 import safetensors.numpy
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, lower, planning, reference
+from mmfree_neuro import cli, planning, reference
 from mmfree_neuro.activity import nothing
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import STATE_FILE, check_output, identity, load_state, save_state
 from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.job import Job, RunState, Saving, silent
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_sims import fast
 
@@ -89,7 +90,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     np.save(folder / "calibration.npy", tokens)
     for scheme in SCHEMES:
         ranges = calibrate(checkpoint, tokens, SCHEMES[scheme])
-        graph = lower.lower(
+        graph = hgrn_bit.lower(
             checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
         )
         path = folder / f"{scheme}.graph"

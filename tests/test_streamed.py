@@ -14,10 +14,10 @@ from mmfree_kernels.evaluate import logits, nats, scores
 from mmfree_kernels.mlgru.naive import recurrence
 from mmfree_kernels.model import Numerics, from_checkpoint
 from mmfree_kernels.streamed import stepwise, stream, windows_at_once
+from mmfree_neuro.lowering.ternarise import is_ternary, ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint, read
 from mmfree_neuro.model.config import PUBLISHED, ModelConfig
 from mmfree_neuro.model.tensors import Float32
-from mmfree_neuro.quantize import is_ternary, ternary_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = ModelConfig(vocab_size=13, hidden_size=8, num_hidden_layers=3, intermediate_size=12)

@@ -19,7 +19,7 @@ import pytest
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import lower, reference
+from mmfree_neuro import reference
 from mmfree_neuro.graph.nodes import (
     Gain,
     Graph,
@@ -34,10 +34,11 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
 from mmfree_neuro.job import Job, RunState, Saving, silent
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.sampling import Sampling
 from mmfree_partition.route import route
 from mmfree_sims import board, fast
@@ -93,7 +94,9 @@ def model(
             value *= 0.1
     checkpoint = Checkpoint(config, tensors)
     ranges = calibrate(checkpoint, rng.integers(0, config.vocab_size, (4, 24)), SCHEMES[scheme])
-    return lower.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random")
+    return hgrn_bit.lower(
+        checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
+    )
 
 
 @lru_cache

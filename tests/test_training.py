@@ -19,10 +19,10 @@ from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import HGRNBitModel, from_checkpoint
 from mmfree_kernels.training import Outcome, Progress, Recipe, learning_rate, optimiser_for, train
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import read
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus, windows
-from mmfree_neuro.quantize import ternarise
 
 CONFIG = ModelConfig(
     vocab_size=256,

@@ -20,15 +20,16 @@ import numpy as np
 from rows import write
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import lower, pipeline, planning, timing
+from mmfree_neuro import pipeline, planning, timing
 from mmfree_neuro.activity import expected
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
@@ -55,7 +56,7 @@ def small() -> Graph:
         checkpoint = pipeline.read_checkpoint(Path(folder) / "model")
         weights = ternary_weights(checkpoint)
         ranges = calibrate(checkpoint, tokens, SCHEMES["a16"], weights=weights)
-        return lower.lower(checkpoint, weights, ranges, SCHEMES["a16"], "synthetic")
+        return hgrn_bit.lower(checkpoint, weights, ranges, SCHEMES["a16"], "synthetic")
 
 
 def disorder(graph: Graph, seed: int) -> Mapping:

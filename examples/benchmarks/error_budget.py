@@ -25,7 +25,7 @@ from mmfree_kernels import evaluate
 from mmfree_kernels.bitlinear.naive import rms_norm
 from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.model import HGRNBitModel, Numerics, Tap, from_checkpoint
-from mmfree_neuro import lower, pipeline
+from mmfree_neuro import pipeline
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.machine import Machine
 from mmfree_neuro.graph.nodes import Graph
@@ -39,9 +39,10 @@ from mmfree_neuro.integers.tables import (
     sigmoid_table,
 )
 from mmfree_neuro.job import Job
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, Ranges, Scheme, ternary_weights
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.quantize import SCHEMES, Ranges, Scheme, ternary_weights
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 TRAINED, WHOLE = "float model as trained", "a16, whole graph"
@@ -221,7 +222,7 @@ def measure(
         tell(what)
         ranges = fixed if scheme.activations == "static" else per_token
         try:
-            graph = lower.lower(checkpoint, ternary_weights(checkpoint), ranges, scheme, what)
+            graph = hgrn_bit.lower(checkpoint, ternary_weights(checkpoint), ranges, scheme, what)
         except RangeError as refusal:
             whole.append(Row(what, None, against, f"cannot be lowered: {refusal}"))
             continue

@@ -14,10 +14,11 @@ from rows import write
 from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import from_checkpoint
-from mmfree_neuro import lower, pipeline
+from mmfree_neuro import pipeline
 from mmfree_neuro.job import Job
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.model import corpus
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 
@@ -41,7 +42,7 @@ def main(folder: Path, count: int) -> None:
     ]
     for name, scheme in SCHEMES.items():
         ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
-        graph = lower.lower(checkpoint, weights, ranges, scheme, folder.name)
+        graph = hgrn_bit.lower(checkpoint, weights, ranges, scheme, folder.name)
         placed, few = pipeline.in_one_place(graph), Job(windows[:1, :6])
         fast, reference = (
             pipeline.engine_named(e)(graph, placed, few, lambda *_: None)

@@ -16,13 +16,14 @@ import numpy as np
 from rows import write
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import lower, pipeline
+from mmfree_neuro import pipeline
 from mmfree_neuro.graph.nodes import AnyNode, Graph, block_of
 from mmfree_neuro.job import Job
+from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
-from mmfree_neuro.quantize import SCHEMES, ternary_weights
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.sanafe import Opinion, compare, record
@@ -39,7 +40,7 @@ def graphs(tokens: np.ndarray) -> Iterator[Graph]:
         weights = ternary_weights(checkpoint)
         for scheme in SCHEMES.values():
             ranges = calibrate(checkpoint, tokens, scheme, weights=weights)
-            yield lower.lower(checkpoint, weights, ranges, scheme, "synthetic")
+            yield hgrn_bit.lower(checkpoint, weights, ranges, scheme, "synthetic")
 
 
 def placed(graph: Graph, parts: int, place: Callable[[AnyNode, int], Location]) -> Mapping:

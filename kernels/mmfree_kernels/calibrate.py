@@ -7,10 +7,10 @@ from torch import Tensor
 
 from mmfree_kernels.model import Numerics
 from mmfree_kernels.streamed import stream
-from mmfree_neuro.lower import NormGains, norms_of
+from mmfree_neuro.lowering.hgrn_bit import NormGains, norms_of
+from mmfree_neuro.lowering.ternarise import Range, Ranges, Scheme, TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
-from mmfree_neuro.quantize import Range, Ranges, Scheme, TernaryWeights
 
 WINDOWS = 32
 LEAST_WINDOWS = 4

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from mmfree_kernels.model import HGRNBitModel, Numerics
 from mmfree_kernels.streamed import stream
+from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.quantize import TernaryWeights
 
 DEFAULT = Numerics()
 _TOKENS = 64

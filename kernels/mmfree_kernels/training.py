@@ -25,10 +25,10 @@ from mmfree_kernels.captured import Gradients
 from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import HGRNBitModel, from_checkpoint, to_checkpoint
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.lowering.ternarise import harden
 from mmfree_neuro.model.checkpoint import read, write
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus, windows
-from mmfree_neuro.quantize import harden
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from mmfree_kernels.bitlinear.packed import words
 from mmfree_kernels.model import lower_bounds
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.integers.ternary import TILE
+from mmfree_neuro.lowering.ternarise import TernaryWeight, pack_weight
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.quantize import TernaryWeight, pack_weight
 
 EmbeddingKind = Literal["int8", "bfloat16"]
 DENSITY = 2 / 3

@@ -45,10 +45,10 @@ from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
 from mmfree_neuro.integers.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
 from mmfree_neuro.integers.ternary import TernaryMatrix
+from mmfree_neuro.lowering.ternarise import Range, Ranges, Scheme, TernaryWeight, TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
 from mmfree_neuro.model.tensors import Float32
-from mmfree_neuro.quantize import Range, Ranges, Scheme, TernaryWeight, TernaryWeights
 
 GAIN_BITS = 16
 EMBEDDING_SCALE_BITS = 20

@@ -1,0 +1,2 @@
+"""From a model to a graph: schemes, ternary codes, formats, norms. Stands on `model` and
+`graph`."""
