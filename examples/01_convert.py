@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mmfree_neuro import describe, pipeline
-from mmfree_neuro.lowering.ternarise import SCHEMES
+from mmfree_neuro.lowering.scheme import SCHEMES
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "stdlib-5m"
 

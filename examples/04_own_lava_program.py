@@ -13,7 +13,7 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 
 from mmfree_neuro import pipeline, planning
 from mmfree_neuro.job import Job
-from mmfree_neuro.lowering.ternarise import SCHEMES
+from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.model import checkpoint
 from mmfree_neuro.model.checkpoint import Checkpoint

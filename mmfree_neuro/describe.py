@@ -4,7 +4,7 @@ for machines."""
 import math
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from mmfree_neuro.graph.graph_file import Run
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import verify_matrices
-from mmfree_neuro.integers.ternary import Codes
-from mmfree_neuro.lowering.ternarise import is_ternary, ternarise
+from mmfree_neuro.lowering.ternarise import codes
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
@@ -29,15 +28,6 @@ ReadCheckpoint = Callable[[Path], Checkpoint]
 LEAST_MESSAGES = "proven least by rows alone, with cores no slower"
 Bounds = dict[str, dict[str, float | None]]
 FindBounds = Callable[[Graph, Mapping, SystemSpec, int | None], Bounds]
-
-
-def codes(checkpoint: Checkpoint) -> Iterator[tuple[str, Codes]]:
-    """Name and ternary codes of every matrix of a checkpoint, one after another."""
-    return (
-        (name, ternarise(checkpoint.tensors[name])[0])
-        for name in checkpoint.tensors
-        if is_ternary(name)
-    )
 
 
 def write_codes(checkpoint: Checkpoint, path: Path) -> None:

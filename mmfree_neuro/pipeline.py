@@ -38,7 +38,8 @@ from mmfree_neuro.job import (
     silent,
 )
 from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import Scheme, TernaryWeights, ternary_weights
+from mmfree_neuro.lowering.scheme import Scheme
+from mmfree_neuro.lowering.ternarise import TernaryWeights, ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping

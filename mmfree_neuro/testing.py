@@ -16,7 +16,8 @@ import numpy as np
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
 from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import SCHEMES, Range, TernaryWeight, is_ternary
+from mmfree_neuro.lowering.scheme import SCHEMES, Range
+from mmfree_neuro.lowering.ternarise import TernaryWeight, is_ternary
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import PUBLISHED
 

@@ -17,7 +17,8 @@ from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
+from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig

@@ -13,8 +13,10 @@ from torch import Tensor
 from mmfree_kernels.calibrate import calibrate, windows_for
 from mmfree_kernels.evaluate import logits
 from mmfree_kernels.model import Numerics, from_checkpoint
-from mmfree_neuro.lowering.hgrn_bit import lower, norms_of
-from mmfree_neuro.lowering.ternarise import SCHEMES, Range, Ranges, Scheme, ternary_weights
+from mmfree_neuro.lowering.hgrn_bit import lower
+from mmfree_neuro.lowering.norms import norms_of
+from mmfree_neuro.lowering.scheme import SCHEMES, Range, Ranges, Scheme
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 

@@ -18,7 +18,7 @@ from mmfree_neuro import cli, pipeline
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.lowering.ternarise import SCHEMES
+from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import HOST

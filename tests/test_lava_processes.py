@@ -14,7 +14,8 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import planning
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.lowering.hgrn_bit import lower
-from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
+from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 

@@ -11,8 +11,9 @@ from mmfree_neuro import pipeline, reference
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
 from mmfree_neuro.job import Job
-from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import SCHEMES, Range, Scheme, ternary_weights
+from mmfree_neuro.lowering import hgrn_bit, norms
+from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
 from mmfree_sims import fast
@@ -36,7 +37,7 @@ def test_a_norm_behind_a_norm_is_one_norm(spread: float, eps: float) -> None:
         1 + 0.3 * rng.standard_normal(48),
     )
     gain, inner = gain.astype(np.float32), inner.astype(np.float32)
-    norm = hgrn_bit.double_norm(gain, eps, {"y": inner})
+    norm = norms.double_norm(gain, eps, {"y": inner})
     assert norm.inner is not None
     found = x * norm.outer["y"] / np.sqrt(((x * norm.inner) ** 2).mean() + norm.floor)
     expected = rms(rms(x, gain, eps), inner, BITLINEAR_EPS)
@@ -56,7 +57,7 @@ def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(
 ) -> None:
     rng, eps = np.random.default_rng(1), bounded_checkpoint.config.rms_norm_eps
     g, swish = rng.standard_normal(64) * spread, rng.standard_normal(64)
-    norm = hgrn_bit.norms_of(bounded_checkpoint)["layers.1.o"]
+    norm = norms.norms_of(bounded_checkpoint)["layers.1.o"]
     assert norm.inner is None
     gain, inner = (
         bounded_checkpoint.tensors[f"model.layers.1.attn.{name}.weight"].astype(np.float64)
@@ -69,7 +70,7 @@ def test_a_norm_behind_the_recurrence_needs_no_root_of_its_own(
 
 
 def test_the_names_of_the_norms(bounded_checkpoint: Checkpoint) -> None:
-    assert list(hgrn_bit.norms_of(bounded_checkpoint)) == [
+    assert list(norms.norms_of(bounded_checkpoint)) == [
         "layers.0.attn",
         "layers.0.o",
         "layers.0.mlp",

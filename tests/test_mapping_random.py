@@ -26,7 +26,8 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.job import Job, Result
 from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
+from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.bitlinear import naive
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.lowering.ternarise import SCHEMES, harden, scheme_named, ternarise
+from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
+from mmfree_neuro.lowering.ternarise import harden, ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.tensors import to_bfloat16

@@ -29,7 +29,8 @@ from mmfree_neuro.graph.graph_file import STATE_FILE, check_output, identity, lo
 from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
+from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints

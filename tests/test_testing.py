@@ -14,7 +14,8 @@ from mmfree_kernels.model import Numerics, from_checkpoint
 from mmfree_kernels.torch_bin import load_bin
 from mmfree_neuro.baselines import SYNAPSES, model_of
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.lowering.ternarise import SCHEMES, is_ternary, ternarise
+from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.lowering.ternarise import is_ternary, ternarise
 from mmfree_neuro.model.checkpoint import read
 from mmfree_neuro.model.config import PUBLISHED, ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic

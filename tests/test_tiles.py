@@ -35,7 +35,8 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
 from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
+from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig

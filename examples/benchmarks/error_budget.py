@@ -40,7 +40,8 @@ from mmfree_neuro.integers.tables import (
 )
 from mmfree_neuro.job import Job
 from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import SCHEMES, Ranges, Scheme, ternary_weights
+from mmfree_neuro.lowering.scheme import SCHEMES, Ranges, Scheme
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
 

@@ -20,7 +20,7 @@ from mmfree_kernels.bench import record
 from mmfree_neuro import pipeline
 from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.job import Job, Result
-from mmfree_neuro.lowering.ternarise import SCHEMES
+from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.model.config import PUBLISHED
 from mmfree_neuro.model.synthetic import write_synthetic
 

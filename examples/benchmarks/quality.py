@@ -17,7 +17,8 @@ from mmfree_kernels.model import from_checkpoint
 from mmfree_neuro import pipeline
 from mmfree_neuro.job import Job
 from mmfree_neuro.lowering import hgrn_bit
-from mmfree_neuro.lowering.ternarise import SCHEMES, ternary_weights
+from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from mmfree_kernels.model import Numerics
 from mmfree_kernels.streamed import stream
-from mmfree_neuro.lowering.hgrn_bit import NormGains, norms_of
-from mmfree_neuro.lowering.ternarise import Range, Ranges, Scheme, TernaryWeights
+from mmfree_neuro.lowering.norms import NormGains, norms_of
+from mmfree_neuro.lowering.scheme import Range, Ranges, Scheme
+from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
 

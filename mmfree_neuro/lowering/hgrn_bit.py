@@ -45,73 +45,16 @@ from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
 from mmfree_neuro.integers.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
 from mmfree_neuro.integers.ternary import TernaryMatrix
-from mmfree_neuro.lowering.ternarise import Range, Ranges, Scheme, TernaryWeight, TernaryWeights
+from mmfree_neuro.lowering.formats import SQUARE_BITS, WIDEST_RANGE, integer_gain, smallest_seen
+from mmfree_neuro.lowering.norms import CODE, MAX_ARITY, NormGains, Source, norms_of, root_powers
+from mmfree_neuro.lowering.scheme import Range, Ranges, Scheme
+from mmfree_neuro.lowering.ternarise import TernaryWeight, TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
-from mmfree_neuro.model.tensors import Float32
 
-GAIN_BITS = 16
 EMBEDDING_SCALE_BITS = 20
 WIDE_EMBEDDING = 1 << 24
 """Entries up to which an embedding table has 16-bit codes."""
-SQUARE_BITS = 16
-CODE = QType(8, 0)
-WIDEST_RANGE = 4096.0
-"""Up to which ratio of largest to smallest a token's scale keeps its precision; smaller tokens
-saturate it."""
-MAX_ARITY = 32
-"""How many accumulators a neuron that finds a maximum has."""
-
-
-@dataclass(frozen=True)
-class NormGains:
-    """The gains that one norm of the lowered graph works with, in natural units."""
-
-    inner: Float32 | None
-    """Weights of the squares [n], None for all one."""
-    outer: Mapping[str, Float32]
-    """For each output, what its values are multiplied by [n]."""
-    floor: float
-    """What is added to the mean of the weighted squares."""
-
-
-def double_norm(first: Float32, eps: float, second: Mapping[str, Float32]) -> NormGains:
-    """The gains of a norm followed by the norms inside BitLinear layers, by the identity above."""
-    wide = first.astype(np.float64)
-    outer = {port: (wide * gain).astype(np.float32) for port, gain in second.items()}
-    return NormGains(
-        np.sqrt(wide**2 + BITLINEAR_EPS).astype(np.float32), outer, eps * BITLINEAR_EPS
-    )
-
-
-def norms_of(checkpoint: Checkpoint) -> dict[str, NormGains]:
-    """Every norm of the lowered graph by name: `layers.L.attn`, `.o`, `.mlp`, `.down`, and
-    `head`."""
-    tensors, eps = checkpoint.tensors, checkpoint.config.rms_norm_eps
-    found: dict[str, NormGains] = {}
-    for layer in range(checkpoint.config.num_hidden_layers):
-        name, prefix = f"layers.{layer}", f"model.layers.{layer}."
-        inner = {p: tensors[f"{prefix}attn.{p}_proj.norm.weight"] for p in "ifgo"}
-        gate, down = (tensors[f"{prefix}mlp.{p}_proj.norm.weight"] for p in ("gate", "down"))
-        mixing = {p: inner[p] for p in "ifg"}
-        found[f"{name}.attn"] = double_norm(tensors[f"{prefix}attn_norm.weight"], eps, mixing)
-        found[f"{name}.o"] = NormGains(None, {"y": inner["o"]}, eps * BITLINEAR_EPS)
-        found[f"{name}.mlp"] = double_norm(tensors[f"{prefix}mlp_norm.weight"], eps, {"y": gate})
-        found[f"{name}.down"] = NormGains(None, {"y": down}, BITLINEAR_EPS)
-    found["head"] = double_norm(
-        tensors["model.norm.weight"], eps, {"y": tensors["lm_head.norm.weight"]}
-    )
-    return found
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a ternary matrix reads: a node's port, and for per-token scales the scale's."""
-
-    node: str
-    port: str
-    format: QType
-    scale: tuple[str, str, QType] | None
 
 
 @dataclass
@@ -141,7 +84,7 @@ class _Lowering:
         width = QType(
             SQUARE_BITS, frac_for(self.room * self.ranges[f"{norm}.inner"].high, SQUARE_BITS)
         )
-        integer, gain_frac = (None, 0) if gains.inner is None else _gain(gains.inner)
+        integer, gain_frac = (None, 0) if gains.inner is None else integer_gain(gains.inner)
         width = QType(SQUARE_BITS, min(width.frac, source.frac + gain_frac))
         limit = (1 << (self.scheme.accumulator_bits - 1)) - 1
         for bits in range(min(self.scheme.value_bits, 31), 1, -1):
@@ -162,7 +105,7 @@ class _Lowering:
     def root_type(self, norm: str) -> QType:
         """The format of a norm's inverse root: the smallest mean square seen, and head room below
         it."""
-        smallest = _smallest(self.ranges[f"{norm}.mean_square"], WIDEST_RANGE**2)
+        smallest = smallest_seen(self.ranges[f"{norm}.mean_square"], WIDEST_RANGE**2)
         return QType(
             self.scheme.value_bits,
             frac_for(self.room / math.sqrt(smallest), self.scheme.value_bits),
@@ -175,7 +118,7 @@ class _Lowering:
         port: str,
         floor: int,
         consumers: Mapping[str, TernaryWeight],
-    ) -> dict[str, _Source]:
+    ) -> dict[str, Source]:
         """The nodes of one norm of source.port; where each consumer's matrix reads."""
         if self.scheme.activations == "static":
             return self.static_norm(norm, source, port, floor, consumers)
@@ -188,7 +131,7 @@ class _Lowering:
         port: str,
         floor: int,
         consumers: Mapping[str, TernaryWeight],
-    ) -> dict[str, _Source]:
+    ) -> dict[str, Source]:
         size, x, sq = source.size, source.output(port).qtype, source.output("sq").qtype
         root = self.root_type(norm)
         rms = InverseRms(
@@ -197,14 +140,14 @@ class _Lowering:
             (Input("total", source.name, "sq", "sum"),),
             (Output("r", 1, root, unsigned=True),),
             floor,
-            _root_powers(size, sq, root),
+            root_powers(size, sq, root),
             self.scheme.newton_steps,
         )
         pre_shift = x.bits + root.bits - 32
         t_frac = x.frac + root.frac - pre_shift
         gains, shifts, outputs = {}, {}, []
         for name, weight in consumers.items():
-            integer, gain_frac = _gain(self.norms[norm].outer[name])
+            integer, gain_frac = integer_gain(self.norms[norm].outer[name])
             bits = self.activation_bits(weight.fullest)
             y = self.value_type(f"{norm}.{name}", bits=bits, at_most=t_frac + gain_frac)
             gains[name], shifts[name] = integer, t_frac + gain_frac - y.frac
@@ -212,7 +155,7 @@ class _Lowering:
         inputs = (Input("x", source.name, port, "aligned"), Input("r", rms.name, "r", "broadcast"))
         node = Norm(f"{norm}.norm", size, inputs, tuple(outputs), pre_shift, gains, shifts)
         self.nodes += [rms, node]
-        return {o.port: _Source(node.name, o.port, o.qtype, None) for o in outputs}
+        return {o.port: Source(node.name, o.port, o.qtype, None) for o in outputs}
 
     def activation_bits(self, fullest: int) -> int:
         """The scheme's width, or the widest with which the fullest row's sum is sure to fit the
@@ -229,7 +172,7 @@ class _Lowering:
         port: str,
         floor: int,
         consumers: Mapping[str, TernaryWeight],
-    ) -> dict[str, _Source]:
+    ) -> dict[str, Source]:
         size, x, sq, bits = (
             source.size,
             source.output(port).qtype,
@@ -238,7 +181,7 @@ class _Lowering:
         )
         gains, shifts, formats = {}, {}, {}
         for name in consumers:
-            integer, gain_frac = _gain(self.norms[norm].outer[name])
+            integer, gain_frac = integer_gain(self.norms[norm].outer[name])
             formats[name] = self.value_type(f"{norm}.{name}.largest", at_most=x.frac + gain_frac)
             gains[name], shifts[name] = integer, x.frac + gain_frac - formats[name].frac
         outputs = tuple(Output(name, size, formats[name]) for name in consumers)
@@ -261,7 +204,7 @@ class _Lowering:
         for name in consumers:
             seen = self.ranges[f"{norm}.{name}.largest"]
             inverse[name] = QType(
-                bits, frac_for(self.room * 127 / _smallest(seen, WIDEST_RANGE), bits)
+                bits, frac_for(self.room * 127 / smallest_seen(seen, WIDEST_RANGE), bits)
             )
             scale[name] = self.value_type(f"{norm}.{name}", at_most=formats[name].frac + root.frac)
         scales = QuantScale(
@@ -276,7 +219,7 @@ class _Lowering:
                 *(Output(f"scale.{name}", 1, scale[name], unsigned=True) for name in consumers),
             ),
             floor,
-            _root_powers(size, sq, root),
+            root_powers(size, sq, root),
             self.scheme.newton_steps,
             root,
             {
@@ -300,7 +243,7 @@ class _Lowering:
         )
         self.nodes += [scales, quantised]
         return {
-            n: _Source(quantised.name, n, CODE, (scales.name, f"scale.{n}", scale[n]))
+            n: Source(quantised.name, n, CODE, (scales.name, f"scale.{n}", scale[n]))
             for n in consumers
         }
 
@@ -318,7 +261,7 @@ class _Lowering:
         return source
 
     def ternary(
-        self, port: str, source: _Source, matrix: TernaryMatrix, weight_scale: float, out: QType
+        self, port: str, source: Source, matrix: TernaryMatrix, weight_scale: float, out: QType
     ) -> tuple[tuple[Input, ...], Rescale]:
         """The inputs of one ternary product and how its sum becomes a value of `out`."""
         entry = Input(port, source.node, source.port, "ternary", matrix)
@@ -335,7 +278,7 @@ class _Lowering:
         )
 
     def residual(
-        self, name: str, x: AnyNode, source: _Source, weight: TernaryWeight, next_norm: str
+        self, name: str, x: AnyNode, source: Source, weight: TernaryWeight, next_norm: str
     ) -> tuple[Residual, int]:
         """The node that adds a projection to the residual stream."""
         x_out = x.output("x")
@@ -353,7 +296,7 @@ class _Lowering:
         return node, floor
 
     def mlgru(
-        self, layer: int, sources: dict[str, _Source], weights: dict[str, TernaryWeight]
+        self, layer: int, sources: dict[str, Source], weights: dict[str, TernaryWeight]
     ) -> tuple[MLGRU, int]:
         """The recurrence of one block."""
         name, size = f"layers.{layer}", weights["i"].parts[0].rows
@@ -361,7 +304,7 @@ class _Lowering:
         state = self.value_type(
             f"{name}.h", bits=self.scheme.state_bits, at_most=GATE_FRAC + formats["i"].frac
         )
-        gains, gain_frac = _gain(
+        gains, gain_frac = integer_gain(
             self.checkpoint.tensors[f"model.layers.{layer}.attn.g_norm.weight"]
         )
         v = self.value_type(f"{name}.o.source", at_most=formats["g"].frac + state.frac)
@@ -409,7 +352,7 @@ class _Lowering:
         p /= p.sum(0)
         return quantise(p[1 : layer + 1].sum(0), QType(GATE_FRAC + 2, GATE_FRAC))
 
-    def glu(self, layer: int, source: _Source) -> tuple[GLU, int]:
+    def glu(self, layer: int, source: Source) -> tuple[GLU, int]:
         """The gate of one block's channel mixer; gate and up are the two halves of one matrix with
         one scale."""
         name = f"layers.{layer}"
@@ -509,24 +452,6 @@ class _Lowering:
             config.bos_token_id,
             {},
         )
-
-
-def _gain(values: Float32) -> tuple[Ints, int]:
-    """Gains as integers of GAIN_BITS bits, and their fractional bits."""
-    frac = min(frac_for(float(np.abs(values).max()), GAIN_BITS), 30)
-    return quantise(values, QType(GAIN_BITS, frac)), frac
-
-
-def _smallest(seen: Range, widest: float) -> float:
-    """The low end of a range, or its high end over `widest` where that is more; 1 where nothing was
-    ever seen."""
-    return max(seen.low, seen.high / widest) or 1.0
-
-
-def _root_powers(size: int, squares: QType, root: QType) -> Ints:
-    return power_table(
-        math.sqrt(size) * 2.0 ** (squares.frac / 2 + root.frac - ROOT_FRAC - 15.5), 16
-    )
 
 
 def _check_ranges(ranges: Mapping[str, Range]) -> None:

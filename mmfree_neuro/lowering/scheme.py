@@ -1,0 +1,58 @@
+"""Schemes, and the ranges that calibration measures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mmfree_neuro.errors import InputError
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a model is made of integers; the defaults of `a16` lose nothing (arXiv 2503.18002, table
+    1).
+
+    Activations are "static", with one power-of-two scale per tensor from calibration, or
+    "per-token", 8-bit codes scaled by the token's largest magnitude.
+    """
+
+    name: str
+    activations: Literal["static", "per-token"]
+    activation_bits: int = 16
+    value_bits: int = 24
+    """Width of the residual stream, of pre-activations and of what norms read."""
+    state_bits: int = 24
+    embedding_bits: Literal[8, 16] | None = None
+    """Width of the codes of the embedding table, in which every word has a scale of its own; where
+    it is not said, 16 for tables of up to 2^24 entries and 8 for larger ones, which would dwarf the
+    ternary weights."""
+    accumulator_bits: int = 32
+    headroom_bits: int = 1
+    """How many times the calibrated range, as a power of two, every format still holds."""
+    log2_sigmoid_segments: int = 8
+    newton_steps: int = 3
+
+
+SCHEMES = {"a16": Scheme("a16", "static"), "a8": Scheme("a8", "per-token", activation_bits=8)}
+
+
+def scheme_named(name: str) -> Scheme:
+    """The scheme of that name."""
+    if name not in SCHEMES:
+        raise InputError(
+            f"scheme {name!r} is not known, must be one of {', '.join(sorted(SCHEMES))}"
+        )
+    return SCHEMES[name]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The smallest and the largest of what one quantity was per token, in natural units, over the
+    calibration text."""
+
+    low: float
+    high: float
+
+
+Ranges = Mapping[str, Range]
+"""Measured ranges by the names in `range_names`."""
