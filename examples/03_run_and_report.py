@@ -10,10 +10,10 @@ import numpy as np
 
 from mmfree_neuro import cost, pipeline, timing
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.trees import traffic, ways
 from mmfree_neuro.model import tokenizer
+from mmfree_neuro.run.job import Job
 
 
 def main(folder: Path) -> None:

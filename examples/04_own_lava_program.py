@@ -12,12 +12,12 @@ from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 
 from mmfree_neuro import pipeline, planning
-from mmfree_neuro.job import Job
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.model import checkpoint
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.run.job import Job
 from mmfree_sims import fast
 from mmfree_sims.lava import engine
 

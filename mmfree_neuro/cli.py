@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from mmfree_neuro import describe, explore, files, pipeline, planning
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
-from mmfree_neuro.job import Job
 from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
-from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.load import load_system, system_names
 
 DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "examples" / "checkpoints" / "stdlib-5m"

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mmfree_neuro import cost, timing
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.trees import Ways, traffic, ways
+from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.timing import Span, Timing
 

@@ -27,16 +27,6 @@ from mmfree_neuro.graph.graph_file import Run
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import (
-    Job,
-    Report,
-    Result,
-    RunState,
-    Saving,
-    check_new_tokens,
-    check_shape,
-    silent,
-)
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeights, ternary_weights
@@ -46,6 +36,16 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.run.job import (
+    Job,
+    Report,
+    Result,
+    RunState,
+    Saving,
+    check_new_tokens,
+    check_shape,
+    silent,
+)
 
 ENGINES = ("reference", "fast", "gpu", "lava", "lava-per-core", "mpi")
 CALIBRATION_WINDOW = 512
@@ -84,7 +84,7 @@ def engine_named(name: str, placement: Sequence[int] | None = None) -> Engine:
         raise InputError(f"engine {name} has no ranks, must be mpi to place chips on them")
     match name:
         case "reference":
-            from mmfree_neuro import reference
+            from mmfree_neuro.run import reference
 
             return reference.run
         case "fast":
@@ -234,7 +234,7 @@ def to_graph(
 ) -> Graph:
     """Calibrate and lower a checkpoint, and measure what it lost."""
     from mmfree_kernels.calibrate import calibrate, windows_for
-    from mmfree_neuro.job import check
+    from mmfree_neuro.run.job import check
 
     if tokenizer is not None:
         texts.check_tokenizer(tokenizer, checkpoint.config.vocab_size)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from mmfree_neuro import files
-from mmfree_neuro.activity import expected
 from mmfree_neuro.describe import Bounds
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.explore import Choice, Point, points
@@ -21,6 +20,7 @@ from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import need_programs
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import StoredMapping
+from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 

@@ -26,12 +26,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import HardwareError, InputError
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.trees import Ways
+from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 BOUNDS = ("low", "central", "high")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mmfree_neuro import cost
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import Span, Timing
 

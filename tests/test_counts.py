@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mmfree_neuro import reference
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.job import Job
 from mmfree_sims.counts import Counting, Layout
 
 

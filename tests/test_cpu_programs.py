@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.cpu import memory, ternary
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import reference
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph import graph_file, programs, recorder
 from mmfree_neuro.graph.bounds import Bounds, Interval
@@ -37,10 +36,11 @@ from mmfree_neuro.graph.recorder import Op, Program, Recorder
 from mmfree_neuro.graph.verify import sum_bound
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SigmoidTable, sigmoid_table
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_sims import fast
 from mmfree_sims.neurons import Neurons
 
@@ -712,7 +712,7 @@ def test_where_no_compiler_was_found(
 
         from mmfree_kernels.cpu import programs, ternary
         from mmfree_neuro.graph import graph_file as storage
-        from mmfree_neuro.job import Job
+        from mmfree_neuro.run.job import Job
         from mmfree_sims import fast
 
         assert programs.available() == ternary.available() == ("numpy",)

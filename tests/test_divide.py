@@ -10,8 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import reference
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.graph.nodes import Graph, Input, Output, PartialSum
 from mmfree_neuro.graph.partial_sums import Columns, by_columns, evenly, sums
@@ -20,8 +18,10 @@ from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import instruction_counts, verify, verify_matrices
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.ternary import TILE, pack
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.plan import Plan, by_core

@@ -12,7 +12,6 @@ import pytest
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import cli, explore, pictures, planning
-from mmfree_neuro.activity import Activity, expected
 from mmfree_neuro.explore import Choice, Point
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
@@ -22,6 +21,7 @@ from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.run.activity import Activity, expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_neuro.timing import Span

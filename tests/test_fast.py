@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmfree_neuro import reference
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_sims import fast
 from mmfree_sims.neurons import Neurons, forget
 

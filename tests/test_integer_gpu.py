@@ -18,8 +18,7 @@ from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
 from mmfree_kernels.integer.ternary import Packed
-from mmfree_neuro import cli, pipeline, reference
-from mmfree_neuro.activity import nothing
+from mmfree_neuro import cli, pipeline
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, programs
 from mmfree_neuro.graph.machine import REGISTER_HIGH, Value
@@ -39,10 +38,12 @@ from mmfree_neuro.graph.verify import sum_bound
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.pipeline import in_one_place
-from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.activity import nothing
+from mmfree_neuro.run.job import Job, RunState, Saving, silent
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_sims import fast, gpu
 
 Mapper = Callable[..., Mapping]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mmfree_neuro.activity import Activity, nothing
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import Job, RunState, Saving, check, check_saving, drive, silent
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.run.activity import Activity, nothing
+from mmfree_neuro.run.job import Job, RunState, Saving, check, check_saving, drive, silent
+from mmfree_neuro.run.sampling import Sampling
 
 WRONG = {
     "flat": (

@@ -19,7 +19,6 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
-from mmfree_neuro.job import Job
 from mmfree_neuro.lowering.hgrn_bit import lower
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
@@ -27,6 +26,7 @@ from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.run.job import Job
 from mmfree_neuro.systems.load import load_system
 from mmfree_partition.check import check
 from mmfree_partition.route import route
@@ -117,9 +117,9 @@ COMPARE = """
 
     import numpy as np
 
-    from mmfree_neuro import reference; from mmfree_neuro.graph import graph_file as storage
-    from mmfree_neuro.job import Job, silent
-    from mmfree_neuro.sampling import Sampling
+    from mmfree_neuro.run import reference; from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro.run.job import Job, silent
+    from mmfree_neuro.run.sampling import Sampling
     from mmfree_sims import fast
     from mmfree_sims.lava import engine
 
@@ -263,7 +263,7 @@ def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
         import numpy as np
 
         from mmfree_neuro.graph import graph_file as storage
-        from mmfree_neuro.job import Job
+        from mmfree_neuro.run.job import Job
         from mmfree_sims.lava import engine
 
         graph, stored = storage.load_mapped(Path(sys.argv[1]))

@@ -92,8 +92,8 @@ def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
         import numpy as np
 
         from mmfree_neuro.graph import graph_file as storage
-        from mmfree_neuro.job import Job
-        from mmfree_neuro.sampling import Sampling
+        from mmfree_neuro.run.job import Job
+        from mmfree_neuro.run.sampling import Sampling
         from mmfree_sims import fast
         from mmfree_sims.lava import engine
         from lava.magma.core.run_conditions import RunSteps
@@ -146,7 +146,7 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
         import numpy as np
 
         from mmfree_neuro.graph import graph_file as storage
-        from mmfree_neuro.job import Job
+        from mmfree_neuro.run.job import Job
         from mmfree_sims import fast
         from mmfree_sims.lava import engine
         from mmfree_sims.lava.chip.process import vector_words

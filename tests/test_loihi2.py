@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mmfree_neuro import cost, planning, timing
-from mmfree_neuro.activity import expected
 from mmfree_neuro.cost import Energy
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_neuro.testing import published_graph

@@ -7,15 +7,16 @@ import pytest
 
 from mmfree_kernels import evaluate, model
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import pipeline, reference
+from mmfree_neuro import pipeline
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
-from mmfree_neuro.job import Job
 from mmfree_neuro.lowering import hgrn_bit, norms
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.job import Job
 from mmfree_sims import fast
 
 SMALL = 1e-3, 1.0, 1e3

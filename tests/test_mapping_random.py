@@ -20,11 +20,10 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import pipeline, planning, reference
+from mmfree_neuro import pipeline, planning
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import Job, Result
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
@@ -32,6 +31,8 @@ from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.planning import Wish, with_weight_bits
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.job import Job, Result
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_partition.bound import gaps

@@ -17,13 +17,12 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, pipeline, reference
+from mmfree_neuro import cli, pipeline
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.lowering.hgrn_bit import lower
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
@@ -32,7 +31,9 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.route import route
 from mmfree_sims import fast, mpi
@@ -340,7 +341,7 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
         import numpy as np
 
         from mmfree_neuro.graph import graph_file as storage
-        from mmfree_neuro.job import Job, Result, RunState, Saving, silent
+        from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
         from mmfree_sims import mpi
         from mmfree_sims.packets import HEADER
         from mmfree_sims.plan import Plan
@@ -378,7 +379,7 @@ SAVING = """
 
     from mmfree_neuro.graph import graph_file as storage
     from mmfree_neuro.errors import Served
-    from mmfree_neuro.job import Saving, silent
+    from mmfree_neuro.run.job import Saving, silent
     from mmfree_sims import mpi
 
     graph, stored = storage.load_mapped(Path(sys.argv[1]))

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmfree_neuro import pipeline, reference
-from mmfree_neuro.activity import Activity
+from mmfree_neuro import pipeline
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, Input, MaxAbs, Output
 from mmfree_neuro.integers.fixedpoint import QType
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.job import Job
 
 
 def test_logits_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:

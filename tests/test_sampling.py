@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.sampling import Sampling, choose, weights
+from mmfree_neuro.run.sampling import Sampling, choose, weights
 
 
 @pytest.mark.parametrize("temperature", [-0.5, 100.5, float("nan")])

@@ -13,8 +13,8 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import partial_sums
 from mmfree_neuro.graph.nodes import Graph, Output
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.sanafe import Counts, Energies, Figures, Opinion, compare, record

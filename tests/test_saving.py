@@ -21,13 +21,11 @@ import safetensors
 import safetensors.numpy
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, planning, reference
-from mmfree_neuro.activity import nothing
+from mmfree_neuro import cli, planning
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import STATE_FILE, check_output, identity, load_state, save_state
 from mmfree_neuro.graph.nodes import MLGRU, Graph
-from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
@@ -36,7 +34,10 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.activity import nothing
+from mmfree_neuro.run.job import Job, RunState, Saving, silent
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_sims import fast
 
 TIMEOUT_S = 60
@@ -992,8 +993,8 @@ MIXED = """
     import numpy as np
 
     from mmfree_neuro.graph import graph_file as storage
-    from mmfree_neuro.job import Job, Saving, silent
-    from mmfree_neuro.sampling import Sampling
+    from mmfree_neuro.run.job import Job, Saving, silent
+    from mmfree_neuro.run.sampling import Sampling
     from mmfree_sims import fast
     from mmfree_sims.lava import engine
 
@@ -1085,7 +1086,7 @@ def test_lava_refuses_what_cannot_be_saved(files: Files, tmp_path: Path) -> None
 
         from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.errors import InputError
-        from mmfree_neuro.job import Job, Saving, silent
+        from mmfree_neuro.run.job import Job, Saving, silent
         from mmfree_sims.lava import engine
 
         graph, stored = storage.load_mapped(Path(sys.argv[1]))

@@ -25,10 +25,10 @@ from mmfree_neuro.graph.graph_file import (
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import StoredMapping, load_mapped, load_mapping, save_mapping
+from mmfree_neuro.run.job import Job
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_sims import fast

@@ -19,7 +19,6 @@ import pytest
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import reference
 from mmfree_neuro.graph.nodes import (
     Gain,
     Graph,
@@ -33,14 +32,15 @@ from mmfree_neuro.graph.nodes import (
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
-from mmfree_neuro.job import Job, RunState, Saving, silent
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.sampling import Sampling
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.job import Job, RunState, Saving, silent
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_partition.route import route
 from mmfree_sims import board, fast
 from mmfree_sims.host import TOGETHER, Book, Host, start_of

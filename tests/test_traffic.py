@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro import timing
-from mmfree_neuro.activity import Activity, nothing
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.mapping.trees import Traffic, Ways, chip_path, traffic, ways
+from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 HOST_CORE = Location(HOST, 0)

@@ -21,7 +21,6 @@ from rows import write
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import pipeline, planning, timing
-from mmfree_neuro.activity import expected
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.lowering import hgrn_bit
@@ -31,6 +30,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
+from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph

@@ -38,12 +38,12 @@ from mmfree_neuro.integers.tables import (
     inverse_root_guess,
     sigmoid_table,
 )
-from mmfree_neuro.job import Job
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 TRAINED, WHOLE = "float model as trained", "a16, whole graph"

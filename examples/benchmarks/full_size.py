@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 from mmfree_neuro import pipeline; from mmfree_neuro.graph import graph_file as storage
 from mmfree_neuro.errors import Served
-from mmfree_neuro.job import Job
+from mmfree_neuro.run.job import Job
 
 path, engine, out = Path(sys.argv[1]), sys.argv[2], sys.argv[5]
 prompt, generated = int(sys.argv[3]), int(sys.argv[4])

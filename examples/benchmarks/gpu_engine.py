@@ -19,10 +19,10 @@ import torch
 from mmfree_kernels.bench import record
 from mmfree_neuro import pipeline
 from mmfree_neuro.errors import MMFreeError
-from mmfree_neuro.job import Job, Result
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.model.config import PUBLISHED
 from mmfree_neuro.model.synthetic import write_synthetic
+from mmfree_neuro.run.job import Job, Result
 
 NEW_TOKENS = 16
 

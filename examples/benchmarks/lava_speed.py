@@ -13,8 +13,8 @@ import numpy as np
 from rows import write
 
 from mmfree_neuro import pipeline
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 PROMPT = 384

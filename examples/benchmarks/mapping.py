@@ -17,13 +17,13 @@ import time
 from rows import write
 
 from mmfree_neuro import explore, planning
-from mmfree_neuro.activity import expected
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import mapping_to_plain
 from mmfree_neuro.planning import PLACERS, Wish
+from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.testing import published_graph
 

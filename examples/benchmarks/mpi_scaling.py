@@ -29,7 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 from mmfree_neuro.graph import graph_file as storage
-from mmfree_neuro.job import Job
+from mmfree_neuro.run.job import Job
 from mmfree_sims import fast, mpi
 
 comm, prompt, generated = mpi.world(), int(sys.argv[3]), int(sys.argv[4])

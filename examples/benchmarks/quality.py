@@ -15,11 +15,11 @@ from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import from_checkpoint
 from mmfree_neuro import pipeline
-from mmfree_neuro.job import Job
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
+from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 

@@ -18,13 +18,13 @@ from rows import write
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import pipeline
 from mmfree_neuro.graph.nodes import AnyNode, Graph, block_of
-from mmfree_neuro.job import Job
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
+from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.sanafe import Opinion, compare, record

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from rows import write
 
 from mmfree_neuro import baselines, cost, planning, timing
-from mmfree_neuro.activity import expected
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.planning import Wish
+from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_neuro.testing import published_graph

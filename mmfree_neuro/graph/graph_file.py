@@ -25,7 +25,6 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import GraphError, InputError
 from mmfree_neuro.files import read_bytes, read_json, whole_file, written
 from mmfree_neuro.graph import nodes as ir
@@ -35,7 +34,6 @@ from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
-from mmfree_neuro.job import Job, RunState
 from mmfree_neuro.mapping.footprint import Footprint
 from mmfree_neuro.mapping.mapping import Location, Mapping
 from mmfree_neuro.mapping.mapping_file import (
@@ -43,6 +41,8 @@ from mmfree_neuro.mapping.mapping_file import (
     mapping_to_plain,
     system_from_plain,
 )
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.job import Job, RunState
 from mmfree_neuro.systems.spec import SystemSpec
 
 GRAPH_FORMAT = "mmfree-neuro graph 2"

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import SystemSpec
 
 Link = tuple[int, int]

@@ -11,10 +11,10 @@ from itertools import accumulate
 import numpy as np
 
 from mmfree_kernels.cpu.ternary import synops
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping as Placed
+from mmfree_neuro.run.activity import Activity
 
 
 class Layout:

@@ -36,12 +36,12 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from mmfree_neuro.activity import expected
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph, span
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.trees import chip_path
+from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.timing import BETWEEN, MESH, PER_CORE, barrier
 

@@ -6,11 +6,11 @@ import time
 import numpy as np
 
 from mmfree_kernels.cpu.memory import keep_freed
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.job import Job, Report, Result, Saving, drive, silent
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import Int32, Neurons, Words, forget
 

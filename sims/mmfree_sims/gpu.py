@@ -6,12 +6,12 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.job import Job, Report, Result, Saving, drive, silent
 from mmfree_sims.counts import Counting
 
 try:

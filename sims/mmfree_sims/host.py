@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import Job, RunState, Saving
 from mmfree_neuro.mapping.mapping import HOST, Mapping
-from mmfree_neuro.sampling import choose
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.job import Job, RunState, Saving
+from mmfree_neuro.run.sampling import choose
 from mmfree_sims.board import Board
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import Words

@@ -26,8 +26,8 @@ from mmfree_neuro.errors import EngineError, InputError, RunFailed, Served
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_sims import board
 from mmfree_sims.board import Board
 from mmfree_sims.host import Book, Host, start_of

@@ -9,8 +9,8 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_neuro.mapping.mapping import HOST, Mapping
+from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_sims.host import FROM_ZERO, Book, Start, start_of
 from mmfree_sims.lava import guard
 from mmfree_sims.lava.chip.process import Chip, Host

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.job import Job
+from mmfree_neuro.run.job import Job
 from mmfree_sims import board
 from mmfree_sims.board import Board
 

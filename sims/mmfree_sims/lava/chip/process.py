@@ -11,8 +11,8 @@ from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 
-from mmfree_neuro.job import Job
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.run.job import Job
 from mmfree_sims.host import FROM_ZERO, Start
 from mmfree_sims.packets import HEADER
 from mmfree_sims.plan import Plan

@@ -11,7 +11,6 @@ from functools import reduce
 
 import numpy as np
 
-from mmfree_neuro.activity import Activity, nothing
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.machine import CheckedMachine, Value
 from mmfree_neuro.graph.nodes import (
@@ -26,8 +25,9 @@ from mmfree_neuro.graph.nodes import (
 )
 from mmfree_neuro.integers.fixedpoint import Ints, fit
 from mmfree_neuro.integers.ternary import Codes
-from mmfree_neuro.job import Job, Report, Result, Saving, drive, silent
 from mmfree_neuro.mapping.mapping import Mapping, Shard
+from mmfree_neuro.run.activity import Activity, nothing
+from mmfree_neuro.run.job import Job, Report, Result, Saving, drive, silent
 
 Signals = dict[tuple[str, str], Ints]
 """What every node sent for one token, by node and port."""

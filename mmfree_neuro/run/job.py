@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.activity import Activity
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.sampling import Sampling, choose
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.sampling import Sampling, choose
 
 MOST_LOGITS = 1 << 30
 """Logits that a job may keep, all in memory at 8 bytes each."""
