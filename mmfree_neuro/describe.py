@@ -13,7 +13,6 @@ import numpy as np
 
 from mmfree_neuro import files
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.graph.graph_file import Run
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import verify_matrices
@@ -22,6 +21,8 @@ from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.run import run_file
+from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 ReadCheckpoint = Callable[[Path], Checkpoint]
@@ -215,7 +216,7 @@ def anything(
 ) -> tuple[dict[str, Any], str]:
     """What a path holds: as content, and as text."""
     if (path / "run.json").is_file():
-        run = graph_file.load_run(path)
+        run = run_file.load_run(path)
         content = {
             "engine": run.engine,
             "prompt": run.prompt,

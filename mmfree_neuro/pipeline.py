@@ -9,8 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -21,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro import files
-from mmfree_neuro.errors import EngineError, InputError, RunFailed
+from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.graph.graph_file import Run
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.integers.fixedpoint import Ints
@@ -36,16 +34,11 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.run.job import (
-    Job,
-    Report,
-    Result,
-    RunState,
-    Saving,
-    check_new_tokens,
-    check_shape,
-    silent,
-)
+from mmfree_neuro.run import run_file
+from mmfree_neuro.run.folder import whole_folder
+from mmfree_neuro.run.job import Job, Report, Result, Saving, check_new_tokens, check_shape, silent
+from mmfree_neuro.run.run_file import Run
+from mmfree_neuro.run.state_file import saving
 
 ENGINES = ("reference", "fast", "gpu", "lava", "lava-per-core", "mpi")
 CALIBRATION_WINDOW = 512
@@ -328,8 +321,8 @@ def simulate(
         now,
         use_of_cores(graph, stored.mapping, stored.system.chip),
     )
-    with graph_file.whole_folder(output) as folder:
-        graph_file.save_run(run, folder)
+    with whole_folder(output) as folder:
+        run_file.save_run(run, folder)
     return run
 
 
@@ -358,37 +351,6 @@ def end_ranks(engine: str, status: int, *, waited_for: bool = False) -> None:
         from mmfree_sims import mpi
 
         mpi.end(status, waited_for=waited_for)
-
-
-@contextmanager
-def saving(mapping: Mapping, job: Job, output: Path, every: int, resume: bool) -> Iterator[Saving]:
-    """How the states of a run are kept in its folder; what ends the run early says whether it can
-    be resumed."""
-    identity = graph_file.identity(mapping, job)
-    resumed = graph_file.load_state(output, identity) if resume else None
-    graph_file.check_output(output, resume=resume)
-    latest = [0 if resumed is None else resumed.fed]
-
-    def write(state: RunState) -> None:
-        try:
-            graph_file.save_state(state, identity, output)
-        except InputError as error:
-            raise RunFailed(str(error)) from None
-        latest[0] = state.fed
-
-    def hint() -> str:
-        return (
-            f"the state after {latest[0]} tokens is in {output}, --resume goes on from there"
-            if latest[0]
-            else ""
-        )
-
-    try:
-        yield Saving(every, write, resumed)
-    except RunFailed as failed:
-        raise RunFailed("\n".join(filter(None, (str(failed), hint())))) from None
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(hint()) from None
 
 
 def versions() -> dict[str, str]:
@@ -474,7 +436,7 @@ def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> d
     for path in gpu_rows:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
             raise InputError(f"{output}: is a file of GPU rows, must be another file to write")
-    run = graph_file.load_run(folder)
+    run = run_file.load_run(folder)
     rows, left_out = measured.load(gpu_rows)
     content = report.build(run, baselines.load() + rows, run.use, roofline.load())
     content["comparison"]["sentences"] += left_out

@@ -15,13 +15,13 @@ import jinja2
 
 from mmfree_neuro import cost, roofline, timing
 from mmfree_neuro.baselines import Baseline, compare
-from mmfree_neuro.graph.graph_file import Run
 from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.mapping.trees import Ways, traffic, ways
 from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
 from mmfree_neuro.roofline import Gpu
 from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import Quantity
 from mmfree_neuro.timing import BOUNDS
 

@@ -25,6 +25,7 @@ from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.run import run_file
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
 
@@ -335,7 +336,7 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
         )
         content = json.loads(capsys.readouterr().out)
         assert content["engine"] == engine
-        said.append((content["text"], graph_file.load_run(tmp_path / "run").new_tokens))
+        said.append((content["text"], run_file.load_run(tmp_path / "run").new_tokens))
     assert said[0] == said[1]
     assert len(said[0][1]) == 5
     assert set(tree(tmp_path)) == {"run", "run/run.json"}

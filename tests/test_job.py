@@ -8,8 +8,9 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity, nothing
-from mmfree_neuro.run.job import Job, RunState, Saving, check, check_saving, drive, silent
+from mmfree_neuro.run.job import Job, RunState, Saving, check, check_saving, silent
 from mmfree_neuro.run.sampling import Sampling
+from mmfree_neuro.run.session import drive
 
 WRONG = {
     "flat": (

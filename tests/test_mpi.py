@@ -31,7 +31,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.run import reference
+from mmfree_neuro.run import reference, run_file, state_file
 from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.spec import SystemSpec
@@ -258,7 +258,7 @@ def simulate(
 
 def outcome(folder: Path) -> tuple[object, ...]:
     """What a run gave, less the time it took."""
-    run = graph_file.load_run(folder)
+    run = run_file.load_run(folder)
     return run.prefill, run.generate, run.new_tokens, run.text
 
 
@@ -494,7 +494,7 @@ def test_one_run_is_written_and_told_once(ranks: int, path: Path, tmp_path: Path
     status, out, err = run_on(ranks, tmp_path, *COMMAND, *simulate(path, run, "--save-every", "5"))
     assert (status, err) == (0, "")
     assert [path.name for path in run.iterdir()] == ["run.json"]
-    assert out.startswith(f"ab{graph_file.load_run(run).text}\n\nmpi: started in ")
+    assert out.startswith(f"ab{run_file.load_run(run).text}\n\nmpi: started in ")
     assert out.count("mpi: started in ") == 1
     assert outcome(run) == unbroken(path, tmp_path / "fast", 24)
 
@@ -796,7 +796,7 @@ def test_a_run_that_is_disturbed_ends_and_is_resumed(name: str, path: Path, tmp_
         launched.assert_nothing_left()
     graph, stored = mapping_file.load_mapped(path)
     prompt = np.array([texts.encode(graph.bos, graph.tokenizer, "ab")])
-    state = graph_file.load_state(run, graph_file.identity(stored.mapping, Job(prompt)))
+    state = state_file.load_state(run, state_file.identity(stored.mapping, Job(prompt)))
     assert state.fed % 32 == 0
     assert err.startswith(hint.format(fed=state.fed, run=run))
     assert status != 0 and "mpi: started" not in out

@@ -21,6 +21,7 @@ from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as text
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.run import run_file
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 WORDS = [
@@ -225,7 +226,7 @@ def test_a_run_prints_text(
     ]
     assert cli.main(["simulate", files / "model.map", *what]) == 0
     said = capsys.readouterr().out
-    run = graph_file.load_run(out)
+    run = run_file.load_run(out)
     assert list(run.prompt_tokens) == [
         1,
         *map(Tokenizer.from_str(JSON).token_to_id, ("▁once", "▁upon", "▁a")),
@@ -268,7 +269,7 @@ def test_a_run_says_the_words_that_were_chosen(
     ]
     assert cli.main(["simulate", files / "model.map", *what]) == 0
     assert capsys.readouterr().out.startswith("the cat, once upon a time.\n\n")
-    assert graph_file.load_run(tmp_path / "run").text == " once upon a time."
+    assert run_file.load_run(tmp_path / "run").text == " once upon a time."
 
 
 def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path) -> None:
@@ -391,7 +392,7 @@ def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
     """It begins with the first token of the model."""
     what = ["--prompt", "", "--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
     assert cli.main(["simulate", files / "model.map", *what]) == 0
-    assert graph_file.load_run(tmp_path / "run").prompt_tokens == (1,)
+    assert run_file.load_run(tmp_path / "run").prompt_tokens == (1,)
 
 
 @pytest.mark.parametrize(

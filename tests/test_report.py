@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from mmfree_neuro import baselines, pictures, report, roofline
-from mmfree_neuro.graph.graph_file import Run
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.footprint import Footprint, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.pictures import figure, spread
 from mmfree_neuro.run.activity import Activity, nothing
+from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 USE = {

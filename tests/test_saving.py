@@ -24,7 +24,6 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import cli, planning
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.graph.graph_file import STATE_FILE, check_output, identity, load_state, save_state
 from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
@@ -34,10 +33,12 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.run import reference
+from mmfree_neuro.run import reference, run_file
 from mmfree_neuro.run.activity import nothing
+from mmfree_neuro.run.folder import STATE_FILE, check_output, whole_folder
 from mmfree_neuro.run.job import Job, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
+from mmfree_neuro.run.state_file import identity, load_state, save_state
 from mmfree_sims import fast
 
 TIMEOUT_S = 60
@@ -544,7 +545,7 @@ def test_no_step_of_writing_a_run_harms_the_older(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(holder, step, no_space)
-            with pytest.raises(InputError) as error, graph_file.whole_folder(folder) as scratch:
+            with pytest.raises(InputError) as error, whole_folder(folder) as scratch:
                 (scratch / "run.json").write_text("new")
         assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
         assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}, step
@@ -562,11 +563,11 @@ def test_an_older_run_comes_back_where_the_new_one_cannot_take_its_place(
         rename(source, target)
 
     monkeypatch.setattr(graph_file.os, "replace", fails_for_the_new)
-    with pytest.raises(InputError) as error, graph_file.whole_folder(folder) as scratch:
+    with pytest.raises(InputError) as error, whole_folder(folder) as scratch:
         (scratch / "run.json").write_text("new")
     assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
     assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}
-    with graph_file.whole_folder(folder) as scratch:
+    with whole_folder(folder) as scratch:
         (scratch / "run.json").write_text("new")
     assert tree(tmp_path) == {"run/run.json": b"new"}
 
@@ -593,17 +594,17 @@ def simulate(files: Files, out: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> graph_file.Run:
+def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> run_file.Run:
     """The run that nothing stopped."""
     out = tmp_path_factory.mktemp("straight") / "run"
     assert cli.main(simulate(files, out, "--save-every", "0")) == 0
-    return graph_file.load_run(out)
+    return run_file.load_run(out)
 
 
-def assert_finished(out: Path, straight: graph_file.Run) -> None:
+def assert_finished(out: Path, straight: run_file.Run) -> None:
     """The folder holds the run alone, and it is that which nothing stopped."""
     assert [path.name for path in out.iterdir()] == ["run.json"]
-    run = graph_file.load_run(out)
+    run = run_file.load_run(out)
     assert (run.text, run.new_tokens, run.prompt_tokens) == (
         straight.text,
         straight.new_tokens,
@@ -651,7 +652,7 @@ def test_an_interrupted_run_is_resumed(
     fed: int,
     engine: str,
     files: Files,
-    straight: graph_file.Run,
+    straight: run_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -679,7 +680,7 @@ def test_an_interrupted_run_is_resumed(
 
 def test_a_run_is_interrupted_again_and_again(
     files: Files,
-    straight: graph_file.Run,
+    straight: run_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -703,7 +704,7 @@ def test_a_run_is_interrupted_again_and_again(
 
 def test_a_run_that_died(
     files: Files,
-    straight: graph_file.Run,
+    straight: run_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -733,7 +734,7 @@ def test_a_run_that_died(
 
 
 def test_a_run_that_saved_states_leaves_none(
-    files: Files, straight: graph_file.Run, tmp_path: Path
+    files: Files, straight: run_file.Run, tmp_path: Path
 ) -> None:
     """Over an older run, too."""
     for every in ("1", "4", "100"):
@@ -743,7 +744,7 @@ def test_a_run_that_saved_states_leaves_none(
 
 def test_an_older_run_stays_until_the_new_one_is_finished(
     files: Files,
-    straight: graph_file.Run,
+    straight: run_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -762,7 +763,7 @@ def test_an_older_run_stays_until_the_new_one_is_finished(
 
 def test_more_tokens_are_asked_for_on_the_command_line(
     files: Files,
-    straight: graph_file.Run,
+    straight: run_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -870,7 +871,7 @@ def test_a_full_disk_is_one_line(
 
 def test_a_disk_that_fills_up_during_a_run(
     files: Files,
-    straight: graph_file.Run,
+    straight: run_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -909,7 +910,7 @@ def test_a_disk_that_is_full_at_the_first_state(files: Files, tmp_path: Path, ca
 
 def test_a_disk_that_is_full_at_the_end(
     files: Files,
-    straight: graph_file.Run,
+    straight: run_file.Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -917,11 +918,9 @@ def test_a_disk_that_is_full_at_the_end(
     """The last state stays."""
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "8")
-    save_run = graph_file.save_run
+    save_run = run_file.save_run
     with monkeypatch.context() as patch:
-        patch.setattr(
-            graph_file, "save_run", lambda run, folder: (save_run(run, folder), no_space())
-        )
+        patch.setattr(run_file, "save_run", lambda run, folder: (save_run(run, folder), no_space()))
         assert cli.main(begin) == 2
     assert (
         capsys.readouterr().err
@@ -954,7 +953,7 @@ def run_python(program: str, folder: Path, *arguments: str) -> subprocess.Comple
 
 @pytest.mark.parametrize("state", [1, 2])
 def test_killed_while_a_state_was_written(
-    state: int, files: Files, straight: graph_file.Run, tmp_path: Path, capsys: Said
+    state: int, files: Files, straight: run_file.Run, tmp_path: Path, capsys: Said
 ) -> None:
     """With kill -9, before the new state has its name: the run goes on from the older, or begins
     anew."""
@@ -1139,7 +1138,7 @@ LAVA_STOPS = """
 
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_a_lava_run_that_was_stopped_is_resumed_by_others(
-    how: str, files: Files, straight: graph_file.Run, tmp_path: Path
+    how: str, files: Files, straight: run_file.Run, tmp_path: Path
 ) -> None:
     """From the last state that was written; so many tokens are asked for that the run is not over
     before."""
@@ -1162,12 +1161,12 @@ def test_a_lava_run_that_was_stopped_is_resumed_by_others(
     assert cli.main(resume) == 0
     whole = simulate(files, tmp_path / "whole", "--new-tokens", new_tokens)
     assert cli.main(whole) == 0
-    assert_finished(out, graph_file.load_run(tmp_path / "whole"))
-    assert graph_file.load_run(out).new_tokens[:NEW] == straight.new_tokens
+    assert_finished(out, run_file.load_run(tmp_path / "whole"))
+    assert run_file.load_run(out).new_tokens[:NEW] == straight.new_tokens
 
 
 def test_a_run_of_the_fast_engine_is_resumed_by_lava(
-    files: Files, straight: graph_file.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, straight: run_file.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "2")
@@ -1179,7 +1178,7 @@ def test_a_run_of_the_fast_engine_is_resumed_by_lava(
 
 
 def test_a_disk_that_fills_up_during_a_lava_run(
-    files: Files, straight: graph_file.Run, tmp_path: Path
+    files: Files, straight: run_file.Run, tmp_path: Path
 ) -> None:
     program = """
         import errno

@@ -13,22 +13,17 @@ import safetensors
 
 from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.files import whole_file
-from mmfree_neuro.graph.graph_file import (
-    Run,
-    identity,
-    load_graph,
-    load_run,
-    save_graph,
-    save_run,
-    whole_folder,
-)
+from mmfree_neuro.graph.graph_file import load_graph, save_graph
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import StoredMapping, load_mapped, load_mapping, save_mapping
+from mmfree_neuro.run.folder import whole_folder
 from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.run_file import Run, load_run, save_run
+from mmfree_neuro.run.state_file import identity
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_sims import fast

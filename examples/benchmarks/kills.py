@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rows import write
 
-from mmfree_neuro.graph import graph_file
+from mmfree_neuro.run import run_file
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 PROMPT = "import os\n"
@@ -116,7 +116,7 @@ def simulate(
 
 def outcome(run: Path) -> tuple[object, ...]:
     """What a run gave, less the time it took."""
-    found = graph_file.load_run(run)
+    found = run_file.load_run(run)
     return found.new_tokens, found.text, found.prefill, found.generate
 
 

@@ -27,7 +27,8 @@ from mmfree_neuro.integers.fixedpoint import Ints, fit
 from mmfree_neuro.integers.ternary import Codes
 from mmfree_neuro.mapping.mapping import Mapping, Shard
 from mmfree_neuro.run.activity import Activity, nothing
-from mmfree_neuro.run.job import Job, Report, Result, Saving, drive, silent
+from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
+from mmfree_neuro.run.session import drive
 
 Signals = dict[tuple[str, str], Ints]
 """What every node sent for one token, by node and port."""

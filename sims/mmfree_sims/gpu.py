@@ -11,7 +11,8 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.job import Job, Report, Result, Saving, drive, silent
+from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
+from mmfree_neuro.run.session import drive
 from mmfree_sims.counts import Counting
 
 try:

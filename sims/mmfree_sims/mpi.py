@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.errors import EngineError, InputError, RunFailed, Served
-from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.run import state_file
 from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_saving, silent
 from mmfree_sims import board
 from mmfree_sims.board import Board
@@ -394,7 +394,7 @@ def serve(
     check_placement(placement, mapping, comm.Get_size())
     agree(
         None,
-        f"{graph_file.identity(mapping, job)} {job.new_tokens} {job.keep_logits} {list(placement)}",
+        f"{state_file.identity(mapping, job)} {job.new_tokens} {job.keep_logits} {list(placement)}",
     )
     if comm.Get_size() > 1:
         _tie_to_parent()
