@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfree_neuro import cost, pipeline, timing
+from mmfree_neuro import pipeline
+from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.trees import traffic, ways

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from typing import Any
 
+from mmfree_neuro.cost.timing import BOUNDS
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.graph.summary import GraphSummary
-from mmfree_neuro.timing import BOUNDS
 
 if sys.version_info >= (3, 11):
     import tomllib

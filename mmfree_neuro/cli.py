@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from mmfree_neuro import describe, explore, files, pipeline, planning
+from mmfree_neuro import describe, files, pipeline, planning
+from mmfree_neuro.cost import explore
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
 from mmfree_neuro.run.job import Job

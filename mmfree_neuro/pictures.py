@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from mmfree_neuro.explore import Point, front
+from mmfree_neuro.cost.explore import Point, front
 from mmfree_neuro.mapping.mapping import HOST
 
 Plain = dict[str, Any]

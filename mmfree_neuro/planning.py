@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from mmfree_neuro import files
+from mmfree_neuro.cost.explore import Choice, Point, points
 from mmfree_neuro.describe import Bounds
 from mmfree_neuro.errors import CapacityError, InputError
-from mmfree_neuro.explore import Choice, Point, points
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.graph.partial_sums import by_columns

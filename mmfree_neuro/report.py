@@ -13,8 +13,11 @@ from typing import Any
 
 import jinja2
 
-from mmfree_neuro import cost, roofline, timing
+from mmfree_neuro import roofline
 from mmfree_neuro.baselines import Baseline, compare
+from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.timing import BOUNDS
 from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.mapping.trees import Ways, traffic, ways
@@ -23,7 +26,6 @@ from mmfree_neuro.roofline import Gpu
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import Quantity
-from mmfree_neuro.timing import BOUNDS
 
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
 UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bits"}

@@ -6,13 +6,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from mmfree_neuro import cost
+from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost.timing import Span, Timing
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
-from mmfree_neuro.timing import Span, Timing
 
 PJ = 1e-9  # in millijoule
 SUMMARY = GraphSummary(

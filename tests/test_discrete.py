@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from mmfree_neuro import timing
+from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.timing import BETWEEN, MESH, PER_CORE, Load
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
@@ -19,7 +20,6 @@ from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
-from mmfree_neuro.timing import BETWEEN, MESH, PER_CORE, Load
 from mmfree_partition.route import route
 from mmfree_sims import discrete
 from mmfree_sims.discrete import Outcome, simulate

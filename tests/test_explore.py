@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, explore, pictures, planning
-from mmfree_neuro.explore import Choice, Point
+from mmfree_neuro import cli, pictures, planning
+from mmfree_neuro.cost import explore
+from mmfree_neuro.cost.explore import Choice, Point
+from mmfree_neuro.cost.timing import Span
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise
@@ -24,7 +26,6 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.run.activity import Activity, expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
-from mmfree_neuro.timing import Span
 
 NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule
 PNG = b"\x89PNG\r\n"

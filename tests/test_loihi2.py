@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from mmfree_neuro import cost, planning, timing
-from mmfree_neuro.cost import Energy
+from mmfree_neuro import planning
+from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.energy import Energy
+from mmfree_neuro.cost.timing import BOUNDS, Timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_neuro.testing import published_graph
-from mmfree_neuro.timing import BOUNDS, Timing
 
 FITTED = Path(__file__).parent.parent / "examples" / "benchmarks" / "results" / "fit_loihi2.json"
 BLOCKS = 24

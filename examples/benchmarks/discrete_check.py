@@ -1,4 +1,5 @@
-"""The formulas of `mmfree_neuro.timing` beside a discrete-event simulation of the same mappings.
+"""The formulas of `mmfree_neuro.cost.timing` beside a discrete-event simulation of the same
+mappings.
 
 A small random model of two blocks of 64 channels, and one block of the 370M model, on one chip and
 on three.  A row is the time of a token as simulated, over that of the formula; without a barrier in
@@ -20,7 +21,9 @@ import numpy as np
 from rows import write
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import pipeline, planning, timing
+from mmfree_neuro import pipeline, planning
+from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.timing import MESH, PER_CORE, Load
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.lowering import hgrn_bit
@@ -34,7 +37,6 @@ from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
-from mmfree_neuro.timing import MESH, PER_CORE, Load
 from mmfree_partition.route import route
 from mmfree_sims.discrete import Outcome, simulate
 

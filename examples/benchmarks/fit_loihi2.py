@@ -13,7 +13,8 @@ from typing import Any
 
 from rows import write
 
-from mmfree_neuro import cost, planning, timing
+from mmfree_neuro import planning
+from mmfree_neuro.cost import energy, timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import traffic, ways
 from mmfree_neuro.run.activity import expected
@@ -56,11 +57,11 @@ def counts() -> dict[str, float]:
     nothing = Quantity(0, 0, 0, "to be fitted")
     bare = replace(system, chip=replace(system.chip, fall_through_step_ns=nothing))
     return {
-        "synops": cost.on_chips(mapping, activity.synops),
-        "reads": cost.on_chips(mapping, activity.reads),
+        "synops": energy.on_chips(mapping, activity.synops),
+        "reads": energy.on_chips(mapping, activity.reads),
         "messages": moved.messages,
         "hops": moved.hops,
-        "instructions": sum(cost.instructions(mapping, summary, activity).values()),
+        "instructions": sum(energy.instructions(mapping, summary, activity).values()),
         "reads_of_the_slowest_core": float(reads.sum(0).max()),
         "steps": load.steps,
         "us_of_the_slowest_resources_of_all_steps": timing.fall_through(

@@ -16,7 +16,8 @@ import time
 
 from rows import write
 
-from mmfree_neuro import explore, planning
+from mmfree_neuro import planning
+from mmfree_neuro.cost import explore
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise

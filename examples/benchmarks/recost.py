@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from rows import write
 
-from mmfree_neuro import cost, planning, timing
+from mmfree_neuro import planning
+from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import expected

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from rows import write
 
-from mmfree_neuro import baselines, cost, planning, timing
+from mmfree_neuro import baselines, planning
+from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.timing import BOUNDS, Span, Timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.planning import Wish
@@ -18,7 +21,6 @@ from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_neuro.testing import published_graph
-from mmfree_neuro.timing import BOUNDS, Span, Timing
 
 BLOCKS = 24
 

@@ -1,5 +1,5 @@
-"""A discrete-event simulation of a mapping, to check the formulas of `mmfree_neuro.timing` on small
-cases.
+"""A discrete-event simulation of a mapping, to check the formulas of `mmfree_neuro.cost.timing` on
+small cases.
 
 It knows what the formulas leave out: what waits for what.  Every core is one server for each of its
 resources, every link of a mesh and every link between chips (each direction, and each chip's way
@@ -36,6 +36,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from mmfree_neuro.cost.timing import BETWEEN, MESH, PER_CORE, barrier
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph, span
 from mmfree_neuro.graph.summary import summarise
@@ -43,7 +44,6 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.trees import chip_path
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_neuro.timing import BETWEEN, MESH, PER_CORE, barrier
 
 Server = tuple[str, tuple[int, ...]]
 """A resource by its name in `timing`, and where: (chip, core), (chip, core, core) on a mesh, or

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mmfree_neuro import cost, timing
+from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.timing import Span, Timing
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.trees import Ways, traffic, ways
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_neuro.timing import Span, Timing
 
 SPLITS = ("rows", "columns", "spread")
 """By rows alone; and by columns where that saves messages; and every node over all cores of its
