@@ -10,10 +10,11 @@ import numpy as np
 
 from mmfree_neuro import pipeline
 from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import timing
+from mmfree_neuro.cost import load, timing
+from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.mapping.trees import traffic, ways
+from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.model import tokenizer
 from mmfree_neuro.run.job import Job
 
@@ -34,9 +35,7 @@ def main(folder: Path) -> None:
     # The same counts can be costed on any system, in milliseconds.
     summary, activity, found = summarise(graph), fast.generate, ways(stored.mapping, stored.system)
     moved = traffic(stored.mapping, activity, found)
-    times = timing.fall_through(
-        timing.load(stored.mapping, summary, activity, found), stored.system
-    )
+    times = timing.fall_through(load.load(stored.mapping, summary, activity, found), stored.system)
     energy = cost.energy(stored.mapping, summary, activity, stored.system, times, found)
     rate, joules, alone = (
         times.tokens_per_s,

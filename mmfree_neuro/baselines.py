@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from typing import Any
 
-from mmfree_neuro.cost.timing import BOUNDS
+from mmfree_neuro.cost.span import BOUNDS
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.graph.summary import GraphSummary
 

@@ -16,11 +16,13 @@ import jinja2
 from mmfree_neuro import roofline
 from mmfree_neuro.baselines import Baseline, compare
 from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
-from mmfree_neuro.cost.timing import BOUNDS
+from mmfree_neuro.cost.span import BOUNDS
+from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location
-from mmfree_neuro.mapping.trees import Ways, traffic, ways
+from mmfree_neuro.mapping.trees import Ways, ways
 from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
 from mmfree_neuro.roofline import Gpu
 from mmfree_neuro.run.activity import Activity
@@ -155,7 +157,7 @@ def _phase(
     tokens = activity.tokens
     if tokens == 0:
         return None
-    load = timing.load(run.mapping, run.summary, activity, found)
+    load = load_.load(run.mapping, run.summary, activity, found)
     times, free = (estimate(load, run.system) for estimate in modes.values())
     energy = cost.energy(run.mapping, run.summary, activity, run.system, times, found)
     issued = cost.instructions(run.mapping, run.summary, activity)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost.timing import Span, Timing
+from mmfree_neuro.cost.span import Span
+from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.mapping.trees import ways

@@ -9,8 +9,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
-from mmfree_neuro.cost.timing import BETWEEN, MESH, PER_CORE, Load
+from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, Load
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
@@ -68,7 +69,7 @@ def timed(system: SystemSpec, **figures: float) -> SystemSpec:
 
 def loaded(graph: Graph, mapping: Mapping, system: SystemSpec) -> Load:
     """The load of a token whose payloads are all sent."""
-    return timing.load(mapping, summarise(graph), expected(graph, mapping), ways(mapping, system))
+    return load_.load(mapping, summarise(graph), expected(graph, mapping), ways(mapping, system))
 
 
 def nanoseconds(outcome: Outcome) -> float:

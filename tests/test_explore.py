@@ -14,7 +14,7 @@ from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import cli, pictures, planning
 from mmfree_neuro.cost import explore
 from mmfree_neuro.cost.explore import Choice, Point
-from mmfree_neuro.cost.timing import Span
+from mmfree_neuro.cost.span import Span
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise

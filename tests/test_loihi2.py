@@ -13,9 +13,11 @@ import pytest
 
 from mmfree_neuro import planning
 from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
 from mmfree_neuro.cost.energy import Energy
-from mmfree_neuro.cost.timing import BOUNDS, Timing
+from mmfree_neuro.cost.span import BOUNDS
+from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import expected
@@ -55,7 +57,7 @@ def estimate(blocks: int, name: str) -> Estimate:
     graph, mapping = planning.place(published_graph("370m", blocks=blocks), "", system, wish)
     assert len(mapping.chips) == blocks
     counted, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
-    load = timing.load(mapping, summary, counted, found)
+    load = load_.load(mapping, summary, counted, found)
     times = timing.pipelined(load, system), timing.fall_through(load, system)
     prefill, generation = (
         cost.energy(mapping, summary, counted, system, each, found) for each in times

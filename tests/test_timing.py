@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_neuro.cost import timing
-from mmfree_neuro.cost.timing import Load, Span, Timing
+from mmfree_neuro.cost import load, timing
+from mmfree_neuro.cost.load import Load
+from mmfree_neuro.cost.span import Span
+from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.errors import HardwareError, InputError
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
@@ -107,7 +109,7 @@ def active() -> Activity:
 def loaded(*places: Location) -> Load:
     """The load of that activity on that mapping."""
     mapping = mapped(*(places or (FIRST, SECOND, LAST)))
-    return timing.load(mapping, SUMMARY, active(), ways(mapping, board()))
+    return load.load(mapping, SUMMARY, active(), ways(mapping, board()))
 
 
 def bounds(span: Span) -> tuple[float, float, float]:
@@ -252,7 +254,7 @@ def test_the_barrier_depends_on_how_many_chips_are_in_use(chips: int, barrier: i
     places = HOST_CORE, *(Location(chip, 0) for chip in range(chips))  # the host is no chip
     mapping, system = Mapping("", "board", "by hand", shards, places, ()), board(**CENTRAL)
     activity = replace(nothing(mapping), tokens=1)
-    found = timing.load(mapping, SUMMARY, activity, ways(mapping, system))
+    found = load.load(mapping, SUMMARY, activity, ways(mapping, system))
     assert timing.barrier(system.chip, chips).central == barrier
     assert timing.pipelined(found, system).step_seconds.central == pytest.approx(barrier * NS)
     assert timing.pipelined(found, system).barrier_share == pytest.approx(1)
@@ -297,7 +299,7 @@ def test_a_phase_without_tokens_cannot_be_timed() -> None:
     mapping = mapped(FIRST, SECOND, LAST)
     message = "the run has no token in this phase, must have at least one to be timed"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        timing.load(mapping, SUMMARY, nothing(mapping), ways(mapping, board()))
+        load.load(mapping, SUMMARY, nothing(mapping), ways(mapping, board()))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_neuro.cost import timing
+from mmfree_neuro.cost import load
+from mmfree_neuro.cost.traffic import Traffic, traffic
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.mapping.trees import Traffic, Ways, chip_path, traffic, ways
+from mmfree_neuro.mapping.trees import Ways, chip_path, ways
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
@@ -306,7 +307,7 @@ def drawn_out(mapping: Mapping, found: Ways, activity: Activity, loads: Counter[
     summary = GraphSummary(
         "drawn", "a16", 0, 2, 32, {}, (*nodes, NodeSummary("end", "", 1, None, 2, {}, 0, 0))
     )
-    by_step, in_all = timing.load(mapping, summary, activity, found).mesh
+    by_step, in_all = load.load(mapping, summary, activity, found).mesh
     assert in_all == max(loads.values(), default=0)
     halves = [Counter[int](), Counter[int]()]
     for route, start, stop in zip(found.run_route, found.run_start, found.run_stop, strict=True):

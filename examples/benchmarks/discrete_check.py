@@ -22,8 +22,9 @@ from rows import write
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_neuro import pipeline, planning
+from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
-from mmfree_neuro.cost.timing import MESH, PER_CORE, Load
+from mmfree_neuro.cost.load import MESH, PER_CORE, Load
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.lowering import hgrn_bit
@@ -155,7 +156,7 @@ def row(what: str, load: Load, found: Outcome, formula_s: float) -> dict[str, ob
 def rows(system: SystemSpec) -> Iterator[dict[str, object]]:
     """A row for every case and mode."""
     for what, graph, mapping, how in cases(system):
-        load = timing.load(
+        load = load_.load(
             mapping, summarise(graph), expected(graph, mapping), ways(mapping, system)
         )
         for mode, formula in FORMULAS.items():

@@ -15,8 +15,10 @@ from rows import write
 
 from mmfree_neuro import planning
 from mmfree_neuro.cost import energy, timing
+from mmfree_neuro.cost import load as load_
+from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping.trees import traffic, ways
+from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
@@ -52,7 +54,7 @@ def counts() -> dict[str, float]:
     )
     activity, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
     moved = traffic(mapping, activity, found)
-    load = timing.load(mapping, summary, activity, found)
+    load = load_.load(mapping, summary, activity, found)
     reads = load.per_core["synapses read"]
     nothing = Quantity(0, 0, 0, "to be fitted")
     bare = replace(system, chip=replace(system.chip, fall_through_step_ns=nothing))

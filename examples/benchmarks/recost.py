@@ -14,6 +14,7 @@ from rows import write
 
 from mmfree_neuro import planning
 from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
@@ -38,7 +39,7 @@ def main() -> None:
             begin = time.monotonic()
             trees = ways(mapping, system)
             between = time.monotonic()
-            load = timing.load(mapping, summary, activity, trees)
+            load = load_.load(mapping, summary, activity, trees)
             loaded = time.monotonic()
             for chip in (
                 system.chip,

@@ -12,8 +12,10 @@ from rows import write
 
 from mmfree_neuro import baselines, planning
 from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
-from mmfree_neuro.cost.timing import BOUNDS, Span, Timing
+from mmfree_neuro.cost.span import BOUNDS, Span
+from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.planning import Wish
@@ -58,7 +60,7 @@ def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
         Wish("block-per-chip", head_on_host=True),
     )
     summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
-    load = timing.load(mapping, summary, activity, found)
+    load = load_.load(mapping, summary, activity, found)
     return {
         name: (times, cost.energy(mapping, summary, activity, system, times, found))
         for name, estimate in (("prefill", timing.pipelined), ("generate", timing.fall_through))
@@ -215,7 +217,7 @@ def ratios() -> list[dict[str, object]]:
         published_graph("370m"), "", system, Wish("block-per-chip", head_on_host=True)
     )
     summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
-    times = timing.fall_through(timing.load(mapping, summary, activity, found), system)
+    times = timing.fall_through(load_.load(mapping, summary, activity, found), system)
     energy = cost.energy(mapping, summary, activity, system, times, found).millijoule_per_token
     ours = {
         "published headline": (headline.tokens_per_s, headline.millijoule_per_token),

@@ -9,11 +9,13 @@ chips alone, and that of the whole system.
 from collections import Counter
 from dataclasses import dataclass
 
-from mmfree_neuro.cost.timing import BOUNDS, Span, Timing
+from mmfree_neuro.cost.span import BOUNDS, Span
+from mmfree_neuro.cost.timing import Timing
+from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Mapping
-from mmfree_neuro.mapping.trees import Ways, traffic
+from mmfree_neuro.mapping.trees import Ways
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 

@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
-from mmfree_neuro.cost.timing import Span, Timing
+from mmfree_neuro.cost.span import Span
+from mmfree_neuro.cost.timing import Timing
+from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.mapping.trees import Ways, traffic, ways
+from mmfree_neuro.mapping.trees import Ways, ways
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import SystemSpec
 
@@ -72,7 +75,7 @@ def points(
     """A mapping in every mode."""
     found = ways(mapping, system)
     chips = choice.copies * len(mapping.chips)
-    load = replace(timing.load(mapping, summary, activity, found), chips=chips)
+    load = replace(load_.load(mapping, summary, activity, found), chips=chips)
     return tuple(
         _point(choice, phase, mapping, summary, activity, system, estimate(load, system), found)
         for phase, modes in MODES.items()

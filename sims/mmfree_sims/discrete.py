@@ -36,7 +36,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from mmfree_neuro.cost.timing import BETWEEN, MESH, PER_CORE, barrier
+from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE
+from mmfree_neuro.cost.timing import barrier
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph, span
 from mmfree_neuro.graph.summary import summarise
