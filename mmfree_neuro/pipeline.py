@@ -431,14 +431,15 @@ def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> d
     `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the
     project; a row that was measured later takes the place of an earlier one.
     """
-    from mmfree_neuro import baselines, measured, pictures, report, roofline
+    from mmfree_neuro import pictures, report
+    from mmfree_neuro.baselines import measured, published, roofline
 
     for path in gpu_rows:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
             raise InputError(f"{output}: is a file of GPU rows, must be another file to write")
     run = run_file.load_run(folder)
     rows, left_out = measured.load(gpu_rows)
-    content = report.build(run, baselines.load() + rows, run.use, roofline.load())
+    content = report.build(run, published.load() + rows, run.use, roofline.load())
     content["comparison"]["sentences"] += left_out
     match output.suffix:
         case ".html":

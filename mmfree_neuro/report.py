@@ -13,8 +13,9 @@ from typing import Any
 
 import jinja2
 
-from mmfree_neuro import roofline
-from mmfree_neuro.baselines import Baseline, compare
+from mmfree_neuro.baselines import roofline
+from mmfree_neuro.baselines.published import Baseline, compare
+from mmfree_neuro.baselines.roofline import Gpu
 from mmfree_neuro.cost import energy as cost
 from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
@@ -24,7 +25,6 @@ from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.mapping.trees import Ways, ways
 from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
-from mmfree_neuro.roofline import Gpu
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import Quantity

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmfree_neuro import baselines
-from mmfree_neuro.baselines import SYNAPSES, Baseline
+from mmfree_neuro.baselines import published
+from mmfree_neuro.baselines.published import SYNAPSES, Baseline
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 
@@ -89,7 +89,7 @@ def test_a_result_takes_what_its_series_shares() -> None:
         "the GPU",
         "a paper, Table 1",
     )
-    assert baselines.parse(text(), "rows.toml") == (expected,)
+    assert published.parse(text(), "rows.toml") == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_a_row_without_a_field_or_a_source_is_refused(
     with pytest.raises(
         HardwareError, match=f"^{re.escape(f'rows.toml: series 1, result 1: {message}')}$"
     ):
-        baselines.parse(text(**changes), "rows.toml")
+        published.parse(text(**changes), "rows.toml")
 
 
 def test_an_unknown_figure_is_refused() -> None:
     message = "rows.toml: series 1, result 1: watts is not a figure that a row may have"
     with pytest.raises(HardwareError, match=f"^{re.escape(message)}$"):
-        baselines.parse(text(watts="3"), "rows.toml")
+        published.parse(text(watts="3"), "rows.toml")
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_an_unknown_figure_is_refused() -> None:
 )
 def test_a_file_without_rows_is_refused(content: str, message: str) -> None:
     with pytest.raises(HardwareError, match=f"^{re.escape(message)}$"):
-        baselines.parse(content, "rows.toml")
+        published.parse(content, "rows.toml")
 
 
 def test_a_file_that_is_not_toml_is_refused() -> None:
     message = r"rows\.toml: not readable as TOML \(Invalid statement \(at line 1, column 1\)\)"
     with pytest.raises(HardwareError, match=f"^{message}$"):
-        baselines.parse("*", "rows.toml")
+        published.parse("*", "rows.toml")
 
 
 def test_the_rows_that_come_with_the_project_are_as_published() -> None:
-    rows = baselines.load()
+    rows = published.load()
     found = {
         (r.name, r.device, r.mode, r.batch, r.sequence_length): (
             r.tokens_per_s,
@@ -180,16 +180,16 @@ def test_the_rows_that_come_with_the_project_are_as_published() -> None:
 
 
 def test_no_row_names_a_path() -> None:
-    file = Path(baselines.__file__).with_name("baselines.toml")
+    file = Path(published.__file__).with_name("baselines.toml")
     assert not re.search(r"/(home|root|work|tmp)/", file.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("model", SYNAPSES)
 def test_a_model_is_told_by_its_synapses(model: str) -> None:
     known = SYNAPSES[model]
-    assert baselines.model_of(summary(known)) == model
-    assert baselines.model_of(summary(known * 102 // 100)) == model
-    assert baselines.model_of(summary(known * 97 // 100)) is None
+    assert published.model_of(summary(known)) == model
+    assert published.model_of(summary(known * 102 // 100)) == model
+    assert published.model_of(summary(known * 97 // 100)) is None
 
 
 def test_the_strongest_rows_and_the_edge_gpus_are_marked() -> None:
@@ -199,7 +199,7 @@ def test_the_strongest_rows_and_the_edge_gpus_are_marked() -> None:
         row(batch=64, tokens_per_s=900.0, millijoule_per_token=2.0),
     )
     chip = row(device_kind="neuromorphic", tokens_per_s=1e6, millijoule_per_token=1e-3)
-    marks = baselines.distinctions((edge, fast, batched, chip))
+    marks = published.distinctions((edge, fast, batched, chip))
     assert marks[edge] == ("edge GPU", "least energy known for one sequence")
     assert marks[fast] == ("fastest known for one sequence",)
     assert marks[batched] == ("fastest known of its size", "least energy known of its size")
@@ -214,7 +214,7 @@ def test_beside_a_run_stand_the_nearest_lengths_and_the_strongest_rows() -> None
         row(mode="prefill"),
     )
     rows = (short, nearest, strongest, weak, other_mode)
-    assert baselines.beside(rows, "generate", 900) == (nearest, strongest, weak)
+    assert published.beside(rows, "generate", 900) == (nearest, strongest, weak)
 
 
 PHASE = {
@@ -225,7 +225,7 @@ PHASE = {
 
 def test_a_ratio_names_both_rows_and_carries_the_range() -> None:
     rows = (row(),)
-    found = baselines.compare(
+    found = published.compare(
         summary(SYNAPSES["370m"]), "board", {"generate": PHASE}, {"generate": 10}, rows
     )
     (ratio,) = found["ratios"]
@@ -237,7 +237,7 @@ def test_a_ratio_names_both_rows_and_carries_the_range() -> None:
 
 
 def test_another_model_gets_context_and_no_ratio() -> None:
-    found = baselines.compare(
+    found = published.compare(
         summary(524_288), "board", {"generate": PHASE}, {"generate": 10}, (row(),)
     )
     assert (found["model"], found["ratios"], len(found["context"])) == (None, [], 1)
@@ -251,7 +251,7 @@ def test_another_model_gets_context_and_no_ratio() -> None:
 def test_a_phase_without_tokens_and_a_row_of_another_size_get_no_ratio() -> None:
     rows = (row(), row(mode="prefill"), row(model="1.3b", name="Net 1.3B"))
     lengths = {"prefill": 10, "generate": 10}
-    found = baselines.compare(summary(SYNAPSES["370m"]), "board", {"prefill": PHASE}, lengths, rows)
+    found = published.compare(summary(SYNAPSES["370m"]), "board", {"prefill": PHASE}, lengths, rows)
     assert [ratio["theirs"]["mode"] for ratio in found["ratios"]] == ["prefill"]
     assert [(other["model"], other["mode"]) for other in found["context"]] == [
         ("370m", "generate"),
@@ -265,8 +265,8 @@ def test_a_phase_without_tokens_and_a_row_of_another_size_get_no_ratio() -> None
 @pytest.mark.parametrize("mode", ["prefill", "generate"])
 def test_the_flattering_and_the_strongest_row_are_both_beside_a_370m_run(mode: str) -> None:
     lengths = {mode: 100}
-    found = baselines.compare(
-        summary(SYNAPSES["370m"]), "board", {mode: PHASE}, lengths, baselines.load()
+    found = published.compare(
+        summary(SYNAPSES["370m"]), "board", {mode: PHASE}, lengths, published.load()
     )
     devices = {ratio["theirs"]["device"] for ratio in found["ratios"]}
     marks = {mark for ratio in found["ratios"] for mark in ratio["theirs"]["stands_out_as"]}

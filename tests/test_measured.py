@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mmfree_neuro import measured
-from mmfree_neuro.baselines import Baseline
+from mmfree_neuro.baselines import measured
+from mmfree_neuro.baselines.published import Baseline
 from mmfree_neuro.errors import HardwareError
 
 ROW = {

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmfree_neuro import baselines, pictures, report, roofline
+from mmfree_neuro import pictures, report
+from mmfree_neuro.baselines import published, roofline
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.footprint import Footprint, use_of_cores
@@ -132,7 +133,7 @@ def made_run(synapses: int = 24, **changes: Any) -> Run:
 
 def built(run: Run) -> dict[str, Any]:
     """The report of a run beside all rows."""
-    return report.build(run, baselines.load(), run.use)
+    return report.build(run, published.load(), run.use)
 
 
 @pytest.mark.parametrize(
@@ -447,9 +448,9 @@ def test_the_same_model_is_given_ratios_with_both_rows_named() -> None:
 
 
 def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> None:
-    run = made_run(synapses=baselines.SYNAPSES["370m"])
+    run = made_run(synapses=published.SYNAPSES["370m"])
     gpus = tuple(gpu for gpu in roofline.load() if gpu.name in ("NVIDIA L4", "NVIDIA H200 SXM"))
-    found = report.build(run, baselines.load(), run.use, gpus)
+    found = report.build(run, published.load(), run.use, gpus)
     estimated = found["comparison"]["estimated"]
     assert [(row["device"], row["mode"], row["sequence_length"]) for row in estimated] == [
         ("NVIDIA L4", "prefill", 2),
@@ -461,7 +462,7 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
     assert devices.isdisjoint({"NVIDIA L4", "NVIDIA H200 SXM"})
     page = report.to_markdown(found)
     assert "**Rooflines of GPUs: estimated bounds, not measured**" in page
-    rate = pictures.figure(300e9 / (baselines.SYNAPSES["370m"] / 4 + 4 * 8), "tokens/s")
+    rate = pictures.figure(300e9 / (published.SYNAPSES["370m"] / 4 + 4 * 8), "tokens/s")
     what = "NVIDIA L4; generation, one sequence | estimated, roofline, not measured"
     assert f"| {what} | at most {rate} | memory | " in page
     assert (
@@ -473,16 +474,16 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
 
 
 def test_a_measured_row_stands_beside_the_published_ones() -> None:
-    run = made_run(synapses=baselines.SYNAPSES["370m"])
+    run = made_run(synapses=published.SYNAPSES["370m"])
     row = replace(
-        baselines.load()[3],
+        published.load()[3],
         device="GPU X",
         tokens_per_s=1e6,
         millijoule_per_token=0.5,
         implementation="packed",
         source="measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02",
     )
-    found = report.build(run, (*baselines.load(), row), run.use)
+    found = report.build(run, (*published.load(), row), run.use)
     (ratio,) = [
         ratio for ratio in found["comparison"]["ratios"] if ratio["theirs"]["device"] == "GPU X"
     ]

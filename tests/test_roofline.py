@@ -2,10 +2,10 @@
 
 import pytest
 
-from mmfree_neuro import roofline
+from mmfree_neuro.baselines import roofline
+from mmfree_neuro.baselines.roofline import Figure, Gpu
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
-from mmfree_neuro.roofline import Figure, Gpu
 
 SUMMARY = GraphSummary(
     "net",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from mmfree_kernels.bench.record import load
-from mmfree_neuro import baselines
+from mmfree_neuro.baselines import published
 from mmfree_neuro.errors import InputError, MMFreeError
 
 ROWS = Path(__file__).parent / "results" / "gpu.json"
@@ -61,7 +61,7 @@ def curves(
         found.append((*look, points))
     known = [
         row
-        for row in baselines.load()
+        for row in published.load()
         if (row.model, row.mode) == (MODEL, mode) and row.same_architecture
     ]
     for (device, implementation), look in THEIRS.items():

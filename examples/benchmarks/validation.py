@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from rows import write
 
-from mmfree_neuro import baselines, planning
+from mmfree_neuro import planning
+from mmfree_neuro.baselines import published as baselines
 from mmfree_neuro.cost import energy as cost
 from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mmfree_kernels.torch_bin import load_bin
+from mmfree_neuro.baselines.measured import IMPLEMENTATIONS, MODES
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.lowering.ternarise import is_ternary
-from mmfree_neuro.measured import IMPLEMENTATIONS, MODES
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import PUBLISHED, ModelConfig

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.baselines import Baseline, check_row, model_with
+from mmfree_neuro.baselines.published import Baseline, check_row, model_with
 from mmfree_neuro.errors import HardwareError
 
 EDGE = re.compile(r"\b(jetson|orin|xavier|tegra)\b", re.IGNORECASE)

@@ -1,0 +1,1 @@
+"""Published and measured rows of GPUs, and rooflines. Stands on `cost`."""
