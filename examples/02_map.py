@@ -7,8 +7,9 @@ Run after 01: python examples/02_map.py [OUTPUT FOLDER]
 import sys
 from pathlib import Path
 
-from mmfree_neuro import describe, planning
+from mmfree_neuro import planning
 from mmfree_neuro.mapping.as_networkx import mapping_to_networkx
+from mmfree_neuro.report import terminal
 
 
 def main(folder: Path) -> None:
@@ -17,7 +18,7 @@ def main(folder: Path) -> None:
         graph_file, "kapoho-point", folder / "packed.map", planning.Wish(chips=8)
     )
     print(
-        describe.mapping(
+        terminal.mapping(
             graph,
             packed.mapping,
             packed.system,
@@ -28,7 +29,7 @@ def main(folder: Path) -> None:
         graph_file, "kapoho-point", folder / "spread.map", planning.Wish("block-per-chip", cores=16)
     )
     print(
-        describe.mapping(
+        terminal.mapping(
             graph,
             spread.mapping,
             spread.system,

@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from mmfree_neuro import describe, files, pipeline, planning
+from mmfree_neuro import files, pipeline, planning
 from mmfree_neuro.cost import explore
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
+from mmfree_neuro.report import terminal
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.load import load_system, system_names
@@ -73,7 +74,7 @@ def convert(options: argparse.Namespace) -> None:
         options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, _say
     )
     text = (
-        f"wrote {options.output}: {describe.graph_line(graph)}\n{describe.quality(graph.quality)}"
+        f"wrote {options.output}: {terminal.graph_line(graph)}\n{terminal.quality(graph.quality)}"
     )
     content = {"scheme": graph.scheme, "nodes": len(graph.nodes), "quality": graph.quality}
     _show({"graph": str(options.output), **content}, text, options.json)
@@ -95,9 +96,9 @@ def map_(options: argparse.Namespace) -> None:
     graph, stored = planning.map_graph(options.graph, options.system, options.output, wish)
     bounds = planning.bounds(graph, stored.mapping, stored.system, options.cores)
     text = (
-        f"wrote {options.output}\n{describe.mapping(graph, stored.mapping, stored.system, bounds)}"
+        f"wrote {options.output}\n{terminal.mapping(graph, stored.mapping, stored.system, bounds)}"
     )
-    content = describe.mapping_content(graph, stored.mapping, stored.system, bounds)
+    content = terminal.mapping_content(graph, stored.mapping, stored.system, bounds)
     _show({"mapping": str(options.output), **content}, text, options.json)
 
 
@@ -183,7 +184,7 @@ def simulate(options: argparse.Namespace) -> None:
         "text": run.text,
         "seconds": run.seconds,
     }
-    _show(content, f"{run.prompt}{run.text}\n\n{describe.speed(run)}", options.json)
+    _show(content, f"{run.prompt}{run.text}\n\n{terminal.speed(run)}", options.json)
 
 
 def _placement(text: str | None) -> tuple[int, ...] | None:
@@ -199,7 +200,7 @@ def _placement(text: str | None) -> tuple[int, ...] | None:
 def report_(options: argparse.Namespace) -> None:
     """Write the report of a run."""
     content = pipeline.write_report(options.run, options.output, options.gpu_rows)
-    _show(content, f"wrote {options.output}\n{describe.estimates(content)}", options.json)
+    _show(content, f"wrote {options.output}\n{terminal.estimates(content)}", options.json)
 
 
 def logits(options: argparse.Namespace) -> None:
@@ -304,14 +305,14 @@ def bench(options: argparse.Namespace) -> None:
         except Exception:
             print(json.dumps(row), flush=True)  # so that what was measured is not lost
             raise
-    _show(row, describe.gpu_row(row), options.json)
+    _show(row, terminal.gpu_row(row), options.json)
 
 
 def systems(options: argparse.Namespace) -> None:
     """List the systems, or show one."""
     if options.name is not None:
         spec = load_system(options.name)
-        _show(asdict(spec), describe.system(spec), options.json)
+        _show(asdict(spec), terminal.system(spec), options.json)
         return
     specs = [load_system(name) for name in system_names()]
     content = {
@@ -326,11 +327,11 @@ def systems(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Show a checkpoint, a graph, a mapping or a run as text."""
-    content, text = describe.anything(options.path, pipeline.read_checkpoint, planning.bounds)
+    content, text = terminal.anything(options.path, pipeline.read_checkpoint, planning.bounds)
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
-        describe.write_codes(pipeline.read_checkpoint(options.path), options.codes)
+        terminal.write_codes(pipeline.read_checkpoint(options.path), options.codes)
     _show(content, text, options.json)
 
 

@@ -431,8 +431,9 @@ def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> d
     `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the
     project; a row that was measured later takes the place of an earlier one.
     """
-    from mmfree_neuro import pictures, report
     from mmfree_neuro.baselines import measured, published, roofline
+    from mmfree_neuro.report import content as report
+    from mmfree_neuro.report import pictures
 
     for path in gpu_rows:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mmfree_neuro import files
 from mmfree_neuro.cost.explore import Choice, Point, points
-from mmfree_neuro.describe import Bounds
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, block_of
@@ -20,6 +19,7 @@ from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import need_programs
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import StoredMapping
+from mmfree_neuro.report.terminal import Bounds
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
@@ -178,7 +178,7 @@ def explore(
 
 def draw_front(found: Sequence[Point], output: Path) -> None:
     """Draw the points of `explore` as a PNG."""
-    from mmfree_neuro import pictures
+    from mmfree_neuro.report import pictures
 
     with files.whole_file(output) as scratch:
         scratch.write_bytes(pictures.fronts(found))

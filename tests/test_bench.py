@@ -29,11 +29,12 @@ from mmfree_kernels.bench.transformer import Transformer
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, point
 from mmfree_kernels.inference.model import from_checkpoint, random
 from mmfree_kernels.model import from_checkpoint as float_model
-from mmfree_neuro import cli, describe
+from mmfree_neuro import cli
 from mmfree_neuro.baselines import measured
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import PUBLISHED, ModelConfig
+from mmfree_neuro.report import terminal
 
 CPU = torch.device("cpu")
 TINY = Subject(
@@ -323,7 +324,7 @@ def test_a_row_says_everything() -> None:
     assert row["versions"]["torch"] == torch.__version__
     assert row["date"].endswith("+00:00")
     assert json.loads(json.dumps(row, allow_nan=False)) == row
-    assert describe.gpu_row(row).splitlines()[2] == "checked against nothing, greedy agreement 1.0"
+    assert terminal.gpu_row(row).splitlines()[2] == "checked against nothing, greedy agreement 1.0"
     (shown,) = measured.parse(json.dumps([row]), "rows.json")
     assert (shown.model, shown.same_architecture, shown.tokens_per_s) == (
         "370m",

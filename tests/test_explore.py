@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, pictures, planning
+from mmfree_neuro import cli, planning
 from mmfree_neuro.cost import explore
 from mmfree_neuro.cost.explore import Choice, Point
 from mmfree_neuro.cost.span import Span
@@ -23,6 +23,7 @@ from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.report import pictures
 from mmfree_neuro.run.activity import Activity, expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec

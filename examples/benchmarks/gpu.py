@@ -21,8 +21,8 @@ from pathlib import Path
 
 from mmfree_kernels.bench import record
 from mmfree_kernels.bench.workload import Point
-from mmfree_neuro.describe import gpu_row
 from mmfree_neuro.errors import MMFreeError, RunFailed
+from mmfree_neuro.report.terminal import gpu_row
 
 ROWS = Path(__file__).parent / "results" / "gpu.json"
 GRACE_S = 120

@@ -24,7 +24,7 @@ from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.mapping.trees import Ways, ways
-from mmfree_neuro.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
+from mmfree_neuro.report.pictures import CAPTIONS, LIMITS, PHASES, Plain, figure, spread
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import Quantity
