@@ -23,6 +23,7 @@ from mmfree_neuro.cost import explore
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
 from mmfree_neuro.report import terminal
+from mmfree_neuro.report import terminal as terminal_
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.load import load_system, system_names
@@ -142,7 +143,7 @@ def explore_(options: argparse.Namespace) -> None:
             f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}"
         )
     content = explore.content(found, failed)
-    text = explore.table(found, failed)
+    text = terminal_.table(found, failed)
     if options.picture is not None:
         planning.draw_front(found, options.picture)
         text += f"\nwrote {options.picture}"

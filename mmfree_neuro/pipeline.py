@@ -432,21 +432,21 @@ def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> d
     project; a row that was measured later takes the place of an earlier one.
     """
     from mmfree_neuro.baselines import measured, published, roofline
-    from mmfree_neuro.report import content as report
-    from mmfree_neuro.report import pictures
+    from mmfree_neuro.report import content as content_
+    from mmfree_neuro.report import pages, pictures
 
     for path in gpu_rows:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
             raise InputError(f"{output}: is a file of GPU rows, must be another file to write")
     run = run_file.load_run(folder)
     rows, left_out = measured.load(gpu_rows)
-    content = report.build(run, published.load() + rows, run.use, roofline.load())
+    content = content_.build(run, published.load() + rows, run.use, roofline.load())
     content["comparison"]["sentences"] += left_out
     match output.suffix:
         case ".html":
-            text = report.to_html(content, pictures.draw(content))
+            text = pages.to_html(content, pictures.draw(content))
         case ".md":
-            text = report.to_markdown(content)
+            text = pages.to_markdown(content)
         case ".json":
             text = json.dumps(content, indent=2)
         case suffix:

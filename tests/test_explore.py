@@ -23,7 +23,7 @@ from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.report import pictures
+from mmfree_neuro.report import pictures, terminal
 from mmfree_neuro.run.activity import Activity, expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
@@ -268,7 +268,7 @@ def test_the_table_has_the_fronts_fastest_first() -> None:
         "chain, rows, 2 bits; synapses read",
         "chain, spread, 2 bits, 8 copies; synapses read",
     )
-    assert explore.table(POINTS, FAILED).splitlines() == [
+    assert terminal.table(POINTS, FAILED).splitlines() == [
         "prefill, pipelined: 1 of 2 points that no other beats",
         head,
         row("1000 [500 … 2e+03]", "0.125 [0.0625 … 0.25]", "0.5 [0.25 … 1]", "2", alone),

@@ -17,8 +17,8 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.footprint import Footprint, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.report import content, pictures
-from mmfree_neuro.report.pictures import figure, spread
+from mmfree_neuro.report import content, pages, pictures, sections, wording
+from mmfree_neuro.report.wording import figure, spread
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
@@ -313,7 +313,7 @@ def test_every_figure_of_the_system_is_there_with_its_source() -> None:
         "source": "source of energy_per_synop_pj",
     }
     assert rows["chip", "memory per core"]["unit"] == "bytes"
-    page = content.to_markdown(built(made_run()))
+    page = pages.to_markdown(built(made_run()))
     for row in rows.values():
         assert row["source"].replace("_", r"\_") in page
 
@@ -321,7 +321,7 @@ def test_every_figure_of_the_system_is_there_with_its_source() -> None:
 def test_a_figure_that_is_not_known_of_every_chip_is_there_where_it_is_known() -> None:
     axons = Quantity(16, 16, 16, "a data sheet")
     system = replace(board(), chip=replace(board().chip, output_axons_per_core=axons))
-    page = content.to_markdown(built(made_run(system=system)))
+    page = pages.to_markdown(built(made_run(system=system)))
     assert "| chip: output axons per core | 16 | 16 | 16 | a data sheet |" in page.splitlines()
     assert "program instructions" not in page
 
@@ -369,11 +369,11 @@ MARKDOWN = [
 
 @pytest.mark.parametrize("line", MARKDOWN)
 def test_the_markdown_page_says(line: str) -> None:
-    assert line in content.to_markdown(built(made_run())).splitlines()
+    assert line in pages.to_markdown(built(made_run())).splitlines()
 
 
 def test_the_speed_of_the_simulator_is_named_as_such() -> None:
-    page = content.to_markdown(built(made_run()))
+    page = pages.to_markdown(built(made_run()))
     assert (
         "## Wall-clock speed of the simulator\n\nHow long the engine reference took on the "
         "computer that simulated the "
@@ -382,11 +382,11 @@ def test_the_speed_of_the_simulator_is_named_as_such() -> None:
 
 
 def test_texts_of_the_run_cannot_break_the_markdown_page() -> None:
-    page = content.to_markdown(built(made_run()))
+    page = pages.to_markdown(built(made_run()))
     assert "Prompt:\n\n```text\nOnce | <b>upon</b>\n```\n" in page
     assert "Generated:\n\n````text\na `time`\n```\nend\n````\n" in page
     system = replace(board(), description="a | b\n<i>c</i>")
-    assert r"| system | board: a \| b \<i\>c\</i\> |" in content.to_markdown(
+    assert r"| system | board: a \| b \<i\>c\</i\> |" in pages.to_markdown(
         built(made_run(system=system))
     )
 
@@ -395,12 +395,12 @@ def test_a_phase_without_tokens_is_left_out_with_a_sentence() -> None:
     run = made_run()
     found = built(replace(run, generate=nothing(run.mapping)))
     assert found["phases"]["generate"] is None
-    page = content.to_markdown(found)
+    page = pages.to_markdown(found)
     assert "The phase generation is left out, because no token ran through the chips in it." in page
     assert "| saturated values | 3 |" in page
     assert "Energy of a token in generation" not in page
     assert sorted(pictures.draw(found)) == PICTURES
-    assert "left out" in content.to_html(found, pictures.draw(found))
+    assert "left out" in pages.to_html(found, pictures.draw(found))
 
 
 def test_a_run_without_tokens_has_no_energy_picture() -> None:
@@ -408,12 +408,12 @@ def test_a_run_without_tokens_has_no_energy_picture() -> None:
     found = built(replace(run, prefill=nothing(run.mapping), generate=nothing(run.mapping)))
     drawn = pictures.draw(found)
     assert "energy" not in drawn
-    assert "estimated throughput" not in content.to_html(found, drawn)
+    assert "estimated throughput" not in pages.to_html(found, drawn)
 
 
 def test_another_model_is_given_no_ratio() -> None:
     found = built(made_run())
-    page = content.to_markdown(found)
+    page = pages.to_markdown(found)
     assert found["comparison"]["ratios"] == []
     assert (
         "No ratio is given, because the rows are of another model: this one has 24 ternary synapses"
@@ -428,7 +428,7 @@ def test_another_model_is_given_no_ratio() -> None:
 
 
 def test_the_same_model_is_given_ratios_with_both_rows_named() -> None:
-    page = content.to_markdown(built(made_run(synapses=341_049_344)))
+    page = pages.to_markdown(built(made_run(synapses=341_049_344)))
     (line,) = (
         line
         for line in page.splitlines()
@@ -460,9 +460,9 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
     ]
     devices = {ratio["theirs"]["device"] for ratio in found["comparison"]["ratios"]}
     assert devices.isdisjoint({"NVIDIA L4", "NVIDIA H200 SXM"})
-    page = content.to_markdown(found)
+    page = pages.to_markdown(found)
     assert "**Rooflines of GPUs: estimated bounds, not measured**" in page
-    rate = pictures.figure(300e9 / (published.SYNAPSES["370m"] / 4 + 4 * 8), "tokens/s")
+    rate = wording.figure(300e9 / (published.SYNAPSES["370m"] / 4 + 4 * 8), "tokens/s")
     what = "NVIDIA L4; generation, one sequence | estimated, roofline, not measured"
     assert f"| {what} | at most {rate} | memory | " in page
     assert (
@@ -470,7 +470,7 @@ def test_gpus_that_were_not_measured_are_estimated_in_a_table_of_their_own() -> 
         in page
     )
     assert "no ratio is taken with them" in page
-    assert "Rooflines of GPUs" not in content.to_markdown(built(run))
+    assert "Rooflines of GPUs" not in pages.to_markdown(built(run))
 
 
 def test_a_measured_row_stands_beside_the_published_ones() -> None:
@@ -493,32 +493,32 @@ def test_a_measured_row_stands_beside_the_published_ones() -> None:
         "fastest known for one sequence",
         "least energy known for one sequence",
     ]
-    page = content.to_markdown(found)
+    page = pages.to_markdown(found)
     assert "Source: measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02." in page
 
 
 def test_the_html_page_needs_nothing_else() -> None:
     found = built(made_run())
-    page = content.to_html(found, pictures.draw(found))
+    page = pages.to_html(found, pictures.draw(found))
     assert page.count("<img ") == len(PICTURES)
     assert set(re.findall(r'(?:src|href)="([^#:]*:)?', page)) <= {"data:", ""}
     assert not re.search(r"<script|<link|@import|url\(", page)
     assert "Once | &lt;b&gt;upon&lt;/b&gt;" in page
     assert "<b>" not in page
-    for title in (section.title for section in content.sections(found)):
+    for title in (section.title for section in sections.sections(found)):
         assert f"<h2>{title}</h2>" in page
 
 
 def test_an_svg_picture_and_one_of_another_name_are_shown_too() -> None:
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"></svg>'
-    page = content.to_html(built(made_run()), {"limits": svg, "my picture": svg})
+    page = pages.to_html(built(made_run()), {"limits": svg, "my picture": svg})
     assert page.count(f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}") == 2
     assert "<figcaption>my picture</figcaption>" in page
 
 
 def test_pictures_are_the_same_every_time() -> None:
     first, second = (pictures.draw(built(made_run())) for _ in range(2))
-    assert sorted(first) == PICTURES == sorted(pictures.CAPTIONS)
+    assert sorted(first) == PICTURES == sorted(wording.CAPTIONS)
     assert first == second
     assert all(picture.startswith(b"\x89PNG\r\n") for picture in first.values())
 
@@ -559,7 +559,7 @@ def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:
     found["links"] = []
     drawn = pictures.draw(found)
     assert sorted(drawn) == PICTURES
-    assert "none" in content.to_markdown(found)
+    assert "none" in pages.to_markdown(found)
 
 
 def test_drawing_leaves_pyplot_and_its_state_alone() -> None:

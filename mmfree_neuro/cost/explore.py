@@ -137,30 +137,3 @@ def content(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> dic
         "points": [asdict(point) | {"front": point in best} for point in found],
         "failed": [asdict(choice) | {"why": why} for choice, why in failed],
     }
-
-
-def table(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> str:
-    """The fronts as text, fastest first, and how many points are not on them."""
-    lines = []
-    for phase, mode in dict.fromkeys((point.phase, point.mode) for point in found):
-        here = [point for point in found if (point.phase, point.mode) == (phase, mode)]
-        best = front(here)
-        lines += [
-            f"{phase}, {mode}: {len(best)} of {len(here)} points that no other beats",
-            f"  {'tokens/s':>26s} {'mJ/token, chips':>26s} {'mJ/token, system':>26s} "
-            f"{'chips':>5s}  choice; slowest",
-        ]
-        for p in best:
-            spans = p.tokens_per_s, p.chip_millijoule_per_token, p.millijoule_per_token
-            cells = " ".join(
-                f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans
-            )
-            lines.append(f"  {cells} {p.chips:5d}  {p.choice}; {p.resource}")
-    lines += [
-        f"not mapped: {choice}, {choice.chips or 'fewest'} chips: {why}"
-        for choice, why in failed
-        if choice.copies == 1
-    ]
-    if too_many := sum(choice.copies > 1 for choice, _ in failed):
-        lines.append(f"not mapped: {too_many} times more copies than there are chips for")
-    return "\n".join(lines)

@@ -23,26 +23,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mmfree_neuro.cost.explore import Point, front
 from mmfree_neuro.mapping.mapping import HOST
+from mmfree_neuro.report.wording import LIMITS, PHASES, Plain, figure, spread
 
-Plain = dict[str, Any]
-
-PHASES = {"prefill": "prefill", "generate": "generation"}
-LIMITS = {
-    "memory": ("memory", "bytes"),
-    "synaptic_memory": ("synaptic memory", "bytes"),
-    "neurons": ("neurons", ""),
-    "state_per_neuron": ("state of a neuron", "bytes"),
-    "input_axons": ("input axons", ""),
-}
-CAPTIONS = {
-    "cores-by-memory": "Chips and their cores, by the share of the synaptic memory in use",
-    "cores-by-kind": (
-        "Chips and their cores, by the kind of node that most of a core's synapses belong to"
-    ),
-    "limits": "Use of every limit of a core: the fullest core and the mean over the cores in use",
-    "energy": "Estimated energy of a token, by part",
-    "links": "Messages per token between chips and the host, over both phases",
-}
 KINDS = {
     "MLGRU": "#4269d0",
     "GLU": "#efb118",
@@ -65,31 +47,6 @@ MOST_CHIPS = 128
 are more."""
 MOST_NAMED = 12
 """The links picture writes its numbers out up to so many rows."""
-
-
-def figure(value: float | None, unit: str = "") -> str:
-    """Three significant digits and a unit; a whole count stays whole."""
-    if value is None:
-        return f"without bound {unit}".rstrip()
-    rounded = float(f"{value:.3g}")
-    size = abs(rounded)
-    if isinstance(value, int) and size < 1e6:
-        text = f"{value:,}"
-    elif size >= 1e6:
-        power, word = (1e9, "billion") if size >= 1e9 else (1e6, "million")
-        text = f"{rounded / power:#.3g}".rstrip(".") + f" {word}"
-    else:
-        text = f"{rounded:,.0f}" if size >= 1000 or size == 0 else f"{rounded:#.3g}".rstrip(".")
-    return f"{text} {unit}".rstrip()
-
-
-def spread(span: Plain, unit: str = "") -> str:
-    """The central figure, and the range where there is one."""
-    if span["low"] == span["high"]:
-        return figure(span["central"], unit)
-    return (
-        f"{figure(span['central'])} ({figure(span['low'])} to {figure(span['high'])}) {unit}"
-    ).rstrip()
 
 
 def draw(report: Plain) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ for machines."""
 import math
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmfree_neuro import files
+from mmfree_neuro.cost.explore import Choice, Point, front
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
@@ -263,4 +264,31 @@ def estimates(report: dict[str, Any]) -> str:
             shown = [f"{c['central']:.3g} [{c['low']:.3g} … {c['high']:.3g}]" for c in cells]
             lines.append(f"{name:24s} {shown[0]:>27s} {shown[1]:>27s} {shown[2]:>27s}")
     lines += report["comparison"]["sentences"]
+    return "\n".join(lines)
+
+
+def table(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> str:
+    """The fronts as text, fastest first, and how many points are not on them."""
+    lines = []
+    for phase, mode in dict.fromkeys((point.phase, point.mode) for point in found):
+        here = [point for point in found if (point.phase, point.mode) == (phase, mode)]
+        best = front(here)
+        lines += [
+            f"{phase}, {mode}: {len(best)} of {len(here)} points that no other beats",
+            f"  {'tokens/s':>26s} {'mJ/token, chips':>26s} {'mJ/token, system':>26s} "
+            f"{'chips':>5s}  choice; slowest",
+        ]
+        for p in best:
+            spans = p.tokens_per_s, p.chip_millijoule_per_token, p.millijoule_per_token
+            cells = " ".join(
+                f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans
+            )
+            lines.append(f"  {cells} {p.chips:5d}  {p.choice}; {p.resource}")
+    lines += [
+        f"not mapped: {choice}, {choice.chips or 'fewest'} chips: {why}"
+        for choice, why in failed
+        if choice.copies == 1
+    ]
+    if too_many := sum(choice.copies > 1 for choice, _ in failed):
+        lines.append(f"not mapped: {too_many} times more copies than there are chips for")
     return "\n".join(lines)

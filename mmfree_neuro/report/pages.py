@@ -1,0 +1,68 @@
+"""Sections as a Markdown page, or as one HTML file with its pictures inside."""
+
+import base64
+import re
+
+import jinja2
+
+from mmfree_neuro.report.sections import Section, sections
+from mmfree_neuro.report.wording import CAPTIONS, PHASES, Plain, figure
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([\\`*_|<>&\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _markdown(section: Section) -> list[str]:
+    lines = [
+        f"## {section.title}",
+        "",
+        *(line for sentence in section.sentences for line in (_cell(sentence), "")),
+    ]
+    for table in section.tables:
+        rows = ["| " + " | ".join(map(_cell, row)) + " |" for row in (table.head, *table.rows)]
+        lines += ([f"**{_cell(table.caption)}**", ""] if table.caption else []) + [
+            rows[0],
+            "|" + " --- |" * len(table.head),
+            *rows[1:],
+            "",
+        ]
+    for label, text in section.texts:
+        fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
+        lines += [f"{label}:", "", fence + "text", text, fence, ""]
+    return lines
+
+
+def to_markdown(report: Plain) -> str:
+    """The report as Markdown, without pictures."""
+    lines = [f"# {_cell(_title(report))}", ""]
+    for section in sections(report):
+        lines += _markdown(section)
+    return "\n".join(lines)
+
+
+def _title(report: Plain) -> str:
+    return f"{report['header']['model']} on {report['header']['system']}"
+
+
+def _as_url(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def to_html(report: Plain, pictures: dict[str, bytes]) -> str:
+    """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG
+    or SVG."""
+    loader = jinja2.PackageLoader("mmfree_neuro")
+    pages = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.globals |= {"figure": figure, "captions": CAPTIONS, "phases": PHASES}
+    urls = {name: _as_url(picture) for name, picture in pictures.items()}
+    return pages.get_template("report.html").render(
+        report=report, title=_title(report), sections=sections(report), pictures=urls
+    )

@@ -1,0 +1,377 @@
+"""The content of a report as sections of words, tables and names of pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmfree_neuro.baselines import roofline
+from mmfree_neuro.cost.span import BOUNDS
+from mmfree_neuro.report.wording import LIMITS, PHASES, Plain, figure, spread
+
+ESTIMATE = (
+    "Estimated from the counts with the figures of the system's description; nothing here was "
+    "measured on a chip. The "
+    "range takes every figure at its low end and at its high end."
+)
+
+
+PIPELINED = (
+    "In prefill a token enters at every step, so the throughput is that of a full pipeline; in "
+    "generation the next "
+    "token enters when the last has left. Energy is given twice: for the chips in use alone, as "
+    "published figures of "
+    "one chip count it, and for the whole system, with its board and its host. Without a "
+    "barrier is what fully "
+    "asynchronous chips would do."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page, in words; its first column names the rows."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page: sentences, texts to be shown as they are, tables, and the names of its
+    pictures."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[str, ...] = ()
+
+
+def _share(part: float, whole: float) -> str:
+    return figure(100 * part / whole, "%") if whole else "none"
+
+
+def _header(report: Plain) -> Section:
+    head, run = report["header"], report["run"]
+    rows = [
+        ("model", head["model"]),
+        ("scheme", head["scheme"]),
+        ("system", f"{head['system']}: {head['description']}"),
+        ("chip", head["chip"]),
+        ("placer", head["placer"]),
+        ("engine", head["engine"]),
+        ("date", head["date"]),
+        ("versions", ", ".join(map(" ".join, head["versions"].items()))),
+        ("prompt", f"{run['prompt_tokens']:,} tokens"),
+        ("new text", f"{run['new_tokens']:,} tokens"),
+        *((name, figure(value)) for name, value in run["sampling"].items()),
+    ]
+    texts = (("Prompt", run["prompt"]), ("Generated", run["text"]))
+    return Section("What was run", (), texts, (Table("", ("", ""), rows),))
+
+
+def _quality(report: Plain) -> Section:
+    quality, words = report["quality"], []
+    labels = {
+        "tokens": ("predicted tokens", ""),
+        "float_nats": ("float model", "nats per token"),
+        "integer_nats": ("integers", "nats per token"),
+        "perplexity_ratio": ("perplexity of the integers over perplexity of the float model", ""),
+        "greedy_agreement": ("greedy token the same", ""),
+    }
+    for name, (label, unit) in labels.items():
+        value = quality[name]
+        if value is None:
+            words.append((label, "not measured"))
+        elif name == "perplexity_ratio":
+            words.append((label, f"{figure(value)} ({100 * (value - 1):+.3g} %)"))
+        elif name == "greedy_agreement":
+            words.append((label, figure(100 * value, "% of tokens")))
+        else:
+            words.append((label, f"{value:,.0f}" if name == "tokens" else figure(value, unit)))
+    sentence = (
+        "Measured on held-out text when the checkpoint was converted, from a zero state "
+        "in every window."
+    )
+    return Section("Quality of the integers", (sentence,), (), (Table("", ("", ""), words),))
+
+
+def _mapped(report: Plain) -> Section:
+    mapping, use = report["mapping"], report["mapping"]["use"]
+    rows = [
+        ("chips in use", f"{mapping['chips']:,} of {mapping['chips_of_system']:,}"),
+        (
+            "cores in use",
+            f"{mapping['cores']:,} of {mapping['chips'] * mapping['cores_per_chip']:,} on these "
+            "chips",
+        ),
+        ("head", "on the host, not counted here" if mapping["head_on_host"] else "on the chips"),
+        ("nodes whose sums are divided by columns", f"{mapping['sums_divided']:,}"),
+        ("neurons held by a second core", f"{mapping['copied_neurons']:,}"),
+        ("shards", f"{mapping['shards']:,}"),
+        ("blocks", f"{mapping['blocks']:,}"),
+        ("steps per token", f"{mapping['steps_per_token']:,}"),
+        ("ternary synapses", f"{mapping['ternary_synapses']:,}"),
+        ("of them not zero", _share(mapping["nonzero_synapses"], mapping["ternary_synapses"])),
+    ]
+    limits_ = []
+    for name, (label, unit) in LIMITS.items():
+        most, mean, limit = (use[name][key] for key in ("max", "mean", "limit"))
+        shares = _share(most, limit), _share(mean, limit)
+        limits_.append(
+            (label, figure(most, unit), figure(mean, unit), figure(limit, unit), *shares)
+        )
+    head = ("per core in use", "most", "mean", "limit", "most of the limit", "mean of the limit")
+    tables = (Table("", ("", ""), rows), Table("Use of every limit of a core", head, limits_))
+    return Section("The mapping", (), (), tables, ("cores-by-memory", "cores-by-kind", "limits"))
+
+
+def _phase_table(report: Plain, caption: str, labels: dict[str, Any]) -> Table:
+    """Rows of words made from each phase that has tokens: a column for each of them."""
+    phases = {name: phase for name, phase in report["phases"].items() if phase is not None}
+    rows = [
+        (label, *(words(phase) for phase in phases.values())) for label, words in labels.items()
+    ]
+    return Table(caption, ("", *(PHASES[name] for name in phases)), rows)
+
+
+def _left_out(report: Plain) -> tuple[str, ...]:
+    empty = (PHASES[name] for name, phase in report["phases"].items() if phase is None)
+    return tuple(
+        f"The phase {name} is left out, because no token ran through the chips in it."
+        for name in empty
+    )
+
+
+def _moved(report: Plain) -> Section:
+    labels = {
+        "messages": "messages",
+        "silent": "zeros, not sent",
+        "hops": "mesh hops",
+        "crossings": "link crossings",
+        "between_chips": "messages that cross between chips or to the host",
+    }
+    rows = {"tokens": lambda phase: f"{phase['tokens']:,}"} | {
+        label: lambda phase, key=key: figure(phase["traffic_per_token"][key])
+        for key, label in labels.items()
+    }
+    table = _phase_table(report, "Per token", rows)
+    return Section("Traffic", _left_out(report), (), (table,), ("links",))
+
+
+def _counted(report: Plain) -> Section:
+    phases = [phase for phase in report["phases"].values() if phase is not None]
+    classes = sorted({name for phase in phases for name in phase["instructions_per_token"]})
+    rows = {
+        "synaptic operations (weight and payload not zero)": lambda phase: figure(
+            phase["synops_per_token"]
+        ),
+        "synapses read from dense storage": lambda phase: figure(phase["reads_per_token"]),
+        "instructions": lambda phase: figure(sum(phase["instructions_per_token"].values())),
+    } | {
+        f"instructions {name}": lambda phase, name=name: figure(
+            phase["instructions_per_token"].get(name, 0)
+        )
+        for name in classes
+    }
+    saturated = {"saturated values": lambda phase: f"{phase['saturations']:,}"}
+    tables = (
+        _phase_table(report, "Per token", rows),
+        _phase_table(report, "In the whole phase", saturated),
+    )
+    return Section("Counts", _left_out(report), (), tables)
+
+
+def _estimated(report: Plain) -> Section:
+    rows = {
+        "throughput": lambda phase: spread(phase["tokens_per_s"], "tokens/s"),
+        "energy of the chips alone": lambda phase: spread(
+            phase["chip_millijoule_per_token"], "mJ/token"
+        ),
+        "energy of the system": lambda phase: spread(phase["millijoule_per_token"], "mJ/token"),
+        "throughput without a barrier": lambda phase: spread(
+            phase["without_barrier"]["tokens_per_s"], "tokens/s"
+        ),
+        "time of a token": lambda phase: spread(_times(phase["seconds_per_token"], 1e6), "µs"),
+        "step": lambda phase: spread(_times(phase["step_seconds"], 1e6), "µs"),
+        "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
+        "what is slowest": lambda phase: (
+            f"{phase['resource']}: chip {phase['slowest']['chip']}, core {phase['slowest']['core']}"
+        ),
+    }
+    tables = [_phase_table(report, "", rows)]
+    for name, phase in report["phases"].items():
+        if phase is not None:
+            whole = phase["millijoule_per_token"]["central"]
+            head = (
+                "part",
+                "operations per token, chips or boards",
+                "energy",
+                "share",
+                "source of the figure for one",
+            )
+            parts = [
+                (
+                    part["name"],
+                    figure(part["operations_per_token"]),
+                    spread(part["millijoule_per_token"], "mJ/token"),
+                    _share(part["millijoule_per_token"]["central"], whole),
+                    part["source"],
+                )
+                for part in phase["parts"]
+            ]
+            tables.append(Table(f"Energy of a token in {PHASES[name]}, by part", head, parts))
+    sentences = (ESTIMATE, PIPELINED, *_left_out(report))
+    return Section(
+        "Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",)
+    )
+
+
+def _times(span: Plain, factor: float) -> Plain:
+    return {bound: value * factor for bound, value in span.items()}
+
+
+def _simulated(report: Plain) -> Section:
+    seconds, rows = report["simulator_seconds"], []
+    for name, taken in seconds.items():
+        phase = report["phases"].get(name)
+        rate = (
+            f", {figure(phase['tokens'] / taken, 'tokens/s')}"
+            if phase is not None and taken > 0
+            else ""
+        )
+        rows.append((PHASES.get(name, name), figure(taken, "s") + rate))
+    sentence = (
+        f"How long the engine {report['header']['engine']} took on the computer that simulated "
+        "the run. "
+        "This is the speed of the simulator; it says nothing about the speed of the chips."
+    )
+    return Section(
+        "Wall-clock speed of the simulator", (sentence,), (), (Table("", ("", ""), rows),)
+    )
+
+
+def _row(row: Plain) -> tuple[str, ...]:
+    length = row["sequence_length"] or "not stated"
+    name = (
+        f"{row['name']} on {row['device']}; {row['implementation']}; precision {row['precision']}; "
+        f"batch {row['batch']}; sequence length {length}"
+    )
+    marks, source = (
+        ", ".join(row["stands_out_as"]) or "–",
+        f"Energy: {row['power']}. Source: {row['source']}.",
+    )
+    return (
+        name,
+        marks,
+        figure(row["tokens_per_s"], "tokens/s"),
+        figure(row["millijoule_per_token"], "mJ/token"),
+        source,
+    )
+
+
+def _ratio(ratio: Plain) -> tuple[str, ...]:
+    ours = ratio["ours"]
+    rate, energy = (
+        spread(ours["tokens_per_s"], "tokens/s"),
+        spread(ours["millijoule_per_token"], "mJ/token"),
+    )
+    times = [
+        spread(ratio[key], "×")
+        for key in ("throughput_ours_over_theirs", "energy_theirs_over_ours")
+    ]
+    *theirs, source = _row(ratio["theirs"])
+    return (
+        f"{ours['name']}, estimated for the whole system: {rate}; {energy}",
+        *theirs,
+        *times,
+        source,
+    )
+
+
+def _compared(report: Plain) -> Section:
+    comparison, tables = report["comparison"], []
+    common = ("theirs", "stands out as", "their throughput", "their energy")
+    head = (
+        "ours",
+        *common,
+        "throughput, ours over theirs",
+        "energy, theirs over ours",
+        "what it counts; source",
+    )
+    for mode, phase in PHASES.items():
+        rows = [_ratio(ratio) for ratio in comparison["ratios"] if ratio["theirs"]["mode"] == mode]
+        tables += [Table(f"Ratios in {phase}", head, rows)] if rows else []
+    context = [(PHASES[row["mode"]], *_row(row)) for row in comparison["context"]]
+    if context:
+        tables.append(
+            Table("Context, without ratios", ("phase", *common, "what it counts; source"), context)
+        )
+    sentences = tuple(comparison["sentences"])
+    if comparison["estimated"]:
+        tables.append(_rooflines(comparison["estimated"]))
+        sentences = (*sentences, roofline.SENTENCE)
+    return Section("Beside other machines", sentences, (), tuple(tables))
+
+
+def _rooflines(rows: list[Plain]) -> Table:
+    words = []
+    for row in rows:
+        idle, full = (
+            row["millijoule_per_token_at_idle_power"],
+            row["millijoule_per_token_at_board_power"],
+        )
+        energy = figure(full, "mJ/token at full power; idle power not known")
+        if idle is not None:
+            energy = f"{figure(idle)} to {figure(full, 'mJ/token')}"
+        sources = "; ".join(
+            f"{roofline.WORDS[name]}: {source}" for name, source in row["sources"].items()
+        )
+        length = f", {row['sequence_length']:,} tokens" if row["mode"] == "prefill" else ""
+        words.append(
+            (
+                f"{row['device']}; {PHASES[row['mode']]}, one sequence{length}",
+                row["kind"],
+                f"at most {figure(row['most_tokens_per_s'], 'tokens/s')}",
+                row["bound_by"],
+                energy,
+                sources,
+            )
+        )
+    head = ("GPU", "kind", "throughput", "bound by", "energy at that speed", "sources")
+    return Table("Rooflines of GPUs: estimated bounds, not measured", head, words)
+
+
+def _whole(value: float) -> float:
+    return int(value) if float(value).is_integer() else value
+
+
+def _sourced(report: Plain) -> Section:
+    rows = [
+        (
+            f"{row['of']}: {row['name']}",
+            *(figure(_whole(row[b]), row["unit"]) for b in BOUNDS),
+            row["source"],
+        )
+        for row in report["sources"]
+    ]
+    return Section(
+        "Sources of every figure of the system",
+        tables=(Table("", ("figure", *BOUNDS, "source"), rows),),
+    )
+
+
+def sections(report: Plain) -> tuple[Section, ...]:
+    """What both pages show, in words."""
+    parts = (
+        _header,
+        _quality,
+        _estimated,
+        _compared,
+        _mapped,
+        _moved,
+        _counted,
+        _simulated,
+        _sourced,
+    )
+    return tuple(part(report) for part in parts)
