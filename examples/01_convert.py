@@ -7,8 +7,8 @@ Run: python examples/01_convert.py [OUTPUT FOLDER]
 import sys
 from pathlib import Path
 
-from mmfree_neuro import pipeline
 from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.pipeline import convert
 from mmfree_neuro.report import terminal
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "stdlib-5m"
@@ -16,7 +16,7 @@ CHECKPOINT = Path(__file__).parent / "checkpoints" / "stdlib-5m"
 
 def main(folder: Path) -> None:
     # Calibration reads text: here the library sources of the Python that runs this.
-    graph = pipeline.convert(CHECKPOINT, folder / "model.graph", SCHEMES["a16"], "stdlib")
+    graph = convert.convert(CHECKPOINT, folder / "model.graph", SCHEMES["a16"], "stdlib")
     print(terminal.quality(graph.quality))
     # The first block, node by node: what each reads, what it sends and in which format, and what
     # its program costs.

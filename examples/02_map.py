@@ -7,33 +7,27 @@ Run after 01: python examples/02_map.py [OUTPUT FOLDER]
 import sys
 from pathlib import Path
 
-from mmfree_neuro import planning
 from mmfree_neuro.mapping.as_networkx import mapping_to_networkx
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.report import terminal
 
 
 def main(folder: Path) -> None:
     graph_file = folder / "model.graph"
-    graph, packed = planning.map_graph(
-        graph_file, "kapoho-point", folder / "packed.map", planning.Wish(chips=8)
+    graph, packed = map.map_graph(
+        graph_file, "kapoho-point", folder / "packed.map", map.Wish(chips=8)
     )
     print(
         terminal.mapping(
-            graph,
-            packed.mapping,
-            packed.system,
-            planning.bounds(graph, packed.mapping, packed.system),
+            graph, packed.mapping, packed.system, map.bounds(graph, packed.mapping, packed.system)
         )
     )
-    graph, spread = planning.map_graph(
-        graph_file, "kapoho-point", folder / "spread.map", planning.Wish("block-per-chip", cores=16)
+    graph, spread = map.map_graph(
+        graph_file, "kapoho-point", folder / "spread.map", map.Wish("block-per-chip", cores=16)
     )
     print(
         terminal.mapping(
-            graph,
-            spread.mapping,
-            spread.system,
-            planning.bounds(graph, spread.mapping, spread.system),
+            graph, spread.mapping, spread.system, map.bounds(graph, spread.mapping, spread.system)
         )
     )
     # For analysis of your own, a mapping is a networkx graph of cores.

@@ -11,12 +11,12 @@ import numpy as np
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 
-from mmfree_neuro import pipeline, planning
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.model import checkpoint
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import convert, map
 from mmfree_neuro.run.job import Job
 from mmfree_sims import fast
 from mmfree_sims.lava import engine
@@ -40,11 +40,11 @@ def tiny_mapping(folder: Path) -> Path:
     }
     checkpoint.write(folder / "checkpoint", Checkpoint(config, tensors))
     np.save(folder / "tokens.npy", random.integers(0, 256, (8, 64)))
-    pipeline.convert(
+    convert.convert(
         folder / "checkpoint", folder / "model.graph", SCHEMES["a16"], str(folder / "tokens.npy")
     )
-    wish = planning.Wish("block-per-chip", cores=4)
-    planning.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
+    wish = map.Wish("block-per-chip", cores=4)
+    map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
 
 

@@ -18,10 +18,12 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from mmfree_neuro import files, pipeline, planning
+from mmfree_neuro import files
 from mmfree_neuro.cost import explore
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
+from mmfree_neuro.pipeline import convert as pipeline
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.report import terminal
 from mmfree_neuro.report import terminal as terminal_
 from mmfree_neuro.run.job import Job
@@ -83,7 +85,7 @@ def convert(options: argparse.Namespace) -> None:
 
 def map_(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
-    wish = planning.Wish(
+    wish = map.Wish(
         _placer(options),
         options.chips,
         options.cores,
@@ -94,8 +96,8 @@ def map_(options: argparse.Namespace) -> None:
         options.refine,
         options.seed,
     )
-    graph, stored = planning.map_graph(options.graph, options.system, options.output, wish)
-    bounds = planning.bounds(graph, stored.mapping, stored.system, options.cores)
+    graph, stored = map.map_graph(options.graph, options.system, options.output, wish)
+    bounds = map.bounds(graph, stored.mapping, stored.system, options.cores)
     text = (
         f"wrote {options.output}\n{terminal.mapping(graph, stored.mapping, stored.system, bounds)}"
     )
@@ -121,7 +123,7 @@ def explore_(options: argparse.Namespace) -> None:
     copies = [_number(text, "copies") for text in options.copies.split(",")]
     known_names = {
         "split": (options.splits, explore.SPLITS),
-        "placer": (options.placers, planning.PLACERS),
+        "placer": (options.placers, map.PLACERS),
     }
     for what, (names, known) in known_names.items():
         for name in names.split(","):
@@ -137,7 +139,7 @@ def explore_(options: argparse.Namespace) -> None:
         if placer != "block-per-chip" or count == chips[0]
     ]
     choices = [replace(c, chips=None) if c.placer == "block-per-chip" else c for c in choices]
-    found, failed = planning.explore(options.graph, options.system, choices, _say)
+    found, failed = map.explore(options.graph, options.system, choices, _say)
     if not found:
         raise InputError(
             f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}"
@@ -145,7 +147,7 @@ def explore_(options: argparse.Namespace) -> None:
     content = explore.content(found, failed)
     text = terminal_.table(found, failed)
     if options.picture is not None:
-        planning.draw_front(found, options.picture)
+        map.draw_front(found, options.picture)
         text += f"\nwrote {options.picture}"
     if options.output is not None:
         with files.whole_file(options.output) as scratch:
@@ -328,7 +330,7 @@ def systems(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Show a checkpoint, a graph, a mapping or a run as text."""
-    content, text = terminal.anything(options.path, pipeline.read_checkpoint, planning.bounds)
+    content, text = terminal.anything(options.path, pipeline.read_checkpoint, map.bounds)
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
@@ -435,7 +437,7 @@ def _add_flow(commands: Any) -> None:
     _option(p, "graph", type=Path, help="graph file")
     _option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     _option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
-    _option(p, "--placer", help=f"{', '.join(planning.PLACERS)} (default chain)")
+    _option(p, "--placer", help=f"{', '.join(map.PLACERS)} (default chain)")
     _option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
     _option(p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)")
     _option(p, "--cores", type=int, help="use at most this many cores of a chip (default: all)")

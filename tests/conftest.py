@@ -11,7 +11,6 @@ import pytest
 from hypothesis import settings
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import planning
 from mmfree_neuro.graph.nodes import Embedding, Graph, Head, Input, Output, Rescale, Squares
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
@@ -22,6 +21,7 @@ from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_partition.route import route
@@ -155,7 +155,7 @@ def make_mapping(system: SystemSpec) -> Callable[..., Mapping]:
 
     def make(graph: Graph, kind: str, seed: int = 0) -> Mapping:
         if kind == "block-per-chip":
-            return planning.place(graph, "", system, planning.Wish(kind, cores=5))[1]
+            return map.place(graph, "", system, map.Wish(kind, cores=5))[1]
         shards, locations = _chain(graph) if kind == "chain" else _random(graph, seed)
         return Mapping("", system.name, kind, shards, locations, route(graph, shards, locations))
 

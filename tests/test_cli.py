@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mmfree_neuro import cli, pipeline
+from mmfree_neuro import cli
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.verify import instruction_counts
@@ -25,6 +25,7 @@ from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import convert as pipeline
 from mmfree_neuro.run import run_file
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, planning
+from mmfree_neuro import cli
 from mmfree_neuro.cost import explore
 from mmfree_neuro.cost.explore import Choice, Point
 from mmfree_neuro.cost.span import Span
@@ -23,6 +23,7 @@ from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.report import pictures, terminal
 from mmfree_neuro.run.activity import Activity, expected
 from mmfree_neuro.systems.load import load_system
@@ -380,8 +381,8 @@ def test_the_points_are_those_of_mappings_made_one_by_one(
     )
     content = json.loads(capsys.readouterr().out)
     system = load_system("kapoho-point")
-    divided, mapping = planning.place(tiny, "", system, planning.Wish("chain", 2, spread=True))
-    wide = planning.with_weight_bits(system, 2)
+    divided, mapping = map.place(tiny, "", system, map.Wish("chain", 2, spread=True))
+    wide = map.with_weight_bits(system, 2)
     choice = Choice("chain", 2, "spread", 2, False, 3)
     found = explore.points(choice, mapping, summarise(divided), expected(divided, mapping), wide)
     assert content == json.loads(json.dumps(explore.content(found, [])))
@@ -419,9 +420,7 @@ def test_a_split_is_a_wish(
     assert run("--splits", split, "--placers", "chain", "--chips", "7", "--json") == 0
     found = json.loads(capsys.readouterr().out)["points"]
     assert {p["choice"]["split"] for p in found} == {split}
-    _, mapping = planning.place(
-        tiny, "", load_system("kapoho-point"), planning.Wish("chain", 7, **wish)
-    )
+    _, mapping = map.place(tiny, "", load_system("kapoho-point"), map.Wish("chain", 7, **wish))
     assert {p["cores"] for p in found} == {len(mapping.cores)}
 
 

@@ -18,7 +18,7 @@ from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
 from mmfree_kernels.integer.ternary import Packed
-from mmfree_neuro import cli, pipeline
+from mmfree_neuro import cli
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, programs
 from mmfree_neuro.graph.machine import REGISTER_HIGH, Value
@@ -39,7 +39,8 @@ from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.pipeline import in_one_place
+from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline.convert import in_one_place
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.activity import nothing
 from mmfree_neuro.run.job import Job, RunState, Saving, silent
@@ -391,7 +392,7 @@ def test_without_a_gpu(
 
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pipeline.engine_named("gpu") is gpu.run
+    assert convert.engine_named("gpu") is gpu.run
     for name in [
         name
         for name in sys.modules
@@ -401,7 +402,7 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("mmfree_sims.gpu")
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(EngineError) as engine:
-        pipeline.engine_named("gpu")
+        convert.engine_named("gpu")
     assert (
         str(engine.value) == "engine gpu needs Triton, which is not installed: pip install triton"
     )

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import planning
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
@@ -26,6 +25,7 @@ from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import map as planning
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.systems.load import load_system
 from mmfree_partition.check import check
@@ -117,7 +117,8 @@ COMPARE = """
 
     import numpy as np
 
-    from mmfree_neuro.run import reference; from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro.run import reference
+    from mmfree_neuro.graph import graph_file as storage
     from mmfree_neuro.run.job import Job, silent
     from mmfree_neuro.run.sampling import Sampling
     from mmfree_sims import fast

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import planning
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.lowering.hgrn_bit import lower
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.systems.load import load_system
 
 TIMEOUT_S = 60
@@ -95,8 +95,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random")
     graph_file.save_graph(graph, folder / "model.graph")
     path = folder / "model.map"
-    wish = planning.Wish("block-per-chip", cores=2)
-    _, stored = planning.map_graph(folder / "model.graph", "kapoho-point", path, wish)
+    wish = map.Wish("block-per-chip", cores=2)
+    _, stored = map.map_graph(folder / "model.graph", "kapoho-point", path, wish)
     assert load_system("kapoho-point") == stored.system
     assert stored.mapping.chips == (0, 1, 2)
     return path

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import planning
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.lowering.hgrn_bit import lower
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import map
 
 TIMEOUT_S = 60
 # networkx 2.8 says so
@@ -77,8 +77,8 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random")
     graph_file.save_graph(graph, folder / "model.graph")
-    wish = planning.Wish("block-per-chip", cores=2)
-    planning.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
+    wish = map.Wish("block-per-chip", cores=2)
+    map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from mmfree_neuro import planning
 from mmfree_neuro.cost import energy as cost
 from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
@@ -20,6 +19,7 @@ from mmfree_neuro.cost.span import BOUNDS
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
@@ -53,8 +53,8 @@ class Estimate:
 @lru_cache
 def estimate(blocks: int, name: str) -> Estimate:
     """So many blocks, each on a chip of its own of a system."""
-    system, wish = load_system(name), planning.Wish("block-per-chip", head_on_host=True)
-    graph, mapping = planning.place(published_graph("370m", blocks=blocks), "", system, wish)
+    system, wish = load_system(name), map.Wish("block-per-chip", head_on_host=True)
+    graph, mapping = map.place(published_graph("370m", blocks=blocks), "", system, wish)
     assert len(mapping.chips) == blocks
     counted, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
     load = load_.load(mapping, summary, counted, found)

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_neuro import pipeline, planning
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
@@ -30,7 +29,8 @@ from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.planning import Wish, with_weight_bits
+from mmfree_neuro.pipeline import convert, map
+from mmfree_neuro.pipeline.map import Wish, with_weight_bits
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, Result
 from mmfree_neuro.systems.load import load_system
@@ -47,9 +47,7 @@ CASES = 500
 RUN_EVERY = 8
 """One in so many valid mappings is run."""
 PLACERS = [
-    name
-    for name in planning.PLACERS
-    if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")
+    name for name in map.PLACERS if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")
 ]
 
 
@@ -109,7 +107,7 @@ def truth(which: int) -> tuple[Job, Result]:
     """A job of a model, and what the reference gives for it."""
     graph, rng = models()[which], np.random.default_rng(which)
     job = Job(rng.integers(0, graph.vocabulary, (1, 5)), 3)
-    return job, reference.run(graph, pipeline.in_one_place(graph), job)
+    return job, reference.run(graph, convert.in_one_place(graph), job)
 
 
 @dataclass(frozen=True)
@@ -238,7 +236,7 @@ def test_five_hundred_random_mappings() -> None:
     def one(case: Case) -> None:
         graph, cores = models()[case.which], case.wish.cores or int(case.system.chip.cores.central)
         try:
-            divided, mapping = planning.place(graph, "", case.system, case.wish)
+            divided, mapping = map.place(graph, "", case.system, case.wish)
         except CapacityError as error:
             outcomes["short"] += 1
             assert_says_what_is_short(graph, str(error))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, pipeline
+from mmfree_neuro import cli
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
@@ -31,6 +31,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import convert
 from mmfree_neuro.run import reference, run_file, state_file
 from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
@@ -264,7 +265,7 @@ def outcome(folder: Path) -> tuple[object, ...]:
 
 def unbroken(path: Path, output: Path, new_tokens: int) -> tuple[object, ...]:
     """What a run of the fast engine gives that never stops."""
-    pipeline.simulate(path, "ab", lambda tokens: Job(tokens, new_tokens), "fast", output)
+    convert.simulate(path, "ab", lambda tokens: Job(tokens, new_tokens), "fast", output)
     return outcome(output)
 
 
@@ -409,7 +410,7 @@ def test_states_are_saved_and_resumed_across_engines(
     graph, stored = mapping_file.load_mapped(maps[name])
 
     def states_of(
-        engine: pipeline.Engine, every: int, resumed: RunState | None = None
+        engine: convert.Engine, every: int, resumed: RunState | None = None
     ) -> tuple[Result, list]:
         states: list[RunState] = []
         return engine(
@@ -657,7 +658,9 @@ PATCHED = """
     import signal
     import sys
 
-    from mmfree_neuro import cli, pipeline; from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro import cli
+    from mmfree_neuro.pipeline import convert as pipeline
+    from mmfree_neuro.graph import graph_file as storage
     from mmfree_sims import mpi, tile
 
     rank = mpi.world().Get_rank()

@@ -14,13 +14,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from mmfree_kernels import calibrate
-from mmfree_neuro import cli, pipeline
+from mmfree_neuro import cli
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as text
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import convert
 from mmfree_neuro.run import run_file
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -187,13 +188,13 @@ def test_what_is_calibrated_on_are_words(
     ]
     assert cli.main(arguments) == 0
     assert (tmp_path / "model.graph").read_bytes() == Path(files / "model.graph").read_bytes()
-    calibration, held_out = pipeline.calibration_text(files / "text", (32, 16), JSON)
+    calibration, held_out = convert.calibration_text(files / "text", (32, 16), JSON)
     assert np.array_equal(seen[0], calibration)
     once = Tokenizer.from_str(JSON).token_to_id("▁once")
     for tokens in (calibration, held_out):
         assert tokens.dtype == np.int64
         assert (tokens[:, 0] == 1).all()
-        assert 10 < tokens.shape[1] <= pipeline.CALIBRATION_WINDOW + 1
+        assert 10 < tokens.shape[1] <= convert.CALIBRATION_WINDOW + 1
         assert (tokens == once).any()
         decoded = text.decode(JSON, tokens[0])
         assert decoded.strip() in f"{SENTENCE}\n" * 400
@@ -202,9 +203,9 @@ def test_what_is_calibrated_on_are_words(
 
 
 def test_without_a_tokenizer_windows_are_bytes(files: Files) -> None:
-    calibration, held_out = pipeline.calibration_text(files / "text", (4, 2))
-    assert calibration.shape == (4, pipeline.CALIBRATION_WINDOW)
-    assert held_out.shape[1] == pipeline.CALIBRATION_WINDOW + 1
+    calibration, held_out = convert.calibration_text(files / "text", (4, 2))
+    assert calibration.shape == (4, convert.CALIBRATION_WINDOW)
+    assert held_out.shape[1] == convert.CALIBRATION_WINDOW + 1
     assert bytes(calibration[0].astype(np.uint8)).decode() in f"{SENTENCE}\n" * 400
 
 
@@ -250,13 +251,13 @@ def test_a_run_says_the_words_that_were_chosen(
         Tokenizer.from_str(JSON).token_to_id(word)
         for word in ("▁once", "▁upon", "▁a", "▁time", ".")
     ]
-    start = pipeline.engine_named("fast")
+    start = convert.engine_named("fast")
 
     def eloquent(*arguments: Any) -> Any:
         result = start(*arguments)
         return replace(result, chosen=np.array([words]))
 
-    monkeypatch.setattr(pipeline, "engine_named", lambda *_: eloquent)
+    monkeypatch.setattr(convert, "engine_named", lambda *_: eloquent)
     what = [
         "--prompt",
         "the cat,",

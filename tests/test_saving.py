@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli, planning
+from mmfree_neuro import cli
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import MLGRU, Graph
@@ -33,6 +33,7 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.run import reference, run_file
 from mmfree_neuro.run.activity import nothing
 from mmfree_neuro.run.folder import STATE_FILE, check_output, whole_folder
@@ -98,8 +99,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         )
         path = folder / f"{scheme}.graph"
         graph_file.save_graph(graph, path)
-        planning.map_graph(
-            path, "kapoho-point", path.with_suffix(".map"), planning.Wish("block-per-chip", cores=2)
+        map.map_graph(
+            path, "kapoho-point", path.with_suffix(".map"), map.Wish("block-per-chip", cores=2)
         )
     return Files(folder)
 

@@ -21,7 +21,6 @@ import numpy as np
 from rows import write
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import pipeline, planning
 from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
 from mmfree_neuro.cost.load import MESH, PER_CORE, Load
@@ -34,6 +33,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
+from mmfree_neuro.pipeline import convert, map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
@@ -57,7 +57,7 @@ def small() -> Graph:
     tokens = np.random.default_rng(3).integers(256, size=(4, 32))
     with tempfile.TemporaryDirectory() as folder:
         write_synthetic(Path(folder) / "model", SMALL)
-        checkpoint = pipeline.read_checkpoint(Path(folder) / "model")
+        checkpoint = convert.read_checkpoint(Path(folder) / "model")
         weights = ternary_weights(checkpoint)
         ranges = calibrate(checkpoint, tokens, SCHEMES["a16"], weights=weights)
         return hgrn_bit.lower(checkpoint, weights, ranges, SCHEMES["a16"], "synthetic")
@@ -96,20 +96,20 @@ def cases(system: SystemSpec) -> Iterator[Case]:
     exact = dict.fromkeys(FORMULAS, (1, 1)) | {"asynchronous prefill": (560, 16)}
     graph = small()
     yield "2 blocks of 64, a core for every node, 3 chips", graph, chain(graph), exact
-    wish = planning.Wish("block-per-chip", cores=5)
+    wish = map.Wish("block-per-chip", cores=5)
     yield (
         "2 blocks of 64, a block on each chip, 3 chips",
-        *planning.place(graph, "", system, wish),
+        *map.place(graph, "", system, wish),
         exact,
     )
     yield "2 blocks of 64, in disorder, 3 chips", graph, disorder(graph, 0), exact
     block = published_graph("370m", blocks=1)
     bundled = dict.fromkeys(FORMULAS, (1, 8)) | {"asynchronous prefill": (240, 256)}
     for placer, chips in (("block-per-chip", 1), ("chain", 3)):
-        wish = planning.Wish(placer, chips=chips, head_on_host=True)
+        wish = map.Wish(placer, chips=chips, head_on_host=True)
         yield (
             f"1 block of 370M, {placer}, {chips} chips",
-            *planning.place(block, "", system, wish),
+            *map.place(block, "", system, wish),
             bundled,
         )
 

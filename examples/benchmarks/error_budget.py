@@ -25,7 +25,6 @@ from mmfree_kernels import evaluate
 from mmfree_kernels.bitlinear.naive import rms_norm
 from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.model import HGRNBitModel, Numerics, Tap, from_checkpoint
-from mmfree_neuro import pipeline
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.machine import Machine
 from mmfree_neuro.graph.nodes import Graph
@@ -43,6 +42,7 @@ from mmfree_neuro.lowering.scheme import SCHEMES, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline import convert
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
@@ -184,14 +184,14 @@ def approximations(model: HGRNBitModel, fixed: Ranges, per_token: Ranges) -> dic
 def graph_nats(graph: Graph, windows: NDArray[np.int64]) -> Nats:
     """Nats per byte of a graph on windows [n, length + 1]; refuses where the fast engine is not the
     reference."""
-    placed = pipeline.in_one_place(graph)
+    placed = convert.in_one_place(graph)
     few = Job(windows[:1, :CHECKED_TOKENS])
-    fast, reference = (pipeline.engine_named(name) for name in ("fast", "reference"))
+    fast, reference = (convert.engine_named(name) for name in ("fast", "reference"))
     found, expected = fast(graph, placed, few, silent), reference(graph, placed, few, silent)
     if not np.array_equal(found.logits, expected.logits):
         raise SystemExit("the fast engine differs from the reference: no row is written")
     logits = fast(graph, placed, Job(np.ascontiguousarray(windows[:, :-1])), silent).logits
-    return pipeline.nats(logits.astype(np.float64) * graph.logit_scale, windows[:, 1:])
+    return convert.nats(logits.astype(np.float64) * graph.logit_scale, windows[:, 1:])
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:
@@ -294,7 +294,7 @@ def table(found: list[dict[str, object]]) -> str:
 
 def main(folder: Path, count: int, length: int, quick: bool) -> None:
     """Measure, write the rows unless quick, and print the table."""
-    checkpoint, text = pipeline.read_checkpoint(folder), corpus.load("stdlib")
+    checkpoint, text = convert.read_checkpoint(folder), corpus.load("stdlib")
     windows = corpus.windows(text.held_out, length, count)
     calibration = corpus.windows(text.train, length, 2 if quick else WINDOWS)[:, :-1]
     torch.set_flush_denormal(True)  # long products of forget gates are slow otherwise

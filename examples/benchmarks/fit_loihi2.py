@@ -13,12 +13,12 @@ from typing import Any
 
 from rows import write
 
-from mmfree_neuro import planning
 from mmfree_neuro.cost import energy, timing
 from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
@@ -49,9 +49,7 @@ def counts() -> dict[str, float]:
     """Counts of one block for a token, and the slowest cores of its steps in microseconds without a
     barrier."""
     graph, system = published_graph("370m", blocks=1), load_system("oheo-gulch")
-    graph, mapping = planning.place(
-        graph, "", system, planning.Wish("block-per-chip", head_on_host=True)
-    )
+    graph, mapping = map.place(graph, "", system, map.Wish("block-per-chip", head_on_host=True))
     activity, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
     moved = traffic(mapping, activity, found)
     load = load_.load(mapping, summary, activity, found)

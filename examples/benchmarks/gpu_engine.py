@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from mmfree_kernels.bench import record
-from mmfree_neuro import pipeline
 from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.model.config import PUBLISHED
 from mmfree_neuro.model.synthetic import write_synthetic
+from mmfree_neuro.pipeline import convert
 from mmfree_neuro.run.job import Job, Result
 
 NEW_TOKENS = 16
@@ -53,20 +53,20 @@ def main() -> None:
         calibration = Path(name) / "ids.npy"
         vocabulary = PUBLISHED[options.model].vocab_size
         np.save(calibration, np.random.default_rng(0).integers(vocabulary, size=(4, 33)))
-        checkpoint = pipeline.read_checkpoint(folder)
-        graph = pipeline.to_graph(
+        checkpoint = convert.read_checkpoint(folder)
+        graph = convert.to_graph(
             checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print
         )
-        mapping = pipeline.in_one_place(graph)
+        mapping = convert.in_one_place(graph)
         job = Job(
             np.random.default_rng(1).integers(vocabulary, size=(1, options.tokens)), NEW_TOKENS
         )
         results = {
-            engine: pipeline.engine_named(engine)(graph, mapping, job) for engine in ("fast", "gpu")
+            engine: convert.engine_named(engine)(graph, mapping, job) for engine in ("fast", "gpu")
         }
         if not same(results["fast"], results["gpu"]):
             raise SystemExit("the gpu engine differs from fast: no row is written")
-        again = pipeline.engine_named("gpu")(graph, mapping, job)  # everything is compiled now
+        again = convert.engine_named("gpu")(graph, mapping, job)  # everything is compiled now
     row = {
         "what": (
             f"{options.model} {options.scheme}, {options.tokens} tokens and {NEW_TOKENS} "

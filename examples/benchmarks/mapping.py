@@ -16,14 +16,14 @@ import time
 
 from rows import write
 
-from mmfree_neuro import planning
 from mmfree_neuro.cost import explore
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import mapping_to_plain
-from mmfree_neuro.planning import PLACERS, Wish
+from mmfree_neuro.pipeline import map
+from mmfree_neuro.pipeline.map import PLACERS, Wish
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.testing import published_graph
@@ -44,11 +44,11 @@ def placed(model: str, graph: Graph, wish: Wish) -> list[dict[str, object]]:
     what = f"{model}, {wish.placer}, {split}, {wish.chips or 'fewest'} chips, {home}"
     begin = time.monotonic()
     try:
-        divided, mapping = planning.place(graph, "", system, wish)
+        divided, mapping = map.place(graph, "", system, wish)
     except (CapacityError, InputError) as error:
         return [{"what": f"{what}: {error}", "value": None, "unit": ""}]
     seconds = time.monotonic() - begin
-    found = planning.bounds(divided, mapping, system)
+    found = map.bounds(divided, mapping, system)
     row: dict[str, object] = {
         "what": what,
         "value": round(seconds, 2),
@@ -92,7 +92,7 @@ def compared(graph: Graph) -> list[dict[str, object]]:
             True,
             divide=choice.split != "rows",
         )
-        divided, mapping = planning.place(graph, "", system, wish)
+        divided, mapping = map.place(graph, "", system, wish)
         for point in explore.points(
             choice, mapping, summarise(divided), expected(divided, mapping), system
         ):

@@ -14,21 +14,21 @@ from rows import write
 from mmfree_kernels.calibrate import WINDOWS, calibrate
 from mmfree_kernels.evaluate import nats
 from mmfree_kernels.model import from_checkpoint
-from mmfree_neuro import pipeline
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
+from mmfree_neuro.pipeline import convert
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 
 
 def main(folder: Path, count: int) -> None:
-    checkpoint = pipeline.read_checkpoint(folder)
+    checkpoint = convert.read_checkpoint(folder)
     text = corpus.load("stdlib")
     windows = corpus.windows(text.held_out, 1024, count)
-    calibration, _ = pipeline.calibration_text("stdlib", (WINDOWS, WINDOWS // 2))
+    calibration, _ = convert.calibration_text("stdlib", (WINDOWS, WINDOWS // 2))
     weights = ternary_weights(checkpoint)
     whole = nats(
         from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size)
@@ -44,14 +44,14 @@ def main(folder: Path, count: int) -> None:
     for name, scheme in SCHEMES.items():
         ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
         graph = hgrn_bit.lower(checkpoint, weights, ranges, scheme, folder.name)
-        placed, few = pipeline.in_one_place(graph), Job(windows[:1, :6])
+        placed, few = convert.in_one_place(graph), Job(windows[:1, :6])
         fast, reference = (
-            pipeline.engine_named(e)(graph, placed, few, lambda *_: None)
+            convert.engine_named(e)(graph, placed, few, lambda *_: None)
             for e in ("fast", "reference")
         )
         if not np.array_equal(fast.logits, reference.logits):
             raise SystemExit("the fast engine differs from the reference: no row is written")
-        measured = pipeline.quality(checkpoint, graph, windows)
+        measured = convert.quality(checkpoint, graph, windows)
         for key, value in measured.items():
             if key != "tokens":
                 unit = "nats/byte" if key.endswith("nats") else "ratio"

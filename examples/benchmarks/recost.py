@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from rows import write
 
-from mmfree_neuro import planning
 from mmfree_neuro.cost import energy as cost
 from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.testing import published_graph
@@ -28,8 +28,8 @@ TIMES = 7
 def main() -> None:
     system, rows = load_system("alia-point-32"), list[dict[str, object]]()
     for split in ("columns", "spread"):
-        wish = planning.Wish("chain", 24, head_on_host=True, spread=split == "spread")
-        graph, mapping = planning.place(published_graph("370m"), "", system, wish)
+        wish = map.Wish("chain", 24, head_on_host=True, spread=split == "spread")
+        graph, mapping = map.place(published_graph("370m"), "", system, wish)
         summary, activity = summarise(graph), expected(graph, mapping)
         found, seconds = (
             set(),

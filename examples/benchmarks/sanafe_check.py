@@ -16,7 +16,6 @@ import numpy as np
 from rows import write
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import pipeline
 from mmfree_neuro.graph.nodes import AnyNode, Graph, block_of
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
@@ -24,6 +23,7 @@ from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.synthetic import write_synthetic
+from mmfree_neuro.pipeline import convert
 from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
 from mmfree_sims import fast
@@ -37,7 +37,7 @@ def graphs(tokens: np.ndarray) -> Iterator[Graph]:
     """The model in every scheme."""
     with tempfile.TemporaryDirectory() as folder:
         write_synthetic(Path(folder) / "model", MODEL)
-        checkpoint = pipeline.read_checkpoint(Path(folder) / "model")
+        checkpoint = convert.read_checkpoint(Path(folder) / "model")
         weights = ternary_weights(checkpoint)
         for scheme in SCHEMES.values():
             ranges = calibrate(checkpoint, tokens, scheme, weights=weights)

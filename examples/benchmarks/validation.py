@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from rows import write
 
-from mmfree_neuro import planning
 from mmfree_neuro.baselines import published as baselines
 from mmfree_neuro.cost import energy as cost
 from mmfree_neuro.cost import load as load_
@@ -19,7 +18,8 @@ from mmfree_neuro.cost.span import BOUNDS, Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.trees import ways
-from mmfree_neuro.planning import Wish
+from mmfree_neuro.pipeline import map
+from mmfree_neuro.pipeline.map import Wish
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
@@ -54,7 +54,7 @@ def scaled(span: Span, factor: float) -> Span:
 def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
     """Both phases of some blocks of the 370M model, one on each chip."""
     system = load_system(system_name)
-    graph, mapping = planning.place(
+    graph, mapping = map.place(
         published_graph("370m", blocks=blocks),
         "",
         system,
@@ -214,7 +214,7 @@ def ratios() -> list[dict[str, object]]:
         ),
     }
     system = load_system("alia-point-32")
-    graph, mapping = planning.place(
+    graph, mapping = map.place(
         published_graph("370m"), "", system, Wish("block-per-chip", head_on_host=True)
     )
     summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
