@@ -15,15 +15,15 @@ from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.model import tokenizer
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import engines, report, simulate
 from mmfree_neuro.run.job import Job
 
 
 def main(folder: Path) -> None:
     graph, stored = mapping_file.load_mapped(folder / "packed.map")
     job = Job(np.array([tokenizer.encode(graph.bos, graph.tokenizer, "import os\n")]), new_tokens=8)
-    fast = convert.engine_named("fast")(graph, stored.mapping, job, lambda *_: None)
-    reference = convert.engine_named("reference")(graph, stored.mapping, job, lambda *_: None)
+    fast = engines.engine_named("fast")(graph, stored.mapping, job, lambda *_: None)
+    reference = engines.engine_named("reference")(graph, stored.mapping, job, lambda *_: None)
     assert np.array_equal(fast.logits, reference.logits)
     assert fast.prefill == reference.prefill
     assert fast.generate == reference.generate
@@ -48,14 +48,14 @@ def main(folder: Path) -> None:
     print(f"            {joules.central:.3g} mJ/token ({joules.low:.3g} to {joules.high:.3g})")
     print(f"            {alone.central:.3g} of them in the chips; slowest: {times.resource}")
 
-    run = convert.simulate(
+    run = simulate.simulate(
         folder / "packed.map",
         "import os\n",
         lambda tokens: Job(tokens, new_tokens=8),
         "fast",
         folder / "run",
     )
-    convert.write_report(folder / "run", folder / "report.html")
+    report.write_report(folder / "run", folder / "report.html")
     print(f"{run.engine} run and its report are in {folder}")
 
 

@@ -22,8 +22,15 @@ from mmfree_neuro import files
 from mmfree_neuro.cost import explore
 from mmfree_neuro.errors import InputError, MMFreeError, RunFailed, Served
 from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
-from mmfree_neuro.pipeline import convert as pipeline
-from mmfree_neuro.pipeline import map
+from mmfree_neuro.pipeline import bench as bench_
+from mmfree_neuro.pipeline import convert as convert_
+from mmfree_neuro.pipeline import engines, map, quality
+from mmfree_neuro.pipeline import explore as exploring
+from mmfree_neuro.pipeline import inspect as inspect_
+from mmfree_neuro.pipeline import logits as logits_
+from mmfree_neuro.pipeline import report as reporting
+from mmfree_neuro.pipeline import simulate as simulate_
+from mmfree_neuro.pipeline import text as text_
 from mmfree_neuro.report import terminal
 from mmfree_neuro.report import terminal as terminal_
 from mmfree_neuro.run.job import Job
@@ -73,7 +80,7 @@ def _show(content: dict[str, Any], text: str, as_json: bool) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Turn a checkpoint into a graph of integers."""
-    graph = pipeline.convert(
+    graph = convert_.convert(
         options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, _say
     )
     text = (
@@ -139,7 +146,7 @@ def explore_(options: argparse.Namespace) -> None:
         if placer != "block-per-chip" or count == chips[0]
     ]
     choices = [replace(c, chips=None) if c.placer == "block-per-chip" else c for c in choices]
-    found, failed = map.explore(options.graph, options.system, choices, _say)
+    found, failed = exploring.explore(options.graph, options.system, choices, _say)
     if not found:
         raise InputError(
             f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}"
@@ -147,7 +154,7 @@ def explore_(options: argparse.Namespace) -> None:
     content = explore.content(found, failed)
     text = terminal_.table(found, failed)
     if options.picture is not None:
-        map.draw_front(found, options.picture)
+        exploring.draw_front(found, options.picture)
         text += f"\nwrote {options.picture}"
     if options.output is not None:
         with files.whole_file(options.output) as scratch:
@@ -168,7 +175,7 @@ def simulate(options: argparse.Namespace) -> None:
     sampling = Sampling(options.temperature, options.seed)
     bars = Bars()
     try:
-        run = pipeline.simulate(
+        run = simulate_.simulate(
             options.mapping,
             options.prompt,
             lambda tokens: Job(tokens, options.new_tokens, sampling),
@@ -202,25 +209,25 @@ def _placement(text: str | None) -> tuple[int, ...] | None:
 
 def report_(options: argparse.Namespace) -> None:
     """Write the report of a run."""
-    content = pipeline.write_report(options.run, options.output, options.gpu_rows)
+    content = reporting.write_report(options.run, options.output, options.gpu_rows)
     _show(content, f"wrote {options.output}\n{terminal.estimates(content)}", options.json)
 
 
 def logits(options: argparse.Namespace) -> None:
     """Write the logits, the losses or the continuation of token sequences."""
-    tokens = pipeline.load_tokens(options.tokens)
+    tokens = text_.load_tokens(options.tokens)
     found: Any
     if options.engine == "float":
         if options.raw:
             raise InputError("--raw writes integers, which the float engine does not have")
-        found, chosen = pipeline.float_result(options.source, tokens, options.new_tokens)
+        found, chosen = logits_.float_result(options.source, tokens, options.new_tokens)
     else:
-        graph, mapping = pipeline.load_source(
+        graph, mapping = logits_.load_source(
             options.source, scheme_named(options.scheme), options.calibrate
         )
         bars = Bars()
         try:
-            engine = pipeline.engine_named(options.engine, _placement(options.placement))
+            engine = engines.engine_named(options.engine, _placement(options.placement))
             result = engine(graph, mapping, Job(tokens, options.new_tokens), bars.report)
         finally:
             bars.close()
@@ -229,7 +236,7 @@ def logits(options: argparse.Namespace) -> None:
     outputs: list[tuple[Path, Any]] = [(options.output, found)]
     if options.nats is not None:
         natural = found * graph.logit_scale if options.raw else found
-        outputs.append((options.nats, pipeline.nats(natural[:, :-1], tokens[:, 1:])))
+        outputs.append((options.nats, quality.nats(natural[:, :-1], tokens[:, 1:])))
     if options.chosen is not None:
         outputs.append((options.chosen, chosen))
     for path, array in outputs:
@@ -301,7 +308,7 @@ def bench(options: argparse.Namespace) -> None:
         name: getattr(options, name) for name in ("model", "mode", "batch", "length", "embedding")
     }
     point["implementation"] = options.baseline or options.impl or "fast"
-    row = pipeline.bench_gpu(point, options.seconds, options.output)
+    row = bench_.bench_gpu(point, options.seconds, options.output)
     if options.output is not None:
         try:
             record.append(options.output, [row])
@@ -330,11 +337,11 @@ def systems(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Show a checkpoint, a graph, a mapping or a run as text."""
-    content, text = terminal.anything(options.path, pipeline.read_checkpoint, map.bounds)
+    content, text = inspect_.anything(options.path, convert_.read_checkpoint, map.bounds)
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
-        terminal.write_codes(pipeline.read_checkpoint(options.path), options.codes)
+        inspect_.write_codes(convert_.read_checkpoint(options.path), options.codes)
     _show(content, text, options.json)
 
 
@@ -530,7 +537,7 @@ def _add_flow(commands: Any) -> None:
     _option(
         p, "--new-tokens", type=int, default=64, help="how many tokens to generate (default 64)"
     )
-    _option(p, "--engine", default="lava", help=f"{', '.join(pipeline.ENGINES)} (default lava)")
+    _option(p, "--engine", default="lava", help=f"{', '.join(engines.ENGINES)} (default lava)")
     _option(
         p,
         "--temperature",
@@ -597,7 +604,7 @@ def _add_tools(commands: Any) -> None:
         help="float64 logits [batch, time, vocabulary] to write",
     )
     _option(
-        p, "--engine", default="float", help=f"float, {', '.join(pipeline.ENGINES)} (default float)"
+        p, "--engine", default="float", help=f"float, {', '.join(engines.ENGINES)} (default float)"
     )
     _placing(p)
     _option(p, "--raw", action="store_true", help="write the integer logits themselves")
@@ -744,7 +751,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--version",
         action="version",
-        version=f"mmfree-neuro {pipeline.versions().get('mmfree-neuro', '?')}",
+        version=f"mmfree-neuro {simulate_.versions().get('mmfree-neuro', '?')}",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
@@ -766,14 +773,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, message = _attempt(options, engine)
         if message is not None:
             print(f"mmfree-neuro: {message}", file=sys.stderr, flush=True)
-        pipeline.end_ranks(engine, status, waited_for=status == 1)
+        engines.end_ranks(engine, status, waited_for=status == 1)
         return status
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception:
         traceback.print_exc()
-        pipeline.end_ranks(engine, 1, waited_for=True)
+        engines.end_ranks(engine, 1, waited_for=True)
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -786,12 +793,12 @@ def _attempt(options: argparse.Namespace, engine: str) -> tuple[int, str | None]
     except Served:
         return 0, None
     except MMFreeError as error:
-        refused = pipeline.refused(engine, str(error))
+        refused = engines.refused(engine, str(error))
         return 2, None if refused is None else " ".join(refused.split())
     except RunFailed as error:
         return 1, str(error)
     except KeyboardInterrupt as interrupt:
-        told = not pipeline.is_worker(engine)
+        told = not engines.is_worker(engine)
         return 1, "; ".join(filter(None, ("interrupted", str(interrupt)))) if told else None
     return 0, None
 

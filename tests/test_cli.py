@@ -25,7 +25,8 @@ from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.pipeline import convert as pipeline
+from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline import text as text_
 from mmfree_neuro.run import run_file
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
@@ -776,7 +777,7 @@ def case_another_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_unknown_engine(files: Files, tmp: Path) -> tuple[list[str], str]:
-    message = f"engine 'warp' is not known, must be one of {', '.join(pipeline.ENGINES)}"
+    message = f"engine 'warp' is not known, must be one of {', '.join(engines.ENGINES)}"
     return simulate(files / "model.map", "--engine", "warp"), message
 
 
@@ -1152,13 +1153,13 @@ def test_a_prompt_outside_the_vocabulary(
 
 def test_messages_of_the_pipeline() -> None:
     with pytest.raises(EngineError) as engine:
-        pipeline.engine_named("warp")
+        engines.engine_named("warp")
     assert (
         str(engine.value)
-        == f"engine 'warp' is not known, must be one of {', '.join(pipeline.ENGINES)}"
+        == f"engine 'warp' is not known, must be one of {', '.join(engines.ENGINES)}"
     )
     with pytest.raises(InputError) as tokens:
-        pipeline.load_tokens(Path("nowhere.npy"))
+        text_.load_tokens(Path("nowhere.npy"))
     assert str(tokens.value) == "nowhere.npy: not readable as an .npy file of numbers"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mmfree_neuro.cli import main
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import report
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -41,7 +41,7 @@ def the_report_command(folder: Path) -> None:
     assert main(["report", run, "-o", str(folder / "report.json"), "--json"]) == 0
     assert json.loads((folder / "report.json").read_text())["header"]["engine"] == "fast"
     with pytest.raises(InputError) as error:
-        convert.write_report(folder / "run", folder / "report.pdf")
+        report.write_report(folder / "run", folder / "report.pdf")
     assert (
         str(error.value) == f"{folder}/report.pdf: ends in '.pdf', must end in .html, .md or .json"
     )

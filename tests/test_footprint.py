@@ -18,7 +18,7 @@ from mmfree_neuro.mapping.footprint import (
 )
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.pipeline.convert import in_one_place
+from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.route import route
 

@@ -39,8 +39,8 @@ from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.pipeline import convert
-from mmfree_neuro.pipeline.convert import in_one_place
+from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.activity import nothing
 from mmfree_neuro.run.job import Job, RunState, Saving, silent
@@ -392,7 +392,7 @@ def test_without_a_gpu(
 
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert convert.engine_named("gpu") is gpu.run
+    assert engines.engine_named("gpu") is gpu.run
     for name in [
         name
         for name in sys.modules
@@ -402,7 +402,7 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("mmfree_sims.gpu")
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(EngineError) as engine:
-        convert.engine_named("gpu")
+        engines.engine_named("gpu")
     assert (
         str(engine.value) == "engine gpu needs Triton, which is not installed: pip install triton"
     )

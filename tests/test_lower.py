@@ -14,7 +14,7 @@ from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import BITLINEAR_EPS
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import quality
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job
 from mmfree_sims import fast
@@ -97,7 +97,7 @@ def error_of(checkpoint: Checkpoint, graph: Graph, tokens: np.ndarray, quantise:
     expected = evaluate.logits(
         model.from_checkpoint(checkpoint), tokens, model.Numerics(quantise=quantise)
     )
-    found = fast.run(graph, convert.in_one_place(graph), Job(tokens)).logits * graph.logit_scale
+    found = fast.run(graph, quality.in_one_place(graph), Job(tokens)).logits * graph.logit_scale
     return float(np.abs(found - expected).mean() / expected.std())
 
 
@@ -115,7 +115,7 @@ def test_nothing_saturates_on_the_calibration_text(
     a16: Graph, a8: Graph, tokens: np.ndarray
 ) -> None:
     for graph in (a16, a8):
-        result = fast.run(graph, convert.in_one_place(graph), Job(tokens))
+        result = fast.run(graph, quality.in_one_place(graph), Job(tokens))
         assert result.prefill.saturations.sum() == 0
 
 
@@ -176,7 +176,7 @@ def test_a_state_of_another_width(expand: float, tokens: np.ndarray) -> None:
     assert next(n for n in graph.nodes if isinstance(n, MLGRU)).size == 64 * expand
     assert error_of(checkpoint, graph, tokens[:1], quantise=False) < 0.01
     job = Job(tokens[:1, :5])
-    placed = convert.in_one_place(graph)
+    placed = quality.in_one_place(graph)
     assert np.array_equal(
         fast.run(graph, placed, job).logits, reference.run(graph, placed, job).logits
     )

@@ -29,7 +29,7 @@ from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.pipeline import convert, map
+from mmfree_neuro.pipeline import map, quality
 from mmfree_neuro.pipeline.map import Wish, with_weight_bits
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, Result
@@ -107,7 +107,7 @@ def truth(which: int) -> tuple[Job, Result]:
     """A job of a model, and what the reference gives for it."""
     graph, rng = models()[which], np.random.default_rng(which)
     job = Job(rng.integers(0, graph.vocabulary, (1, 5)), 3)
-    return job, reference.run(graph, convert.in_one_place(graph), job)
+    return job, reference.run(graph, quality.in_one_place(graph), job)
 
 
 @dataclass(frozen=True)

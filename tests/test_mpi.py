@@ -31,7 +31,8 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline import simulate as simulate_
 from mmfree_neuro.run import reference, run_file, state_file
 from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
@@ -265,7 +266,7 @@ def outcome(folder: Path) -> tuple[object, ...]:
 
 def unbroken(path: Path, output: Path, new_tokens: int) -> tuple[object, ...]:
     """What a run of the fast engine gives that never stops."""
-    convert.simulate(path, "ab", lambda tokens: Job(tokens, new_tokens), "fast", output)
+    simulate_.simulate(path, "ab", lambda tokens: Job(tokens, new_tokens), "fast", output)
     return outcome(output)
 
 
@@ -410,7 +411,7 @@ def test_states_are_saved_and_resumed_across_engines(
     graph, stored = mapping_file.load_mapped(maps[name])
 
     def states_of(
-        engine: convert.Engine, every: int, resumed: RunState | None = None
+        engine: engines.Engine, every: int, resumed: RunState | None = None
     ) -> tuple[Result, list]:
         states: list[RunState] = []
         return engine(

@@ -21,7 +21,8 @@ from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as text
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
 from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline import text as text_
 from mmfree_neuro.run import run_file
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -188,13 +189,13 @@ def test_what_is_calibrated_on_are_words(
     ]
     assert cli.main(arguments) == 0
     assert (tmp_path / "model.graph").read_bytes() == Path(files / "model.graph").read_bytes()
-    calibration, held_out = convert.calibration_text(files / "text", (32, 16), JSON)
+    calibration, held_out = text_.calibration_text(files / "text", (32, 16), JSON)
     assert np.array_equal(seen[0], calibration)
     once = Tokenizer.from_str(JSON).token_to_id("▁once")
     for tokens in (calibration, held_out):
         assert tokens.dtype == np.int64
         assert (tokens[:, 0] == 1).all()
-        assert 10 < tokens.shape[1] <= convert.CALIBRATION_WINDOW + 1
+        assert 10 < tokens.shape[1] <= text_.CALIBRATION_WINDOW + 1
         assert (tokens == once).any()
         decoded = text.decode(JSON, tokens[0])
         assert decoded.strip() in f"{SENTENCE}\n" * 400
@@ -203,9 +204,9 @@ def test_what_is_calibrated_on_are_words(
 
 
 def test_without_a_tokenizer_windows_are_bytes(files: Files) -> None:
-    calibration, held_out = convert.calibration_text(files / "text", (4, 2))
-    assert calibration.shape == (4, convert.CALIBRATION_WINDOW)
-    assert held_out.shape[1] == convert.CALIBRATION_WINDOW + 1
+    calibration, held_out = text_.calibration_text(files / "text", (4, 2))
+    assert calibration.shape == (4, text_.CALIBRATION_WINDOW)
+    assert held_out.shape[1] == text_.CALIBRATION_WINDOW + 1
     assert bytes(calibration[0].astype(np.uint8)).decode() in f"{SENTENCE}\n" * 400
 
 
@@ -251,13 +252,13 @@ def test_a_run_says_the_words_that_were_chosen(
         Tokenizer.from_str(JSON).token_to_id(word)
         for word in ("▁once", "▁upon", "▁a", "▁time", ".")
     ]
-    start = convert.engine_named("fast")
+    start = engines.engine_named("fast")
 
     def eloquent(*arguments: Any) -> Any:
         result = start(*arguments)
         return replace(result, chosen=np.array([words]))
 
-    monkeypatch.setattr(convert, "engine_named", lambda *_: eloquent)
+    monkeypatch.setattr(engines, "engine_named", lambda *_: eloquent)
     what = [
         "--prompt",
         "the cat,",

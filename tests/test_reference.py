@@ -10,7 +10,7 @@ from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, Input, MaxAbs, Output
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import quality
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job
@@ -59,7 +59,7 @@ def test_what_an_output_cannot_hold_is_an_error(hand_graph: Graph) -> None:
     top = MaxAbs("top", 1, (Input("v", "embedding", "x", "group"),), (narrow,), 3)
     graph = replace(hand_graph, nodes=(hand_graph.nodes[0], top, hand_graph.head))
     with pytest.raises(RangeError) as error:
-        reference.run(graph, convert.in_one_place(graph), Job(np.array([[0]])))
+        reference.run(graph, quality.in_one_place(graph), Job(np.array([[0]])))
     assert str(error.value) == "top: output max: 7 does not fit s3.0"
 
 

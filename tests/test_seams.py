@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.pipeline.convert import in_one_place
 from mmfree_neuro.pipeline.map import Wish, place
+from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.systems.load import load_system

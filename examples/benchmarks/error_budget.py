@@ -42,7 +42,7 @@ from mmfree_neuro.lowering.scheme import SCHEMES, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import convert, engines, quality
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
@@ -184,14 +184,14 @@ def approximations(model: HGRNBitModel, fixed: Ranges, per_token: Ranges) -> dic
 def graph_nats(graph: Graph, windows: NDArray[np.int64]) -> Nats:
     """Nats per byte of a graph on windows [n, length + 1]; refuses where the fast engine is not the
     reference."""
-    placed = convert.in_one_place(graph)
+    placed = quality.in_one_place(graph)
     few = Job(windows[:1, :CHECKED_TOKENS])
-    fast, reference = (convert.engine_named(name) for name in ("fast", "reference"))
+    fast, reference = (engines.engine_named(name) for name in ("fast", "reference"))
     found, expected = fast(graph, placed, few, silent), reference(graph, placed, few, silent)
     if not np.array_equal(found.logits, expected.logits):
         raise SystemExit("the fast engine differs from the reference: no row is written")
     logits = fast(graph, placed, Job(np.ascontiguousarray(windows[:, :-1])), silent).logits
-    return convert.nats(logits.astype(np.float64) * graph.logit_scale, windows[:, 1:])
+    return quality.nats(logits.astype(np.float64) * graph.logit_scale, windows[:, 1:])
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:

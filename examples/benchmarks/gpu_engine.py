@@ -21,7 +21,7 @@ from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.model.config import PUBLISHED
 from mmfree_neuro.model.synthetic import write_synthetic
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import convert, engines, quality
 from mmfree_neuro.run.job import Job, Result
 
 NEW_TOKENS = 16
@@ -57,16 +57,16 @@ def main() -> None:
         graph = convert.to_graph(
             checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print
         )
-        mapping = convert.in_one_place(graph)
+        mapping = quality.in_one_place(graph)
         job = Job(
             np.random.default_rng(1).integers(vocabulary, size=(1, options.tokens)), NEW_TOKENS
         )
         results = {
-            engine: convert.engine_named(engine)(graph, mapping, job) for engine in ("fast", "gpu")
+            engine: engines.engine_named(engine)(graph, mapping, job) for engine in ("fast", "gpu")
         }
         if not same(results["fast"], results["gpu"]):
             raise SystemExit("the gpu engine differs from fast: no row is written")
-        again = convert.engine_named("gpu")(graph, mapping, job)  # everything is compiled now
+        again = engines.engine_named("gpu")(graph, mapping, job)  # everything is compiled now
     row = {
         "what": (
             f"{options.model} {options.scheme}, {options.tokens} tokens and {NEW_TOKENS} "

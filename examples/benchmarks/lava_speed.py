@@ -13,7 +13,7 @@ import numpy as np
 from rows import write
 
 from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import engines
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
@@ -42,7 +42,7 @@ def main(checkpoint: Path, folder: Path) -> None:
     text = Path(subprocess.__file__).read_bytes()[:PROMPT]
     job = Job(np.frombuffer(text, np.uint8).astype(np.int64)[None], GENERATED)
     results = {
-        name: convert.engine_named(name)(graph, stored.mapping, job, lambda *_: None)
+        name: engines.engine_named(name)(graph, stored.mapping, job, lambda *_: None)
         for name in ("lava", "fast")
     }
     lava, fast = results["lava"], results["fast"]

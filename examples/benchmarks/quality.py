@@ -18,7 +18,8 @@ from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline import convert, engines, quality
+from mmfree_neuro.pipeline import text as text_
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
@@ -28,7 +29,7 @@ def main(folder: Path, count: int) -> None:
     checkpoint = convert.read_checkpoint(folder)
     text = corpus.load("stdlib")
     windows = corpus.windows(text.held_out, 1024, count)
-    calibration, _ = convert.calibration_text("stdlib", (WINDOWS, WINDOWS // 2))
+    calibration, _ = text_.calibration_text("stdlib", (WINDOWS, WINDOWS // 2))
     weights = ternary_weights(checkpoint)
     whole = nats(
         from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size)
@@ -44,14 +45,14 @@ def main(folder: Path, count: int) -> None:
     for name, scheme in SCHEMES.items():
         ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
         graph = hgrn_bit.lower(checkpoint, weights, ranges, scheme, folder.name)
-        placed, few = convert.in_one_place(graph), Job(windows[:1, :6])
+        placed, few = quality.in_one_place(graph), Job(windows[:1, :6])
         fast, reference = (
-            convert.engine_named(e)(graph, placed, few, lambda *_: None)
+            engines.engine_named(e)(graph, placed, few, lambda *_: None)
             for e in ("fast", "reference")
         )
         if not np.array_equal(fast.logits, reference.logits):
             raise SystemExit("the fast engine differs from the reference: no row is written")
-        measured = convert.quality(checkpoint, graph, windows)
+        measured = quality.quality(checkpoint, graph, windows)
         for key, value in measured.items():
             if key != "tokens":
                 unit = "nats/byte" if key.endswith("nats") else "ratio"

@@ -6,7 +6,7 @@ import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mmfree_neuro.pipeline.convert import versions
+from mmfree_neuro.pipeline.simulate import versions
 
 RESULTS = Path(__file__).parent / "results"
 

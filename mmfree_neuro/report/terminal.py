@@ -1,46 +1,21 @@
 """Checkpoints, graphs, mappings, systems and runs as text for people, and the same as plain content
 for machines."""
 
-import math
-import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, fields
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import astuple, fields
 from typing import Any
 
-import numpy as np
-
-from mmfree_neuro import files
 from mmfree_neuro.cost.explore import Choice, Point, front
-from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.graph.verify import verify_matrices
-from mmfree_neuro.lowering.ternarise import codes
-from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
-from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.run import run_file
 from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
-ReadCheckpoint = Callable[[Path], Checkpoint]
 LEAST_MESSAGES = "proven least by rows alone, with cores no slower"
 Bounds = dict[str, dict[str, float | None]]
-FindBounds = Callable[[Graph, Mapping, SystemSpec, int | None], Bounds]
-
-
-def write_codes(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the ternary codes of a checkpoint as an `.npz` file, one matrix in memory at a time."""
-    with (
-        files.whole_file(path) as scratch,
-        zipfile.ZipFile(scratch, "w", allowZip64=True) as archive,
-    ):
-        for name, matrix in codes(checkpoint):
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.save(member, matrix, allow_pickle=False)
 
 
 def graph_line(graph: Graph) -> str:
@@ -197,57 +172,6 @@ def gpu_row(row: dict[str, Any]) -> str:
         f"{row['device']}\n"
         f"checked {checked}"
     )
-
-
-def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str]:
-    parameters = sum(math.prod(shape) for shape in checkpoint.config.shapes().values())
-    content = {"config": asdict(checkpoint.config), "parameters": parameters}
-    lines = [f"{path}: {content['parameters']} parameters"]
-    lines += [f"  {name} = {value}" for name, value in asdict(checkpoint.config).items()]
-    for name, value in codes(checkpoint):
-        lines.append(
-            f"  {name} {list(value.shape)}: "
-            f"{100 * (1 - np.count_nonzero(value) / value.size):.1f} % zero"
-        )
-    return content, "\n".join(lines)
-
-
-def anything(
-    path: Path, read_checkpoint: ReadCheckpoint, bounds: FindBounds
-) -> tuple[dict[str, Any], str]:
-    """What a path holds: as content, and as text."""
-    if (path / "run.json").is_file():
-        run = run_file.load_run(path)
-        content = {
-            "engine": run.engine,
-            "prompt": run.prompt,
-            "text": run.text,
-            "seconds": run.seconds,
-            "date": run.date,
-        }
-        return (
-            content,
-            f"{run.prompt}{run.text}\n\n{speed(run)}\n{run.mapping.placer} on "
-            f"{run.system.name}, {run.date}",
-        )
-    if path.is_dir():
-        return _checkpoint(read_checkpoint(path), path)
-    if path.suffix == ".map":
-        graph, stored = mapping_file.load_mapped(path)
-        found = (
-            graph,
-            stored.mapping,
-            stored.system,
-            bounds(graph, stored.mapping, stored.system, stored.cores),
-        )
-        return mapping_content(*found), mapping_text(*found)
-    graph, digest = graph_file.load_graph(path, check=True)
-    verify_matrices(graph)
-    summary = summarise(graph)
-    return {
-        "sha256": digest,
-        **asdict(summary),
-    }, f"{graph_text(graph)}\nevery array is what its checksum says"
 
 
 def estimates(report: dict[str, Any]) -> str:

@@ -1,0 +1,90 @@
+"""What a path holds: a checkpoint, a graph, a mapping or a run."""
+
+import math
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfree_neuro import files
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.graph.verify import verify_matrices
+from mmfree_neuro.lowering.ternarise import codes
+from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.report.terminal import Bounds, graph_text, mapping_content, mapping_text, speed
+from mmfree_neuro.run import run_file
+from mmfree_neuro.systems.spec import SystemSpec
+
+ReadCheckpoint = Callable[[Path], Checkpoint]
+
+
+FindBounds = Callable[[Graph, Mapping, SystemSpec, int | None], Bounds]
+
+
+def write_codes(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the ternary codes of a checkpoint as an `.npz` file, one matrix in memory at a time."""
+    with (
+        files.whole_file(path) as scratch,
+        zipfile.ZipFile(scratch, "w", allowZip64=True) as archive,
+    ):
+        for name, matrix in codes(checkpoint):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.save(member, matrix, allow_pickle=False)
+
+
+def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str]:
+    parameters = sum(math.prod(shape) for shape in checkpoint.config.shapes().values())
+    content = {"config": asdict(checkpoint.config), "parameters": parameters}
+    lines = [f"{path}: {content['parameters']} parameters"]
+    lines += [f"  {name} = {value}" for name, value in asdict(checkpoint.config).items()]
+    for name, value in codes(checkpoint):
+        lines.append(
+            f"  {name} {list(value.shape)}: "
+            f"{100 * (1 - np.count_nonzero(value) / value.size):.1f} % zero"
+        )
+    return content, "\n".join(lines)
+
+
+def anything(
+    path: Path, read_checkpoint: ReadCheckpoint, bounds: FindBounds
+) -> tuple[dict[str, Any], str]:
+    """What a path holds: as content, and as text."""
+    if (path / "run.json").is_file():
+        run = run_file.load_run(path)
+        content = {
+            "engine": run.engine,
+            "prompt": run.prompt,
+            "text": run.text,
+            "seconds": run.seconds,
+            "date": run.date,
+        }
+        return (
+            content,
+            f"{run.prompt}{run.text}\n\n{speed(run)}\n{run.mapping.placer} on "
+            f"{run.system.name}, {run.date}",
+        )
+    if path.is_dir():
+        return _checkpoint(read_checkpoint(path), path)
+    if path.suffix == ".map":
+        graph, stored = mapping_file.load_mapped(path)
+        found = (
+            graph,
+            stored.mapping,
+            stored.system,
+            bounds(graph, stored.mapping, stored.system, stored.cores),
+        )
+        return mapping_content(*found), mapping_text(*found)
+    graph, digest = graph_file.load_graph(path, check=True)
+    verify_matrices(graph)
+    summary = summarise(graph)
+    return {
+        "sha256": digest,
+        **asdict(summary),
+    }, f"{graph_text(graph)}\nevery array is what its checksum says"

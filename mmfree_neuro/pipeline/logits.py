@@ -1,0 +1,56 @@
+"""Logits of whatever a path names, on any engine."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.lowering.scheme import Scheme
+from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.pipeline.convert import read_checkpoint, to_graph, within
+from mmfree_neuro.pipeline.quality import in_one_place
+from mmfree_neuro.run.job import check_new_tokens, check_shape
+
+
+def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
+    """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a
+    checkpoint folder."""
+    if path.is_dir():
+        graph = to_graph(
+            read_checkpoint(path),
+            checkpoints.read_tokenizer(path),
+            scheme,
+            text,
+            path.resolve().name,
+        )
+        return graph, in_one_place(graph)
+    if path.suffix == ".map":
+        graph, stored = mapping_file.load_mapped(path)
+        return graph, stored.mapping
+    graph, _ = graph_file.load_graph(path)
+    return graph, in_one_place(graph)
+
+
+def float_result(
+    folder: Path, tokens: NDArray[np.int64], new_tokens: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logits of the float model and its greedy continuation."""
+    from mmfree_kernels import evaluate, model, streamed
+
+    checkpoint = read_checkpoint(folder)
+    check_shape(tokens)
+    check_new_tokens(tokens, new_tokens, checkpoint.config.vocab_size)
+    within(tokens, checkpoint.config.vocab_size, "the tokens")
+    if new_tokens == 0:  # a model of any size
+        windows = [
+            window.numpy().astype(np.float64) for window in streamed.stream(checkpoint, tokens)
+        ]
+        return np.concatenate(windows), np.zeros((len(tokens), 0), np.int64)
+    float_model = model.from_checkpoint(checkpoint)
+    return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(
+        float_model, tokens, new_tokens
+    )

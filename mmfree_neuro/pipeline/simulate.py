@@ -1,0 +1,84 @@
+"""From a mapping file and a prompt to the folder of a run."""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.mapping.footprint import use_of_cores
+from mmfree_neuro.model import tokenizer as texts
+from mmfree_neuro.pipeline.engines import engine_named, is_worker
+from mmfree_neuro.run import run_file
+from mmfree_neuro.run.folder import whole_folder
+from mmfree_neuro.run.job import Job, Report, Saving, silent
+from mmfree_neuro.run.run_file import Run
+from mmfree_neuro.run.state_file import saving
+
+
+def simulate(
+    path: Path,
+    prompt: str,
+    job_of: Callable[[NDArray[np.int64]], Job],
+    engine: str,
+    output: Path,
+    report: Report = silent,
+    *,
+    save_every: int = 0,
+    resume: bool = False,
+    placement: Sequence[int] | None = None,
+) -> Run:
+    """Run a mapping file on an engine and write the run's folder.
+
+    Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
+    """
+    graph, stored = mapping_file.load_mapped(path)
+    job = replace(
+        job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)),
+        keep_logits=False,
+    )
+    start = engine_named(engine, placement)
+    if is_worker(engine):
+        start(graph, stored.mapping, job, report, Saving(save_every, lambda _: None))
+    with saving(stored.mapping, job, output, save_every, resume) as kept:
+        result = start(graph, stored.mapping, job, report, kept)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    sampling = {"temperature": job.sampling.temperature, "seed": job.sampling.seed}
+    run = Run(
+        engine,
+        graph.scheme,
+        prompt,
+        texts.decode(graph.tokenizer, result.chosen[0]),
+        tuple(job.tokens[0].tolist()),
+        tuple(result.chosen[0].tolist()),
+        sampling,
+        result.seconds,
+        result.prefill,
+        result.generate,
+        summarise(graph),
+        stored.mapping,
+        stored.system,
+        versions(),
+        now,
+        use_of_cores(graph, stored.mapping, stored.system.chip),
+    )
+    with whole_folder(output) as folder:
+        run_file.save_run(run, folder)
+    return run
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in ("mmfree-neuro", "numpy", "torch", "lava-nc", "mpi4py"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
