@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmfree_neuro.cli import main
+from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.pipeline import report
 

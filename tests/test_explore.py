@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli
+from mmfree_neuro.cli import main
 from mmfree_neuro.cost import explore
 from mmfree_neuro.cost.explore import Choice, Point
 from mmfree_neuro.cost.span import Span
@@ -321,7 +321,7 @@ def run(tiny: Graph, tmp_path: Path) -> Callable[..., int]:
     graph_file.save_graph(tiny, tmp_path / "tiny.graph")
 
     def call(*options: str, system: str = "kapoho-point") -> int:
-        return cli.main(["explore", str(tmp_path / "tiny.graph"), "--system", system, *options])
+        return main.main(["explore", str(tmp_path / "tiny.graph"), "--system", system, *options])
 
     return call
 

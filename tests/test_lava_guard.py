@@ -46,7 +46,7 @@ PROGRAM = """
     import time
     from multiprocessing import shared_memory
 
-    from mmfree_neuro import cli
+    from mmfree_neuro.cli import main as cli
     from mmfree_sims import tile
     from mmfree_sims.lava import engine
 
@@ -289,7 +289,7 @@ def test_a_process_that_dies_while_lava_starts(number: int, mapping: Path, tmp_p
 
 def test_what_the_report_raises_passes_through(mapping: Path, tmp_path: Path) -> None:
     patch = """
-        from mmfree_neuro.cli import Bars
+        from mmfree_neuro.cli.main import Bars
 
 
         def failing(self, phase, done, total):

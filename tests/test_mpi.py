@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli
+from mmfree_neuro.cli import main
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
@@ -47,7 +47,7 @@ ENDLESS = 1_000_000
 BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
 PYTHON = sys.executable, "-W", "error"
-COMMAND = *PYTHON, "-m", "mmfree_neuro.cli"
+COMMAND = *PYTHON, "-m", "mmfree_neuro.cli.main"
 STATE = "state.safetensors"
 MEMORY = *mpi.MPI_MEMORY, "ucx_"
 
@@ -547,7 +547,7 @@ def test_logits_are_those_of_the_fast_engine(path: Path, tmp_path: Path) -> None
     status, out, err = run_on(2, tmp_path, *COMMAND, *what("mpi"), "--placement", "1,0,1")
     assert (status, err) == (0, "")
     assert out == f"wrote {', '.join(str(tmp_path / 'mpi' / name) for name in names)}\n"
-    assert cli.main(what("fast")) == 0
+    assert main.main(what("fast")) == 0
     for name in names:
         assert (tmp_path / "mpi" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes()
 
@@ -558,7 +558,7 @@ BY_RANK = """
     import os
     import sys
 
-    from mmfree_neuro import cli
+    from mmfree_neuro.cli import main as cli
 
     sys.exit(cli.main([word.replace("{rank}", os.environ["PMI_RANK"]) for word in sys.argv[1:]]))
 """
@@ -634,7 +634,7 @@ def test_only_the_mpi_engine_has_ranks(
 ) -> None:
     for engine in ("reference", "fast", "lava"):
         words = *simulate(path, tmp_path / "run", "--placement", "0,0,0"), "--engine", engine
-        assert cli.main(words) == 2
+        assert main.main(words) == 2
         assert capsys.readouterr().err == (
             f"mmfree-neuro: engine {engine} has no ranks, must be mpi to place chips on them\n"
         )
@@ -648,7 +648,7 @@ def test_without_mpi4py(
         mpi.world()
     needs = "the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich"
     assert str(caught.value) == needs
-    assert cli.main(simulate(path, tmp_path / "run")) == 2
+    assert main.main(simulate(path, tmp_path / "run")) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {needs}\n"
 
 
@@ -659,7 +659,7 @@ PATCHED = """
     import signal
     import sys
 
-    from mmfree_neuro import cli
+    from mmfree_neuro.cli import main as cli
     from mmfree_neuro.pipeline import convert as pipeline
     from mmfree_neuro.graph import graph_file as storage
     from mmfree_sims import mpi, tile
@@ -821,7 +821,7 @@ def resume(engine: str, words: tuple[str, ...], folder: Path) -> None:
         status, _, err = run_on(2, folder, *COMMAND, *words)
         assert (status, err) == (0, "")
     else:
-        assert cli.main([*words, "--engine", engine]) == 0
+        assert main.main([*words, "--engine", engine]) == 0
 
 
 def test_a_run_that_is_killed_while_it_saves_is_resumed(path: Path, tmp_path: Path) -> None:

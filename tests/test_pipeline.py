@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from mmfree_kernels import calibrate
-from mmfree_neuro import cli
+from mmfree_neuro.cli import main
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.model import checkpoint as checkpoints
@@ -126,7 +126,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     (folder / "text").write_text(f"{SENTENCE}\n" * 400, encoding="utf-8")
     files = Files(folder)
     assert (
-        cli.main(
+        main.main(
             [
                 "convert",
                 files / "checkpoint",
@@ -139,7 +139,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         == 0
     )
     where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
-    assert cli.main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
+    assert main.main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
     return files
 
 
@@ -187,7 +187,7 @@ def test_what_is_calibrated_on_are_words(
         "--calibrate",
         files / "text",
     ]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert (tmp_path / "model.graph").read_bytes() == Path(files / "model.graph").read_bytes()
     calibration, held_out = text_.calibration_text(files / "text", (32, 16), JSON)
     assert np.array_equal(seen[0], calibration)
@@ -226,7 +226,7 @@ def test_a_run_prints_text(
         "-o",
         str(out),
     ]
-    assert cli.main(["simulate", files / "model.map", *what]) == 0
+    assert main.main(["simulate", files / "model.map", *what]) == 0
     said = capsys.readouterr().out
     run = run_file.load_run(out)
     assert list(run.prompt_tokens) == [
@@ -237,7 +237,7 @@ def test_a_run_prints_text(
     assert run.text == text.decode(JSON, run.new_tokens)
     assert said.startswith(f"{prompt}{run.text}\n\n")
     assert max(run.new_tokens) > 255
-    assert cli.main(["simulate", files / "model.map", *what, "--json"]) == 0
+    assert main.main(["simulate", files / "model.map", *what, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == run.text
 
 
@@ -269,7 +269,7 @@ def test_a_run_says_the_words_that_were_chosen(
         "-o",
         str(tmp_path / "run"),
     ]
-    assert cli.main(["simulate", files / "model.map", *what]) == 0
+    assert main.main(["simulate", files / "model.map", *what]) == 0
     assert capsys.readouterr().out.startswith("the cat, once upon a time.\n\n")
     assert run_file.load_run(tmp_path / "run").text == " once upon a time."
 
@@ -290,7 +290,7 @@ def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path)
             "--engine",
             "fast",
         ]
-        assert cli.main([*arguments, "--calibrate", files / "text"]) == 0
+        assert main.main([*arguments, "--calibrate", files / "text"]) == 0
         found.append(np.load(out))
     assert np.array_equal(*found)
 
@@ -300,7 +300,7 @@ def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path)
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line with which a command ends."""
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("mmfree-neuro: ")
@@ -325,7 +325,7 @@ def test_a_tokenizer_of_more_tokens_than_its_model(
     )
     assert not (tmp_path / "model.graph").exists()
     write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, vocab_size=SIZE))
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_a_tokenizer_that_cannot_be_read(
 def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
     """It begins with the first token of the model."""
     what = ["--prompt", "", "--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
-    assert cli.main(["simulate", files / "model.map", *what]) == 0
+    assert main.main(["simulate", files / "model.map", *what]) == 0
     assert run_file.load_run(tmp_path / "run").prompt_tokens == (1,)
 
 
@@ -423,7 +423,7 @@ def test_a_text_of_few_words(
         assert refused(arguments, capsys) == message
         assert not (tmp_path / "model.graph").exists()
         return
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     quality = graph_file.load_graph(tmp_path / "model.graph")[0].quality
     assert quality["tokens"] >= 1
     assert np.isfinite(list(quality.values())).all()

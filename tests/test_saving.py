@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from mmfree_kernels.calibrate import calibrate
-from mmfree_neuro import cli
+from mmfree_neuro.cli import main
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import MLGRU, Graph
@@ -598,7 +598,7 @@ def simulate(files: Files, out: Path, *more: str) -> list[str]:
 def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> run_file.Run:
     """The run that nothing stopped."""
     out = tmp_path_factory.mktemp("straight") / "run"
-    assert cli.main(simulate(files, out, "--save-every", "0")) == 0
+    assert main.main(simulate(files, out, "--save-every", "0")) == 0
     return run_file.load_run(out)
 
 
@@ -619,16 +619,16 @@ def stopped(
     patch: pytest.MonkeyPatch, where: tuple[str, int], how: Callable[[], Any], arguments: list[str]
 ) -> int:
     """The exit status of a command in which something happens when a phase has got so far."""
-    report = cli.Bars.report
+    report = main.Bars.report
 
-    def stop(self: cli.Bars, phase: str, done: int, total: int) -> None:
+    def stop(self: main.Bars, phase: str, done: int, total: int) -> None:
         report(self, phase, done, total)
         if (phase, done) == where:
             how()
 
     with patch.context() as inner:
-        inner.setattr(cli.Bars, "report", stop)
-        return cli.main(arguments)
+        inner.setattr(main.Bars, "report", stop)
+        return main.main(arguments)
 
 
 def interrupt() -> None:
@@ -666,7 +666,7 @@ def test_an_interrupted_run_is_resumed(
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
     before = tree(out)
 
-    assert cli.main(begin) == 2
+    assert main.main(begin) == 2
     refused = (
         f"{out}: holds the state of an unfinished run, must be another folder, or use --resume"
     )
@@ -674,7 +674,7 @@ def test_an_interrupted_run_is_resumed(
     assert tree(out) == before
 
     other = {"fast": "reference", "reference": "fast"}[engine]
-    assert cli.main([*begin, "--resume", "--engine", other, "--json"]) == 0
+    assert main.main([*begin, "--resume", "--engine", other, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == straight.text
     assert_finished(out, straight)
 
@@ -699,7 +699,7 @@ def test_a_run_is_interrupted_again_and_again(
             else ""
         )
         assert capsys.readouterr().err == f"mmfree-neuro: interrupted{hint}\n"
-    assert cli.main([*begin, "--resume"]) == 0
+    assert main.main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
@@ -730,7 +730,7 @@ def test_a_run_that_died(
     assert stopped(monkeypatch, ("generate", 3), interrupt, simulate(files, out, "--resume")) == 1
     hint = f"the state after 6 tokens is in {out}, --resume goes on from there"
     assert capsys.readouterr().err == f"mmfree-neuro: interrupted; {hint}\n"
-    assert cli.main(simulate(files, out, "--resume")) == 0
+    assert main.main(simulate(files, out, "--resume")) == 0
     assert_finished(out, straight)
 
 
@@ -739,7 +739,7 @@ def test_a_run_that_saved_states_leaves_none(
 ) -> None:
     """Over an older run, too."""
     for every in ("1", "4", "100"):
-        assert cli.main(simulate(files, tmp_path / "run", "--save-every", every)) == 0
+        assert main.main(simulate(files, tmp_path / "run", "--save-every", every)) == 0
         assert_finished(tmp_path / "run", straight)
 
 
@@ -751,14 +751,14 @@ def test_an_older_run_stays_until_the_new_one_is_finished(
     capsys: Said,
 ) -> None:
     out = tmp_path / "run"
-    assert cli.main(simulate(files, out, "--new-tokens", "2")) == 0
+    assert main.main(simulate(files, out, "--new-tokens", "2")) == 0
     older = tree(out)
     begin = simulate(files, out, "--save-every", "2")
     assert stopped(monkeypatch, ("generate", 4), interrupt, begin) == 1
     assert sorted(path.name for path in out.iterdir()) == ["run.json", STATE_FILE]
     assert tree(out)["run.json"] == older["run.json"]
-    assert cli.main(begin) == 2
-    assert cli.main([*begin, "--resume"]) == 0
+    assert main.main(begin) == 2
+    assert main.main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
@@ -773,11 +773,11 @@ def test_more_tokens_are_asked_for_on_the_command_line(
     begin = simulate(files, out, "--save-every", "3", "--new-tokens", "3")
     assert stopped(monkeypatch, ("generate", 3), interrupt, begin) == 1
     capsys.readouterr()
-    assert cli.main([*begin, "--resume", "--new-tokens", "1"]) == 2
+    assert main.main([*begin, "--resume", "--new-tokens", "1"]) == 2
     message = "the saved state is 6 tokens into the run, must be at most 5; ask for more tokens"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
-    assert cli.main([*begin, "--resume", "--new-tokens", str(NEW)]) == 0
+    assert main.main([*begin, "--resume", "--new-tokens", str(NEW)]) == 0
     assert_finished(out, straight)
 
 
@@ -786,7 +786,7 @@ def test_what_cannot_be_resumed(
 ) -> None:
     out, begin = tmp_path / "run", simulate(files, tmp_path / "run", "--save-every", "2")
     none = f"{out / STATE_FILE}: not readable (No such file or directory)"
-    assert cli.main([*begin, "--resume"]) == 2
+    assert main.main([*begin, "--resume"]) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {none}\n"
     assert not out.exists()
     assert stopped(monkeypatch, ("generate", 3), interrupt, begin) == 1
@@ -796,34 +796,34 @@ def test_what_cannot_be_resumed(
         "those of that run"
     )
     for changed in (["--prompt", "abce"], ["--temperature", "0"], ["--seed", "5"]):
-        assert cli.main([*begin, "--resume", *changed]) == 2
+        assert main.main([*begin, "--resume", *changed]) == 2
         assert capsys.readouterr().err == f"mmfree-neuro: {other}\n"
     arguments = [*begin, "--resume"]
-    assert cli.main([argument.replace("a16.map", "a8.map") for argument in arguments]) == 2
+    assert main.main([argument.replace("a16.map", "a8.map") for argument in arguments]) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {other}\n"
     assert tree(out) == before
     (out / STATE_FILE).write_bytes(before[STATE_FILE][:-1])
-    assert cli.main([*begin, "--resume"]) == 2
+    assert main.main([*begin, "--resume"]) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {out / STATE_FILE}: {WRONG_STATE}\n"
     (out / STATE_FILE).write_bytes(before[STATE_FILE])
     (out / "notes.txt").write_text("mine")
-    assert cli.main([*begin, "--resume"]) == 2
+    assert main.main([*begin, "--resume"]) == 2
     message = f"{out}: exists and is not a run, must be a new folder or an older run"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
 
 
 def test_a_finished_run_cannot_be_resumed(files: Files, tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "run"
-    assert cli.main(simulate(files, out)) == 0
+    assert main.main(simulate(files, out)) == 0
     before, _ = tree(out), capsys.readouterr()
-    assert cli.main(simulate(files, out, "--resume")) == 2
+    assert main.main(simulate(files, out, "--resume")) == 2
     message = f"{out / STATE_FILE}: not readable (No such file or directory)"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert tree(out) == before
 
 
 def test_states_are_not_saved_less_than_never(files: Files, tmp_path: Path, capsys: Said) -> None:
-    assert cli.main(simulate(files, tmp_path / "run", "--save-every", "-1")) == 2
+    assert main.main(simulate(files, tmp_path / "run", "--save-every", "-1")) == 2
     message = "a state every -1 tokens was asked for, must not be negative"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert tree(tmp_path) == {}
@@ -862,10 +862,10 @@ def test_a_full_disk_is_one_line(
     out = tmp_path / "out"
     arguments = steps_that_write(files, out)[name]
     if older:
-        assert cli.main(arguments) == 0
+        assert main.main(arguments) == 0
     before, _ = tree(tmp_path), capsys.readouterr()
     with room_for(1000):
-        assert cli.main(arguments) == 2
+        assert main.main(arguments) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {out}: cannot be written (File too large)\n"
     assert tree(tmp_path) == before
 
@@ -893,20 +893,20 @@ def test_a_disk_that_fills_up_during_a_run(
         f"the state after 4 tokens is in {out}, --resume goes on from there\n"
     )
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
-    assert cli.main([*begin, "--resume"]) == 0
+    assert main.main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
 def test_a_disk_that_is_full_at_the_first_state(files: Files, tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "run"
     with room_for(1000):
-        assert cli.main(simulate(files, out, "--save-every", "2")) == 1
+        assert main.main(simulate(files, out, "--save-every", "2")) == 1
     assert (
         capsys.readouterr().err
         == f"mmfree-neuro: {out / STATE_FILE}: cannot be written (File too large)\n"
     )
     assert tree(tmp_path) == {}
-    assert cli.main(simulate(files, out, "--save-every", "2")) == 0
+    assert main.main(simulate(files, out, "--save-every", "2")) == 0
 
 
 def test_a_disk_that_is_full_at_the_end(
@@ -922,13 +922,13 @@ def test_a_disk_that_is_full_at_the_end(
     save_run = run_file.save_run
     with monkeypatch.context() as patch:
         patch.setattr(run_file, "save_run", lambda run, folder: (save_run(run, folder), no_space()))
-        assert cli.main(begin) == 2
+        assert main.main(begin) == 2
     assert (
         capsys.readouterr().err
         == f"mmfree-neuro: {out}: cannot be written (No space left on device)\n"
     )
     assert [path.name for path in tmp_path.rglob("*")] == ["run", STATE_FILE]
-    assert cli.main([*begin, "--resume"]) == 0
+    assert main.main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
@@ -963,7 +963,7 @@ def test_killed_while_a_state_was_written(
         import signal
         import sys
 
-        from mmfree_neuro import cli
+        from mmfree_neuro.cli import main as cli
 
         last, replace, written = int(sys.argv[1]), os.replace, []
 
@@ -980,7 +980,7 @@ def test_killed_while_a_state_was_written(
     """
     begin = simulate(files, tmp_path / "out", "--save-every", "3")
     assert run_python(program, tmp_path, str(state), *begin).returncode == -signal.SIGKILL
-    assert cli.main([*begin, *(["--resume"] if state > 1 else [])]) == 0, capsys.readouterr().err
+    assert main.main([*begin, *(["--resume"] if state > 1 else [])]) == 0, capsys.readouterr().err
     assert_finished(tmp_path / "out", straight)
 
 
@@ -1112,7 +1112,7 @@ LAVA_STOPS = """
     import signal
     import sys
 
-    from mmfree_neuro import cli
+    from mmfree_neuro.cli import main as cli
     from mmfree_sims.lava import engine
 
     how, make_watch = sys.argv[1], engine._watcher
@@ -1159,9 +1159,9 @@ def test_a_lava_run_that_was_stopped_is_resumed_by_others(
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
     new_tokens = str(fed + 20)
     resume = simulate(files, out, "--resume", "--new-tokens", new_tokens)
-    assert cli.main(resume) == 0
+    assert main.main(resume) == 0
     whole = simulate(files, tmp_path / "whole", "--new-tokens", new_tokens)
-    assert cli.main(whole) == 0
+    assert main.main(whole) == 0
     assert_finished(out, run_file.load_run(tmp_path / "whole"))
     assert run_file.load_run(out).new_tokens[:NEW] == straight.new_tokens
 
@@ -1172,7 +1172,15 @@ def test_a_run_of_the_fast_engine_is_resumed_by_lava(
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "2")
     assert stopped(monkeypatch, ("generate", 4), interrupt, begin) == 1
-    command = [sys.executable, "-m", "mmfree_neuro.cli", *begin, "--resume", "--engine", "lava"]
+    command = [
+        sys.executable,
+        "-m",
+        "mmfree_neuro.cli.main",
+        *begin,
+        "--resume",
+        "--engine",
+        "lava",
+    ]
     found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (found.returncode, found.stderr) == (0, "")
     assert_finished(out, straight)
@@ -1187,7 +1195,7 @@ def test_a_disk_that_fills_up_during_a_lava_run(
         import sys
         from pathlib import Path
 
-        from mmfree_neuro import cli
+        from mmfree_neuro.cli import main as cli
 
         write_bytes, written = Path.write_bytes, []
 
@@ -1211,5 +1219,5 @@ def test_a_disk_that_fills_up_during_a_lava_run(
     )
     assert found.returncode == 1
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
-    assert cli.main(simulate(files, out, "--resume")) == 0
+    assert main.main(simulate(files, out, "--resume")) == 0
     assert_finished(out, straight)

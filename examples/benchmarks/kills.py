@@ -41,7 +41,7 @@ STATE = "state.safetensors"
 MPI_MEMORY = "mpich_", "ucx_"
 BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
-COMMAND = sys.executable, "-m", "mmfree_neuro.cli"
+COMMAND = sys.executable, "-m", "mmfree_neuro.cli.main"
 VICTIMS = "a Lava chip", "an MPI rank", "the user's process"
 TELLING = """
 import os
@@ -49,7 +49,7 @@ import sys
 from multiprocessing import shared_memory
 from pathlib import Path
 
-from mmfree_neuro import cli
+from mmfree_neuro.cli import main as cli
 from mmfree_sims import tile
 
 build, shared_memory._SHM_NAME_PREFIX = tile.Tile.__init__, f"/k{os.getpid()}_"

@@ -375,7 +375,7 @@ def demo(options: argparse.Namespace) -> None:
     for step in steps:
         print(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}", flush=True)
         status = subprocess.run(
-            [sys.executable, "-m", "mmfree_neuro.cli", *step], check=False
+            [sys.executable, "-m", "mmfree_neuro.cli.main", *step], check=False
         ).returncode
         if status:
             raise SystemExit(status)

@@ -1,0 +1,1 @@
+"""The command line: a command in each file. Stands on `pipeline`."""
