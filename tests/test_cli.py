@@ -367,7 +367,7 @@ def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
             found[source, engine] = np.load(output)
     output = tmp_path / "lava.npy"
     arguments = ["logits", files / "model.map", "--tokens", files / "tokens.npy", "-o", str(output)]
-    command = [sys.executable, "-m", "mmfree_neuro.cli.main", *arguments, "--engine", "lava"]
+    command = [sys.executable, "-m", "mmfree_neuro", *arguments, "--engine", "lava"]
     subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
     found["model.map", "lava"] = np.load(output)
     first = found["model.graph", "reference"]

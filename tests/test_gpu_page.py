@@ -14,7 +14,7 @@ Row = dict[str, Any]
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     """All rows of an H100."""
-    text = (resources.files("mmfree_neuro") / "measured.json").read_text(encoding="utf-8")
+    text = (resources.files("mmfree_neuro.baselines") / "measured.json").read_text(encoding="utf-8")
     return [row for row in json.loads(text) if "H100" in row["device"]]
 
 

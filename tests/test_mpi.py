@@ -47,7 +47,7 @@ ENDLESS = 1_000_000
 BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
 PYTHON = sys.executable, "-W", "error"
-COMMAND = *PYTHON, "-m", "mmfree_neuro.cli.main"
+COMMAND = *PYTHON, "-m", "mmfree_neuro"
 STATE = "state.safetensors"
 MEMORY = *mpi.MPI_MEMORY, "ucx_"
 

@@ -1172,15 +1172,7 @@ def test_a_run_of_the_fast_engine_is_resumed_by_lava(
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "2")
     assert stopped(monkeypatch, ("generate", 4), interrupt, begin) == 1
-    command = [
-        sys.executable,
-        "-m",
-        "mmfree_neuro.cli.main",
-        *begin,
-        "--resume",
-        "--engine",
-        "lava",
-    ]
+    command = [sys.executable, "-m", "mmfree_neuro", *begin, "--resume", "--engine", "lava"]
     found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (found.returncode, found.stderr) == (0, "")
     assert_finished(out, straight)

@@ -41,7 +41,7 @@ STATE = "state.safetensors"
 MPI_MEMORY = "mpich_", "ucx_"
 BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
-COMMAND = sys.executable, "-m", "mmfree_neuro.cli.main"
+COMMAND = sys.executable, "-m", "mmfree_neuro"
 VICTIMS = "a Lava chip", "an MPI rank", "the user's process"
 TELLING = """
 import os

@@ -36,9 +36,7 @@ def main(checkpoint: Path, folder: Path) -> None:
         ],
     ):
         subprocess.run(
-            [sys.executable, "-m", "mmfree_neuro.cli.main", *step],
-            check=True,
-            stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "mmfree_neuro", *step], check=True, stdout=subprocess.DEVNULL
         )
     graph, stored = mapping_file.load_mapped(folder / "model.map")
     text = Path(subprocess.__file__).read_bytes()[:PROMPT]

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 SAMPLE_SECONDS = 0.25
-CLI = [sys.executable, "-m", "mmfree_neuro.cli.main"]
+CLI = [sys.executable, "-m", "mmfree_neuro"]
 
 
 def memory(ancestor: int) -> int:

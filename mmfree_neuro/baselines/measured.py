@@ -46,7 +46,7 @@ def load(files: Sequence[Path] = ()) -> tuple[tuple[Baseline, ...], list[str]]:
 
     And a sentence on each file that has rows for which a report has no place.
     """
-    own = resources.files("mmfree_neuro") / "measured.json"
+    own = resources.files("mmfree_neuro.baselines") / "measured.json"
     (rows, _), sentences = _rows(own.read_text(encoding="utf-8"), "measured.json"), []
     for path in files:
         try:

@@ -116,7 +116,7 @@ def parse(text: str, where: str) -> tuple[Baseline, ...]:
 
 def load() -> tuple[Baseline, ...]:
     """The rows that come with the project."""
-    file = resources.files("mmfree_neuro") / "baselines.toml"
+    file = resources.files("mmfree_neuro.baselines") / "baselines.toml"
     return parse(file.read_text(encoding="utf-8"), "baselines.toml")
 
 

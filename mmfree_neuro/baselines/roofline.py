@@ -99,7 +99,7 @@ def parse(text: str, where: str) -> tuple[Gpu, ...]:
 
 def load() -> tuple[Gpu, ...]:
     """The GPUs that come with the project."""
-    file = resources.files("mmfree_neuro") / "gpus.toml"
+    file = resources.files("mmfree_neuro.baselines") / "gpus.toml"
     return parse(file.read_text(encoding="utf-8"), "gpus.toml")
 
 

@@ -53,7 +53,7 @@ def _as_url(picture: bytes) -> str:
 def to_html(report: Plain, pictures: dict[str, bytes]) -> str:
     """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG
     or SVG."""
-    loader = jinja2.PackageLoader("mmfree_neuro")
+    loader = jinja2.PackageLoader("mmfree_neuro.report")
     pages = jinja2.Environment(
         loader=loader,
         autoescape=True,

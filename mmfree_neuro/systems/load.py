@@ -87,7 +87,7 @@ def _known_chip(name: Any, where: str) -> ChipSpec:
         raise HardwareError(
             f"{where}: chip {name!r} is not known, must be one of {', '.join(chip_names())}"
         )
-    file = resources.files("mmfree_neuro") / "systems" / "chips" / f"{name}.toml"
+    file = resources.files("mmfree_neuro.systems") / "chips" / f"{name}.toml"
     return _chip(_toml(file.read_text(encoding="utf-8"), f"chip {name}"), f"chip {name}")
 
 
@@ -115,7 +115,7 @@ def parse_system(text: str, where: str) -> SystemSpec:
 
 
 def _names(*folders: str) -> list[str]:
-    folder = resources.files("mmfree_neuro").joinpath("systems", *folders)
+    folder = resources.files("mmfree_neuro.systems").joinpath(*folders)
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
     )
@@ -143,5 +143,5 @@ def load_system(name: str) -> SystemSpec:
             f"system {name!r} is not known, must be one of {', '.join(system_names())}, or a "
             ".toml file"
         )
-    file = resources.files("mmfree_neuro") / "systems" / f"{name}.toml"
+    file = resources.files("mmfree_neuro.systems") / f"{name}.toml"
     return parse_system(file.read_text(encoding="utf-8"), f"system {name}")

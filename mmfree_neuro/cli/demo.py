@@ -1,0 +1,87 @@
+"""mmfree-neuro demo: the whole flow on the checkpoint that ships with the project."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.errors import InputError
+
+CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "checkpoints" / "stdlib-5m"
+PROMPT = 'def read_lines(path):\n    """Return the lines of a file."""\n'
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    p = add_command(commands, "demo", run, "demo")
+    add_option(
+        p,
+        "--checkpoint",
+        type=Path,
+        default=CHECKPOINT,
+        help="checkpoint to show (default: the one shipped)",
+    )
+    add_option(p, "--prompt", default=PROMPT, help="text to continue")
+    add_option(
+        p, "--new-tokens", type=int, default=160, help="how many tokens to generate (default 160)"
+    )
+    add_option(p, "--scheme", default="a16", help="a16 (default) or a8")
+    add_option(
+        p,
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        help="folder for the intermediate files (default demo)",
+    )
+    add_option(
+        p,
+        "--report",
+        type=Path,
+        default=Path("report.html"),
+        help="report to write (default report.html)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Convert, map, simulate in Lava and report, each step as a command of its own."""
+    checkpoint = options.checkpoint
+    if not (checkpoint / "config.json").is_file():
+        raise InputError(f"{checkpoint}: no checkpoint there; give one with --checkpoint")
+    folder: Path = options.output
+    graph, mapping, run = folder / "model.graph", folder / "model.map", folder / "run"
+    steps = [
+        ["convert", str(checkpoint), "-o", str(graph), "--scheme", options.scheme],
+        ["map", str(graph), "--system", "kapoho-point", "--chips", "8", "-o", str(mapping)],
+        [
+            "simulate",
+            str(mapping),
+            "--prompt",
+            options.prompt,
+            "--new-tokens",
+            str(options.new_tokens),
+            "--engine",
+            "lava",
+            "--temperature",
+            "0.5",
+            "-o",
+            str(run),
+        ],
+        ["report", str(run), "-o", str(folder / "report.md")],
+        ["report", str(run), "-o", str(options.report)],
+    ]
+    for step in steps:
+        print(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}", flush=True)
+        status = subprocess.run(
+            [sys.executable, "-m", "mmfree_neuro", *step], check=False
+        ).returncode
+        if status:
+            raise SystemExit(status)
+        print(flush=True)
+
+
+def _quoted(word: str) -> str:
+    return word if word and not set(word) & set(" \n\"'()") else json.dumps(word)

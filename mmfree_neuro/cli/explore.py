@@ -1,0 +1,114 @@
+"""mmfree-neuro explore: many mappings of a graph, and which no other beats."""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro import files
+from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.output import say, show
+from mmfree_neuro.cost import explore as exploring
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.pipeline import explore as pipeline_explore
+from mmfree_neuro.pipeline import map as mapping
+from mmfree_neuro.report import terminal
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    p = add_command(
+        commands, "explore", run, "explore model.graph --system alia-point-32 --chips fewest,24,32"
+    )
+    add_option(p, "graph", type=Path, help="graph file")
+    add_option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
+    add_option(
+        p, "--chips", default="fewest", help="numbers of chips, as fewest,8,24 (default fewest)"
+    )
+    add_option(
+        p,
+        "--weight-bits",
+        default="2",
+        help="what a stored weight takes, as 2,8: changes what fits (default 2)",
+    )
+    add_option(
+        p,
+        "--splits",
+        default="columns,spread",
+        help="rows; columns (sums are divided too where it saves messages); "
+        "spread (every node over all cores of "
+        "its chip) (default columns,spread)",
+    )
+    add_option(
+        p,
+        "--placers",
+        default="chain,block-per-chip",
+        help="as chain,balanced (default chain,block-per-chip)",
+    )
+    add_option(
+        p,
+        "--copies",
+        default="1",
+        help=(
+            "copies of the model, each with a sequence of its own; all share one barrier "
+            "(default 1)"
+        ),
+    )
+    add_option(
+        p,
+        "--head-on-host",
+        action="store_true",
+        help="leave the head and its norm to the host, as published",
+    )
+    add_option(p, "-o", "--output", type=Path, help="write all points as JSON")
+    add_option(p, "--picture", type=Path, help="draw the fronts as PNG")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Map a graph in many ways and show which no other beats."""
+    chips = [
+        None if text == "fewest" else _number(text, "chips") for text in options.chips.split(",")
+    ]
+    bits = [_number(text, "weight bits") for text in options.weight_bits.split(",")]
+    copies = [_number(text, "copies") for text in options.copies.split(",")]
+    known_names = {
+        "split": (options.splits, exploring.SPLITS),
+        "placer": (options.placers, mapping.PLACERS),
+    }
+    for what, (names, known) in known_names.items():
+        for name in names.split(","):
+            if name not in known:
+                raise InputError(f"{what} {name!r} is not known, must be one of {', '.join(known)}")
+    choices = [
+        exploring.Choice(placer, count, split, width, options.head_on_host, copy)
+        for width in bits
+        for split in options.splits.split(",")
+        for placer in options.placers.split(",")
+        for count in chips
+        for copy in copies
+        if placer != "block-per-chip" or count == chips[0]
+    ]
+    choices = [replace(c, chips=None) if c.placer == "block-per-chip" else c for c in choices]
+    found, failed = pipeline_explore.explore(options.graph, options.system, choices, say)
+    if not found:
+        raise InputError(
+            f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}"
+        )
+    content = exploring.content(found, failed)
+    text = terminal.table(found, failed)
+    if options.picture is not None:
+        pipeline_explore.draw_front(found, options.picture)
+        text += f"\nwrote {options.picture}"
+    if options.output is not None:
+        with files.whole_file(options.output) as scratch:
+            scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        text += f"\nwrote {options.output}"
+    show(content, text, options.json)
+
+
+def _number(text: str, what: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{what} are {text!r}, must be whole numbers of at least 1, such as 2,8")
+    return int(text)

@@ -1,0 +1,33 @@
+"""mmfree-neuro inspect: any file or folder of the flow as text."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.output import show
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.pipeline import convert as converting
+from mmfree_neuro.pipeline import inspect as inspecting
+from mmfree_neuro.pipeline import map as mapping
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    p = add_command(commands, "inspect", run, "inspect model.graph")
+    add_option(
+        p, "path", type=Path, help="checkpoint folder, graph file, mapping file or run folder"
+    )
+    add_option(
+        p, "--codes", type=Path, metavar="FILE", help="write a checkpoint's ternary codes as .npz"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Show a checkpoint, a graph, a mapping or a run as text."""
+    content, text = inspecting.anything(options.path, converting.read_checkpoint, mapping.bounds)
+    if options.codes is not None:
+        if not options.path.is_dir():
+            raise InputError(f"{options.path}: --codes needs a checkpoint folder")
+        inspecting.write_codes(converting.read_checkpoint(options.path), options.codes)
+    show(content, text, options.json)

@@ -1,0 +1,86 @@
+"""mmfree-neuro map: a graph file is placed on a system."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.output import show
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.pipeline import map as mapping
+from mmfree_neuro.report import terminal
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    p = add_command(
+        commands, "map", run, "map model.graph --system alia-point --block-per-chip -o model.map"
+    )
+    add_option(p, "graph", type=Path, help="graph file")
+    add_option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
+    add_option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
+    add_option(p, "--placer", help=f"{', '.join(mapping.PLACERS)} (default chain)")
+    add_option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
+    add_option(
+        p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)"
+    )
+    add_option(p, "--cores", type=int, help="use at most this many cores of a chip (default: all)")
+    add_option(
+        p,
+        "--spread",
+        action="store_true",
+        help="every node of a chip over all of its cores: faster generation, more messages",
+    )
+    add_option(
+        p,
+        "--rows-only",
+        action="store_true",
+        help="divide no sum by columns, even where that saves messages between chips",
+    )
+    add_option(
+        p, "--refine", action="store_true", help="swap cores on their chips while that saves hops"
+    )
+    add_option(
+        p,
+        "--head-on-host",
+        action="store_true",
+        help="leave the head and its norm to the host, as published",
+    )
+    add_option(
+        p,
+        "--weight-bits",
+        type=int,
+        help="what a stored weight takes (default: as the chip's description says)",
+    )
+    add_option(p, "--seed", type=int, default=0, help="seed of placers that draw (default 0)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Map a graph onto a system."""
+    wish = mapping.Wish(
+        _placer(options),
+        options.chips,
+        options.cores,
+        options.spread,
+        options.head_on_host,
+        options.weight_bits,
+        not options.rows_only,
+        options.refine,
+        options.seed,
+    )
+    graph, stored = mapping.map_graph(options.graph, options.system, options.output, wish)
+    bounds = mapping.bounds(graph, stored.mapping, stored.system, options.cores)
+    text = (
+        f"wrote {options.output}\n{terminal.mapping(graph, stored.mapping, stored.system, bounds)}"
+    )
+    content = terminal.mapping_content(graph, stored.mapping, stored.system, bounds)
+    show({"mapping": str(options.output), **content}, text, options.json)
+
+
+def _placer(options: argparse.Namespace) -> str:
+    """The placer that is named, or the default."""
+    if not options.block_per_chip:
+        return options.placer or "chain"
+    if options.placer not in (None, "block-per-chip"):
+        raise InputError(f"--block-per-chip and --placer {options.placer} contradict each other")
+    return "block-per-chip"

@@ -1,0 +1,34 @@
+"""mmfree-neuro report: the page of a run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.output import show
+from mmfree_neuro.pipeline import report as reporting
+from mmfree_neuro.report import terminal
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    p = add_command(commands, "report", run, "report run -o report.html")
+    add_option(p, "run", type=Path, metavar="RUN", help="folder that simulate wrote")
+    add_option(
+        p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json"
+    )
+    add_option(
+        p,
+        "--gpu-rows",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="more rows of bench gpu",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the report of a run."""
+    content = reporting.write_report(options.run, options.output, options.gpu_rows)
+    show(content, f"wrote {options.output}\n{terminal.estimates(content)}", options.json)

@@ -1,0 +1,77 @@
+"""mmfree-neuro simulate: a mapping runs on an engine."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.cli.options import add_command, add_option, add_placement, placement
+from mmfree_neuro.cli.output import Bars, show
+from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline import simulate as simulating
+from mmfree_neuro.report import terminal
+from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.sampling import Sampling
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    p = add_command(
+        commands, "simulate", run, 'simulate model.map --prompt "import os" --new-tokens 64 -o run'
+    )
+    add_option(p, "mapping", type=Path, help="mapping file")
+    add_option(p, "--prompt", required=True, help="text to continue")
+    add_option(
+        p, "--new-tokens", type=int, default=64, help="how many tokens to generate (default 64)"
+    )
+    add_option(p, "--engine", default="lava", help=f"{', '.join(engines.ENGINES)} (default lava)")
+    add_option(
+        p,
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 is greedy (default); higher is more random",
+    )
+    add_option(p, "--seed", type=int, default=0, help="seed of the draws (default 0)")
+    add_placement(p)
+    add_option(
+        p,
+        "--save-every",
+        type=int,
+        default=256,
+        metavar="N",
+        help="write the state of the run to its folder every N tokens (default 256, 0 never)",
+    )
+    add_option(
+        p,
+        "--resume",
+        action="store_true",
+        help="go on from the state in the run's folder, on any engine",
+    )
+    add_option(p, "-o", "--output", type=Path, required=True, help="folder to write the run to")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a mapping on an engine."""
+    sampling = Sampling(options.temperature, options.seed)
+    bars = Bars()
+    try:
+        run = simulating.simulate(
+            options.mapping,
+            options.prompt,
+            lambda tokens: Job(tokens, options.new_tokens, sampling),
+            options.engine,
+            options.output,
+            bars.report,
+            save_every=options.save_every,
+            resume=options.resume,
+            placement=placement(options.placement),
+        )
+    finally:
+        bars.close()
+    content = {
+        "run": str(options.output),
+        "engine": run.engine,
+        "text": run.text,
+        "seconds": run.seconds,
+    }
+    show(content, f"{run.prompt}{run.text}\n\n{terminal.speed(run)}", options.json)

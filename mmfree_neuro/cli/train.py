@@ -1,0 +1,99 @@
+"""mmfree-neuro train: a model of bytes."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.output import show
+from mmfree_neuro.errors import InputError
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    p = add_command(commands, "train", run, "train --corpus stdlib -o checkpoint --steps 2000")
+    add_option(p, "-o", "--output", type=Path, required=True, help="checkpoint folder to write")
+    add_option(
+        p,
+        "--corpus",
+        default="stdlib",
+        help="stdlib (Python's library, default) or a folder of Python sources",
+    )
+    add_option(p, "--text", type=Path, help="train on the bytes of this file instead")
+    for name, value, text in (
+        ("hidden", 256, "hidden size"),
+        ("layers", 6, "blocks"),
+        ("intermediate", 0, "gate width"),
+        ("steps", 2000, "optimiser steps"),
+        ("batch", 64, "windows a step"),
+        ("window", 512, "bytes a window"),
+        ("seed", 0, "seed"),
+    ):
+        add_option(
+            p,
+            f"--{name}",
+            type=int,
+            default=value,
+            help=f"{text} (default {value or 'as published'})",
+        )
+    add_option(
+        p, "--learning-rate", type=float, default=4e-3, help="peak of the cosine (default 4e-3)"
+    )
+    add_option(p, "--max-seconds", type=float, default=float("inf"), help="stop early, resumable")
+    add_option(p, "--resume", action="store_true", help="go on with the run in the output folder")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train a model on bytes."""
+    from mmfree_kernels import training
+    from mmfree_neuro.model import corpus
+    from mmfree_neuro.model.config import ModelConfig, default_intermediate_size
+
+    if options.text is not None and not options.text.is_file():
+        raise InputError(f"{options.text}: no such file")
+    for name in ("hidden", "layers"):
+        if getattr(options, name) < 1:
+            raise InputError(f"{name} is {getattr(options, name)}, must be at least 1")
+    if options.intermediate < 0 or not options.max_seconds >= 0:
+        raise InputError("the gate width and the seconds must not be negative")
+    text = corpus.load(options.corpus if options.text is None else str(options.text))
+    config = ModelConfig(
+        vocab_size=256,
+        hidden_size=options.hidden,
+        num_hidden_layers=options.layers,
+        bos_token_id=0,
+        eos_token_id=0,
+        intermediate_size=options.intermediate or default_intermediate_size(options.hidden, 4),
+    )
+    recipe = training.Recipe(
+        options.steps, options.batch, options.window, options.learning_rate, seed=options.seed
+    )
+
+    def tell(p: training.Progress) -> None:
+        if not options.json:
+            print(
+                f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  "
+                f"{p.bytes_per_second / 1e3:.1f} kB/s",
+                flush=True,
+            )
+
+    outcome = training.train(
+        config,
+        text,
+        recipe,
+        options.output,
+        resume=options.resume,
+        max_seconds=options.max_seconds,
+        report=tell,
+    )
+    state = "finished" if outcome.finished else "stopped; --resume goes on"
+    line = (
+        f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per byte on "
+        f"held-out {text.description}"
+    )
+    show(
+        {"checkpoint": str(options.output), "corpus": text.description, **asdict(outcome)},
+        line,
+        options.json,
+    )
