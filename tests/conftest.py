@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph.nodes import Embedding, Graph, Head, Input, Output, Rescale, Squares
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table

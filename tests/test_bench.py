@@ -27,8 +27,8 @@ from mmfree_kernels.bench import (
 )
 from mmfree_kernels.bench.transformer import Transformer
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, point
+from mmfree_kernels.float_model.model import from_checkpoint as float_model
 from mmfree_kernels.inference.model import from_checkpoint, random
-from mmfree_kernels.model import from_checkpoint as float_model
 from mmfree_neuro.baselines import measured
 from mmfree_neuro.cli import main
 from mmfree_neuro.errors import EngineError, InputError, RunFailed

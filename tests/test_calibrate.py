@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfree_kernels.calibrate import calibrate, windows_for
-from mmfree_kernels.evaluate import logits
-from mmfree_kernels.model import Numerics, from_checkpoint
+from mmfree_kernels.float_model.calibrate import calibrate, windows_for
+from mmfree_kernels.float_model.evaluate import logits
+from mmfree_kernels.float_model.model import Numerics, from_checkpoint
 from mmfree_neuro.lowering.hgrn_bit import lower
 from mmfree_neuro.lowering.norms import norms_of
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Ranges, Scheme

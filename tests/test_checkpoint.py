@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmfree_kernels.torch_bin import load_bin
+from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.model.checkpoint import Checkpoint, read, write
 from mmfree_neuro.model.config import (
@@ -560,7 +560,7 @@ def test_a_bin_from_before_zip_files(tmp_path: Path) -> None:
 
 
 def test_a_bin_is_mapped_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmfree_kernels.torch_bin._MAPPED_BYTES", 16)
+    monkeypatch.setattr("mmfree_kernels.float_model.torch_bin._MAPPED_BYTES", 16)
     state = {name: torch.from_numpy(value) for name, value in tiny().tensors.items()}
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     torch.save(state, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cli import main
 from mmfree_neuro.cost import explore
 from mmfree_neuro.cost.explore import Choice, Point

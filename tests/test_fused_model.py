@@ -20,11 +20,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mmfree_kernels import captured, fused, training
 from mmfree_kernels.bitlinear import product, rows, ternary
+from mmfree_kernels.float_model.model import HGRNBitModel
 from mmfree_kernels.fused import Recompute
 from mmfree_kernels.glu import fused as glu
 from mmfree_kernels.loss import fused as cross_entropy
 from mmfree_kernels.mlgru import output, scan
-from mmfree_kernels.model import HGRNBitModel
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus
 

@@ -12,7 +12,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.lowering.hgrn_bit import lower
 from mmfree_neuro.lowering.scheme import SCHEMES

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmfree_kernels import evaluate, model
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.float_model import evaluate, model
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
 from mmfree_neuro.lowering import hgrn_bit, norms

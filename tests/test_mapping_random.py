@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints

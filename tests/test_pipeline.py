@@ -13,7 +13,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
-from mmfree_kernels import calibrate
+from mmfree_kernels.float_model import calibrate
 from mmfree_neuro.cli import main
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.graph import graph_file

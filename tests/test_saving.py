@@ -20,7 +20,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cli import main
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file

@@ -9,9 +9,9 @@ import pytest
 import safetensors
 from torch import Tensor
 
-from mmfree_kernels.evaluate import logits
-from mmfree_kernels.model import Numerics, from_checkpoint
-from mmfree_kernels.torch_bin import load_bin
+from mmfree_kernels.float_model.evaluate import logits
+from mmfree_kernels.float_model.model import Numerics, from_checkpoint
+from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.baselines.published import SYNAPSES, model_of
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.lowering.scheme import SCHEMES

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmfree_kernels.calibrate import calibrate
 from mmfree_kernels.cpu import programs as cpu
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph.nodes import (
     Gain,
     Graph,

@@ -15,8 +15,8 @@ import safetensors
 import torch
 
 from mmfree_kernels import training
-from mmfree_kernels.evaluate import nats
-from mmfree_kernels.model import HGRNBitModel, from_checkpoint
+from mmfree_kernels.float_model.evaluate import nats
+from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
 from mmfree_kernels.training import Outcome, Progress, Recipe, learning_rate, optimiser_for, train
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.ternarise import ternarise

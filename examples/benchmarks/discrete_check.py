@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from rows import write
 
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
 from mmfree_neuro.cost.load import MESH, PER_CORE, Load

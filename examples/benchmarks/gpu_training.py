@@ -16,7 +16,7 @@ from torch.nn import functional
 from mmfree_kernels import training
 from mmfree_kernels.bench import record
 from mmfree_kernels.captured import Gradients, Loss
-from mmfree_kernels.model import HGRNBitModel, Numerics
+from mmfree_kernels.float_model.model import HGRNBitModel, Numerics
 from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.files import whole_file
 from mmfree_neuro.model import corpus

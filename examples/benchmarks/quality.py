@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from rows import write
 
-from mmfree_kernels.calibrate import WINDOWS, calibrate
-from mmfree_kernels.evaluate import nats
-from mmfree_kernels.model import from_checkpoint
+from mmfree_kernels.float_model.calibrate import WINDOWS, calibrate
+from mmfree_kernels.float_model.evaluate import nats
+from mmfree_kernels.float_model.model import from_checkpoint
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternary_weights

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from rows import write
 
-from mmfree_kernels.calibrate import calibrate
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph.nodes import AnyNode, Graph, block_of
 from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES

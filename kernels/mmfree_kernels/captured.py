@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfree_kernels.model import HGRNBitModel
+from mmfree_kernels.float_model.model import HGRNBitModel
 
 Loss = Callable[[HGRNBitModel, Tensor], Tensor]
 """The mean loss of a model on tokens int64 [batch, length + 1]."""

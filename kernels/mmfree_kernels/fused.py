@@ -26,6 +26,7 @@ from mmfree_kernels.bitlinear.fused import (
     ternarise,
     ternary_as,
 )
+from mmfree_kernels.float_model.model import BitLinear, Block, HGRNBitModel
 from mmfree_kernels.glu.fused import gate_activations, gate_backward, gate_normalise
 from mmfree_kernels.loss.fused import linear_cross_entropy
 from mmfree_kernels.mlgru.fused import (
@@ -35,7 +36,6 @@ from mmfree_kernels.mlgru.fused import (
     output_backward,
     output_normalise,
 )
-from mmfree_kernels.model import BitLinear, Block, HGRNBitModel
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmfree_kernels.captured import Gradients
-from mmfree_kernels.evaluate import nats
-from mmfree_kernels.model import HGRNBitModel, from_checkpoint, to_checkpoint
+from mmfree_kernels.float_model.evaluate import nats
+from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint, to_checkpoint
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.ternarise import harden
 from mmfree_neuro.model.checkpoint import read, write

@@ -467,7 +467,7 @@ def lower(
     checkpoint: Checkpoint, weights: TernaryWeights, ranges: Ranges, scheme: Scheme, name: str
 ) -> Graph:
     """The verified graph of a checkpoint and its packed weights; `ranges` as
-    `mmfree_kernels.calibrate` measures them.
+    `mmfree_kernels.float_model.calibrate` measures them.
 
     Raises RangeError where the scheme's widths cannot be proved to suffice.
     """

@@ -28,7 +28,7 @@ Stage = Callable[[str], None]
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     """A checkpoint in the published format."""
-    from mmfree_kernels.torch_bin import load_bin
+    from mmfree_kernels.float_model.torch_bin import load_bin
 
     return checkpoints.read(folder, load_bin)
 
@@ -42,7 +42,7 @@ def to_graph(
     stage: Stage = lambda _: None,
 ) -> Graph:
     """Calibrate and lower a checkpoint, and measure what it lost."""
-    from mmfree_kernels.calibrate import calibrate, windows_for
+    from mmfree_kernels.float_model.calibrate import calibrate, windows_for
     from mmfree_neuro.run.job import check
 
     if tokenizer is not None:

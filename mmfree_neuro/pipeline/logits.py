@@ -39,7 +39,7 @@ def float_result(
     folder: Path, tokens: NDArray[np.int64], new_tokens: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Logits of the float model and its greedy continuation."""
-    from mmfree_kernels import evaluate, model, streamed
+    from mmfree_kernels.float_model import evaluate, model, streamed
 
     checkpoint = read_checkpoint(folder)
     check_shape(tokens)

@@ -39,7 +39,7 @@ def quality(
 
     `weights` are the checkpoint's ternary weights where they are at hand.
     """
-    from mmfree_kernels.evaluate import scores
+    from mmfree_kernels.float_model.evaluate import scores
     from mmfree_sims import fast
 
     inputs, following = np.ascontiguousarray(windows[:, :-1]), windows[:, 1:]

@@ -20,10 +20,10 @@ from mmfree_kernels.bench.workload import (
 from mmfree_kernels.bitlinear.packed import product, sums, unpack
 from mmfree_kernels.bitlinear.product import int8_sums
 from mmfree_kernels.captured import Gradients
+from mmfree_kernels.float_model.model import HGRNBitModel
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.model import PackedModel, from_checkpoint, random
 from mmfree_kernels.inference.prefill import Prefill as Prompt
-from mmfree_kernels.model import HGRNBitModel
 
 PRECISION = "weights 2 bit, activations 8 bit, exact int32 sums, the rest float32, embedding"
 CHECKED_ROWS = 4

@@ -8,8 +8,8 @@ there.
 import torch
 from torch import Tensor, nn
 
+from mmfree_kernels.float_model.model import BitLinear, Block, Numerics
 from mmfree_kernels.inference.model import Linear, PackedModel
-from mmfree_kernels.model import BitLinear, Block, Numerics
 from mmfree_neuro.integers.ternary import TILE
 
 

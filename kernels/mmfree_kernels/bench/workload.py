@@ -12,7 +12,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from mmfree_kernels.torch_bin import load_bin
+from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.baselines.measured import IMPLEMENTATIONS, MODES
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.lowering.ternarise import is_ternary

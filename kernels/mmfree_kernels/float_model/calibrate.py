@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmfree_kernels.model import Numerics
-from mmfree_kernels.streamed import stream
+from mmfree_kernels.float_model.model import Numerics
+from mmfree_kernels.float_model.streamed import stream
 from mmfree_neuro.lowering.norms import NormGains, norms_of
 from mmfree_neuro.lowering.scheme import Range, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeights

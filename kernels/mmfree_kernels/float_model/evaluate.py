@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mmfree_kernels.model import HGRNBitModel, Numerics
-from mmfree_kernels.streamed import stream
+from mmfree_kernels.float_model.model import HGRNBitModel, Numerics
+from mmfree_kernels.float_model.streamed import stream
 from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
 
