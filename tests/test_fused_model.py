@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from mmfree_kernels import captured, fused, training
 from mmfree_kernels.bitlinear import product, rows, ternary
 from mmfree_kernels.float_model.model import HGRNBitModel
-from mmfree_kernels.fused import Recompute
 from mmfree_kernels.glu import fused as glu
 from mmfree_kernels.loss import fused as cross_entropy
 from mmfree_kernels.mlgru import output, scan
+from mmfree_kernels.training import captured, half_blocks, train
+from mmfree_kernels.training.half_blocks import Recompute
 from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus
 
@@ -191,7 +191,7 @@ def test_token_mixer(device: str, bounded: bool, masked: bool) -> None:
     expected.backward()
     x, initial, bound = (tensor.requires_grad_() for tensor in inputs)
     block = exact.model.model.layers[0]
-    out, last = fused.token_mixer(block, x, bound if bounded else None, mask, initial)
+    out, last = half_blocks.token_mixer(block, x, bound if bounded else None, mask, initial)
     assert out.dtype == last.dtype == torch.float32
     loss = (out * out_weight).sum() + (last * state_weight).sum()
     assert_close(loss, expected, "loss")
@@ -208,7 +208,9 @@ def test_channel_mixer(device: str) -> None:
         CONFIG, device, lambda e: (e.channel_mixer(double, 0) * weight).sum()
     )
     expected.backward()
-    loss = (fused.channel_mixer(exact.model.model.layers[0], x.requires_grad_()) * weight).sum()
+    loss = (
+        half_blocks.channel_mixer(exact.model.model.layers[0], x.requires_grad_()) * weight
+    ).sum()
     assert_close(loss, expected, "loss")
     assert_gradients(gradients(exact.model, loss), exact)
     assert x.grad is not None and double.grad is not None
@@ -232,7 +234,7 @@ def test_loss_and_its_gradients(device: str, shape: str) -> None:
         lambda e: functional.cross_entropy(e.logits(tokens).flatten(0, 1), targets.flatten()),
     )
     expected.backward()
-    loss = fused.forward_loss(exact.model, tokens, targets)
+    loss = half_blocks.forward_loss(exact.model, tokens, targets)
     assert loss.dtype == torch.float32 and loss.shape == ()
     assert_close(loss, expected, "loss")
     assert_gradients(gradients(exact.model, loss), exact)
@@ -243,7 +245,7 @@ def test_logits_their_gradients_and_a_carried_state(device: str) -> None:
     weight = draw(BATCH, TIME, CONFIG.vocab_size, seed=3, device=device)
     exact, expected = away_from_boundaries(CONFIG, device, lambda e: e.logits(tokens, mask))
     (expected * weight).sum().backward()
-    found, state = fused.forward(exact.model, tokens, mask=mask)
+    found, state = half_blocks.forward(exact.model, tokens, mask=mask)
     plain, plain_state = exact.model(tokens, mask=mask)
     assert found.dtype == state.dtype == torch.float32
     assert_close(found, expected, "logits", 1e-5)
@@ -252,9 +254,9 @@ def test_logits_their_gradients_and_a_carried_state(device: str) -> None:
     assert_gradients(gradients(exact.model, (found * weight).sum()), exact)
 
     with torch.no_grad():
-        first, middle = fused.forward(exact.model, tokens[:, :2], mask=mask[:, :2])
+        first, middle = half_blocks.forward(exact.model, tokens[:, :2], mask=mask[:, :2])
         kept = middle.clone()
-        second, last = fused.forward(exact.model, tokens[:, 2:], middle)
+        second, last = half_blocks.forward(exact.model, tokens[:, 2:], middle)
     assert torch.equal(middle, kept)
     assert_close(torch.cat([first, second], 1), found, "logits in two calls", 1e-5)
     assert_close(last, state, "state after two calls", 1e-5)
@@ -264,7 +266,8 @@ def test_what_is_recomputed_does_not_show(device: str) -> None:
     model, (tokens, targets) = random_model(ONE_LAYER, 0, device), text(device, 2)
     choices = Recompute(), Recompute(ifg=True), Recompute(gate_up=False)
     first, *others = (
-        gradients(model, fused.forward_loss(model, tokens, targets, recompute=r)) for r in choices
+        gradients(model, half_blocks.forward_loss(model, tokens, targets, recompute=r))
+        for r in choices
     )
     for other in others:
         assert all(torch.equal(first[name], other[name]) for name in first)
@@ -280,8 +283,8 @@ def test_checkpoints_do_not_show(device: str) -> None:
 
     def run(x: Tensor) -> Tensor:
         assert bound is not None
-        out, _ = fused.token_mixer(block, x, bound.detach(), None, initial)
-        return fused.channel_mixer(block, out).square().mean()
+        out, _ = half_blocks.token_mixer(block, x, bound.detach(), None, initial)
+        return half_blocks.channel_mixer(block, out).square().mean()
 
     plain = gradients(model, run(x))
     mine, x.grad = x.grad, None
@@ -298,7 +301,7 @@ def test_only_the_last_state_is_used(device: str) -> None:
         draw(1, 2, CONFIG.hidden_size, seed=0, device=device),
     )
     initial = draw(1, CONFIG.hidden_size, seed=1, device=device).requires_grad_()
-    _, last = fused.token_mixer(model.model.layers[0], x, None, None, initial)
+    _, last = half_blocks.token_mixer(model.model.layers[0], x, None, None, initial)
     found = gradients(model, last.sum())
     assert found["model.layers.0.attn.i_proj.weight"].any()
     assert not found["model.layers.0.attn.o_proj.weight"].any()
@@ -312,9 +315,9 @@ def test_bfloat16(device: str, kind: str) -> None:
     exact = functional.cross_entropy(model(tokens)[0].flatten(0, 1), targets.flatten())
     true, expected = gradients(model, exact), exact.item()
     if kind == "model":
-        loss = fused.forward_loss(model.bfloat16(), tokens, targets)
+        loss = half_blocks.forward_loss(model.bfloat16(), tokens, targets)
     else:
-        loss = training.fused_loss(model, torch.cat([tokens, targets[:, -1:]], 1))
+        loss = train.fused_loss(model, torch.cat([tokens, targets[:, -1:]], 1))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, rel=0.05)
     for name, gradient in gradients(model, loss).items():
@@ -341,7 +344,7 @@ def test_no_length_is_compiled_for(device: str) -> None:
 
     model, counts = random_model(CONFIG, 0, device), []
     for time in (48, 47, 33, 64, 40):
-        fused.forward_loss(model, *text(device, time)).backward()
+        half_blocks.forward_loss(model, *text(device, time)).backward()
         counts.append(compiled())
     assert sum(counts[0].values()) > 10
     assert [{k: n for k, n in count.items() if n != counts[0][k]} for count in counts] == [{}] * 5
@@ -351,7 +354,7 @@ def test_captured_gradients(device: str) -> None:
     """Those of one batch after another, in the same memory."""
     model = random_model(ONE_LAYER, 0, device)
     step = captured.Gradients(
-        model, lambda m, tokens: fused.forward_loss(m, tokens[:, :-1], tokens[:, 1:])
+        model, lambda m, tokens: half_blocks.forward_loss(m, tokens[:, :-1], tokens[:, 1:])
     )
     for seed in (1, 2):
         tokens = torch.randint(
@@ -360,7 +363,7 @@ def test_captured_gradients(device: str) -> None:
         loss = step(tokens).clone()
         found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         twin = random_model(ONE_LAYER, 0, device)
-        expected = fused.forward_loss(twin, tokens[:, :-1], tokens[:, 1:])
+        expected = half_blocks.forward_loss(twin, tokens[:, :-1], tokens[:, 1:])
         expected.backward()
         assert torch.equal(loss, expected.detach())
         wanted = {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
@@ -375,12 +378,12 @@ def test_captured_gradients(device: str) -> None:
 
 def test_a_training_run(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if device == "cpu":
-        monkeypatch.setattr(training, "plain_loss", training.fused_loss)
-    seen: list[training.Progress] = []
+        monkeypatch.setattr(train, "plain_loss", train.fused_loss)
+    seen: list[train.Progress] = []
     corpus = Corpus(np.arange(20, dtype=np.uint8), np.arange(10, dtype=np.uint8), "numbers")
-    recipe = training.Recipe(steps=2, batch=1, window=4, warmup=1)
+    recipe = train.Recipe(steps=2, batch=1, window=4, warmup=1)
     config = replace(ONE_LAYER, vocab_size=256)
-    outcome = training.train(config, corpus, recipe, tmp_path, report_every=1, report=seen.append)
+    outcome = train.train(config, corpus, recipe, tmp_path, report_every=1, report=seen.append)
     assert [progress.step for progress in seen] == [1, 2]
     assert seen[0].loss == pytest.approx(np.log(256), rel=0.05)
     assert outcome.finished and outcome.held_out_nats == pytest.approx(np.log(256), rel=0.1)

@@ -14,10 +14,17 @@ import pytest
 import safetensors
 import torch
 
-from mmfree_kernels import training
 from mmfree_kernels.float_model.evaluate import nats
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
-from mmfree_kernels.training import Outcome, Progress, Recipe, learning_rate, optimiser_for, train
+from mmfree_kernels.training import train as training
+from mmfree_kernels.training.train import (
+    Outcome,
+    Progress,
+    Recipe,
+    learning_rate,
+    optimiser_for,
+    train,
+)
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import read

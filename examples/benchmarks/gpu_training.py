@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from mmfree_kernels import training
 from mmfree_kernels.bench import record
-from mmfree_kernels.captured import Gradients, Loss
 from mmfree_kernels.float_model.model import HGRNBitModel, Numerics
+from mmfree_kernels.training import train
+from mmfree_kernels.training.captured import Gradients, Loss
 from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.files import whole_file
 from mmfree_neuro.model import corpus
@@ -43,35 +43,37 @@ def nats(model: HGRNBitModel, tokens: torch.Tensor, numerics: Numerics) -> torch
 
 def fused_nats(model: HGRNBitModel, tokens: torch.Tensor) -> torch.Tensor:
     """As `training.fused_loss`, without autocast."""
-    from mmfree_kernels import fused  # needs Triton, which a machine without a GPU may lack
+    from mmfree_kernels.training import (
+        half_blocks,  # needs Triton, which a machine without a GPU may lack
+    )
 
-    return fused.forward_loss(model, tokens[:, :-1], tokens[:, 1:])
+    return half_blocks.forward_loss(model, tokens[:, :-1], tokens[:, 1:])
 
 
 PATHS: dict[str, Loss] = {
-    "naive float32": training.plain_loss,
+    "naive float32": train.plain_loss,
     "naive, products bfloat16": lambda model, tokens: nats(
         model, tokens, Numerics(product_dtype=torch.bfloat16)
     ),
     "fused float32": fused_nats,
-    "fused bfloat16": training.fused_loss,
+    "fused bfloat16": train.fused_loss,
 }
 
 
-def losses(loss: Loss, recipe: training.Recipe, text: torch.Tensor) -> list[float]:
+def losses(loss: Loss, recipe: train.Recipe, text: torch.Tensor) -> list[float]:
     """The loss of every step."""
     model = HGRNBitModel(CONFIG)
     model.initialise(recipe.seed)
     model.to(text.device).train()
     optimiser, gradients, found = (
-        training.optimiser_for(model, recipe, text.device),
+        train.optimiser_for(model, recipe, text.device),
         Gradients(model, loss),
         [],
     )
     for step in range(STEPS):
         for group in optimiser.param_groups:
-            group["lr"] = training.learning_rate(recipe, step)
-        found.append(gradients(training.batch(text, recipe, step)).clone())
+            group["lr"] = train.learning_rate(recipe, step)
+        found.append(gradients(train.batch(text, recipe, step)).clone())
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimiser.step()
     return torch.stack(found).tolist()
@@ -87,7 +89,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     record.check_gpu()
-    recipe = training.Recipe(steps=STEPS, batch=32, window=512, learning_rate=1e-3, warmup=20)
+    recipe = train.Recipe(steps=STEPS, batch=32, window=512, learning_rate=1e-3, warmup=20)
     text = torch.from_numpy(corpus.load("stdlib").train.copy()).cuda()
     runs = {name: losses(loss, recipe, text) for name, loss in PATHS.items()}
     ends = {name: sum(run[-LAST:]) / LAST for name, run in runs.items()}

@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train a model on bytes."""
-    from mmfree_kernels import training
+    from mmfree_kernels.training import train
     from mmfree_neuro.model import corpus
     from mmfree_neuro.model.config import ModelConfig, default_intermediate_size
 
@@ -66,11 +66,11 @@ def run(options: argparse.Namespace) -> None:
         eos_token_id=0,
         intermediate_size=options.intermediate or default_intermediate_size(options.hidden, 4),
     )
-    recipe = training.Recipe(
+    recipe = train.Recipe(
         options.steps, options.batch, options.window, options.learning_rate, seed=options.seed
     )
 
-    def tell(p: training.Progress) -> None:
+    def tell(p: train.Progress) -> None:
         if not options.json:
             print(
                 f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  "
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
                 flush=True,
             )
 
-    outcome = training.train(
+    outcome = train.train(
         config,
         text,
         recipe,

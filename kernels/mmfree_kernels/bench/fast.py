@@ -4,7 +4,6 @@ train."""
 import torch
 from torch import Tensor
 
-from mmfree_kernels import fused
 from mmfree_kernels.bench import naive, plain
 from mmfree_kernels.bench.workload import (
     ENOUGH,
@@ -19,11 +18,12 @@ from mmfree_kernels.bench.workload import (
 )
 from mmfree_kernels.bitlinear.packed import product, sums, unpack
 from mmfree_kernels.bitlinear.product import int8_sums
-from mmfree_kernels.captured import Gradients
 from mmfree_kernels.float_model.model import HGRNBitModel
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.model import PackedModel, from_checkpoint, random
 from mmfree_kernels.inference.prefill import Prefill as Prompt
+from mmfree_kernels.training import half_blocks
+from mmfree_kernels.training.captured import Gradients
 
 PRECISION = "weights 2 bit, activations 8 bit, exact int32 sums, the rest float32, embedding"
 CHECKED_ROWS = 4
@@ -228,7 +228,7 @@ class Prefill:
 
 
 def _loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
-    return fused.forward_loss(model, tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    return half_blocks.forward_loss(model, tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
 class Train:

@@ -20,7 +20,7 @@ from mmfree_kernels.bench.workload import (
     agreement,
     random_tokens,
 )
-from mmfree_kernels.captured import graph_of
+from mmfree_kernels.training.captured import graph_of
 
 PRECISION = "bfloat16 weights and activations, float32 sums"
 CHECKED_ROWS = 4

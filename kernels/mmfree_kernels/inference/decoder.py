@@ -4,9 +4,9 @@ launch."""
 import torch
 from torch import Tensor
 
-from mmfree_kernels.captured import graph_of
 from mmfree_kernels.inference import few, many
 from mmfree_kernels.inference.model import PackedModel, check_tokens
+from mmfree_kernels.training.captured import graph_of
 
 FEW = 2048
 """One sequence goes through the kernels of `few`, and more while they have so many hidden values;

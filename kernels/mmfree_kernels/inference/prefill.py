@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmfree_kernels.captured import graph_of
 from mmfree_kernels.inference import few, many
 from mmfree_kernels.inference.model import PackedModel, check_tokens
+from mmfree_kernels.training.captured import graph_of
 
 VALUES = 1 << 22
 """Of the residual stream, in one stretch: what is live in a block is about thirty times as many

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmfree_kernels.captured import Gradients
 from mmfree_kernels.float_model.evaluate import nats
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint, to_checkpoint
+from mmfree_kernels.training.captured import Gradients
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.ternarise import harden
 from mmfree_neuro.model.checkpoint import read, write
@@ -116,10 +116,10 @@ def can_fuse(config: ModelConfig) -> bool:
 
 def fused_loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
     """As `plain_loss`, on Triton kernels, with activations in bfloat16."""
-    from mmfree_kernels import fused  # needs Triton, which only a GPU does
+    from mmfree_kernels.training import half_blocks  # needs Triton, which only a GPU does
 
     with torch.autocast(tokens.device.type, torch.bfloat16):
-        return fused.forward_loss(model, tokens[:, :-1], tokens[:, 1:])
+        return half_blocks.forward_loss(model, tokens[:, :-1], tokens[:, 1:])
 
 
 def _settings(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
