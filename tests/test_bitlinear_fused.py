@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfree_kernels.bitlinear import fused, naive
-from mmfree_kernels.bitlinear import rows as row_kernels
+from mmfree_kernels.ops.bitlinear import fused, naive
+from mmfree_kernels.ops.bitlinear import rows as row_kernels
 
 # Triton's interpreter makes loop bounds integers in a way that NumPy warns of.
 pytestmark = pytest.mark.filterwarnings(

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from mmfree_kernels.bitlinear import product, rows, ternary
 from mmfree_kernels.float_model.model import HGRNBitModel
-from mmfree_kernels.glu import fused as glu
-from mmfree_kernels.loss import fused as cross_entropy
-from mmfree_kernels.mlgru import output, scan
+from mmfree_kernels.ops.bitlinear import product, rows
+from mmfree_kernels.ops.glu import fused as glu
+from mmfree_kernels.ops.loss import fused as cross_entropy
+from mmfree_kernels.ops.mlgru import output, scan
 from mmfree_kernels.training import captured, half_blocks, train
 from mmfree_kernels.training.half_blocks import Recompute
 from mmfree_neuro.model.config import ModelConfig
@@ -328,7 +328,7 @@ def test_bfloat16(device: str, kind: str) -> None:
 def test_no_length_is_compiled_for(device: str) -> None:
     if device == "cpu":
         pytest.skip("Triton's interpreter compiles nothing")
-    modules = rows, product, ternary, glu, cross_entropy, output, scan
+    modules = rows, product, codes, glu, cross_entropy, output, scan
     kernels = [
         kernel
         for m in modules

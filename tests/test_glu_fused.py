@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfree_kernels.glu import fused, naive
+from mmfree_kernels.ops.glu import fused, naive
 
 # NumPy warns of how Triton's interpreter makes loop bounds integers, and of exponentials that are
 # infinite.

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmfree_kernels.bitlinear.naive import code_product, rms_norm
-from mmfree_kernels.bitlinear.packed import words
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
 from mmfree_kernels.inference import decoder, few, many, model
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.prefill import Prefill, stretch_length
+from mmfree_kernels.ops.bitlinear.naive import code_product, rms_norm
+from mmfree_kernels.ops.bitlinear.packed import words
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.integers import ternary
 from mmfree_neuro.integers.ternary import TILE

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfree_kernels.loss import naive
-from mmfree_kernels.loss.fused import linear_cross_entropy
+from mmfree_kernels.ops.loss import naive
+from mmfree_kernels.ops.loss.fused import linear_cross_entropy
 
 # What Triton's interpreter says of a loop's run-time bound.
 pytestmark = pytest.mark.filterwarnings(

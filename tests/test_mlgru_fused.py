@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmfree_kernels.mlgru import naive
-from mmfree_kernels.mlgru.fused import (
+from mmfree_kernels.ops.mlgru import naive
+from mmfree_kernels.ops.mlgru.fused import (
     gated_scan,
     gated_scan_backward,
     output_activations,
@@ -16,7 +16,7 @@ from mmfree_kernels.mlgru.fused import (
     output_normalise,
     scan,
 )
-from mmfree_kernels.mlgru.scan import BUSY, chunk_length
+from mmfree_kernels.ops.mlgru.scan import BUSY, chunk_length
 
 # What Triton's interpreter says of a loop's run-time bound and of 2^10000, which is infinite as
 # intended.

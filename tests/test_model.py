@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmfree_kernels.bitlinear import naive as bitlinear
 from mmfree_kernels.float_model.evaluate import greedy, logits, nats
 from mmfree_kernels.float_model.model import HGRNBitModel, Numerics, from_checkpoint, to_checkpoint
-from mmfree_kernels.mlgru.naive import recurrence
+from mmfree_kernels.ops.bitlinear import naive as bitlinear
+from mmfree_kernels.ops.mlgru.naive import recurrence
 from mmfree_neuro.lowering import ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint, read
 from mmfree_neuro.model.config import ModelConfig

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_kernels.bitlinear import naive
+from mmfree_kernels.ops.bitlinear import naive
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
 from mmfree_neuro.lowering.ternarise import harden, ternarise

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmfree_kernels.float_model.evaluate import logits, nats, scores
 from mmfree_kernels.float_model.model import Numerics, from_checkpoint
 from mmfree_kernels.float_model.streamed import stepwise, stream, windows_at_once
-from mmfree_kernels.mlgru.naive import recurrence
+from mmfree_kernels.ops.mlgru.naive import recurrence
 from mmfree_neuro.lowering.ternarise import is_ternary, ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint, read
 from mmfree_neuro.model.config import PUBLISHED, ModelConfig

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from rows import device, write
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.naive import rms_norm
 from mmfree_kernels.float_model import evaluate
 from mmfree_kernels.float_model.calibrate import WINDOWS, calibrate
 from mmfree_kernels.float_model.model import HGRNBitModel, Numerics, Tap, from_checkpoint
+from mmfree_kernels.ops.bitlinear.naive import rms_norm
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.machine import Machine
 from mmfree_neuro.graph.nodes import Graph

@@ -16,12 +16,12 @@ from mmfree_kernels.bench.workload import (
     random_tokens,
     ternary_synapses,
 )
-from mmfree_kernels.bitlinear.packed import product, sums, unpack
-from mmfree_kernels.bitlinear.product import int8_sums
 from mmfree_kernels.float_model.model import HGRNBitModel
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.model import PackedModel, from_checkpoint, random
 from mmfree_kernels.inference.prefill import Prefill as Prompt
+from mmfree_kernels.ops.bitlinear.packed import product, sums, unpack
+from mmfree_kernels.ops.bitlinear.product import int8_sums
 from mmfree_kernels.training import half_blocks
 from mmfree_kernels.training.captured import Gradients
 

@@ -21,8 +21,8 @@ from mmfree_kernels.bench.workload import (
     agreement,
     random_tokens,
 )
-from mmfree_kernels.bitlinear.naive import ternarise
 from mmfree_kernels.float_model.model import BitLinear, HGRNBitModel, Numerics, from_checkpoint
+from mmfree_kernels.ops.bitlinear.naive import ternarise
 from mmfree_neuro.model.config import ModelConfig
 
 FAST, EXACT = Numerics(product_dtype=torch.bfloat16), Numerics()

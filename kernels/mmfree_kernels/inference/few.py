@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.packed import (
+from mmfree_kernels.inference.model import Linear
+from mmfree_kernels.ops.bitlinear.packed import (
     INTERPRETED,
     begin,
     overlaps,
@@ -22,7 +23,6 @@ from mmfree_kernels.bitlinear.packed import (
     row_sums,
     row_words,
 )
-from mmfree_kernels.inference.model import Linear
 from mmfree_neuro.model.config import BITLINEAR_EPS
 
 INNER_EPS = tl.constexpr(BITLINEAR_EPS)

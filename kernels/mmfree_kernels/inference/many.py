@@ -9,12 +9,12 @@ int8, into a buffer that all share.
 import torch
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.fused import int8_product, normalise
-from mmfree_kernels.bitlinear.packed import product, unpack
-from mmfree_kernels.glu.fused import gate_normalise
 from mmfree_kernels.inference.model import Linear, PackedModel
-from mmfree_kernels.mlgru.output import output_normalise
-from mmfree_kernels.mlgru.scan import gated_scan
+from mmfree_kernels.ops.bitlinear.fused import int8_product, normalise
+from mmfree_kernels.ops.bitlinear.packed import product, unpack
+from mmfree_kernels.ops.glu.fused import gate_normalise
+from mmfree_kernels.ops.mlgru.output import output_normalise
+from mmfree_kernels.ops.mlgru.scan import gated_scan
 
 TOGETHER = 256
 """Up to so many tokens multiply with packed weights as they are."""

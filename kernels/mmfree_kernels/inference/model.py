@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.packed import words
 from mmfree_kernels.float_model.model import lower_bounds
+from mmfree_kernels.ops.bitlinear.packed import words
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.integers.ternary import TILE
 from mmfree_neuro.lowering.ternarise import TernaryWeight, pack_weight

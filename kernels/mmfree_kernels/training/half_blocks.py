@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmfree_kernels.bitlinear.fused import (
+from mmfree_kernels.float_model.model import BitLinear, Block, HGRNBitModel
+from mmfree_kernels.ops.bitlinear.fused import (
     activations,
     int8_product,
     normalise,
@@ -26,10 +27,9 @@ from mmfree_kernels.bitlinear.fused import (
     ternarise,
     ternary_as,
 )
-from mmfree_kernels.float_model.model import BitLinear, Block, HGRNBitModel
-from mmfree_kernels.glu.fused import gate_activations, gate_backward, gate_normalise
-from mmfree_kernels.loss.fused import linear_cross_entropy
-from mmfree_kernels.mlgru.fused import (
+from mmfree_kernels.ops.glu.fused import gate_activations, gate_backward, gate_normalise
+from mmfree_kernels.ops.loss.fused import linear_cross_entropy
+from mmfree_kernels.ops.mlgru.fused import (
     gated_scan,
     gated_scan_backward,
     output_activations,

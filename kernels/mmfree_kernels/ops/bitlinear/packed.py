@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.checks import check
 from mmfree_neuro.integers.ternary import TILE, TernaryMatrix
 
 INTERPRETED = triton.knobs.runtime.interpret

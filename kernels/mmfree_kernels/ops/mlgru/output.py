@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.checks import check
-from mmfree_kernels.bitlinear.rows import (
+from mmfree_kernels.ops.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.rows import (
     EPS,
     inverse_rms,
     load_row,
@@ -25,7 +25,7 @@ from mmfree_kernels.bitlinear.rows import (
     quantise_row,
     row_launch,
 )
-from mmfree_kernels.mlgru.scan import FLOATS, check_rows
+from mmfree_kernels.ops.mlgru.scan import FLOATS, check_rows
 
 
 @triton.jit(do_not_specialize=["rows"])

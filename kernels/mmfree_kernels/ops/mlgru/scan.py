@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.checks import check
 
 FLOATS = (torch.bfloat16, torch.float32)
 FORWARD_STEPS = 8

@@ -4,8 +4,8 @@ wider."""
 from torch import Tensor
 from torch.nn import functional
 
-from mmfree_kernels.bitlinear.naive import quantise_activations, ternarise
-from mmfree_kernels.mlgru.naive import normalised, widened
+from mmfree_kernels.ops.bitlinear.naive import quantise_activations, ternarise
+from mmfree_kernels.ops.mlgru.naive import normalised, widened
 from mmfree_neuro.model.config import BITLINEAR_EPS
 
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.checks import check
 
 BLOCK = 4096
 """Elements that a program takes at a time."""

@@ -9,8 +9,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mmfree_kernels.bitlinear.checks import check
-from mmfree_kernels.bitlinear.rows import PROCESSORS
+from mmfree_kernels.ops.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.rows import PROCESSORS
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.checks import check
-from mmfree_kernels.bitlinear.rows import (
+from mmfree_kernels.ops.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.rows import (
     EPS,
     inverse_rms,
     load_row,

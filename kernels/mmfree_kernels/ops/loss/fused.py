@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmfree_kernels.bitlinear.fused import (
+from mmfree_kernels.ops.bitlinear.fused import (
     check,
     int8_product,
     normalise,

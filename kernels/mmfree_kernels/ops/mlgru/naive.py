@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.naive import quantise_activations
+from mmfree_kernels.ops.bitlinear.naive import quantise_activations
 from mmfree_neuro.model.config import BITLINEAR_EPS
 
 

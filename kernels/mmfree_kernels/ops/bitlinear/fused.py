@@ -1,10 +1,10 @@
 """BitLinear on a GPU: norms and quantisers (`rows`), ternary codes (`ternary`), the product of
 int8s (`product`)."""
 
-from mmfree_kernels.bitlinear.checks import check
-from mmfree_kernels.bitlinear.product import RATES, Tiles, int8_product, int8_sums
-from mmfree_kernels.bitlinear.rows import activations, normalise, normalise_backward
-from mmfree_kernels.bitlinear.ternary import ternarise, ternary_as
+from mmfree_kernels.ops.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.codes import ternarise, ternary_as
+from mmfree_kernels.ops.bitlinear.product import RATES, Tiles, int8_product, int8_sums
+from mmfree_kernels.ops.bitlinear.rows import activations, normalise, normalise_backward
 
 __all__ = [
     "RATES",

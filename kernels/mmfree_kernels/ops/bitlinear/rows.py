@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.checks import check
 from mmfree_neuro.model.config import BITLINEAR_EPS
 
 PROCESSORS = 132
