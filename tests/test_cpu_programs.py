@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfree_kernels.cpu import memory, ternary
+from mmfree_kernels.cpu import memory, products
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph import graph_file, programs, recorder
@@ -675,11 +675,11 @@ def test_without_the_extension(
             if programs_missing:
                 patch.setattr(cpu, "_programs", None)
             if products_missing:
-                patch.setattr(ternary, "_AVAILABLE", ("numpy",))
-                patch.setattr(ternary, "_COMPILED", {})
+                patch.setattr(products, "_AVAILABLE", ("numpy",))
+                patch.setattr(products, "_COMPILED", {})
             cpu.available.cache_clear()
             assert cpu.available() == (("numpy",) if programs_missing else LEVELS)
-            assert ternary.available()[-1] == "numpy"
+            assert products.available()[-1] == "numpy"
             session = fast.Fast(graph, mapping)
             interpreted = {
                 isinstance(held.program, cpu.Interpreted) for held in session.neurons.values()
@@ -710,7 +710,7 @@ def test_where_no_compiler_was_found(
 
         import numpy as np
 
-        from mmfree_kernels.cpu import programs, ternary
+        from mmfree_kernels.cpu import programs, products as ternary
         from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.run.job import Job
         from mmfree_sims import fast

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_kernels.cpu import ternary
+from mmfree_kernels.cpu import products
 from mmfree_neuro.integers.ternary import Codes, TernaryMatrix, pack
 
 LARGEST = {8: 127, 16: 32767}
-each_level = pytest.mark.parametrize("level", ternary.available())
+each_level = pytest.mark.parametrize("level", products.available())
 each_width = pytest.mark.parametrize("bits", [8, 16])
 
 
@@ -31,14 +31,14 @@ def _random(
 
 
 def test_levels_fastest_first() -> None:
-    assert ternary.available() == tuple(
-        level for level in ternary.LEVELS if level in ternary.available()
+    assert products.available() == tuple(
+        level for level in products.LEVELS if level in products.available()
     )
-    assert ternary.available()[-1] == "numpy"
+    assert products.available()[-1] == "numpy"
 
 
 def test_torch_stays_out() -> None:
-    program = "import sys; import mmfree_kernels.cpu.ternary; sys.exit('torch' in sys.modules)"
+    program = "import sys; import mmfree_kernels.cpu.products; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
@@ -46,10 +46,10 @@ def test_torch_stays_out() -> None:
 def test_by_hand(level: str) -> None:
     matrix = pack(np.array([[1, 0, -1], [-1, -1, 1]], np.int8))
     x = np.array([[5, 7, -2], [-128, 127, 127]], np.int32)
-    assert ternary.product(matrix, x, 8, level=level).tolist() == [[7, -14], [-255, 128]]
-    assert ternary.product(matrix, 100 * x, 16, 1, 2, level=level).tolist() == [[-1400], [12800]]
-    assert ternary.synops(matrix, np.array([3, 4, 5]), level=level).tolist() == [8, 12]
-    assert ternary.synops(matrix, np.array([3, 4, 1 << 60]), 0, 1, level=level).tolist() == [
+    assert products.product(matrix, x, 8, level=level).tolist() == [[7, -14], [-255, 128]]
+    assert products.product(matrix, 100 * x, 16, 1, 2, level=level).tolist() == [[-1400], [12800]]
+    assert products.synops(matrix, np.array([3, 4, 5]), level=level).tolist() == [8, 12]
+    assert products.synops(matrix, np.array([3, 4, 1 << 60]), 0, 1, level=level).tolist() == [
         3 + (1 << 60)
     ]
 
@@ -68,10 +68,10 @@ def test_products(
 ) -> None:
     codes, matrix, x = _random(rows, columns, tokens, bits, seed)
     start, stop = sorted(min(end, rows) for end in ends)
-    found = ternary.product(matrix, x, bits, start, stop, level=level)
+    found = products.product(matrix, x, bits, start, stop, level=level)
     assert found.dtype == np.int32
     assert np.array_equal(found, _expected(codes[start:stop], x))
-    assert np.array_equal(ternary.product(matrix, x, bits, level=level), _expected(codes, x))
+    assert np.array_equal(products.product(matrix, x, bits, level=level), _expected(codes, x))
 
 
 @each_level
@@ -89,10 +89,10 @@ def test_synops(
     start, stop = sorted(min(end, rows) for end in ends)
     events = np.random.default_rng(seed).integers(0, most + 1, columns)
     expected = (codes[start:stop] != 0).astype(np.int64) @ events
-    assert np.array_equal(ternary.synops(matrix, events, start, stop, level=level), expected)
+    assert np.array_equal(products.synops(matrix, events, start, stop, level=level), expected)
     ones = np.ones(columns, np.int64)
     assert np.array_equal(
-        ternary.synops(matrix, ones, level=level), np.count_nonzero(codes, axis=1)
+        products.synops(matrix, ones, level=level), np.count_nonzero(codes, axis=1)
     )
 
 
@@ -105,7 +105,7 @@ def test_synops(
 def test_extremes(level: str, columns: int, code: int, bits: int, value: int) -> None:
     matrix = pack(np.full((17, columns), code, np.int8))
     for tokens in (1, 9):
-        found = ternary.product(
+        found = products.product(
             matrix, np.full((tokens, columns), value, np.int32), bits, level=level
         )
         assert np.array_equal(found, np.full((tokens, 17), columns * code * value))
@@ -120,16 +120,16 @@ def test_long_rows(level: str, bits: int) -> None:
     codes[1, :2000] = 1
     matrix = pack(codes)
     x = np.full((2, columns), LARGEST[bits], np.int32)
-    assert np.array_equal(ternary.product(matrix, x, bits, level=level), _expected(codes, x))
+    assert np.array_equal(products.product(matrix, x, bits, level=level), _expected(codes, x))
     events = np.full(columns, 1 << 33)
-    assert ternary.synops(matrix, events, level=level).tolist() == [columns << 33] * 2
+    assert products.synops(matrix, events, level=level).tolist() == [columns << 33] * 2
 
 
 @each_level
 def test_synops_of_any_size(level: str) -> None:
     matrix = pack(np.array([[1, 0], [0, -1], [0, 0]], np.int8))
     events = np.array([1 << 62, (1 << 62) - 1])
-    assert ternary.synops(matrix, events, level=level).tolist() == [*events, 0]
+    assert products.synops(matrix, events, level=level).tolist() == [*events, 0]
 
 
 @each_level
@@ -137,22 +137,23 @@ def test_synops_of_any_size(level: str) -> None:
 def test_threads(level: str, bits: int) -> None:
     codes, matrix, x = _random(900, 1500, 42, bits, 5)
     for start, stop in ((0, 900), (7, 899)):
-        found = ternary.product(matrix, x, bits, start, stop, threads=3, level=level)
+        found = products.product(matrix, x, bits, start, stop, threads=3, level=level)
         assert np.array_equal(found, _expected(codes[start:stop], x))
 
 
 @each_level
 def test_nothing(level: str) -> None:
     matrix = pack(np.ones((20, 5), np.int8))
-    assert ternary.product(matrix, np.ones((0, 5), np.int32), 8, level=level).shape == (0, 20)
-    assert ternary.product(matrix, np.ones((3, 5), np.int32), 8, 20, 20, level=level).shape == (
+    assert products.product(matrix, np.ones((0, 5), np.int32), 8, level=level).shape == (0, 20)
+    assert products.product(matrix, np.ones((3, 5), np.int32), 8, 20, 20, level=level).shape == (
         3,
         0,
     )
-    assert ternary.synops(matrix, np.zeros(5, np.int64), level=level).tolist() == [0] * 20
+    assert products.synops(matrix, np.zeros(5, np.int64), level=level).tolist() == [0] * 20
     empty = pack(np.ones((20, 0), np.int8))
     assert (
-        ternary.product(empty, np.ones((3, 0), np.int32), 8, level=level).tolist() == [[0] * 20] * 3
+        products.product(empty, np.ones((3, 0), np.int32), 8, level=level).tolist()
+        == [[0] * 20] * 3
     )
 
 
@@ -161,7 +162,7 @@ def test_read_only_views(level: str) -> None:
     codes, matrix, x = _random(40, 33, 3, 8, 1)
     raw = np.frombuffer(b"x" + matrix.data.tobytes(), np.uint8, offset=1).reshape(matrix.data.shape)
     view = TernaryMatrix(raw, 40, 33, matrix.fullest, matrix.nonzero)
-    assert np.array_equal(ternary.product(view, x, 8, level=level), _expected(codes, x))
+    assert np.array_equal(products.product(view, x, 8, level=level), _expected(codes, x))
 
 
 @each_level
@@ -172,7 +173,7 @@ def test_activations_fit(level: str, bits: int, value: int) -> None:
     x = np.zeros((10, 5), np.int32)
     x[9, 4] = value
     with pytest.raises(ValueError, match=f"^an activation does not fit {bits} bits$"):
-        ternary.product(pack(np.ones((20, 5), np.int8)), x, bits, level=level)
+        products.product(pack(np.ones((20, 5), np.int8)), x, bits, level=level)
 
 
 def test_messages() -> None:
@@ -181,7 +182,7 @@ def test_messages() -> None:
     def refused(message: str, **changed: object) -> None:
         arguments = {"matrix": matrix, "x": x, "bits": 8, **changed}
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            ternary.product(**arguments)  # type: ignore[arg-type]
+            products.product(**arguments)  # type: ignore[arg-type]
 
     wanted = "activations are contiguous int32 [tokens, 5], not"
     refused(f"{wanted} contiguous int64 [2, 5]", x=x.astype(np.int64))
@@ -193,7 +194,7 @@ def test_messages() -> None:
     refused("rows 0 … 20 are not among the 20 of the matrix", stop=21)
     refused("rows 5 … 3 are not among the 20 of the matrix", start=5, stop=4)
     refused("threads is 0 and must be at least 1", threads=0)
-    refused(f"level is 'sse' and must be one of {', '.join(ternary.available())}", level="sse")
+    refused(f"level is 'sse' and must be one of {', '.join(products.available())}", level="sse")
 
 
 @pytest.mark.parametrize(
@@ -210,10 +211,10 @@ def test_messages() -> None:
 )
 def test_messages_of_synops(events: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        ternary.synops(pack(np.ones((20, 5), np.int8)), events)
+        products.synops(pack(np.ones((20, 5), np.int8)), events)
 
 
-@pytest.mark.skipif(len(ternary.available()) == 1, reason="the extension is not built here")
+@pytest.mark.skipif(len(products.available()) == 1, reason="the extension is not built here")
 def test_the_extension_guards_itself() -> None:
     from mmfree_kernels.cpu import _ternary
 

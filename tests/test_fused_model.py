@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mmfree_kernels.float_model.model import HGRNBitModel
-from mmfree_kernels.ops.bitlinear import product, rows
+from mmfree_kernels.ops.bitlinear import codes, product, rows
 from mmfree_kernels.ops.glu import fused as glu
 from mmfree_kernels.ops.loss import fused as cross_entropy
 from mmfree_kernels.ops.mlgru import output, scan

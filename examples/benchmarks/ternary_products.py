@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rows import write
 
-from mmfree_kernels.cpu import ternary
+from mmfree_kernels.cpu import products
 from mmfree_neuro.integers.ternary import TernaryMatrix, pack
 
 MEMORY_BYTES = 64 << 20
@@ -55,7 +55,7 @@ def check(found: np.ndarray, codes: np.ndarray, x: np.ndarray, name: str) -> Non
 
 
 def product(level: str, matrices: list[TernaryMatrix], x: np.ndarray, bits: int) -> Call:
-    return lambda i: ternary.product(matrices[i % len(matrices)], x, bits, level=level)
+    return lambda i: products.product(matrices[i % len(matrices)], x, bits, level=level)
 
 
 def one_token(codes: np.ndarray, levels: tuple[str, ...]) -> list[dict[str, object]]:
@@ -77,7 +77,7 @@ def one_token(codes: np.ndarray, levels: tuple[str, ...]) -> list[dict[str, obje
         for bits in (8, 16):
             x = activations(1, codes.shape[1], bits)
             for level in levels:
-                check(ternary.product(matrix, x, bits, level=level), codes, x, level)
+                check(products.product(matrix, x, bits, level=level), codes, x, level)
                 calls[f"{level}, {bits} bits"] = product(level, matrices, x, bits)
         best = seconds(calls)
         for name, time_s in best.items():
@@ -127,7 +127,7 @@ def many_tokens(codes: np.ndarray, levels: tuple[str, ...], tokens: int) -> list
 def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    levels = ternary.available()
+    levels = products.available()
     rows = one_token(rng.integers(-1, 2, (1024, 2816), np.int8), levels)
     for tokens in (128, 512):
         rows += many_tokens(rng.integers(-1, 2, (2816, 1024), np.int8), levels, tokens)

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from mmfree_kernels.cpu.ternary import synops
+from mmfree_kernels.cpu.products import synops
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping as Placed

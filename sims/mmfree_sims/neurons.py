@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_kernels.cpu.ternary import product
+from mmfree_kernels.cpu.products import product
 from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, MaxAbs, constants, span
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TernaryMatrix
