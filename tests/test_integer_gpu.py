@@ -17,7 +17,7 @@ import torch
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
-from mmfree_kernels.integer.ternary import Packed
+from mmfree_kernels.integer.products import Packed
 from mmfree_neuro.cli import main
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, programs

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids
-from mmfree_kernels.integer.ternary import Packed
+from mmfree_kernels.integer.products import Packed
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
