@@ -14,19 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from mmfree_kernels.bench import (
-    builders,
-    fast,
-    meter,
-    naive,
-    plain,
-    record,
-    transformer,
-    transformer_work,
-    workload,
-)
+from mmfree_kernels.bench import builders, meter, record, transformer, workload
 from mmfree_kernels.bench.transformer import Transformer
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, point
+from mmfree_kernels.bench.workloads import fast, naive, plain
+from mmfree_kernels.bench.workloads import transformer as transformer_work
 from mmfree_kernels.float_model.model import from_checkpoint as float_model
 from mmfree_kernels.inference.model import from_checkpoint, random
 from mmfree_neuro.baselines import measured

@@ -2,12 +2,12 @@
 
 import torch
 
-from mmfree_kernels.bench import naive, transformer_work
 from mmfree_kernels.bench.workload import Builder, Point, Subject, Workload
+from mmfree_kernels.bench.workloads import naive, transformer
 from mmfree_neuro.errors import EngineError
 
 try:
-    from mmfree_kernels.bench import fast
+    from mmfree_kernels.bench.workloads import fast
 except ModuleNotFoundError as missing:
     raise EngineError(
         "bench gpu: Triton is not installed, must be: pip install triton"
@@ -20,9 +20,9 @@ BUILDERS: dict[tuple[str, str], Builder] = {
     ("naive", "generate"): naive.Generate,
     ("naive", "prefill"): naive.Prefill,
     ("naive", "train"): naive.Train,
-    ("transformer", "generate"): transformer_work.Generate,
-    ("transformer", "prefill"): transformer_work.Prefill,
-    ("transformer", "train"): transformer_work.Train,
+    ("transformer", "generate"): transformer.Generate,
+    ("transformer", "prefill"): transformer.Prefill,
+    ("transformer", "train"): transformer.Train,
 }
 
 

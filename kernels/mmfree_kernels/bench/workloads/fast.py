@@ -4,7 +4,6 @@ train."""
 import torch
 from torch import Tensor
 
-from mmfree_kernels.bench import naive, plain
 from mmfree_kernels.bench.workload import (
     ENOUGH,
     Embedding,
@@ -16,6 +15,7 @@ from mmfree_kernels.bench.workload import (
     random_tokens,
     ternary_synapses,
 )
+from mmfree_kernels.bench.workloads import naive, plain
 from mmfree_kernels.float_model.model import HGRNBitModel
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.model import PackedModel, from_checkpoint, random

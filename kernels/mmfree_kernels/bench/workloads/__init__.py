@@ -1,0 +1,1 @@
+"""What is measured: a workload in each file."""
