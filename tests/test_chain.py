@@ -21,12 +21,12 @@ from mmfree_neuro.mapping.footprint import EMPTY, footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.bound import messages_between_chips
-from mmfree_partition.chain import Chain, Piece, Position, copyable, need_room
-from mmfree_partition.layout import parts_of, shares
+from mmfree_partition.chain.chain import Chain, Piece, Position, copyable, need_room
+from mmfree_partition.chain.layout import parts_of, shares
+from mmfree_partition.chain.seams import Seams
 from mmfree_partition.place import chain as cutting
 from mmfree_partition.request import Request
 from mmfree_partition.route import route
-from mmfree_partition.seams import Seams
 
 Change = Callable[..., SystemSpec]
 some = settings(max_examples=30)

@@ -16,8 +16,8 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Shard
 from mmfree_neuro.mapping.trees import chip_path
 from mmfree_neuro.systems.load import load_system, system_names
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
-from mmfree_partition.chain import Chain
-from mmfree_partition.layout import (
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.layout import (
     chip_order,
     chips_for,
     core_order,

@@ -21,9 +21,9 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_partition.bound import gaps, messages_between_chips
-from mmfree_partition.chain import Chain
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.layout import chip_order
 from mmfree_partition.check import check
-from mmfree_partition.layout import chip_order
 from mmfree_partition.place import PLACERS, anneal, mtkahypar
 from mmfree_partition.place.anneal import refine
 from mmfree_partition.place.chain import GRAIN, SLACK, slowest_allowed

@@ -19,12 +19,12 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_partition.bound import messages_between_chips
-from mmfree_partition.chain import Chain
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.layout import on_chips
+from mmfree_partition.chain.seams import Cut, Seams
 from mmfree_partition.check import check
-from mmfree_partition.layout import on_chips
 from mmfree_partition.request import Request
 from mmfree_partition.route import route
-from mmfree_partition.seams import Cut, Seams
 from mmfree_sims import fast
 
 some = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])

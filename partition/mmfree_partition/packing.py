@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from mmfree_neuro.graph.nodes import PartialSum, Residual
-from mmfree_partition.chain import Chain
+from mmfree_partition.chain.chain import Chain
 
 FINENESS = 40
 """Into how many steps the smallest product is divided, at least while a chip has no more than

@@ -17,10 +17,10 @@ from mmfree_neuro.graph.partial_sums import Columns, by_columns
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.chain import Chain, Piece, need_room
-from mmfree_partition.layout import chips_for, on_chips, parts_of, shares
+from mmfree_partition.chain.chain import Chain, Piece, need_room
+from mmfree_partition.chain.layout import chips_for, on_chips, parts_of, shares
+from mmfree_partition.chain.seams import Seams
 from mmfree_partition.request import Placement, Request
-from mmfree_partition.seams import Seams
 
 SLACK = 1.05
 """How much slower than the bound the slowest core may be."""
