@@ -13,7 +13,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition import packing
 from mmfree_partition.bound import Gap, gaps, messages_between_chips
-from mmfree_partition.chain.chain import copyable
+from mmfree_partition.chain.crossing import copyable
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 

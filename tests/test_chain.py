@@ -21,8 +21,11 @@ from mmfree_neuro.mapping.footprint import EMPTY, footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.bound import messages_between_chips
-from mmfree_partition.chain.chain import Chain, Piece, Position, copyable, need_room
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.crossing import copyable
+from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import parts_of, shares
+from mmfree_partition.chain.links import Piece, Position
 from mmfree_partition.chain.seams import Seams
 from mmfree_partition.place import chain as cutting
 from mmfree_partition.request import Request

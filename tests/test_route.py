@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmfree_neuro.graph.nodes import Graph, Input, MaxAbs, Output, span
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_partition.chain.chain import copyable
+from mmfree_partition.chain.crossing import copyable
 from mmfree_partition.route import _segments, route
 
 HOST_0 = Location(HOST, 0)

@@ -6,34 +6,17 @@ streams.  A stretch is a list of pieces, each some neighbouring neurons of one n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.graph.nodes import MLGRU, AnyNode, Embedding, Graph, span
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.mapping.footprint import EMPTY, Footprint, footprint, limits
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import ChipSpec
-
-Piece = tuple[int, int, int]
-"""Some neurons of a node: its number along the chain, the first of them, the one behind the
-last."""
-Position = tuple[int, int]
-"""A place to cut: before a neuron of a node, both counted along the chain."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """The neurons of one node, all alike: what each asks for a token with every payload
-    non-zero."""
-
-    node: AnyNode
-    reads: int
-    """Synapses that a neuron reads."""
-    instructions: int
+from mmfree_partition.chain.crossing import copyable
+from mmfree_partition.chain.links import Link, Piece, Position, reads
 
 
 class Chain:
@@ -44,7 +27,7 @@ class Chain:
         self.graph, self.chip, self.host, self.room = graph, chip, host, limits(chip)
         self.bits = int(chip.weight_bits.central)
         self.links = tuple(
-            Link(node, _reads(graph, node), sum(issued[node.name].values()))
+            Link(node, reads(graph, node), sum(issued[node.name].values()))
             for node in graph.nodes
             if node.name not in host
         )
@@ -276,30 +259,3 @@ class Chain:
     def copied(self, start: Position) -> list[int]:
         """The nodes of which a stretch that begins there holds copies."""
         return sorted(self._inside[start[0]][2]) if start[1] else []
-
-
-def _reads(graph: Graph, node: AnyNode) -> int:
-    """Synapses that a neuron reads where every payload is non-zero."""
-    sizes = (graph.node(entry.source).output(entry.source_port).size for entry in node.inputs)
-    spans = (span(node, entry, 0, 1, size) for entry, size in zip(node.inputs, sizes, strict=True))
-    return sum(last - first for first, last in spans)
-
-
-def need_room(chain: Chain) -> None:
-    """CapacityError where not even one neuron of a node fits an empty core."""
-    for link in chain.links:
-        footprint_ = chain.footprint(Shard(link.node.name, 0, 1))
-        if over := footprint_.over(chain.room):
-            name, need, limit = over
-            raise CapacityError(
-                f"{link.node.name}: one neuron needs {need} of {name}, a core of "
-                f"{chain.chip.name} has {limit}"
-            )
-
-
-def copyable(node: AnyNode) -> bool:
-    """Whether several cores may hold the same neurons of a node: those without weights and without
-    state."""
-    return not isinstance(node, MLGRU | Embedding) and all(
-        entry.how != "ternary" for entry in node.inputs
-    )

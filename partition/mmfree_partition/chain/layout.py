@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.mapping.mapping import Location, Shard
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.chain.chain import Chain, Piece
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.links import Piece
 from mmfree_partition.request import Placement, Request, host_shards
 
 MANY = 1 << 40

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from mmfree_neuro.graph.partial_sums import Columns, sums
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Shard
-from mmfree_partition.chain.chain import Chain, Piece
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.links import Piece
 
 TYPICAL = 32
 """Neurons of a shard by which the memory of one is estimated."""

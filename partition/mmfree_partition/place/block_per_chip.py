@@ -8,8 +8,10 @@ from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.chain.chain import Chain, Position, need_room
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import MANY, cores_of, lay_out, parts_of, shares
+from mmfree_partition.chain.links import Position
 from mmfree_partition.request import Placement, Request
 
 

@@ -17,8 +17,10 @@ from mmfree_neuro.graph.partial_sums import Columns, by_columns
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.chain.chain import Chain, Piece, need_room
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import chips_for, on_chips, parts_of, shares
+from mmfree_partition.chain.links import Piece
 from mmfree_partition.chain.seams import Seams
 from mmfree_partition.request import Placement, Request
 

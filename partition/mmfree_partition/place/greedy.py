@@ -2,7 +2,8 @@
 
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.chain.chain import Chain, need_room
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import chips_for, lay_out, on_chips, parts_of, shares
 from mmfree_partition.request import Placement, Request
 

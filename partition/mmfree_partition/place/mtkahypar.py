@@ -12,8 +12,10 @@ from typing import Any
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.chain.chain import Chain, Piece, need_room
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import chips_for, cores_of, lay_out
+from mmfree_partition.chain.links import Piece
 from mmfree_partition.place.chain import SLACK
 from mmfree_partition.request import Placement, Request
 
