@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition import packing
-from mmfree_partition.bound import Gap, gaps, messages_between_chips
+from mmfree_partition.bound import fewest_messages
+from mmfree_partition.bound.gaps import Gap, gaps, messages_between_chips
 from mmfree_partition.chain.crossing import copyable
 from mmfree_partition.check import check
 from mmfree_partition.route import route
@@ -113,7 +113,7 @@ def test_a_chip_without_weights_need_not_receive_a_whole_stream(
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coarse steps of the bound of messages, which holds at any."""
-    monkeypatch.setattr(packing, "MOST_STEPS", 40)
+    monkeypatch.setattr(fewest_messages, "MOST_STEPS", 40)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,7 +20,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.footprint import EMPTY, footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.bound import messages_between_chips
+from mmfree_partition.bound.gaps import messages_between_chips
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.crossing import copyable
 from mmfree_partition.chain.filling import need_room

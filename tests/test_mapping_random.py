@@ -35,7 +35,7 @@ from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, Result
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
-from mmfree_partition.bound import gaps
+from mmfree_partition.bound.gaps import gaps
 from mmfree_partition.check import check
 from mmfree_sims import board, fast
 from mmfree_sims.host import Book, Host, start_of

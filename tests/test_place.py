@@ -20,7 +20,7 @@ from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_neuro.testing import published_graph
-from mmfree_partition.bound import gaps, messages_between_chips
+from mmfree_partition.bound.gaps import gaps, messages_between_chips
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import chip_order
 from mmfree_partition.check import check

@@ -18,7 +18,7 @@ from mmfree_neuro.run.job import Job
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
-from mmfree_partition.bound import messages_between_chips
+from mmfree_partition.bound.gaps import messages_between_chips
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import on_chips
 from mmfree_partition.chain.seams import Cut, Seams

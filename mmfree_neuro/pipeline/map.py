@@ -120,7 +120,7 @@ def place(graph: Graph, digest: str, system: SystemSpec, wish: Wish) -> tuple[Gr
 def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None = None) -> Bounds:
     """A mapping's cores, chips, slowest core and messages between chips, each with its proven bound
     and the ratio."""
-    from mmfree_partition.bound import gaps
+    from mmfree_partition.bound.gaps import gaps
 
     found = gaps(graph, mapping, system, cores or int(system.chip.cores.central))
     return {

@@ -17,8 +17,8 @@ from math import ceil
 from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, constants
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_partition.bound.fewest_messages import fewest_messages
 from mmfree_partition.chain.chain import Chain
-from mmfree_partition.packing import fewest_messages
 
 
 @dataclass(frozen=True)

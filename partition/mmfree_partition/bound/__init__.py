@@ -1,0 +1,1 @@
+"""What no mapping can do without: proven bounds of cores, chips, time and messages."""
