@@ -27,7 +27,7 @@ from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import parts_of, shares
 from mmfree_partition.chain.links import Piece, Position
 from mmfree_partition.chain.seams import Seams
-from mmfree_partition.place import chain as cutting
+from mmfree_partition.place import best_cuts as cutting
 from mmfree_partition.request import Request
 from mmfree_partition.route import route
 

@@ -26,7 +26,7 @@ from mmfree_partition.chain.layout import chip_order
 from mmfree_partition.check import check
 from mmfree_partition.place import PLACERS, anneal, mtkahypar
 from mmfree_partition.place.anneal import refine
-from mmfree_partition.place.chain import GRAIN, SLACK, slowest_allowed
+from mmfree_partition.place.best_cuts import GRAIN, SLACK, slowest_allowed
 from mmfree_partition.request import Placement, Request
 from mmfree_partition.route import route
 

@@ -1,13 +1,13 @@
 """Placers: each takes a graph, a system and a request, and gives shards and a core for every
 one."""
 
-from mmfree_partition.place import anneal, balanced, block_per_chip, chain, greedy, mtkahypar
+from mmfree_partition.place import anneal, balanced, best_cuts, block_per_chip, greedy, mtkahypar
 
 PLACERS = {
     "block-per-chip": block_per_chip.place,
     "greedy": greedy.place,
     "balanced": balanced.place,
-    "chain": chain.place,
+    "chain": best_cuts.place,
     "anneal": anneal.place,
     "mtkahypar": mtkahypar.place,
 }

@@ -15,7 +15,7 @@ from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.place.chain import place as place_chain
+from mmfree_partition.place.best_cuts import place as place_chain
 from mmfree_partition.request import Placement, Request
 from mmfree_partition.route import route
 

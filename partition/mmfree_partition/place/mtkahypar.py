@@ -16,7 +16,7 @@ from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import chips_for, cores_of, lay_out
 from mmfree_partition.chain.links import Piece
-from mmfree_partition.place.chain import SLACK
+from mmfree_partition.place.best_cuts import SLACK
 from mmfree_partition.request import Placement, Request
 
 GRAIN = 32
