@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.graph.nodes import MLGRU, Graph
-from mmfree_sims.board import Board, allocate, private
 from mmfree_sims.counts import Layout
 from mmfree_sims.neurons import Neurons
-from mmfree_sims.plan import Stretch
+from mmfree_sims.tiles.board import Board, allocate, private
+from mmfree_sims.tiles.plan import Stretch
 
 
 @dataclass

@@ -24,7 +24,7 @@ from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
 from mmfree_sims import fast
-from mmfree_sims.plan import Plan, by_core
+from mmfree_sims.tiles.plan import Plan, by_core
 
 few = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

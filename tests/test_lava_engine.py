@@ -31,7 +31,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims.lava import engine
-from mmfree_sims.plan import Plan, by_chip
+from mmfree_sims.tiles.plan import Plan, by_chip
 
 TIMEOUT_S = 120
 # networkx 2.8 says so

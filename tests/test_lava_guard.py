@@ -47,7 +47,7 @@ PROGRAM = """
     from multiprocessing import shared_memory
 
     from mmfree_neuro.cli import main as cli
-    from mmfree_sims import tile
+    from mmfree_sims.tiles import tile
     from mmfree_sims.lava import engine
 
     # so that this run's memory is known from that of others

@@ -150,8 +150,8 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
         from mmfree_sims import fast
         from mmfree_sims.lava import engine
         from mmfree_sims.lava.chip.process import vector_words
-        from mmfree_sims.packets import END, Reassembly
-        from mmfree_sims.plan import Plan, by_chip
+        from mmfree_sims.tiles.packets import END, Reassembly
+        from mmfree_sims.tiles.plan import Plan, by_chip
         from lava.magma.core.decorator import implements, requires
         from lava.magma.core.model.py.model import PyAsyncProcessModel
         from lava.magma.core.model.py.ports import PyInPort

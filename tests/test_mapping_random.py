@@ -37,11 +37,12 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_partition.bound.gaps import gaps
 from mmfree_partition.check import check
-from mmfree_sims import board, fast
-from mmfree_sims.host import Book, Host, start_of
-from mmfree_sims.packets import Packet
-from mmfree_sims.plan import Plan, by_chip
-from mmfree_sims.tile import Tile
+from mmfree_sims import fast
+from mmfree_sims.tiles import board
+from mmfree_sims.tiles.host import Book, Host, start_of
+from mmfree_sims.tiles.packets import Packet
+from mmfree_sims.tiles.plan import Plan, by_chip
+from mmfree_sims.tiles.tile import Tile
 
 CASES = 500
 RUN_EVERY = 8

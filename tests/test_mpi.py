@@ -345,8 +345,8 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
         from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
         from mmfree_sims import mpi
-        from mmfree_sims.packets import HEADER
-        from mmfree_sims.plan import Plan
+        from mmfree_sims.tiles.packets import HEADER
+        from mmfree_sims.tiles.plan import Plan
 
         graph, stored = storage.load_mapped(Path(sys.argv[1]))
         comm, told = mpi.world(), []
@@ -662,7 +662,8 @@ PATCHED = """
     from mmfree_neuro.cli import main as cli
     from mmfree_neuro.pipeline import convert as pipeline
     from mmfree_neuro.graph import graph_file as storage
-    from mmfree_sims import mpi, tile
+    from mmfree_sims import mpi
+    from mmfree_sims.tiles import tile
 
     rank = mpi.world().Get_rank()
     {patch}

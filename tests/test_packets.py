@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_partition.route import route
-from mmfree_sims.packets import (
+from mmfree_sims.tiles.packets import (
     END,
     ERROR,
     GENERATED,
@@ -20,7 +20,7 @@ from mmfree_sims.packets import (
     control,
     encode,
 )
-from mmfree_sims.plan import Plan, by_chip
+from mmfree_sims.tiles.plan import Plan, by_chip
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_sims.plan import Plan, Stretch, by_chip, by_core
+from mmfree_sims.tiles.plan import Plan, Stretch, by_chip, by_core
 
 
 def placed(*parts: tuple[str, int, int, int, int]) -> Mapping:

@@ -42,11 +42,12 @@ from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_partition.route import route
-from mmfree_sims import board, fast
-from mmfree_sims.host import TOGETHER, Book, Host, start_of
-from mmfree_sims.packets import GENERATED, SAVE, Packet, Reassembly, encode
-from mmfree_sims.plan import Plan, by_chip, by_core
-from mmfree_sims.tile import Tile
+from mmfree_sims import fast
+from mmfree_sims.tiles import board
+from mmfree_sims.tiles.host import TOGETHER, Book, Host, start_of
+from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet, Reassembly, encode
+from mmfree_sims.tiles.plan import Plan, by_chip, by_core
+from mmfree_sims.tiles.tile import Tile
 
 TileOf = Callable[[Location], int]
 CASES = 1000

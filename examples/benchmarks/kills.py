@@ -50,7 +50,7 @@ from multiprocessing import shared_memory
 from pathlib import Path
 
 from mmfree_neuro.cli import main as cli
-from mmfree_sims import tile
+from mmfree_sims.tiles import tile
 
 build, shared_memory._SHM_NAME_PREFIX = tile.Tile.__init__, f"/k{os.getpid()}_"
 

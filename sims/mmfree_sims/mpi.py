@@ -28,13 +28,13 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.run import state_file
 from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_saving, silent
-from mmfree_sims import board
-from mmfree_sims.board import Board
-from mmfree_sims.host import Book, Host, start_of
 from mmfree_sims.neurons import Int32
-from mmfree_sims.packets import END, Packet, Reassembly, control, encode
-from mmfree_sims.plan import Plan
-from mmfree_sims.tile import Tile
+from mmfree_sims.tiles import board
+from mmfree_sims.tiles.board import Board
+from mmfree_sims.tiles.host import Book, Host, start_of
+from mmfree_sims.tiles.packets import END, Packet, Reassembly, control, encode
+from mmfree_sims.tiles.plan import Plan
+from mmfree_sims.tiles.tile import Tile
 
 
 @contextmanager

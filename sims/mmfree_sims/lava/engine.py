@@ -11,11 +11,11 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_saving, silent
-from mmfree_sims.host import FROM_ZERO, Book, Start, start_of
 from mmfree_sims.lava import guard
 from mmfree_sims.lava.chip.process import Chip, Host
 from mmfree_sims.lava.shared import NOBODY, Shared, allocate
-from mmfree_sims.plan import Plan, by_chip, by_core
+from mmfree_sims.tiles.host import FROM_ZERO, Book, Start, start_of
+from mmfree_sims.tiles.plan import Plan, by_chip, by_core
 
 TOKENS_IN_FLIGHT_PER_CHIP = 6
 CHANNEL_SLOTS = 64

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.run.job import Job
-from mmfree_sims import board
-from mmfree_sims.board import Board
+from mmfree_sims.tiles import board
+from mmfree_sims.tiles.board import Board
 
 NOBODY = -1
 """No process id."""

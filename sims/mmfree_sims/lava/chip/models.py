@@ -20,11 +20,11 @@ from threadpoolctl import threadpool_limits
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST
-from mmfree_sims import board, host
 from mmfree_sims.lava.chip.process import COUNTERS, Chip, Core, Host
 from mmfree_sims.neurons import Int32
-from mmfree_sims.packets import END, ERROR, HEADER, Packet, Reassembly, control, encode
-from mmfree_sims.tile import Tile
+from mmfree_sims.tiles import board, host
+from mmfree_sims.tiles.packets import END, ERROR, HEADER, Packet, Reassembly, control, encode
+from mmfree_sims.tiles.tile import Tile
 
 WAIT_SECONDS = 0.005
 """How long to wait before looking again: Lava can lose the wake-up of a message that comes while

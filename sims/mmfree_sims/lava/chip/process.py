@@ -1,8 +1,8 @@
 """Lava Processes of a multi-chip system: `Chip`, the `Core` that it can be made of, and the `Host`.
 
-All ports carry packets as `mmfree_sims.packets` describes them, in int32 vectors of `vector_words`
-words.  Connect the output of a process to the input of every process that it sends to
-(`Plan.linked` tells which); a packet that concerns nobody behind a port is dropped there.
+All ports carry packets as `mmfree_sims.tiles.packets` describes them, in int32 vectors of
+`vector_words` words.  Connect the output of a process to the input of every process that it sends
+to (`Plan.linked` tells which); a packet that concerns nobody behind a port is dropped there.
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ from lava.magma.core.process.variable import Var
 
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.job import Job
-from mmfree_sims.host import FROM_ZERO, Start
-from mmfree_sims.packets import HEADER
-from mmfree_sims.plan import Plan
+from mmfree_sims.tiles.host import FROM_ZERO, Start
+from mmfree_sims.tiles.packets import HEADER
+from mmfree_sims.tiles.plan import Plan
 
 COUNTERS = 4
 """Values of `counters`: vectors received, vectors sent, non-zero payloads sent, saturated

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmfree_sims.neurons import Int32, Sent
-from mmfree_sims.plan import Plan
+from mmfree_sims.tiles.plan import Plan
 
 HEADER = 6
 """Header words: sequence, first token, flags, stretch, tokens, number of the vector within the

@@ -18,12 +18,12 @@ from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, RunState, Saving
 from mmfree_neuro.run.sampling import choose
-from mmfree_sims.board import Board
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import Words
-from mmfree_sims.packets import GENERATED, SAVE, Packet
-from mmfree_sims.plan import Plan
-from mmfree_sims.tile import Tile
+from mmfree_sims.tiles.board import Board
+from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet
+from mmfree_sims.tiles.plan import Plan
+from mmfree_sims.tiles.tile import Tile
 
 TOGETHER = 8
 """How many tokens of a prompt the host sends in one packet."""

@@ -14,7 +14,7 @@ from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_sims.counts import Layout
 from mmfree_sims.neurons import forget
-from mmfree_sims.plan import Stretch
+from mmfree_sims.tiles.plan import Stretch
 
 Allocate = Callable[[tuple[int, ...], Any], Any]
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from mmfree_neuro.graph.nodes import Input
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_sims.board import Board
 from mmfree_sims.neurons import Int32, Neurons
-from mmfree_sims.packets import GENERATED, SAVE, Packet
-from mmfree_sims.plan import Plan, Stretch
+from mmfree_sims.tiles.board import Board
+from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet
+from mmfree_sims.tiles.plan import Plan, Stretch
 
 TOGETHER = 16
 """How many ready tokens a stretch computes at once at most."""

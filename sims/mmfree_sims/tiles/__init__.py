@@ -1,0 +1,1 @@
+"""What engines of many processes share: tiles, packets, boards, the host. Knows no engine."""
