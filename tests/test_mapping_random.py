@@ -39,7 +39,8 @@ from mmfree_partition.bound.gaps import gaps
 from mmfree_partition.check import check
 from mmfree_sims import fast
 from mmfree_sims.tiles import board
-from mmfree_sims.tiles.host import Book, Host, start_of
+from mmfree_sims.tiles.book import Book, start_of
+from mmfree_sims.tiles.host import Host
 from mmfree_sims.tiles.packets import Packet
 from mmfree_sims.tiles.plan import Plan, by_chip
 from mmfree_sims.tiles.tile import Tile

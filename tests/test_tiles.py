@@ -44,7 +44,8 @@ from mmfree_neuro.run.sampling import Sampling
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.tiles import board
-from mmfree_sims.tiles.host import TOGETHER, Book, Host, start_of
+from mmfree_sims.tiles.book import Book, start_of
+from mmfree_sims.tiles.host import TOGETHER, Host
 from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet, Reassembly, encode
 from mmfree_sims.tiles.plan import Plan, by_chip, by_core
 from mmfree_sims.tiles.tile import Tile

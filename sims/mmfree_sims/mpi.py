@@ -31,7 +31,8 @@ from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_savin
 from mmfree_sims.neurons import Int32
 from mmfree_sims.tiles import board
 from mmfree_sims.tiles.board import Board
-from mmfree_sims.tiles.host import Book, Host, start_of
+from mmfree_sims.tiles.book import Book, start_of
+from mmfree_sims.tiles.host import Host
 from mmfree_sims.tiles.packets import END, Packet, Reassembly, control, encode
 from mmfree_sims.tiles.plan import Plan
 from mmfree_sims.tiles.tile import Tile

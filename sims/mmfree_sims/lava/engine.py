@@ -14,7 +14,7 @@ from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_savin
 from mmfree_sims.lava import guard
 from mmfree_sims.lava.chip.process import Chip, Host
 from mmfree_sims.lava.shared import NOBODY, Shared, allocate
-from mmfree_sims.tiles.host import FROM_ZERO, Book, Start, start_of
+from mmfree_sims.tiles.book import FROM_ZERO, Book, Start, start_of
 from mmfree_sims.tiles.plan import Plan, by_chip, by_core
 
 TOKENS_IN_FLIGHT_PER_CHIP = 6

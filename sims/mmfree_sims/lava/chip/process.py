@@ -13,7 +13,7 @@ from lava.magma.core.process.variable import Var
 
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.job import Job
-from mmfree_sims.tiles.host import FROM_ZERO, Start
+from mmfree_sims.tiles.book import FROM_ZERO, Start
 from mmfree_sims.tiles.packets import HEADER
 from mmfree_sims.tiles.plan import Plan
 
