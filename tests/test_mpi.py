@@ -38,7 +38,8 @@ from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.route import route
-from mmfree_sims import fast, mpi
+from mmfree_sims import fast
+from mmfree_sims.mpi import engine as mpi
 
 TIMEOUT_S = 60
 SOON_S = 5
@@ -281,7 +282,7 @@ COMPARE = """
 
     from mmfree_neuro.graph import graph_file as storage
     from mmfree_neuro.errors import Served
-    from mmfree_sims import mpi
+    from mmfree_sims.mpi import engine as mpi
 
     ranks = mpi.world().Get_size()
 
@@ -344,7 +345,7 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
 
         from mmfree_neuro.graph import graph_file as storage
         from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
-        from mmfree_sims import mpi
+        from mmfree_sims.mpi import engine as mpi
         from mmfree_sims.tiles.packets import HEADER
         from mmfree_sims.tiles.plan import Plan
 
@@ -382,7 +383,7 @@ SAVING = """
     from mmfree_neuro.graph import graph_file as storage
     from mmfree_neuro.errors import Served
     from mmfree_neuro.run.job import Saving, silent
-    from mmfree_sims import mpi
+    from mmfree_sims.mpi import engine as mpi
 
     graph, stored = storage.load_mapped(Path(sys.argv[1]))
     asked = Path(sys.argv[2])
@@ -662,7 +663,7 @@ PATCHED = """
     from mmfree_neuro.cli import main as cli
     from mmfree_neuro.pipeline import convert as pipeline
     from mmfree_neuro.graph import graph_file as storage
-    from mmfree_sims import mpi
+    from mmfree_sims.mpi import engine as mpi
     from mmfree_sims.tiles import tile
 
     rank = mpi.world().Get_rank()
@@ -862,7 +863,7 @@ APART = """
     import numpy as np
 
     from mmfree_neuro.graph import graph_file as storage
-    from mmfree_sims import mpi
+    from mmfree_sims.mpi import engine as mpi
 
     path, comm = Path(sys.argv[1]), mpi.world()
     graph, stored = storage.load_mapped(path)

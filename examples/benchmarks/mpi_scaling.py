@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 from mmfree_neuro.graph import graph_file as storage
 from mmfree_neuro.run.job import Job
-from mmfree_sims import fast, mpi
+from mmfree_sims import fast
+from mmfree_sims.mpi import engine as mpi
 
 comm, prompt, generated = mpi.world(), int(sys.argv[3]), int(sys.argv[4])
 buffer, turns = np.zeros(int(sys.argv[5]), np.int32), 2000

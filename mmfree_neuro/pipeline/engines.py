@@ -48,7 +48,7 @@ def engine_named(name: str, placement: Sequence[int] | None = None) -> Engine:
 
             return engine.run if name == "lava" else engine.run_per_core
         case "mpi":
-            from mmfree_sims import mpi
+            from mmfree_sims.mpi import engine as mpi
 
             return partial(mpi.run, placement=placement)
     raise EngineError(f"engine {name!r} is not known, must be one of {', '.join(ENGINES)}")
@@ -58,7 +58,7 @@ def is_worker(engine: str) -> bool:
     """Whether this process only takes part in a run whose result another process has."""
     if engine != "mpi":
         return False
-    from mmfree_sims import mpi
+    from mmfree_sims.mpi import engine as mpi
 
     return mpi.is_worker()
 
@@ -68,7 +68,7 @@ def refused(engine: str, problem: str) -> str | None:
     if that tells."""
     if engine != "mpi":
         return problem
-    from mmfree_sims import mpi
+    from mmfree_sims.mpi import engine as mpi
 
     return mpi.refused(problem)
 
@@ -76,6 +76,6 @@ def refused(engine: str, problem: str) -> str | None:
 def end_ranks(engine: str, status: int, *, waited_for: bool = False) -> None:
     """End the other ranks of a run that goes on without this process, or that wait for it."""
     if engine == "mpi":
-        from mmfree_sims import mpi
+        from mmfree_sims.mpi import engine as mpi
 
         mpi.end(status, waited_for=waited_for)

@@ -1,0 +1,1 @@
+"""The MPI engine: ranks that hold chips. Stands on `tiles`."""
