@@ -22,8 +22,8 @@ from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 from mmfree_partition.route import route
-from mmfree_sims import discrete
-from mmfree_sims.discrete import Outcome, simulate
+from mmfree_sims.second_opinions import discrete
+from mmfree_sims.second_opinions.discrete import Outcome, simulate
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("simpy") is None, reason="SimPy is not installed"

@@ -17,7 +17,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
 from mmfree_sims import fast
-from mmfree_sims.sanafe import Counts, Energies, Figures, Opinion, compare, record
+from mmfree_sims.second_opinions.sanafe import Counts, Energies, Figures, Opinion, compare, record
 
 NOT_INSTALLED = "sanafe is not installed, must be for the second opinion: pip install sanafe"
 

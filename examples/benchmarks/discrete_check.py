@@ -39,7 +39,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_partition.route import route
-from mmfree_sims.discrete import Outcome, simulate
+from mmfree_sims.second_opinions.discrete import Outcome, simulate
 
 SMALL = ModelConfig(vocab_size=256, hidden_size=64, num_hidden_layers=2, intermediate_size=128)
 FORMULAS = {

@@ -27,7 +27,7 @@ from mmfree_neuro.pipeline import convert
 from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
 from mmfree_sims import fast
-from mmfree_sims.sanafe import Opinion, compare, record
+from mmfree_sims.second_opinions.sanafe import Opinion, compare, record
 
 MODEL = ModelConfig(vocab_size=256, hidden_size=64, num_hidden_layers=2, intermediate_size=128)
 TOKENS = 32
