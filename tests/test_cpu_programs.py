@@ -30,7 +30,6 @@ from mmfree_neuro.graph.nodes import (
     Norm,
     Output,
     Squares,
-    constants,
 )
 from mmfree_neuro.graph.recorder import Op, Program, Recorder
 from mmfree_neuro.graph.verify import sum_bound
@@ -180,7 +179,7 @@ def by_machine(
 
 
 def own_constants(node: AnyNode, start: int, stop: int) -> dict[str, np.ndarray]:
-    return {name: values[start:stop] for name, values in constants(node).items()}
+    return {name: values[start:stop] for name, values in node.constants.items()}
 
 
 def assert_all_levels_agree(
@@ -273,7 +272,7 @@ def test_every_number_of_neurons(
     for graph in (a16, a8):
         for name in ("layers.0.mlgru", "layers.0.o_proj", "layers.0.glu"):
             node = graph.node(name)
-            own = {name: np.resize(values, neurons) for name, values in constants(node).items()}
+            own = {name: np.resize(values, neurons) for name, values in node.constants.items()}
             assert_all_levels_agree(
                 graph, node, own, neurons, [(3, "any"), (2, "ends")], 3, neurons
             )
@@ -296,7 +295,7 @@ def test_one_neuron_with_constants_keeps_to_them(level: str, a16: Graph) -> None
     """It once took its tokens side by side, too, and then read behind its constants."""
     node = a16.node("layers.0.attn.norm")
     assert isinstance(node, Norm)
-    whole, tokens = cpu.bind(node, a16.sigmoid, constants(node), node.size, level=level), 37
+    whole, tokens = cpu.bind(node, a16.sigmoid, node.constants, node.size, level=level), 37
     values = given_to(a16, node, (tokens, node.size), "any", 3)
     expected = whole.run(streams(a16, node, values), tokens)
     for at in (0, 1, node.size - 1):
@@ -711,12 +710,12 @@ def test_where_no_compiler_was_found(
         import numpy as np
 
         from mmfree_kernels.cpu import programs, products as ternary
-        from mmfree_neuro.graph import graph_file as storage
+        from mmfree_neuro.mapping import mapping_file
         from mmfree_neuro.run.job import Job
         from mmfree_sims import fast
 
         assert programs.available() == ternary.available() == ("numpy",)
-        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
         result = fast.run(graph, stored.mapping, Job(np.array([[0, 1]]), 1))
         print(result.logits.tolist(), result.chosen.tolist(), result.prefill.messages.tolist())
     """
@@ -733,7 +732,7 @@ def test_a_constant_fits_32_bits(wrong: int, level: str, a16: Graph) -> None:
         cpu.bind(
             node,
             a16.sigmoid,
-            {name: np.array([7, fits]) for name in constants(node)},
+            {name: np.array([7, fits]) for name in node.constants},
             2,
             level=level,
         )
@@ -741,7 +740,7 @@ def test_a_constant_fits_32_bits(wrong: int, level: str, a16: Graph) -> None:
         cpu.bind(
             node,
             a16.sigmoid,
-            {name: np.array([7, wrong]) for name in constants(node)},
+            {name: np.array([7, wrong]) for name in node.constants},
             2,
             level=level,
         )

@@ -31,7 +31,6 @@ from mmfree_neuro.graph.nodes import (
     Node,
     Output,
     PartialSum,
-    constants,
 )
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.verify import sum_bound
@@ -207,7 +206,7 @@ def assert_equal_programs(
     }
     counts = Counts({port: zeros[port] for port in _ports(node)}, zeros[""])
     here = Neurons(node, table, all_sigmoids(table, place), counts)
-    there = cpu.bind(node, table, constants(node), node.size, level="numpy")
+    there = cpu.bind(node, table, node.constants, node.size, level="numpy")
     for _ in range(2):  # the second time from the state that the first one left
         sent = here.run({port: on_device(array, place) for port, array in values.items()})
         expected = there.run(given, 3)

@@ -118,7 +118,7 @@ COMPARE = """
     import numpy as np
 
     from mmfree_neuro.run import reference
-    from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro.mapping import mapping_file
     from mmfree_neuro.run.job import Job, silent
     from mmfree_neuro.run.sampling import Sampling
     from mmfree_sims import fast
@@ -133,7 +133,7 @@ COMPARE = """
     # so that this program's memory is known from that of others
     shared_memory._SHM_NAME_PREFIX = f"/{mine}"
     for path in sys.argv[1:]:
-        graph, stored = storage.load_mapped(Path(path))
+        graph, stored = mapping_file.load_mapped(Path(path))
         random = np.random.default_rng(3)
         jobs = [
             (
@@ -263,11 +263,11 @@ def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
 
         import numpy as np
 
-        from mmfree_neuro.graph import graph_file as storage
+        from mmfree_neuro.mapping import mapping_file
         from mmfree_neuro.run.job import Job
         from mmfree_sims.lava import engine
 
-        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
         told = []
         job = Job(np.arange(8).reshape(2, 4), 3)
         engine.run(graph, stored.mapping, job, lambda *what: told.append(what))

@@ -91,7 +91,7 @@ def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
 
         import numpy as np
 
-        from mmfree_neuro.graph import graph_file as storage
+        from mmfree_neuro.mapping import mapping_file
         from mmfree_neuro.run.job import Job
         from mmfree_neuro.run.sampling import Sampling
         from mmfree_sims import fast
@@ -99,7 +99,7 @@ def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
         from lava.magma.core.run_conditions import RunSteps
         from lava.magma.core.run_configs import Loihi2SimCfg
 
-        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
         mapping = stored.mapping
         job = Job(np.array([[0, 5, 200, 7], [9, 9, 9, 9]]), 3, Sampling(0.7, seed=2))
         expected = fast.run(graph, mapping, job)
@@ -145,7 +145,7 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
 
         import numpy as np
 
-        from mmfree_neuro.graph import graph_file as storage
+        from mmfree_neuro.mapping import mapping_file
         from mmfree_neuro.run.job import Job
         from mmfree_sims import fast
         from mmfree_sims.lava import engine
@@ -196,7 +196,7 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
 
 
         if __name__ == "__main__":
-            graph, stored = storage.load_mapped(Path(sys.argv[1]))
+            graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
             job = Job(np.array([[0, 5, 200]]))
             host, chips = engine.build(graph, stored.mapping, job, None)
             listener = Listener(Plan(graph, stored.mapping, by_chip))

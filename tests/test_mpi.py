@@ -280,7 +280,7 @@ COMPARE = """
 
     import numpy as np
 
-    from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro.mapping import mapping_file
     from mmfree_neuro.errors import Served
     from mmfree_sims.mpi import engine as mpi
 
@@ -299,7 +299,7 @@ COMPARE = """
 
 
     for path in map(Path, sys.argv[1:]):
-        graph, stored = storage.load_mapped(path)
+        graph, stored = mapping_file.load_mapped(path)
         jobs = pickle.loads(path.with_suffix(".expected").read_bytes())
         for number, placement in enumerate(placements(graph, stored.mapping)):
             for job, expected in jobs if number < 3 else jobs[:1]:
@@ -343,13 +343,13 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
 
         import numpy as np
 
-        from mmfree_neuro.graph import graph_file as storage
+        from mmfree_neuro.mapping import mapping_file
         from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
         from mmfree_sims.mpi import engine as mpi
         from mmfree_sims.tiles.packets import HEADER
         from mmfree_sims.tiles.plan import Plan
 
-        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
         comm, told = mpi.world(), []
         job = Job(np.arange(12).reshape(2, 6), 3)
         result, traffic = mpi.serve(graph, stored.mapping, job, lambda *what: told.append(what))
@@ -380,12 +380,12 @@ SAVING = """
     import sys
     from pathlib import Path
 
-    from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro.mapping import mapping_file
     from mmfree_neuro.errors import Served
     from mmfree_neuro.run.job import Saving, silent
     from mmfree_sims.mpi import engine as mpi
 
-    graph, stored = storage.load_mapped(Path(sys.argv[1]))
+    graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
     asked = Path(sys.argv[2])
     job, starts = pickle.loads(asked.read_bytes())
     found = []
@@ -662,7 +662,7 @@ PATCHED = """
 
     from mmfree_neuro.cli import main as cli
     from mmfree_neuro.pipeline import convert as pipeline
-    from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro.mapping import mapping_file
     from mmfree_sims.mpi import engine as mpi
     from mmfree_sims.tiles import tile
 
@@ -725,7 +725,7 @@ def test_a_bug_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
             raise ValueError("the file is cursed")
 
         if rank == {rank}:
-            storage.load_mapped = failing
+            mapping_file.load_mapped = failing
     """
     begin = time.monotonic()
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
@@ -740,7 +740,7 @@ def test_a_bug_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
 def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
     """The others must not wait for a rank that has gone."""
     patch = f"""
-        load = storage.load_mapped
+        load = mapping_file.load_mapped
 
 
         def interrupted(path):
@@ -749,7 +749,7 @@ def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
 
 
         if rank == {rank}:
-            storage.load_mapped = interrupted
+            mapping_file.load_mapped = interrupted
     """
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
     with Launched(
@@ -862,11 +862,11 @@ APART = """
 
     import numpy as np
 
-    from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro.mapping import mapping_file
     from mmfree_sims.mpi import engine as mpi
 
     path, comm = Path(sys.argv[1]), mpi.world()
-    graph, stored = storage.load_mapped(path)
+    graph, stored = mapping_file.load_mapped(path)
     for job, expected in pickle.loads(path.with_suffix(".expected").read_bytes()):
         result, traffic = mpi.serve(graph, stored.mapping, job, placement=[1, 0, 1, 0])
         found = comm.gather((os.uname().nodename, 4 * traffic.values), root=0)

@@ -992,16 +992,17 @@ MIXED = """
 
     import numpy as np
 
-    from mmfree_neuro.graph import graph_file as storage
+    from mmfree_neuro.mapping import mapping_file
+    from mmfree_neuro.run import state_file
     from mmfree_neuro.run.job import Job, Saving, silent
     from mmfree_neuro.run.sampling import Sampling
     from mmfree_sims import fast
     from mmfree_sims.lava import engine
 
-    graph, stored = storage.load_mapped(Path(sys.argv[1]))
+    graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
     mapping, folder = stored.mapping, Path(sys.argv[2])
     job = Job(np.array([[0, 97, 98, 99, 100]]), 5, Sampling(0.9, 4), keep_logits=False)
-    identity = storage.identity(mapping, job)
+    identity = state_file.identity(mapping, job)
     expected = fast.run(graph, mapping, job)
 
 
@@ -1032,8 +1033,8 @@ MIXED = """
 
 
     def after(fed):  # through the file
-        storage.save_state(every_token[fed - 1], identity, folder)
-        return storage.load_state(folder, identity)
+        state_file.save_state(every_token[fed - 1], identity, folder)
+        return state_file.load_state(folder, identity)
 
 
     many = graph.scheme == "a16"
@@ -1084,12 +1085,12 @@ def test_lava_refuses_what_cannot_be_saved(files: Files, tmp_path: Path) -> None
 
         import numpy as np
 
-        from mmfree_neuro.graph import graph_file as storage
+        from mmfree_neuro.mapping import mapping_file
         from mmfree_neuro.errors import InputError
         from mmfree_neuro.run.job import Job, Saving, silent
         from mmfree_sims.lava import engine
 
-        graph, stored = storage.load_mapped(Path(sys.argv[1]))
+        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
         for tokens, every, keep in (([[0]], -1, False), ([[0], [1]], 1, False), ([[0]], 1, True)):
             try:
                 job = Job(np.array(tokens), 1, keep_logits=keep)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro.graph import recorder
-from mmfree_neuro.graph.nodes import MLGRU, Embedding, Graph, Head, Input, MaxAbs, Output, constants
+from mmfree_neuro.graph.nodes import MLGRU, Embedding, Graph, Head, Input, MaxAbs, Output
 from mmfree_neuro.graph.recorder import WIDTH, Op, Program, Recorder, record
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import sigmoid_table
@@ -78,7 +78,7 @@ def test_presets_stand_first(a16: Graph) -> None:
     """Immediates, then constants by name, then the state, which is written last."""
     node = next(node for node in a16.nodes if isinstance(node, MLGRU))
     program = record(node, a16.sigmoid)
-    assert program.constants == tuple(constants(node))
+    assert program.constants == tuple(node.constants)
     assert ("bounds" in program.constants) == (node.bounds is not None)
     assert program.stateful
     presets = len(program.immediates) + len(program.constants) + 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.machine import MOST_SHIFT, REGISTER_BITS, REGISTER_HIGH, Machine, Value
 from mmfree_neuro.integers.fixedpoint import Ints, QType
+from mmfree_neuro.integers.tables import SigmoidTable
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Bounds(Machine):
         super().__init__()
         self.name = name
         self.issued: Counter[str] = Counter()
+        self.read_sigmoid = False
 
     def _issue(self, *classes: str) -> None:
         self.issued.update(classes)
@@ -160,3 +162,7 @@ class Bounds(Machine):
 
     def sub(self, a: Value, b: Value) -> Value:
         return self.add(a, self.neg(b))
+
+    def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
+        self.read_sigmoid = True
+        return super().sigmoid(x, frac, table)

@@ -14,18 +14,18 @@ import mmap
 import os
 from collections.abc import Mapping as Mapping_
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import GraphError
 from mmfree_neuro.files import whole_file
-from mmfree_neuro.graph import nodes as ir
+from mmfree_neuro.graph import nodes
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.verify import verify
-from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
 
@@ -43,30 +43,27 @@ _KINDS: dict[str, np.dtype[Any]] = {
 }
 _DTYPES = {dtype.str: name for name, dtype in _KINDS.items()}
 
-_RECORDS = {
-    record.__name__: record
-    for record in (
-        ir.Input,
-        ir.Output,
-        ir.Squares,
-        ir.Rescale,
-        ir.Embedding,
-        ir.InverseRms,
-        ir.Norm,
-        ir.Gain,
-        ir.MaxAbs,
-        ir.QuantScale,
-        ir.Quantise,
-        ir.MLGRU,
-        ir.GLU,
-        ir.Residual,
-        ir.Head,
-        ir.PartialSum,
-        QType,
-        Multiplier,
-        SigmoidTable,
-    )
-}
+
+@lru_cache
+def records(union: Any) -> dict[str, type]:
+    """Every record that a graph file can hold, by name: what follows from the union of nodes.
+
+    These are the kinds of nodes, and the records that their fields are made of.
+    """
+    known: dict[str, type] = {}
+
+    def add(hint: Any) -> None:
+        for part in get_args(hint):
+            add(part)
+        record = isinstance(hint, type) and is_dataclass(hint) and hint is not TernaryMatrix
+        if record and hint.__name__ not in known:
+            known[hint.__name__] = hint
+            for part in get_type_hints(hint).values():
+                add(part)
+
+    add(union)
+    add(SigmoidTable)
+    return known
 
 
 def _to_plain(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
@@ -79,6 +76,11 @@ def _to_plain(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
             "nonzero": value.nonzero,
         }
     if is_dataclass(value) and not isinstance(value, type):
+        if type(value).__name__ not in records(nodes.AnyNode):
+            raise GraphError(
+                f"{type(value).__name__} is no record of a graph file, must be reached from "
+                "nodes.AnyNode"
+            )
         content = {f.name: _to_plain(getattr(value, f.name), arrays) for f in fields(value)}
         return {"$record": type(value).__name__, **content}
     if isinstance(value, np.ndarray):
@@ -114,7 +116,7 @@ def _from_plain(value: Any, arrays: Mapping_[str, NDArray[Any]]) -> Any:
         return arrays[value["$codes"]]
     if "$array" in value:
         return arrays[value["$array"]].astype(np.int64)
-    record = _RECORDS[value["$record"]]
+    record = records(nodes.AnyNode)[value["$record"]]
     return record(
         **{name: _from_plain(item, arrays) for name, item in value.items() if name != "$record"}
     )

@@ -18,10 +18,14 @@ some columns, and the node that has the rest reads its sum, aligned, at the same
 
 A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can
 change it.  A value is saturated only where a program says `fit`, and every such change is counted.
-A payload of zero is not sent; it is received as zero.  Only the MLGRU has state.  Notation in the
-nodes' equations: `mul(a, c)` is a · c.mantissa / 2^c.shift to the nearest integer, halves up;
-`fit[q]` saturates to the output's or the named format; σ and silu use the graph's table.
-`programs.run` computes exactly these equations, instruction by instruction.
+A payload of zero is not sent; it is received as zero.  A state belongs to its neuron alone, and is
+zero before the first token.  Notation in the nodes' equations: `mul(a, c)` is
+a · c.mantissa / 2^c.shift to the nearest integer, halves up; `fit[q]` saturates to the output's or
+the named format; σ and silu use the graph's table.  `programs.run` computes exactly these
+equations, instruction by instruction.
+
+A new kind of node is a class with its equation and its declarations, and a case of `AnyNode`.  Then
+mypy names `programs.run`, which lacks its program, and `verify` whatever it declares wrongly.
 """
 
 from dataclasses import dataclass
@@ -86,6 +90,53 @@ class Node:
             for e in self.inputs
         }
 
+    # What everybody else asks of a node, so that nobody asks for its class.  A kind declares what
+    # differs from these; `verify` holds every declaration against the node's program.
+
+    @property
+    def state_type(self) -> QType | None:
+        """The format of the state that each neuron keeps from token to token; None without one."""
+        return None
+
+    @property
+    def constants(self) -> dict[str, Ints]:
+        """The arrays that give each neuron a value of its own, by name; each [size]."""
+        return {}
+
+    @property
+    def group(self) -> int:
+        """How many values a neuron reads at a port that is fed by "group"."""
+        return 1
+
+    @property
+    def reads_sigmoid(self) -> bool:
+        """Whether the program looks σ up, so that a core that runs it holds the graph's table."""
+        return False
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether the only output is the sum as it arrives."""
+        return False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of what the program reads, in order: the ports."""
+        return tuple(self.ports)
+
+    def stride(self, name: str) -> int:
+        """How far apart neighbouring neurons read in what arrives; 0 where all read one value."""
+        how = self.ports[name][0].how
+        return {"broadcast": 0, "sum": 0, "group": self.group}.get(how, 1)
+
+    def reads_group(self, name: str) -> bool:
+        """Whether a neuron reads a list of `group` values there, each in its own accumulator."""
+        return name in self.ports and self.ports[name][0].how == "group"
+
+    @property
+    def accumulators(self) -> int:
+        """How many accumulators a neuron has."""
+        return sum(self.group if self.reads_group(port) else 1 for port in self.ports)
+
 
 @dataclass(frozen=True, eq=False)
 class Squares:
@@ -99,6 +150,11 @@ class Squares:
     shift: int
     width: QType
     square_shift: int
+
+    @property
+    def constants(self) -> dict[str, Ints]:
+        """The gains as a constant of the node, where there are any."""
+        return {} if self.gains is None else {"squares": self.gains}
 
 
 @dataclass(frozen=True)
@@ -122,6 +178,22 @@ class Embedding(Node):
     scales: Ints  # [vocabulary]
     shift: int
     squares: Squares
+
+    @property
+    def constants(self) -> dict[str, Ints]:
+        return self.squares.constants
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """A word's codes, and its scale."""
+        return "x", "scale"
+
+    def stride(self, name: str) -> int:
+        return {"x": 1, "scale": 0}[name]
+
+    def read(self, tokens: Ints) -> dict[str, Ints]:
+        """What the program reads for tokens of any shape: codes [..., size] and scales [..., 1]."""
+        return {"x": self.codes[tokens].astype(np.int64), "scale": self.scales[tokens][..., None]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +222,10 @@ class Norm(Node):
     gains: dict[str, Ints]  # each [size]
     shifts: dict[str, int]
 
+    @property
+    def constants(self) -> dict[str, Ints]:
+        return {f"gains.{port}": gains for port, gains in self.gains.items()}
+
 
 @dataclass(frozen=True, eq=False)
 class Gain(Node):
@@ -161,12 +237,20 @@ class Gain(Node):
     gains: dict[str, Ints]  # each [size]
     shifts: dict[str, int]
 
+    @property
+    def constants(self) -> dict[str, Ints]:
+        return {f"gains.{port}": gains for port, gains in self.gains.items()}
+
 
 @dataclass(frozen=True, eq=False)
 class MaxAbs(Node):
     """max = the largest magnitude among the `arity` values of the group."""
 
     arity: int
+
+    @property
+    def group(self) -> int:
+        return self.arity
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +308,19 @@ class MLGRU(Node):
     g_shift: int
     eps: Multiplier | None
 
+    @property
+    def state_type(self) -> QType:
+        return self.state
+
+    @property
+    def constants(self) -> dict[str, Ints]:
+        bounds = {} if self.bounds is None else {"bounds": self.bounds}
+        return {"gains": self.gains} | bounds | self.squares.constants
+
+    @property
+    def reads_sigmoid(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class GLU(Node):
@@ -235,6 +332,14 @@ class GLU(Node):
     v_shift: int
     squares: Squares
 
+    @property
+    def constants(self) -> dict[str, Ints]:
+        return self.squares.constants
+
+    @property
+    def reads_sigmoid(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class Residual(Node):
@@ -242,6 +347,10 @@ class Residual(Node):
 
     rescale: dict[str, Rescale]  # y
     squares: Squares
+
+    @property
+    def constants(self) -> dict[str, Ints]:
+        return self.squares.constants
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,8 +362,11 @@ class Head(Node):
 
 @dataclass(frozen=True, eq=False)
 class PartialSum(Node):
-    """sum = the sum y as it arrives: some columns of a sum, sent to the node that adds more of
-    them."""
+    """sum = the sum y as it arrives, of some columns; the node that adds the rest reads it."""
+
+    @property
+    def passes_on(self) -> bool:
+        return True
 
 
 AnyNode = (
@@ -292,6 +404,15 @@ class Graph:
     """The content of the checkpoint's `tokenizer.json`; without one, tokens are bytes."""
 
     @property
+    def ends_are_right(self) -> bool:
+        """Whether the first node is an Embedding and the last one a Head."""
+        return (
+            bool(self.nodes)
+            and isinstance(self.nodes[0], Embedding)
+            and isinstance(self.nodes[-1], Head)
+        )
+
+    @property
     def embedding(self) -> Embedding:
         """The first node."""
         node = self.nodes[0]
@@ -324,22 +445,6 @@ class Graph:
         return {node.name: node for node in self.nodes}
 
 
-def constants(node: AnyNode) -> dict[str, Ints]:
-    """The arrays that give each neuron of a node a value of its own, by name; each [size]."""
-    found: dict[str, Ints] = {}
-    match node:
-        case Norm() | Gain():
-            found = {f"gains.{port}": gains for port, gains in node.gains.items()}
-        case MLGRU():
-            found = {"gains": node.gains} | ({} if node.bounds is None else {"bounds": node.bounds})
-        case _:
-            pass
-    squares = getattr(node, "squares", None)
-    if isinstance(squares, Squares) and squares.gains is not None:
-        found["squares"] = squares.gains
-    return found
-
-
 def span(node: AnyNode, entry: Input, start: int, stop: int, source_size: int) -> tuple[int, int]:
     """Which of its source's values an input needs for the neurons from `start` to `stop`."""
     match entry.how:
@@ -349,8 +454,7 @@ def span(node: AnyNode, entry: Input, start: int, stop: int, source_size: int) -
         case "aligned":
             return start, stop
         case "group":
-            arity = node.arity if isinstance(node, MaxAbs) else 1
-            return start * arity, min(stop * arity, source_size)
+            return start * node.group, min(stop * node.group, source_size)
         case "sum":
             return entry.first, source_size if entry.count is None else entry.first + entry.count
         case "broadcast":

@@ -6,8 +6,6 @@ they hold, and the inputs of those neurons (sums already made); `verify` calls i
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from mmfree_neuro.graph.machine import Machine, Value
 from mmfree_neuro.graph.nodes import (
     GLU,
@@ -147,12 +145,6 @@ def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
     return outputs
 
 
-def token_inputs(node: Embedding, tokens: Ints) -> dict[str, Ints]:
-    """What the Embedding reads for tokens of any shape: its codes [..., size] and their scales
-    [..., 1]."""
-    return {"x": node.codes[tokens].astype(np.int64), "scale": node.scales[tokens][..., None]}
-
-
 def _with_squares(
     m: Machine, node: Embedding | Residual, constants: Constants, x: Value
 ) -> Outputs:
@@ -174,7 +166,7 @@ def run(
 
     `constants` and `inputs` hold the same neurons; an input is a sum where it is made of many
     messages, and a list of `arity` values where the node reads a group.  What the Embedding reads,
-    `token_inputs` gives.
+    `Embedding.read` gives.
     """
     match node:
         case Embedding():

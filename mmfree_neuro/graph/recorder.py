@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.machine import Machine, Value
-from mmfree_neuro.graph.nodes import MLGRU, AnyNode, Embedding, MaxAbs, constants
+from mmfree_neuro.graph.nodes import AnyNode
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.tables import SigmoidTable
 
@@ -172,23 +172,23 @@ class Recorder(Machine):
 def _inputs(node: AnyNode, m: Recorder) -> tuple[tuple[str, ...], dict[str, Value]]:
     """The names of a node's inputs and the values that its program reads; each is read once, at the
     beginning."""
-    if isinstance(node, Embedding):
-        return ("x", "scale"), {"x": m.emit(Op.INPUT), "scale": m.emit(Op.INPUT)}
     names: list[str] = []
     values: dict[str, Value] = {}
-    for port in node.ports:
-        members = node.arity if isinstance(node, MaxAbs) else 1
-        names += [f"{port}/{k}" for k in range(members)] if isinstance(node, MaxAbs) else [port]
-        read = [m.emit(Op.INPUT) for _ in range(members)]
-        values[port] = read if isinstance(node, MaxAbs) else read[0]
+    for name in node.reads:
+        if node.reads_group(name):
+            names += [f"{name}/{k}" for k in range(node.group)]
+            values[name] = [m.emit(Op.INPUT) for _ in range(node.group)]
+        else:
+            names.append(name)
+            values[name] = m.emit(Op.INPUT)
     return tuple(names), values
 
 
 def record(node: AnyNode, table: SigmoidTable) -> Program:
     """The program of a node's neurons."""
     m = Recorder()
-    preset = {name: m.fresh() for name in constants(node)}
-    state = m.fresh() if isinstance(node, MLGRU) else None
+    preset = {name: m.fresh() for name in node.constants}
+    state = None if node.state_type is None else m.fresh()
     names, inputs = _inputs(node, m)
     sent, after = programs.run(m, node, table, preset, inputs, state)  # type: ignore[arg-type]
     outputs = tuple(output.port for output in node.outputs)

@@ -2,6 +2,9 @@
 enough."""
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -9,18 +12,7 @@ from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.bounds import Bounds, Interval
 from mmfree_neuro.graph.machine import Value
-from mmfree_neuro.graph.nodes import (
-    MLGRU,
-    AnyNode,
-    Embedding,
-    Graph,
-    Head,
-    Input,
-    MaxAbs,
-    Output,
-    PartialSum,
-    constants,
-)
+from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, Output
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TernaryMatrix
 
@@ -69,17 +61,18 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
             )
     elif entry.first or entry.count is not None:
         raise GraphError(f"{who}: reads {entry.how} from value {entry.first}, must read all from 0")
-    arity = node.arity if isinstance(node, MaxAbs) else 1
-    if arity > MAX_ARITY:
-        raise GraphError(f"{who}: reads groups of {arity} values, must have at most {MAX_ARITY}")
+    if node.group > MAX_ARITY:
+        raise GraphError(
+            f"{who}: reads groups of {node.group} values, must have at most {MAX_ARITY}"
+        )
     expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[
         entry.how
     ]
     if source.size != expected:
         raise GraphError(f"{who}: reads {source.size} values {entry.how}, must read {expected}")
-    if entry.how == "group" and node.size != -(-source.size // arity):
+    if entry.how == "group" and node.size != -(-source.size // node.group):
         raise GraphError(
-            f"{who}: {source.size} values in groups of {arity} need another number of neurons "
+            f"{who}: {source.size} values in groups of {node.group} need another number of neurons "
             f"than {node.size}"
         )
     if entry.how == "sum" and node.size != 1:
@@ -141,28 +134,54 @@ def _inputs(
             )
         positive = all(sources[entry].unsigned and entry.how != "ternary" for entry in entries)
         reach = Interval(0 if positive else -bound, bound)
-        found[port] = [reach] * node.arity if isinstance(node, MaxAbs) else reach
+        found[port] = [reach] * node.group if node.reads_group(port) else reach
     return found
 
 
+class _Asked(dict[str, Any]):
+    """What a node offers its program, by name; GraphError where the program asks for more."""
+
+    def __init__(self, node: AnyNode, offered: Mapping[str, Any], missing: str) -> None:
+        super().__init__(offered)
+        self.node, self.missing, self.asked = node, missing, set[str]()
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self:
+            raise GraphError(f"{self.node.name}: {self.missing.format(name)}")
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+    @property
+    def unused(self) -> list[str]:
+        """The names that the program did not ask for."""
+        return [name for name in self if name not in self.asked]
+
+
+def _words(node: Embedding) -> dict[str, Value]:
+    """What the embedding's program can read; GraphError where codes and scales do not match."""
+    codes, scales = node.codes, node.scales
+    if codes.ndim != 2 or codes.shape[1] != node.size or scales.shape != codes.shape[:1]:
+        raise GraphError(
+            f"{node.name}: {list(codes.shape)} codes have {list(scales.shape)} scales, must be "
+            f"[vocabulary, {node.size}] and [vocabulary]"
+        )
+    reach = int(np.iinfo(codes.dtype).max)
+    return {"x": Interval(-reach, reach), "scale": Interval(0, int(scales.max()))}
+
+
 def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str]:
+    """What a neuron of a node issues; GraphError or RangeError where the program is not legal."""
     machine = Bounds(node.name)
-    if isinstance(node, Embedding):
-        if (
-            node.codes.ndim != 2
-            or node.codes.shape[1] != node.size
-            or node.scales.shape != node.codes.shape[:1]
-        ):
-            raise GraphError(
-                f"{node.name}: {list(node.codes.shape)} codes have {list(node.scales.shape)} "
-                "scales, must be "
-                f"[vocabulary, {node.size}] and [vocabulary]"
-            )
-        reach = int(np.iinfo(node.codes.dtype).max)
-        inputs = {"x": Interval(-reach, reach), "scale": Interval(0, int(node.scales.max()))}
-    state = Interval(-node.state.high, node.state.high) if isinstance(node, MLGRU) else None
-    sent, _ = programs.run(machine, node, graph.sigmoid, constants(node), inputs, state)
+    high = 0 if node.state_type is None else node.state_type.high
+    constants = _Asked(node, node.constants, "the program reads the constant {}, must declare it")
+    arriving = _Asked(node, inputs, "the program reads {}, which no input brings")
+    sent, state = programs.run(
+        machine, node, graph.sigmoid, constants, arriving, Interval(-high, high)
+    )
+    _check_declarations(node, machine, constants, arriving, keeps_state=state is not None)
     for output in node.outputs:
+        if output.port not in sent:
+            raise GraphError(f"{node.name}: output {output.port} is not sent by the program")
         if output.qtype.bits > MAX_PAYLOAD_BITS:
             raise RangeError(
                 f"{node.name}: output {output.port} is {output.qtype}, must have at most "
@@ -175,6 +194,27 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
                 f"{declared.low} … {declared.high}"
             )
     return machine.issued
+
+
+def _check_declarations(
+    node: AnyNode, machine: Bounds, constants: _Asked, arriving: _Asked, *, keeps_state: bool
+) -> None:
+    """GraphError where a node declares something else than what its program does."""
+    for name in constants.unused:
+        raise GraphError(
+            f"{node.name}: declares the constant {name}, which the program never reads"
+        )
+    for name in arriving.unused:
+        raise GraphError(f"{node.name}: input {name} is never read by the program")
+    if keeps_state and node.state_type is None:
+        raise GraphError(f"{node.name}: the program keeps a state, must declare its state_type")
+    if not keeps_state and node.state_type is not None:
+        raise GraphError(f"{node.name}: declares a state_type, but the program keeps no state")
+    if machine.read_sigmoid != node.reads_sigmoid:
+        wrong = (
+            "reads σ, must declare" if machine.read_sigmoid else "never reads σ, must not declare"
+        )
+        raise GraphError(f"{node.name}: the program {wrong} reads_sigmoid")
 
 
 def verify_matrices(graph: Graph) -> Graph:
@@ -206,19 +246,27 @@ def _check_matrix(matrix: TernaryMatrix, who: str) -> None:
 
 
 def verify(graph: Graph) -> Graph:
-    """The same graph, proved legal by the rules of `ir`; GraphError or RangeError otherwise."""
+    """The same graph, proved legal by the rules of `nodes`; GraphError or RangeError otherwise."""
     instruction_counts(graph)
     return graph
 
 
+_PROVED: WeakKeyDictionary[Graph, dict[str, Counter[str]]] = WeakKeyDictionary()
+"""The instruction counts of graphs that were proved; a graph cannot change, so once is enough."""
+
+
 def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
-    """What one neuron of each node issues for one token, by node name and instruction class;
-    verifies on the way."""
-    if (
-        not graph.nodes
-        or not isinstance(graph.nodes[0], Embedding)
-        or not isinstance(graph.nodes[-1], Head)
-    ):
+    """What one neuron of each node issues for one token, by node name and instruction class.
+
+    The graph is verified on the way, when this is first asked of it.
+    """
+    if graph not in _PROVED:
+        _PROVED[graph] = _proved(graph)
+    return _PROVED[graph]
+
+
+def _proved(graph: Graph) -> dict[str, Counter[str]]:
+    if not graph.ends_are_right:
         raise GraphError(f"{graph.name}: a graph begins with an Embedding and ends with a Head")
     outputs: dict[tuple[str, str], Output] = {}
     sums: dict[str, Ints] = {}
@@ -226,14 +274,17 @@ def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
     for node in graph.nodes:
         if node.name in counts:
             raise GraphError(f"{node.name}: two nodes have this name")
-        for name, values in constants(node).items():
+        if not node.inputs and node is not graph.embedding:
+            raise GraphError(f"{node.name}: has no input, must read some node")
+        for name, values in node.constants.items():
             if values.shape != (node.size,):
                 raise GraphError(
                     f"{node.name}: {name} has shape {list(values.shape)}, must have {[node.size]}"
                 )
         sources = _sources(node, outputs)
-        counts[node.name] = _prove(graph, node, _inputs(graph, node, sources, sums))
-        if isinstance(node, PartialSum):
+        reach = _inputs(graph, node, sources, sums) if node.inputs else _words(graph.embedding)
+        counts[node.name] = _prove(graph, node, reach)
+        if node.passes_on:
             magnitudes = [
                 _magnitude(node, entry, source, sums) for entry, source in sources.items()
             ]

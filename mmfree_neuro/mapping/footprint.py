@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.graph.nodes import GLU, MLGRU, AnyNode, Graph, MaxAbs, constants, span
+from mmfree_neuro.graph.nodes import AnyNode, Graph, span
 from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import ChipSpec
@@ -81,11 +81,10 @@ def footprint(graph: Graph, node: AnyNode, shard: Shard, chip: ChipSpec) -> Foot
         axons, each = reached.get((entry.source, entry.source_port), (0, 0))
         more = rows if entry.how in ("ternary", "broadcast") else 1
         reached[entry.source, entry.source_port] = max(axons, last - first), each + more
-    accumulators = len(node.ports) * (node.arity if isinstance(node, MaxAbs) else 1)
     bits, word = int(chip.weight_bits.central), int(chip.synaptic_word_bits.central)
     synaptic = sum(axons * -(-each * bits // word) for axons, each in reached.values()) * word // 8
-    words = accumulators + len(constants(node)) + isinstance(node, MLGRU)
-    table = 2 * len(graph.sigmoid.values) * BYTES_PER_WORD if isinstance(node, MLGRU | GLU) else 0
+    words = node.accumulators + len(node.constants) + (node.state_type is not None)
+    table = 2 * len(graph.sigmoid.values) * BYTES_PER_WORD if node.reads_sigmoid else 0
     state = words * BYTES_PER_WORD
     arriving = sum(axons for axons, _ in reached.values())
     return Footprint(synaptic + rows * state + table, synaptic, rows, state, arriving)

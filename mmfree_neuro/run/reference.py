@@ -13,16 +13,7 @@ import numpy as np
 
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.machine import CheckedMachine, Value
-from mmfree_neuro.graph.nodes import (
-    MLGRU,
-    AnyNode,
-    Embedding,
-    Graph,
-    Input,
-    MaxAbs,
-    constants,
-    span,
-)
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints, fit
 from mmfree_neuro.integers.ternary import Codes
 from mmfree_neuro.mapping.mapping import Mapping, Shard
@@ -52,7 +43,7 @@ class Reference:
     def reset(self) -> None:
         """Every state to zero."""
         self.held = {
-            n.name: np.zeros(n.size, np.int64) for n in self.graph.nodes if isinstance(n, MLGRU)
+            n.name: np.zeros(n.size, np.int64) for n in self.graph.nodes if n.state_type is not None
         }
 
     def states(self) -> dict[str, Ints]:
@@ -81,7 +72,7 @@ class Reference:
             machine = CheckedMachine(node.name)
             inputs = self.inputs(node, signals, token)
             sent, state = programs.run(
-                machine, node, self.graph.sigmoid, constants(node), inputs, self.held.get(node.name)
+                machine, node, self.graph.sigmoid, node.constants, inputs, self.held.get(node.name)
             )
             if state is not None:
                 self.held[node.name] = state
@@ -95,8 +86,8 @@ class Reference:
 
     def inputs(self, node: AnyNode, signals: Signals, token: int) -> dict[str, Value]:
         """What the neurons of a node read."""
-        if isinstance(node, Embedding):
-            return {**programs.token_inputs(node, np.array(token))}
+        if not node.inputs:
+            return {**self.graph.embedding.read(np.array(token))}
         found = {}
         for port, entries in node.ports.items():
             arrived = [
@@ -116,10 +107,9 @@ class Reference:
                 first, last = span(node, entry, 0, node.size, source.size)
                 return source[first:last].sum(keepdims=True)
             case "group":
-                assert isinstance(node, MaxAbs)
-                padded = np.zeros(node.size * node.arity, np.int64)
+                padded = np.zeros(node.size * node.group, np.int64)
                 padded[: source.size] = source
-                return list(padded.reshape(node.size, node.arity).T)
+                return list(padded.reshape(node.size, node.group).T)
             case _:
                 return source
 
@@ -162,7 +152,7 @@ class Reference:
         themselves."""
         machine = CheckedMachine(node.name)
         here = slice(shard.start, shard.stop)
-        own = {name: values[here] for name, values in constants(node).items()}
+        own = {name: values[here] for name, values in node.constants.items()}
         state = before[node.name][here] if node.name in before else None
         inputs = {
             port: _slice(value, here, node.size)

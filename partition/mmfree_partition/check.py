@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import MappingError
-from mmfree_neuro.graph.nodes import GLU, MLGRU, AnyNode, Embedding, Graph, Input, MaxAbs, constants
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input
 from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.systems.spec import ChipSpec, SystemSpec
@@ -31,9 +31,8 @@ def _coverage(graph: Graph, mapping: Mapping) -> None:
         held[shard.node][shard.start : shard.stop] += 1
     for node in graph.nodes:
         count = held[node.name]
-        once = isinstance(node, Embedding | MLGRU) or any(
-            entry.matrix is not None for entry in node.inputs
-        )
+        weights = any(entry.matrix is not None for entry in node.inputs)
+        once = weights or not node.inputs or node.state_type is not None
         wrong = np.flatnonzero(count != 1 if once else count < 1)
         if wrong.size:
             raise MappingError(
@@ -100,9 +99,10 @@ def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
             count * ((each * bits + word - 1) // word) * (word // 8)
             for count, each in lists.values()
         )
-        words = len(node.ports) * (node.arity if isinstance(node, MaxAbs) else 1)
-        words += len(constants(node)) + (1 if isinstance(node, MLGRU) else 0)
-        tables = 8 * graph.sigmoid.values.size if isinstance(node, MLGRU | GLU) else 0
+        groups = sum(entry.how == "group" for entry in node.inputs)
+        words = len(node.ports) - groups + groups * node.group + len(node.constants)
+        words += 0 if node.state_type is None else 1
+        tables = 8 * graph.sigmoid.values.size if node.reads_sigmoid else 0
         used[place].update(
             memory=synaptic + 4 * words * rows + tables,
             synaptic=synaptic,
@@ -169,8 +169,7 @@ def _needed(node: AnyNode, entry: Input, start: int, stop: int, size: int) -> ra
     if entry.how == "aligned":
         return range(start, stop)
     if entry.how == "group":
-        arity = node.arity if isinstance(node, MaxAbs) else 1
-        return range(start * arity, min(stop * arity, size))
+        return range(start * node.group, min(stop * node.group, size))
     if entry.matrix is not None:
         return range(entry.first, entry.first + entry.matrix.columns)
     return range(entry.first, size if entry.count is None else entry.first + entry.count)

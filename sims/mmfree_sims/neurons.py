@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.cpu.products import product
-from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, MaxAbs, constants, span
+from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TernaryMatrix
 
@@ -37,7 +37,7 @@ class Neurons:
         self, graph: Graph, node: AnyNode, start: int, stop: int, threads: int = 1
     ) -> None:
         self.node, self.start, self.stop, self.threads = node, start, stop, threads
-        own = {name: values[start:stop] for name, values in constants(node).items()}
+        own = {name: values[start:stop] for name, values in node.constants.items()}
         self.program = cpu.bind(node, graph.sigmoid, own, stop - start, threads=threads)
         sources = [graph.node(entry.source).output(entry.source_port) for entry in node.inputs]
         self.spans = [
@@ -73,8 +73,7 @@ class Neurons:
             case "sum":
                 return {entry.port: (payloads.sum(1, dtype=np.int32, keepdims=True), 0, 0)}
             case "group":
-                assert isinstance(self.node, MaxAbs)
-                arity = self.node.arity
+                arity = self.node.group
                 padded = np.zeros((len(payloads), (self.stop - self.start) * arity), np.int32)
                 padded[:, : payloads.shape[1]] = payloads
                 return {f"{entry.port}/{k}": (padded, k, arity) for k in range(arity)}
@@ -106,10 +105,13 @@ class Words:
 
     def __init__(self, graph: Graph) -> None:
         self.node: Embedding = graph.embedding
-        self.program = cpu.bind(self.node, graph.sigmoid, constants(self.node), self.node.size)
+        self.program = cpu.bind(self.node, graph.sigmoid, self.node.constants, self.node.size)
 
     def fire(self, tokens: Ints) -> Sent:
         """What the embedding sends for n tokens."""
-        codes = np.ascontiguousarray(self.node.codes[tokens], np.int32)
-        scales = np.ascontiguousarray(self.node.scales[tokens][:, None], np.int32)
-        return self.program.run({"x": (codes, 0, 1), "scale": (scales, 0, 0)}, len(tokens))
+        read = {
+            name: np.ascontiguousarray(values, np.int32)
+            for name, values in self.node.read(tokens).items()
+        }
+        inputs = {name: (array, 0, self.node.stride(name)) for name, array in read.items()}
+        return self.program.run(inputs, len(tokens))

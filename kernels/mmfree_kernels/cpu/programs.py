@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.machine import Machine, Value
-from mmfree_neuro.graph.nodes import AnyNode, MaxAbs
+from mmfree_neuro.graph.nodes import AnyNode
 from mmfree_neuro.graph.recorder import Program, record
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.tables import (
@@ -164,8 +164,9 @@ class Interpreted:
             array, first, stride = inputs[name]
             last = first + 1 if stride == 0 else first + (self.neurons - 1) * stride + 1
             value = array[:, first : last : stride or 1].astype(np.int64)
-            if isinstance(self.node, MaxAbs):
-                read.setdefault(name.split("/")[0], []).append(value)
+            port = name.partition("/")[0]
+            if self.node.reads_group(port):
+                read.setdefault(port, []).append(value)
             else:
                 read[name] = value
         state = None if self.state is None else self.state.astype(np.int64)

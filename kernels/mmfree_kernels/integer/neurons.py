@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmfree_kernels.integer.source import Stream, compiled, write
 from mmfree_neuro.graph.machine import Machine
-from mmfree_neuro.graph.nodes import AnyNode, Embedding, MaxAbs, constants
+from mmfree_neuro.graph.nodes import AnyNode
 from mmfree_neuro.graph.recorder import record
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
@@ -50,14 +50,14 @@ class Neurons:
     def __init__(
         self, node: AnyNode, table: SigmoidTable, sigmoids: Tensor, counts: Counts
     ) -> None:
-        program, own, device = record(node, table), constants(node), sigmoids.device
+        program, own, device = record(node, table), node.constants, sigmoids.device
         self.name, self.size, self.counts, self.outputs = (
             node.name,
             node.size,
             counts,
             program.outputs,
         )
-        self.ports = ("x", "scale") if isinstance(node, Embedding) else tuple(node.ports)
+        self.ports = node.reads
         kernel = write(program, tuple(_stream(node, name, self.ports) for name in program.inputs))
         self.kernel, self.parameters = compiled(kernel.text), kernel.parameters
         values = [*(own[name] for name in program.constants), *program.tables]
@@ -111,8 +111,4 @@ class Neurons:
 def _stream(node: AnyNode, name: str, ports: tuple[str, ...]) -> Stream:
     """How an input of a program lies in the array of its port."""
     port, _, member = name.partition("/")
-    if isinstance(node, MaxAbs):
-        return Stream(ports.index(port), node.arity, int(member))
-    if isinstance(node, Embedding):
-        return Stream(ports.index(port), 1 if name == "x" else 0)
-    return Stream(ports.index(port), 0 if node.ports[port][0].how in ("broadcast", "sum") else 1)
+    return Stream(ports.index(port), node.stride(port), int(member or 0))

@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mmfree_neuro.graph.nodes import PartialSum, Residual
 from mmfree_partition.chain.chain import Chain
 
 FINENESS = 40
@@ -92,9 +91,7 @@ def _items(chain: Chain) -> list[Item]:
     owner: dict[str, str] = {}
     for link in reversed(chain.links):
         for entry in link.node.inputs:
-            if entry.source_port == "sum" and isinstance(
-                chain.graph.node(entry.source), PartialSum
-            ):
+            if chain.graph.node(entry.source).passes_on:
                 owner[entry.source] = owner.get(link.node.name, link.node.name)
     loads: dict[str, float] = {}
     for link, times in zip(chain.links, chain.nanoseconds, strict=True):
@@ -106,7 +103,7 @@ def _items(chain: Chain) -> list[Item]:
         node = chain.graph.node(name)
         source = next(entry for entry in node.inputs if entry.matrix is not None)
         width = chain.graph.node(source.source).output(source.source_port).size
-        residual = isinstance(node, Residual)
+        residual = any(e.how == "aligned" and len(node.ports[e.port]) == 1 for e in node.inputs)
         stream = node.size if residual and len(items) > 1 else 0
         items.append(Item(load, width + stream if items else 0, width, residual))
     return items

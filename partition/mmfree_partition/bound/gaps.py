@@ -14,7 +14,7 @@ Each bound holds for every mapping of the graph on the same chip, whatever place
 from dataclasses import dataclass
 from math import ceil
 
-from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, constants
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.bound.fewest_messages import fewest_messages
@@ -86,8 +86,8 @@ def _fewest_cores(chain: Chain) -> int:
     for link in chain.links:
         node = link.node
         neurons += node.size
-        each = len(node.ports) * (node.arity if isinstance(node, MaxAbs) else 1)
-        words += node.size * (each + len(constants(node)) + isinstance(node, MLGRU))
+        state = node.state_type is not None
+        words += node.size * (node.accumulators + len(node.constants) + state)
         for entry in node.inputs:
             synapses += node.size if entry.matrix is None else entry.matrix.size
     synaptic = synapses * chain.bits / 8

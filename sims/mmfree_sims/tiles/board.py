@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfree_neuro.graph.nodes import MLGRU, Graph
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_sims.counts import Layout
 from mmfree_sims.neurons import forget
@@ -91,7 +91,7 @@ def allocate(graph: Graph, memory: Allocate = private) -> Board:
     """An empty board for a graph."""
     layout, offsets, end = Layout(graph), {}, 0
     for node in graph.nodes:
-        if isinstance(node, MLGRU):
+        if node.state_type is not None:
             offsets[node.name] = end
             end += node.size
     return Board(
