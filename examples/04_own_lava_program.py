@@ -11,11 +11,11 @@ import numpy as np
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.model import checkpoint
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import convert, map
 from mmfree_neuro.run.job import Job
 from mmfree_sims import fast

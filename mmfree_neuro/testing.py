@@ -14,12 +14,13 @@ from dataclasses import replace
 import numpy as np
 
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.config import PUBLISHED
+from mmfree_neuro.hgrn_bit.names import is_ternary
 from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
-from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES, Range
-from mmfree_neuro.lowering.ternarise import TernaryWeight, is_ternary
+from mmfree_neuro.lowering.ternarise import TernaryWeight
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import PUBLISHED
 
 ZEROS = 0.354
 """How many weights of the published 370M model are zero (arXiv 2503.18002v2)."""
@@ -51,7 +52,7 @@ def published_graph(
     tensors = {
         n: np.broadcast_to(np.float32(len(s) == 1 or 0.05), s) for n, s in config.shapes().items()
     }
-    return hgrn_bit.lower(
+    return lowering.lower(
         Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model
     )
 

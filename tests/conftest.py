@@ -12,15 +12,15 @@ from hypothesis import settings
 
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph.nodes import Embedding, Graph, Head, Input, Output, Rescale, Squares
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
@@ -64,7 +64,7 @@ def _random_tokens() -> np.ndarray:
 def _lowered(use_lower_bound: bool, scheme: str) -> Graph:
     checkpoint = _random_checkpoint(use_lower_bound)
     ranges = calibrate(checkpoint, _random_tokens(), SCHEMES[scheme])
-    return hgrn_bit.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "tiny")
+    return lowering.lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "tiny")
 
 
 @pytest.fixture(scope="session")

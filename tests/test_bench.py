@@ -24,8 +24,8 @@ from mmfree_kernels.inference.model import from_checkpoint, random
 from mmfree_neuro.baselines import measured
 from mmfree_neuro.cli import main
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
+from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import PUBLISHED, ModelConfig
 from mmfree_neuro.report import terminal
 
 CPU = torch.device("cpu")

@@ -13,12 +13,12 @@ from torch import Tensor
 from mmfree_kernels.float_model.calibrate import calibrate, windows_for
 from mmfree_kernels.float_model.evaluate import logits
 from mmfree_kernels.float_model.model import Numerics, from_checkpoint
-from mmfree_neuro.lowering.hgrn_bit import lower
-from mmfree_neuro.lowering.norms import norms_of
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.lowering import lower
+from mmfree_neuro.hgrn_bit.names import ternary_weights
+from mmfree_neuro.hgrn_bit.norms import norms_of
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Ranges, Scheme
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 
 SMALL = ModelConfig(vocab_size=13, hidden_size=8, num_hidden_layers=2, intermediate_size=12)
 SHAPES = {

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.errors import CheckpointError
-from mmfree_neuro.model.checkpoint import Checkpoint, read, write
-from mmfree_neuro.model.config import (
+from mmfree_neuro.hgrn_bit.config import (
     ModelConfig,
     config_json,
     default_intermediate_size,
     parse_config,
 )
+from mmfree_neuro.model.checkpoint import Checkpoint, read, write
 from mmfree_neuro.model.tensors import read_safetensors, to_bfloat16
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -18,13 +18,13 @@ from mmfree_neuro.cli import main
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.verify import instruction_counts
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import text as text_
 from mmfree_neuro.run import run_file

@@ -18,9 +18,9 @@ from mmfree_neuro.cost.span import Span
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise
-from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
@@ -310,7 +310,7 @@ def test_a_picture_can_be_drawn_of_a_board_that_takes_no_energy(
 def tiny(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
     """The random model of two blocks as integers."""
     ranges = calibrate(bounded_checkpoint, tokens, SCHEMES["a16"])
-    return hgrn_bit.lower(
+    return lowering.lower(
         bounded_checkpoint, ternary_weights(bounded_checkpoint), ranges, SCHEMES["a16"], "tiny"
     )
 

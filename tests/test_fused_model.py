@@ -25,7 +25,7 @@ from mmfree_kernels.ops.loss import fused as cross_entropy
 from mmfree_kernels.ops.mlgru import output, scan
 from mmfree_kernels.training import captured, half_blocks, train
 from mmfree_kernels.training.half_blocks import Recompute
-from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus
 
 # NumPy warns of the way in which Triton's interpreter makes loop bounds integers.

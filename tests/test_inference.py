@@ -14,11 +14,11 @@ from mmfree_kernels.inference.prefill import Prefill, stretch_length
 from mmfree_kernels.ops.bitlinear.naive import code_product, rms_norm
 from mmfree_kernels.ops.bitlinear.packed import words
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import is_ternary
 from mmfree_neuro.integers import ternary
 from mmfree_neuro.integers.ternary import TILE
-from mmfree_neuro.lowering.ternarise import is_ternary
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 
 CONFIG = ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
 ROUNDING = 1e-4

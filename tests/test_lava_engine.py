@@ -18,13 +18,13 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
-from mmfree_neuro.lowering.hgrn_bit import lower
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.lowering import lower
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import map as planning
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.systems.load import load_system

@@ -12,11 +12,11 @@ import pytest
 
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.lowering.hgrn_bit import lower
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.lowering import lower
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import map
 
 TIMEOUT_S = 60

@@ -9,11 +9,11 @@ from mmfree_kernels.float_model import evaluate, model
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
-from mmfree_neuro.lowering import hgrn_bit, norms
+from mmfree_neuro.hgrn_bit import lowering, norms
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import BITLINEAR_EPS
 from mmfree_neuro.pipeline import quality
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job
@@ -86,7 +86,7 @@ def test_the_names_of_the_norms(bounded_checkpoint: Checkpoint) -> None:
 
 def lowered(checkpoint: Checkpoint, tokens: np.ndarray, scheme: Scheme, name: str) -> Graph:
     """The graph of a checkpoint, calibrated on some tokens."""
-    return hgrn_bit.lower(
+    return lowering.lower(
         checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, scheme), scheme, name
     )
 
@@ -201,7 +201,7 @@ def test_a_tied_head(tokens: np.ndarray) -> None:
 def test_ranges_are_finite(low: float, high: float, bounded_checkpoint: Checkpoint) -> None:
     with pytest.raises(RangeError) as error:
         weights = ternary_weights(bounded_checkpoint)
-        hgrn_bit.lower(
+        lowering.lower(
             bounded_checkpoint, weights, {"residual": Range(low, high)}, SCHEMES["a16"], "tiny"
         )
     assert str(error.value) == f"residual: calibration measured {low} … {high}, must be finite"

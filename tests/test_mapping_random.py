@@ -22,13 +22,13 @@ from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import map, quality
 from mmfree_neuro.pipeline.map import Wish, with_weight_bits
 from mmfree_neuro.run import reference
@@ -85,7 +85,7 @@ def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool) -> 
             value *= 0.1
     checkpoint = Checkpoint(config, tensors)
     ranges = calibrate(checkpoint, rng.integers(0, config.vocab_size, (4, 24)), SCHEMES[scheme])
-    return hgrn_bit.lower(
+    return lowering.lower(
         checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
     )
 

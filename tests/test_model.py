@@ -17,9 +17,9 @@ from mmfree_kernels.float_model.evaluate import greedy, logits, nats
 from mmfree_kernels.float_model.model import HGRNBitModel, Numerics, from_checkpoint, to_checkpoint
 from mmfree_kernels.ops.bitlinear import naive as bitlinear
 from mmfree_kernels.ops.mlgru.naive import recurrence
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.lowering import ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint, read
-from mmfree_neuro.model.config import ModelConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("a_h64_l2_v256", "trained")

@@ -22,15 +22,15 @@ from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.lowering import lower
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.lowering.hgrn_bit import lower
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import simulate as simulate_
 from mmfree_neuro.run import reference, run_file, state_file

@@ -17,10 +17,10 @@ from mmfree_kernels.float_model import calibrate
 from mmfree_neuro.cli import main
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.graph import graph_file
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as text
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import text as text_
 from mmfree_neuro.run import run_file

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from mmfree_kernels.ops.bitlinear import naive
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import harden
 from mmfree_neuro.lowering.scheme import SCHEMES, scheme_named
-from mmfree_neuro.lowering.ternarise import harden, ternarise
+from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.tensors import to_bfloat16
 
 MATRICES = st.tuples(

@@ -25,14 +25,14 @@ from mmfree_neuro.cli import main
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import MLGRU, Graph
-from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.run import reference, run_file
 from mmfree_neuro.run.activity import nothing
@@ -94,7 +94,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     np.save(folder / "calibration.npy", tokens)
     for scheme in SCHEMES:
         ranges = calibrate(checkpoint, tokens, SCHEMES[scheme])
-        graph = hgrn_bit.lower(
+        graph = lowering.lower(
             checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
         )
         path = folder / f"{scheme}.graph"

@@ -14,9 +14,9 @@ from mmfree_kernels.float_model.evaluate import logits, nats, scores
 from mmfree_kernels.float_model.model import Numerics, from_checkpoint
 from mmfree_kernels.float_model.streamed import stepwise, stream, windows_at_once
 from mmfree_kernels.ops.mlgru.naive import recurrence
-from mmfree_neuro.lowering.ternarise import is_ternary, ternary_weights
+from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
+from mmfree_neuro.hgrn_bit.names import is_ternary, ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint, read
-from mmfree_neuro.model.config import PUBLISHED, ModelConfig
 from mmfree_neuro.model.tensors import Float32
 
 GOLDEN = Path(__file__).parent / "golden"

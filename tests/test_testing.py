@@ -14,11 +14,12 @@ from mmfree_kernels.float_model.model import Numerics, from_checkpoint
 from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.baselines.published import SYNAPSES, model_of
 from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
+from mmfree_neuro.hgrn_bit.names import is_ternary
+from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import is_ternary, ternarise
+from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import read
-from mmfree_neuro.model.config import PUBLISHED, ModelConfig
-from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.testing import published_graph
 
 SMALL = ModelConfig(vocab_size=300, hidden_size=128, num_hidden_layers=12, intermediate_size=512)

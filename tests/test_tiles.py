@@ -30,14 +30,14 @@ from mmfree_neuro.graph.nodes import (
     block_of,
 )
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
-from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
@@ -97,7 +97,7 @@ def model(
             value *= 0.1
     checkpoint = Checkpoint(config, tensors)
     ranges = calibrate(checkpoint, rng.integers(0, config.vocab_size, (4, 24)), SCHEMES[scheme])
-    return hgrn_bit.lower(
+    return lowering.lower(
         checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
     )
 

@@ -26,9 +26,9 @@ from mmfree_kernels.training.train import (
     train,
 )
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import read
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus, windows
 
 CONFIG = ModelConfig(

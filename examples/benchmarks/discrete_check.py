@@ -26,13 +26,13 @@ from mmfree_neuro.cost import timing
 from mmfree_neuro.cost.load import MESH, PER_CORE, Load
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import ternary_weights
+from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.trees import ways
-from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.pipeline import convert, map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
@@ -60,7 +60,7 @@ def small() -> Graph:
         checkpoint = convert.read_checkpoint(Path(folder) / "model")
         weights = ternary_weights(checkpoint)
         ranges = calibrate(checkpoint, tokens, SCHEMES["a16"], weights=weights)
-        return hgrn_bit.lower(checkpoint, weights, ranges, SCHEMES["a16"], "synthetic")
+        return lowering.lower(checkpoint, weights, ranges, SCHEMES["a16"], "synthetic")
 
 
 def disorder(graph: Graph, seed: int) -> Mapping:

@@ -28,6 +28,8 @@ from mmfree_kernels.ops.bitlinear.naive import rms_norm
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.machine import Machine
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import QType, frac_for
 from mmfree_neuro.integers.tables import (
     GATE_FRAC,
@@ -37,9 +39,7 @@ from mmfree_neuro.integers.tables import (
     inverse_root_guess,
     sigmoid_table,
 )
-from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import SCHEMES, Ranges, Scheme
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import convert, engines, quality
@@ -223,7 +223,7 @@ def measure(
         tell(what)
         ranges = fixed if scheme.activations == "static" else per_token
         try:
-            graph = hgrn_bit.lower(checkpoint, ternary_weights(checkpoint), ranges, scheme, what)
+            graph = lowering.lower(checkpoint, ternary_weights(checkpoint), ranges, scheme, what)
         except RangeError as refusal:
             whole.append(Row(what, None, against, f"cannot be lowered: {refusal}"))
             continue

@@ -18,9 +18,9 @@ import torch
 
 from mmfree_kernels.bench import record
 from mmfree_neuro.errors import MMFreeError
+from mmfree_neuro.hgrn_bit.config import PUBLISHED
+from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.model.config import PUBLISHED
-from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.pipeline import convert, engines, quality
 from mmfree_neuro.run.job import Job, Result
 

@@ -19,8 +19,8 @@ from mmfree_kernels.training import train
 from mmfree_kernels.training.captured import Gradients, Loss
 from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.files import whole_file
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model import corpus
-from mmfree_neuro.model.config import ModelConfig
 
 CONFIG = ModelConfig(
     vocab_size=256,

@@ -14,9 +14,9 @@ from rows import write
 from mmfree_kernels.float_model.calibrate import WINDOWS, calibrate
 from mmfree_kernels.float_model.evaluate import nats
 from mmfree_kernels.float_model.model import from_checkpoint
-from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import corpus
 from mmfree_neuro.pipeline import convert, engines, quality
 from mmfree_neuro.pipeline import text as text_
@@ -44,7 +44,7 @@ def main(folder: Path, count: int) -> None:
     ]
     for name, scheme in SCHEMES.items():
         ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
-        graph = hgrn_bit.lower(checkpoint, weights, ranges, scheme, folder.name)
+        graph = lowering.lower(checkpoint, weights, ranges, scheme, folder.name)
         placed, few = quality.in_one_place(graph), Job(windows[:1, :6])
         fast, reference = (
             engines.engine_named(e)(graph, placed, few, lambda *_: None)

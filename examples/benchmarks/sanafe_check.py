@@ -17,12 +17,12 @@ from rows import write
 
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph.nodes import AnyNode, Graph, block_of
-from mmfree_neuro.lowering import hgrn_bit
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import ternary_weights
+from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.model.config import ModelConfig
-from mmfree_neuro.model.synthetic import write_synthetic
 from mmfree_neuro.pipeline import convert
 from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
@@ -41,7 +41,7 @@ def graphs(tokens: np.ndarray) -> Iterator[Graph]:
         weights = ternary_weights(checkpoint)
         for scheme in SCHEMES.values():
             ranges = calibrate(checkpoint, tokens, scheme, weights=weights)
-            yield hgrn_bit.lower(checkpoint, weights, ranges, scheme, "synthetic")
+            yield lowering.lower(checkpoint, weights, ranges, scheme, "synthetic")
 
 
 def placed(graph: Graph, parts: int, place: Callable[[AnyNode, int], Location]) -> Mapping:

@@ -47,8 +47,8 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train a model on bytes."""
     from mmfree_kernels.training import train
+    from mmfree_neuro.hgrn_bit.config import ModelConfig, default_intermediate_size
     from mmfree_neuro.model import corpus
-    from mmfree_neuro.model.config import ModelConfig, default_intermediate_size
 
     if options.text is not None and not options.text.is_file():
         raise InputError(f"{options.text}: no such file")

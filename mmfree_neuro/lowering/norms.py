@@ -5,12 +5,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.tables import ROOT_FRAC, power_table
-from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import BITLINEAR_EPS
 from mmfree_neuro.model.tensors import Float32
 
 CODE = QType(8, 0)
@@ -30,35 +26,6 @@ class NormGains:
     """For each output, what its values are multiplied by [n]."""
     floor: float
     """What is added to the mean of the weighted squares."""
-
-
-def double_norm(first: Float32, eps: float, second: Mapping[str, Float32]) -> NormGains:
-    """The gains of a norm followed by the norms inside BitLinear layers, by the identity above."""
-    wide = first.astype(np.float64)
-    outer = {port: (wide * gain).astype(np.float32) for port, gain in second.items()}
-    return NormGains(
-        np.sqrt(wide**2 + BITLINEAR_EPS).astype(np.float32), outer, eps * BITLINEAR_EPS
-    )
-
-
-def norms_of(checkpoint: Checkpoint) -> dict[str, NormGains]:
-    """Every norm of the lowered graph by name: `layers.L.attn`, `.o`, `.mlp`, `.down`, and
-    `head`."""
-    tensors, eps = checkpoint.tensors, checkpoint.config.rms_norm_eps
-    found: dict[str, NormGains] = {}
-    for layer in range(checkpoint.config.num_hidden_layers):
-        name, prefix = f"layers.{layer}", f"model.layers.{layer}."
-        inner = {p: tensors[f"{prefix}attn.{p}_proj.norm.weight"] for p in "ifgo"}
-        gate, down = (tensors[f"{prefix}mlp.{p}_proj.norm.weight"] for p in ("gate", "down"))
-        mixing = {p: inner[p] for p in "ifg"}
-        found[f"{name}.attn"] = double_norm(tensors[f"{prefix}attn_norm.weight"], eps, mixing)
-        found[f"{name}.o"] = NormGains(None, {"y": inner["o"]}, eps * BITLINEAR_EPS)
-        found[f"{name}.mlp"] = double_norm(tensors[f"{prefix}mlp_norm.weight"], eps, {"y": gate})
-        found[f"{name}.down"] = NormGains(None, {"y": down}, BITLINEAR_EPS)
-    found["head"] = double_norm(
-        tensors["model.norm.weight"], eps, {"y": tensors["lm_head.norm.weight"]}
-    )
-    return found
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ Weights are ternarised once, in float32, from the stored values; ternarising cod
 them and shrink their scale.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from mmfree_neuro.integers.ternary import Codes, TernaryMatrix, pack
-from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.integers.ternary import Codes, TernaryMatrix
 from mmfree_neuro.model.tensors import Float32
 
 _ROWS = 256
@@ -48,54 +47,3 @@ class TernaryWeight:
 
 TernaryWeights = Mapping[str, TernaryWeight]
 """By tensor name."""
-
-
-def ternary_weights(checkpoint: Checkpoint) -> TernaryWeights:
-    """Every ternary weight of a checkpoint, packed; one tensor is in memory as floats at a time."""
-    names = [name for name in checkpoint.tensors if is_ternary(name)]
-    if checkpoint.config.tie_word_embeddings:
-        names.append("lm_head.weight")
-    return {name: pack_weight(checkpoint, name) for name in names}
-
-
-def pack_weight(checkpoint: Checkpoint, name: str) -> TernaryWeight:
-    """One ternary weight of a checkpoint, packed."""
-    weight = checkpoint.head_weight if name == "lm_head.weight" else checkpoint.tensors[name]
-    codes, scale = ternarise(weight)
-    parts = np.split(codes, 2) if name.endswith("gate_proj.weight") else [codes]
-    return TernaryWeight(tuple(pack(part) for part in parts), scale)
-
-
-def is_ternary(name: str) -> bool:
-    """Whether a tensor of that name is ternarised."""
-    return name.endswith("_proj.weight") or name == "lm_head.weight"
-
-
-def _hardened(weight: Float32) -> Float32:
-    codes, scale = ternarise(weight)
-    share = np.count_nonzero(codes) / codes.size
-    return weight if share == 0 else (codes * np.float32(scale / share)).astype(np.float32)
-
-
-def harden(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint with the same ternary codes and scales whose weights survive storage in
-    bfloat16.
-
-    Training leaves many latent weights close to the threshold between two codes, where bfloat16
-    cannot tell them apart: a trained model lost 0.09 nats per byte when it was stored.  Each
-    ternary matrix is replaced by its codes times scale / (share of non-zero codes), which
-    ternarises to the same codes and has the same mean magnitude.  A matrix that is also the
-    embedding stays as it is.
-    """
-
-    tensors = {n: _hardened(w) if is_ternary(n) else w for n, w in checkpoint.tensors.items()}
-    return Checkpoint(checkpoint.config, tensors)
-
-
-def codes(checkpoint: Checkpoint) -> Iterator[tuple[str, Codes]]:
-    """Name and ternary codes of every matrix of a checkpoint, one after another."""
-    return (
-        (name, ternarise(checkpoint.tensors[name])[0])
-        for name in checkpoint.tensors
-        if is_ternary(name)
-    )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.errors import CheckpointError
-from mmfree_neuro.model.config import ModelConfig, config_json, parse_config
+from mmfree_neuro.hgrn_bit.config import ModelConfig, config_json, parse_config
 from mmfree_neuro.model.tensors import (
     Entries,
     Float32,

@@ -12,10 +12,10 @@ from pathlib import Path
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.hgrn_bit import lowering
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.lowering import hgrn_bit
 from mmfree_neuro.lowering.scheme import Scheme
-from mmfree_neuro.lowering.ternarise import ternary_weights
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -56,7 +56,7 @@ def to_graph(
     stage("calibrating")
     ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
     stage("lowering")
-    graph = hgrn_bit.lower(checkpoint, weights, ranges, scheme, name)
+    graph = lowering.lower(checkpoint, weights, ranges, scheme, name)
     check(graph, Job(calibration))
     stage("measuring quality")
     return replace(

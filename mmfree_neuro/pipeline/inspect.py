@@ -14,7 +14,7 @@ from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import verify_matrices
-from mmfree_neuro.lowering.ternarise import codes
+from mmfree_neuro.hgrn_bit.names import codes
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint

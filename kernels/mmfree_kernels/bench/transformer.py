@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 
 ROPE_BASE = 10_000.0
 SPREAD = 0.02

@@ -15,10 +15,10 @@ from torch import Tensor
 from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.baselines.measured import IMPLEMENTATIONS, MODES
 from mmfree_neuro.errors import InputError, RunFailed
-from mmfree_neuro.lowering.ternarise import is_ternary
+from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
+from mmfree_neuro.hgrn_bit.names import is_ternary
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import PUBLISHED, ModelConfig
 
 Embedding = Literal["int8", "bfloat16"]
 EMBEDDINGS: tuple[Embedding, ...] = get_args(Embedding)

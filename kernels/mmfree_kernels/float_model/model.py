@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mmfree_kernels.ops.bitlinear.naive import bit_product, code_product, rms_norm
 from mmfree_kernels.ops.mlgru.naive import recurrence
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.model.tensors import Float32
 
 Tap = Callable[[str, Tensor], Tensor]

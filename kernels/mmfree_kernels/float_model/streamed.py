@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmfree_kernels.float_model.model import BitLinear, Block, Numerics, lower_bounds
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.lowering.ternarise import TernaryWeights, ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 
 DEFAULT = Numerics()
 _VALUES = 7 << 20

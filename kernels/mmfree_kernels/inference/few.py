@@ -23,7 +23,7 @@ from mmfree_kernels.ops.bitlinear.packed import (
     row_sums,
     row_words,
 )
-from mmfree_neuro.model.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 
 INNER_EPS = tl.constexpr(BITLINEAR_EPS)
 

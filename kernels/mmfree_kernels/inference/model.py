@@ -17,10 +17,11 @@ from torch import Tensor
 from mmfree_kernels.float_model.model import lower_bounds
 from mmfree_kernels.ops.bitlinear.packed import words
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import pack_weight
 from mmfree_neuro.integers.ternary import TILE
-from mmfree_neuro.lowering.ternarise import TernaryWeight, pack_weight
+from mmfree_neuro.lowering.ternarise import TernaryWeight
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import ModelConfig
 
 EmbeddingKind = Literal["int8", "bfloat16"]
 DENSITY = 2 / 3

@@ -25,9 +25,9 @@ from mmfree_kernels.float_model.evaluate import nats
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint, to_checkpoint
 from mmfree_kernels.training.captured import Gradients
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.lowering.ternarise import harden
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import harden
 from mmfree_neuro.model.checkpoint import read, write
-from mmfree_neuro.model.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus, windows
 
 

@@ -23,7 +23,7 @@ from mmfree_kernels.bench.workload import (
 )
 from mmfree_kernels.float_model.model import BitLinear, HGRNBitModel, Numerics, from_checkpoint
 from mmfree_kernels.ops.bitlinear.naive import ternarise
-from mmfree_neuro.model.config import ModelConfig
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 
 FAST, EXACT = Numerics(product_dtype=torch.bfloat16), Numerics()
 CHECKED_ROWS = 4

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfree_neuro.model.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

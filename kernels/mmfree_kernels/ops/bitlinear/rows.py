@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mmfree_kernels.ops.bitlinear.checks import check
-from mmfree_neuro.model.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 
 PROCESSORS = 132
 """Of an H100; kernels that loop over rows start as many programs as it can hold at once."""

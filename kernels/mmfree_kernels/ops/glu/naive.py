@@ -9,7 +9,7 @@ and y as the 8-bit codes of BitLinear.
 from torch import Tensor
 
 from mmfree_kernels.ops.bitlinear.naive import quantise_activations, rms_norm
-from mmfree_neuro.model.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 
 
 def gated(gate_up: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from mmfree_kernels.ops.bitlinear.naive import quantise_activations, ternarise
 from mmfree_kernels.ops.mlgru.naive import normalised, widened
-from mmfree_neuro.model.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 
 
 def _straight_through(x: Tensor, quantised: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmfree_kernels.ops.bitlinear.naive import quantise_activations
-from mmfree_neuro.model.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 
 
 def _doubling(f: Tensor, c: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.model.config import ModelConfig, config_json, default_intermediate_size
+from mmfree_neuro.hgrn_bit.config import ModelConfig, config_json, default_intermediate_size
 from mmfree_neuro.model.tensors import to_bfloat16
 
 SHARD_BYTES = 5_000_000_000

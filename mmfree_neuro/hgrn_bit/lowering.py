@@ -42,15 +42,16 @@ from mmfree_neuro.graph.nodes import (
     Squares,
 )
 from mmfree_neuro.graph.verify import verify
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.norms import norms_of
 from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
 from mmfree_neuro.integers.tables import GATE_FRAC, ROOT_FRAC, power_table, sigmoid_table
 from mmfree_neuro.integers.ternary import TernaryMatrix
 from mmfree_neuro.lowering.formats import SQUARE_BITS, WIDEST_RANGE, integer_gain, smallest_seen
-from mmfree_neuro.lowering.norms import CODE, MAX_ARITY, NormGains, Source, norms_of, root_powers
+from mmfree_neuro.lowering.norms import CODE, MAX_ARITY, NormGains, Source, root_powers
 from mmfree_neuro.lowering.scheme import Range, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeight, TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.model.config import BITLINEAR_EPS
 
 EMBEDDING_SCALE_BITS = 20
 WIDE_EMBEDDING = 1 << 24
