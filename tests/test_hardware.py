@@ -8,7 +8,6 @@ import pytest
 
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.systems import load
-from mmfree_neuro.systems import spec as spec_
 from mmfree_neuro.systems.load import chip_names, load_system, parse_system, system_names
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
@@ -224,9 +223,9 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_toml() -> None:
     with pytest.raises(
-        spec_.tomllib.TOMLDecodeError
+        load.tomllib.TOMLDecodeError
     ) as reason:  # its wording is that of the Python at hand
-        spec_.tomllib.loads("[system")
+        load.tomllib.loads("[system")
     assert message("[system") == f"mine.toml: not readable as TOML ({reason.value})"
 
 

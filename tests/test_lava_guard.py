@@ -289,7 +289,7 @@ def test_a_process_that_dies_while_lava_starts(number: int, mapping: Path, tmp_p
 
 def test_what_the_report_raises_passes_through(mapping: Path, tmp_path: Path) -> None:
     patch = """
-        from mmfree_neuro.cli.main import Bars
+        from mmfree_neuro.cli.output import Bars
 
 
         def failing(self, phase, done, total):

@@ -22,6 +22,7 @@ from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as text
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
 from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline import simulate as simulating
 from mmfree_neuro.pipeline import text as text_
 from mmfree_neuro.run import run_file
 
@@ -258,7 +259,7 @@ def test_a_run_says_the_words_that_were_chosen(
         result = start(*arguments)
         return replace(result, chosen=np.array([words]))
 
-    monkeypatch.setattr(engines, "engine_named", lambda *_: eloquent)
+    monkeypatch.setattr(simulating, "engine_named", lambda *_: eloquent)
     what = [
         "--prompt",
         "the cat,",

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ import safetensors.numpy
 
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cli import main
+from mmfree_neuro.cli.output import Bars
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import MLGRU, Graph
@@ -523,7 +525,7 @@ def test_no_step_of_writing_a_state_harms_the_older(
     first = a_state(hand_mapping)
     save_state(first, "mine", tmp_path)
     before = tree(tmp_path)
-    holder = {"write_bytes": Path, "mkstemp": graph_file.tempfile}.get(step, graph_file.os)
+    holder = {"write_bytes": Path, "mkstemp": tempfile}.get(step, os)
     with monkeypatch.context() as patch:
         patch.setattr(holder, step, no_space)
         with pytest.raises(InputError) as error:
@@ -539,11 +541,7 @@ def test_no_step_of_writing_a_run_harms_the_older(
 ) -> None:
     """Be it an older run or a state: what was there stays until the new run is in its place."""
     folder = made(tmp_path / "run", "run.json", STATE_FILE)
-    for holder, step in (
-        (graph_file.tempfile, "mkdtemp"),
-        (Path, "write_text"),
-        (graph_file.os, "replace"),
-    ):
+    for holder, step in ((tempfile, "mkdtemp"), (Path, "write_text"), (os, "replace")):
         with monkeypatch.context() as patch:
             patch.setattr(holder, step, no_space)
             with pytest.raises(InputError) as error, whole_folder(folder) as scratch:
@@ -563,7 +561,7 @@ def test_an_older_run_comes_back_where_the_new_one_cannot_take_its_place(
             no_space()
         rename(source, target)
 
-    monkeypatch.setattr(graph_file.os, "replace", fails_for_the_new)
+    monkeypatch.setattr(os, "replace", fails_for_the_new)
     with pytest.raises(InputError) as error, whole_folder(folder) as scratch:
         (scratch / "run.json").write_text("new")
     assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
@@ -619,15 +617,15 @@ def stopped(
     patch: pytest.MonkeyPatch, where: tuple[str, int], how: Callable[[], Any], arguments: list[str]
 ) -> int:
     """The exit status of a command in which something happens when a phase has got so far."""
-    report = main.Bars.report
+    report = Bars.report
 
-    def stop(self: main.Bars, phase: str, done: int, total: int) -> None:
+    def stop(self: Bars, phase: str, done: int, total: int) -> None:
         report(self, phase, done, total)
         if (phase, done) == where:
             how()
 
     with patch.context() as inner:
-        inner.setattr(main.Bars, "report", stop)
+        inner.setattr(Bars, "report", stop)
         return main.main(arguments)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
-from mmfree_neuro.lowering.norms import NormGains
+from mmfree_neuro.lowering.formats import NormGains
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tensors import Float32
 

@@ -9,7 +9,7 @@ from mmfree_kernels.float_model.model import Numerics
 from mmfree_kernels.float_model.streamed import stream
 from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 from mmfree_neuro.hgrn_bit.norms import norms_of
-from mmfree_neuro.lowering.norms import NormGains
+from mmfree_neuro.lowering.formats import NormGains
 from mmfree_neuro.lowering.scheme import Range, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
