@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfree_kernels.float_model.calibrate import calibrate, windows_for
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_kernels.float_model.evaluate import logits
 from mmfree_kernels.float_model.model import Numerics, from_checkpoint
 from mmfree_neuro.hgrn_bit.config import ModelConfig
@@ -19,6 +19,7 @@ from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.hgrn_bit.norms import norms_of
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Ranges, Scheme
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline.text import windows_for
 
 SMALL = ModelConfig(vocab_size=13, hidden_size=8, num_hidden_layers=2, intermediate_size=12)
 SHAPES = {

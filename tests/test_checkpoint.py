@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.hgrn_bit.config import (
+    FAMILY,
     ModelConfig,
-    config_json,
     default_intermediate_size,
     parse_config,
 )
+from mmfree_neuro.hgrn_bit.names import head_weight
 from mmfree_neuro.model.checkpoint import Checkpoint, read, write
 from mmfree_neuro.model.tensors import read_safetensors, to_bfloat16
 
@@ -65,7 +66,7 @@ def folder(path: Path, checkpoint: Checkpoint) -> Path:
     """A folder with only a config.json."""
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(
-        json.dumps(config_json(checkpoint.config, "float32")), encoding="utf-8"
+        json.dumps(checkpoint.config.to_json("float32")), encoding="utf-8"
     )
     return path
 
@@ -73,7 +74,7 @@ def folder(path: Path, checkpoint: Checkpoint) -> Path:
 def message(path: Path) -> str:
     """What the user of a wrong folder is told."""
     with pytest.raises(CheckpointError) as error:
-        read(path, load_bin)
+        read(path, load_bin, FAMILY)
     return str(error.value)
 
 
@@ -87,14 +88,14 @@ def equal(a: Arrays, b: Arrays) -> bool:
 
 
 def test_golden_folder() -> None:
-    found = read(GOLDEN / "a_h64_l2_v256" / "checkpoint", load_bin)
+    found = read(GOLDEN / "a_h64_l2_v256" / "checkpoint", load_bin, FAMILY)
     assert found.config == ModelConfig(256, 64, 2, intermediate_size=256)
     assert list(found.tensors) == list(found.config.shapes())
     assert all(value.dtype == np.float32 for value in found.tensors.values())
 
 
 def test_golden_folder_in_bfloat16() -> None:
-    found = read(GOLDEN / "trained" / "checkpoint", load_bin)
+    found = read(GOLDEN / "trained" / "checkpoint", load_bin, FAMILY)
     assert found.config == ModelConfig(
         256, 128, 3, intermediate_size=256, bos_token_id=None, eos_token_id=None
     )
@@ -104,14 +105,14 @@ def test_golden_folder_in_bfloat16() -> None:
 @pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
 def test_every_stored_type_is_read_as_float32(tmp_path: Path, kind: str) -> None:
     save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors, kind)
-    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+    assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_bin(tmp_path: Path, dtype: torch.dtype) -> None:
     state = {name: torch.from_numpy(value).to(dtype) for name, value in tiny().tensors.items()}
     torch.save(state, folder(tmp_path, tiny()) / "pytorch_model.bin")
-    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+    assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
 @pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
@@ -130,13 +131,13 @@ def test_shards_with_an_index(tmp_path: Path, single: str) -> None:
             torch.save({n: torch.from_numpy(a) for n, a in part.items()}, tmp_path / file)
         else:
             save(tmp_path / file, part)
-    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+    assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
 def test_safetensors_go_before_bin(tmp_path: Path) -> None:
     save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors)
     (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
-    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+    assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
 @pytest.mark.parametrize("spare", [False, True], ids=["as published", "with a spare head"])
@@ -147,14 +148,14 @@ def test_tied_heads(tmp_path: Path, spare: bool) -> None:
     )
     extra = {"lm_head.weight": checkpoint.tensors["model.embeddings.weight"]} if spare else {}
     save(folder(tmp_path, checkpoint) / "model.safetensors", {**checkpoint.tensors, **extra})
-    found = read(tmp_path, load_bin)
+    found = read(tmp_path, load_bin, FAMILY)
     assert equal(found.tensors, checkpoint.tensors)
-    assert np.array_equal(found.head_weight, checkpoint.tensors["model.embeddings.weight"])
+    assert np.array_equal(head_weight(found), checkpoint.tensors["model.embeddings.weight"])
 
 
 def test_head_of_its_own() -> None:
     checkpoint = tiny()
-    assert checkpoint.head_weight is checkpoint.tensors["lm_head.weight"]
+    assert head_weight(checkpoint) is checkpoint.tensors["lm_head.weight"]
 
 
 def test_names_and_shapes_of_an_expanded_layer() -> None:
@@ -249,7 +250,7 @@ def test_a_hidden_ratio_of_null_is_4() -> None:
     ],
 )
 def test_a_configuration_is_read_as_it_was_written(config: ModelConfig) -> None:
-    written = json.loads(json.dumps(config_json(config, "bfloat16")))
+    written = json.loads(json.dumps(config.to_json("bfloat16")))
     assert parse_config(written, WHERE) == config
     assert (written["architectures"], written["torch_dtype"]) == (
         ["HGRNBitForCausalLM"],
@@ -261,8 +262,8 @@ def test_a_written_configuration_has_the_published_keys() -> None:
     published = json.loads(
         (GOLDEN / "trained" / "checkpoint" / "config.json").read_text(encoding="utf-8")
     )
-    assert published.keys() - config_json(TINY, "bfloat16").keys() == {"transformers_version"}
-    assert config_json(TINY, "bfloat16").keys() <= published.keys()
+    assert published.keys() - TINY.to_json("bfloat16").keys() == {"transformers_version"}
+    assert TINY.to_json("bfloat16").keys() <= published.keys()
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,7 @@ def test_a_written_configuration_has_the_published_keys() -> None:
 )
 def test_wrong_configurations(changed: dict[str, Any], expected: str) -> None:
     with pytest.raises(CheckpointError) as error:
-        parse_config(config_json(TINY, "float32") | changed, WHERE)
+        parse_config(TINY.to_json("float32") | changed, WHERE)
     assert str(error.value) == expected
 
 
@@ -499,7 +500,7 @@ def test_wrong_tensors(
 def test_values_that_are_not_finite(tmp_path: Path, value: float, kind: str) -> None:
     tensors = {**tiny().tensors, "model.norm.weight": np.array([1, value, 1, 1], np.float32)}
     save(folder(tmp_path, tiny()) / "model.safetensors", tensors, kind)
-    found = read(tmp_path, load_bin).tensors
+    found = read(tmp_path, load_bin, FAMILY).tensors
     assert np.array_equal(found["lm_head.weight"], tensors["lm_head.weight"])
     with pytest.raises(CheckpointError) as error:
         found["model.norm.weight"]
@@ -510,7 +511,7 @@ def test_a_value_that_float32_cannot_hold(tmp_path: Path) -> None:
     tensors = {**tiny().tensors, "model.norm.weight": np.array([1, -1e300, 1, 1])}
     save(folder(tmp_path, tiny()) / "model.safetensors", tensors, "F64")
     with pytest.raises(CheckpointError) as error:
-        read(tmp_path, load_bin).tensors["model.norm.weight"]
+        read(tmp_path, load_bin, FAMILY).tensors["model.norm.weight"]
     assert str(error.value) == f"{tmp_path}: model.norm.weight holds values that are not finite"
 
 
@@ -519,7 +520,7 @@ def test_a_value_that_float32_cannot_hold(tmp_path: Path) -> None:
 
 def test_tensors_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors)
-    found = read(tmp_path, load_bin).tensors
+    found = read(tmp_path, load_bin, FAMILY).tensors
     assert (
         "model.norm.weight" in found
         and "nothing" not in found
@@ -556,7 +557,7 @@ def test_a_bin_from_before_zip_files(tmp_path: Path) -> None:
     }
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     torch.save(state, path, _use_new_zipfile_serialization=False)
-    assert equal(read(tmp_path, load_bin).tensors, tiny().tensors)
+    assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
 def test_a_bin_is_mapped_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,7 +565,7 @@ def test_a_bin_is_mapped_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.M
     state = {name: torch.from_numpy(value) for name, value in tiny().tensors.items()}
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     torch.save(state, path)
-    found = read(tmp_path, load_bin).tensors
+    found = read(tmp_path, load_bin, FAMILY).tensors
     assert equal(found, tiny().tensors)
     torch.save(dict(list(state.items())[1:]), tmp_path / "other")
     os.replace(tmp_path / "other", path)
@@ -611,7 +612,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, dtype: str, tied
     checkpoint = tiny(replace(TINY, tie_word_embeddings=tied))
     target = tmp_path / "new" / "folder"
     write(target, checkpoint, dtype)
-    found = read(target, load_bin)
+    found = read(target, load_bin, FAMILY)
     assert found.config == checkpoint.config
     assert equal(found.tensors, checkpoint.tensors)
     assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors"]
@@ -627,7 +628,7 @@ def test_writing_replaces_an_older_checkpoint_and_keeps_other_files(tmp_path: Pa
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     other = Checkpoint(TINY, {name: -value for name, value in tiny().tensors.items()})
     write(tmp_path, other)
-    assert equal(read(tmp_path, load_bin).tensors, other.tensors)
+    assert equal(read(tmp_path, load_bin, FAMILY).tensors, other.tensors)
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
@@ -635,11 +636,11 @@ def test_arrays_of_any_layout_are_written(tmp_path: Path) -> None:
     turned = {name: np.asfortranarray(value) for name, value in tiny().tensors.items()}
     for dtype in ("bfloat16", "float32"):
         write(tmp_path / dtype, Checkpoint(TINY, turned), dtype)
-        assert equal(read(tmp_path / dtype, load_bin).tensors, tiny().tensors)
+        assert equal(read(tmp_path / dtype, load_bin, FAMILY).tensors, tiny().tensors)
 
 
 def test_the_golden_weights_are_written_byte_for_byte(tmp_path: Path) -> None:
-    write(tmp_path, read(GOLDEN / "trained" / "checkpoint", load_bin))
+    write(tmp_path, read(GOLDEN / "trained" / "checkpoint", load_bin, FAMILY))
     shutil.copy(
         GOLDEN / "trained" / "checkpoint" / "model.safetensors", tmp_path / "published.safetensors"
     )

@@ -17,7 +17,7 @@ from mmfree_kernels.float_model.evaluate import greedy, logits, nats
 from mmfree_kernels.float_model.model import HGRNBitModel, Numerics, from_checkpoint, to_checkpoint
 from mmfree_kernels.ops.bitlinear import naive as bitlinear
 from mmfree_kernels.ops.mlgru.naive import recurrence
-from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.lowering import ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint, read
 
@@ -42,7 +42,8 @@ def one_thread() -> Iterator[None]:
 def load() -> Load:
     """The model of a golden checkpoint."""
     models = {
-        name: from_checkpoint(read(GOLDEN / name / "checkpoint", lambda _: {})) for name in NAMES
+        name: from_checkpoint(read(GOLDEN / name / "checkpoint", lambda _: {}, FAMILY))
+        for name in NAMES
     }
     return models.__getitem__
 
@@ -133,7 +134,7 @@ def test_loss_on_text_is_the_published_one(load: Load) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ternary_codes_and_scales_are_the_published_ones(name: str) -> None:
-    tensors = read(GOLDEN / name / "checkpoint", lambda _: {}).tensors
+    tensors = read(GOLDEN / name / "checkpoint", lambda _: {}, FAMILY).tensors
     expected = json.loads((GOLDEN / name / "ternary.json").read_text(encoding="utf-8"))
     assert set(expected) == {
         n for n in tensors if n.endswith("_proj.weight") or n == "lm_head.weight"
@@ -353,7 +354,7 @@ def test_the_product_with_bfloat16_rounds_only_its_result() -> None:
 
 
 def test_a_model_goes_to_a_checkpoint_and_back(load: Load) -> None:
-    stored = read(GOLDEN / "trained" / "checkpoint", lambda _: {})
+    stored = read(GOLDEN / "trained" / "checkpoint", lambda _: {}, FAMILY)
     again = to_checkpoint(load("trained"))
     assert again.config == stored.config
     assert list(again.tensors) == list(stored.tensors)

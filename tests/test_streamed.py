@@ -14,7 +14,7 @@ from mmfree_kernels.float_model.evaluate import logits, nats, scores
 from mmfree_kernels.float_model.model import Numerics, from_checkpoint
 from mmfree_kernels.float_model.streamed import stepwise, stream, windows_at_once
 from mmfree_kernels.ops.mlgru.naive import recurrence
-from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
+from mmfree_neuro.hgrn_bit.config import FAMILY, PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary, ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint, read
 from mmfree_neuro.model.tensors import Float32
@@ -55,7 +55,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["a_h64_l2_v256", "trained"])
 def test_logits_are_the_published_ones(name: str) -> None:
     checkpoint, tokens = (
-        read(GOLDEN / name / "checkpoint", lambda _: {}),
+        read(GOLDEN / name / "checkpoint", lambda _: {}, FAMILY),
         np.load(GOLDEN / name / "inputs.npy"),
     )
     found = torch.cat([*stream(checkpoint, tokens)]).numpy()
@@ -152,7 +152,7 @@ def test_the_recurrence_step_by_step(time: int) -> None:
 
 
 def test_scores_are_those_of_the_whole_model() -> None:
-    checkpoint = read(GOLDEN / "trained" / "checkpoint", lambda _: {})
+    checkpoint = read(GOLDEN / "trained" / "checkpoint", lambda _: {}, FAMILY)
     windows = np.load(GOLDEN / "trained" / "eval_tokens.npy").astype(np.int64)[:4, :150]
     model = from_checkpoint(checkpoint)
     found = scores(checkpoint, windows, SMOOTH)

@@ -14,7 +14,7 @@ from mmfree_kernels.float_model.model import Numerics, from_checkpoint
 from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.baselines.published import SYNAPSES, model_of
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
+from mmfree_neuro.hgrn_bit.config import FAMILY, PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
@@ -43,7 +43,7 @@ def shape(config: ModelConfig) -> dict[str, int]:
 
 def test_a_third_of_the_codes_is_zero_and_signs_are_balanced(tmp_path: Path) -> None:
     write_synthetic(tmp_path, SMALL)
-    found = read(tmp_path, load_bin)
+    found = read(tmp_path, load_bin, FAMILY)
     assert found.config == SMALL
     for name, value in found.tensors.items():
         if is_ternary(name):
@@ -63,7 +63,7 @@ def test_activations_and_logits_stay_ordinary(tmp_path: Path) -> None:
         return value
 
     tokens = np.random.default_rng(0).integers(0, SMALL.vocab_size, (2, 64))
-    logits(from_checkpoint(read(tmp_path, load_bin)), tokens, Numerics(tap=tap))
+    logits(from_checkpoint(read(tmp_path, load_bin, FAMILY)), tokens, Numerics(tap=tap))
     assert 1.5 < spreads["logits"] < 4
     for layer in range(SMALL.num_hidden_layers):
         assert all(0.4 < spreads[f"layers.{layer}.attn.{port}"] < 1.5 for port in "ifg")
@@ -91,7 +91,7 @@ def test_the_layout_of_one_file(tmp_path: Path) -> None:
 
 def test_the_layout_of_shards(tmp_path: Path) -> None:
     write_synthetic(tmp_path, SMALL)
-    whole = dict(read(tmp_path, load_bin).tensors)
+    whole = dict(read(tmp_path, load_bin, FAMILY).tensors)
     write_synthetic(tmp_path, SMALL, shard_bytes=4_000_000)
     files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -107,7 +107,7 @@ def test_the_layout_of_shards(tmp_path: Path) -> None:
             name for name, where in index["weight_map"].items() if where == file
         }
         assert sum(len(e["data"]) for _, e in stored) <= 4_000_000
-    found = read(tmp_path, load_bin).tensors
+    found = read(tmp_path, load_bin, FAMILY).tensors
     assert all(np.array_equal(found[name], value) for name, value in whole.items())
 
 
@@ -116,7 +116,7 @@ def test_a_tensor_beyond_the_size_of_a_shard_has_one_of_its_own(tmp_path: Path) 
     write_synthetic(tmp_path, config, shard_bytes=1)
     names = list(config.shapes())
     assert len(list(tmp_path.glob("model-*-of-00020.safetensors"))) == len(names) == 20
-    assert list(read(tmp_path, load_bin).tensors) == names
+    assert list(read(tmp_path, load_bin, FAMILY).tensors) == names
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -131,7 +131,7 @@ def test_other_shapes(tmp_path: Path, tied: bool) -> None:
         tie_word_embeddings=tied,
     )
     write_synthetic(tmp_path, config)
-    assert read(tmp_path, load_bin).config == config
+    assert read(tmp_path, load_bin, FAMILY).config == config
 
 
 @pytest.mark.parametrize("model", sorted(PUBLISHED))

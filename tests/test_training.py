@@ -26,7 +26,7 @@ from mmfree_kernels.training.train import (
     train,
 )
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import read
 from mmfree_neuro.model.corpus import Corpus, windows
@@ -169,7 +169,7 @@ def test_what_is_left_is_a_published_checkpoint(tmp_path: Path, tied: bool) -> N
     assert {name: tuple(e["shape"]) for name, e in stored.items()} == config.shapes()
     assert {e["dtype"] for e in stored.values()} == {"BF16"}
 
-    checkpoint = read(tmp_path, lambda _: {})
+    checkpoint = read(tmp_path, lambda _: {}, FAMILY)
     assert checkpoint.config == config
     held_out = nats(from_checkpoint(checkpoint), windows(CORPUS.held_out, 439, 256))
     assert outcome == Outcome(12, 12 * 4 * 16, float(held_out.mean()), True)
@@ -177,7 +177,7 @@ def test_what_is_left_is_a_published_checkpoint(tmp_path: Path, tied: bool) -> N
 
 def test_the_stored_weights_have_the_codes_and_scales_of_the_latent_ones(tmp_path: Path) -> None:
     train(CONFIG, CORPUS, RECIPE, tmp_path)
-    stored = read(tmp_path, lambda _: {}).tensors
+    stored = read(tmp_path, lambda _: {}, FAMILY).tensors
     for name, latent in weights(tmp_path).items():
         if name.endswith("_proj.weight") or name == "lm_head.weight":
             codes, scale = ternarise(latent.numpy())

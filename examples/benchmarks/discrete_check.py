@@ -33,7 +33,8 @@ from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.trees import ways
-from mmfree_neuro.pipeline import convert, map
+from mmfree_neuro.pipeline import map
+from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
@@ -57,7 +58,7 @@ def small() -> Graph:
     tokens = np.random.default_rng(3).integers(256, size=(4, 32))
     with tempfile.TemporaryDirectory() as folder:
         write_synthetic(Path(folder) / "model", SMALL)
-        checkpoint = convert.read_checkpoint(Path(folder) / "model")
+        checkpoint = read_checkpoint(Path(folder) / "model")
         weights = ternary_weights(checkpoint)
         ranges = calibrate(checkpoint, tokens, SCHEMES["a16"], weights=weights)
         return lowering.lower(checkpoint, weights, ranges, SCHEMES["a16"], "synthetic")

@@ -42,7 +42,8 @@ from mmfree_neuro.integers.tables import (
 from mmfree_neuro.lowering.scheme import SCHEMES, Ranges, Scheme
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.pipeline import convert, engines, quality
+from mmfree_neuro.pipeline import engines, quality
+from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
@@ -294,7 +295,7 @@ def table(found: list[dict[str, object]]) -> str:
 
 def main(folder: Path, count: int, length: int, quick: bool) -> None:
     """Measure, write the rows unless quick, and print the table."""
-    checkpoint, text = convert.read_checkpoint(folder), corpus.load("stdlib")
+    checkpoint, text = read_checkpoint(folder), corpus.load("stdlib")
     windows = corpus.windows(text.held_out, length, count)
     calibration = corpus.windows(text.train, length, 2 if quick else WINDOWS)[:, :-1]
     torch.set_flush_denormal(True)  # long products of forget gates are slow otherwise

@@ -22,6 +22,7 @@ from mmfree_neuro.hgrn_bit.config import PUBLISHED
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.pipeline import convert, engines, quality
+from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.job import Job, Result
 
 NEW_TOKENS = 16
@@ -53,7 +54,7 @@ def main() -> None:
         calibration = Path(name) / "ids.npy"
         vocabulary = PUBLISHED[options.model].vocab_size
         np.save(calibration, np.random.default_rng(0).integers(vocabulary, size=(4, 33)))
-        checkpoint = convert.read_checkpoint(folder)
+        checkpoint = read_checkpoint(folder)
         graph = convert.to_graph(
             checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print
         )

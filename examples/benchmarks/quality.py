@@ -18,15 +18,16 @@ from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.model import corpus
-from mmfree_neuro.pipeline import convert, engines, quality
+from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline import text as text_
+from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 
 
 def main(folder: Path, count: int) -> None:
-    checkpoint = convert.read_checkpoint(folder)
+    checkpoint = read_checkpoint(folder)
     text = corpus.load("stdlib")
     windows = corpus.windows(text.held_out, 1024, count)
     calibration, _ = text_.calibration_text("stdlib", (WINDOWS, WINDOWS // 2))

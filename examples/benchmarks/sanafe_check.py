@@ -23,7 +23,7 @@ from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.pipeline import convert
+from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.job import Job
 from mmfree_partition.route import route
 from mmfree_sims import fast
@@ -37,7 +37,7 @@ def graphs(tokens: np.ndarray) -> Iterator[Graph]:
     """The model in every scheme."""
     with tempfile.TemporaryDirectory() as folder:
         write_synthetic(Path(folder) / "model", MODEL)
-        checkpoint = convert.read_checkpoint(Path(folder) / "model")
+        checkpoint = read_checkpoint(Path(folder) / "model")
         weights = ternary_weights(checkpoint)
         for scheme in SCHEMES.values():
             ranges = calibrate(checkpoint, tokens, scheme, weights=weights)

@@ -8,6 +8,7 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.pipeline import bench as benching
+from mmfree_neuro.pipeline.families import needs_torch
 from mmfree_neuro.report import terminal
 
 
@@ -59,8 +60,8 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure speed, energy and memory on this machine's GPU; a result that is wrong is not
     measured."""
-    from mmfree_kernels.bench import record
-
+    with needs_torch("bench gpu"):
+        from mmfree_kernels.bench import record
     point = {
         name: getattr(options, name) for name in ("model", "mode", "batch", "length", "embedding")
     }

@@ -7,9 +7,8 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.pipeline import convert as converting
 from mmfree_neuro.pipeline import inspect as inspecting
-from mmfree_neuro.pipeline import map as mapping
+from mmfree_neuro.pipeline.families import read_checkpoint
 
 
 def add(commands: Any) -> None:
@@ -25,9 +24,9 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Show a checkpoint, a graph, a mapping or a run as text."""
-    content, text = inspecting.anything(options.path, converting.read_checkpoint, mapping.bounds)
+    content, text = inspecting.anything(options.path)
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
-        inspecting.write_codes(converting.read_checkpoint(options.path), options.codes)
+        inspecting.write_codes(read_checkpoint(options.path), options.codes)
     show(content, text, options.json)

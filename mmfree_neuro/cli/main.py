@@ -27,7 +27,7 @@ from mmfree_neuro.cli import (
 )
 from mmfree_neuro.cli.options import Parser
 from mmfree_neuro.errors import MMFreeError, RunFailed, Served
-from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline.engines import ranks_of
 from mmfree_neuro.pipeline.simulate import versions
 
 COMMANDS = (convert, map, explore, simulate, report, logits, train, bench, systems, inspect, demo)
@@ -61,22 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
     engine = getattr(options, "engine", "")
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # Both are set, because a shell that starts a command in the background lets it ignore Ctrl-C.
+    before = {n: signal.signal(n, _interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         status, message = _attempt(options, engine)
         if message is not None:
             print(f"mmfree-neuro: {message}", file=sys.stderr, flush=True)
-        engines.end_ranks(engine, status, waited_for=status == 1)
+        ranks_of(engine).end(status, waited_for=status == 1)
         return status
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception:
         traceback.print_exc()
-        engines.end_ranks(engine, 1, waited_for=True)
+        ranks_of(engine).end(1, waited_for=True)
         return 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if handler is not None:  # None was not set from Python
+                signal.signal(number, handler)
 
 
 def _attempt(options: argparse.Namespace, engine: str) -> tuple[int, str | None]:
@@ -86,11 +89,11 @@ def _attempt(options: argparse.Namespace, engine: str) -> tuple[int, str | None]
     except Served:
         return 0, None
     except MMFreeError as error:
-        refused = engines.refused(engine, str(error))
+        refused = ranks_of(engine).refused(str(error))
         return 2, None if refused is None else " ".join(refused.split())
     except RunFailed as error:
         return 1, str(error)
     except KeyboardInterrupt as interrupt:
-        told = not engines.is_worker(engine)
+        told = not ranks_of(engine).is_worker()
         return 1, "; ".join(filter(None, ("interrupted", str(interrupt)))) if told else None
     return 0, None

@@ -8,6 +8,7 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.pipeline.families import needs_torch
 
 
 def add(commands: Any) -> None:
@@ -46,7 +47,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train a model on bytes."""
-    from mmfree_kernels.training import train
+    with needs_torch("training"):
+        from mmfree_kernels.training import train
     from mmfree_neuro.hgrn_bit.config import ModelConfig, default_intermediate_size
     from mmfree_neuro.model import corpus
 

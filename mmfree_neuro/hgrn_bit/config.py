@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmfree_neuro.errors import CheckpointError
 
@@ -31,6 +31,7 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
+    model_type: ClassVar[str] = "hgrn_bit"
 
     @property
     def state_size(self) -> int:
@@ -70,6 +71,35 @@ class ModelConfig:
         shapes["lm_head.norm.weight"] = (h,)
         return shapes
 
+    def to_json(self, dtype: str) -> dict[str, Any]:
+        """The content of a published `self.json` for this model."""
+        return {
+            "architectures": ["HGRNBitForCausalLM"],
+            "attn_mode": "fused_recurrent",
+            "bos_token_id": self.bos_token_id,
+            "conv_size": 4,
+            "eos_token_id": self.eos_token_id,
+            "expand_ratio": self.expand_ratio,
+            "fuse_cross_entropy": True,
+            "hidden_act": "swish",
+            "hidden_ratio": 4,
+            "hidden_size": self.hidden_size,
+            "initializer_range": 0.02,
+            "intermediate_size": self.intermediate_size,
+            "max_position_embeddings": 2048,
+            "model_type": self.model_type,
+            "num_heads": self.num_heads,
+            "num_hidden_layers": self.num_hidden_layers,
+            "rms_norm_eps": self.rms_norm_eps,
+            "share_conv_kernel": True,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "torch_dtype": dtype,
+            "use_cache": True,
+            "use_lower_bound": self.use_lower_bound,
+            "use_short_conv": False,
+            "vocab_size": self.vocab_size,
+        }
+
 
 def default_intermediate_size(hidden_size: int, hidden_ratio: float) -> int:
     """Two thirds of hidden × ratio, rounded up to a multiple of 256, as the published configuration
@@ -94,10 +124,6 @@ def _field(
 def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
     """Turn the content of a `config.json` into a `ModelConfig`; missing keys take the published
     defaults."""
-    if raw.get("model_type") != "hgrn_bit":
-        raise CheckpointError(
-            f"{where}: model_type is {raw.get('model_type')!r}, must be 'hgrn_bit'"
-        )
     for name, only in (("attn_mode", "fused_recurrent"), ("use_short_conv", False)):
         if raw.get(name, only) != only:
             raise CheckpointError(
@@ -150,39 +176,13 @@ def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
     return config
 
 
-def config_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The content of a published `config.json` for this model."""
-    return {
-        "architectures": ["HGRNBitForCausalLM"],
-        "attn_mode": "fused_recurrent",
-        "bos_token_id": config.bos_token_id,
-        "conv_size": 4,
-        "eos_token_id": config.eos_token_id,
-        "expand_ratio": config.expand_ratio,
-        "fuse_cross_entropy": True,
-        "hidden_act": "swish",
-        "hidden_ratio": 4,
-        "hidden_size": config.hidden_size,
-        "initializer_range": 0.02,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": 2048,
-        "model_type": "hgrn_bit",
-        "num_heads": config.num_heads,
-        "num_hidden_layers": config.num_hidden_layers,
-        "rms_norm_eps": config.rms_norm_eps,
-        "share_conv_kernel": True,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "torch_dtype": dtype,
-        "use_cache": True,
-        "use_lower_bound": config.use_lower_bound,
-        "use_short_conv": False,
-        "vocab_size": config.vocab_size,
-    }
-
-
 PUBLISHED = {
     "370m": ModelConfig(hidden_size=1024, num_hidden_layers=24, intermediate_size=2816),
     "1.3b": ModelConfig(hidden_size=2048, num_hidden_layers=24, intermediate_size=5632),
     "2.7b": ModelConfig(hidden_size=2560, num_hidden_layers=32, intermediate_size=6912),
 }
 """The shapes of ridger/MMfreeLM-370M, -1.3B and -2.7B, from their `config.json`."""
+
+
+FAMILY = {ModelConfig.model_type: parse_config}
+"""Where no other family of checkpoints is meant."""

@@ -34,7 +34,7 @@ from mmfree_neuro.graph.nodes import (
     Residual,
 )
 from mmfree_neuro.graph.verify import verify
-from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.hgrn_bit.norms import norms_of
 from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
 from mmfree_neuro.integers.tables import GATE_FRAC, sigmoid_table
@@ -51,7 +51,7 @@ WIDE_EMBEDDING = 1 << 24
 
 @dataclass
 class _Lowering:
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint[ModelConfig]
     weights: TernaryWeights
     formats: Formats
     nodes: list[AnyNode] = field(default_factory=list)
@@ -256,7 +256,11 @@ def _check_ranges(ranges: Mapping[str, Range]) -> None:
 
 
 def lower(
-    checkpoint: Checkpoint, weights: TernaryWeights, ranges: Ranges, scheme: Scheme, name: str
+    checkpoint: Checkpoint[ModelConfig],
+    weights: TernaryWeights,
+    ranges: Ranges,
+    scheme: Scheme,
+    name: str,
 ) -> Graph:
     """The verified graph of a checkpoint and its packed weights; `ranges` as
     `mmfree_kernels.float_model.calibrate` measures them.

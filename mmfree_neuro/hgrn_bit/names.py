@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.integers.ternary import Codes, pack
 from mmfree_neuro.lowering.ternarise import TernaryWeight, TernaryWeights, ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tensors import Float32
 
 
-def ternary_weights(checkpoint: Checkpoint) -> TernaryWeights:
+def ternary_weights(checkpoint: Checkpoint[ModelConfig]) -> TernaryWeights:
     """Every ternary weight of a checkpoint, packed; one tensor is in memory as floats at a time."""
     names = [name for name in checkpoint.tensors if is_ternary(name)]
     if checkpoint.config.tie_word_embeddings:
@@ -18,9 +19,15 @@ def ternary_weights(checkpoint: Checkpoint) -> TernaryWeights:
     return {name: pack_weight(checkpoint, name) for name in names}
 
 
-def pack_weight(checkpoint: Checkpoint, name: str) -> TernaryWeight:
+def head_weight(checkpoint: Checkpoint[ModelConfig]) -> Float32:
+    """The weight of the output head [vocab, hidden]; the embedding where the two are tied."""
+    tied = checkpoint.config.tie_word_embeddings
+    return checkpoint.tensors["model.embeddings.weight" if tied else "lm_head.weight"]
+
+
+def pack_weight(checkpoint: Checkpoint[ModelConfig], name: str) -> TernaryWeight:
     """One ternary weight of a checkpoint, packed."""
-    weight = checkpoint.head_weight if name == "lm_head.weight" else checkpoint.tensors[name]
+    weight = head_weight(checkpoint) if name == "lm_head.weight" else checkpoint.tensors[name]
     codes, scale = ternarise(weight)
     parts = np.split(codes, 2) if name.endswith("gate_proj.weight") else [codes]
     return TernaryWeight(tuple(pack(part) for part in parts), scale)
@@ -37,7 +44,7 @@ def _hardened(weight: Float32) -> Float32:
     return weight if share == 0 else (codes * np.float32(scale / share)).astype(np.float32)
 
 
-def harden(checkpoint: Checkpoint) -> Checkpoint:
+def harden(checkpoint: Checkpoint[ModelConfig]) -> Checkpoint[ModelConfig]:
     """A checkpoint with the same ternary codes and scales whose weights survive storage in
     bfloat16.
 
@@ -52,7 +59,7 @@ def harden(checkpoint: Checkpoint) -> Checkpoint:
     return Checkpoint(checkpoint.config, tensors)
 
 
-def codes(checkpoint: Checkpoint) -> Iterator[tuple[str, Codes]]:
+def codes(checkpoint: Checkpoint[ModelConfig]) -> Iterator[tuple[str, Codes]]:
     """Name and ternary codes of every matrix of a checkpoint, one after another."""
     return (
         (name, ternarise(checkpoint.tensors[name])[0])

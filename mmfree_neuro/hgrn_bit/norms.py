@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.lowering.formats import NormGains
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tensors import Float32
@@ -19,7 +19,7 @@ def double_norm(first: Float32, eps: float, second: Mapping[str, Float32]) -> No
     )
 
 
-def norms_of(checkpoint: Checkpoint) -> dict[str, NormGains]:
+def norms_of(checkpoint: Checkpoint[ModelConfig]) -> dict[str, NormGains]:
     """Every norm of the lowered graph by name: `layers.L.attn`, `.o`, `.mlp`, `.down`, and
     `head`."""
     tensors, eps = checkpoint.tensors, checkpoint.config.rms_norm_eps

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.hgrn_bit.config import ModelConfig, config_json, default_intermediate_size
+from mmfree_neuro.hgrn_bit.config import ModelConfig, default_intermediate_size
 from mmfree_neuro.model.tensors import to_bfloat16
 
 SHARD_BYTES = 5_000_000_000
@@ -69,7 +69,7 @@ def write_synthetic(
 
 
 def _published(config: ModelConfig) -> dict[str, Any]:
-    content = config_json(config, "bfloat16") | {"transformers_version": "4.40.2"}
+    content = config.to_json("bfloat16") | {"transformers_version": "4.40.2"}
     if config.intermediate_size == default_intermediate_size(config.hidden_size, 4):
         content["intermediate_size"] = None
     return content

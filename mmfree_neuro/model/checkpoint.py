@@ -1,9 +1,9 @@
-"""Checkpoints in the published Hugging Face format (`model_type` "hgrn_bit").
+"""Checkpoints in the published Hugging Face format.
 
-A checkpoint is a configuration and a set of float32 arrays by their published names.  Weights are
-stored as latent full-precision values; ternarising happens in `quantize`.  The format is that of
-ridgerchu/matmulfreellm (`HGRNBitForCausalLM.save_pretrained`): `config.json` and
-`model.safetensors`, shards with an index, or `.bin` files.
+A checkpoint is a configuration and a set of float32 arrays by their published names.  What the
+names mean, a family of models says; weights are stored as latent full-precision values.  The files
+are those of `save_pretrained`: `config.json` and `model.safetensors`, shards with an index, or
+`.bin` files.
 
 The tensors of a checkpoint that is read stay in its files: each is read when it is asked for, and
 not kept, so that a model needs no more memory than its largest tensor.
@@ -15,10 +15,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from mmfree_neuro.errors import CheckpointError
-from mmfree_neuro.hgrn_bit.config import ModelConfig, config_json, parse_config
 from mmfree_neuro.model.tensors import (
     Entries,
     Float32,
@@ -30,22 +29,41 @@ from mmfree_neuro.model.tensors import (
 )
 
 
+class Config(Protocol):
+    """What is asked of a configuration, whatever the family of the model."""
+
+    @property
+    def model_type(self) -> str:
+        """The family, as `config.json` names it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """Whether the head is the embedding, and so has no tensor of its own."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor."""
+
+    def to_json(self, dtype: str) -> dict[str, Any]:
+        """The content of `config.json`."""
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config, covariant=True)
+ParseConfig = Callable[[Mapping[str, Any], Path], Config]
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Generic[AnyConfig]):
     """A configuration and its tensors, float32, by published name.
 
     Looking a tensor up may read it from a file, so look it up once, and let it go.
     """
 
-    config: ModelConfig
+    config: AnyConfig
     tensors: Mapping[str, Float32]
-
-    @property
-    def head_weight(self) -> Float32:
-        """The weight of the output head [vocab, hidden]; the embedding where the two are tied."""
-        return self.tensors[
-            "model.embeddings.weight" if self.config.tie_word_embeddings else "lm_head.weight"
-        ]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -92,7 +110,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], Entries] |
     )
 
 
-def _check(entries: Entries, config: ModelConfig, where: Path) -> Iterator[str]:
+def _check(entries: Entries, config: Config, where: Path) -> Iterator[str]:
     shapes = config.shapes()
     ignorable = {"lm_head.weight"} if config.tie_word_embeddings else set()
     for name in sorted(shapes.keys() - entries.keys()):
@@ -107,14 +125,20 @@ def _check(entries: Entries, config: ModelConfig, where: Path) -> Iterator[str]:
             )
 
 
-def read(folder: Path, load_bin: LoadBin) -> Checkpoint:
-    """Open a published folder; `load_bin` opens one `.bin` file (it needs torch, which this module
-    does not import).
+def read(folder: Path, load_bin: LoadBin, families: Mapping[str, ParseConfig]) -> Checkpoint[Any]:
+    """Open a published folder of one of the `families`, by the `model_type` of its configuration.
 
-    Raises CheckpointError for whatever is missing, extra, misshapen or of another type.  The values
-    are read, and found finite or not, by the look-ups in `tensors`.
+    `load_bin` opens one `.bin` file (it needs torch, which this module does not import).  Raises
+    CheckpointError for whatever is missing, extra, misshapen or of another type.  The values are
+    read, and found finite or not, by the look-ups in `tensors`.
     """
-    config = parse_config(_read_json(folder / "config.json"), folder / "config.json")
+    where = folder / "config.json"
+    raw = _read_json(where)
+    family = raw.get("model_type")
+    if not isinstance(family, str) or family not in families:
+        known = " or ".join(map(repr, families))
+        raise CheckpointError(f"{where}: model_type is {family!r}, must be {known}")
+    config = families[family](raw, where)
     files, reader = _weight_files(folder)
     entries: dict[str, StoredTensor] = {}
     for path in files:
@@ -129,12 +153,12 @@ def read(folder: Path, load_bin: LoadBin) -> Checkpoint:
     )
 
 
-def write(folder: Path, checkpoint: Checkpoint, dtype: str = "bfloat16") -> None:
+def write(folder: Path, checkpoint: Checkpoint[Any], dtype: str = "bfloat16") -> None:
     """Write a checkpoint in the published format, bfloat16 or float32; each file appears whole or
     not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        config = json.dumps(config_json(checkpoint.config, dtype), indent=2, sort_keys=True)
+        config = json.dumps(checkpoint.config.to_json(dtype), indent=2, sort_keys=True)
         (Path(scratch) / "config.json").write_text(config + "\n", encoding="utf-8")
         (Path(scratch) / "model.safetensors").write_bytes(serialized(checkpoint.tensors, dtype))
         folder.mkdir(exist_ok=True)

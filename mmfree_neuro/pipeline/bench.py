@@ -17,8 +17,7 @@ def bench_gpu(point: dict[str, Any], seconds: float, output: Path | None) -> dic
     if output is not None:
         record.check_output(output)
     bench = record.this_gpu()
-    from mmfree_kernels.bench.builders import (
-        build,
-    )  # needs Triton; a missing GPU is told before that
+    # Building needs Triton; that a GPU is missing has been told before.
+    from mmfree_kernels.bench.builders import build
 
     return record.measure_point(bench, chosen, seconds, build)

@@ -8,33 +8,26 @@ run starts without torch in memory and everything else works without Lava.
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.hgrn_bit import lowering
-from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import quality
-from mmfree_neuro.pipeline.text import calibration_text
-from mmfree_neuro.run.job import Job
+from mmfree_neuro.pipeline.text import calibration_text, windows_for
+from mmfree_neuro.run.job import Job, check
 
 Stage = Callable[[str], None]
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """A checkpoint in the published format."""
-    from mmfree_kernels.float_model.torch_bin import load_bin
-
-    return checkpoints.read(folder, load_bin)
-
-
 def to_graph(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint[Any],
     tokenizer: str | None,
     scheme: Scheme,
     text: str,
@@ -42,21 +35,19 @@ def to_graph(
     stage: Stage = lambda _: None,
 ) -> Graph:
     """Calibrate and lower a checkpoint, and measure what it lost."""
-    from mmfree_kernels.float_model.calibrate import calibrate, windows_for
-    from mmfree_neuro.run.job import check
-
+    family, model = family_of(checkpoint), float_model(checkpoint, "calibration")
     if tokenizer is not None:
         texts.check_tokenizer(tokenizer, checkpoint.config.vocab_size)
     stage("packing")
-    weights = ternary_weights(checkpoint)
+    weights = family.ternary_weights(checkpoint)
     windows = windows_for(sum(part.size for weight in weights.values() for part in weight.parts))
     calibration, held_out = calibration_text(text, windows, tokenizer)
     for tokens in (calibration, held_out):
         within(tokens, checkpoint.config.vocab_size, text)
     stage("calibrating")
-    ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
+    ranges = model.calibrate(checkpoint, calibration, scheme, weights=weights)
     stage("lowering")
-    graph = lowering.lower(checkpoint, weights, ranges, scheme, name)
+    graph = family.lower(checkpoint, weights, ranges, scheme, name)
     check(graph, Job(calibration))
     stage("measuring quality")
     return replace(

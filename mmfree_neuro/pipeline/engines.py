@@ -1,15 +1,14 @@
-"""The engines by name."""
+"""The engines: one table of what each is called, what it needs and how it is run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
-
-ENGINES = ("reference", "fast", "gpu", "lava", "lava-per-core", "mpi")
 
 
 class Engine(Protocol):
@@ -25,57 +24,114 @@ class Engine(Protocol):
     ) -> Result: ...
 
 
+class Ranks(Protocol):
+    """What an engine whose runs are spread over several processes of ours knows of them."""
+
+    def is_worker(self) -> bool:
+        """Whether this process only takes part in a run whose result another process has."""
+
+    def refused(self, problem: str) -> str | None:
+        """What all are refused for where this one has a problem; None where another one tells."""
+
+    def end(self, status: int, *, waited_for: bool = False) -> None:
+        """End the others, if a run is under way or they wait for this one."""
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """One engine; `load` and `ranks` import what it stands on."""
+
+    name: str
+    needs: str
+    """Beyond the project's own dependencies, in words."""
+    load: Callable[[], Callable[..., Result]]
+    ranks: Callable[[], Ranks] | None = None
+    """Where its runs are spread over processes of ours: what knows of them."""
+
+
+def _reference() -> Callable[..., Result]:
+    from mmfree_neuro.run import reference
+
+    return reference.run
+
+
+def _fast() -> Callable[..., Result]:
+    from mmfree_sims import fast
+
+    return fast.run
+
+
+def _gpu() -> Callable[..., Result]:
+    from mmfree_sims import gpu
+
+    return gpu.run
+
+
+def _lava() -> Callable[..., Result]:
+    from mmfree_sims.lava import engine
+
+    return engine.run
+
+
+def _lava_per_core() -> Callable[..., Result]:
+    from mmfree_sims.lava import engine
+
+    return engine.run_per_core
+
+
+def _mpi() -> Callable[..., Result]:
+    from mmfree_sims.mpi import engine
+
+    return engine.run
+
+
+def _mpi_ranks() -> Ranks:
+    from mmfree_sims.mpi import engine
+
+    return engine
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        EngineRecord("reference", "nothing", _reference),
+        EngineRecord("fast", "nothing; a C compiler at installation makes it fast", _fast),
+        EngineRecord("gpu", "torch, Triton and a GPU", _gpu),
+        EngineRecord("lava", "lava-nc", _lava),
+        EngineRecord("lava-per-core", "lava-nc", _lava_per_core),
+        EngineRecord("mpi", "mpi4py and an MPI library", _mpi, _mpi_ranks),
+    )
+}
+
+
 def engine_named(name: str, placement: Sequence[int] | None = None) -> Engine:
     """The engine of that name; `placement` gives each chip in use a rank, where the engine has
     ranks."""
-    if placement is not None and name != "mpi":
-        raise InputError(f"engine {name} has no ranks, must be mpi to place chips on them")
-    match name:
-        case "reference":
-            from mmfree_neuro.run import reference
-
-            return reference.run
-        case "fast":
-            from mmfree_sims import fast
-
-            return fast.run
-        case "gpu":
-            from mmfree_sims import gpu
-
-            return gpu.run
-        case "lava" | "lava-per-core":
-            from mmfree_sims.lava import engine
-
-            return engine.run if name == "lava" else engine.run_per_core
-        case "mpi":
-            from mmfree_sims.mpi import engine as mpi
-
-            return partial(mpi.run, placement=placement)
-    raise EngineError(f"engine {name!r} is not known, must be one of {', '.join(ENGINES)}")
+    ranked = [engine.name for engine in ENGINES.values() if engine.ranks is not None]
+    if placement is not None and name not in ranked:
+        raise InputError(
+            f"engine {name} has no ranks, must be {' or '.join(ranked)} to place chips on them"
+        )
+    if name not in ENGINES:
+        raise EngineError(f"engine {name!r} is not known, must be one of {', '.join(ENGINES)}")
+    run = ENGINES[name].load()
+    return run if placement is None else partial(run, placement=placement)
 
 
-def is_worker(engine: str) -> bool:
-    """Whether this process only takes part in a run whose result another process has."""
-    if engine != "mpi":
+class _Alone:
+    """The only process of a run."""
+
+    def is_worker(self) -> bool:
         return False
-    from mmfree_sims.mpi import engine as mpi
 
-    return mpi.is_worker()
-
-
-def refused(engine: str, problem: str) -> str | None:
-    """What a command is refused for: its own problem, or that of the first rank which has one; None
-    if that tells."""
-    if engine != "mpi":
+    def refused(self, problem: str) -> str | None:
         return problem
-    from mmfree_sims.mpi import engine as mpi
 
-    return mpi.refused(problem)
+    def end(self, status: int, *, waited_for: bool = False) -> None:
+        pass
 
 
-def end_ranks(engine: str, status: int, *, waited_for: bool = False) -> None:
-    """End the other ranks of a run that goes on without this process, or that wait for it."""
-    if engine == "mpi":
-        from mmfree_sims.mpi import engine as mpi
-
-        mpi.end(status, waited_for=waited_for)
+def ranks_of(name: Any) -> Ranks:
+    """The processes that a run on this engine is spread over, be it this one alone."""
+    engine = ENGINES.get(name)
+    return _Alone() if engine is None or engine.ranks is None else engine.ranks()

@@ -2,7 +2,6 @@
 
 import math
 import zipfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,40 +10,33 @@ import numpy as np
 
 from mmfree_neuro import files
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import verify_matrices
-from mmfree_neuro.hgrn_bit.names import codes
 from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.report.terminal import Bounds, graph_text, mapping_content, mapping_text, speed
+from mmfree_neuro.pipeline.families import family_of, read_checkpoint
+from mmfree_neuro.pipeline.map import bounds
+from mmfree_neuro.report.terminal import graph_text, mapping_content, mapping_text, speed
 from mmfree_neuro.run import run_file
-from mmfree_neuro.systems.spec import SystemSpec
-
-ReadCheckpoint = Callable[[Path], Checkpoint]
 
 
-FindBounds = Callable[[Graph, Mapping, SystemSpec, int | None], Bounds]
-
-
-def write_codes(checkpoint: Checkpoint, path: Path) -> None:
+def write_codes(checkpoint: Checkpoint[Any], path: Path) -> None:
     """Write the ternary codes of a checkpoint as an `.npz` file, one matrix in memory at a time."""
     with (
         files.whole_file(path) as scratch,
         zipfile.ZipFile(scratch, "w", allowZip64=True) as archive,
     ):
-        for name, matrix in codes(checkpoint):
+        for name, matrix in family_of(checkpoint).codes(checkpoint):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.save(member, matrix, allow_pickle=False)
 
 
-def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str]:
+def _checkpoint(checkpoint: Checkpoint[Any], path: Path) -> tuple[dict[str, Any], str]:
     parameters = sum(math.prod(shape) for shape in checkpoint.config.shapes().values())
     content = {"config": asdict(checkpoint.config), "parameters": parameters}
     lines = [f"{path}: {content['parameters']} parameters"]
     lines += [f"  {name} = {value}" for name, value in asdict(checkpoint.config).items()]
-    for name, value in codes(checkpoint):
+    for name, value in family_of(checkpoint).codes(checkpoint):
         lines.append(
             f"  {name} {list(value.shape)}: "
             f"{100 * (1 - np.count_nonzero(value) / value.size):.1f} % zero"
@@ -52,9 +44,7 @@ def _checkpoint(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Any], str
     return content, "\n".join(lines)
 
 
-def anything(
-    path: Path, read_checkpoint: ReadCheckpoint, bounds: FindBounds
-) -> tuple[dict[str, Any], str]:
+def anything(path: Path) -> tuple[dict[str, Any], str]:
     """What a path holds: as content, and as text."""
     if (path / "run.json").is_file():
         run = run_file.load_run(path)

@@ -11,7 +11,8 @@ from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.pipeline.convert import read_checkpoint, to_graph, within
+from mmfree_neuro.pipeline.convert import to_graph, within
+from mmfree_neuro.pipeline.families import float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run.job import check_new_tokens, check_shape
 
@@ -39,18 +40,11 @@ def float_result(
     folder: Path, tokens: NDArray[np.int64], new_tokens: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Logits of the float model and its greedy continuation."""
-    from mmfree_kernels.float_model import evaluate, model, streamed
-
     checkpoint = read_checkpoint(folder)
     check_shape(tokens)
     check_new_tokens(tokens, new_tokens, checkpoint.config.vocab_size)
     within(tokens, checkpoint.config.vocab_size, "the tokens")
-    if new_tokens == 0:  # a model of any size
-        windows = [
-            window.numpy().astype(np.float64) for window in streamed.stream(checkpoint, tokens)
-        ]
-        return np.concatenate(windows), np.zeros((len(tokens), 0), np.int64)
-    float_model = model.from_checkpoint(checkpoint)
-    return evaluate.logits(float_model, tokens).astype(np.float64), evaluate.greedy(
-        float_model, tokens, new_tokens
-    )
+    model = float_model(checkpoint, "the float engine")
+    if new_tokens == 0:
+        return model.logits(checkpoint, tokens), np.zeros((len(tokens), 0), np.int64)
+    return model.greedy(checkpoint, tokens, new_tokens)

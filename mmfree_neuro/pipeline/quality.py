@@ -1,5 +1,7 @@
 """What a graph of integers loses against the float model."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,6 +10,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline.families import float_model
 
 
 def nats(logits: NDArray[np.float64], following: Ints) -> NDArray[np.float64]:
@@ -30,7 +33,7 @@ def in_one_place(graph: Graph) -> Mapping:
 
 
 def quality(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint[Any],
     graph: Graph,
     windows: NDArray[np.int64],
     weights: TernaryWeights | None = None,
@@ -39,11 +42,10 @@ def quality(
 
     `weights` are the checkpoint's ternary weights where they are at hand.
     """
-    from mmfree_kernels.float_model.evaluate import scores
     from mmfree_sims import fast
 
     inputs, following = np.ascontiguousarray(windows[:, :-1]), windows[:, 1:]
-    floats = scores(checkpoint, windows, weights=weights)
+    floats = float_model(checkpoint, "measuring quality").scores(checkpoint, windows, weights)
     session, lost, agreed = fast.Fast(graph, in_one_place(graph)), 0.0, 0
     for number, row in enumerate(inputs):
         session.reset()

@@ -14,7 +14,7 @@ from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.model import tokenizer as texts
-from mmfree_neuro.pipeline.engines import engine_named, is_worker
+from mmfree_neuro.pipeline.engines import engine_named, ranks_of
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import whole_folder
 from mmfree_neuro.run.job import Job, Report, Saving, silent
@@ -44,7 +44,7 @@ def simulate(
         keep_logits=False,
     )
     start = engine_named(engine, placement)
-    if is_worker(engine):
+    if ranks_of(engine).is_worker():
         start(graph, stored.mapping, job, report, Saving(save_every, lambda _: None))
     with saving(stored.mapping, job, output, save_every, resume) as kept:
         result = start(graph, stored.mapping, job, report, kept)

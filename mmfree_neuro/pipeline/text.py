@@ -31,6 +31,24 @@ def load_tokens(path: Path) -> NDArray[np.int64]:
     return np.atleast_2d(tokens).astype(np.int64)
 
 
+_MOST_WINDOWS = 32
+_LEAST_WINDOWS = 4
+_WEIGHTS_AND_WINDOWS = 1_400_000_000
+
+
+def windows_for(ternary_weights: int) -> tuple[int, int]:
+    """How many windows of 512 tokens to calibrate on, and how many others to measure quality on.
+
+    Time is weights times windows: two cores take about 0.7e12 multiply-adds in ten seconds, which
+    are 4 windows of the 370M model.  Models of up to 43 million ternary weights get 32, and nothing
+    gets fewer than 4, so that above 370M time grows with the model.  2048 tokens are enough: a
+    range is an extreme, which grows little with more text, formats hold twice the range, and a
+    larger model has more values per token to find it in.  Quality gets half as many.
+    """
+    calibration = min(_MOST_WINDOWS, max(_LEAST_WINDOWS, _WEIGHTS_AND_WINDOWS // ternary_weights))
+    return calibration, calibration // 2
+
+
 def calibration_text(
     name: str, count: tuple[int, int], tokenizer: str | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,11 +1,15 @@
 """Reads the data files of chips and systems: ours by name, a user's own by path."""
 
+import sys
 from dataclasses import MISSING, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec

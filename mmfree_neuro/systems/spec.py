@@ -7,13 +7,7 @@ A system file is TOML with a table `[system]`, which names a chip of `systems/ch
 the disagreement through to every printed figure.
 """
 
-import sys
 from dataclasses import dataclass
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 
 
 @dataclass(frozen=True)

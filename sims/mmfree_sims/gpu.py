@@ -18,8 +18,9 @@ from mmfree_sims.counts import Counting
 try:
     from mmfree_kernels.integer.network import Network
 except ModuleNotFoundError as missing:
+    name = "torch" if missing.name == "torch" else "Triton"
     raise EngineError(
-        "engine gpu needs Triton, which is not installed: pip install triton"
+        f"engine gpu needs {name}, which is not installed: pip install {name.lower()}"
     ) from missing
 
 CHUNK = 512

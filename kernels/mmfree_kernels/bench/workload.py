@@ -15,7 +15,7 @@ from torch import Tensor
 from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.baselines.measured import IMPLEMENTATIONS, MODES
 from mmfree_neuro.errors import InputError, RunFailed
-from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
+from mmfree_neuro.hgrn_bit.config import FAMILY, PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -120,7 +120,7 @@ def subject(model: str) -> Subject:
             f"model {model!r} is not known, must be one of {', '.join(SHAPES)}, or a checkpoint "
             "folder"
         )
-    checkpoint = checkpoints.read(folder, load_bin)
+    checkpoint = checkpoints.read(folder, load_bin, FAMILY)
     return Subject(folder.resolve().name, checkpoint.config, checkpoint)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmfree_kernels.float_model.model import BitLinear, Block, Numerics, lower_bounds
 from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.names import head_weight
 from mmfree_neuro.lowering.ternarise import TernaryWeights, ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint
 
@@ -113,7 +114,7 @@ def _frozen(
     """The codes of a weight as floats, and its scale."""
     if weights is None:
         codes, scale = ternarise(
-            checkpoint.head_weight if name == "lm_head.weight" else checkpoint.tensors[name]
+            head_weight(checkpoint) if name == "lm_head.weight" else checkpoint.tensors[name]
         )
         return torch.from_numpy(codes).float(), scale
     weight = weights[name]

@@ -25,7 +25,7 @@ from mmfree_kernels.float_model.evaluate import nats
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint, to_checkpoint
 from mmfree_kernels.training.captured import Gradients
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.hgrn_bit.names import harden
 from mmfree_neuro.model.checkpoint import read, write
 from mmfree_neuro.model.corpus import Corpus, windows
@@ -230,7 +230,7 @@ def train(
         if step % save_every == 0:
             _save(folder, model, optimiser, recipe, step)
     _save(folder, model, optimiser, recipe, step)
-    stored = from_checkpoint(read(folder, lambda _: {})).to(device)
+    stored = from_checkpoint(read(folder, lambda _: {}, FAMILY)).to(device)
     held_out = nats(stored, windows(corpus.held_out, min(1024, corpus.held_out.size - 1), 256))
     seen = step * recipe.batch * recipe.window
     return Outcome(step, seen, float(held_out.mean()), step >= recipe.steps)
