@@ -21,9 +21,17 @@ from mmfree_neuro.mapping.footprint import EMPTY, footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.bound.gaps import messages_between_chips
+from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
-from mmfree_partition.chain.crossing import copyable
-from mmfree_partition.chain.filling import need_room
+from mmfree_partition.chain.crossing import (
+    Crossings,
+    Stream,
+    copied,
+    copyable,
+    crossings_of,
+    streams_of,
+    with_copies,
+)
 from mmfree_partition.chain.layout import parts_of, shares
 from mmfree_partition.chain.links import Piece, Position
 from mmfree_partition.chain.seams import Seams
@@ -63,7 +71,7 @@ def test_a_chain_by_hand(hand_graph: Graph, system: SystemSpec) -> None:
     assert chain.least_slowest(4) == pytest.approx(2 * issued / 4)
     assert chain.load([(0, 0, 2)]) == pytest.approx(2 * issued)
     assert chain.load([]) == 0
-    assert chain.streams == [(-1, 3, [(0, "ternary")])]
+    assert streams_of(chain) == (Stream(-1, 3, ((0, "ternary"),)),)
 
 
 def test_with_slow_synapses_these_are_the_load(
@@ -139,9 +147,9 @@ def test_one_neuron_fits_a_core(
     system: SystemSpec,
     with_figures: Change,
 ) -> None:
-    need_room(chain_of(hand_graph, with_figures(system, **{figure: value + 1})))
+    filling.need_room(chain_of(hand_graph, with_figures(system, **{figure: value + 1})))
     with pytest.raises(CapacityError) as error:
-        need_room(chain_of(hand_graph, with_figures(system, **{figure: value})))
+        filling.need_room(chain_of(hand_graph, with_figures(system, **{figure: value})))
     assert str(error.value) == message
 
 
@@ -153,18 +161,18 @@ ROWS = Shard("head", 0, 2), Shard("head", 0, 1), Shard("head", 1, 2)
 def test_filling_cores_by_hand(hand_graph: Graph, system: SystemSpec, with_figures: Change) -> None:
     both, first, second = ROWS
     chain = chain_of(hand_graph, system)
-    assert chain.fill([(0, 0, 2)], 2 * 8 * 0.42, 1) == [[both]]
-    assert chain.fill([(0, 0, 2)], 2 * 8 * 0.42 - 0.01, 2) == [[first], [second]]
-    assert chain.fill([(0, 0, 2)], 8 * 0.42 - 0.01, 9) is None
-    assert chain.fill([], 1, 1) == []
+    assert filling.fill(chain, [(0, 0, 2)], 2 * 8 * 0.42, 1) == [[both]]
+    assert filling.fill(chain, [(0, 0, 2)], 2 * 8 * 0.42 - 0.01, 2) == [[first], [second]]
+    assert filling.fill(chain, [(0, 0, 2)], 8 * 0.42 - 0.01, 9) is None
+    assert filling.fill(chain, [], 1, 1) == []
     for figure, one in (("memory_bytes_per_core", 28), ("neurons_per_core", 1)):
         narrow = chain_of(hand_graph, with_figures(system, **{figure: one}))
-        assert narrow.fill([(0, 0, 2)], 1e9, 2) == [[first], [second]]
-        assert narrow.fill([(0, 0, 2)], 1e9, 1) is None
-        assert narrow.fill([(0, 0, 1)], 1e9, 1) == [[first]]
-    assert chain.evenly([(0, 0, 2)], 1) == [[both]]
-    assert chain.evenly([(0, 0, 2)], 2) == [[first], [second]]
-    assert narrow.evenly([(0, 0, 2)], 1) is None
+        assert filling.fill(narrow, [(0, 0, 2)], 1e9, 2) == [[first], [second]]
+        assert filling.fill(narrow, [(0, 0, 2)], 1e9, 1) is None
+        assert filling.fill(narrow, [(0, 0, 1)], 1e9, 1) == [[first]]
+    assert filling.evenly(chain, [(0, 0, 2)], 1) == [[both]]
+    assert filling.evenly(chain, [(0, 0, 2)], 2) == [[first], [second]]
+    assert filling.evenly(narrow, [(0, 0, 2)], 1) is None
 
 
 def test_spreading_over_cores_by_hand(
@@ -172,13 +180,11 @@ def test_spreading_over_cores_by_hand(
 ) -> None:
     both, first, second = ROWS
     chain = chain_of(hand_graph, system)
-    assert chain.spread([(0, 0, 2)], 1) == [[both]]
-    assert chain.spread([(0, 0, 2)], 2) == [[first], [second]]
-    assert chain.spread([(0, 0, 2)], 9) == [[first], [second]]
-    assert (
-        chain_of(hand_graph, with_figures(system, neurons_per_core=1)).spread([(0, 0, 2)], 1)
-        is None
-    )
+    assert filling.spread(chain, [(0, 0, 2)], 1) == [[both]]
+    assert filling.spread(chain, [(0, 0, 2)], 2) == [[first], [second]]
+    assert filling.spread(chain, [(0, 0, 2)], 9) == [[first], [second]]
+    narrow = chain_of(hand_graph, with_figures(system, neurons_per_core=1))
+    assert filling.spread(narrow, [(0, 0, 2)], 1) is None
 
 
 def places_of(chain: Chain, grain: int) -> tuple[list[Position], Ints]:
@@ -207,7 +213,8 @@ def test_cores_hold_the_pieces_and_keep_every_limit(
     start, stop = sorted(
         data.draw(st.lists(st.sampled_from(places), min_size=2, max_size=2, unique=True))
     )
-    pieces, cores = chain.pieces(start, stop), data.draw(st.integers(1, 40))
+    pieces = with_copies(crossings_of(chain), start, stop)
+    cores = data.draw(st.integers(1, 40))
     wanted = [
         (chain.links[k].node.name, neuron)
         for k, first, last in pieces
@@ -215,9 +222,9 @@ def test_cores_hold_the_pieces_and_keep_every_limit(
     ]
     most = data.draw(st.floats(chain.load(pieces) / cores, chain.load(pieces)))
     filled, evenly, spread = (
-        chain.fill(pieces, most, cores),
-        chain.evenly(pieces, cores),
-        chain.spread(pieces, cores),
+        filling.fill(chain, pieces, most, cores),
+        filling.evenly(chain, pieces, cores),
+        filling.spread(chain, pieces, cores),
     )
     for found in (filled, evenly, spread):
         if found is None:
@@ -250,23 +257,25 @@ def slowest(chain: Chain, cores: list[list[Shard]]) -> float:
 # Cuts.
 
 
-def pieces_held(chain: Chain, places: Sequence[Position]) -> list[list[Piece]]:
+def pieces_held(crossings: Crossings, places: Sequence[Position]) -> list[list[Piece]]:
     """The pieces of the chips that a chain is cut into."""
-    return [chain.pieces(a, b) for a, b in pairwise([(0, 0), *places, chain.end])]
+    ends = [(0, 0), *places, crossings.chain.end]
+    return [with_copies(crossings, a, b) for a, b in pairwise(ends)]
 
 
-def carried(chain: Chain, parts: Sequence[Sequence[Piece]]) -> int:
-    """Payloads from chip to chip, by the routes of a mapping that has a chip for every part."""
+def carried(crossings: Crossings, places: Sequence[Position]) -> int:
+    """Payloads from chip to chip, by the routes of a mapping that cuts a chain into chips there."""
+    chain = crossings.chain
     graph = chain.graph
     shards = [
         Shard(node.name, 0, node.size) for node in graph.nodes if node.name not in chain.number
     ]
-    places = [Location(HOST, 0)] * len(shards)
-    for chip, pieces in enumerate(parts):
+    locations = [Location(HOST, 0)] * len(shards)
+    for chip, pieces in enumerate(pieces_held(crossings, places)):
         shards += [Shard(chain.links[k].node.name, first, last) for k, first, last in pieces]
-        places += [Location(chip, 0)] * len(pieces)
-    routes = route(graph, tuple(shards), tuple(places))
-    return messages_between_chips(Mapping("", "", "", tuple(shards), tuple(places), routes))
+        locations += [Location(chip, 0)] * len(pieces)
+    routes = route(graph, tuple(shards), tuple(locations))
+    return messages_between_chips(Mapping("", "", "", tuple(shards), tuple(locations), routes))
 
 
 @both_hosts
@@ -278,11 +287,12 @@ def test_what_crosses_a_cut_is_what_routes_carry(
     places, crossed = places_of(chain, 1)
     assert len(places) == 1 + sum(link.node.size for link in chain.links)
     assert (crossed[0], crossed[-1]) == (0, 0)
+    crossings = crossings_of(chain)
     sizes = [link.node.size for link in chain.links]
     tried = 0
     for place, cost in zip(places[1:-1], crossed[1:-1].tolist(), strict=True):
         if place[1] % 8 in (0, 1) or place[1] == sizes[place[0]] - 1:
-            assert carried(chain, pieces_held(chain, [place])) == cost, place
+            assert carried(crossings, [place]) == cost, place
             tried += 1
     assert tried > 2 * len(chain.links)
 
@@ -299,13 +309,14 @@ def test_what_crosses_by_hand(a16: Graph, system: SystemSpec) -> None:
     assert cost[mlgru, 0] == 64 + 3 * 64  # the residual stream, and what the norm made of it
     # A copy of the norm needs the stream and the root; 16 finished neurons send their value and its
     # square.
-    assert chain.copied((mlgru, 16)) == [norm]
+    crossings = crossings_of(chain)
+    assert copied(crossings, (mlgru, 16)) == [norm]
     assert cost[mlgru, 16] == 64 + 1 + 16 * 2
-    assert chain.pieces((mlgru, 16), (mlgru, 32)) == [(norm, 0, 64), (mlgru, 16, 32)]
+    assert with_copies(crossings, (mlgru, 16), (mlgru, 32)) == [(norm, 0, 64), (mlgru, 16, 32)]
     # No copy pays inside a projection: 64 normalised values, the stream of its last neurons, what
     # the first finished.
     assert cost[residual, 48] == 64 + 64 - 48 + 48 * 2
-    assert chain.copied((residual, 48)) == []
+    assert copied(crossings, (residual, 48)) == []
 
 
 @both_hosts
@@ -319,8 +330,7 @@ def test_several_cuts_carry_no_more_than_they_cost(
     chain = chain_of(graph, system, head_on_host=head_on_host)
     places, crossed = places_of(chain, 1)
     cuts = sorted(data.draw(st.sets(st.integers(1, len(places) - 2), min_size=1, max_size=6)))
-    found = carried(chain, pieces_held(chain, [places[cut] for cut in cuts]))
-    assert found <= crossed[cuts].sum()
+    assert carried(crossings_of(chain), [places[cut] for cut in cuts]) <= crossed[cuts].sum()
 
 
 @some
@@ -337,7 +347,7 @@ def test_cuts_between_neighbours_carry_what_they_cost(
     cuts = [
         places.index((k, 0)) for k in sorted(data.draw(st.sets(st.sampled_from(first), min_size=1)))
     ]
-    assert carried(chain, pieces_held(chain, [places[cut] for cut in cuts])) == crossed[cuts].sum()
+    assert carried(crossings_of(chain), [places[cut] for cut in cuts]) == crossed[cuts].sum()
 
 
 @some
@@ -353,7 +363,7 @@ def test_cuts_of_divided_products_carry_no_more_than_they_cost(
     chain = chain_of(by_columns(graph, evenly(graph, tuple(parts.items()))), system)
     places, crossed = places_of(chain, 1)
     cut = data.draw(st.integers(1, len(places) - 2))
-    assert carried(chain, pieces_held(chain, [places[cut]])) <= crossed[cut]
+    assert carried(crossings_of(chain), [places[cut]]) <= crossed[cut]
 
 
 # The best cuts.
@@ -402,9 +412,7 @@ def test_what_stretches_take_is_a_difference_of_prefixes(graph: Graph, system: S
     assert loads[0].tolist() == [0] * 4
     for a, b in ((0, len(places) - 1), (3, 20), (10, 11)):
         times = np.zeros(2)
-        for k, first, last in (
-            piece for piece in chain.pieces(places[a], places[b]) if piece[0] >= places[a][0]
-        ):
+        for k, first, last in chain.stretch(places[a], places[b]):
             times += np.array(chain.nanoseconds[k]) * (last - first)
         assert np.allclose(loads[b, :2] - loads[a, :2], times)
     first = cutting._first(loads, np.array([500.0, 900, 4000, 3000]))
@@ -427,18 +435,19 @@ def test_the_best_cuts_by_brute_force(
     """The first slack and fullness at which cheapest cuts fit their cores decide, and nothing is
     cheaper there."""
     chain = chain_of(a16, with_figures(system, memory_bytes_per_core=memory), head_on_host=True)
-    filled = chain.fill(chain.whole(), float("inf"), 1 << 40)
+    filled = filling.fill(chain, chain.whole(), float("inf"), 1 << 40)
     assert filled is not None
     assume(len(filled) <= chips * cores)
     _, parts, columns = cutting.best_cuts(
         chain, chips, Request(None, cores, frozenset({"embedding"}))
     )
     assert columns == ()
+    crossings = crossings_of(chain)
     places, crossed = places_of(chain, cutting.GRAIN)
     ways = np.array(every_way(len(places), chips))
     costs, loads = crossed[ways].sum(1), Seams(chain, divide=False).places(cutting.GRAIN).loads
     held = np.diff(loads[ways], axis=1)  # [ways, chips, resources]
-    evenly = chain.evenly(chain.whole(), chips * cores)
+    evenly = filling.evenly(chain, chain.whole(), chips * cores)
     assert evenly is not None
     for most in cutting.slowest_allowed(chain, evenly, chips * cores):
         for tight in cutting.TIGHTER:
@@ -449,9 +458,11 @@ def test_the_best_cuts_by_brute_force(
             )
             allowed = np.flatnonzero((held <= room + 1e-6).all((1, 2)))
             best = allowed[costs[allowed] == costs[allowed].min(initial=cutting.MUCH)]
-            cheapest = [pieces_held(chain, [places[b] for b in ways[way][1:-1]]) for way in best]
+            cheapest = [
+                pieces_held(crossings, [places[b] for b in ways[way][1:-1]]) for way in best
+            ]
             fitting = [
-                all(chain.fill(pieces, most, cores) is not None for pieces in way)
+                all(filling.fill(chain, pieces, most, cores) is not None for pieces in way)
                 for way in cheapest
             ]
             if parts in cheapest and fitting[cheapest.index(parts)]:

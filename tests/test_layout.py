@@ -16,6 +16,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Shard
 from mmfree_neuro.mapping.trees import chip_path
 from mmfree_neuro.systems.load import load_system, system_names
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
+from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import (
     chip_order,
@@ -141,8 +142,10 @@ def test_what_has_no_room_spread_fills_cores(
     """Spread, every core needs the axons of all inputs."""
     chain = Chain(graph, with_figures(system, input_axons_per_core=600).chip, EMBEDDING)
     request = Request(None, 20, EMBEDDING, spread=True)
-    assert chain.spread(chain.whole(), 20) is None
-    assert cores_of(chain, chain.whole(), request) == chain.evenly(chain.whole(), 20) is not None
+    assert filling.spread(chain, chain.whole(), 20) is None
+    in_order = filling.evenly(chain, chain.whole(), 20)
+    assert in_order is not None
+    assert cores_of(chain, chain.whole(), request) == in_order
 
 
 # How many chips.
@@ -240,7 +243,7 @@ def test_shares_fit_their_chips(
     cores: int, chips: int, spread: bool, graph: Graph, system: SystemSpec
 ) -> None:
     chain, request = Chain(graph, system.chip, EMBEDDING), Request(chips, cores, EMBEDDING, spread)
-    found = chain.evenly(chain.whole(), chips * cores)
+    found = filling.evenly(chain, chain.whole(), chips * cores)
     assert found is not None
     placed = on_chips(chain, parts_of(chain, shares(found, chips)), system, request)
     assert {place.chip for place in placed.locations} == {HOST, *chip_order(system)[:chips]}

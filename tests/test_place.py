@@ -21,6 +21,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_partition.bound.gaps import gaps, messages_between_chips
+from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import chip_order
 from mmfree_partition.check import check
@@ -265,7 +266,7 @@ def test_a_chain_has_the_fewest_messages_that_its_slack_permits(
         slowest(graph, system, found),
     )
     chain = Chain(graph, system.chip, host)
-    evenly = chain.evenly(chain.whole(), chips * cores)
+    evenly = filling.evenly(chain, chain.whole(), chips * cores)
     assert evenly is not None
     allowed = next(
         ns for ns in slowest_allowed(chain, evenly, chips * cores) if most <= ns * 1.0001

@@ -1,6 +1,53 @@
-"""What crosses a cut of the chain."""
+"""What crosses a cut of the chain, and what lies behind one in copies so that less does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mmfree_neuro.graph.nodes import AnyNode
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.links import Piece, Position
+
+Reader = tuple[int, str]
+"""A node, counted along the chain, and how it reads."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The payloads of one output, and who reads them."""
+
+    source: int
+    """The node that sends them, counted along the chain; -1 for one on the host."""
+    size: int
+    readers: tuple[Reader, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Crossings:
+    """What decides what crosses the cuts of a chain."""
+
+    chain: Chain
+    streams: tuple[Stream, ...]
+    copies: tuple[frozenset[int], ...]
+    """For each node, those that a stretch which begins inside it holds copies of."""
+
+
+def crossings_of(chain: Chain) -> Crossings:
+    """The streams of a chain and the copies that pay, found once for all of its cuts."""
+    streams = streams_of(chain)
+    copies = (_copies(chain, streams, k) for k in range(len(chain.links)))
+    return Crossings(chain, streams, tuple(copies))
+
+
+def streams_of(chain: Chain) -> tuple[Stream, ...]:
+    """Every output that a node of the chain reads."""
+    read: dict[tuple[str, str], list[Reader]] = {}
+    for k, link in enumerate(chain.links):
+        for entry in link.node.inputs:
+            read.setdefault((entry.source, entry.source_port), []).append((k, entry.how))
+    return tuple(
+        Stream(chain.number.get(name, -1), chain.graph.node(name).output(port).size, tuple(readers))
+        for (name, port), readers in read.items()
+    )
 
 
 def copyable(node: AnyNode) -> bool:
@@ -8,3 +55,73 @@ def copyable(node: AnyNode) -> bool:
     state."""
     weights = any(entry.how == "ternary" for entry in node.inputs)
     return bool(node.inputs) and node.state_type is None and not weights
+
+
+def _copies(chain: Chain, streams: Sequence[Stream], k: int) -> frozenset[int]:
+    """The nodes to be copied for a cut inside node k; none where fewer payloads cross without."""
+    sources = {
+        chain.number.get(entry.source, -1)
+        for entry in chain.links[k].node.inputs
+        if entry.how == "ternary"
+    }
+    copies = frozenset(
+        source for source in sources if source >= 0 and copyable(chain.links[source].node)
+    )
+    plain, _ = _crossing(streams, k, frozenset())
+    copied, _ = _crossing(streams, k, copies)
+    return copies if copied < plain else frozenset()
+
+
+def _crossing(
+    streams: Sequence[Stream], k: int, copied: frozenset[int], *, divided: bool = False
+) -> tuple[int, int]:
+    """Payloads that cross a cut inside node k: a constant, and how many more for each neuron
+    before the cut.
+
+    Behind the cut are copies of the nodes `copied`, which need what these read in place of what
+    they send.  Where sums are divided, what node k sends to them crosses as one sum.
+    """
+    constant = slope = 0
+    for stream in streams:
+        source, readers = stream.source, stream.readers
+        behind = [(r, how) for r, how in readers if r >= k] if source not in copied else []
+        again = any(r in copied for r, _ in readers)
+        if source < 0 or source > k or not (behind or again):
+            continue
+        if source == k and divided and all(how == "sum" for _, how in behind):
+            constant += 1
+        elif source == k:
+            slope += any(r > k for r, _ in behind)
+        elif again or any(r > k or how != "aligned" for r, how in behind):
+            constant += stream.size
+        else:
+            constant, slope = constant + stream.size, slope - 1
+    return constant, slope
+
+
+def before(crossings: Crossings, k: int) -> int:
+    """Payloads that cross a cut in front of node k."""
+    return sum(
+        stream.size
+        for stream in crossings.streams
+        if 0 <= stream.source < k <= max(reader for reader, _ in stream.readers)
+    )
+
+
+def inside(crossings: Crossings, k: int, *, divided: bool) -> tuple[int, int]:
+    """What crosses a cut inside node k, as a constant and how much more for each neuron before
+    the cut."""
+    return _crossing(crossings.streams, k, crossings.copies[k], divided=divided)
+
+
+def copied(crossings: Crossings, start: Position) -> list[int]:
+    """The nodes of which a stretch that begins there holds copies."""
+    return sorted(crossings.copies[start[0]]) if start[1] else []
+
+
+def with_copies(crossings: Crossings, start: Position, stop: Position) -> list[Piece]:
+    """What a chip holds that has a stretch: its neurons, and copies where it begins inside a node
+    and they pay."""
+    links = crossings.chain.links
+    copies = copied(crossings, start) if start < stop else []
+    return [*((k, 0, links[k].node.size) for k in copies), *crossings.chain.stretch(start, stop)]

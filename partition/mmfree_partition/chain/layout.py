@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.mapping.mapping import Location, Shard
 from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.links import Piece
 from mmfree_partition.request import Placement, Request, host_shards
@@ -42,10 +43,10 @@ def cores_of(chain: Chain, pieces: Sequence[Piece], request: Request) -> list[li
     What has no room spread over all cores fills them one after another.
     """
     if request.spread:
-        found = chain.spread(pieces, request.cores)
+        found = filling.spread(chain, pieces, request.cores)
         if found is not None:
             return found
-    return chain.evenly(pieces, request.cores)
+    return filling.evenly(chain, pieces, request.cores)
 
 
 def lay_out(
@@ -90,11 +91,8 @@ def on_chips(
 
 def chips_for(chain: Chain, system: SystemSpec, request: Request) -> int:
     """How many chips to use.  Raises CapacityError where that many are too few or too many."""
-    filled, available, name = (
-        chain.fill(chain.whole(), float("inf"), MANY),
-        int(system.chips.central),
-        chain.graph.name,
-    )
+    available = int(system.chips.central)
+    filled = filling.fill(chain, chain.whole(), float("inf"), MANY)
     assert filled is not None  # room for every single neuron is known
     least = -(-len(filled) // request.cores)
     chips = request.chips or least
@@ -108,7 +106,9 @@ def chips_for(chain: Chain, system: SystemSpec, request: Request) -> int:
         )
     neurons = sum(link.node.size for link in chain.links)
     if neurons < chips:
-        raise CapacityError(f"{name}: {neurons} neurons are too few to use {chips} chips")
+        raise CapacityError(
+            f"{chain.graph.name}: {neurons} neurons are too few to use {chips} chips"
+        )
     return chips
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmfree_neuro.graph.partial_sums import Columns, sums
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Shard
+from mmfree_partition.chain import crossing
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.links import Piece
 
@@ -50,11 +51,13 @@ class Seams:
 
     def __init__(self, chain: Chain, *, divide: bool) -> None:
         self.chain = chain
+        self.crossings = crossing.crossings_of(chain)
         self.squares: dict[int, list[int]] = {}
         """For a node, those that sum one of its outputs."""
         self.behind: dict[int, tuple[int, int]] = {}
         """For a node, the norm and the narrower product behind it."""
-        for source, _, readers in chain.streams if divide else ():
+        for stream in self.crossings.streams if divide else ():
+            source, readers = stream.source, stream.readers
             if all(how == "sum" for _, how in readers):
                 self.squares.setdefault(source, []).extend(reader for reader, _ in readers)
             elif (
@@ -68,7 +71,7 @@ class Seams:
         """The only reader of a norm, if it is a product narrower than what the norm reads."""
         if source < 0 or self.chain.links[source].node.size != self.chain.links[norm].node.size:
             return None
-        readers = [readers for s, _, readers in self.chain.streams if s == norm]
+        readers = [s.readers for s in self.crossings.streams if s.source == norm]
         if len(readers) != 1 or len(readers[0]) != 1 or readers[0][0][1] != "ternary":
             return None
         product = readers[0][0][0]
@@ -87,8 +90,8 @@ class Seams:
         while k < len(self.chain.links):
             size = self.chain.links[k].node.size
             cuts.append(Cut(k, 0))
-            crossed.append(self.chain.before(k))
-            constant, slope = self.chain.inside(k, divided=k in self.squares)
+            crossed.append(crossing.before(self.crossings, k))
+            constant, slope = crossing.inside(self.crossings, k, divided=k in self.squares)
             product = self.behind.get(k, (k, k))[1]
             narrow = min(size, self.chain.links[product].node.size // grain * grain)
             inner = [Cut(k, offset) for offset in range(grain, min(size, narrow + 1), grain)]
@@ -146,7 +149,9 @@ class Seams:
         found = []
         for a, b in pairwise(ends):
             ranges: dict[str, tuple[int, int]] = {}
-            for k, first, last in self.chain.pieces((a.node, a.offset), (b.node, b.offset)):
+            for k, first, last in crossing.with_copies(
+                self.crossings, (a.node, a.offset), (b.node, b.offset)
+            ):
                 normed = a.columns if a.columns and k == self.behind[a.node][0] else first
                 ranges[self._name(k)] = normed, last
             if b.columns:

@@ -3,8 +3,8 @@ far as may be."""
 
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
-from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import chips_for, lay_out, on_chips, parts_of, shares
 from mmfree_partition.request import Placement, Request
 
@@ -15,9 +15,9 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     Raises CapacityError where the system has too little room.
     """
     chain = Chain(graph, system.chip, request.host)
-    need_room(chain)
+    filling.need_room(chain)
     chips = chips_for(chain, system, request)
-    found = chain.evenly(chain.whole(), chips * request.cores)
+    found = filling.evenly(chain, chain.whole(), chips * request.cores)
     assert found is not None
     share = shares(found, chips)
     if request.spread:

@@ -17,8 +17,8 @@ from mmfree_neuro.graph.partial_sums import Columns, by_columns
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
-from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import chips_for, on_chips, parts_of, shares
 from mmfree_partition.chain.links import Piece
 from mmfree_partition.chain.seams import Seams
@@ -50,7 +50,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     Raises CapacityError where the system has too little room.
     """
     chain = Chain(graph, system.chip, request.host)
-    need_room(chain)
+    filling.need_room(chain)
     chips = chips_for(chain, system, request)
     divided, parts, columns = best_cuts(chain, chips, request)
     return replace(on_chips(divided, parts, system, request), columns=columns)
@@ -64,7 +64,7 @@ def best_cuts(
     seams = Seams(chain, divide=request.divide)
     found = seams.places(GRAIN)
     memory = np.array([chain.room.memory, chain.room.synaptic_memory], np.float64)
-    evenly = chain.evenly(chain.whole(), chips * request.cores)
+    evenly = filling.evenly(chain, chain.whole(), chips * request.cores)
     assert evenly is not None
     for most in slowest_allowed(chain, evenly, chips * request.cores):
         for tight in TIGHTER:
@@ -76,7 +76,7 @@ def best_cuts(
             columns = seams.columns(ends)
             divided = _divided(chain, columns)
             parts = seams.parts(ends, divided)
-            if all(divided.fill(pieces, most, request.cores) is not None for pieces in parts):
+            if all(filling.fill(divided, part, most, request.cores) is not None for part in parts):
                 return divided, parts, columns
     return chain, parts_of(chain, shares(evenly, chips)), ()
 

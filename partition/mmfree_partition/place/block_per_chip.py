@@ -8,8 +8,8 @@ from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
-from mmfree_partition.chain.filling import need_room
 from mmfree_partition.chain.layout import MANY, cores_of, lay_out, parts_of, shares
 from mmfree_partition.chain.links import Position
 from mmfree_partition.request import Placement, Request
@@ -22,7 +22,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     mapping needs.
     """
     chain = Chain(graph, system.chip, request.host)
-    need_room(chain)
+    filling.need_room(chain)
     chips: list[list[list[Shard]]] = []
     for start, stop in _blocks(chain):
         chips += _of_block(chain, start, stop, request)
@@ -44,13 +44,13 @@ def _of_block(
     chain: Chain, start: Position, stop: Position, request: Request
 ) -> list[list[list[Shard]]]:
     """The cores of the fewest chips that hold one block."""
-    pieces = chain.pieces(start, stop)
+    pieces = chain.stretch(start, stop)
     if held := cores_of(chain, pieces, request):
         return [held]
-    filled = chain.fill(pieces, float("inf"), MANY)
+    filled = filling.fill(chain, pieces, float("inf"), MANY)
     assert filled is not None  # room for every single neuron is known
     chips = -(-len(filled) // request.cores)
-    found = chain.evenly(pieces, chips * request.cores)
+    found = filling.evenly(chain, pieces, chips * request.cores)
     assert found is not None
     share = shares(found, chips)
     if request.spread:

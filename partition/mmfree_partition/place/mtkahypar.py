@@ -12,8 +12,9 @@ from typing import Any
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
-from mmfree_partition.chain.filling import need_room
+from mmfree_partition.chain.crossing import streams_of
 from mmfree_partition.chain.layout import chips_for, cores_of, lay_out
 from mmfree_partition.chain.links import Piece
 from mmfree_partition.place.best_cuts import SLACK
@@ -34,7 +35,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     missing.
     """
     chain = Chain(graph, system.chip, request.host)
-    need_room(chain)
+    filling.need_room(chain)
     chips = chips_for(chain, system, request)
     for room in ROOMS:
         parts = partition(chain, chips, room, request.seed)
@@ -100,16 +101,16 @@ def hypergraph(chain: Chain) -> tuple[list[Piece], list[list[int]], list[int]]:
         grains += [(k, a, min(a + GRAIN, link.node.size)) for a in edges]
     start.append(len(grains))
     nets: dict[tuple[int, ...], int] = {}
-    for source, size, readers in chain.streams:
-        if source < 0:
+    for stream in streams_of(chain):
+        if stream.source < 0:
             continue
-        for number in range(start[source], start[source + 1]):
+        for number in range(start[stream.source], start[stream.source + 1]):
             _, first, last = grains[number]
             pins = {number}
-            for reader, how in readers:
+            for reader, how in stream.readers:
                 every = range(start[reader], start[reader + 1])
                 pins.update(
-                    [every[min(first * len(every) // size, len(every) - 1)]]
+                    [every[min(first * len(every) // stream.size, len(every) - 1)]]
                     if how in ALONE
                     else every
                 )
