@@ -39,7 +39,7 @@ from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.route import route
 from mmfree_sims import fast
-from mmfree_sims.mpi import engine as mpi
+from mmfree_sims.mpi import ranks
 
 TIMEOUT_S = 60
 SOON_S = 5
@@ -50,7 +50,7 @@ MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexe
 PYTHON = sys.executable, "-W", "error"
 COMMAND = *PYTHON, "-m", "mmfree_neuro"
 STATE = "state.safetensors"
-MEMORY = *mpi.MPI_MEMORY, "ucx_"
+MEMORY = *ranks.MPI_MEMORY, "ucx_"
 
 
 def random_graph(blocks: int, scheme: str) -> Graph:
@@ -283,19 +283,20 @@ COMPARE = """
     from mmfree_neuro.mapping import mapping_file
     from mmfree_neuro.errors import Served
     from mmfree_sims.mpi import engine as mpi
+    from mmfree_sims.mpi import node, ranks
 
-    ranks = mpi.world().Get_size()
+    size = ranks.world().Get_size()
 
 
     def placements(graph, mapping):
         chips, random = len(mapping.chips), np.random.default_rng(len(mapping.shards))
         yield None
         yield (0,) * chips
-        yield (ranks - 1,) * chips
-        yield mpi.by_weight(graph, mapping, ranks)[::-1]
-        yield tuple(random.integers(0, ranks, chips).tolist())
-        if ranks > 1:
-            yield tuple(random.integers(1, ranks, chips).tolist())
+        yield (size - 1,) * chips
+        yield ranks.by_weight(graph, mapping, size)[::-1]
+        yield tuple(random.integers(0, size, chips).tolist())
+        if size > 1:
+            yield tuple(random.integers(1, size, chips).tolist())
 
 
     for path in map(Path, sys.argv[1:]):
@@ -303,11 +304,11 @@ COMPARE = """
         jobs = pickle.loads(path.with_suffix(".expected").read_bytes())
         for number, placement in enumerate(placements(graph, stored.mapping)):
             for job, expected in jobs if number < 3 else jobs[:1]:
-                mpi.MOST_VALUES = 37 if number % 2 else 1 << 28  # packets in many messages, too
+                node.MOST_VALUES = 37 if number % 2 else 1 << 28  # packets in many messages, too
                 try:
                     found = mpi.run(graph, stored.mapping, job, placement=placement)
                 except Served:
-                    assert mpi.is_worker()
+                    assert ranks.is_worker()
                     continue
                 who = path.name, placement
                 assert found.logits.dtype == expected.logits.dtype == np.int64, who
@@ -315,7 +316,7 @@ COMPARE = """
                 assert np.array_equal(found.chosen, expected.chosen), who
                 assert (found.prefill, found.generate) == (expected.prefill, expected.generate), who
                 assert set(found.seconds) == {"start", "prefill", "generate"}, who
-        if not mpi.is_worker():
+        if not ranks.is_worker():
             print(path.name)
 """
 
@@ -346,16 +347,17 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
         from mmfree_neuro.mapping import mapping_file
         from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
         from mmfree_sims.mpi import engine as mpi
+        from mmfree_sims.mpi import ranks
         from mmfree_sims.tiles.packets import HEADER
         from mmfree_sims.tiles.plan import Plan
 
         graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
-        comm, told = mpi.world(), []
+        comm, told = ranks.world(), []
         job = Job(np.arange(12).reshape(2, 6), 3)
         result, traffic = mpi.serve(graph, stored.mapping, job, lambda *what: told.append(what))
         everywhere = comm.gather(traffic, root=0)
         if result is not None:
-            rank_of = dict(zip(stored.mapping.chips, mpi.by_weight(graph, stored.mapping, 3)))
+            rank_of = dict(zip(stored.mapping.chips, ranks.by_weight(graph, stored.mapping, 3)))
             plan = Plan(graph, stored.mapping, lambda place: rank_of.get(place.chip, place.chip))
             crossings = 0  # rank 0 has the host
             for stretch in plan.stretches:
@@ -384,6 +386,7 @@ SAVING = """
     from mmfree_neuro.errors import Served
     from mmfree_neuro.run.job import Saving, silent
     from mmfree_sims.mpi import engine as mpi
+    from mmfree_sims.mpi import ranks
 
     graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
     asked = Path(sys.argv[2])
@@ -392,12 +395,12 @@ SAVING = """
     for every, resumed in starts:
         states = []
         # rank 0 tells the others
-        saving = Saving(0, None) if mpi.is_worker() else Saving(every, states.append, resumed)
+        saving = Saving(0, None) if ranks.is_worker() else Saving(every, states.append, resumed)
         try:
             found.append((mpi.run(graph, stored.mapping, job, silent, saving), states))
         except Served:
             assert not states
-    if not mpi.is_worker():
+    if not ranks.is_worker():
         asked.with_suffix(".found").write_bytes(pickle.dumps(found))
 """
 
@@ -460,31 +463,31 @@ def test_chips_lie_on_ranks_by_their_synapses(hand_graph: Graph) -> None:
     shards = Shard("embedding", 0, 3), Shard("head", 0, 6), Shard("head", 6, 7), Shard("head", 7, 8)
     places = Location(HOST, 0), Location(0, 0), Location(3, 0), Location(5, 0)
     mapping = Mapping("", "kapoho-point", "hand", shards, places, ())
-    assert mpi.by_weight(graph, mapping, 1) == (0, 0, 0)
-    assert mpi.by_weight(graph, mapping, 2) == (
+    assert ranks.by_weight(graph, mapping, 1) == (0, 0, 0)
+    assert ranks.by_weight(graph, mapping, 2) == (
         0,
         1,
         1,
     )  # 9 / 24, 19.5 / 24 and 22.5 / 24 of the synapses
-    assert mpi.by_weight(graph, mapping, 3) == (1, 2, 2)
-    assert mpi.by_weight(graph, mapping, 8) == (3, 6, 7)
+    assert ranks.by_weight(graph, mapping, 3) == (1, 2, 2)
+    assert ranks.by_weight(graph, mapping, 8) == (3, 6, 7)
     swapped = replace(mapping, locations=(places[0], places[2], places[1], places[3]))
-    assert mpi.by_weight(graph, swapped, 4) == (0, 2, 3)  # 1.5 / 24, 12 / 24 and 22.5 / 24
+    assert ranks.by_weight(graph, swapped, 4) == (0, 2, 3)  # 1.5 / 24, 12 / 24 and 22.5 / 24
 
 
 def test_a_placement_gives_every_chip_one_of_the_ranks(hand_mapping: Mapping) -> None:
     places = (*hand_mapping.locations[:2], Location(4, 1))
     mapping = replace(hand_mapping, locations=places)
-    mpi.check_placement([1, 0], mapping, 2)
-    mpi.check_placement([0, 0], mapping, 1)
-    for placement, ranks, message in (
+    ranks.check_placement([1, 0], mapping, 2)
+    ranks.check_placement([0, 0], mapping, 1)
+    for placement, size, message in (
         ((0,), 1, "the placement names 1 ranks, must name one for each of 2 chips"),
         ((0, 1, 0), 2, "the placement names 3 ranks, must name one for each of 2 chips"),
         ((0, 2), 2, "the placement names rank 2, must be 0 … 1"),
         ((-1, 0), 4, "the placement names rank -1, must be 0 … 3"),
     ):
         with pytest.raises(InputError) as caught:
-            mpi.check_placement(placement, mapping, ranks)
+            ranks.check_placement(placement, mapping, size)
         assert str(caught.value) == message
 
 
@@ -644,9 +647,9 @@ def test_only_the_mpi_engine_has_ranks(
 def test_without_mpi4py(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mpi, "MPI", None)
+    monkeypatch.setattr(ranks, "MPI", None)
     with pytest.raises(EngineError) as caught:
-        mpi.world()
+        ranks.world()
     needs = "the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich"
     assert str(caught.value) == needs
     assert main.main(simulate(path, tmp_path / "run")) == 2
@@ -663,10 +666,10 @@ PATCHED = """
     from mmfree_neuro.cli import main as cli
     from mmfree_neuro.pipeline import convert as pipeline
     from mmfree_neuro.mapping import mapping_file
-    from mmfree_sims.mpi import engine as mpi
+    from mmfree_sims.mpi import ranks
     from mmfree_sims.tiles import tile
 
-    rank = mpi.world().Get_rank()
+    rank = ranks.world().Get_rank()
     {patch}
     sys.exit(cli.main(sys.argv[1:]))
 """
@@ -864,8 +867,9 @@ APART = """
 
     from mmfree_neuro.mapping import mapping_file
     from mmfree_sims.mpi import engine as mpi
+    from mmfree_sims.mpi import ranks
 
-    path, comm = Path(sys.argv[1]), mpi.world()
+    path, comm = Path(sys.argv[1]), ranks.world()
     graph, stored = mapping_file.load_mapped(path)
     for job, expected in pickle.loads(path.with_suffix(".expected").read_bytes()):
         result, traffic = mpi.serve(graph, stored.mapping, job, placement=[1, 0, 1, 0])

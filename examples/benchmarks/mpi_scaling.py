@@ -32,8 +32,9 @@ from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.run.job import Job
 from mmfree_sims import fast
 from mmfree_sims.mpi import engine as mpi
+from mmfree_sims.mpi import ranks
 
-comm, prompt, generated = mpi.world(), int(sys.argv[3]), int(sys.argv[4])
+comm, prompt, generated = ranks.world(), int(sys.argv[3]), int(sys.argv[4])
 buffer, turns = np.zeros(int(sys.argv[5]), np.int32), 2000
 comm.Barrier()
 begin = time.perf_counter()

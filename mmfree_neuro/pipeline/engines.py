@@ -86,9 +86,9 @@ def _mpi() -> Callable[..., Result]:
 
 
 def _mpi_ranks() -> Ranks:
-    from mmfree_sims.mpi import engine
+    from mmfree_sims.mpi import ranks
 
-    return engine
+    return ranks
 
 
 ENGINES = {

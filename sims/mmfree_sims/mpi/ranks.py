@@ -1,0 +1,177 @@
+"""All ranks of a run: MPI itself, which rank holds which chip, and how they begin, fail and end
+together."""
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.mapping.mapping import HOST, Mapping
+
+
+@contextmanager
+def _default_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end this process at once, even inside a library that waits for ever."""
+    numbers = (
+        (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread()
+        else ()
+    )
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+MPI_MEMORY = "mpich_", "sm_segment", "vader_segment"
+"""How MPICH and Open MPI name the memory that ranks of one host share."""
+
+
+def _unname_shared_memory() -> None:
+    """Take the names away from the memory that the ranks of one host share, which all have open
+    when MPI has begun.
+
+    An MPI library does so when it is finalised, which a killed run never comes to.
+    """
+    with suppress(OSError):
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        paths = {
+            line.split(maxsplit=5)[5]
+            for line in lines
+            if line.count(" ") >= 5 and "/dev/shm/" in line
+        }
+        for path in paths:
+            if Path(path).name.startswith(MPI_MEMORY):
+                with suppress(OSError):
+                    os.unlink(path)
+
+
+try:
+    # MPI waits here for the other ranks, without end where one has died before
+    with _default_signals():
+        from mpi4py import MPI as MPI
+    _unname_shared_memory()
+except (ImportError, RuntimeError):  # mpi4py raises RuntimeError where it finds no MPI library
+    MPI = None  # type: ignore[assignment]
+
+PATIENCE_SECONDS = 1.0
+"""How long a worker that ends all ranks leaves rank 0 to say why."""
+_PR_SET_PDEATHSIG = 1
+
+_stage: Literal["alone", "agreed", "running"] = "alone"
+"""Whether the ranks have agreed to begin, and whether a run is under way."""
+
+
+def begin_run() -> None:
+    """From here on, a rank that ends takes all others with it."""
+    global _stage
+    _stage = "running"
+
+
+def end_run() -> None:
+    """The run is over on this rank, which may end alone or begin another."""
+    global _stage
+    _stage = "agreed"
+
+
+def is_running() -> bool:
+    """Whether a run is under way."""
+    return _stage == "running"
+
+
+def world() -> Any:
+    """The communicator of all ranks; EngineError where there is no MPI."""
+    if MPI is None:
+        raise EngineError(
+            "the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich"
+        )
+    return MPI.COMM_WORLD
+
+
+def by_weight(graph: Graph, mapping: Mapping, ranks: int) -> tuple[int, ...]:
+    """A rank for every chip in use, in order: neighbours together, about as many synapses on each
+    rank."""
+    synapses = {chip: 0 for chip in mapping.chips}
+    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
+        if place.chip != HOST:
+            matrices = [e.matrix for e in graph.node(shard.node).inputs if e.matrix is not None]
+            synapses[place.chip] += shard.size * sum(matrix.columns for matrix in matrices)
+    total, before, found = sum(synapses.values()), 0, []
+    for chip in mapping.chips:
+        found.append(min(ranks - 1, (2 * before + synapses[chip]) * ranks // max(1, 2 * total)))
+        before += synapses[chip]
+    return tuple(found)
+
+
+def check_placement(placement: Sequence[int], mapping: Mapping, ranks: int) -> None:
+    """InputError where a placement does not give every chip one of the ranks."""
+    if len(placement) != len(mapping.chips):
+        raise InputError(
+            f"the placement names {len(placement)} ranks, must name one for each of "
+            f"{len(mapping.chips)} chips"
+        )
+    for rank in placement:
+        if not 0 <= rank < ranks:
+            raise InputError(f"the placement names rank {rank}, must be 0 … {ranks - 1}")
+
+
+def agree(problem: str | None, identity: str = "") -> None:
+    """InputError on every rank where one of them cannot begin, with the problem of the first such
+    rank.
+
+    Every rank calls this once before a run, with its problem or with what it is about to run.
+    """
+    global _stage
+    _stage = "agreed"
+    with _default_signals():
+        found = world().allgather((problem, identity))
+    for rank, (text, run) in enumerate(found):
+        if text is not None:
+            raise InputError(text)
+        if run != found[0][1]:
+            raise InputError(
+                f"rank {rank} was given another mapping, job or placement than rank 0, must be "
+                "the same"
+            )
+
+
+def is_worker() -> bool:
+    """Whether this process is a rank other than 0."""
+    return bool(world().Get_rank() != 0)
+
+
+def refused(problem: str) -> str | None:
+    """What the ranks are refused for where this one has a problem; None where it is for rank 0 to
+    tell."""
+    if MPI is None or _stage != "alone":
+        return problem if MPI is None or not is_worker() else None
+    try:
+        agree(problem)
+    except InputError as first:
+        problem = str(first)
+    return None if is_worker() else problem
+
+
+def end(status: int, *, waited_for: bool = False) -> None:
+    """End all ranks at once, if they are in a run or wait for this one; a worker leaves rank 0 the
+    time to say why."""
+    if MPI is not None and world().Get_size() > 1 and (is_running() or waited_for):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if is_worker():
+            time.sleep(PATIENCE_SECONDS)
+        world().Abort(status)
+
+
+def tie_to_parent() -> None:
+    """This rank ends when the process that started it does."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
