@@ -117,6 +117,12 @@ def test_a_payload_passes_every_link_of_its_tree_once(
     assert tree(ways(sending(source, *destinations), board())) == expected
 
 
+def test_the_runs_of_a_payload() -> None:
+    """Two links to the right, one to the left, one down; 8 numbers for each direction of a chip."""
+    found = ways(sending(Location(0, 1), Location(0, 3), Location(0, 4)), board())
+    assert list(zip(found.run_start, found.run_stop, strict=True)) == [(1, 3), (8, 9), (16, 17)]
+
+
 def test_the_grids_come_from_the_system() -> None:
     assert tree(ways(sending(Location(0, 0), Location(0, 7)), board(mesh_columns=8)))[3] == 7
     assert tree(ways(sending(Location(0, 0), Location(3, 0)), board(chip_columns=4)))[2] == 3

@@ -1,5 +1,6 @@
-"""How messages travel: a tree of links for every route, its hops on the meshes of chips and its
-crossings between them.
+"""How messages travel: a tree of links for every route, with its hops and its crossings.
+
+A hop is a link of a chip's mesh, a crossing a link between two chips or a chip and the host.
 
 A payload that goes to many cores is sent once and branches on the way, so it passes a link at most
 once.  On a chip it goes along its row and then along the columns; between chips along the rows, the
@@ -20,11 +21,17 @@ from mmfree_neuro.systems.spec import SystemSpec
 Link = tuple[int, int]
 """From one chip to a neighbour, or from or to the host."""
 
+_Targets = dict[tuple[int, tuple[int, ...]], tuple[list[int], list[int]]]
+"""For a chip and cores of it: the routes that go there, and the core where each enters the chip."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ways:
-    """The trees of a mapping's routes.  `run_*`: stretches of mesh links, numbered so that each is
-    contiguous."""
+    """The trees of a mapping's routes.
+
+    A run is a stretch of mesh links on one line of a mesh, in one direction.  Links are numbered so
+    that the links of a run are `run_start` … `run_stop` - 1; see `_runs`.
+    """
 
     deliveries: Ints  # [routes], how many cores a payload reaches
     chips_reached: Ints  # [routes], chips other than its own, and the host
@@ -48,92 +55,96 @@ class Ways:
 def chip_path(a: int, b: int, columns: int, rows: int) -> list[int]:
     """The chips on the way from one to another, both included."""
     layer = columns * rows
-    at, path = [a % columns, a % layer // columns, a // layer], [a]
+    # Chips are numbered row by row, layer by layer.  On a grid of 2 x 2 chip 7 is column 1, row 1
+    # of layer 1, and the path from chip 0 to it is 0, 1, 3, 7: column, then row, then layer.
+    here = [a % columns, a % layer // columns, a // layer]
+    path = [a]
     for axis, goal in enumerate((b % columns, b % layer // columns, b // layer)):
-        while at[axis] != goal:
-            at[axis] += 1 if goal > at[axis] else -1
-            path.append(at[0] + columns * (at[1] + rows * at[2]))
+        while here[axis] != goal:
+            here[axis] += 1 if goal > here[axis] else -1
+            path.append(here[0] + columns * (here[1] + rows * here[2]))
     return path
 
 
 def _chip_tree(
     source: int, chips: tuple[int, ...], columns: int, rows: int
 ) -> tuple[tuple[Link, ...], int]:
-    """The links that a payload crosses to reach other chips, each once, and how many to the
-    farthest."""
-    found: dict[Link, None] = {}
+    """The links that a payload crosses, each once, and the crossings to the farthest chip."""
+    # Paths from one chip share their beginnings, so together they are a tree.  On a grid of 2 x 2
+    # chips 1 and 3 are reached from chip 0 by 0-1 and 0-1-3: the tree has the links (0, 1) and
+    # (1, 3), and the farthest chip is two crossings away.
+    links: dict[Link, None] = {}  # a set that keeps its order
     far = 0
     for chip in chips:
         path = [source, chip] if HOST in (source, chip) else chip_path(source, chip, columns, rows)
-        found.update(dict.fromkeys(pairwise(path)))
+        links.update(dict.fromkeys(pairwise(path)))
         far = max(far, len(path) - 1)
-    return tuple(found), far
+    return tuple(links), far
 
 
 def ways(mapping: Mapping, system: SystemSpec) -> Ways:
     """The trees of all routes of a mapping on a system."""
     columns, rows = int(system.chip_columns.central), int(system.chip_rows.central)
-    place = [mapping.locations[route.source] for route in mapping.routes]
-    trees: dict[tuple[int, tuple[int, ...]], tuple[tuple[Link, ...], int]] = {}
-    numbers: dict[Link, int] = {}
+    mesh_columns = int(system.chip.mesh_columns.central)
+    sources = [mapping.locations[route.source] for route in mapping.routes]
+    reached, depth, far = (np.zeros(len(sources), np.int64) for _ in range(3))
     link_route, links = [], []
-    reached, depth, far = (np.zeros(len(place), np.int64) for _ in range(3))
-    mesh = int(system.chip.mesh_columns.central)
-    targets: dict[tuple[int, tuple[int, ...]], tuple[list[int], list[int]]] = {}
-    split: dict[int, dict[int, tuple[int, ...]]] = {}
-    for number, (at, route) in enumerate(zip(place, mapping.routes, strict=True)):
+    link_numbers: dict[Link, int] = {}
+    # Many routes share a tuple of destinations, or a tree between chips: each is computed once.
+    split: dict[int, dict[int, tuple[int, ...]]] = {}  # by the identity of the destinations
+    trees: dict[tuple[int, tuple[int, ...]], tuple[tuple[Link, ...], int]] = {}
+    targets: _Targets = {}
+    for number, (source, route) in enumerate(zip(sources, mapping.routes, strict=True)):
         if id(route.destinations) not in split:
             split[id(route.destinations)] = _by_chip(route.destinations)
         on_chip = split[id(route.destinations)]
-        others = tuple(chip for chip in on_chip if chip != at.chip)
-        depth[number] = _depth(at, on_chip, mesh)
+        depth[number] = _depth(source, on_chip, mesh_columns)
+        others = tuple(chip for chip in on_chip if chip != source.chip)
         leaving: set[int] = set()
         if others:
-            key = at.chip, others
+            key = source.chip, others
             if key not in trees:
-                trees[key] = _chip_tree(at.chip, others, columns, rows)
+                trees[key] = _chip_tree(source.chip, others, columns, rows)
             tree, far[number] = trees[key]
             reached[number] = len(others)
             leaving = {link[0] for link in tree}
             for link in tree:
                 link_route.append(number)
-                links.append(numbers.setdefault(link, len(numbers)))
+                links.append(link_numbers.setdefault(link, len(link_numbers)))
         for chip in sorted((on_chip.keys() | leaving) - {HOST}):
             cores = on_chip.get(chip, ())
             if chip in leaving and 0 not in cores:
-                cores = (0, *cores)
-            which, entries = targets.setdefault((chip, cores), ([], []))
-            which.append(number)
-            entries.append(at.core if at.chip == chip else 0)
+                cores = (0, *cores)  # the links to other chips begin there
+            routes, entries = targets.setdefault((chip, cores), ([], []))
+            routes.append(number)
+            entries.append(source.core if source.chip == chip else 0)
     crossed = np.array(link_route, np.int64)
-    runs = _runs(targets, system)
     return Ways(
         np.array([len(route.destinations) for route in mapping.routes], np.int64),
         reached,
-        np.bincount(crossed, minlength=len(place)).astype(np.int64),
+        np.bincount(crossed, minlength=len(sources)).astype(np.int64),
         depth,
         far,
         crossed,
         np.array(links, np.int64),
-        tuple(numbers),
-        *runs,
+        tuple(link_numbers),
+        *_runs(targets, system),
     )
 
 
 def _by_chip(destinations: tuple[Location, ...]) -> dict[int, tuple[int, ...]]:
     """The cores of each chip, in order."""
-    found: dict[int, list[int]] = {}
+    cores: dict[int, list[int]] = {}
     for place in destinations:
-        found.setdefault(place.chip, []).append(place.core)
-    return {chip: tuple(cores) for chip, cores in found.items()}
+        cores.setdefault(place.chip, []).append(place.core)
+    return {chip: tuple(numbers) for chip, numbers in cores.items()}
 
 
-def _depth(at: Location, on_chip: dict[int, tuple[int, ...]], columns: int) -> int:
-    """Mesh links to the farthest core: on the source's chip, or to core 0 of it and from core 0 of
-    another."""
-    own = _reach(on_chip.get(at.chip, ()), at.core, columns)
-    others = [_reach(cores, 0, columns) for chip, cores in on_chip.items() if chip != at.chip]
-    return max(own, _reach((0,), at.core, columns) + max(others)) if others else own
+def _depth(source: Location, on_chip: dict[int, tuple[int, ...]], columns: int) -> int:
+    """Mesh links to the farthest core: all on the source's chip, or by way of core 0 of both."""
+    own = _reach(on_chip.get(source.chip, ()), source.core, columns)
+    others = [_reach(cores, 0, columns) for chip, cores in on_chip.items() if chip != source.chip]
+    return max(own, _reach((0,), source.core, columns) + max(others)) if others else own
 
 
 @lru_cache(maxsize=4096)
@@ -145,60 +156,68 @@ def _reach(cores: tuple[int, ...], entry: int, columns: int) -> int:
     )
 
 
-def _runs(
-    targets: dict[tuple[int, tuple[int, ...]], tuple[list[int], list[int]]], system: SystemSpec
-) -> tuple[Ints, Ints, Ints]:
-    """The mesh links of every route [runs]: its number, the first link, and the one behind the
-    last.
+def _runs(targets: _Targets, system: SystemSpec) -> tuple[Ints, Ints, Ints]:
+    """The runs of every route: the route, the first link and the one behind the last, each [runs].
 
-    `targets`: a chip and cores of it, the routes that go there, and the core at which each enters
-    the chip.
+    Links have numbers of their own for each direction: first those to the right, row by row and
+    chip by chip, then those to the left, then down and up, column by column.  A link has the number
+    of its left or upper core in this order, so neighbouring links of a line have neighbouring
+    numbers.
+
+    A mesh of 4 columns and 2 rows on one chip takes 8 numbers for each direction.  A payload that
+    goes from core 1 to core 3 (row 0, column 3) and to core 4 (row 1, column 0) has three runs:
+
+        right, on row 0 from column 1 to column 3:  from  0 + 4 * 0 + 1,  links 1 and 2
+        left, on row 0 from column 1 to column 0:   from  8 + 4 * 0 + 0,  link 8
+        down, on column 0 from row 0 to row 1:      from 16 + 2 * 0 + 0,  link 16
     """
-    columns, cores = int(system.chip.mesh_columns.central), int(system.chip.cores.high)
-    rows = -(-cores // columns)
-    grid = (1 + max((chip for chip, _ in targets), default=0)) * rows * columns
-    found = []
+    columns = int(system.chip.mesh_columns.central)
+    rows = -(-int(system.chip.cores.high) // columns)
+    direction = (1 + max((chip for chip, _ in targets), default=0)) * rows * columns
+    runs = []
 
     def run(
-        which: Ints, line: Ints, length: int, base: int, entry: Ints, low: Ints, high: Ints
+        routes: Ints, line: Ints, length: int, base: int, entry: Ints, low: Ints, high: Ints
     ) -> None:
-        """Links along a line of the mesh, both ways from where it is entered."""
+        """Links along a line of the mesh, both ways from where it is entered; they may be none."""
         start = base + line * length
-        found.append((which, start + entry, start + np.maximum(high, entry)))
-        found.append((which, start + grid + np.minimum(low, entry), start + grid + entry))
+        runs.append((routes, start + entry, start + np.maximum(high, entry)))
+        runs.append((routes, start + direction + np.minimum(low, entry), start + direction + entry))
 
+    # Where one core of a chip is reached, a tree is an L: all of these are found in one go.
     single = [
-        (n, chip, there[0], e)
-        for (chip, there), known in targets.items()
-        if len(there) == 1
-        for n, e in zip(*known, strict=True)
+        (route, chip, cores[0], entry)
+        for (chip, cores), entering in targets.items()
+        if len(cores) == 1
+        for route, entry in zip(*entering, strict=True)
     ]
-    which, chips, core, entry = np.array(single, np.int64).reshape(-1, 4).T
+    routes, chips, core, entry = np.array(single, np.int64).reshape(-1, 4).T
     row, column = np.divmod(core, columns)
     entry_row, entry_column = np.divmod(entry, columns)
-    run(which, chips * rows + entry_row, columns, 0, entry_column, column, column)
-    run(which, chips * columns + column, rows, 2 * grid, entry_row, row, row)
-    for (chip, there), (numbers, entries) in targets.items():
-        if len(there) == 1:
+    run(routes, chips * rows + entry_row, columns, 0, entry_column, column, column)
+    run(routes, chips * columns + column, rows, 2 * direction, entry_row, row, row)
+    # Else it is a comb: the entry's row as far as the outermost columns, and from this row each
+    # column that holds a core, as far as its highest and its lowest core.
+    for (chip, cores), (numbers, entries) in targets.items():
+        if len(cores) == 1:
             continue
-        which, entry = np.array(numbers), np.array(entries)
-        row, column = np.divmod(np.array(there), columns)
+        routes, entry = np.array(numbers), np.array(entries)
+        row, column = np.divmod(np.array(cores), columns)
         entry_row, entry_column = np.divmod(entry, columns)
-        ends = np.full(len(which), column.min()), np.full(len(which), column.max())
-        run(which, chip * rows + entry_row, columns, 0, entry_column, *ends)
-        order = np.lexsort((row, column))
-        each, at = np.unique(column[order], return_index=True)
-        top, bottom = row[order][at], row[order][np.append(at[1:], len(order)) - 1]
-        routes, lines = len(which), len(each)
+        ends = np.full(len(routes), column.min()), np.full(len(routes), column.max())
+        run(routes, chip * rows + entry_row, columns, 0, entry_column, *ends)
+        order = np.lexsort((row, column))  # by column, from top to bottom within each
+        teeth, first = np.unique(column[order], return_index=True)
+        top, bottom = row[order][first], row[order][np.append(first[1:], len(order)) - 1]
         run(
-            which.repeat(lines),
-            np.tile(chip * columns + each, routes),
+            routes.repeat(len(teeth)),
+            np.tile(chip * columns + teeth, len(routes)),
             rows,
-            2 * grid,
-            entry_row.repeat(lines),
-            np.tile(top, routes),
-            np.tile(bottom, routes),
+            2 * direction,
+            entry_row.repeat(len(teeth)),
+            np.tile(top, len(routes)),
+            np.tile(bottom, len(routes)),
         )
-    number, first, last = (np.concatenate(side) for side in zip(*found, strict=True))
-    used = last > first
-    return number[used], first[used], last[used]
+    route, start, stop = (np.concatenate(side) for side in zip(*runs, strict=True))
+    used = stop > start
+    return route[used], start[used], stop[used]
