@@ -56,30 +56,41 @@ class Load:
 
     @cached_property
     def mesh(self) -> tuple[Ints, int]:
-        """Messages over the busiest mesh link at every step [last + 1], and over all steps
-        together."""
-        each = self.route_step[self.ways.run_route]
-        return _peaks(self.ways, self.sent, each, self.last), int(
-            _peaks(self.ways, self.sent, 0 * each, 0)[0]
-        )
+        """Messages over the busiest mesh link: at every step [last + 1], and in all steps."""
+        run_step = self.route_step[self.ways.run_route]
+        by_step = _peaks(self.ways, self.sent, run_step, self.last)
+        in_all = _peaks(self.ways, self.sent, 0 * run_step, 0)  # as if all were one step
+        return by_step, int(in_all[0])
 
     @cached_property
     def links(self) -> Floats:
         """Messages over every link between chips [last + 1, links]."""
         count = len(self.ways.links)
-        key = self.route_step[self.ways.link_route] * count + self.ways.link
-        flat = np.bincount(key, self.sent[self.ways.link_route], (self.last + 1) * count)
+        bins = self.route_step[self.ways.link_route] * count + self.ways.link
+        flat = np.bincount(bins, self.sent[self.ways.link_route], (self.last + 1) * count)
         return flat.astype(np.float64, copy=False).reshape(self.last + 1, count)
 
 
-def _peaks(found: Ways, sent: Ints, step: Ints, steps: int) -> Ints:
-    """At every step, the messages over the busiest mesh link: runs are swept from end to end."""
-    amount = sent[found.run_route]
-    at = np.concatenate([found.run_start, found.run_stop])
-    change, when = np.concatenate([amount, -amount]), np.concatenate([step, step])
-    order = np.lexsort((change, at, when))  # at one link, what leaves goes before what comes
-    peaks: Ints = np.zeros(steps + 1, np.int64)
-    np.maximum.at(peaks, when[order], change[order].cumsum())
+def _peaks(ways: Ways, sent: Ints, run_step: Ints, last: int) -> Ints:
+    """At every step, the messages over the busiest mesh link [last + 1].
+
+    The links of a step are swept in the order of their numbers.  The messages of a run are added
+    where the run starts and taken off where it stops, so their running sum is what the link there
+    carries.  For 3 messages on links [0, 4), 5 on [2, 6) and 1 on [4, 5):
+
+        link          0   2   4   4   5   6
+        change       +3  +5  -3  +1  -1  -5
+        running sum   3   8   5   6   5   0     the peak is 8, on links 2 and 3
+    """
+    messages = sent[ways.run_route]
+    link = np.concatenate([ways.run_start, ways.run_stop])
+    change = np.concatenate([messages, -messages])
+    step = np.concatenate([run_step, run_step])
+    # At one link, what leaves comes off first: +1 before -3 would give 9, which no link carries.
+    order = np.lexsort((change, link, step))
+    peaks: Ints = np.zeros(last + 1, np.int64)
+    # Every run that starts at a step stops at it, so the sum begins each step at 0 by itself.
+    np.maximum.at(peaks, step[order], change[order].cumsum())
     return peaks
 
 
@@ -87,32 +98,39 @@ def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways
     """What a phase asked of every resource.  Raises InputError where it has no token."""
     if activity.tokens < 1:
         raise InputError("the run has no token in this phase, must have at least one to be timed")
-    nodes, cores = {node.name: node for node in summary.nodes}, mapping.cores
-    number = {place: k for k, place in enumerate(cores)}
-    step = np.array([nodes[shard.node].step for shard in mapping.shards])
-    core = np.array([number.get(place, -1) for place in mapping.locations])
+    nodes = {node.name: node for node in summary.nodes}
+    cores = mapping.cores
+    numbers = {place: number for number, place in enumerate(cores)}
+    shard_step = np.array([nodes[shard.node].step for shard in mapping.shards])
+    shard_core = np.array([numbers.get(place, -1) for place in mapping.locations])  # -1: the host
     issued = activity.fired * np.array(
         [shard.size * sum(nodes[shard.node].instructions.values()) for shard in mapping.shards]
     )
     source = np.array([route.source for route in mapping.routes], np.int64)
-    route_step = step[source]
+    route_step = shard_step[source]
 
-    def by_core(steps: Ints, cores_: Ints, uses: Ints) -> Floats:
-        there = cores_ >= 0
-        key = steps[there] * len(cores) + cores_[there]
-        flat = np.bincount(key, uses[there], (summary.steps + 1) * len(cores))
+    def by_core(step: Ints, core: Ints, uses: Ints) -> Floats:
+        """The sum of uses at every step on every core [steps + 1, cores]; the host's are no load.
+
+        Step 2 on core 1 of 3 is bin 2 * 3 + 1 = 7 of a histogram whose weights are the uses.
+        """
+        on_chip = core >= 0
+        bins = step[on_chip] * len(cores) + core[on_chip]
+        flat = np.bincount(bins, uses[on_chip], (summary.steps + 1) * len(cores))
+        # With weights bincount gives floats, but integers where there is nothing to count.
         return flat.astype(np.float64, copy=False).reshape(summary.steps + 1, len(cores))
 
+    # The core of the source issues a message for each destination; only links carry one for many.
     sends = activity.messages * ways.deliveries
     per_core = dict(
         zip(
             PER_CORE,
             (
-                by_core(step, core, issued),
-                by_core(step, core, activity.synops),
-                by_core(step, core, activity.reads),
-                by_core(route_step, core[source], sends),
-                _arrivals(mapping, activity, route_step, number, summary.steps),
+                by_core(shard_step, shard_core, issued),
+                by_core(shard_step, shard_core, activity.synops),
+                by_core(shard_step, shard_core, activity.reads),
+                by_core(route_step, shard_core[source], sends),
+                _arrivals(mapping, activity, route_step, numbers, summary.steps),
             ),
             strict=True,
         )
@@ -123,7 +141,7 @@ def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways
     )
     for most, way in zip(farthest, (ways.depth, ways.far), strict=True):
         np.maximum.at(most, route_step, way)
-    steps = len(set(step[core >= 0].tolist()))
+    steps = len(set(shard_step[shard_core >= 0].tolist()))
     return Load(
         len(mapping.chips),
         activity.tokens,
@@ -139,11 +157,13 @@ def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways
 
 
 def _arrivals(
-    mapping: Mapping, activity: Activity, route_step: Ints, number: dict[Location, int], steps: int
+    mapping: Mapping, activity: Activity, route_step: Ints, numbers: dict[Location, int], last: int
 ) -> Floats:
-    """Messages that arrive at every core at every step [steps + 1, cores]."""
+    """Messages that arrive at every core at every step [last + 1, cores]."""
+    # Many routes of a step go to the same cores.  Their messages are added up before they are given
+    # to the cores: three routes to the same 100 cores take 100 additions instead of 300.
     sums: dict[tuple[int, int], int] = {}
-    places: dict[int, tuple[Location, ...]] = {}
+    places: dict[int, tuple[Location, ...]] = {}  # by identity, as routes share these tuples
     for route, step, messages in zip(
         mapping.routes, route_step.tolist(), activity.messages.tolist(), strict=True
     ):
@@ -151,10 +171,10 @@ def _arrivals(
         places[key] = route.destinations
         sums[key, step] = sums.get((key, step), 0) + messages
     cores = {
-        key: np.array([number[d] for d in found if d.chip != HOST], int)
-        for key, found in places.items()
+        key: np.array([numbers[place] for place in destinations if place.chip != HOST], int)
+        for key, destinations in places.items()
     }
-    arrived = np.zeros((steps + 1, len(number)))
+    arrived = np.zeros((last + 1, len(numbers)))
     for (key, step), messages in sums.items():
-        arrived[step, cores[key]] += messages
+        arrived[step, cores[key]] += messages  # a route names a core once, so no index repeats
     return arrived
