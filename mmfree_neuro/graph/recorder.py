@@ -1,5 +1,4 @@
-"""A neuron program as a list of instructions, for engines that compile or interpret it outside
-Python.
+"""A neuron program as a list of instructions, for engines that run it outside Python.
 
 `record` runs the one text of `programs` on a machine that writes down what it is asked for.
 `Machine`'s operations are the instructions; a sigmoid is one of them.  Registers hold 32 bits,
@@ -22,8 +21,10 @@ from mmfree_neuro.integers.tables import SigmoidTable
 
 
 class Op(IntEnum):
-    """What an instruction does; d is its register, a, b, c those it reads, s a shift, k a
-    constant."""
+    """What an instruction does.
+
+    d is the register that it writes; a, b and c are those it reads; s is a shift, k a constant.
+    """
 
     INPUT = 0  # d = input number a
     ADD = auto()  # d = a + b
@@ -104,10 +105,10 @@ class Recorder(Machine):
 
     def emit(self, op: Op, *operands: Value, shift: int = 0, constant: int = 0) -> _Result:
         """One more instruction, and its value."""
-        found = [self.operand(x) for x in operands]
+        reads = [self.operand(x) for x in operands]
         result = self.fresh()
-        padding: list[_Result | None] = [None] * (3 - len(found))
-        self.rows.append((op, [result, *found, *padding], shift, constant))
+        padding: list[_Result | None] = [None] * (3 - len(reads))
+        self.rows.append((op, [result, *reads, *padding], shift, constant))
         return result
 
     def add(self, a: Value, b: Value) -> Value:
@@ -196,6 +197,7 @@ def record(node: AnyNode, table: SigmoidTable) -> Program:
         m.rows.append((Op.OUTPUT, [None, m.operand(sent[port]), None, None], 0, 0))
     if state is not None:
         m.rows.append((Op.STATE, [None, m.operand(after), None, None], 0, 0))
+    # Only now are all immediates known: an output that is a number is one, too.
     fixed = [*m.immediates.values(), *preset.values(), *([] if state is None else [state])]
     code, registers = _allocate(m.rows, fixed)
     return Program(
@@ -214,37 +216,50 @@ def record(node: AnyNode, table: SigmoidTable) -> Program:
 def _allocate(
     rows: list[tuple[Op, list[_Result | None], int, int]], fixed: list[_Result]
 ) -> tuple[NDArray[np.int32], int]:
-    """The instructions with registers for values: a register is free again after its value is read
-    for the last time.
+    """The instructions with registers for values, and how many registers they take.
+
+    A register is free again once its value has been read for the last time, so there are as many as
+    values that are needed at once.  Two inputs x and y, sent as (x + y) + x and x + y:
+
+        INPUT   x            writes register 0
+        INPUT   y            writes register 1
+        ADD     x + y        reads 0 and 1, writes 1: y is not read again, x is
+        ADD     (x + y) + x  reads 1 and 0, writes 0: x is not read again, x + y is
+        OUTPUT  (x + y) + x  reads 0
+        OUTPUT  x + y        reads 1
 
     The number of an input or an output stands in field a or d; that of a table in field b.
     """
-    last = {
-        value.number: at
-        for at, (_, operands, _, _) in enumerate(rows)
+    last_read = {
+        value.number: row
+        for row, (_, operands, _, _) in enumerate(rows)
         for value in operands[1:]
         if value
     }
-    place = {value.number: register for register, value in enumerate(fixed)}
+    register_of = {value.number: register for register, value in enumerate(fixed)}
     free: list[int] = []
-    registers, counted, code = len(fixed), {Op.INPUT: 0, Op.OUTPUT: 0}, []
-    for at, (op, (result, *operands), shift, constant) in enumerate(rows):
-        fields = [0 if value is None else place[value.number] for value in operands]
-        for value in {value.number for value in operands if value}:
-            if last[value] == at and place[value] >= len(fixed):
-                free.append(place[value])
-        target = counted[op] if op == Op.OUTPUT else 0
+    registers = len(fixed)
+    ports = {Op.INPUT: 0, Op.OUTPUT: 0}  # how many of each have been met
+    code = []
+    for row, (op, (result, *operands), shift, constant) in enumerate(rows):
+        fields = [0 if value is None else register_of[value.number] for value in operands]
+        # Operands are read before the result is written, so it may take a register of theirs.  A
+        # set, since a value may be two of the operands.  Presets stay: the next token reads them.
+        for number in {value.number for value in operands if value}:
+            if last_read[number] == row and register_of[number] >= len(fixed):
+                free.append(register_of[number])
+        target = ports[op] if op == Op.OUTPUT else 0
         if result is not None:
             target = free.pop() if free else registers
             registers = max(registers, target + 1)
-            place[result.number] = target
-            if result.number not in last:
+            register_of[result.number] = target
+            if result.number not in last_read:  # nobody reads it: free from the next row on
                 free.append(target)
         if op == Op.INPUT:
-            fields[0] = counted[op]
+            fields[0] = ports[op]
         if op == Op.LOOKUP:
-            fields[1], constant = constant, 0
-        if op in counted:
-            counted[op] += 1
+            fields[1], constant = constant, 0  # the table's number, which no register holds
+        if op in ports:
+            ports[op] += 1
         code.append([op, target, *fields, shift, constant])
     return np.array(code, np.int32).reshape(-1, WIDTH), registers
