@@ -18,6 +18,14 @@ def test_packing_by_hand() -> None:
     assert (matrix.shape, matrix.size, matrix.fullest, matrix.nonzero) == ((2, 3), 6, 2, 4)
 
 
+def test_two_places_by_hand() -> None:
+    """Those of the module's docstring: codes that share a byte, and one in a tile further on."""
+    assert pack(np.array([[1, -1, 0, 0, -1]], np.int8)).data[0, 0, 0] == 0b01_01_00_10
+    codes = np.zeros((18, 39), np.int8)
+    codes[17, 38] = 1
+    assert pack(codes).data[1, 2, 6] == ZERO + (1 << 2)
+
+
 def test_the_place_of_every_code() -> None:
     for row, column in ((0, 0), (5, 7), (17, 33), (15, 15), (31, 4)):
         codes = np.zeros((32, 48), np.int8)

@@ -6,6 +6,11 @@ and column 16·group + 4p + b, plus one: 0, 1, 2 stand for -1, 0, +1.  So bit 2p
 weight is zero, four bytes meet four neighbouring activations, and a range of rows is a range of
 tiles.  Rows and columns beyond the matrix hold weights of zero.
 
+For example, row 17 is lane 1 of tile 1, since 17 = 16·1 + 1, and column 38 lies in group 2, since
+38 = 16·2 + 6.  As 6 = 4·1 + 2, p is 1 and b is 2: the code is bits 2 and 3 of byte 4·1 + 2 = 6.
+A row +1, -1, 0, 0, -1, 0, 0 … is stored as 2, 0, 1, 1, 0, 1, 1 … Its byte 0 holds columns 0, 4, 8
+and 12, from the lowest bits up: 0b01_01_00_10.
+
 The arrays may be views of a mapped file; nothing here writes to them.
 """
 
@@ -25,7 +30,7 @@ ZERO = 0b01010101
 _STEP = 1 << 22
 """About how many codes are unpacked at once."""
 _FILLED = np.array([8 - (word & 0x5555).bit_count() for word in range(1 << 16)], np.uint8)
-"""How many of the eight codes in two bytes are not zero."""
+"""How many of the eight codes in two bytes are not zero: a zero has its lower bit set, 0b01."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +59,14 @@ class TernaryMatrix:
     def filled(self) -> NDArray[np.int64]:
         """How many non-zero entries each row has; reads all of the packed form."""
         tiles, groups, _ = self.data.shape
-        pairs, step = self.data.view(np.uint16), max(1, _STEP // (TILE * TILE * max(1, groups)))
-        found = np.empty((tiles, 2 * TILE), np.int64)
-        for at in range(0, tiles, step):
-            found[at : at + step] = _FILLED[pairs[at : at + step]].sum(1, dtype=np.int64)
-        return found.reshape(tiles * TILE, 2).sum(1)[: self.rows]
+        # A lane's four bytes are two words of 16 bits, each counted by one look-up.
+        words = self.data.view(np.uint16)  # [tiles, groups, 2 * TILE]
+        step = max(1, _STEP // (TILE * TILE * max(1, groups)))
+        by_word = np.empty((tiles, 2 * TILE), np.int64)
+        for first in range(0, tiles, step):
+            some = words[first : first + step]
+            by_word[first : first + step] = _FILLED[some].sum(1, dtype=np.int64)
+        return by_word.reshape(tiles * TILE, 2).sum(1)[: self.rows]
 
     def groups_between(self, first: int, last: int) -> "TernaryMatrix":
         """The columns of groups `first` … `last` - 1 as a matrix of their own."""
@@ -73,8 +81,10 @@ class TernaryMatrix:
         stop = self.rows if stop is None else stop
         first = start // TILE
         tiles = self.data[first : -(-stop // TILE)]
+        # Lanes before groups, so that a row's bytes stand together: [tile, lane, group, b].
         quads = tiles.reshape(*tiles.shape[:2], TILE, 4).transpose(0, 2, 1, 3)
-        whole = np.empty((*quads.shape[:3], 4, 4), np.int8)
+        # With p before b, the last three axes run over 16·group + 4p + b: the columns in order.
+        whole = np.empty((*quads.shape[:3], 4, 4), np.int8)  # [tile, lane, group, p, b]
         for p in range(4):
             whole[..., p, :] = (quads >> (2 * p)) & 3
         whole -= 1
@@ -97,9 +107,9 @@ def pack(codes: Codes) -> TernaryMatrix:
     """The packed form of entries -1, 0, +1 as int8 [rows, columns]."""
     rows, columns = codes.shape
     tiles, groups, _ = packed_shape(rows, columns)
-    padded = np.ones((tiles * TILE, groups * TILE), np.uint8)
+    padded = np.ones((tiles * TILE, groups * TILE), np.uint8)  # one stands for a weight of zero
     padded[:rows, :columns] = codes + np.int8(1)
-    quads = padded.reshape(tiles, TILE, groups, 4, 4)
+    quads = padded.reshape(tiles, TILE, groups, 4, 4)  # [tile, lane, group, p, b], as in `codes`
     packed = quads[..., 0, :].copy()
     for p in (1, 2, 3):
         packed |= quads[..., p, :] << np.uint8(2 * p)
