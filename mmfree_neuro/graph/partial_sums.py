@@ -5,6 +5,12 @@ some neurons can add up the columns that lie near them.  Every range of columns 
 a `PartialSum`, which adds what the one before it sends; the node keeps the last range and adds the
 last of them in its own accumulators.  So one sum a row goes from part to part, and all bits are
 those of the undivided graph.
+
+A `down_proj` of 128 columns that is cut before columns 32 and 80 becomes three nodes:
+
+    down_proj.y.part1    columns  0 … 31
+    down_proj.y.part2    columns 32 … 79, and what part1 sends
+    down_proj            columns 80 … 127, and what part2 sends
 """
 
 from dataclasses import replace
@@ -23,16 +29,15 @@ Columns = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def by_columns(graph: Graph, columns: Columns) -> Graph:
-    """The same function of tokens, bit for bit, with the sums that each named node reads cut before
-    those columns.
+    """The same function of tokens, bit for bit, with the sums of the named nodes cut into parts.
 
     Columns are multiples of 16, in order.  Raises GraphError where a node cannot be divided so.
     """
     if not columns:
         return graph
     cuts = dict(columns)
-    for name, at in cuts.items():
-        _check(graph, name, at)
+    for name in cuts:
+        _check(graph, name, cuts[name])
     nodes: list[AnyNode] = []
     for node in graph.nodes:
         nodes += _divided(graph, node, cuts[node.name]) if cuts.get(node.name) else [node]
@@ -40,23 +45,27 @@ def by_columns(graph: Graph, columns: Columns) -> Graph:
 
 
 def evenly(graph: Graph, parts: tuple[tuple[str, int], ...]) -> Columns:
-    """The cuts of nodes into so many parts, about even."""
-    found = []
+    """The cuts of nodes into so many parts, about even.
+
+    Groups of 16 columns are packed together and stay together.  So three parts of 128 columns,
+    which are 8 groups, are cut before groups 8 * 1 // 3 = 2 and 8 * 2 // 3 = 5: columns 32 and 80.
+    """
+    columns = []
     for name, count in parts:
         groups = -(-min(sums(graph, graph.node(name)).values()) // TILE)
-        found.append((name, tuple(TILE * (groups * k // count) for k in range(1, count))))
-    return tuple(found)
+        columns.append((name, tuple(TILE * (groups * k // count) for k in range(1, count))))
+    return tuple(columns)
 
 
 def sums(graph: Graph, node: AnyNode) -> dict[Input, int]:
     """The inputs of a node that are sums over columns, and how many columns each has."""
-    found = {}
+    widths = {}
     for entry in node.inputs:
         if entry.matrix is not None:
-            found[entry] = entry.matrix.columns
+            widths[entry] = entry.matrix.columns
         elif entry.how == "sum":
-            found[entry] = graph.node(entry.source).output(entry.source_port).size
-    return found
+            widths[entry] = graph.node(entry.source).output(entry.source_port).size
+    return widths
 
 
 def _check(graph: Graph, name: str, cuts: tuple[int, ...]) -> None:
@@ -76,29 +85,32 @@ def _check(graph: Graph, name: str, cuts: tuple[int, ...]) -> None:
 
 def _divided(graph: Graph, node: AnyNode, cuts: tuple[int, ...]) -> list[AnyNode]:
     """The partial sums of a node, and the node itself, which reads the last of each sum."""
-    widths, inputs, before = sums(graph, node), list[Input](), list[AnyNode]()
+    widths = sums(graph, node)
+    inputs: list[Input] = []
+    parts: list[AnyNode] = []
     for entry in node.inputs:
         if entry not in widths:
             inputs.append(entry)
             continue
-        reach: Ints | int = 0
+        source = graph.node(entry.source).output(entry.source_port)
+        reach: Ints | int = 0  # the largest magnitude of a sum so far; for a matrix, of each row's
         last: Input | None = None
         for number, (first, stop) in enumerate(pairwise((0, *cuts)), start=1):
             part = _part(entry, first, stop)
-            source = graph.node(entry.source).output(entry.source_port)
-            reach = reach + source.qtype.high * (
-                stop - first if part.matrix is None else part.matrix.filled
-            )
+            terms = stop - first if part.matrix is None else part.matrix.filled
+            reach = reach + source.qtype.high * terms
+            # A format of n bits holds ±(2^(n - 1) - 1).  Ten payloads of 8 bits reach 10 * 127 =
+            # 1270, which has 11 bits, so the sum is sent with 12: ±2047.
             bits = 1 + max(1, int(np.max(reach))).bit_length()
             unsigned = source.unsigned and part.matrix is None
             name = f"{node.name}.{entry.port}.part{number}"
             reads = (replace(part, port="y"), *([] if last is None else [replace(last, port="y")]))
             output = Output("sum", node.size, QType(bits, source.qtype.frac), unsigned)
-            before.append(PartialSum(name, node.size, reads, (output,)))
+            parts.append(PartialSum(name, node.size, reads, (output,)))
             last = Input(entry.port, name, "sum", "aligned")
         assert last is not None
         inputs += [_part(entry, cuts[-1], widths[entry]), last]
-    return [*before, replace(node, inputs=tuple(inputs))]
+    return [*parts, replace(node, inputs=tuple(inputs))]
 
 
 def _part(entry: Input, first: int, stop: int) -> Input:
