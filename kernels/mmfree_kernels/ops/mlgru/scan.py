@@ -6,10 +6,16 @@ Of raw projections i and f [batch, time, n], a lower bound b [n] and a mask m [b
     c_t = i_t σ(i_t) (1 - a_t) m_t           input
     h_t = a_t h_{t-1} + c_t                  state, float32
 
-One pass finds what a chunk of time adds to a state and by how much it multiplies it, the next
-carries states from chunk to chunk, the last runs every chunk from its true state.  Backwards the
-same with dc_t = dh_t + a_{t+1} dc_{t+1}. Within a chunk a thread steps through time; the loads of
-several steps come before the first of them.
+A chunk of time turns the state h before it into p h + e: p is the product of its gates, e the state
+to which it would come from 0.  Gates 1/2, 1/4 and inputs 3, 2 give p = 1/8, e = 3 / 4 + 2 = 2.75.
+From a state of 8 it comes to 1 + 2.75 = 3.75, by way of 7.  So one pass finds p and e of all chunks
+at once, the next carries states from chunk to chunk, the last runs each chunk from its true state.
+
+Backwards the same with dc_t = dh_t + a_{t+1} dc_{t+1}: a gradient g of the state after a chunk is
+p g + r before it.  In r every dh_t is multiplied by the gates of the chunk up to its own.  With the
+gates above, dh = 1, 1 give r = 1/2 + 1/8 = 0.625.
+
+Within a chunk a thread steps through time; the loads of several steps come before the first step.
 """
 
 from collections.abc import Sequence
@@ -63,8 +69,9 @@ def _vector(vector, d, inside):
 
 @triton.jit
 def _sigmoid(x):
-    """σ(x), to about 4e-7 of itself: 2^x and 1 / √x are one instruction each, a quotient and e^x
-    several."""
+    """σ(x), to about 4e-7 of itself."""
+    # 1 / (1 + e^-x) as the square of 1 / √(1 + 2^(-x log2 e)): 2^x and 1 / √x are one instruction
+    # each, e^x and a quotient several.
     root = tl.rsqrt(1 + tl.exp2(x * -1.4426950408889634))
     return root * root
 
@@ -99,8 +106,7 @@ def _summary_kernel(
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """What a chunk makes of the state 0, the product of its gates, and what its dh sends back
-    before it."""
+    """Of a chunk: the end e that it has from 0, the product p of its gates, and r of its dh."""
     chunk, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = d < n
@@ -126,6 +132,8 @@ def _summary_kernel(
         kept = _kept(mask if mask is None else mask + t, left, STEPS)
         for k in tl.static_range(STEPS):
             gate, c = _gates(i_t[k], f_t[k], b, kept[k])
+            # Behind the last step f is read as 0, whose gate is not 1 and must not be applied.
+            # There dh is read as 0, too, which adds nothing to `back`.
             end = tl.where(k < left, gate * end + c, end)
             product = tl.where(k < left, product * gate, product)
             if dh is not None:
@@ -139,8 +147,9 @@ def _summary_kernel(
 
 @triton.jit
 def _carried(sums, products, start, stride, chunks, inside, STEPS: tl.constexpr):
-    """Replace what each chunk adds by what comes into it, chunk after chunk at distance
-    `stride`."""
+    """Replace what each chunk adds by what comes into it; the next chunk is `stride` away."""
+    # The only loop over all of time, one step a chunk.  From a state of 8, two chunks that add 2.75
+    # and 1 with products 1/8 and 1/2 are given the states 8 and 8 / 8 + 2.75 = 3.75.
     state = start
     for j in range(0, chunks, STEPS):
         added = _rows(sums + j * stride, stride, chunks - j, inside, STEPS)
@@ -154,8 +163,7 @@ def _carried(sums, products, start, stride, chunks, inside, STEPS: tl.constexpr)
 def _carry_kernel(
     ends, products, initial, backs, d_final, chunks, n, STEPS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Turns `ends` into the states before each chunk, and `backs` into the gradients of the states
-    after each."""
+    """Turns `ends` into the states before chunks, `backs` into gradients of the states after."""
     batch = tl.program_id(1).to(tl.int64)
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = d < n
@@ -164,6 +172,7 @@ def _carry_kernel(
         start = tl.load(initial + batch * n + d, mask=inside, other=0.0)
         _carried(ends + place, products + place, start, n, chunks, inside, STEPS)
     elif backs is not None:
+        # Gradients come from the end of time: the last chunk is first, and the next lies before it.
         start = _vector(d_final, batch * n + d, inside)
         place += (chunks - 1) * n
         _carried(backs + place, products + place, start, -n, chunks, inside, STEPS)
@@ -240,8 +249,7 @@ def _gradient_kernel(
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of a chunk of STEPS steps, from the state before it and the gradient of the state
-    after it."""
+    """Gradients of a chunk of STEPS steps, between the state before and the gradient after it."""
     chunk, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = d < n
@@ -257,6 +265,7 @@ def _gradient_kernel(
     b = _vector(bound, d, inside)
     state = tl.load(starts + place, mask=inside, other=0.0)
     back = _vector(backs, place, inside)
+    # States are computed again rather than read: a chunk is so short that they stay in registers.
     before = tl.tuple(())
     for k in tl.static_range(STEPS):
         before += (state,)
@@ -266,6 +275,8 @@ def _gradient_kernel(
     out = (batch * time + first) * n + d
     for k in tl.static_range(STEPS - 1, -1, -1):
         valid = k < count
+        # h = a h' + x σ(x) (1 - a) m and a = b + (1 - b) σ(f), where h' is the state before.  With
+        # s = σ(x), dh/da = h' - x s m, d(x s)/dx = s (1 + x (1 - s)) and da/db = 1 - σ(f).
         x, forget = i_t[k].to(tl.float32), _sigmoid(f_t[k].to(tl.float32))
         gate, squash = b + (1 - b) * forget, _sigmoid(x)
         dc = dh_t[k].to(tl.float32) + back
@@ -283,8 +294,7 @@ def _gradient_kernel(
 
 
 def check_rows(who: str, tensor: Tensor, shape: Sequence[int]) -> None:
-    """Raise ValueError unless the tensor has that shape, is bfloat16 or float32, and its rows are
-    without gaps."""
+    """Raise ValueError unless the tensor has that shape, one of FLOATS, and rows without gaps."""
     if tensor.shape != tuple(shape) or tensor.dtype not in FLOATS:
         wanted = f"{list(shape)} of {' or '.join(map(str, FLOATS))}"
         raise ValueError(f"{who} is {list(tensor.shape)} of {tensor.dtype}, must be {wanted}")
@@ -315,8 +325,13 @@ def _block(n: int) -> int:
 
 
 def chunk_length(batch: int, time: int, n: int) -> int:
-    """Long enough to be worth two passes, short enough to fill the machine; all of time where that
-    is filled anyway."""
+    """How many steps of time a chunk has.
+
+    Chunks are short enough to fill the machine, but no shorter than SHORTEST_CHUNK or so.  Where
+    fewer than four would do, all of time is one chunk, since chunks read i and f twice.  With 1024
+    channels a sequence of 16000 steps has 250 chunks of 64 steps.  Of 2048 steps, 16 sequences fill
+    the machine with 16 chunks of 128 steps each, and 128 sequences without being cut.
+    """
     chunks = min(BUSY // (batch * n), triton.cdiv(time, SHORTEST_CHUNK))
     if chunks < 4:
         return time
@@ -334,8 +349,7 @@ def gated_scan(
     chunk: int | None = None,
     final: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """States h [batch, time, n] of `out_dtype` and the last of them [batch, n], float32, of raw
-    projections i and f.
+    """States h [batch, time, n] of `out_dtype`, and the last of them [batch, n] in float32.
 
     i, f: [batch, time, n], bfloat16 or float32, of any strides whose last is 1; bound [n], mask
     [batch, time] and initial [batch, n] are float32 and contiguous.  `chunk` is the length of a
@@ -421,12 +435,12 @@ def gated_scan_backward(
     *,
     steps: int = BACKWARD_STEPS,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Gradients of i, f, bound and initial from those of h [batch, time, n] and of the last state
-    [batch, n].
+    """Gradients of i, f, bound and initial.
 
-    The first four arguments are those of `gated_scan`, whose states are computed again; di and df
-    have the dtypes of i and f, the others are float32.  Beyond them it needs 3 / steps of a float32
-    [batch, time, n].
+    dh [batch, time, n] and d_final [batch, n] are those of the states and of the last state.  The
+    first five arguments are those of `gated_scan`, whose states are computed again.  The gradients
+    of i and f have the dtypes of i and f, the others are float32.  Beyond them all it needs memory
+    of 3 / steps of a float32 [batch, time, n]: three values for a chunk.
 
     Raises ValueError for arguments of another shape, dtype or layout.
     """
@@ -471,7 +485,7 @@ def gated_scan_backward(
             num_warps=1,
         )
     d_bounds = None
-    if bound is not None:
+    if bound is not None:  # one a chunk, where the products were: nobody reads them again
         d_bounds = initial.new_empty(batch, chunks, n) if products is None else products
     di, df = i.new_empty(i.shape), f.new_empty(f.shape)
     d_initial = torch.empty_like(initial)
