@@ -1,13 +1,17 @@
-"""One token of a few sequences through a packed model: four kernels a block, each with its norm and
-its gates fused in.
+"""One token of a few sequences through a packed model, in four kernels a block.
 
-Every program of a kernel reads the whole input of its layer, normalises and quantises it for
-itself, which costs less than a kernel of its own would, and owns some rows of the output.  Its
-weights, which no kernel writes, are on their way before it waits for the kernel ahead (programmatic
-dependent launch).  Activations and states are float32.
+Each kernel has its norm and its gates fused in.  Every program of a kernel reads the whole input of
+its layer, normalises and quantises it for itself, which costs less than a kernel of its own would,
+and owns some rows of the output.  Its weights, which no kernel writes, are on their way before it
+waits for the kernel ahead (programmatic dependent launch).  Activations and states are float32.
 
-With z = x · gains0 and both norms in a row, root0² = 1 / (mean x² + eps) and root1² = 1 / (root0² ·
-mean z² + 1e-6), so one pass over x gives both roots.
+The norm before a layer and that inside its BitLinear are two in a row.  With z = x · gains0,
+
+    root0² = 1 / (mean x² + eps)      root1² = 1 / (root0² · mean z² + 1e-6),
+
+so one pass over x gives both roots.  For x = 1, 7 and gains0 = 2, 2, mean x² is 25 and root0 = 1/5.
+z = 2, 14 has mean z² = 100, so root1² = 1 / (100 / 25) and root1 = 1/2.  The twice normed x, z ·
+root0 · root1 = 0.2, 1.4, has the mean square 1.
 """
 
 import triton
@@ -31,6 +35,8 @@ INNER_EPS = tl.constexpr(BITLINEAR_EPS)
 @triton.jit
 def _groups(columns, GROUPS: tl.constexpr):
     """Where the columns lie, as [GROUPS, 16], and which of them there are."""
+    # A group of 16 columns meets one packed word of every row.  GROUPS is a power of two, as Triton
+    # asks for, and so may be more than there are: 5 groups of columns lie in 8.
     at = tl.arange(0, GROUPS)[:, None] * 16 + tl.arange(0, 16)[None, :]
     return at, at < columns
 
@@ -50,8 +56,7 @@ def _twice_normed(x, gains, columns, eps):
 
 @triton.jit
 def _product(weights, x, root, scale, INTERPRETED: tl.constexpr):
-    """The product of x · root, quantised, with packed weights [GROUPS, ROWS] whose scale lies at
-    `scale`."""
+    """The product of x · root, quantised, with packed weights [GROUPS, ROWS]; `scale` is theirs."""
     q, total, inverse = quantise(x, root)
     return row_sums(weights, q, total, INTERPRETED) * (inverse * tl.load(scale))
 
@@ -76,8 +81,7 @@ def _mixer_in(
     PDL: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """state = f · state + silu(i) · (1 - f) and gate = g, from the three projections of the twice
-    normed x."""
+    """state = f · state + silu(i) · (1 - f) and gate = g, by three projections of the normed x."""
     first = tl.program_id(0) * ROWS
     r = first + tl.arange(0, ROWS)
     at, inside = _groups(columns, GROUPS)
@@ -86,6 +90,7 @@ def _mixer_in(
     f_gains = tl.load(gains + columns + at, mask=inside, other=0.0)
     g_gains = tl.load(gains + 2 * columns + at, mask=inside, other=0.0)
     i_weights = row_words(weights, first, ROWS, columns // 16, GROUPS, rows)
+    # The three lie one above another in one matrix: with 2048 rows each, row 5 of f is row 2053.
     f_weights = row_words(weights, rows + first, ROWS, columns // 16, GROUPS, 2 * rows)
     g_weights = row_words(weights, 2 * rows + first, ROWS, columns // 16, GROUPS, 3 * rows)
     begin(PDL)
@@ -93,12 +98,14 @@ def _mixer_in(
         z, root = _twice_normed(
             tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps
         )
+        # Each projection has gains of its own and so quantises z for itself.
         i = _product(i_weights, z * i_gains, root, scales, INTERPRETED)
         f = tl.sigmoid(_product(f_weights, z * f_gains, root, scales + 1, INTERPRETED))
         g = _product(g_weights, z * g_gains, root, scales + 2, INTERPRETED)
         if BOUNDED:
             bound = tl.load(bounds + r, mask=r < rows, other=0.0)
             f = bound + (1 - bound) * f
+        # The state is updated in place: no other program reads or writes these rows of it.
         h = f * tl.load(state + b * rows + r, mask=r < rows, other=0.0) + i * tl.sigmoid(i) * (
             1 - f
         )
@@ -177,6 +184,7 @@ def _channel_in(
         z, root = _twice_normed(
             tl.load(x + b * columns + at, mask=inside, other=0.0), g0, columns, eps
         )
+        # Gate and up are rows of one layer, with the same gains and scale: z is quantised once.
         q, total, inverse = quantise(z * g1, root)
         factor = inverse * tl.load(scales)
         gate = row_sums(gate_weights, q, total, INTERPRETED) * factor
@@ -281,6 +289,9 @@ def _choose(logits, tokens, vocabulary, BLOCK: tl.constexpr, PDL: tl.constexpr):
     b = tl.program_id(0).to(tl.int64)
     begin(PDL)
     n = tl.arange(0, BLOCK)
+    # A lane keeps the first of its largest logits; of lanes with the same logit the lowest word is
+    # chosen.  With two lanes and logits 1, 3, 3, lane 0 sees words 0 and 2 and keeps 2, lane 1
+    # keeps 1.  Both have the logit 3, so word 1 is chosen.
     best, where = tl.full((BLOCK,), float("-inf"), tl.float32), tl.zeros((BLOCK,), tl.int32)
     for start in range(0, vocabulary, BLOCK):
         some = tl.load(
@@ -293,8 +304,8 @@ def _choose(logits, tokens, vocabulary, BLOCK: tl.constexpr, PDL: tl.constexpr):
 
 
 def _tile(rows: int, columns: int, matrices: int) -> tuple[int, int, int]:
-    """Rows and groups of a program's tile, and its warps: near the fastest of a search on an H100
-    at three sizes."""
+    """Rows and groups of a program's tile, and its warps."""
+    # Near the fastest of a search on an H100 at three sizes.
     groups = triton.next_power_of_2(columns // 16)
     if rows > 8192:
         return 16, groups, 4
@@ -304,8 +315,7 @@ def _tile(rows: int, columns: int, matrices: int) -> tuple[int, int, int]:
 
 
 def embed(tokens: Tensor, embedding: Tensor, steps: Tensor | None, x: Tensor) -> None:
-    """x [batch, hidden] = the embedding of tokens int64 [batch], with or without a step for each
-    word.
+    """x [batch, hidden] = the embedding of tokens int64 [batch], times the steps of words if given.
 
     A token outside the vocabulary becomes NaN, and so do its logits.
     """
@@ -342,12 +352,15 @@ def mixer_in(
     gate: Tensor,
     eps: float,
 ) -> None:
-    """Update `state` and write `gate`, both [batch, state size], from x [batch, hidden]; `linear`
-    has i, f and g."""
-    (batch, columns), rows = x.shape, state.shape[1]
-    at_once, groups, warps = _tile(rows, columns, 3)
+    """Update `state` and write `gate`, both [batch, state size], from x [batch, hidden].
+
+    `linear` has the projections i, f and g.
+    """
+    batch, columns = x.shape
+    rows = state.shape[1]
+    tile_rows, groups, warps = _tile(rows, columns, 3)
     pdl = overlaps()
-    _mixer_in[(triton.cdiv(rows, at_once),)](
+    _mixer_in[(triton.cdiv(rows, tile_rows),)](
         x,
         outer,
         linear.gains,
@@ -361,7 +374,7 @@ def mixer_in(
         eps,
         batch,
         bound is not None,
-        at_once,
+        tile_rows,
         groups,
         pdl,
         INTERPRETED,
@@ -374,10 +387,11 @@ def mixer_out(
     state: Tensor, gate: Tensor, outer: Tensor, linear: Linear, x: Tensor, eps: float
 ) -> None:
     """Add the output projection to x [batch, hidden]."""
-    (batch, columns), rows = state.shape, x.shape[1]
-    at_once, groups, warps = _tile(rows, columns, 1)
+    batch, columns = state.shape
+    rows = x.shape[1]
+    tile_rows, groups, warps = _tile(rows, columns, 1)
     pdl = overlaps()
-    _mixer_out[(triton.cdiv(rows, at_once),)](
+    _mixer_out[(triton.cdiv(rows, tile_rows),)](
         state,
         gate,
         outer,
@@ -389,7 +403,7 @@ def mixer_out(
         rows,
         eps,
         batch,
-        at_once,
+        tile_rows,
         groups,
         pdl,
         INTERPRETED,
@@ -400,10 +414,11 @@ def mixer_out(
 
 def channel_in(x: Tensor, outer: Tensor, linear: Linear, v: Tensor, eps: float) -> None:
     """Write v [batch, gate width] from x [batch, hidden]; `linear` has the gate above up."""
-    (batch, columns), rows = x.shape, v.shape[1]
-    at_once, groups, warps = _tile(rows, columns, 2)
+    batch, columns = x.shape
+    rows = v.shape[1]
+    tile_rows, groups, warps = _tile(rows, columns, 2)
     pdl = overlaps()
-    _channel_in[(triton.cdiv(rows, at_once),)](
+    _channel_in[(triton.cdiv(rows, tile_rows),)](
         x,
         outer,
         linear.gains,
@@ -414,7 +429,7 @@ def channel_in(x: Tensor, outer: Tensor, linear: Linear, v: Tensor, eps: float) 
         rows,
         eps,
         batch,
-        at_once,
+        tile_rows,
         groups,
         pdl,
         INTERPRETED,
@@ -425,10 +440,11 @@ def channel_in(x: Tensor, outer: Tensor, linear: Linear, v: Tensor, eps: float) 
 
 def channel_out(v: Tensor, linear: Linear, x: Tensor) -> None:
     """Add the projection of v [batch, gate width] to x [batch, hidden]."""
-    (batch, columns), rows = v.shape, x.shape[1]
-    at_once, groups, warps = _tile(rows, columns, 1)
+    batch, columns = v.shape
+    rows = x.shape[1]
+    tile_rows, groups, warps = _tile(rows, columns, 1)
     pdl = overlaps()
-    _channel_out[(triton.cdiv(rows, at_once),)](
+    _channel_out[(triton.cdiv(rows, tile_rows),)](
         v,
         linear.gains,
         linear.weights,
@@ -437,7 +453,7 @@ def channel_out(v: Tensor, linear: Linear, x: Tensor) -> None:
         columns,
         rows,
         batch,
-        at_once,
+        tile_rows,
         groups,
         pdl,
         INTERPRETED,
@@ -448,10 +464,11 @@ def channel_out(v: Tensor, linear: Linear, x: Tensor) -> None:
 
 def head(x: Tensor, outer: Tensor, linear: Linear, logits: Tensor, eps: float) -> None:
     """Write logits [batch, vocabulary] from x [batch, hidden]."""
-    (batch, columns), rows = x.shape, logits.shape[1]
-    at_once, groups, warps = _tile(rows, columns, 1)
+    batch, columns = x.shape
+    rows = logits.shape[1]
+    tile_rows, groups, warps = _tile(rows, columns, 1)
     pdl = overlaps()
-    _head[(triton.cdiv(rows, at_once),)](
+    _head[(triton.cdiv(rows, tile_rows),)](
         x,
         outer,
         linear.gains,
@@ -462,7 +479,7 @@ def head(x: Tensor, outer: Tensor, linear: Linear, logits: Tensor, eps: float) -
         rows,
         eps,
         batch,
-        at_once,
+        tile_rows,
         groups,
         pdl,
         INTERPRETED,
