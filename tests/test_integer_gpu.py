@@ -18,6 +18,7 @@ from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
 from mmfree_kernels.integer.products import Packed
+from mmfree_kernels.integer.source import Stream, write
 from mmfree_neuro.cli import main
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, programs
@@ -33,6 +34,7 @@ from mmfree_neuro.graph.nodes import (
     PartialSum,
 )
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.graph.recorder import record
 from mmfree_neuro.graph.verify import sum_bound
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
@@ -281,6 +283,19 @@ def test_every_instruction_at_the_ends_of_a_register(
         port: (array.astype(np.int32), 0, 1) for port, array in values.items()
     }
     assert assert_equal_programs(node, table, values, given, device) > 0  # type: ignore[arg-type]
+
+
+def test_the_text_of_a_kernel_by_hand(hand_graph: Graph) -> None:
+    """Sums times 3/2: rounded by a shift of 0, one more and a shift of 1, inside ±32767."""
+    kernel = write(record(hand_graph.head, hand_graph.sigmoid), (Stream(0, 1),))
+    assert kernel.text.splitlines()[5:-1] == [
+        "    v0 = tl.load(x0 + at, mask=live, other=0)",
+        "    v1, changed = mul_fit(v0, p3, p0, p1, p2)",
+        "    lost += changed",
+        "    tl.store(y0 + at, v1, mask=live)",
+        "    count(e0 + neuron, v1 != 0, live)",
+    ]
+    assert kernel.parameters == (0, 1, 32767, 3)
 
 
 # Ternary products.

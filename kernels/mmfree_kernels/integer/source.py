@@ -9,6 +9,18 @@ they are the neurons, and the tokens follow one another.  Its arguments: for eac
 and width; the constants; the tables; the sigmoid of every magnitude; the state, where there is one;
 for each output its array and the counts of non-zero values; the counts of saturations; the numbers
 of neurons and tokens; the parameters; LANES.
+
+The head of a small model multiplies its sums by 3/2 and sends 16 bits: INPUT, MUL_FIT, OUTPUT.  It
+becomes
+
+    v0 = tl.load(x0 + at, mask=live, other=0)
+    v1, changed = mul_fit(v0, p3, p0, p1, p2)
+    lost += changed
+    tl.store(y0 + at, v1, mask=live)
+    count(e0 + neuron, v1 != 0, live)
+
+with 0, 1, 32767, 3 as p0 … p3.  To halve, halves up, is a shift by 0, the addition of 1 and a shift
+by 1; 32767 is the bound of 16 bits, 3 the factor.  `at` is the place of a lane's token and neuron.
 """
 
 import hashlib
@@ -40,8 +52,10 @@ _INSTRUCTIONS = {
     Op.FIT: (1, "k", "fit({}, {})"),
     Op.MUL_FIT: (2, "rk", "mul_fit({}, {}, {}, {}, {})"),
 }
-"""For an instruction, how many registers it reads, which numbers follow them (its shift, what
-rounds by its shift, its constant), and the text of it all."""
+"""For an instruction, how many registers it reads, which numbers follow them, and its text.
+
+Of the numbers, s is its shift, r what rounds by its shift (two numbers), and k its constant.
+"""
 _COUNTING = (Op.FIT, Op.MUL_FIT)
 
 _PAIRS = (
@@ -62,21 +76,23 @@ _UNBOUNDED = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Stream:
-    """What neuron i reads of an input's array [tokens, width]: value i · stride + `first`, or zero
-    from `width` on."""
+    """What neurons read of an input's array [tokens, width].
+
+    Neuron i reads value i · stride + `first`, or zero from `width` on.  The second member of groups
+    of three has stride 3 and `first` 1: neuron 0 reads value 1, neuron 1 value 4.
+    """
 
     array: int
     """Which of the kernel's input arrays it is."""
     stride: int
-    """0 where all neurons read the only value; 1 where each reads its own, width being their
-    number; else a group's."""
+    """0 where all neurons read the only value; 1 where each reads its own; else a group's size."""
     first: int = 0
 
     @property
     def text(self) -> str:
         """The values of all lanes."""
         k, value = self.array, f"neuron * {self.stride} + {self.first}"
-        if self.stride <= 1:
+        if self.stride <= 1:  # the width is 1 or the number of neurons: lanes know their places
             return f"tl.load(x{k} + {'at' if self.stride else 'token'}, mask=live, other=0)"
         return f"tl.load(x{k} + token * w{k} + {value}, mask=live & ({value} < w{k}), other=0)"
 
@@ -97,9 +113,11 @@ class _Writer:
         self.parameters: list[int] = []
         self.lines: list[str] = []
         first = len(program.immediates)
-        self.held = {first + k: f"c{k}" for k in range(len(program.constants))}
+        # Registers are taken again and again, but each result has a variable of its own.  This says
+        # which variable stands for a register by now; at the beginning, presets alone have one.
+        self.variables = {first + k: f"c{k}" for k in range(len(program.constants))}
         if program.stateful:
-            self.held[first + len(program.constants)] = "state"
+            self.variables[first + len(program.constants)] = "state"
         for row in program.code.tolist():
             self.instruction(*row)
 
@@ -111,14 +129,14 @@ class _Writer:
     def value(self, register: int) -> str:
         """What a register holds."""
         immediates = self.program.immediates
-        return (
-            self.number(immediates[register]) if register < len(immediates) else self.held[register]
-        )
+        if register < len(immediates):
+            return self.number(immediates[register])
+        return self.variables[register]
 
     def instruction(
         self, op: int, d: int, a: int, b: int, c: int, shift: int, constant: int
     ) -> None:
-        """Write down one instruction; its fields are those of `trace.Op`."""
+        """Write down one instruction; its fields are those of `recorder.Op`."""
         result = f"v{len(self.lines)}"
         match Op(op):
             case Op.INPUT:
@@ -137,12 +155,13 @@ class _Writer:
             case Op.STATE:
                 self.lines.append(f"state = {self.value(a)}")
                 return
-            case known:
-                reads, more, form = _INSTRUCTIONS[known]
+            case other:
+                reads, kinds, form = _INSTRUCTIONS[other]
+                # A quotient by 2^5 with halves up is a shift by 4, one more, and a shift by 1.
                 numbers = {"s": [shift], "r": [max(0, shift - 1), int(shift > 0)], "k": [constant]}
-                given = [self.number(n) for kind in more for n in numbers[kind]]
-                text = form.format(*map(self.value, (a, b, c)[:reads]), *given)
-        self.held[d] = result
+                parameters = [self.number(n) for kind in kinds for n in numbers[kind]]
+                text = form.format(*map(self.value, (a, b, c)[:reads]), *parameters)
+        self.variables[d] = result
         self.lines += (
             [f"{result}, changed = {text}", "lost += changed"]
             if op in _COUNTING
@@ -150,7 +169,12 @@ class _Writer:
         )
 
     def scale(self, frac: int) -> list[str]:
-        """How `ops.Machine.sigmoid` scales a magnitude of so many fractional bits."""
+        """How `Machine.sigmoid` scales a magnitude of so many fractional bits.
+
+        The table is read at 11 fractional bits, so 8 of them are shifted up by 3 and 13 down by 2.
+        Before the shift up a magnitude is cut at 2^(15 - 3), which is behind the table's end already:
+        so no bit leaves the register.
+        """
         up, down = max(0, SIGMOID_INPUT_FRAC - frac), max(0, frac - SIGMOID_INPUT_FRAC)
         most = 1 << max(0, SIGMOID_INPUT_BITS - up) if up else _UNBOUNDED
         return [self.number(n) for n in (most, min(up, SIGMOID_INPUT_BITS), min(down, 31))]
@@ -158,24 +182,26 @@ class _Writer:
 
 def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
     """The kernel of a program whose inputs lie as `streams` say."""
-    writer, constants = _Writer(program, streams), range(len(program.constants))
+    writer = _Writer(program, streams)
+    constants = range(len(program.constants))
     inputs = [f"{side}{k}" for k in range(1 + max(s.array for s in streams)) for side in ("x", "w")]
     outputs = [f"{side}{k}" for k in range(len(program.outputs)) for side in ("y", "e")]
     tables = [*(f"t{k}" for k in range(len(program.tables))), "sigmoids"]
-    held = ["held"] if program.stateful else []
+    state = ["held"] if program.stateful else []
     numbers = ["size", "tokens", *(f"p{k}" for k in range(len(writer.parameters)))]
     arguments = [
         *inputs,
         *(f"c{k}" for k in constants),
         *tables,
-        *held,
+        *state,
         *outputs,
         "saturated",
         *numbers,
     ]
-    plain = ", ".join(f'"{name}"' for name in [*inputs[1::2], *numbers])
+    # Triton would compile once more for a number that is 1 or a multiple of 16.
+    unspecialised = ", ".join(f'"{name}"' for name in [*inputs[1::2], *numbers])
     head = [
-        f"@triton.jit(do_not_specialize=[{plain}])",
+        f"@triton.jit(do_not_specialize=[{unspecialised}])",
         f"def neurons({', '.join(arguments)}, LANES: tl.constexpr):",
     ]
     load = [f"    c{k} = tl.load(c{k} + neuron, mask=live, other=0)" for k in constants]
@@ -194,8 +220,8 @@ def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
 
 @cache
 def compiled(text: str) -> Any:
-    """The Triton kernel of a text, which Triton reads again from the cache of lines: no file is
-    written."""
+    """The Triton kernel of a text."""
+    # Triton reads the source of a function again: from the cache of lines, so no file is written.
     name = f"<neuron program {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     space = {"__name__": __name__, "triton": triton, "tl": tl} | {
