@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mmfree_neuro.mapping.as_networkx import mapping_to_networkx
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.report import terminal
 
@@ -15,7 +16,7 @@ from mmfree_neuro.report import terminal
 def main(folder: Path) -> None:
     graph_file = folder / "model.graph"
     graph, packed = map.map_graph(
-        graph_file, "kapoho-point", folder / "packed.map", map.Wish(chips=8)
+        graph_file, "kapoho-point", folder / "packed.map", Request(chips=8)
     )
     print(
         terminal.mapping(
@@ -23,7 +24,7 @@ def main(folder: Path) -> None:
         )
     )
     graph, spread = map.map_graph(
-        graph_file, "kapoho-point", folder / "spread.map", map.Wish("block-per-chip", cores=16)
+        graph_file, "kapoho-point", folder / "spread.map", Request("block-per-chip", cores=16)
     )
     print(
         terminal.mapping(

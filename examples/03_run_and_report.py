@@ -10,10 +10,10 @@ import numpy as np
 
 from mmfree_neuro.cost import energy as cost
 from mmfree_neuro.cost import load, timing
+from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.model import tokenizer
 from mmfree_neuro.pipeline import engines, report, simulate
 from mmfree_neuro.run.job import Job
@@ -33,10 +33,11 @@ def main(folder: Path) -> None:
     )
 
     # The same counts can be costed on any system, in milliseconds.
-    summary, activity, found = summarise(graph), fast.generate, ways(stored.mapping, stored.system)
-    moved = traffic(stored.mapping, activity, found)
-    times = timing.fall_through(load.load(stored.mapping, summary, activity, found), stored.system)
-    energy = cost.energy(stored.mapping, summary, activity, stored.system, times, found)
+    activity = fast.generate
+    counts = counted(stored.mapping, summarise(graph), activity, stored.system)
+    moved = traffic(counts)
+    times = timing.fall_through(load.load(counts), stored.system)
+    energy = cost.energy(counts, times)
     rate, joules, alone = (
         times.tokens_per_s,
         energy.millijoule_per_token,

@@ -14,6 +14,7 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model import checkpoint
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import convert, map
@@ -43,7 +44,7 @@ def tiny_mapping(folder: Path) -> Path:
     convert.convert(
         folder / "checkpoint", folder / "model.graph", SCHEMES["a16"], str(folder / "tokens.npy")
     )
-    wish = map.Wish("block-per-chip", cores=4)
+    wish = Request("block-per-chip", cores=4)
     map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
 

@@ -20,6 +20,7 @@ from mmfree_neuro.integers.tables import sigmoid_table
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.systems.load import load_system
@@ -155,7 +156,7 @@ def make_mapping(system: SystemSpec) -> Callable[..., Mapping]:
 
     def make(graph: Graph, kind: str, seed: int = 0) -> Mapping:
         if kind == "block-per-chip":
-            return map.place(graph, "", system, map.Wish(kind, cores=5))[1]
+            return map.place(graph, "", system, Request(kind, cores=5))[1]
         shards, locations = _chain(graph) if kind == "chain" else _random(graph, seed)
         return Mapping("", system.name, kind, shards, locations, route(graph, shards, locations))
 

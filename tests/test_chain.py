@@ -19,6 +19,7 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly, sums
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.footprint import EMPTY, footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.bound.gaps import messages_between_chips
 from mmfree_partition.chain import filling
@@ -36,7 +37,6 @@ from mmfree_partition.chain.layout import parts_of, shares
 from mmfree_partition.chain.links import Piece, Position
 from mmfree_partition.chain.seams import Seams
 from mmfree_partition.place import best_cuts as cutting
-from mmfree_partition.request import Request
 from mmfree_partition.route import route
 
 Change = Callable[..., SystemSpec]
@@ -438,9 +438,7 @@ def test_the_best_cuts_by_brute_force(
     filled = filling.fill(chain, chain.whole(), float("inf"), 1 << 40)
     assert filled is not None
     assume(len(filled) <= chips * cores)
-    _, parts, columns = cutting.best_cuts(
-        chain, chips, Request(None, cores, frozenset({"embedding"}))
-    )
+    _, parts, columns = cutting.best_cuts(chain, chips, Request(cores=cores, divide=False))
     assert columns == ()
     crossings = crossings_of(chain)
     places, crossed = places_of(chain, cutting.GRAIN)

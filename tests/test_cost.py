@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
@@ -88,7 +88,7 @@ def example() -> tuple[Mapping, Activity]:
 
 def test_instructions_are_those_of_the_neurons_on_chips() -> None:
     mapping, activity = example()
-    assert cost.instructions(mapping, SUMMARY, activity) == Counter(
+    assert cost.instructions(counted(mapping, SUMMARY, activity, board())) == Counter(
         ADD=2 * 2 * 4 + 2 * 1 * 2, MUL_SHR=2 * 1 * 4
     )
 
@@ -121,7 +121,7 @@ POWER = [
 def energy(timing: Timing) -> cost.Energy:
     """The energy of the example at that time."""
     mapping, activity = example()
-    return cost.energy(mapping, SUMMARY, activity, board(), timing, ways(mapping, board()))
+    return cost.energy(counted(mapping, SUMMARY, activity, board()), timing)
 
 
 def bounds(span: Span) -> tuple[float, float, float]:

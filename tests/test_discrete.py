@@ -9,15 +9,14 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
-from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, Load
+from mmfree_neuro.cost.counted import counted
+from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, Load, load
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
@@ -69,7 +68,7 @@ def timed(system: SystemSpec, **figures: float) -> SystemSpec:
 
 def loaded(graph: Graph, mapping: Mapping, system: SystemSpec) -> Load:
     """The load of a token whose payloads are all sent."""
-    return load_.load(mapping, summarise(graph), expected(graph, mapping), ways(mapping, system))
+    return load(counted(mapping, summarise(graph), expected(graph, mapping), system))
 
 
 def nanoseconds(outcome: Outcome) -> float:
@@ -220,7 +219,7 @@ def work(load: Load, system: SystemSpec, step: int) -> tuple[float, float, float
         name: max(
             (
                 load.links[step, k]
-                for k, ends in enumerate(load.ways.links)
+                for k, ends in enumerate(load.trees.links)
                 if (HOST in ends) == host
             ),
             default=0,
@@ -235,8 +234,8 @@ def work(load: Load, system: SystemSpec, step: int) -> tuple[float, float, float
         core["synapses read"], core["synaptic operations"]
     )  # these are side by side
     here = load.route_step == step
-    host = np.array([HOST in ends for ends in load.ways.links], np.bool_)
-    links = int((load.sent * load.ways.hops)[here].sum()) * chip.time_per_hop_ns.central
+    host = np.array([HOST in ends for ends in load.trees.links], np.bool_)
+    links = int((load.sent * load.trees.hops)[here].sum()) * chip.time_per_hop_ns.central
     links += load.links[step][~host].sum() * chip.time_per_crossing_ns.central
     links += load.links[step][host].sum() * chip.time_per_host_message_ns.central
     slowest = max(*core.values(), *between.values(), mesh)
@@ -344,7 +343,7 @@ def test_servers_do_what_the_formulas_count(
         for name, figure in BETWEEN.items():
             ns = getattr(system.chip, figure).central
             links = {at: seconds for (kind, at), seconds in found.busy.items() if kind == name}
-            counts = zip(load.ways.links, load.links[0], strict=True)
+            counts = zip(load.trees.links, load.links[0], strict=True)
             wanted = {
                 ends: n * ns * NS
                 for ends, n in counts

@@ -13,7 +13,8 @@ import pytest
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cli import main
 from mmfree_neuro.cost import explore
-from mmfree_neuro.cost.explore import Choice, Point
+from mmfree_neuro.cost.counted import counted
+from mmfree_neuro.cost.explore import Point
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
@@ -22,6 +23,7 @@ from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.report import pictures, terminal
@@ -31,18 +33,18 @@ from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule
 PNG = b"\x89PNG\r\n"
-CHAIN = Choice("chain", None, "rows", 2, False, 1)
+CHAIN = Request("chain", divide=False, weight_bits=2)
 
 
 def point(
-    rate: float, energy: float, chips: int, choice: Choice = CHAIN, phase: str = "prefill"
+    rate: float, energy: float, chips: int, request: Request = CHAIN, phase: str = "prefill"
 ) -> Point:
     """A point of these figures, with ranges from half to twice."""
     rates, energies = (Span(value / 2, value, value * 2) for value in (rate, energy))
     mode = {"prefill": "pipelined", "generate": "fall-through"}[phase]
     alone = Span(energy / 8, energy / 4, energy / 2)
     return Point(
-        choice, phase, mode, chips, 8 * chips, rates, alone, energies, 40, "synapses read", 0.25
+        request, phase, mode, chips, 8 * chips, rates, alone, energies, 40, "synapses read", 0.25
     )
 
 
@@ -179,7 +181,9 @@ def ends(span: Span) -> tuple[float, float, float]:
 def of_example(copies: int) -> dict[tuple[str, str], Point]:
     """The points of the example by phase and mode."""
     mapping, summary, activity = example()
-    found = explore.points(replace(CHAIN, copies=copies), mapping, summary, activity, board())
+    found = explore.points(
+        replace(CHAIN, copies=copies), counted(mapping, summary, activity, board())
+    )
     return {(p.phase, p.mode): p for p in found}
 
 
@@ -208,7 +212,7 @@ def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> N
         assert found[mode].barrier_share == pytest.approx(barriers * barrier_ns / central)
         assert (found[mode].chips, found[mode].cores) == (2 * copies, 3 * copies)
         assert (found[mode].resource, found[mode].messages_off_chips) == ("synapses read", 9)
-        assert found[mode].choice == replace(CHAIN, copies=copies)
+        assert found[mode].request == replace(CHAIN, copies=copies)
 
 
 @pytest.mark.parametrize(("copies", "barrier_ns"), [(1, 1000), (3, 9000)])
@@ -238,21 +242,21 @@ def test_a_token_alone_takes_less_dynamic_energy() -> None:
     ("changes", "text"),
     [
         ({}, "chain, rows, 2 bits"),
-        ({"split": "spread", "weight_bits": 8}, "chain, spread, 8 bits"),
-        ({"split": "columns"}, "chain, columns, 2 bits"),
+        ({"divide": True, "spread": True, "weight_bits": 8}, "chain, spread, 8 bits"),
+        ({"divide": True}, "chain, columns, 2 bits"),
         ({"placer": "greedy", "head_on_host": True}, "greedy, rows, 2 bits, head on the host"),
         ({"head_on_host": True, "copies": 3}, "chain, rows, 2 bits, head on the host, 3 copies"),
     ],
 )
 def test_a_choice_in_words(changes: dict[str, object], text: str) -> None:
-    assert str(replace(CHAIN, **changes)) == text
+    assert explore.label(replace(CHAIN, **changes)) == text
 
 
 POINTS = [
     point(1000, 0.5, 2),
-    point(800, 0.75, 2, replace(CHAIN, split="spread")),
+    point(800, 0.75, 2, replace(CHAIN, divide=True, spread=True)),
     point(200, 4, 2, phase="generate"),
-    point(400, 6, 16, replace(CHAIN, split="spread", copies=8), "generate"),
+    point(400, 6, 16, replace(CHAIN, divide=True, spread=True, copies=8), "generate"),
 ]
 FAILED = [(replace(CHAIN, chips=1), "net: does not fit")]
 
@@ -285,7 +289,9 @@ def test_the_content_says_of_every_point_whether_it_is_on_its_front() -> None:
     content = explore.content(POINTS, FAILED)
     assert [entry["front"] for entry in content["points"]] == [True, False, True, True]
     assert content["points"][0] == asdict(POINTS[0]) | {"front": True}
-    assert content["failed"] == [asdict(replace(CHAIN, chips=1)) | {"why": "net: does not fit"}]
+    assert content["failed"] == [
+        explore.plain(replace(CHAIN, chips=1)) | {"why": "net: does not fit"}
+    ]
     assert json.loads(json.dumps(content, allow_nan=False)) == content
 
 
@@ -381,10 +387,11 @@ def test_the_points_are_those_of_mappings_made_one_by_one(
     )
     content = json.loads(capsys.readouterr().out)
     system = load_system("kapoho-point")
-    divided, mapping = map.place(tiny, "", system, map.Wish("chain", 2, spread=True))
+    divided, mapping = map.place(tiny, "", system, Request("chain", 2, spread=True))
     wide = map.with_weight_bits(system, 2)
-    choice = Choice("chain", 2, "spread", 2, False, 3)
-    found = explore.points(choice, mapping, summarise(divided), expected(divided, mapping), wide)
+    request = Request("chain", 2, spread=True, weight_bits=2, copies=3)
+    counts = counted(mapping, summarise(divided), expected(divided, mapping), wide)
+    found = explore.points(request, counts)
     assert content == json.loads(json.dumps(explore.content(found, [])))
     assert {p["chips"] for p in content["points"]} == {6}
 
@@ -420,7 +427,7 @@ def test_a_split_is_a_wish(
     assert run("--splits", split, "--placers", "chain", "--chips", "7", "--json") == 0
     found = json.loads(capsys.readouterr().out)["points"]
     assert {p["choice"]["split"] for p in found} == {split}
-    _, mapping = map.place(tiny, "", load_system("kapoho-point"), map.Wish("chain", 7, **wish))
+    _, mapping = map.place(tiny, "", load_system("kapoho-point"), Request("chain", 7, **wish))
     assert {p["cores"] for p in found} == {len(mapping.cores)}
 
 

@@ -18,6 +18,7 @@ from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.hgrn_bit.lowering import lower
 from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.systems.load import load_system
@@ -95,7 +96,7 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random")
     graph_file.save_graph(graph, folder / "model.graph")
     path = folder / "model.map"
-    wish = map.Wish("block-per-chip", cores=2)
+    wish = Request("block-per-chip", cores=2)
     _, stored = map.map_graph(folder / "model.graph", "kapoho-point", path, wish)
     assert load_system("kapoho-point") == stored.system
     assert stored.mapping.chips == (0, 1, 2)

@@ -16,6 +16,7 @@ from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.hgrn_bit.lowering import lower
 from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 
@@ -77,7 +78,7 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
     graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random")
     graph_file.save_graph(graph, folder / "model.graph")
-    wish = map.Wish("block-per-chip", cores=2)
+    wish = Request("block-per-chip", cores=2)
     map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
     return folder / "model.map"
 

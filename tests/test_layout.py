@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import HOST, Location, Shard
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.mapping.trees import chip_path
 from mmfree_neuro.systems.load import load_system, system_names
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
@@ -28,7 +29,7 @@ from mmfree_partition.chain.layout import (
     parts_of,
     shares,
 )
-from mmfree_partition.request import Placement, Request, host_shards
+from mmfree_partition.placement import Placement, host_shards
 
 Change = Callable[..., SystemSpec]
 EMBEDDING = frozenset({"embedding"})
@@ -85,8 +86,7 @@ def test_cores_lie_along_a_line(system: SystemSpec, with_figures: Change) -> Non
 
 
 def test_what_stays_on_the_host() -> None:
-    request = Request(None, 1, frozenset({"a", "c"}))
-    assert host_shards({"a": 3, "b": 4, "c": 5}, request) == (
+    assert host_shards({"a": 3, "b": 4, "c": 5}, frozenset({"a", "c"})) == (
         [Shard("a", 0, 3), Shard("c", 0, 5)],
         [HOST_0] * 2,
     )
@@ -102,7 +102,7 @@ def chain(hand_graph: Graph, system: SystemSpec) -> Chain:
 
 def test_a_layout_by_hand(chain: Chain, system: SystemSpec) -> None:
     """The fifth chip of the line is number 7; the second core is number 1."""
-    request = Request(None, 2, EMBEDDING)
+    request = Request(cores=2, divide=False)
     on_one = lay_out(chain, [[[BOTH]]], system, request)
     assert on_one == Placement((Shard("embedding", 0, 3), BOTH), (HOST_0, Location(0, 0)))
     on_two = lay_out(chain, [[[SECOND], [FIRST]]], system, request)
@@ -115,7 +115,7 @@ def test_a_layout_by_hand(chain: Chain, system: SystemSpec) -> None:
 
 def test_more_chips_than_there_are(chain: Chain, system: SystemSpec) -> None:
     with pytest.raises(CapacityError) as error:
-        lay_out(chain, [[[FIRST]]] * 9, system, Request(None, 2, EMBEDDING))
+        lay_out(chain, [[[FIRST]]] * 9, system, Request(cores=2, divide=False))
     assert str(error.value) == "hand: the mapping needs 9 chips, kapoho-point has 8"
 
 
@@ -123,17 +123,20 @@ def test_pieces_that_do_not_fit_their_chip(
     hand_graph: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
     chain = Chain(hand_graph, with_figures(system, neurons_per_core=1).chip, EMBEDDING)
-    assert len(on_chips(chain, [[(0, 0, 2)]], system, Request(None, 2, EMBEDDING)).shards) == 3
+    assert len(on_chips(chain, [[(0, 0, 2)]], system, Request(cores=2, divide=False)).shards) == 3
     with pytest.raises(CapacityError) as error:
-        on_chips(chain, [[(0, 0, 2)]], system, Request(None, 1, EMBEDDING))
+        on_chips(chain, [[(0, 0, 2)]], system, Request(cores=1, divide=False))
     assert str(error.value) == "hand: head … head do not fit 1 cores of chip 0"
 
 
 def test_cores_of_a_chip_by_hand(chain: Chain) -> None:
     whole = [(0, 0, 2)]
-    assert cores_of(chain, whole, Request(None, 1, EMBEDDING)) == [[BOTH]]
+    assert cores_of(chain, whole, Request(cores=1, divide=False)) == [[BOTH]]
     for spread in (False, True):
-        assert cores_of(chain, whole, Request(None, 2, EMBEDDING, spread)) == [[FIRST], [SECOND]]
+        assert cores_of(chain, whole, Request(cores=2, spread=spread, divide=False)) == [
+            [FIRST],
+            [SECOND],
+        ]
 
 
 def test_what_has_no_room_spread_fills_cores(
@@ -141,7 +144,7 @@ def test_what_has_no_room_spread_fills_cores(
 ) -> None:
     """Spread, every core needs the axons of all inputs."""
     chain = Chain(graph, with_figures(system, input_axons_per_core=600).chip, EMBEDDING)
-    request = Request(None, 20, EMBEDDING, spread=True)
+    request = Request(cores=20, spread=True, divide=False)
     assert filling.spread(chain, chain.whole(), 20) is None
     in_order = filling.evenly(chain, chain.whole(), 20)
     assert in_order is not None
@@ -156,21 +159,21 @@ def test_how_many_chips_by_hand(
 ) -> None:
     narrow = with_figures(system, neurons_per_core=1)
     chain = Chain(hand_graph, narrow.chip, EMBEDDING)
-    assert chips_for(chain, narrow, Request(None, 2, EMBEDDING)) == 1
-    assert chips_for(chain, narrow, Request(None, 1, EMBEDDING)) == 2
-    assert chips_for(chain, narrow, Request(2, 2, EMBEDDING)) == 2
+    assert chips_for(chain, narrow, Request(cores=2, divide=False)) == 1
+    assert chips_for(chain, narrow, Request(cores=1, divide=False)) == 2
+    assert chips_for(chain, narrow, Request(chips=2, cores=2, divide=False)) == 2
     with pytest.raises(CapacityError) as error:
-        chips_for(chain, narrow, Request(3, 2, EMBEDDING))
+        chips_for(chain, narrow, Request(chips=3, cores=2, divide=False))
     assert str(error.value) == "hand: 2 neurons are too few to use 3 chips"
     with pytest.raises(CapacityError) as error:
-        chips_for(chain, narrow, Request(1, 1, EMBEDDING))
+        chips_for(chain, narrow, Request(chips=1, cores=1, divide=False))
     assert str(error.value) == (
         "head: does not fit behind what comes before it: all nodes need 2 chips of 1 cores, 1 "
         "were asked for"
     )
     alone = replace(narrow, chips=Quantity(1, 1, 1, "made up"))
     with pytest.raises(CapacityError) as error:
-        chips_for(chain, alone, Request(None, 1, EMBEDDING))
+        chips_for(chain, alone, Request(cores=1, divide=False))
     assert str(error.value) == (
         "head: does not fit behind what comes before it: all nodes need 2 chips of 1 cores, "
         "kapoho-point has 1"
@@ -184,7 +187,9 @@ def test_the_first_node_that_does_not_fit_is_named(
     recurrence; 1609 in all."""
     narrow = with_figures(system, neurons_per_core=64)
     with pytest.raises(CapacityError) as error:
-        chips_for(Chain(a16, narrow.chip, EMBEDDING), narrow, Request(1, 2, EMBEDDING))
+        chips_for(
+            Chain(a16, narrow.chip, EMBEDDING), narrow, Request(chips=1, cores=2, divide=False)
+        )
     assert str(error.value) == (
         "layers.0.mlgru: does not fit behind what comes before it: all nodes need 13 chips of 2 "
         "cores, "
@@ -242,7 +247,10 @@ def test_the_pieces_of_shares(a16: Graph, system: SystemSpec) -> None:
 def test_shares_fit_their_chips(
     cores: int, chips: int, spread: bool, graph: Graph, system: SystemSpec
 ) -> None:
-    chain, request = Chain(graph, system.chip, EMBEDDING), Request(chips, cores, EMBEDDING, spread)
+    chain, request = (
+        Chain(graph, system.chip, EMBEDDING),
+        Request(chips=chips, cores=cores, spread=spread, divide=False),
+    )
     found = filling.evenly(chain, chain.whole(), chips * cores)
     assert found is not None
     placed = on_chips(chain, parts_of(chain, shares(found, chips)), system, request)

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.energy import Energy
+from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import BOUNDS
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
@@ -53,15 +54,13 @@ class Estimate:
 @lru_cache
 def estimate(blocks: int, name: str) -> Estimate:
     """So many blocks, each on a chip of its own of a system."""
-    system, wish = load_system(name), map.Wish("block-per-chip", head_on_host=True)
+    system, wish = load_system(name), Request("block-per-chip", head_on_host=True)
     graph, mapping = map.place(published_graph("370m", blocks=blocks), "", system, wish)
     assert len(mapping.chips) == blocks
-    counted, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
-    load = load_.load(mapping, summary, counted, found)
-    times = timing.pipelined(load, system), timing.fall_through(load, system)
-    prefill, generation = (
-        cost.energy(mapping, summary, counted, system, each, found) for each in times
-    )
+    counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
+    asked = load(counts)
+    times = timing.pipelined(asked, system), timing.fall_through(asked, system)
+    prefill, generation = (cost.energy(counts, each) for each in times)
     return Estimate(times[0], prefill, times[1], generation)
 
 

@@ -28,9 +28,10 @@ from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Mapping
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map, quality
-from mmfree_neuro.pipeline.map import Wish, with_weight_bits
+from mmfree_neuro.pipeline.map import with_weight_bits
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, Result
 from mmfree_neuro.systems.load import load_system
@@ -118,7 +119,7 @@ class Case:
 
     which: int
     system: SystemSpec
-    wish: Wish
+    wish: Request
 
 
 LIMITS = {
@@ -146,7 +147,7 @@ def cases(draw: st.DrawFn) -> Case:
     system = replace(
         system, chips=Quantity(chips, chips, chips, "drawn"), chip=replace(system.chip, **spec)
     )
-    wish = Wish(
+    wish = Request(
         draw(st.sampled_from(PLACERS)),
         draw(st.none() | st.integers(1, min(chips, 6))),
         draw(st.none() | st.integers(1, cores)),

@@ -16,7 +16,8 @@ from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
-from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.mapping.trees import route_trees
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_neuro.testing import published_graph
@@ -25,10 +26,11 @@ from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import chip_order
 from mmfree_partition.check import check
-from mmfree_partition.place import PLACERS, anneal, mtkahypar
+from mmfree_partition.place import anneal, mtkahypar
 from mmfree_partition.place.anneal import refine
 from mmfree_partition.place.best_cuts import GRAIN, SLACK, slowest_allowed
-from mmfree_partition.request import Placement, Request
+from mmfree_partition.placement import Placement
+from mmfree_partition.placers import PLACERS
 from mmfree_partition.route import route
 
 Change = Callable[..., SystemSpec]
@@ -94,7 +96,7 @@ def test_placements_are_valid(
     """On as few chips as it takes, and on exactly those asked for; twice the same; no core that was
     not given."""
     system = with_figures(system, memory_bytes_per_core=memory)
-    request = Request(None, cores, on_host(graph, head_on_host), spread, divide)
+    request = Request(cores=cores, head_on_host=head_on_host, spread=spread, divide=divide)
     fewest = PLACERS[placer](graph, system, request)
     least = len({place.chip for place in fewest.locations} - {HOST})
     assert PLACERS[placer](graph, system, replace(request, chips=least)) == fewest
@@ -109,7 +111,7 @@ def test_placements_are_valid(
         at_home = {
             s.node for s, p in zip(placed.shards, placed.locations, strict=True) if p.chip == HOST
         }
-        assert at_home == request.host
+        assert at_home == request.on_host(graph)
         number = {node.name: k for k, node in enumerate(by_columns(graph, placed.columns).nodes)}
         order = [(number[shard.node], shard.start) for shard in placed.shards]
         assert order == sorted(order)
@@ -121,7 +123,9 @@ def test_spread_nodes_are_at_work_on_all_cores_of_a_chip(
     placer: str, cores: int, graph: Graph, system: SystemSpec
 ) -> None:
     chips = None if placer == "block-per-chip" else 2
-    placed = PLACERS[placer](graph, system, Request(chips, cores, EMBEDDING, spread=True))
+    placed = PLACERS[placer](
+        graph, system, Request(chips=chips, cores=cores, spread=True, divide=False)
+    )
     assert_spread(placed, cores)
 
 
@@ -142,7 +146,7 @@ def test_a_block_on_several_chips_is_spread_over_each(
 ) -> None:
     narrow = with_figures(system, neurons_per_core=50)
     placed = PLACERS["block-per-chip"](
-        graph, narrow, Request(None, 11, on_host(graph, True), spread=True)
+        graph, narrow, Request(cores=11, head_on_host=True, spread=True, divide=False)
     )
     assert {place.chip for place in placed.locations} == {HOST, 0, 1, 2, 3}
     assert_spread(placed, 11)
@@ -152,19 +156,19 @@ def test_a_block_on_several_chips_is_spread_over_each(
 
 MESSAGES = [
     (
-        Request(None, 1, EMBEDDING),
+        Request(cores=1, divide=False),
         {},
         "head: does not fit behind what comes before it: all nodes need 2 chips of 1 "
         "cores, kapoho-point has 1",
     ),
     (
-        Request(1, 1, EMBEDDING),
+        Request(chips=1, cores=1, divide=False),
         {},
         "head: does not fit behind what comes before it: all nodes need 2 chips of 1 "
         "cores, 1 were asked for",
     ),
     (
-        Request(None, 1, EMBEDDING),
+        Request(cores=1, divide=False),
         {"memory_bytes_per_core": 27},
         "head: one neuron needs 28 of memory, a core of loihi2 has 27",
     ),
@@ -199,7 +203,7 @@ def alone(system: SystemSpec) -> SystemSpec:
 @pytest.mark.parametrize("chips", [1, 2, 4])
 def test_blocks_need_the_chips_that_they_need(chips: int, a16: Graph, system: SystemSpec) -> None:
     with pytest.raises(CapacityError) as error:
-        PLACERS["block-per-chip"](a16, system, Request(chips, 40, EMBEDDING))
+        PLACERS["block-per-chip"](a16, system, Request(chips=chips, cores=40, divide=False))
     assert str(error.value) == f"tiny: one block per chip needs 3 chips, {chips} were asked for"
 
 
@@ -207,7 +211,7 @@ def test_blocks_need_the_chips_that_they_need(chips: int, a16: Graph, system: Sy
 
 
 def test_a_chip_for_every_block(graph: Graph, system: SystemSpec) -> None:
-    placed = PLACERS["block-per-chip"](graph, system, Request(None, 20, EMBEDDING))
+    placed = PLACERS["block-per-chip"](graph, system, Request(cores=20, divide=False))
     found = {
         (block_of(s.node), place.chip)
         for s, place in zip(placed.shards, placed.locations, strict=True)
@@ -222,7 +226,7 @@ def test_greedy_fills_core_after_core(
 ) -> None:
     """No placer needs fewer cores; here neurons alone limit them, so all but the last are full."""
     narrow = with_figures(system, neurons_per_core=neurons)
-    placed = PLACERS["greedy"](a16, narrow, Request(None, 120, EMBEDDING))
+    placed = PLACERS["greedy"](a16, narrow, Request(cores=120, divide=False))
     filled: Counter[Location] = Counter()
     for shard, place in zip(placed.shards, placed.locations, strict=True):
         filled[place] += shard.size
@@ -247,7 +251,9 @@ def test_balanced_is_as_fast_as_any_way_to_cut_the_chain_into_cores(
         for _ in range(min(cores, len(each)) - 1):
             tail = (before[:, None] - before[None, :]).max(2)
             best = np.where(tail >= 0, np.maximum(best[None, :], tail), np.inf).min(1)
-        placed = PLACERS["balanced"](graph, system, Request(1, cores, on_host(graph, graph is a16)))
+        placed = PLACERS["balanced"](
+            graph, system, Request(chips=1, cores=cores, head_on_host=graph is a16, divide=False)
+        )
         assert best[-1] - 1e-6 <= slowest(graph, system, placed) <= 1.002 * best[-1] + 1e-6
 
 
@@ -259,7 +265,7 @@ def test_a_chain_has_the_fewest_messages_that_its_slack_permits(
     """Others that are no slower have more messages, but for the grain of the places that it may cut
     at."""
     host = on_host(graph, True)
-    request = Request(chips, cores, host)
+    request = Request(chips=chips, cores=cores, divide=False)
     found = PLACERS["chain"](graph, system, request)
     messages, most = (
         messages_between_chips(mapped(graph, system, found)),
@@ -282,7 +288,7 @@ def test_a_chain_has_the_fewest_messages_that_its_slack_permits(
 def hops(graph: Graph, system: SystemSpec, placed: Placement) -> int:
     """Mesh links that a token's payloads take, all of them non-zero."""
     mapping = mapped(graph, system, placed)
-    found = ways(mapping, system).hops.tolist()
+    found = route_trees(mapping, system).hops.tolist()
     return sum(
         count * (one.stop - one.start) for count, one in zip(found, mapping.routes, strict=True)
     )
@@ -292,7 +298,7 @@ def hops(graph: Graph, system: SystemSpec, placed: Placement) -> int:
 def test_annealing_moves_cores_of_a_chip_and_saves_hops(
     chips: int, graph: Graph, system: SystemSpec
 ) -> None:
-    request = Request(chips, 40, EMBEDDING)
+    request = Request(chips=chips, cores=40, divide=False)
     before, after = (
         PLACERS["chain"](graph, system, request),
         PLACERS["anneal"](graph, system, request),
@@ -307,9 +313,12 @@ def test_annealing_moves_cores_of_a_chip_and_saves_hops(
 
 def test_annealing_draws(a16: Graph, system: SystemSpec) -> None:
     """Another seed finds another way to save hops."""
-    before = hops(a16, system, PLACERS["chain"](a16, system, Request(3, 40, EMBEDDING)))
+    before = hops(
+        a16, system, PLACERS["chain"](a16, system, Request(chips=3, cores=40, divide=False))
+    )
     one, other = (
-        PLACERS["anneal"](a16, system, Request(3, 40, EMBEDDING, seed=seed)) for seed in (0, 1)
+        PLACERS["anneal"](a16, system, Request(chips=3, cores=40, seed=seed, divide=False))
+        for seed in (0, 1)
     )
     assert one != other
     assert max(hops(a16, system, one), hops(a16, system, other)) < before
@@ -362,7 +371,7 @@ def test_the_yardstick_may_be_missing(
     monkeypatch.setitem(sys.modules, "mtkahypar", None)
     monkeypatch.setattr(mtkahypar, "_library", mtkahypar._library.__wrapped__)
     with pytest.raises(InputError) as error:
-        PLACERS["mtkahypar"](hand_graph, system, Request(None, 1, EMBEDDING))
+        PLACERS["mtkahypar"](hand_graph, system, Request(cores=1, divide=False))
     assert (
         str(error.value)
         == "mtkahypar is not installed, must be for this placer: pip install mtkahypar"
@@ -373,9 +382,11 @@ def test_the_yardstick_may_be_missing(
 def test_parts_that_do_not_fit(a16: Graph, system: SystemSpec, with_figures: Change) -> None:
     """1288 neurons of the blocks just fit 2 chips, one grain after another."""
     narrow = with_figures(system, neurons_per_core=46)
-    PLACERS["greedy"](a16, narrow, Request(2, 14, on_host(a16, True)))
+    PLACERS["greedy"](a16, narrow, Request(chips=2, cores=14, head_on_host=True, divide=False))
     with pytest.raises(CapacityError) as error:
-        PLACERS["mtkahypar"](a16, narrow, Request(2, 14, on_host(a16, True)))
+        PLACERS["mtkahypar"](
+            a16, narrow, Request(chips=2, cores=14, head_on_host=True, divide=False)
+        )
     assert str(error.value) == "tiny: Mt-KaHyPar found no parts that fit 2 chips of 14 cores"
 
 
@@ -389,7 +400,9 @@ def placed_370m(placer: str, chips: int | None, head_on_host: bool) -> Mapping:
     return mapped(
         graph,
         system,
-        PLACERS[placer](graph, system, Request(chips, 120, on_host(graph, head_on_host))),
+        PLACERS[placer](
+            graph, system, Request(chips=chips, cores=120, head_on_host=head_on_host, divide=False)
+        ),
     )
 
 
@@ -450,7 +463,7 @@ def test_no_partitioner_of_hypergraphs_finds_fewer_messages() -> None:
 def test_any_placement_can_be_refined(placer: str, graph: Graph, system: SystemSpec) -> None:
     """Shards stay on their chips with the neurons that share their cores, and messages take no more
     hops."""
-    request = Request(3, 40, on_host(graph, True), seed=2)
+    request = Request(chips=3, cores=40, head_on_host=True, seed=2, divide=False)
     placed = PLACERS[placer](
         graph, system, replace(request, chips=None if placer == "block-per-chip" else 3)
     )

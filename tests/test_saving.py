@@ -33,6 +33,7 @@ from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
@@ -102,7 +103,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         path = folder / f"{scheme}.graph"
         graph_file.save_graph(graph, path)
         map.map_graph(
-            path, "kapoho-point", path.with_suffix(".map"), map.Wish("block-per-chip", cores=2)
+            path, "kapoho-point", path.with_suffix(".map"), Request("block-per-chip", cores=2)
         )
     return Files(folder)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.pipeline.map import Wish, place
+from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.pipeline.map import place
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job
@@ -23,7 +24,6 @@ from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import on_chips
 from mmfree_partition.chain.seams import Cut, Seams
 from mmfree_partition.check import check
-from mmfree_partition.request import Request
 from mmfree_partition.route import route
 from mmfree_sims import fast
 
@@ -39,7 +39,7 @@ def mapped(
     columns = seams.columns(ends)
     divided = by_columns(graph, columns)
     whole = Chain(divided, system.chip, host)
-    placed = on_chips(whole, seams.parts(ends, whole), system, Request(None, 120, host))
+    placed = on_chips(whole, seams.parts(ends, whole), system, Request(cores=120, divide=False))
     routes = route(divided, placed.shards, placed.locations)
     mapping = Mapping("", system.name, "by hand", placed.shards, placed.locations, routes, columns)
     return divided, check(divided, mapping, system)
@@ -94,7 +94,7 @@ def test_the_reference_agrees(graph: Graph, system: SystemSpec) -> None:
 
 
 def test_without_division_there_are_no_columns(graph: Graph, system: SystemSpec) -> None:
-    assert place(graph, "", system, Wish("chain", 5, divide=False))[1].columns == ()
+    assert place(graph, "", system, Request("chain", 5, divide=False))[1].columns == ()
 
 
 @pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 53_700, 33_900), (32, 74_600, 48_800)])
@@ -102,7 +102,7 @@ def test_division_saves_a_third_of_the_messages_of_a_published_model(
     chips: int, rows: int, columns: int
 ) -> None:
     graph, system = published_graph("370m"), load_system("alia-point-32")
-    by_rows = place(graph, "", system, Wish("chain", chips, divide=False))[1]
-    divided = place(graph, "", system, Wish("chain", chips))[1]
+    by_rows = place(graph, "", system, Request("chain", chips, divide=False))[1]
+    divided = place(graph, "", system, Request("chain", chips))[1]
     assert messages_between_chips(by_rows) == pytest.approx(rows, rel=0.01)
     assert messages_between_chips(divided) == pytest.approx(columns, rel=0.01)

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro.cost import load, timing
+from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.load import Load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.errors import HardwareError, InputError
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.mapping.trees import ways
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
@@ -109,7 +109,7 @@ def active() -> Activity:
 def loaded(*places: Location) -> Load:
     """The load of that activity on that mapping."""
     mapping = mapped(*(places or (FIRST, SECOND, LAST)))
-    return load.load(mapping, SUMMARY, active(), ways(mapping, board()))
+    return load.load(counted(mapping, SUMMARY, active(), board()))
 
 
 def bounds(span: Span) -> tuple[float, float, float]:
@@ -135,7 +135,7 @@ def test_a_load_is_what_every_core_does_at_every_step() -> None:
 
 def test_a_load_is_what_every_link_does_at_every_step() -> None:
     found = loaded()
-    each = {link: found.links[:, k].tolist() for k, link in enumerate(found.ways.links)}
+    each = {link: found.links[:, k].tolist() for k, link in enumerate(found.trees.links)}
     assert each == {(HOST, 0): [7, 0, 0], (0, 1): [0, 4 + 3, 0], (1, HOST): [0, 0, 4]}
     by_step, in_all = found.mesh
     assert by_step.tolist() == [
@@ -254,7 +254,7 @@ def test_the_barrier_depends_on_how_many_chips_are_in_use(chips: int, barrier: i
     places = HOST_CORE, *(Location(chip, 0) for chip in range(chips))  # the host is no chip
     mapping, system = Mapping("", "board", "by hand", shards, places, ()), board(**CENTRAL)
     activity = replace(nothing(mapping), tokens=1)
-    found = load.load(mapping, SUMMARY, activity, ways(mapping, system))
+    found = load.load(counted(mapping, SUMMARY, activity, system))
     assert timing.barrier(system.chip, chips).central == barrier
     assert timing.pipelined(found, system).step_seconds.central == pytest.approx(barrier * NS)
     assert timing.pipelined(found, system).barrier_share == pytest.approx(1)
@@ -299,7 +299,7 @@ def test_a_phase_without_tokens_cannot_be_timed() -> None:
     mapping = mapped(FIRST, SECOND, LAST)
     message = "the run has no token in this phase, must have at least one to be timed"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        load.load(mapping, SUMMARY, nothing(mapping), ways(mapping, board()))
+        load.load(counted(mapping, SUMMARY, nothing(mapping), board()))
 
 
 @pytest.mark.parametrize("mode", MODES)

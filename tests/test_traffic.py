@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro.cost import load
+from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.traffic import Traffic, traffic
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.mapping.trees import Ways, chip_path, ways
+from mmfree_neuro.mapping.trees import RouteTrees, chip_path, route_trees
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
@@ -45,7 +46,7 @@ def sending(source: Location, *destinations: Location) -> Mapping:
     )
 
 
-def tree(found: Ways) -> tuple[int, int, int, int, int, int]:
+def tree(found: RouteTrees) -> tuple[int, int, int, int, int, int]:
     """The only route of a mapping: deliveries, chips reached, crossings, hops; the farthest core
     and chip."""
     arrays = (
@@ -114,20 +115,20 @@ def tree(found: Ways) -> tuple[int, int, int, int, int, int]:
 def test_a_payload_passes_every_link_of_its_tree_once(
     source: Location, destinations: list[Location], expected: tuple[int, ...]
 ) -> None:
-    assert tree(ways(sending(source, *destinations), board())) == expected
+    assert tree(route_trees(sending(source, *destinations), board())) == expected
 
 
 def test_the_runs_of_a_payload() -> None:
     """Two links to the right, one to the left, one down; 8 numbers for each direction of a chip."""
-    found = ways(sending(Location(0, 1), Location(0, 3), Location(0, 4)), board())
+    found = route_trees(sending(Location(0, 1), Location(0, 3), Location(0, 4)), board())
     assert list(zip(found.run_start, found.run_stop, strict=True)) == [(1, 3), (8, 9), (16, 17)]
 
 
 def test_the_grids_come_from_the_system() -> None:
-    assert tree(ways(sending(Location(0, 0), Location(0, 7)), board(mesh_columns=8)))[3] == 7
-    assert tree(ways(sending(Location(0, 0), Location(3, 0)), board(chip_columns=4)))[2] == 3
-    assert tree(ways(sending(Location(0, 0), Location(4, 0)), board(chip_rows=2)))[2] == 1
-    assert tree(ways(sending(Location(0, 0), Location(4, 0)), board(chip_rows=4)))[2] == 2
+    assert tree(route_trees(sending(Location(0, 0), Location(0, 7)), board(mesh_columns=8)))[3] == 7
+    assert tree(route_trees(sending(Location(0, 0), Location(3, 0)), board(chip_columns=4)))[2] == 3
+    assert tree(route_trees(sending(Location(0, 0), Location(4, 0)), board(chip_rows=2)))[2] == 1
+    assert tree(route_trees(sending(Location(0, 0), Location(4, 0)), board(chip_rows=4)))[2] == 2
 
 
 def test_between_chips_the_way_goes_along_rows_then_columns_then_layers() -> None:
@@ -142,7 +143,7 @@ def test_links_between_chips_have_a_direction() -> None:
         Route(0, "x", (Location(1, 0), HOST_CORE), 0, 1),
         Route(1, "x", (Location(0, 0),), 0, 1),
     )
-    found = ways(Mapping("", "board", "by hand", shards, locations, routes), board())
+    found = route_trees(Mapping("", "board", "by hand", shards, locations, routes), board())
     used = [
         (int(route), found.links[k]) for route, k in zip(found.link_route, found.link, strict=True)
     ]
@@ -165,6 +166,11 @@ def example() -> tuple[Mapping, Activity]:
     return mapping, Activity(2, none, none, none, none, np.array([7, 4, 3, 4]))
 
 
+def counts(mapping: Mapping, activity: Activity) -> Counted:
+    """Those counts on that mapping; traffic asks nothing of a graph."""
+    return counted(mapping, GraphSummary("", "a16", 0, 2, 32, {}, ()), activity, board())
+
+
 def test_messages_are_weighed_with_their_trees() -> None:
     mapping, activity = example()
     messages = 7 * 2 + 4 * 2 + 3 + 4
@@ -172,25 +178,23 @@ def test_messages_are_weighed_with_their_trees() -> None:
     expected = Traffic(
         messages, 2 * (4 * 2 + 2 * 2 + 2 + 2) - messages, hops, 7 + 4 + 3 + 4, 7 + 4 + 3 + 4
     )
-    assert traffic(mapping, activity, ways(mapping, board())) == expected
+    assert traffic(counts(mapping, activity)) == expected
 
 
 def test_a_message_over_two_links_is_one_message_and_two_crossings() -> None:
     mapping, none = sending(Location(0, 0), Location(3, 0)), np.zeros(1, np.int64)
     activity = Activity(5, none, none, none, none, np.array([3]))
-    assert traffic(mapping, activity, ways(mapping, board())) == Traffic(
-        3, 2, 0, crossings=6, between_chips=3
-    )
+    assert traffic(counts(mapping, activity)) == Traffic(3, 2, 0, crossings=6, between_chips=3)
 
 
 def test_no_token_is_no_traffic() -> None:
     mapping, _ = example()
-    assert traffic(mapping, nothing(mapping), ways(mapping, board())) == Traffic(0, 0, 0, 0, 0)
+    assert traffic(counts(mapping, nothing(mapping))) == Traffic(0, 0, 0, 0, 0)
 
 
 def test_without_routes_there_are_no_ways() -> None:
     mapping = Mapping("", "board", "by hand", (Shard("a", 0, 1),), (Location(0, 0),), ())
-    found = ways(mapping, board())
+    found = route_trees(mapping, board())
     assert (len(found.deliveries), len(found.hops), len(found.link), len(found.run_start)) == (
         0,
         0,
@@ -279,7 +283,11 @@ def test_ways_are_the_links_of_all_single_ways_each_once(
     case: tuple[Mapping, SystemSpec, Activity],
 ) -> None:
     mapping, system, activity = case
-    found, crossing, loads = ways(mapping, system), Counter[tuple[int, int]](), Counter[Step]()
+    found, crossing, loads = (
+        route_trees(mapping, system),
+        Counter[tuple[int, int]](),
+        Counter[Step](),
+    )
     for number, route in enumerate(mapping.routes):
         source = mapping.locations[route.source]
         single = [way(source, place, system) for place in route.destinations]
@@ -301,7 +309,9 @@ def test_ways_are_the_links_of_all_single_ways_each_once(
     drawn_out(mapping, found, activity, loads)
 
 
-def drawn_out(mapping: Mapping, found: Ways, activity: Activity, loads: Counter[Step]) -> None:
+def drawn_out(
+    mapping: Mapping, found: RouteTrees, activity: Activity, loads: Counter[Step]
+) -> None:
     """Runs, link by link, hold every message of every mesh link, and the busiest is found, by step
     and in all."""
     each = Counter[int]()
@@ -313,7 +323,7 @@ def drawn_out(mapping: Mapping, found: Ways, activity: Activity, loads: Counter[
     summary = GraphSummary(
         "drawn", "a16", 0, 2, 32, {}, (*nodes, NodeSummary("end", "", 1, None, 2, {}, 0, 0))
     )
-    by_step, in_all = load.load(mapping, summary, activity, found).mesh
+    by_step, in_all = load.load(Counted(mapping, summary, activity, board(), found)).mesh
     assert in_all == max(loads.values(), default=0)
     halves = [Counter[int](), Counter[int]()]
     for route, start, stop in zip(found.run_route, found.run_start, found.run_stop, strict=True):

@@ -21,9 +21,9 @@ import numpy as np
 from rows import write
 
 from mmfree_kernels.float_model.calibrate import calibrate
-from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
-from mmfree_neuro.cost.load import MESH, PER_CORE, Load
+from mmfree_neuro.cost.counted import counted
+from mmfree_neuro.cost.load import MESH, PER_CORE, Load, load
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.hgrn_bit import lowering
@@ -32,7 +32,7 @@ from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.activity import expected
@@ -97,7 +97,7 @@ def cases(system: SystemSpec) -> Iterator[Case]:
     exact = dict.fromkeys(FORMULAS, (1, 1)) | {"asynchronous prefill": (560, 16)}
     graph = small()
     yield "2 blocks of 64, a core for every node, 3 chips", graph, chain(graph), exact
-    wish = map.Wish("block-per-chip", cores=5)
+    wish = Request("block-per-chip", cores=5)
     yield (
         "2 blocks of 64, a block on each chip, 3 chips",
         *map.place(graph, "", system, wish),
@@ -107,7 +107,7 @@ def cases(system: SystemSpec) -> Iterator[Case]:
     block = published_graph("370m", blocks=1)
     bundled = dict.fromkeys(FORMULAS, (1, 8)) | {"asynchronous prefill": (240, 256)}
     for placer, chips in (("block-per-chip", 1), ("chain", 3)):
-        wish = map.Wish(placer, chips=chips, head_on_host=True)
+        wish = Request(placer, chips=chips, head_on_host=True)
         yield (
             f"1 block of 370M, {placer}, {chips} chips",
             *map.place(block, "", system, wish),
@@ -157,23 +157,21 @@ def row(what: str, load: Load, found: Outcome, formula_s: float) -> dict[str, ob
 def rows(system: SystemSpec) -> Iterator[dict[str, object]]:
     """A row for every case and mode."""
     for what, graph, mapping, how in cases(system):
-        load = load_.load(
-            mapping, summarise(graph), expected(graph, mapping), ways(mapping, system)
-        )
+        asked = load(counted(mapping, summarise(graph), expected(graph, mapping), system))
         for mode, formula in FORMULAS.items():
             (tokens, bundle), begin, estimate = (
                 how[mode],
                 time.perf_counter(),
-                formula(load, system),
+                formula(asked, system),
             )
             found = simulate(graph, mapping, system, mode, tokens, bundle=bundle)
-            agree(found, load, system)
+            agree(found, asked, system)
             about = {
                 "bundle": bundle,
                 "slowest": estimate.resource,
                 "took_s": round(time.perf_counter() - begin, 1),
             }
-            yield row(what, load, found, estimate.seconds_per_token.central) | about
+            yield row(what, asked, found, estimate.seconds_per_token.central) | about
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from typing import Any
 from rows import write
 
 from mmfree_neuro.cost import energy, timing
-from mmfree_neuro.cost import load as load_
+from mmfree_neuro.cost.counted import counted
+from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
@@ -49,11 +50,11 @@ def counts() -> dict[str, float]:
     """Counts of one block for a token, and the slowest cores of its steps in microseconds without a
     barrier."""
     graph, system = published_graph("370m", blocks=1), load_system("oheo-gulch")
-    graph, mapping = map.place(graph, "", system, map.Wish("block-per-chip", head_on_host=True))
-    activity, summary, found = expected(graph, mapping), summarise(graph), ways(mapping, system)
-    moved = traffic(mapping, activity, found)
-    load = load_.load(mapping, summary, activity, found)
-    reads = load.per_core["synapses read"]
+    graph, mapping = map.place(graph, "", system, Request("block-per-chip", head_on_host=True))
+    activity = expected(graph, mapping)
+    counts = counted(mapping, summarise(graph), activity, system)
+    moved, asked = traffic(counts), load(counts)
+    reads = asked.per_core["synapses read"]
     nothing = Quantity(0, 0, 0, "to be fitted")
     bare = replace(system, chip=replace(system.chip, fall_through_step_ns=nothing))
     return {
@@ -61,11 +62,11 @@ def counts() -> dict[str, float]:
         "reads": energy.on_chips(mapping, activity.reads),
         "messages": moved.messages,
         "hops": moved.hops,
-        "instructions": sum(energy.instructions(mapping, summary, activity).values()),
+        "instructions": sum(energy.instructions(counts).values()),
         "reads_of_the_slowest_core": float(reads.sum(0).max()),
-        "steps": load.steps,
+        "steps": asked.steps,
         "us_of_the_slowest_resources_of_all_steps": timing.fall_through(
-            load, bare
+            asked, bare
         ).seconds_per_token.central
         * 1e6,
     }

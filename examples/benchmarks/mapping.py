@@ -17,13 +17,15 @@ import time
 from rows import write
 
 from mmfree_neuro.cost import explore
+from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import mapping_to_plain
+from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline import map
-from mmfree_neuro.pipeline.map import PLACERS, Wish
+from mmfree_neuro.pipeline.map import PLACERS
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.testing import published_graph
@@ -36,15 +38,15 @@ def checksum(mapping: Mapping) -> str:
     return hashlib.sha256(json.dumps(mapping_to_plain(mapping)).encode()).hexdigest()[:16]
 
 
-def placed(model: str, graph: Graph, wish: Wish) -> list[dict[str, object]]:
+def placed(model: str, graph: Graph, request: Request) -> list[dict[str, object]]:
     """Rows of one mapping: how long it took, and how far from its bounds it is."""
     system = load_system("alia-point")
-    home = "head on the host" if wish.head_on_host else "head on chips"
-    split = "rows alone" if not wish.divide else "spread" if wish.spread else "columns too"
-    what = f"{model}, {wish.placer}, {split}, {wish.chips or 'fewest'} chips, {home}"
+    home = "head on the host" if request.head_on_host else "head on chips"
+    split = "rows alone" if not request.divide else "spread" if request.spread else "columns too"
+    what = f"{model}, {request.placer}, {split}, {request.chips or 'fewest'} chips, {home}"
     begin = time.monotonic()
     try:
-        divided, mapping = map.place(graph, "", system, wish)
+        divided, mapping = map.place(graph, "", system, request)
     except (CapacityError, InputError) as error:
         return [{"what": f"{what}: {error}", "value": None, "unit": ""}]
     seconds = time.monotonic() - begin
@@ -70,8 +72,8 @@ def compared(graph: Graph) -> list[dict[str, object]]:
     """Rows of the 370M model on few and on many chips of the 32 of the literature, the head on the
     host."""
     system, rows = load_system("alia-point-32"), list[dict[str, object]]()
-    choices = [
-        explore.Choice(placer, chips, split, 2, True, copies)
+    requests = [
+        Request(placer, chips, head_on_host=True, weight_bits=2, copies=copies, **SPLITS[split])
         for placer, chips, split, copies in (
             ("block-per-chip", None, "rows", 1),
             ("block-per-chip", None, "spread", 1),
@@ -83,20 +85,13 @@ def compared(graph: Graph) -> list[dict[str, object]]:
             ("chain", None, "columns", 4),
         )
     ]
-    for choice in choices:
-        wish = Wish(
-            choice.placer,
-            choice.chips,
-            None,
-            choice.split == "spread",
-            True,
-            divide=choice.split != "rows",
-        )
-        divided, mapping = map.place(graph, "", system, wish)
-        for point in explore.points(
-            choice, mapping, summarise(divided), expected(divided, mapping), system
-        ):
-            what = f"370m, {choice}, {point.chips} chips: {point.phase}, {point.mode}"
+    for request in requests:
+        divided, mapping = map.place(graph, "", system, request)
+        counts = counted(mapping, summarise(divided), expected(divided, mapping), system)
+        for point in explore.points(request, counts):
+            what = (
+                f"370m, {explore.label(request)}, {point.chips} chips: {point.phase}, {point.mode}"
+            )
             spans = {
                 "tokens/s": point.tokens_per_s,
                 "mJ/token, chips alone": point.chip_millijoule_per_token,
@@ -120,9 +115,9 @@ def main(models: list[str]) -> None:
             counts = (None,) if placer == "block-per-chip" else (None, *CHIPS[model])
             for chips in counts:
                 for home in (True, False):
-                    rows += placed(model, graph, Wish(placer, chips, head_on_host=home))
+                    rows += placed(model, graph, Request(placer, chips, head_on_host=home))
                     print(rows[-1]["what"], rows[-1]["value"], flush=True)
-        rows += placed(model, graph, Wish("chain", CHIPS[model][1], divide=False))
+        rows += placed(model, graph, Request("chain", CHIPS[model][1], divide=False))
         if model == "370m":
             rows += compared(graph)
     write("mapping", rows)

@@ -13,10 +13,12 @@ from dataclasses import replace
 from rows import write
 
 from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.counted import Counted
+from mmfree_neuro.cost.load import load
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.mapping.trees import route_trees
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
@@ -28,8 +30,8 @@ TIMES = 7
 def main() -> None:
     system, rows = load_system("alia-point-32"), list[dict[str, object]]()
     for split in ("columns", "spread"):
-        wish = map.Wish("chain", 24, head_on_host=True, spread=split == "spread")
-        graph, mapping = map.place(published_graph("370m"), "", system, wish)
+        request = Request("chain", 24, head_on_host=True, spread=split == "spread")
+        graph, mapping = map.place(published_graph("370m"), "", system, request)
         summary, activity = summarise(graph), expected(graph, mapping)
         found, seconds = (
             set(),
@@ -37,17 +39,18 @@ def main() -> None:
         )
         for _ in range(TIMES):
             begin = time.monotonic()
-            trees = ways(mapping, system)
+            trees = route_trees(mapping, system)
             between = time.monotonic()
-            load = load_.load(mapping, summary, activity, trees)
+            counts = Counted(mapping, summary, activity, system, trees)
+            asked = load(counts)
             loaded = time.monotonic()
             for chip in (
                 system.chip,
                 replace(system.chip, time_per_synapse_ns=system.chip.time_per_synop_ns),
             ):
                 other = replace(system, chip=chip)
-                times = timing.fall_through(load, other)
-                energy = cost.energy(mapping, summary, activity, other, times, trees)
+                times = timing.fall_through(asked, other)
+                energy = cost.energy(replace(counts, system=other), times)
                 found.add((times.tokens_per_s.central, energy.millijoule_per_token.central))
             end = time.monotonic()
             for name, took in zip(

@@ -12,14 +12,14 @@ from rows import write
 
 from mmfree_neuro.baselines import published as baselines
 from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.counted import counted
+from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import BOUNDS, Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map
-from mmfree_neuro.pipeline.map import Wish
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
@@ -58,14 +58,14 @@ def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
         published_graph("370m", blocks=blocks),
         "",
         system,
-        Wish("block-per-chip", head_on_host=True),
+        Request("block-per-chip", head_on_host=True),
     )
-    summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
-    load = load_.load(mapping, summary, activity, found)
+    counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
+    asked = load(counts)
     return {
-        name: (times, cost.energy(mapping, summary, activity, system, times, found))
+        name: (times, cost.energy(counts, times))
         for name, estimate in (("prefill", timing.pipelined), ("generate", timing.fall_through))
-        for times in (estimate(load, system),)
+        for times in (estimate(asked, system),)
     }
 
 
@@ -215,11 +215,11 @@ def ratios() -> list[dict[str, object]]:
     }
     system = load_system("alia-point-32")
     graph, mapping = map.place(
-        published_graph("370m"), "", system, Wish("block-per-chip", head_on_host=True)
+        published_graph("370m"), "", system, Request("block-per-chip", head_on_host=True)
     )
-    summary, activity, found = summarise(graph), expected(graph, mapping), ways(mapping, system)
-    times = timing.fall_through(load_.load(mapping, summary, activity, found), system)
-    energy = cost.energy(mapping, summary, activity, system, times, found).millijoule_per_token
+    counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
+    times = timing.fall_through(load(counts), system)
+    energy = cost.energy(counts, times).millijoule_per_token
     ours = {
         "published headline": (headline.tokens_per_s, headline.millijoule_per_token),
         "our estimate, 24 chips, system": (times.tokens_per_s.central, energy.central),

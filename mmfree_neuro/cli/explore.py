@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline import explore as pipeline_explore
-from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.report import terminal
+from mmfree_partition.placers import PLACERS
 
 
 def add(commands: Any) -> None:
@@ -72,16 +73,23 @@ def run(options: argparse.Namespace) -> None:
     ]
     bits = [_number(text, "weight bits") for text in options.weight_bits.split(",")]
     copies = [_number(text, "copies") for text in options.copies.split(",")]
-    known_names = {
-        "split": (options.splits, exploring.SPLITS),
-        "placer": (options.placers, mapping.PLACERS),
+    known_names: dict[str, tuple[str, Collection[str]]] = {
+        "split": (options.splits, SPLITS),
+        "placer": (options.placers, PLACERS),
     }
     for what, (names, known) in known_names.items():
         for name in names.split(","):
             if name not in known:
                 raise InputError(f"{what} {name!r} is not known, must be one of {', '.join(known)}")
-    choices = [
-        exploring.Choice(placer, count, split, width, options.head_on_host, copy)
+    requests = [
+        Request(
+            placer,
+            None if placer == "block-per-chip" else count,
+            head_on_host=options.head_on_host,
+            weight_bits=width,
+            copies=copy,
+            **SPLITS[split],
+        )
         for width in bits
         for split in options.splits.split(",")
         for placer in options.placers.split(",")
@@ -89,11 +97,10 @@ def run(options: argparse.Namespace) -> None:
         for copy in copies
         if placer != "block-per-chip" or count == chips[0]
     ]
-    choices = [replace(c, chips=None) if c.placer == "block-per-chip" else c for c in choices]
-    found, failed = pipeline_explore.explore(options.graph, options.system, choices, say)
+    found, failed = pipeline_explore.explore(options.graph, options.system, requests, say)
     if not found:
         raise InputError(
-            f"none of {len(choices)} ways to map {options.graph} is possible: {failed[0][1]}"
+            f"none of {len(requests)} ways to map {options.graph} is possible: {failed[0][1]}"
         )
     content = exploring.content(found, failed)
     text = terminal.table(found, failed)

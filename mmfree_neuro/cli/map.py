@@ -7,8 +7,10 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.report import terminal
+from mmfree_partition.placers import PLACERS
 
 
 def add(commands: Any) -> None:
@@ -19,7 +21,7 @@ def add(commands: Any) -> None:
     add_option(p, "graph", type=Path, help="graph file")
     add_option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     add_option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
-    add_option(p, "--placer", help=f"{', '.join(mapping.PLACERS)} (default chain)")
+    add_option(p, "--placer", help=f"{', '.join(PLACERS)} (default chain)")
     add_option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
     add_option(
         p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)"
@@ -57,7 +59,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
-    wish = mapping.Wish(
+    request = Request(
         _placer(options),
         options.chips,
         options.cores,
@@ -68,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         options.refine,
         options.seed,
     )
-    graph, stored = mapping.map_graph(options.graph, options.system, options.output, wish)
+    graph, stored = mapping.map_graph(options.graph, options.system, options.output, request)
     bounds = mapping.bounds(graph, stored.mapping, stored.system, options.cores)
     text = (
         f"wrote {options.output}\n{terminal.mapping(graph, stored.mapping, stored.system, bounds)}"

@@ -9,15 +9,13 @@ chips alone, and that of the whole system.
 from collections import Counter
 from dataclasses import dataclass
 
+from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.span import BOUNDS, Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.cost.traffic import traffic
-from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Mapping
-from mmfree_neuro.mapping.trees import Ways
-from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.systems.spec import Quantity, SystemSpec
+from mmfree_neuro.systems.spec import Quantity
 
 PJ_TO_MJ = 1e-9
 
@@ -53,8 +51,9 @@ def on_chips(mapping: Mapping, counts: Ints) -> int:
     )
 
 
-def instructions(mapping: Mapping, summary: GraphSummary, activity: Activity) -> Counter[str]:
-    """Instructions issued on the chips by class, over the whole run."""
+def instructions(counted: Counted) -> Counter[str]:
+    """Instructions issued on the chips by class, over the whole phase."""
+    mapping, summary, activity = counted.mapping, counted.summary, counted.activity
     nodes = {node.name: node for node in summary.nodes}
     issued: Counter[str] = Counter()
     for position, (shard, place) in enumerate(zip(mapping.shards, mapping.locations, strict=True)):
@@ -79,22 +78,14 @@ def _power(name: str, count: float, watts: Quantity, timing: Timing) -> Part:
     return Part(name, count, span, watts.source)
 
 
-def energy(
-    mapping: Mapping,
-    summary: GraphSummary,
-    activity: Activity,
-    system: SystemSpec,
-    timing: Timing,
-    found: Ways,
-    *,
-    copies: int = 1,
-) -> Energy:
+def energy(counted: Counted, timing: Timing, *, copies: int = 1) -> Energy:
     """The energy of a token on average over a phase, whose timing has been estimated.
 
     Where `copies` of the model work on sequences of their own, they share the board and the host.
     """
-    chip, tokens, moved = system.chip, activity.tokens, traffic(mapping, activity, found)
-    issued = sum(instructions(mapping, summary, activity).values())
+    mapping, activity, system = counted.mapping, counted.activity, counted.system
+    chip, tokens, moved = system.chip, activity.tokens, traffic(counted)
+    issued = sum(instructions(counted).values())
     alone = chip.fall_through_energy_ratio
     picojoule = Span(*(PJ_TO_MJ * (getattr(alone, b) if timing.alone else 1.0) for b in BOUNDS))
     parts = (

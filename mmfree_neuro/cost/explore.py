@@ -11,48 +11,36 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import load as load_
 from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.counted import Counted
+from mmfree_neuro.cost.energy import energy
+from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.cost.traffic import traffic
-from mmfree_neuro.graph.summary import GraphSummary
-from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.mapping.trees import Ways, ways
-from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_neuro.mapping.request import Request
 
-SPLITS = ("rows", "columns", "spread")
-"""By rows alone; and by columns where that saves messages; and every node over all cores of its
-chip besides."""
 MODES = {"prefill": timing.PREFILL, "generate": timing.GENERATION}
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One way to map a graph: a wish, and how many copies of the model work on sequences of their
-    own."""
+def label(request: Request) -> str:
+    """A request in a few words."""
+    parts = [request.placer, request.split, f"{request.weight_bits} bits"]
+    parts += ["head on the host"] if request.head_on_host else []
+    return ", ".join([*parts, f"{request.copies} copies"] if request.copies > 1 else parts)
 
-    placer: str
-    chips: int | None
-    split: str
-    """One of `SPLITS`."""
-    weight_bits: int
-    head_on_host: bool
-    copies: int
 
-    def __str__(self) -> str:
-        parts = [self.placer, self.split, f"{self.weight_bits} bits"]
-        parts += ["head on the host"] if self.head_on_host else []
-        return ", ".join([*parts, f"{self.copies} copies"] if self.copies > 1 else parts)
+def plain(request: Request) -> dict[str, Any]:
+    """A request as plain data: what differs between the points of one exploration."""
+    names = ("placer", "chips", "split", "weight_bits", "head_on_host", "copies")
+    return {name: getattr(request, name) for name in names}
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a choice gives in one mode."""
+    """What a request gives in one mode."""
 
-    choice: Choice
+    request: Request
     phase: str
     mode: str
     chips: int
@@ -69,42 +57,31 @@ class Point:
     barrier_share: float
 
 
-def points(
-    choice: Choice, mapping: Mapping, summary: GraphSummary, activity: Activity, system: SystemSpec
-) -> tuple[Point, ...]:
-    """A mapping in every mode."""
-    found = ways(mapping, system)
-    chips = choice.copies * len(mapping.chips)
-    load = replace(load_.load(mapping, summary, activity, found), chips=chips)
+def points(request: Request, counted: Counted) -> tuple[Point, ...]:
+    """A mapping in every mode, as the request's copies of it would run."""
+    chips = request.copies * len(counted.mapping.chips)
+    asked = replace(load(counted), chips=chips)
     return tuple(
-        _point(choice, phase, mapping, summary, activity, system, estimate(load, system), found)
+        _point(request, phase, counted, estimate(asked, counted.system))
         for phase, modes in MODES.items()
         for estimate in modes.values()
     )
 
 
-def _point(
-    choice: Choice,
-    phase: str,
-    mapping: Mapping,
-    summary: GraphSummary,
-    activity: Activity,
-    system: SystemSpec,
-    times: Timing,
-    found: Ways,
-) -> Point:
-    energy = cost.energy(mapping, summary, activity, system, times, found, copies=choice.copies)
+def _point(request: Request, phase: str, counted: Counted, times: Timing) -> Point:
+    mapping, copies = counted.mapping, request.copies
+    spent = energy(counted, times, copies=copies)
     rate = times.tokens_per_s
     return Point(
-        choice,
+        request,
         phase,
         times.mode,
-        choice.copies * len(mapping.chips),
-        choice.copies * len(mapping.cores),
-        Span(rate.low * choice.copies, rate.central * choice.copies, rate.high * choice.copies),
-        energy.chip_millijoule_per_token,
-        energy.millijoule_per_token,
-        traffic(mapping, activity, found).between_chips // activity.tokens,
+        copies * len(mapping.chips),
+        copies * len(mapping.cores),
+        Span(rate.low * copies, rate.central * copies, rate.high * copies),
+        spent.chip_millijoule_per_token,
+        spent.millijoule_per_token,
+        traffic(counted).between_chips // counted.activity.tokens,
         times.resource,
         times.barrier_share,
     )
@@ -128,12 +105,17 @@ def front(found: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(best)
 
 
-def content(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> dict[str, Any]:
+def _plain_point(point: Point) -> dict[str, Any]:
+    figures = {name: value for name, value in asdict(point).items() if name != "request"}
+    return {"choice": plain(point.request), **figures}
+
+
+def content(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> dict[str, Any]:
     """All points, each with whether it is on the front of its phase and mode, and what could not be
     mapped."""
     groups = sorted({(point.phase, point.mode) for point in found})
     best = {p for group in groups for p in front([p for p in found if (p.phase, p.mode) == group])}
     return {
-        "points": [asdict(point) | {"front": point in best} for point in found],
-        "failed": [asdict(choice) | {"why": why} for choice, why in failed],
+        "points": [_plain_point(point) | {"front": point in best} for point in found],
+        "failed": [plain(request) | {"why": why} for request, why in failed],
     }

@@ -6,11 +6,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
-from mmfree_neuro.mapping.trees import Ways
+from mmfree_neuro.mapping.trees import RouteTrees
 from mmfree_neuro.run.activity import Activity
 
 PER_CORE = {
@@ -49,7 +49,7 @@ class Load:
     """The number of the last step; the first, 0, is the host's."""
     cores: tuple[Location, ...]
     per_core: dict[str, Floats]  # each [last + 1, cores], uses in the whole phase
-    ways: Ways
+    trees: RouteTrees
     sent: Ints  # [routes], messages in the whole phase
     route_step: Ints  # [routes]
     farthest: tuple[Ints, Ints]  # each [last + 1], the most hops and crossings of a route
@@ -57,21 +57,21 @@ class Load:
     @cached_property
     def mesh(self) -> tuple[Ints, int]:
         """Messages over the busiest mesh link: at every step [last + 1], and in all steps."""
-        run_step = self.route_step[self.ways.run_route]
-        by_step = _peaks(self.ways, self.sent, run_step, self.last)
-        in_all = _peaks(self.ways, self.sent, 0 * run_step, 0)  # as if all were one step
+        run_step = self.route_step[self.trees.run_route]
+        by_step = _peaks(self.trees, self.sent, run_step, self.last)
+        in_all = _peaks(self.trees, self.sent, 0 * run_step, 0)  # as if all were one step
         return by_step, int(in_all[0])
 
     @cached_property
     def links(self) -> Floats:
         """Messages over every link between chips [last + 1, links]."""
-        count = len(self.ways.links)
-        bins = self.route_step[self.ways.link_route] * count + self.ways.link
-        flat = np.bincount(bins, self.sent[self.ways.link_route], (self.last + 1) * count)
+        count = len(self.trees.links)
+        bins = self.route_step[self.trees.link_route] * count + self.trees.link
+        flat = np.bincount(bins, self.sent[self.trees.link_route], (self.last + 1) * count)
         return flat.astype(np.float64, copy=False).reshape(self.last + 1, count)
 
 
-def _peaks(ways: Ways, sent: Ints, run_step: Ints, last: int) -> Ints:
+def _peaks(trees: RouteTrees, sent: Ints, run_step: Ints, last: int) -> Ints:
     """At every step, the messages over the busiest mesh link [last + 1].
 
     The links of a step are swept in the order of their numbers.  The messages of a run are added
@@ -82,8 +82,8 @@ def _peaks(ways: Ways, sent: Ints, run_step: Ints, last: int) -> Ints:
         change       +3  +5  -3  +1  -1  -5
         running sum   3   8   5   6   5   0     the peak is 8, on links 2 and 3
     """
-    messages = sent[ways.run_route]
-    link = np.concatenate([ways.run_start, ways.run_stop])
+    messages = sent[trees.run_route]
+    link = np.concatenate([trees.run_start, trees.run_stop])
     change = np.concatenate([messages, -messages])
     step = np.concatenate([run_step, run_step])
     # At one link, what leaves comes off first: +1 before -3 would give 9, which no link carries.
@@ -94,8 +94,10 @@ def _peaks(ways: Ways, sent: Ints, run_step: Ints, last: int) -> Ints:
     return peaks
 
 
-def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways) -> Load:
+def load(counted: Counted) -> Load:
     """What a phase asked of every resource.  Raises InputError where it has no token."""
+    mapping, summary, activity = counted.mapping, counted.summary, counted.activity
+    trees = counted.trees
     if activity.tokens < 1:
         raise InputError("the run has no token in this phase, must have at least one to be timed")
     nodes = {node.name: node for node in summary.nodes}
@@ -121,7 +123,7 @@ def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways
         return flat.astype(np.float64, copy=False).reshape(summary.steps + 1, len(cores))
 
     # The core of the source issues a message for each destination; only links carry one for many.
-    sends = activity.messages * ways.deliveries
+    sends = activity.messages * trees.deliveries
     per_core = dict(
         zip(
             PER_CORE,
@@ -139,7 +141,7 @@ def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways
         np.zeros(summary.steps + 1, np.int64),
         np.zeros(summary.steps + 1, np.int64),
     )
-    for most, way in zip(farthest, (ways.depth, ways.far), strict=True):
+    for most, way in zip(farthest, (trees.depth, trees.far), strict=True):
         np.maximum.at(most, route_step, way)
     steps = len(set(shard_step[shard_core >= 0].tolist()))
     return Load(
@@ -149,7 +151,7 @@ def load(mapping: Mapping, summary: GraphSummary, activity: Activity, ways: Ways
         summary.steps,
         cores,
         per_core,
-        ways,
+        trees,
         activity.messages,
         route_step,
         farthest,

@@ -79,14 +79,14 @@ def _slowest(
     for name, figure in BETWEEN.items():
         chosen = [
             k
-            for k, ends in enumerate(found.ways.links)
+            for k, ends in enumerate(found.trees.links)
             if (HOST in ends) == (name == "links to the host")
         ]
         if chosen:
             links = found.links[:, chosen]
             links = links.sum(0, keepdims=True) if together else links
             names.append(
-                [(name, Location(max(found.ways.links[chosen[k]]), 0)) for k in links.argmax(1)]
+                [(name, Location(max(found.trees.links[chosen[k]]), 0)) for k in links.argmax(1)]
             )
             times.append(links.max(1) * getattr(getattr(chip, figure), bound))
     table = np.array(times) / found.tokens

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.mapping.trees import Ways
-from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.cost.counted import Counted
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,16 @@ class Traffic:
     """One for every other chip, or the host, that a payload was delivered to."""
 
 
-def traffic(mapping: Mapping, activity: Activity, found: Ways) -> Traffic:
-    """The traffic of a run; `found` as `ways` finds it."""
+def traffic(counted: Counted) -> Traffic:
+    """The traffic of a phase."""
+    mapping, activity, trees = counted.mapping, counted.activity, counted.trees
     sent = activity.messages
     sizes = np.array([route.stop - route.start for route in mapping.routes], np.int64)
     silent = sizes * activity.tokens - sent
     return Traffic(
-        int(sent @ found.deliveries),
-        int(silent @ found.deliveries),
-        int(sent @ found.hops),
-        int(sent @ found.crossings),
-        int(sent @ found.chips_reached),
+        int(sent @ trees.deliveries),
+        int(silent @ trees.deliveries),
+        int(sent @ trees.hops),
+        int(sent @ trees.crossings),
+        int(sent @ trees.chips_reached),
     )

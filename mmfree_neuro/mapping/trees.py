@@ -26,7 +26,7 @@ _Targets = dict[tuple[int, tuple[int, ...]], tuple[list[int], list[int]]]
 
 
 @dataclass(frozen=True, eq=False)
-class Ways:
+class RouteTrees:
     """The trees of a mapping's routes.
 
     A run is a stretch of mesh links on one line of a mesh, in one direction.  Links are numbered so
@@ -82,7 +82,7 @@ def _chip_tree(
     return tuple(links), far
 
 
-def ways(mapping: Mapping, system: SystemSpec) -> Ways:
+def route_trees(mapping: Mapping, system: SystemSpec) -> RouteTrees:
     """The trees of all routes of a mapping on a system."""
     columns, rows = int(system.chip_columns.central), int(system.chip_rows.central)
     mesh_columns = int(system.chip.mesh_columns.central)
@@ -119,7 +119,7 @@ def ways(mapping: Mapping, system: SystemSpec) -> Ways:
             routes.append(number)
             entries.append(source.core if source.chip == chip else 0)
     crossed = np.array(link_route, np.int64)
-    return Ways(
+    return RouteTrees(
         np.array([len(route.destinations) for route in mapping.routes], np.int64),
         reached,
         np.bincount(crossed, minlength=len(sources)).astype(np.int64),

@@ -6,20 +6,18 @@ it.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.published import Baseline, compare
 from mmfree_neuro.baselines.roofline import Gpu
-from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import load as load_
-from mmfree_neuro.cost import timing
+from mmfree_neuro.cost import energy, timing
+from mmfree_neuro.cost.counted import Counted, counted
+from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location
-from mmfree_neuro.mapping.trees import Ways, ways
 from mmfree_neuro.report.wording import Plain
-from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import Quantity
 
@@ -35,7 +33,7 @@ def build(
 ) -> Plain:
     """The report as plain data; `use` is what `footprint.use_of_cores` found, `gpus` are those to
     estimate."""
-    found = ways(run.mapping, run.system)
+    counts = counted(run.mapping, run.summary, run.prefill, run.system)
     report: Plain = {
         "format": "mmfree-neuro report 2",
         "header": {
@@ -59,8 +57,8 @@ def build(
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},
         "mapping": _mapping(run, use),
         "phases": {
-            "prefill": _phase(run, timing.PREFILL, run.prefill, found),
-            "generate": _phase(run, timing.GENERATION, run.generate, found),
+            "prefill": _phase(timing.PREFILL, counts),
+            "generate": _phase(timing.GENERATION, replace(counts, activity=run.generate)),
         },
         "links": _links(run),
         "simulator_seconds": dict(run.seconds),
@@ -131,29 +129,28 @@ def _content(run: Run, use: dict[Location, Footprint]) -> list[Plain]:
     ]
 
 
-def _phase(
-    run: Run, modes: Mapping[str, timing.Mode], activity: Activity, found: Ways
-) -> Plain | None:
+def _phase(modes: Mapping[str, timing.Mode], counts: Counted) -> Plain | None:
+    mapping, activity = counts.mapping, counts.activity
     tokens = activity.tokens
     if tokens == 0:
         return None
-    load = load_.load(run.mapping, run.summary, activity, found)
-    times, free = (estimate(load, run.system) for estimate in modes.values())
-    energy = cost.energy(run.mapping, run.summary, activity, run.system, times, found)
-    issued = cost.instructions(run.mapping, run.summary, activity)
-    moved = asdict(traffic(run.mapping, activity, found))
+    asked = load(counts)
+    times, free = (estimate(asked, counts.system) for estimate in modes.values())
+    spent = energy.energy(counts, times)
+    issued = energy.instructions(counts)
+    moved = asdict(traffic(counts))
     return {
         "tokens": tokens,
         "traffic_per_token": {key: count / tokens for key, count in moved.items()},
-        "synops_per_token": cost.on_chips(run.mapping, activity.synops) / tokens,
-        "reads_per_token": cost.on_chips(run.mapping, activity.reads) / tokens,
+        "synops_per_token": energy.on_chips(mapping, activity.synops) / tokens,
+        "reads_per_token": energy.on_chips(mapping, activity.reads) / tokens,
         "instructions_per_token": {key: count / tokens for key, count in sorted(issued.items())},
         "saturations": int(activity.saturations.sum()),
         **asdict(times),
         "without_barrier": asdict(free),
-        "chip_millijoule_per_token": asdict(energy.chip_millijoule_per_token),
-        "millijoule_per_token": asdict(energy.millijoule_per_token),
-        "parts": [asdict(part) for part in energy.parts],
+        "chip_millijoule_per_token": asdict(spent.chip_millijoule_per_token),
+        "millijoule_per_token": asdict(spent.millijoule_per_token),
+        "parts": [asdict(part) for part in spent.parts],
     }
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
-from mmfree_neuro.cost.explore import Choice, Point, front
+from mmfree_neuro.cost.explore import Point, front, label
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.run.run_file import Run
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
@@ -191,7 +192,7 @@ def estimates(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> str:
+def table(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> str:
     """The fronts as text, fastest first, and how many points are not on them."""
     lines = []
     for phase, mode in dict.fromkeys((point.phase, point.mode) for point in found):
@@ -207,12 +208,12 @@ def table(found: Sequence[Point], failed: Sequence[tuple[Choice, str]]) -> str:
             cells = " ".join(
                 f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans
             )
-            lines.append(f"  {cells} {p.chips:5d}  {p.choice}; {p.resource}")
+            lines.append(f"  {cells} {p.chips:5d}  {label(p.request)}; {p.resource}")
     lines += [
-        f"not mapped: {choice}, {choice.chips or 'fewest'} chips: {why}"
-        for choice, why in failed
-        if choice.copies == 1
+        f"not mapped: {label(request)}, {request.chips or 'fewest'} chips: {why}"
+        for request, why in failed
+        if request.copies == 1
     ]
-    if too_many := sum(choice.copies > 1 for choice, _ in failed):
+    if too_many := sum(request.copies > 1 for request, _ in failed):
         lines.append(f"not mapped: {too_many} times more copies than there are chips for")
     return "\n".join(lines)

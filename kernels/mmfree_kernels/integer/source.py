@@ -172,8 +172,8 @@ class _Writer:
         """How `Machine.sigmoid` scales a magnitude of so many fractional bits.
 
         The table is read at 11 fractional bits, so 8 of them are shifted up by 3 and 13 down by 2.
-        Before the shift up a magnitude is cut at 2^(15 - 3), which is behind the table's end already:
-        so no bit leaves the register.
+        Before the shift up a magnitude is cut at 2^(15 - 3), which is behind the table's end
+        already: so no bit leaves the register.
         """
         up, down = max(0, SIGMOID_INPUT_FRAC - frac), max(0, frac - SIGMOID_INPUT_FRAC)
         most = 1 << max(0, SIGMOID_INPUT_BITS - up) if up else _UNBOUNDED

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.mapping.mapping import Location, Shard
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.links import Piece
-from mmfree_partition.request import Placement, Request, host_shards
+from mmfree_partition.placement import Placement, host_shards
 
 MANY = 1 << 40
 
@@ -43,10 +44,10 @@ def cores_of(chain: Chain, pieces: Sequence[Piece], request: Request) -> list[li
     What has no room spread over all cores fills them one after another.
     """
     if request.spread:
-        found = filling.spread(chain, pieces, request.cores)
+        found = filling.spread(chain, pieces, request.cores_of(chain.chip))
         if found is not None:
             return found
-    return filling.evenly(chain, pieces, request.cores)
+    return filling.evenly(chain, pieces, request.cores_of(chain.chip))
 
 
 def lay_out(
@@ -59,8 +60,8 @@ def lay_out(
             f"{graph.name}: the mapping needs {len(chips)} chips, {system.name} has "
             f"{int(system.chips.central)}"
         )
-    order, cores = chip_order(system), core_order(system, request.cores)
-    shards, locations = host_shards({node.name: node.size for node in graph.nodes}, request)
+    order, cores = chip_order(system), core_order(system, request.cores_of(chain.chip))
+    shards, locations = host_shards({node.name: node.size for node in graph.nodes}, chain.host)
     for number, chip in enumerate(chips):
         for position, held in enumerate(chip):
             shards += held
@@ -82,8 +83,8 @@ def on_chips(
         if held is None:
             names = [chain.links[k].node.name for k, _, _ in pieces]
             raise CapacityError(
-                f"{chain.graph.name}: {names[0]} … {names[-1]} do not fit {request.cores} cores "
-                f"of chip {number}"
+                f"{chain.graph.name}: {names[0]} … {names[-1]} do not fit "
+                f"{request.cores_of(chain.chip)} cores of chip {number}"
             )
         chips.append(held)
     return lay_out(chain, chips, system, request)
@@ -94,14 +95,14 @@ def chips_for(chain: Chain, system: SystemSpec, request: Request) -> int:
     available = int(system.chips.central)
     filled = filling.fill(chain, chain.whole(), float("inf"), MANY)
     assert filled is not None  # room for every single neuron is known
-    least = -(-len(filled) // request.cores)
+    least = -(-len(filled) // request.cores_of(chain.chip))
     chips = request.chips or least
     if least > min(chips, available):
-        first = filled[min(chips, available) * request.cores][0].node
+        first = filled[min(chips, available) * request.cores_of(chain.chip)][0].node
         limit = f"{chips} were asked for" if request.chips else f"{system.name} has {available}"
         raise CapacityError(
             f"{first}: does not fit behind what comes before it: all nodes need {least} chips "
-            f"of {request.cores} "
+            f"of {request.cores_of(chain.chip)} "
             f"cores, {limit}"
         )
     neurons = sum(link.node.size for link in chain.links)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.mapping.trees import ways
+from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.mapping.trees import route_trees
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.place.best_cuts import place as place_chain
-from mmfree_partition.request import Placement, Request
+from mmfree_partition.placement import Placement
 from mmfree_partition.route import route
 
 SWAPS = 6000
@@ -40,12 +41,13 @@ def refine(graph: Graph, system: SystemSpec, request: Request, placed: Placement
     routes = route(graph, placed.shards, placed.locations)
     moved: dict[Location, Location] = {}
     for chip in sorted({place.chip for place in placed.locations} - {HOST}):
-        flow = _flow(routes, placed.locations, chip, request.cores)
+        flow = _flow(routes, placed.locations, chip, request.cores_of(system.chip))
         order = _anneal(
             flow, int(system.chip.mesh_columns.central), np.random.default_rng((request.seed, chip))
         )
         moved |= {
-            Location(chip, core): Location(chip, int(order[core])) for core in range(request.cores)
+            Location(chip, core): Location(chip, int(order[core]))
+            for core in range(request.cores_of(system.chip))
         }
     locations = tuple(moved.get(place, place) for place in placed.locations)
     moved_routes = route(graph, placed.shards, locations)
@@ -61,7 +63,7 @@ def _hops(
     routes: tuple[Route, ...],
 ) -> int:
     """Mesh links that a token's payloads take, all of them non-zero."""
-    found = ways(Mapping("", system.name, "", shards, locations, routes), system)
+    found = route_trees(Mapping("", system.name, "", shards, locations, routes), system)
     return int(
         sum(
             hops * (one.stop - one.start)

@@ -16,13 +16,14 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import Columns, by_columns
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Shard
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import chips_for, on_chips, parts_of, shares
 from mmfree_partition.chain.links import Piece
 from mmfree_partition.chain.seams import Seams
-from mmfree_partition.request import Placement, Request
+from mmfree_partition.placement import Placement
 
 SLACK = 1.05
 """How much slower than the bound the slowest core may be."""
@@ -49,7 +50,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
 
     Raises CapacityError where the system has too little room.
     """
-    chain = Chain(graph, system.chip, request.host)
+    chain = Chain(graph, system.chip, request.on_host(graph))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
     divided, parts, columns = best_cuts(chain, chips, request)
@@ -64,11 +65,11 @@ def best_cuts(
     seams = Seams(chain, divide=request.divide)
     found = seams.places(GRAIN)
     memory = np.array([chain.room.memory, chain.room.synaptic_memory], np.float64)
-    evenly = filling.evenly(chain, chain.whole(), chips * request.cores)
+    evenly = filling.evenly(chain, chain.whole(), chips * request.cores_of(chain.chip))
     assert evenly is not None
-    for most in slowest_allowed(chain, evenly, chips * request.cores):
+    for most in slowest_allowed(chain, evenly, chips * request.cores_of(chain.chip)):
         for tight in TIGHTER:
-            room = tight * request.cores * np.array([most, most, *memory])
+            room = tight * request.cores_of(chain.chip) * np.array([most, most, *memory])
             cuts = _cheapest(_first(found.loads, room), found.crossed, chips)
             if cuts is None:
                 break
@@ -76,7 +77,10 @@ def best_cuts(
             columns = seams.columns(ends)
             divided = _divided(chain, columns)
             parts = seams.parts(ends, divided)
-            if all(filling.fill(divided, part, most, request.cores) is not None for part in parts):
+            if all(
+                filling.fill(divided, part, most, request.cores_of(chain.chip)) is not None
+                for part in parts
+            ):
                 return divided, parts, columns
     return chain, parts_of(chain, shares(evenly, chips)), ()
 

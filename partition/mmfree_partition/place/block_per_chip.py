@@ -7,12 +7,13 @@ The mapping of arXiv 2503.18002: one block per chip, spread over all usable core
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.mapping.mapping import Shard
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import MANY, cores_of, lay_out, parts_of, shares
 from mmfree_partition.chain.links import Position
-from mmfree_partition.request import Placement, Request
+from mmfree_partition.placement import Placement
 
 
 def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
@@ -21,7 +22,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     Raises CapacityError where the system has too few chips, or `chips` is not the number that this
     mapping needs.
     """
-    chain = Chain(graph, system.chip, request.host)
+    chain = Chain(graph, system.chip, request.on_host(graph))
     filling.need_room(chain)
     chips: list[list[list[Shard]]] = []
     for start, stop in _blocks(chain):
@@ -49,8 +50,8 @@ def _of_block(
         return [held]
     filled = filling.fill(chain, pieces, float("inf"), MANY)
     assert filled is not None  # room for every single neuron is known
-    chips = -(-len(filled) // request.cores)
-    found = filling.evenly(chain, pieces, chips * request.cores)
+    chips = -(-len(filled) // request.cores_of(chain.chip))
+    found = filling.evenly(chain, pieces, chips * request.cores_of(chain.chip))
     assert found is not None
     share = shares(found, chips)
     if request.spread:

@@ -1,11 +1,12 @@
 """Places neurons in the order of the graph, each core filled before the next is begun."""
 
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import chips_for, lay_out, on_chips, parts_of, shares
-from mmfree_partition.request import Placement, Request
+from mmfree_partition.placement import Placement
 
 
 def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
@@ -13,10 +14,10 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
 
     Raises CapacityError where the system has too little room.
     """
-    chain = Chain(graph, system.chip, request.host)
+    chain = Chain(graph, system.chip, request.on_host(graph))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
-    cores = filling.fill(chain, chain.whole(), float("inf"), chips * request.cores)
+    cores = filling.fill(chain, chain.whole(), float("inf"), chips * request.cores_of(system.chip))
     assert cores is not None
     share = shares(cores, chips)
     if request.spread:

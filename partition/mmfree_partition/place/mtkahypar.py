@@ -11,6 +11,7 @@ from typing import Any
 
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
@@ -18,7 +19,7 @@ from mmfree_partition.chain.crossing import streams_of
 from mmfree_partition.chain.layout import chips_for, cores_of, lay_out
 from mmfree_partition.chain.links import Piece
 from mmfree_partition.place.best_cuts import SLACK
-from mmfree_partition.request import Placement, Request
+from mmfree_partition.placement import Placement
 
 GRAIN = 32
 """Neurons that stay together at least."""
@@ -34,7 +35,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     Raises CapacityError where the system has too little room, InputError where the package is
     missing.
     """
-    chain = Chain(graph, system.chip, request.host)
+    chain = Chain(graph, system.chip, request.on_host(graph))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
     for room in ROOMS:
@@ -44,7 +45,8 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
         if len(cores) == chips:
             return lay_out(chain, cores, system, request)
     raise CapacityError(
-        f"{graph.name}: Mt-KaHyPar found no parts that fit {chips} chips of {request.cores} cores"
+        f"{graph.name}: Mt-KaHyPar found no parts that fit {chips} chips of "
+        f"{request.cores_of(system.chip)} cores"
     )
 
 

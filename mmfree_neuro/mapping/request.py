@@ -1,0 +1,56 @@
+"""How a graph is to be mapped onto a system: one record, from the command line to the placers."""
+
+from dataclasses import dataclass
+
+from mmfree_neuro.graph.nodes import Graph, block_of
+from mmfree_neuro.systems.spec import ChipSpec
+
+SPLITS = {
+    "rows": {"divide": False, "spread": False},
+    "columns": {"divide": True, "spread": False},
+    "spread": {"divide": True, "spread": True},
+}
+"""By rows alone; and by columns where that saves messages; and every node over all cores of its
+chip besides."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a graph is to be mapped onto a system."""
+
+    placer: str = "chain"
+    chips: int | None = None
+    """Exactly so many; None for as few as the placer can do with."""
+    cores: int | None = None
+    """At most so many of a chip; None for all."""
+    spread: bool = False
+    """Every node of a chip over all of its cores, instead of each core filled before the next."""
+    head_on_host: bool = False
+    """The head and its norm stay on the host, beside the embedding."""
+    weight_bits: int | None = None
+    """What a stored weight takes; None for what the chip's description says."""
+    divide: bool = True
+    """Sums may be divided by columns where that saves messages between chips."""
+    refine: bool = False
+    """Cores are swapped on their chips while that saves hops, whatever placed them."""
+    seed: int = 0
+    """Of placers that draw."""
+    copies: int = 1
+    """Of the whole model, each with a sequence of its own; they share a barrier."""
+
+    @property
+    def split(self) -> str:
+        """Which of `SPLITS` this is; spread by rows alone has no name and counts as spread."""
+        if self.spread:
+            return "spread"
+        return "columns" if self.divide else "rows"
+
+    def cores_of(self, chip: ChipSpec) -> int:
+        """How many cores of such a chip may be used."""
+        return int(chip.cores.central) if self.cores is None else self.cores
+
+    def on_host(self, graph: Graph) -> frozenset[str]:
+        """The nodes that stay on the host."""
+        if not self.head_on_host:
+            return frozenset({graph.embedding.name})
+        return frozenset(node.name for node in graph.nodes if block_of(node.name) is None)
