@@ -45,8 +45,7 @@ class Wire(Protocol):
         """How long prefill and generation have taken so far [2]."""
 
     def save(self, fed: int) -> None:
-        """Every tile has kept its state after `fed` tokens; returns when a next state may be
-        kept."""
+        """Every tile has kept its state after `fed` tokens; the next may be kept on return."""
 
 
 @dataclass
@@ -69,8 +68,7 @@ class Host:
         wire: Wire,
         in_flight: int,
     ) -> None:
-        """`in_flight` tokens of a prompt are under way at most; what the host's nodes count goes to
-        the boards."""
+        """At most `in_flight` tokens of a prompt are under way; the host's nodes use the boards."""
         self.graph, self.plan, self.job, self.start = plan.graph, plan, job, start
         self.board, self.kept, self.wire, self.in_flight = board, kept, wire, in_flight
         self.words = Words(plan.graph)
@@ -101,8 +99,7 @@ class Host:
         self.counted += self.board.add(self.stretch, self.phase, self.words.program)
 
     def totals(self) -> Ints:
-        """How many non-zero payloads the host's nodes have sent, and how many values they have
-        saturated."""
+        """Non-zero payloads sent and values saturated by the host's nodes."""
         return self.counted + self.tile.totals()
 
     def feed(
@@ -127,9 +124,14 @@ class Host:
         return self.start.every > 0 and fed % self.start.every == 0 and fed < self.job.fed
 
     def prefill(self, sequence: int, fed: int, chosen: Ints) -> int:
-        """Send a prompt with up to `in_flight` tokens under way; how many tokens have been fed
-        then."""
-        sent, prompt, self.since = fed, self.job.tokens[sequence], time.monotonic()
+        """Send a prompt from token `fed` on; returns how many tokens have been fed then.
+
+        The logits of `fed` tokens have come, and `sent` tokens have been sent.  So `sent` - `fed`
+        tokens are under way.
+        """
+        prompt = self.job.tokens[sequence]
+        sent = fed
+        self.since = time.monotonic()
         holding = False  # a state that is kept has to be taken before the next is
         while fed < self.length:
             while (
@@ -139,12 +141,14 @@ class Host:
             ):
                 stop = self._stop(sent)
                 if sent > fed and stop - fed > self.in_flight:
-                    # rather wait than cut a packet short: tokens that travel together cost less
+                    # Rather wait than cut a packet short: tokens that travel together cost less.
+                    # If 12 may be under way and 8 are, the next 8 leave when 4 have come out.
                     break
                 stop = min(stop, fed + self.in_flight)
                 save = self.due(stop) and stop == sent + 1
                 self.feed(sequence, sent, prompt[sent:stop], generated=False, save=save)
-                holding, sent = holding or save, stop
+                holding = holding or save
+                sent = stop
             self.read(sequence, fed)
             fed += 1
             self.choose_after(sequence, fed, chosen)
@@ -155,7 +159,11 @@ class Host:
         return fed
 
     def _stop(self, sent: int) -> int:
-        """Where the next packet of a prompt ends: a token whose state is kept travels alone."""
+        """Where the next packet of a prompt ends: a token whose state is kept travels alone.
+
+        A prompt of 21 tokens whose state is kept every 10 tokens goes as tokens 0 … 7, 8, 9 (kept),
+        10 … 17, 18, 19 (kept), 20.
+        """
         if self.due(sent + 1):
             return sent + 1
         stop = min(sent + TOGETHER, self.length)
@@ -177,7 +185,7 @@ class Host:
 
     def choose_after(self, sequence: int, fed: int, chosen: Ints) -> None:
         """Choose the token that follows `fed` tokens, where one is to be chosen."""
-        number = fed - self.length
+        number = fed - self.length  # 0 behind the prompt: its last logits choose the first token
         if 0 <= number < self.job.new_tokens:
             chosen[number] = choose(self.last, self.graph.logit_scale, self.job.sampling, fed)
             self.wire.chose(sequence, number, int(chosen[number]))
@@ -195,8 +203,9 @@ class Host:
         self.tell(1)
 
     def read(self, sequence: int, position: int) -> None:
-        """Wait for the logits of the token at `position`, which is the next in order to be
-        complete."""
+        """Wait for the logits of the token at `position`, the next in order."""
+        # Where several stretches compute the head, a packet holds a part of a token's logits, and
+        # a part of the next token's may come before the rest.
         while position not in self.pending or self.pending[position].missing:
             packet = self.wire.receive()
             if packet.stretch in self.plan.logits:
@@ -210,11 +219,11 @@ class Host:
         """Take logits, from wherever the head is."""
         stretch, logits = self.plan.stretches[packet.stretch], packet.sent["logits"]
         for number in range(packet.tokens):
-            at = packet.token + number
-            if at not in self.pending:
-                self.pending[at] = _Pending(
+            position = packet.token + number
+            if position not in self.pending:
+                self.pending[position] = _Pending(
                     np.zeros(self.graph.vocabulary, np.int64), self.graph.vocabulary
                 )
-            pending = self.pending[at]
+            pending = self.pending[position]
             pending.logits[stretch.start : stretch.stop] = logits[number]
             pending.missing -= stretch.size

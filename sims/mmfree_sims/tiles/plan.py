@@ -62,17 +62,22 @@ class Plan:
         """For each stretch, the other tiles that read it."""
 
     def _sources(self, stretch: Stretch) -> list[Stretch]:
+        """The stretches that a stretch reads, by any input, in the order of the graph."""
         entries = self.graph.node(stretch.node).inputs
-        found = {
+        sources = {
             source.number: source
             for entry in entries
             for source, _, _ in self.pieces(entry, stretch)
         }
-        return [found[number] for number in sorted(found)]
+        return [sources[number] for number in sorted(sources)]
 
     def pieces(self, entry: Input, stretch: Stretch) -> list[tuple[Stretch, int, int]]:
-        """Who sends a stretch the values of an input, in order, and which: its own tile where it
-        can."""
+        """Who sends a stretch the values of an input, in order, and which.
+
+        A stretch reads in its own tile what is computed there, and the rest from the primary.  Say
+        that tile 0 has neurons 0 … 2 and tile 1 a copy of 1 and 2.  A stretch of tile 1 that needs
+        all three reads neuron 0 from tile 0 and the others from its own: (…, 0, 1), (…, 1, 3).
+        """
         first, last = self.span(self.graph.node(stretch.node), entry, stretch)
         sources = [s for s in self.by_node[entry.source] if s.start < last and first < s.stop]
         able = [s for s in sources if s.tile == stretch.tile] + [s for s in sources if s.primary]
@@ -81,10 +86,10 @@ class Plan:
             last,
             *(min(max(end, first), last) for s in able for end in (s.start, s.stop)),
         }
-        cuts = pairwise(sorted(ends))
+        # Between two ends no stretch starts or stops: who has one of the values has them all.
         sent = [
             (next(s for s in able if s.start <= start < s.stop), start, stop)
-            for start, stop in cuts
+            for start, stop in pairwise(sorted(ends))
         ]
         runs = [list(run) for _, run in groupby(sent, key=lambda piece: piece[0].number)]
         return [(run[0][0], run[0][1], run[-1][2]) for run in runs]
@@ -122,22 +127,27 @@ def _stretches(
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         held.setdefault(shard.node, []).append((shard.start, shard.stop, tile_of(place)))
     read: dict[str, set[_Part]] = {graph.head.name: {(0, graph.head.size, HOST)}}
-    found: list[tuple[str, _Part, bool]] = []
+    backwards: list[tuple[str, _Part, bool]] = []
     for node in reversed(graph.nodes):
         computed = _computed(_joined(held[node.name]), read.get(node.name, set()))
-        found += [(node.name, part, primary) for part, primary in reversed(computed)]
+        backwards += [(node.name, part, primary) for part, primary in reversed(computed)]
         for entry in node.inputs:
             size = graph.node(entry.source).output(entry.source_port).size
             for (start, stop, tile), _ in computed:
                 read.setdefault(entry.source, set()).add(
                     (*span(node, entry, start, stop, size), tile)
                 )
-    ordered = enumerate(reversed(found))
-    return tuple(Stretch(number, node, *part, primary) for number, (node, part, primary) in ordered)
+    return tuple(
+        Stretch(number, node, *part, primary)
+        for number, (node, part, primary) in enumerate(reversed(backwards))
+    )
 
 
 def _joined(parts: list[_Part]) -> list[_Part]:
-    """The same neurons in each tile, in parts that neither overlap nor touch there; in order."""
+    """The same neurons in each tile, in parts that neither overlap nor touch there; in order.
+
+    (0, 2, 7), (1, 3, 7), (4, 5, 7), (3, 4, 9) become (0, 3, 7), (3, 4, 9), (4, 5, 7).
+    """
     joined: list[_Part] = []
     for start, stop, tile in sorted(parts, key=lambda part: (part[2], part)):
         if joined and joined[-1][2] == tile and start <= joined[-1][1]:
@@ -148,11 +158,18 @@ def _joined(parts: list[_Part]) -> list[_Part]:
 
 
 def _computed(held: list[_Part], read: set[_Part]) -> list[tuple[_Part, bool]]:
-    """Which of the parts of a node are computed, and whether they are primary."""
+    """Which of the parts of a node are computed, and whether they are primary.
+
+    Of the tiles that hold a neuron, those compute it that also read it, and the first of them is
+    primary; where none of them does, the first that holds it.  Say that tiles 1 and 3 hold neurons
+    0 … 2.  If both read them, both compute them and tile 3 has the copy.  If tiles 0 and 3 read
+    them, tile 3 alone computes them; if tiles 0 and 2, tile 1 does.
+    """
     if all(one[1] <= other[0] for one, other in pairwise(held)):
         return [(part, True) for part in held]
     parts: dict[bool, list[_Part]] = {True: [], False: []}
     ends = {end for part in (*held, *read) for end in part[:2]}
+    # Between two ends all neurons have the same holders and readers.
     for start, stop in pairwise(sorted(ends)):
         holders = [tile for first, last, tile in held if first <= start < last]
         readers = {tile for first, last, tile in read if first <= start < last}

@@ -3,6 +3,9 @@
 A stretch fires for a token when what all its sources sent for that token has come.  Packets of one
 source come in the order of the tokens, so a stretch sees its tokens in order whatever the timing: a
 Kahn network, in which timing cannot change a result.
+
+Say that tokens 0 … 4 of one source have come, in packets of two and three, and tokens 0 … 2 of
+another.  Then the stretch fires for tokens 0 … 2 together, and 3 and 4 of the first source wait.
 """
 
 from collections import deque
@@ -30,10 +33,14 @@ class _Arrivals:
         """Tokens of the first packet that have been used."""
 
     def ready(self) -> int:
-        """How many tokens of one sequence and of the same flags have come."""
+        """How many tokens of one sequence and of the same flags have come but not been used.
+
+        Packets of two and three tokens, of which one has been used, are four.
+        """
         if not self.packets:
             return 0
-        first, tokens = self.packets[0], -self.used
+        first = self.packets[0]
+        tokens = -self.used
         for packet in self.packets:
             if (packet.sequence, packet.flags) != (first.sequence, first.flags):
                 break
@@ -46,16 +53,16 @@ class _Arrivals:
         while tokens:
             packet = self.packets[0]
             stop = min(self.used + tokens, packet.tokens)
-            for port, found in pieces.items():
-                found.append(packet.sent[port][self.used : stop])
+            for port, parts in pieces.items():
+                parts.append(packet.sent[port][self.used : stop])
             tokens -= stop - self.used
             self.used = stop
             if stop == packet.tokens:
                 self.packets.popleft()
                 self.used = 0
         return {
-            port: found[0] if len(found) == 1 else np.concatenate(found)
-            for port, found in pieces.items()
+            port: parts[0] if len(parts) == 1 else np.concatenate(parts)
+            for port, parts in pieces.items()
         }
 
 
@@ -75,14 +82,13 @@ class Firing:
             for source in self.sources
         }
         self.inputs = [(e.source_port, self._pieces(e)) for e in self.node.inputs]
-        self.expected, self.phase = (0, 0), 0
+        self.expected = (0, 0)  # the sequence and the position of the next token
+        self.phase = 0
         self.counted: Ints = np.zeros(2, np.int64)
-        """Non-zero payloads sent, and values saturated, until counts were last moved to the
-        board."""
+        """Non-zero payloads sent and values saturated, up to the last `settle`."""
 
     def _pieces(self, entry: Input) -> list[tuple[int, int, int]]:
-        """Which stretches make up the payloads of an input: their numbers, and the neurons of
-        each."""
+        """The stretches whose payloads an input reads: the number and the neurons of each."""
         pieces = self.plan.pieces(entry, self.stretch)
         return [(s.number, first - s.start, last - s.start) for s, first, last in pieces]
 
@@ -100,6 +106,7 @@ class Firing:
         """Run the neurons for every token that is ready, as many together as belong together."""
         sent = []
         while tokens := min(TOGETHER, *(arrivals.ready() for arrivals in self.arrivals.values())):
+            # Sequence and flags of a token come from the host and are the same at all sources.
             first = next(iter(self.arrivals.values()))
             sequence, flags = first.packets[0].sequence, first.packets[0].flags
             token = first.packets[0].token + first.used
@@ -107,14 +114,16 @@ class Firing:
             arrived = {
                 n: arrivals.take(tokens, self.ports[n]) for n, arrivals in self.arrivals.items()
             }
-            found = self.neurons.fire(
+            payloads = self.neurons.fire(
                 [_joined(pieces, arrived, port) for port, pieces in self.inputs]
             )
             self.expected = (sequence, token + tokens)
             if flags & SAVE:
+                # The host has one such token under way at most, so it has fired alone: the state is
+                # that after it.
                 self.settle()
                 self.board.copy_to(self.kept, self.stretch, self.neurons.program.events)
-            sent.append(Packet(sequence, token, flags, self.stretch.number, tokens, found))
+            sent.append(Packet(sequence, token, flags, self.stretch.number, tokens, payloads))
         return sent
 
     def _begin(self, sequence: int, token: int, flags: int) -> None:
@@ -126,7 +135,7 @@ class Firing:
                 f"{self.stretch.node}: token {token} of sequence {sequence} came out of order"
             )
         phase = int(bool(flags & GENERATED))
-        if phase != self.phase:
+        if phase != self.phase:  # what the neurons have counted so far is of the old phase
             self.settle()
             self.phase = phase
 
@@ -138,7 +147,10 @@ class Firing:
 def _joined(
     pieces: list[tuple[int, int, int]], arrived: dict[int, dict[str, Int32]], port: str
 ) -> Int32:
-    """The payloads of one input [tokens, span], put together from the stretches that sent them."""
+    """The payloads of one input [tokens, span], put together from the stretches that sent them.
+
+    The pieces (1, 0, 1) and (2, 0, 2) are neuron 0 of stretch 1 and then neurons 0, 1 of stretch 2.
+    """
     parts = [arrived[number][port][:, first:last] for number, first, last in pieces]
     return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
@@ -147,8 +159,7 @@ class Tile:
     """The stretches of one tile."""
 
     def __init__(self, plan: Plan, tiles: Iterable[int], board: Board, kept: Board) -> None:
-        """Holds the stretches of `tiles`; counts go to `board`, states that are to be saved to
-        `kept`.
+        """Holds the stretches of `tiles`; counts go to `board`, what is to be saved to `kept`.
 
         The embedding is not among them: it reads tokens, not packets.
         """
@@ -171,10 +182,10 @@ class Tile:
             firing.restore(fed)
 
     def take(self, packets: Iterable[Packet], send: Callable[[Packet], None]) -> None:
-        """Deliver packets from outside and all that follows from them here; `send` gets what others
-        read, and logits.
+        """Deliver packets from outside, and fire all that can fire after them.
 
-        Stretches fire in the order of the graph, so one round serves all that is ready.
+        `send` gets what other tiles read, and logits.  Stretches fire in the order of the graph and
+        read earlier ones alone, so one round serves all that is ready.
         """
         for packet in packets:
             self._deliver(packet)
@@ -194,6 +205,5 @@ class Tile:
             firing.settle()
 
     def totals(self) -> Ints:
-        """How many non-zero payloads have been sent, and how many values saturated, until counts
-        were last moved."""
+        """Non-zero payloads sent and values saturated, up to the last `settle`."""
         return sum((firing.counted for firing in self.firings), np.zeros(2, np.int64))
