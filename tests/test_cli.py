@@ -654,7 +654,7 @@ def case_calibration_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[li
     )
 
 
-def case_no_calibration_text(files: Files, tmp: Path) -> tuple[list[str], str]:
+def case_no_calibration_windows(files: Files, tmp: Path) -> tuple[list[str], str]:
     return (
         convert(files / "checkpoint", "--calibrate", str(tmp / "no.txt")),
         f"{tmp}/no.txt: not readable (No such file or directory)",

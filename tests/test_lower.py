@@ -111,7 +111,7 @@ def test_8_bits_per_token_are_near_the_float_model(checkpoint: Checkpoint, a8: G
     assert error_of(checkpoint, a8, tokens, quantise=True) < 0.03
 
 
-def test_nothing_saturates_on_the_calibration_text(
+def test_nothing_saturates_on_the_calibration_windows(
     a16: Graph, a8: Graph, tokens: np.ndarray
 ) -> None:
     for graph in (a16, a8):

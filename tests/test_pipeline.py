@@ -190,7 +190,7 @@ def test_what_is_calibrated_on_are_words(
     ]
     assert main.main(arguments) == 0
     assert (tmp_path / "model.graph").read_bytes() == Path(files / "model.graph").read_bytes()
-    calibration, held_out = text_.calibration_text(files / "text", (32, 16), JSON)
+    calibration, held_out = text_.calibration_windows(files / "text", (32, 16), JSON)
     assert np.array_equal(seen[0], calibration)
     once = Tokenizer.from_str(JSON).token_to_id("▁once")
     for tokens in (calibration, held_out):
@@ -205,7 +205,7 @@ def test_what_is_calibrated_on_are_words(
 
 
 def test_without_a_tokenizer_windows_are_bytes(files: Files) -> None:
-    calibration, held_out = text_.calibration_text(files / "text", (4, 2))
+    calibration, held_out = text_.calibration_windows(files / "text", (4, 2))
     assert calibration.shape == (4, text_.CALIBRATION_WINDOW)
     assert held_out.shape[1] == text_.CALIBRATION_WINDOW + 1
     assert bytes(calibration[0].astype(np.uint8)).decode() in f"{SENTENCE}\n" * 400

@@ -20,7 +20,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.report import content, pages, pictures, sections, wording
 from mmfree_neuro.report.wording import figure, spread
 from mmfree_neuro.run.activity import Activity, nothing
-from mmfree_neuro.run.run_file import Run
+from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 USE = {
@@ -29,6 +29,11 @@ USE = {
     Location(1, 6): Footprint(20, 10, 2, 4, 4),
 }
 PICTURES = ["cores-by-kind", "cores-by-memory", "energy", "limits", "links"]
+
+
+def drawn_as_png(content: dict[str, Any]) -> dict[str, bytes]:
+    """Every picture of a report as a PNG."""
+    return {name: pictures.png(picture) for name, picture in pictures.draw(content).items()}
 
 
 def board() -> SystemSpec:
@@ -64,7 +69,7 @@ def board() -> SystemSpec:
     return SystemSpec("board", "four small chips", *grid, *power, ChipSpec(name="chip", **figures))
 
 
-def made_run(synapses: int = 24, **changes: Any) -> Run:
+def made_run(synapses: int = 24, **changes: Any) -> RunRecord:
     """Two tokens of prompt and two of generation over two chips; changes are fields of the run."""
     summary = GraphSummary(
         "net",
@@ -110,7 +115,7 @@ def made_run(synapses: int = 24, **changes: Any) -> Run:
         np.array([0, 12, 16, 14]),
     )
     activity = Activity(2, fired, synops, reads, np.array([0, 1, 0, 2]), np.array([7, 4, 3, 4]))
-    run = Run(
+    run = RunRecord(
         "reference",
         "a16",
         "Once | <b>upon</b>",
@@ -131,7 +136,7 @@ def made_run(synapses: int = 24, **changes: Any) -> Run:
     return replace(run, **changes)
 
 
-def built(run: Run) -> dict[str, Any]:
+def built(run: RunRecord) -> dict[str, Any]:
     """The report of a run beside all rows."""
     return content.build(run, published.load(), run.use)
 
@@ -400,13 +405,13 @@ def test_a_phase_without_tokens_is_left_out_with_a_sentence() -> None:
     assert "| saturated values | 3 |" in page
     assert "Energy of a token in generation" not in page
     assert sorted(pictures.draw(found)) == PICTURES
-    assert "left out" in pages.to_html(found, pictures.draw(found))
+    assert "left out" in pages.to_html(found, drawn_as_png(found))
 
 
 def test_a_run_without_tokens_has_no_energy_picture() -> None:
     run = made_run()
     found = built(replace(run, prefill=nothing(run.mapping), generate=nothing(run.mapping)))
-    drawn = pictures.draw(found)
+    drawn = drawn_as_png(found)
     assert "energy" not in drawn
     assert "estimated throughput" not in pages.to_html(found, drawn)
 
@@ -499,7 +504,7 @@ def test_a_measured_row_stands_beside_the_published_ones() -> None:
 
 def test_the_html_page_needs_nothing_else() -> None:
     found = built(made_run())
-    page = pages.to_html(found, pictures.draw(found))
+    page = pages.to_html(found, drawn_as_png(found))
     assert page.count("<img ") == len(PICTURES)
     assert set(re.findall(r'(?:src|href)="([^#:]*:)?', page)) <= {"data:", ""}
     assert not re.search(r"<script|<link|@import|url\(", page)
@@ -517,7 +522,7 @@ def test_an_svg_picture_and_one_of_another_name_are_shown_too() -> None:
 
 
 def test_pictures_are_the_same_every_time() -> None:
-    first, second = (pictures.draw(built(made_run())) for _ in range(2))
+    first, second = (drawn_as_png(built(made_run())) for _ in range(2))
     assert sorted(first) == PICTURES == sorted(wording.CAPTIONS)
     assert first == second
     assert all(picture.startswith(b"\x89PNG\r\n") for picture in first.values())
@@ -548,7 +553,7 @@ def test_links_of_many_chips_take_neighbours_together() -> None:
         299 + 300,
     )
     assert np.nansum(table) == sum(link["messages_per_token"] for link in found["links"])
-    assert pictures.links(found).startswith(b"\x89PNG")
+    assert pictures.png(pictures.links(found)).startswith(b"\x89PNG")
 
 
 def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:
@@ -557,7 +562,7 @@ def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:
     system = replace(board(), chip=chip, board_power_w=nil, host_power_w=nil)
     found = built(made_run(system=system))
     found["links"] = []
-    drawn = pictures.draw(found)
+    drawn = drawn_as_png(found)
     assert sorted(drawn) == PICTURES
     assert "none" in pages.to_markdown(found)
 

@@ -22,7 +22,7 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import StoredMapping, load_mapped, load_mapping, save_mapping
 from mmfree_neuro.run.folder import whole_folder
 from mmfree_neuro.run.job import Job
-from mmfree_neuro.run.run_file import Run, load_run, save_run
+from mmfree_neuro.run.run_file import RunRecord, load_run, save_run
 from mmfree_neuro.run.state_file import identity
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
@@ -212,11 +212,11 @@ def test_no_mapping_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def finished(graph: Graph, make_mapping: Callable[..., Mapping], system: SystemSpec) -> Run:
+def finished(graph: Graph, make_mapping: Callable[..., Mapping], system: SystemSpec) -> RunRecord:
     """A run of the tiny model."""
     mapping = make_mapping(graph, "block-per-chip")
     result = fast.run(graph, mapping, Job(np.array([[72, 105]]), 3))
-    return Run(
+    return RunRecord(
         "fast",
         graph.scheme,
         "Hi",
@@ -236,7 +236,7 @@ def finished(graph: Graph, make_mapping: Callable[..., Mapping], system: SystemS
     )
 
 
-def test_runs_come_back(finished: Run, tmp_path: Path) -> None:
+def test_runs_come_back(finished: RunRecord, tmp_path: Path) -> None:
     with whole_folder(tmp_path / "run") as folder:
         save_run(finished, folder)
     assert same(load_run(tmp_path / "run"), finished)

@@ -30,7 +30,7 @@ def main(folder: Path, count: int) -> None:
     checkpoint = read_checkpoint(folder)
     text = corpus.load("stdlib")
     windows = corpus.windows(text.held_out, 1024, count)
-    calibration, _ = text_.calibration_text("stdlib", (WINDOWS, WINDOWS // 2))
+    calibration, _ = text_.calibration_windows("stdlib", (WINDOWS, WINDOWS // 2))
     weights = ternary_weights(checkpoint)
     whole = nats(
         from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size)

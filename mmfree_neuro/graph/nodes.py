@@ -69,7 +69,7 @@ class Output:
     unsigned: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """What all nodes have: a unique name, a number of neurons, inputs and outputs."""
 
@@ -77,6 +77,9 @@ class Node:
     size: int
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.size} neurons>"
 
     def output(self, port: str) -> Output:
         """The output of that name."""
@@ -169,7 +172,7 @@ class Rescale:
     dynamic_shift: int | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Embedding(Node):
     """On the host: x = fit(codes[token] · scales[token] / 2^shift), to the nearest, halves up; sq
     as in `Squares`."""
@@ -196,7 +199,7 @@ class Embedding(Node):
         return {"x": self.codes[tokens].astype(np.int64), "scale": self.scales[tokens][..., None]}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InverseRms(Node):
     """One neuron: r = fit(1 / sqrt(total + floor)) in the output's format.
 
@@ -211,7 +214,7 @@ class InverseRms(Node):
     newton: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Norm(Node):
     """t = floor(x · r / 2^pre_shift), and for each output p
 
@@ -227,7 +230,7 @@ class Norm(Node):
         return {f"gains.{port}": gains for port, gains in self.gains.items()}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gain(Node):
     """A norm's gains without its root: for each output p
 
@@ -242,7 +245,7 @@ class Gain(Node):
         return {f"gains.{port}": gains for port, gains in self.gains.items()}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaxAbs(Node):
     """max = the largest magnitude among the `arity` values of the group."""
 
@@ -253,7 +256,7 @@ class MaxAbs(Node):
         return self.arity
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuantScale(Node):
     """One neuron that turns a norm's root and the largest magnitudes into scales of 8-bit codes.
 
@@ -273,7 +276,7 @@ class QuantScale(Node):
     scale_shift: dict[str, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Quantise(Node):
     """For each output p: p = fit(v_p · inv_p / 2^shifts[p]), to the nearest, halves up: an 8-bit
     code."""
@@ -281,7 +284,7 @@ class Quantise(Node):
     shifts: dict[str, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MLGRU(Node):
     """The token mixer's recurrence, all of one channel in one neuron; h is its state, zero before
     the first token.
@@ -322,7 +325,7 @@ class MLGRU(Node):
         return True
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GLU(Node):
     """The channel mixer's gate: v = fit(gate · σ(gate) · up / 2^v_shift), gate and up the rescaled
     sums; sq of v."""
@@ -341,7 +344,7 @@ class GLU(Node):
         return True
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Residual(Node):
     """x' = fit(x + rescaled ternary sum), sq as in `Squares`."""
 
@@ -353,14 +356,14 @@ class Residual(Node):
         return self.squares.constants
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Head(Node):
     """logits = the rescaled ternary sum; sent to the host."""
 
     rescale: dict[str, Rescale]  # y
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PartialSum(Node):
     """sum = the sum y as it arrives, of some columns; the node that adds the rest reads it."""
 
@@ -385,7 +388,7 @@ AnyNode = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """A whole model as integers: one Embedding first, one Head last, blocks between."""
 
@@ -402,6 +405,9 @@ class Graph:
     many tokens."""
     tokenizer: str | None = None
     """The content of the checkpoint's `tokenizer.json`; without one, tokens are bytes."""
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name}, {self.scheme}: {self.blocks} blocks, {len(self.nodes)} nodes>"
 
     @property
     def ends_are_right(self) -> bool:

@@ -43,7 +43,7 @@ class Route:
     stop: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mapping:
     """A whole mapping; `locations` runs parallel to `shards`, and `routes` follows from both."""
 
@@ -57,6 +57,12 @@ class Mapping:
     columns: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """The nodes whose sums are divided by columns, and before which of these; `divide.by_columns`
     does it."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Mapping on {self.system}, {self.placer}: {len(self.chips)} chips, "
+            f"{len(self.cores)} cores, {len(self.routes)} routes>"
+        )
 
     @property
     def chips(self) -> tuple[int, ...]:

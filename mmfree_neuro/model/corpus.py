@@ -7,6 +7,7 @@ depends on names alone, so a module held out under one Python is held out under 
 
 import hashlib
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def from_file(path: Path) -> Corpus:
         raise InputError(f"{path}: {text.size} bytes, must have at least {2 * HELD_OUT_ONE_IN}")
     cut = text.size - text.size // HELD_OUT_ONE_IN
     return Corpus(text[:cut], text[cut:], path.name)
+
+
+def from_texts(texts: Sequence[str]) -> Corpus:
+    """The bytes of some texts, one after another; the last twentieth is held out."""
+    joined = _join([text.encode(errors="surrogateescape") for text in texts])
+    if joined.size < 2 * HELD_OUT_ONE_IN:
+        raise InputError(
+            f"the texts have {joined.size} bytes, must have at least {2 * HELD_OUT_ONE_IN}"
+        )
+    cut = joined.size - joined.size // HELD_OUT_ONE_IN
+    return Corpus(joined[:cut], joined[cut:], f"{len(texts)} texts")
 
 
 def load(name: str) -> Corpus:

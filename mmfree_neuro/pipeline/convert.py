@@ -20,7 +20,7 @@ from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import quality
-from mmfree_neuro.pipeline.text import calibration_text, windows_for
+from mmfree_neuro.pipeline.text import Source, calibration_windows, described, windows_for
 from mmfree_neuro.run.job import Job, check
 
 Stage = Callable[[str], None]
@@ -30,7 +30,7 @@ def to_graph(
     checkpoint: Checkpoint[Any],
     tokenizer: str | None,
     scheme: Scheme,
-    text: str,
+    source: Source,
     name: str,
     stage: Stage = lambda _: None,
 ) -> Graph:
@@ -41,9 +41,9 @@ def to_graph(
     stage("packing")
     weights = family.ternary_weights(checkpoint)
     windows = windows_for(sum(part.size for weight in weights.values() for part in weight.parts))
-    calibration, held_out = calibration_text(text, windows, tokenizer)
+    calibration, held_out = calibration_windows(source, windows, tokenizer)
     for tokens in (calibration, held_out):
-        within(tokens, checkpoint.config.vocab_size, text)
+        within(tokens, checkpoint.config.vocab_size, described(source))
     stage("calibrating")
     ranges = model.calibrate(checkpoint, calibration, scheme, weights=weights)
     stage("lowering")
@@ -65,7 +65,7 @@ def within(tokens: Ints, vocabulary: int, text: str) -> None:
 
 
 def convert(
-    folder: Path, output: Path, scheme: Scheme, text: str, stage: Stage = lambda _: None
+    folder: Path, output: Path, scheme: Scheme, source: Source, stage: Stage = lambda _: None
 ) -> Graph:
     """Turn a checkpoint folder into a graph file."""
     stage("reading")
@@ -73,7 +73,7 @@ def convert(
         read_checkpoint(folder),
         checkpoints.read_tokenizer(folder),
         scheme,
-        text,
+        source,
         folder.resolve().name,
         stage,
     )

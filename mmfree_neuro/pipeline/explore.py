@@ -52,4 +52,4 @@ def draw_front(found: Sequence[Point], output: Path) -> None:
     from mmfree_neuro.report import pictures
 
     with files.whole_file(output) as scratch:
-        scratch.write_bytes(pictures.fronts(found))
+        scratch.write_bytes(pictures.png(pictures.fronts(found)))

@@ -1,4 +1,4 @@
-"""From the folder of a run to its report."""
+"""From a run to its report."""
 
 import json
 import os
@@ -9,29 +9,32 @@ from typing import Any
 from mmfree_neuro import files
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.run import run_file
+from mmfree_neuro.run.run_file import RunRecord
 
 
-def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
-    """Write the report of a run as `.html`, `.md` or `.json`, by the name of the output; its
-    content.
+def build(run: RunRecord, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
+    """The content of a report, beside published and measured rows.
 
     `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the
     project; a row that was measured later takes the place of an earlier one.
     """
     from mmfree_neuro.baselines import measured, published, roofline
-    from mmfree_neuro.report import content as content_
+    from mmfree_neuro.report import content
+
+    rows, left_out = measured.load(gpu_rows)
+    built = content.build(run, published.load() + rows, run.use, roofline.load())
+    built["comparison"]["sentences"] += left_out
+    return built
+
+
+def write(content: dict[str, Any], output: Path) -> None:
+    """Write a report as `.html`, `.md` or `.json`, by the name of the output."""
     from mmfree_neuro.report import pages, pictures
 
-    for path in gpu_rows:
-        if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
-            raise InputError(f"{output}: is a file of GPU rows, must be another file to write")
-    run = run_file.load_run(folder)
-    rows, left_out = measured.load(gpu_rows)
-    content = content_.build(run, published.load() + rows, run.use, roofline.load())
-    content["comparison"]["sentences"] += left_out
     match output.suffix:
         case ".html":
-            text = pages.to_html(content, pictures.draw(content))
+            drawn = pictures.draw(content)
+            text = pages.to_html(content, {name: pictures.png(p) for name, p in drawn.items()})
         case ".md":
             text = pages.to_markdown(content)
         case ".json":
@@ -40,4 +43,13 @@ def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> d
             raise InputError(f"{output}: ends in {suffix!r}, must end in .html, .md or .json")
     with files.whole_file(output) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
+    """Write the report of the run in a folder; its content.  `gpu_rows` as in `build`."""
+    for path in gpu_rows:
+        if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+            raise InputError(f"{output}: is a file of GPU rows, must be another file to write")
+    content = build(run_file.load_run(folder), gpu_rows)
+    write(content, output)
     return content

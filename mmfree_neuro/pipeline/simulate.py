@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
+from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.pipeline.engines import engine_named, ranks_of
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import whole_folder
-from mmfree_neuro.run.job import Job, Report, Saving, silent
-from mmfree_neuro.run.run_file import Run
+from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
+from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.state_file import saving
+from mmfree_neuro.systems.spec import SystemSpec
 
 
 def simulate(
@@ -33,7 +36,7 @@ def simulate(
     save_every: int = 0,
     resume: bool = False,
     placement: Sequence[int] | None = None,
-) -> Run:
+) -> RunRecord:
     """Run a mapping file on an engine and write the run's folder.
 
     Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
@@ -48,9 +51,25 @@ def simulate(
         start(graph, stored.mapping, job, report, Saving(save_every, lambda _: None))
     with saving(stored.mapping, job, output, save_every, resume) as kept:
         result = start(graph, stored.mapping, job, report, kept)
+    run = record_of(graph, stored.mapping, stored.system, engine, prompt, job, result)
+    with whole_folder(output) as folder:
+        run_file.save_run(run, folder)
+    return run
+
+
+def record_of(
+    graph: Graph,
+    mapping: Mapping,
+    system: SystemSpec,
+    engine: str,
+    prompt: str,
+    job: Job,
+    result: Result,
+) -> RunRecord:
+    """The record of a finished job of one sequence, as of now."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     sampling = {"temperature": job.sampling.temperature, "seed": job.sampling.seed}
-    run = Run(
+    return RunRecord(
         engine,
         graph.scheme,
         prompt,
@@ -62,15 +81,12 @@ def simulate(
         result.prefill,
         result.generate,
         summarise(graph),
-        stored.mapping,
-        stored.system,
+        mapping,
+        system,
         versions(),
         now,
-        use_of_cores(graph, stored.mapping, stored.system.chip),
+        use_of_cores(graph, mapping, system.chip),
     )
-    with whole_folder(output) as folder:
-        run_file.save_run(run, folder)
-    return run
 
 
 def versions() -> dict[str, str]:

@@ -1,11 +1,14 @@
 """Token ids from files, and windows of text to calibrate and to measure quality on."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.model import corpus
 from mmfree_neuro.model import tokenizer as texts
 
 CALIBRATION_WINDOW = 512
@@ -49,44 +52,75 @@ def windows_for(ternary_weights: int) -> tuple[int, int]:
     return calibration, calibration // 2
 
 
-def calibration_text(
-    name: str, count: tuple[int, int], tokenizer: str | None = None
+Source = str | Path | Sequence[str] | NDArray[np.integer[Any]]
+"""Where calibration takes its tokens from; see `calibration_windows`."""
+
+
+def described(source: Source) -> str:
+    """A source of tokens in a few words, for messages."""
+    if isinstance(source, np.ndarray):
+        return f"an array of shape {list(source.shape)}"
+    return str(source) if isinstance(source, str | Path) else f"{len(source)} texts"
+
+
+def calibration_windows(
+    source: Source, count: tuple[int, int], tokenizer: str | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Windows of tokens to calibrate on, and others [n, time + 1] to measure quality on, `count` of
-    each at most.
+    """Windows of tokens [n, time] to calibrate on, and others [n, time + 1] to measure quality on,
+    `count` of each at most.
 
-    From `stdlib`, a folder of Python sources, or a text file, by a tokenizer or byte by byte; or
-    from an `.npy` file of token ids, of which every fourth row is kept for quality.
+    A source is a name (`stdlib`, a folder of Python sources, a text file, an `.npy` file of token
+    ids), some texts, or an array of token ids.  Texts go through a tokenizer or byte by byte; of
+    token ids [rows, time] every fourth row is kept for quality, and a single row is cut into rows.
     """
-    if name.endswith(".npy"):
-        tokens = load_tokens(Path(name))
-        if len(tokens) < 4:
-            raise InputError(
-                f"{name}: has {len(tokens)} rows, must have at least 4 to calibrate on some and "
-                "measure on others"
-            )
-        kept = np.arange(len(tokens)) % 4 == 3
-        return tokens[~kept][:, :-1], tokens[kept]
-    from mmfree_neuro.model.corpus import load
-
-    corpus = load(name)
-    length = min(CALIBRATION_WINDOW, corpus.held_out.size - 1)
+    if isinstance(source, np.ndarray):
+        return _split(_rows(source), described(source))
+    if isinstance(source, str | Path):
+        name = str(source)
+        if name.endswith(".npy"):
+            return _split(load_tokens(Path(name)), name)
+        text = corpus.load(name)
+    else:
+        text = corpus.from_texts(source)
+    length = min(CALIBRATION_WINDOW, text.held_out.size - 1)
     calibration, held_out = (
         _windows(side, length, n, tokenizer)
-        for side, n in zip((corpus.train, corpus.held_out), count, strict=True)
+        for side, n in zip((text.train, text.held_out), count, strict=True)
     )
     return calibration[:, :-1], held_out
+
+
+def _rows(tokens: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Token ids as rows; a single row becomes at least four of them."""
+    if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (1, 2):
+        raise InputError(
+            f"the token ids are {tokens.dtype} {list(tokens.shape)}, must be integers of shape "
+            "[rows, time] or [time]"
+        )
+    if tokens.ndim == 2:
+        return tokens.astype(np.int64)
+    length = min(CALIBRATION_WINDOW + 1, max(2, len(tokens) // 4))
+    whole = len(tokens) // length * length
+    return tokens[:whole].reshape(-1, length).astype(np.int64)
+
+
+def _split(tokens: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if len(tokens) < 4:
+        raise InputError(
+            f"{name}: has {len(tokens)} rows, must have at least 4 to calibrate on some and "
+            "measure on others"
+        )
+    held_out = np.arange(len(tokens)) % 4 == 3
+    return tokens[~held_out][:, :-1], tokens[held_out]
 
 
 def _windows(
     side: NDArray[np.uint8], length: int, count: int, tokenizer: str | None
 ) -> NDArray[np.int64]:
     """Windows of at most `length` + 1 tokens, all of one length, spread evenly over a text."""
-    from mmfree_neuro.model.corpus import windows
-
     if tokenizer is None:
-        return windows(side, length, count)
-    stretches = windows(side, min(BYTES_PER_TOKEN * length, side.size - 1), count)
+        return corpus.windows(side, length, count)
+    stretches = corpus.windows(side, min(BYTES_PER_TOKEN * length, side.size - 1), count)
     found = [
         texts.encode_corpus(tokenizer, [bytes(s.astype(np.uint8))])[: length + 1] for s in stretches
     ]

@@ -5,28 +5,29 @@ and what GPUs take.
 it.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 
 from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.published import Baseline, compare
 from mmfree_neuro.baselines.roofline import Gpu
-from mmfree_neuro.cost import energy, timing
+from mmfree_neuro.cost import energy
 from mmfree_neuro.cost.counted import Counted, counted
-from mmfree_neuro.cost.load import load
+from mmfree_neuro.cost.estimate import estimate
 from mmfree_neuro.cost.traffic import traffic
+from mmfree_neuro.graph.summary import GraphSummary
+from mmfree_neuro.mapping import mapping as mappings
 from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.report.wording import Plain
-from mmfree_neuro.run.run_file import Run
-from mmfree_neuro.systems.spec import Quantity
+from mmfree_neuro.run.run_file import RunRecord
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
 UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bits"}
 
 
 def build(
-    run: Run,
+    run: RunRecord,
     baselines: tuple[Baseline, ...],
     use: dict[Location, Footprint],
     gpus: tuple[Gpu, ...] = (),
@@ -55,10 +56,10 @@ def build(
             "sampling": dict(run.sampling),
         },
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},
-        "mapping": _mapping(run, use),
+        "mapping": mapping_content(run.mapping, run.summary, run.system, use),
         "phases": {
-            "prefill": _phase(timing.PREFILL, counts),
-            "generate": _phase(timing.GENERATION, replace(counts, activity=run.generate)),
+            "prefill": _phase("prefill", counts),
+            "generate": _phase("generate", replace(counts, activity=run.generate)),
         },
         "links": _links(run),
         "simulator_seconds": dict(run.seconds),
@@ -75,44 +76,52 @@ def build(
     }
 
 
-def _mapping(run: Run, use: dict[Location, Footprint]) -> Plain:
-    room, nodes = asdict(limits(run.system.chip)), run.summary.nodes
-    used = [asdict(use[place]) for place in run.mapping.cores]
+def mapping_content(
+    mapping: mappings.Mapping,
+    summary: GraphSummary,
+    system: SystemSpec,
+    use: dict[Location, Footprint],
+) -> Plain:
+    """A mapping in figures, and what lies on every core in use."""
+    room, nodes = asdict(limits(system.chip)), summary.nodes
+    used = [asdict(use[place]) for place in mapping.cores]
     columns = {name: [core[name] for core in used] for name in room}
     return {
-        "chips": len(run.mapping.chips),
-        "chips_of_system": int(run.system.chips.central),
-        "cores": len(run.mapping.cores),
-        "cores_per_chip": int(run.system.chip.cores.central),
-        "mesh_columns": int(run.system.chip.mesh_columns.central),
-        "shards": sum(place.chip != HOST for place in run.mapping.locations),
+        "chips": len(mapping.chips),
+        "chips_of_system": int(system.chips.central),
+        "cores": len(mapping.cores),
+        "cores_per_chip": int(system.chip.cores.central),
+        "mesh_columns": int(system.chip.mesh_columns.central),
+        "shards": sum(place.chip != HOST for place in mapping.locations),
         "head_on_host": nodes[-1].name
         in {
             shard.node
-            for shard, place in zip(run.mapping.shards, run.mapping.locations, strict=True)
+            for shard, place in zip(mapping.shards, mapping.locations, strict=True)
             if place.chip == HOST
         },
-        "sums_divided": len(run.mapping.columns),
-        "copied_neurons": sum(shard.size for shard in run.mapping.shards)
+        "sums_divided": len(mapping.columns),
+        "copied_neurons": sum(shard.size for shard in mapping.shards)
         - sum(node.size for node in nodes),
-        "steps_per_token": run.summary.steps,
-        "blocks": run.summary.blocks,
+        "steps_per_token": summary.steps,
+        "blocks": summary.blocks,
         "ternary_synapses": sum(node.ternary_synapses for node in nodes),
         "nonzero_synapses": sum(node.nonzero_synapses for node in nodes),
         "use": {
             n: {"max": max(c), "mean": sum(c) / len(c), "limit": room[n]}
             for n, c in columns.items()
         },
-        "content": _content(run, use),
+        "content": _content(mapping, summary, use),
     }
 
 
-def _content(run: Run, use: dict[Location, Footprint]) -> list[Plain]:
+def _content(
+    mapping: mappings.Mapping, summary: GraphSummary, use: dict[Location, Footprint]
+) -> list[Plain]:
     """Every core in use: its use, and the kind and the block that most of its synapses (or else
     neurons) belong to."""
-    nodes = {node.name: node for node in run.summary.nodes}
+    nodes = {node.name: node for node in summary.nodes}
     heaviest: dict[Location, tuple[float, int, str, int | None]] = {}
-    for shard, place in zip(run.mapping.shards, run.mapping.locations, strict=True):
+    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         node = nodes[shard.node]
         load = (node.ternary_synapses * shard.size / node.size, shard.size)
         if place.chip != HOST and (place not in heaviest or load > heaviest[place][:2]):
@@ -125,18 +134,16 @@ def _content(run: Run, use: dict[Location, Footprint]) -> list[Plain]:
             "block": heaviest[p][3],
             **asdict(use[p]),
         }
-        for p in run.mapping.cores
+        for p in mapping.cores
     ]
 
 
-def _phase(modes: Mapping[str, timing.Mode], counts: Counted) -> Plain | None:
+def _phase(phase: str, counts: Counted) -> Plain | None:
     mapping, activity = counts.mapping, counts.activity
     tokens = activity.tokens
     if tokens == 0:
         return None
-    asked = load(counts)
-    times, free = (estimate(asked, counts.system) for estimate in modes.values())
-    spent = energy.energy(counts, times)
+    estimated = estimate(counts, phase)
     issued = energy.instructions(counts)
     moved = asdict(traffic(counts))
     return {
@@ -146,15 +153,15 @@ def _phase(modes: Mapping[str, timing.Mode], counts: Counted) -> Plain | None:
         "reads_per_token": energy.on_chips(mapping, activity.reads) / tokens,
         "instructions_per_token": {key: count / tokens for key, count in sorted(issued.items())},
         "saturations": int(activity.saturations.sum()),
-        **asdict(times),
-        "without_barrier": asdict(free),
-        "chip_millijoule_per_token": asdict(spent.chip_millijoule_per_token),
-        "millijoule_per_token": asdict(spent.millijoule_per_token),
-        "parts": [asdict(part) for part in spent.parts],
+        **asdict(estimated.timing),
+        "without_barrier": asdict(estimated.without_barrier),
+        "chip_millijoule_per_token": asdict(estimated.chip_millijoule_per_token),
+        "millijoule_per_token": asdict(estimated.millijoule_per_token),
+        "parts": [asdict(part) for part in estimated.energy.parts],
     }
 
 
-def _links(run: Run) -> list[Plain]:
+def _links(run: RunRecord) -> list[Plain]:
     """Messages per token, over both phases, from each chip to each other chip; the host is chip
     -1."""
     sent = (run.prefill + run.generate).messages.tolist()
@@ -167,7 +174,7 @@ def _links(run: Run) -> list[Plain]:
     return [{"source": a, "destination": b, "messages_per_token": count} for (a, b), count in each]
 
 
-def _sources(run: Run) -> list[Plain]:
+def _sources(run: RunRecord) -> list[Plain]:
     rows = []
     for owner, spec in (("system", run.system), ("chip", run.system.chip)):
         for field in fields(spec):

@@ -49,9 +49,9 @@ MOST_NAMED = 12
 """The links picture writes its numbers out up to so many rows."""
 
 
-def draw(report: Plain) -> dict[str, bytes]:
-    """Every picture of a report as a PNG, by the names of `CAPTIONS`; none of energy where no phase
-    has tokens."""
+def draw(report: Plain) -> dict[str, Figure]:
+    """Every picture of a report, by the names of `CAPTIONS`; none of energy where no phase has
+    tokens."""
     pictures = {
         "cores-by-memory": cores_by_memory(report),
         "cores-by-kind": cores_by_kind(report),
@@ -63,7 +63,8 @@ def draw(report: Plain) -> dict[str, bytes]:
     return pictures
 
 
-def _png(picture: Figure) -> bytes:
+def png(picture: Figure) -> bytes:
+    """A picture as a PNG, the same bytes every time."""
     buffer = BytesIO()
     FigureCanvasAgg(picture).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
@@ -148,7 +149,7 @@ def _legend(picture: Figure, entries: Iterable[tuple[str, Any]]) -> None:
     )
 
 
-def cores_by_memory(report: Plain) -> bytes:
+def cores_by_memory(report: Plain) -> Figure:
     """Every core by the share of its synaptic memory in use."""
     limit = report["mapping"]["use"]["synaptic_memory"]["limit"]
     shades = ScalarMappable(Normalize(0, 100), SHADES)
@@ -162,20 +163,20 @@ def cores_by_memory(report: Plain) -> bytes:
     bar.ax.spines["outline"].set_visible(False)
     bar.ax.tick_params(length=0, labelsize=9, colors=INK)
     _legend(picture, _not_in_use(report))
-    return _png(picture)
+    return picture
 
 
-def cores_by_kind(report: Plain) -> bytes:
+def cores_by_kind(report: Plain) -> Figure:
     """Every core by the kind of node that most of its synapses belong to."""
     present = {core["kind"] for core in report["mapping"]["content"]}
     picture, _ = _chips(report, lambda core: KINDS.get(core["kind"], FAINT))
     known = [(kind, colour) for kind, colour in KINDS.items() if kind in present]
     others = [("another kind", FAINT)] if present - KINDS.keys() else []
     _legend(picture, [*known, *others, *_not_in_use(report)])
-    return _png(picture)
+    return picture
 
 
-def limits(report: Plain) -> bytes:
+def limits(report: Plain) -> Figure:
     """The fullest core and the mean, as a share of each limit."""
     use = report["mapping"]["use"]
     picture, axes = _figure(9, 3.6)
@@ -204,7 +205,7 @@ def limits(report: Plain) -> bytes:
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.invert_yaxis()
     picture.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
-    return _png(picture)
+    return picture
 
 
 def _decades(report: Plain) -> tuple[float, float]:
@@ -219,7 +220,7 @@ def _decades(report: Plain) -> tuple[float, float]:
     return min(central or high) / 10, max(high) * 2
 
 
-def energy(report: Plain) -> bytes:
+def energy(report: Plain) -> Figure:
     """A dot at the central figure and a line from low to high, for each part and for the whole."""
     phases = {name: phase for name, phase in report["phases"].items() if phase is not None}
     colours = dict(zip(PHASES, (WARM, COOL), strict=True))
@@ -268,7 +269,7 @@ def energy(report: Plain) -> bytes:
     axes.set_axisbelow(True)
     axes.invert_yaxis()
     _legend(picture, [(PHASES[name], colours[name]) for name in phases])
-    return _png(picture)
+    return picture
 
 
 def _between(report: Plain) -> tuple[list[int], int, np.ndarray[Any, Any]]:
@@ -288,7 +289,7 @@ def _between(report: Plain) -> tuple[list[int], int, np.ndarray[Any, Any]]:
     return starts, together, table
 
 
-def links(report: Plain) -> bytes:
+def links(report: Plain) -> Figure:
     """A matrix: from the chips of the row to those of the column."""
     ends, together, table = _between(report)
     side = min(
@@ -314,12 +315,12 @@ def links(report: Plain) -> bytes:
     axes.tick_params(which="minor", length=0)
     if len(ends) <= MOST_NAMED:
         _write_out(axes, table, norm)
-        return _png(picture)
+        return picture
     bar = picture.colorbar(image, ax=axes, shrink=0.8, aspect=25)
     bar.set_label("messages per token", fontsize=9, color=INK)
     bar.ax.spines["outline"].set_visible(False)
     bar.ax.tick_params(which="both", length=0, labelsize=9, colors=INK)
-    return _png(picture)
+    return picture
 
 
 def _write_out(axes: Axes, table: np.ndarray[Any, Any], norm: Normalize) -> None:
@@ -331,7 +332,7 @@ def _write_out(axes: Axes, table: np.ndarray[Any, Any], norm: Normalize) -> None
             )
 
 
-def fronts(found: Sequence[Point]) -> bytes:
+def fronts(found: Sequence[Point]) -> Figure:
     """For every phase and mode: tokens a second against the system's energy of a token, those on
     the front in colour.
 
@@ -376,4 +377,4 @@ def fronts(found: Sequence[Point]) -> bytes:
         axes.set_ylabel("mJ/token, system", fontsize=9, color=INK)
         axes.grid(color="#e3e7eb", lw=0.8)
         axes.tick_params(which="both", length=0, labelsize=8, colors=INK)
-    return _png(picture)
+    return picture

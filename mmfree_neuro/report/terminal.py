@@ -12,7 +12,7 @@ from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.run.run_file import Run
+from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 LEAST_MESSAGES = "proven least by rows alone, with cores no slower"
@@ -149,7 +149,7 @@ def system(spec: SystemSpec) -> str:
     return "\n".join(lines)
 
 
-def speed(run: Run) -> str:
+def speed(run: RunRecord) -> str:
     """How fast a simulation ran on this machine."""
     prompt, fed = run.prefill.tokens, run.generate.tokens
     parts = [f"{run.engine}: started in {run.seconds['start']:.2f} s"]

@@ -23,8 +23,8 @@ from mmfree_neuro.systems.spec import SystemSpec
 RUN_FORMAT = "mmfree-neuro run 2"
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
+@dataclass(frozen=True, eq=False, repr=False)
+class RunRecord:
     """A finished run: everything that costing and reporting need."""
 
     engine: str
@@ -45,6 +45,12 @@ class Run:
     use: dict[Location, Footprint] = field(default_factory=dict)
     """What is in use on every core."""
 
+    def __repr__(self) -> str:
+        return (
+            f"<RunRecord {self.summary.name} on {self.engine}: {len(self.prompt_tokens)} tokens of "
+            f"prompt, {len(self.new_tokens)} new>"
+        )
+
 
 def _activity_to_plain(activity: Activity) -> dict[str, Any]:
     return {
@@ -60,7 +66,7 @@ def _activity_from_plain(raw: dict[str, Any]) -> Activity:
     return Activity(tokens=raw["tokens"], **counts)
 
 
-def save_run(run: Run, folder: Path) -> None:
+def save_run(run: RunRecord, folder: Path) -> None:
     """Write the `run.json` of a run into an existing folder."""
     content = {
         "format": RUN_FORMAT,
@@ -75,14 +81,14 @@ def save_run(run: Run, folder: Path) -> None:
     (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path) -> RunRecord:
     """The run in a folder."""
     path = folder / "run.json"
     raw = read_json(path, RUN_FORMAT, InputError, "a run")
     try:
         summary = dict(raw["summary"])
         nodes = tuple(NodeSummary(**node) for node in summary.pop("nodes"))
-        return Run(
+        return RunRecord(
             raw["engine"],
             raw["scheme"],
             raw["prompt"],
