@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mmfree_neuro.cost import timing
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.energy import energy
+from mmfree_neuro.cost.estimate import PHASES
 from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.mapping.request import Request
-
-MODES = {"prefill": timing.PREFILL, "generate": timing.GENERATION}
 
 
 def label(request: Request) -> str:
@@ -63,7 +61,7 @@ def points(request: Request, counted: Counted) -> tuple[Point, ...]:
     asked = replace(load(counted), chips=chips)
     return tuple(
         _point(request, phase, counted, estimate(asked, counted.system))
-        for phase, modes in MODES.items()
+        for phase, modes in PHASES.items()
         for estimate in modes.values()
     )
 

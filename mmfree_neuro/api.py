@@ -1,0 +1,427 @@
+"""The door for Python: `import mmfree_neuro as mm`.
+
+    model = mm.load("examples/checkpoints/stdlib-5m")        a checkpoint folder
+    graph = model.convert("a16", calibrate="stdlib")         integers, and what they cost in quality
+    mapped = graph.map("kapoho-point", chips=8)              cores, chips and routes, checked
+    run = mapped.run("import os", new_tokens=64)             text, logits, counts and estimates
+    run.report("report.html")
+
+No step needs a file, and every step takes and gives the files of the command line: `load` opens a
+graph, a mapping or a run as well, and each of them has `save`.  Whatever the user can put right is
+an `MMFreeError`, whose text says who, what it is and what it must be.
+"""
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.cost.counted import counted
+from mmfree_neuro.cost.estimate import Estimate, estimate
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.graph import graph_file, nodes
+from mmfree_neuro.graph.nodes import AnyNode
+from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.lowering.scheme import Scheme, scheme_named
+from mmfree_neuro.mapping import mapping, mapping_file
+from mmfree_neuro.mapping.footprint import use_of_cores
+from mmfree_neuro.mapping.mapping_file import StoredMapping
+from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model import tokenizer as texts
+from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline import convert, families, map, report, simulate
+from mmfree_neuro.pipeline.engines import engine_named
+from mmfree_neuro.pipeline.text import Source
+from mmfree_neuro.report import content, terminal
+from mmfree_neuro.run import run_file
+from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.folder import whole_folder
+from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.run_file import RunRecord
+from mmfree_neuro.run.sampling import Sampling
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import SystemSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Tokens = NDArray[np.integer[Any]]
+
+
+def load(path: str | Path) -> "Model | Graph | Mapped | Run":
+    """Whatever a path holds: a checkpoint folder, a graph file, a mapping file (`.map`), or the
+    folder of a run.
+
+    Raises an MMFreeError where it is none of these, or damaged.
+    """
+    where = Path(path)
+    if (where / "run.json").is_file():
+        return Run(run_file.load_run(where), None)
+    if where.is_dir():
+        checkpoint, tokenizer = families.read_checkpoint(where), checkpoints.read_tokenizer(where)
+        return Model(where.resolve().name, checkpoint, tokenizer)
+    if where.suffix == ".map":
+        divided, stored = mapping_file.load_mapped(where)
+        graph, digest = graph_file.load_graph(stored.graph_path)
+        whole = Graph(graph, stored.graph_path, digest)
+        return Mapped(whole, divided, stored.mapping, stored.system, stored.cores)
+    graph, digest = graph_file.load_graph(where)
+    return Graph(graph, where, digest)
+
+
+def _system(system: str | Path | SystemSpec) -> SystemSpec:
+    return system if isinstance(system, SystemSpec) else load_system(str(system))
+
+
+def _table(rows: dict[str, object]) -> str:
+    cells = (
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _pre(text: str) -> str:
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Model:
+    """A trained checkpoint, whose tensors stay in their files until they are asked for."""
+
+    name: str
+    checkpoint: Checkpoint[Any]
+    tokenizer: str | None
+    """The content of `tokenizer.json`; without one, tokens are bytes."""
+
+    @property
+    def config(self) -> Any:
+        """The configuration, a record with the names of `config.json`."""
+        return self.checkpoint.config
+
+    def convert(self, scheme: str | Scheme = "a16", calibrate: Source = "stdlib") -> "Graph":
+        """The model in integers, calibrated, proved and measured against the float model.
+
+        `calibrate` is a text file, a folder of Python sources, an `.npy` file or `stdlib`, as a
+        path; a text (any string that names none of these) or several; or token ids, int
+        [rows, time] or [time].  Needs torch.  Raises InputError, CheckpointError or RangeError.
+        """
+        source: Source = calibrate
+        if isinstance(source, str) and source != "stdlib" and not _names_a_file(source):
+            source = [source]
+        chosen = scheme if isinstance(scheme, Scheme) else scheme_named(scheme)
+        graph = convert.to_graph(self.checkpoint, self.tokenizer, chosen, source, self.name)
+        return Graph(graph)
+
+    def logits(self, tokens: Tokens) -> NDArray[np.float64]:
+        """The float model's logits [rows, time, vocabulary], natural units; needs torch.
+
+        Tokens are [rows, time] or [time], each row from a zero state.
+        """
+        ids = np.atleast_2d(tokens).astype(np.int64)
+        return families.float_model(self.checkpoint, "the float model").logits(self.checkpoint, ids)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}: {self.config.model_type}, {self._parameters:,} parameters>"
+
+    @property
+    def _parameters(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.config.shapes().values())
+
+    def _repr_html_(self) -> str:
+        return _table(
+            {"model": self.name, "parameters": f"{self._parameters:,}"} | asdict(self.config)
+        )
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Graph:
+    """A whole model as integer operations: what every engine computes, bit for bit."""
+
+    graph: nodes.Graph
+    path: Path | None = None
+    """The file that it came from, where there is one."""
+    digest: str = ""
+    """The SHA-256 of that file's head, by which a mapping knows its graph."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.graph.name
+
+    @property
+    def scheme(self) -> str:
+        """How it was made of integers."""
+        return self.graph.scheme
+
+    @property
+    def quality(self) -> dict[str, float]:
+        """What the integers lost: nats per token of both models, ratio of perplexities, greedy
+        agreement from 0 to 1, and on how many tokens."""
+        return dict(self.graph.quality)
+
+    @property
+    def nodes(self) -> tuple[AnyNode, ...]:
+        """The nodes in topological order; each one's class says in its docstring what it is."""
+        return self.graph.nodes
+
+    def map(
+        self,
+        system: str | Path | SystemSpec = "kapoho-point",
+        *,
+        chips: int | None = None,
+        placer: str = "chain",
+        cores: int | None = None,
+        spread: bool = False,
+        head_on_host: bool = False,
+        weight_bits: int | None = None,
+        divide: bool = True,
+        refine: bool = False,
+        seed: int = 0,
+    ) -> "Mapped":
+        """The graph on the cores of a system: a name, a TOML file of your own, or a record.
+
+        The options are those of `Request`.  Raises CapacityError where the graph does not fit, and
+        InputError or HardwareError where an option or the system cannot be.
+        """
+        request = Request(
+            placer, chips, cores, spread, head_on_host, weight_bits, divide, refine, seed
+        )
+        spec = map.with_weight_bits(_system(system), weight_bits)
+        divided, placed = map.place(self.graph, self.digest, spec, request)
+        return Mapped(self, divided, placed, spec, cores)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a graph file, as `mmfree-neuro convert` does."""
+        graph_file.save_graph(self.graph, Path(path))
+        return Path(path)
+
+    def __str__(self) -> str:
+        return terminal.graph_text(self.graph)
+
+    def __repr__(self) -> str:
+        return repr(self.graph)
+
+    def _repr_html_(self) -> str:
+        return _pre(f"{terminal.graph_line(self.graph)}\n{terminal.quality(self.graph.quality)}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Mapped:
+    """A graph on the cores of a system, checked."""
+
+    graph: Graph
+    divided: nodes.Graph
+    """The graph as the mapping divides its sums; its bits are the same."""
+    mapping: mapping.Mapping
+    system: SystemSpec
+    cores: int | None
+    """How many cores of a chip were allowed; None for all."""
+
+    @property
+    def bounds(self) -> dict[str, dict[str, float | None]]:
+        """Cores, chips, the slowest core (ns) and messages between chips, with their bounds."""
+        return map.bounds(self.divided, self.mapping, self.system, self.cores)
+
+    def run(
+        self,
+        prompt: str | Sequence[str],
+        new_tokens: int = 64,
+        *,
+        engine: str = "fast",
+        temperature: float = 0.0,
+        seed: int = 0,
+        logits: bool = True,
+    ) -> "Run | Runs":
+        """Run one prompt, or several one after another, on an engine by its name.
+
+        `temperature` 0 takes the likeliest token.  With `logits` False none are kept, for long
+        runs.  Raises EngineError where the engine cannot be used here, and InputError.
+        """
+        if not isinstance(prompt, str):
+            options = {"engine": engine, "temperature": temperature, "seed": seed}
+            runs = [self.run(one, new_tokens, logits=logits, **options) for one in prompt]  # type: ignore[arg-type]
+            if not runs:
+                raise InputError("there is no prompt, must be at least one")
+            return Runs(tuple(run for run in runs if isinstance(run, Run)))
+        graph = self.divided
+        tokens = np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)
+        job = Job(tokens, new_tokens, Sampling(temperature, seed), keep_logits=logits)
+        result = engine_named(engine)(graph, self.mapping, job)
+        record = simulate.record_of(graph, self.mapping, self.system, engine, prompt, job, result)
+        natural = result.logits[0] * graph.logit_scale if logits else None
+        return Run(record, natural)
+
+    def plot(self, what: str = "cores-by-kind") -> "Figure":
+        """A picture of the cores in use: "cores-by-kind", "cores-by-memory" or "limits"."""
+        from mmfree_neuro.report import pictures
+
+        use = use_of_cores(self.divided, self.mapping, self.system.chip)
+        summary = summarise(self.divided)
+        drawn = {"mapping": content.mapping_content(self.mapping, summary, self.system, use)}
+        known = {
+            "cores-by-kind": pictures.cores_by_kind,
+            "cores-by-memory": pictures.cores_by_memory,
+            "limits": pictures.limits,
+        }
+        if what not in known:
+            raise InputError(
+                f"the picture {what!r} is not known, must be one of {', '.join(known)}"
+            )
+        return known[what](drawn)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a mapping file, as `mmfree-neuro map` does; a graph that is in no file yet is
+        written beside it, with the ending `.graph`."""
+        where = Path(path)
+        graph_path, digest = self.graph.path, self.graph.digest
+        if graph_path is None:
+            graph_path = self.graph.save(where.with_suffix(".graph"))
+            digest = graph_file.load_graph(graph_path)[1]
+        mapped = replace(self.mapping, graph=digest)
+        stored = StoredMapping(mapped, self.system, graph_path, self.cores)
+        mapping_file.save_mapping(stored, where)
+        return where
+
+    def __str__(self) -> str:
+        return terminal.mapping(self.divided, self.mapping, self.system, self.bounds)
+
+    def __repr__(self) -> str:
+        return f"<Mapped {self.graph.name}: {self.mapping!r}>"
+
+    def _repr_html_(self) -> str:
+        return _pre(str(self))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A finished run of one prompt."""
+
+    record: RunRecord
+    logits: NDArray[np.float64] | None
+    """Natural units [tokens fed, vocabulary], after each token of the prompt and of the
+    continuation but the last; None where they were not kept, as in a run from a file."""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt."""
+        return self.record.prompt
+
+    @property
+    def text(self) -> str:
+        """What follows the prompt."""
+        return self.record.text
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """The tokens that were chosen [new tokens]."""
+        return np.array(self.record.new_tokens, np.int64)
+
+    @property
+    def activity(self) -> dict[str, Activity]:
+        """What was counted, by phase: "prefill" and "generate"."""
+        return {"prefill": self.record.prefill, "generate": self.record.generate}
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Speed and energy on the chips by phase, each with its range; a phase without tokens has
+        none."""
+        run = self.record
+        counts = counted(run.mapping, run.summary, run.prefill, run.system)
+        return {
+            phase: estimate(replace(counts, activity=activity), phase)
+            for phase, activity in self.activity.items()
+            if activity.tokens
+        }
+
+    def report(self, path: str | Path, gpu_rows: Sequence[str | Path] = ()) -> Path:
+        """Write the report as `.html`, `.md` or `.json`, by the name of the path."""
+        report.write(report.build(self.record, [Path(rows) for rows in gpu_rows]), Path(path))
+        return Path(path)
+
+    def plot(self, what: str = "energy") -> "Figure":
+        """A picture of the report: "energy", "links", "limits", "cores-by-kind" or
+        "cores-by-memory"."""
+        from mmfree_neuro.report import pictures
+
+        drawn = pictures.draw(report.build(self.record))
+        if what not in drawn:
+            raise InputError(
+                f"the picture {what!r} is not known, must be one of {', '.join(drawn)}"
+            )
+        return drawn[what]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the folder of a run, as `mmfree-neuro simulate` does; logits are not kept there."""
+        with whole_folder(Path(path)) as folder:
+            run_file.save_run(self.record, folder)
+        return Path(path)
+
+    def __str__(self) -> str:
+        return f"{self.prompt}{self.text}\n\n{terminal.speed(self.record)}"
+
+    def __repr__(self) -> str:
+        return repr(self.record).replace("RunRecord", "Run", 1)
+
+    def _repr_html_(self) -> str:
+        return _pre(f"{self}\n\n{terminal.estimates(report.build(self.record))}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Runs(Sequence[Run]):
+    """The runs of several prompts, in their order."""
+
+    runs: tuple[Run, ...]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.runs[index]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    @property
+    def text(self) -> list[str]:
+        """What follows each prompt."""
+        return [run.text for run in self.runs]
+
+    @property
+    def tokens(self) -> list[NDArray[np.int64]]:
+        """The tokens that were chosen, for each prompt [new tokens]."""
+        return [run.tokens for run in self.runs]
+
+    @property
+    def logits(self) -> list[NDArray[np.float64] | None]:
+        """The logits of each run, as `Run.logits`."""
+        return [run.logits for run in self.runs]
+
+    @property
+    def activity(self) -> dict[str, Activity]:
+        """What was counted in all runs together, by phase."""
+        first, *others = (run.activity for run in self.runs)
+        for other in others:
+            first = {phase: first[phase] + other[phase] for phase in first}
+        return first
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Speed and energy of a token on average over all runs, by phase."""
+        prefill, generate = self.activity["prefill"], self.activity["generate"]
+        return Run(replace(self.runs[0].record, prefill=prefill, generate=generate), None).estimates
+
+    def __repr__(self) -> str:
+        return f"<Runs: {len(self.runs)} prompts, {self.runs[0]!r} first>"

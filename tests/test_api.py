@@ -1,0 +1,260 @@
+"""The door for Python: a few lines from a checkpoint to a report, and what it promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+import mmfree_neuro as mm
+from mmfree_neuro.cli.main import main
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model.checkpoint import Checkpoint
+
+CONFIG = ModelConfig(
+    vocab_size=256,
+    hidden_size=32,
+    num_hidden_layers=2,
+    intermediate_size=64,
+    bos_token_id=0,
+    eos_token_id=0,
+)
+IDS = np.random.default_rng(6).integers(0, 256, (8, 33))
+WITHOUT = """
+    import sys
+
+
+    class Without:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in {names!r}:
+                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
+
+
+    sys.meta_path.insert(0, Without())
+"""
+LINES = """
+    model = mm.load(sys.argv[1])
+    graph = model.convert("a16", calibrate=["def a_function(a, b):\\n    return a + b\\n"] * 9)
+"""
+LINES_BEHIND_A_GRAPH = """
+    mapped = graph.map("kapoho-point", chips=2)
+    run = mapped.run("import os", new_tokens=6, engine="fast")
+    assert isinstance(run.text, str) and run.tokens.shape == (6,)
+    assert run.logits.dtype == np.float64 and run.logits.shape == (10 + 5, 256)
+    assert np.array_equal(run.logits[9:].argmax(-1), run.tokens)
+    assert run.activity["prefill"].tokens == 10 and run.activity["generate"].tokens == 5
+    speed = run.estimates["generate"].tokens_per_s
+    assert 0 < speed.low < speed.central < speed.high
+    folder = Path(sys.argv[2])
+    run.report(folder / "report.html")
+    assert "matplotlib" in type(mapped.plot()).__module__
+    graph.save(folder / "model.graph"), mapped.save(folder / "model.map"), run.save(folder / "run")
+    assert mm.load(folder / "model.map").run("import os", new_tokens=6).text == run.text
+    assert mm.load(folder / "run").text == run.text and mm.load(folder / "run").logits is None
+    assert not {"torch", "lava"} & set(sys.modules) - set(loaded)
+"""
+HEAD = """
+    from pathlib import Path
+
+    import numpy as np
+
+    import mmfree_neuro as mm
+
+    loaded = ("torch",) if "convert" in sys.argv else ()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint, and a graph file of it."""
+    path, random = tmp_path_factory.mktemp("api"), np.random.default_rng(5)
+    shapes = CONFIG.shapes()
+    tensors = {
+        name: random.normal(float(name.endswith("norm.weight")), 0.1, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    checkpoints.write(path / "tiny", Checkpoint(CONFIG, tensors), "float32")
+    mm.load(path / "tiny").convert("a16", calibrate=IDS).save(path / "tiny.graph")  # type: ignore[union-attr]
+    return path
+
+
+def run_lines(*parts: str, without: tuple[str, ...], arguments: tuple[object, ...]) -> None:
+    code = dedent(WITHOUT).format(names=without) + "".join(dedent(part) for part in parts)
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_lines_of_the_door_without_lava(folder: Path, tmp_path: Path) -> None:
+    arguments = folder / "tiny", tmp_path, "convert"
+    run_lines(HEAD, LINES, LINES_BEHIND_A_GRAPH, without=("lava",), arguments=arguments)
+
+
+def test_what_needs_no_torch_without_torch(folder: Path, tmp_path: Path) -> None:
+    arguments = folder / "tiny.graph", tmp_path
+    load = "\ngraph = mm.load(sys.argv[1])\n"
+    without = "lava", "torch", "triton"
+    run_lines(HEAD, load, LINES_BEHIND_A_GRAPH, without=without, arguments=arguments)
+
+
+def test_without_torch_converting_says_what_to_install(folder: Path) -> None:
+    code = dedent(WITHOUT).format(names=("torch",)) + dedent("""
+        import mmfree_neuro as mm
+
+        try:
+            mm.load(sys.argv[1]).convert()
+        except mm.MMFreeError as error:
+            print(error)
+    """)
+    command = [sys.executable, "-c", code, str(folder / "tiny")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout == (
+        "calibration needs torch, which is not installed; install it with the torch extra: "
+        "pip install 'mmfree-neuro[torch]'\n"
+    )
+
+
+def test_the_import_is_light() -> None:
+    code = "import sys, mmfree_neuro as mm; mm.__version__; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "torch", "lava", "scipy", "matplotlib"} & set(found)
+
+
+def test_the_public_names() -> None:
+    assert mm.__all__ == [
+        "Estimate",
+        "Graph",
+        "MMFreeError",
+        "Mapped",
+        "Model",
+        "Request",
+        "Run",
+        "Runs",
+        "__version__",
+        "load",
+        "load_system",
+        "system_names",
+    ]
+    assert dir(mm) == sorted(mm.__all__)
+    assert all(getattr(mm, name) is not None for name in mm.__all__)
+    with pytest.raises(AttributeError) as error:
+        _ = mm.nothing
+    assert str(error.value) == "module 'mmfree_neuro' has no attribute 'nothing'"
+
+
+def test_the_version_and_the_module_as_a_command() -> None:
+    command = [sys.executable, "-m", "mmfree_neuro", "--version"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found == f"mmfree-neuro {mm.__version__}\n"
+
+
+# Files of the command line and of the door are the same.
+
+
+def test_files_are_those_of_the_command_line(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", IDS)
+    convert = ["convert", str(folder / "tiny"), "-o", str(tmp_path / "cli.graph")]
+    assert main([*convert, "--calibrate", str(tmp_path / "ids.npy")]) == 0
+    assert (tmp_path / "cli.graph").read_bytes() == (folder / "tiny.graph").read_bytes()
+    where = ["--system", "kapoho-point", "--chips", "2", "-o", str(tmp_path / "cli.map")]
+    assert main(["map", str(tmp_path / "cli.graph"), *where]) == 0
+    mapped = mm.load(tmp_path / "cli.graph").map("kapoho-point", chips=2)  # type: ignore[union-attr]
+    mapped.save(tmp_path / "door.map")
+    assert (tmp_path / "door.map").read_bytes() == (tmp_path / "cli.map").read_bytes()
+    what = ["--prompt", "ab", "--new-tokens", "4", "--engine", "fast", "-o", str(tmp_path / "run")]
+    assert main(["simulate", str(tmp_path / "cli.map"), *what]) == 0
+    assert mapped.run("ab", new_tokens=4).text == mm.load(tmp_path / "run").text  # type: ignore[union-attr]
+
+
+def test_calibration_by_texts_files_and_ids(folder: Path, tmp_path: Path) -> None:
+    model = mm.load(folder / "tiny")
+    assert isinstance(model, mm.Model)
+    text = "def a_function(a, b):\n    return a + b\n" * 20
+    (tmp_path / "text.txt").write_text(text)
+    from_path = model.convert("a8", calibrate=tmp_path / "text.txt")
+    assert model.convert("a8", calibrate=str(tmp_path / "text.txt")).quality == from_path.quality
+    assert model.convert("a8", calibrate=text).quality == model.convert("a8", [text]).quality
+    assert set(from_path.quality) == {
+        "tokens",
+        "float_nats",
+        "integer_nats",
+        "perplexity_ratio",
+        "greedy_agreement",
+    }
+    assert model.convert("a16", calibrate=IDS.reshape(-1)).quality["tokens"] > 0
+    for wrong, said in (
+        (["short"], "the texts have 6 bytes, must have at least 40"),
+        (IDS[:3], "an array of shape [3, 33]: has 3 rows, must have at least 4 to calibrate on "
+         "some and measure on others"),
+        (IDS + 300, f"an array of shape [8, 33]: holds token {IDS.max() + 300}, which is outside "
+         "the vocabulary 0 … 255"),
+        (IDS[None], "the token ids are int64 [1, 8, 33], must be integers of shape [rows, time] or "
+         "[time]"),
+        (IDS * 0.5, "the token ids are float64 [8, 33], must be integers of shape [rows, time] or "
+         "[time]"),
+    ):  # fmt: skip
+        with pytest.raises(mm.MMFreeError) as error:
+            model.convert(calibrate=wrong)  # type: ignore[arg-type]
+        assert str(error.value) in (
+            said,
+            said.replace(str(IDS.max() + 300), str(IDS[:, :].max() + 300)),
+        )
+
+
+def test_several_prompts(folder: Path) -> None:
+    mapped = mm.load(folder / "tiny.graph").map(chips=2)  # type: ignore[union-attr]
+    runs = mapped.run(["ab", "import os"], new_tokens=3)
+    assert isinstance(runs, mm.Runs) and len(runs) == 2
+    assert runs.text == [mapped.run(p, new_tokens=3).text for p in ("ab", "import os")]
+    assert [len(tokens) for tokens in runs.tokens] == [3, 3]
+    assert [logits.shape[0] for logits in runs.logits] == [3 + 2, 10 + 2]
+    assert runs.activity["prefill"].tokens == 3 + 10
+    assert runs.estimates.keys() == {"prefill", "generate"}
+    assert runs[1].prompt == "import os" and [run.prompt for run in runs] == ["ab", "import os"]
+    with pytest.raises(mm.MMFreeError) as error:
+        mapped.run([])
+    assert str(error.value) == "there is no prompt, must be at least one"
+
+
+def test_what_is_shown_is_short(folder: Path) -> None:
+    model = mm.load(folder / "tiny")
+    graph = mm.load(folder / "tiny.graph")
+    mapped = graph.map(chips=2)  # type: ignore[union-attr]
+    run = mapped.run("ab", new_tokens=3, logits=False)
+    assert repr(model) == f"<Model tiny: hgrn_bit, {model._parameters:,} parameters>"  # type: ignore[union-attr]
+    assert repr(graph) == f"<Graph tiny, a16: 2 blocks, {len(graph.nodes)} nodes>"  # type: ignore[union-attr]
+    assert repr(mapped).startswith("<Mapped tiny: <Mapping on kapoho-point, chain: 2 chips, ")
+    assert repr(run) == "<Run tiny on fast: 3 tokens of prompt, 3 new>"
+    assert run.logits is None
+    assert repr(mapped.run(["a"], new_tokens=1)).startswith("<Runs: 1 prompts, <Run tiny on fast")
+    for thing in (model, graph, mapped, run, graph.graph, mapped.mapping, graph.nodes[3]):  # type: ignore[union-attr]
+        assert len(repr(thing)) < 160
+    for thing in (model, graph, mapped, run):
+        page = thing._repr_html_()  # type: ignore[union-attr]
+        assert page.startswith(("<table>", "<pre>")) and len(page) < 6000
+
+
+def test_pictures_that_are_not_known(folder: Path) -> None:
+    mapped = mm.load(folder / "tiny.graph").map(chips=2)  # type: ignore[union-attr]
+    run = mapped.run("ab", new_tokens=2)
+    assert type(run.plot("links")).__name__ == "Figure"
+    with pytest.raises(mm.MMFreeError) as error:
+        mapped.plot("hops")
+    assert str(error.value) == (
+        "the picture 'hops' is not known, must be one of cores-by-kind, cores-by-memory, limits"
+    )
+    with pytest.raises(mm.MMFreeError) as error:
+        run.plot("hops")
+    assert str(error.value) == (
+        "the picture 'hops' is not known, must be one of cores-by-memory, cores-by-kind, limits, "
+        "links, energy"
+    )
+
+
+def test_the_float_model_behind_the_door(folder: Path) -> None:
+    logits = mm.load(folder / "tiny").logits(IDS[0, :5])  # type: ignore[union-attr]
+    assert logits.shape == (1, 5, 256) and logits.dtype == np.float64
