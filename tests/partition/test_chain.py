@@ -36,7 +36,7 @@ from mmfree_partition.chain.crossing import (
 from mmfree_partition.chain.layout import parts_of, shares
 from mmfree_partition.chain.links import Piece, Position
 from mmfree_partition.chain.seams import Seams
-from mmfree_partition.place import best_cuts as cutting
+from mmfree_partition.place import best_cuts
 from mmfree_partition.route import route
 
 Change = Callable[..., SystemSpec]
@@ -388,7 +388,7 @@ def test_the_cheapest_cuts_by_brute_force(data: st.DataObject) -> None:
     allowed = [
         cuts for cuts in every_way(count, chips) if all(first[b] <= a for a, b in pairwise(cuts))
     ]
-    found = cutting._cheapest(first, crossed, chips)
+    found = best_cuts._cheapest(first, crossed, chips)
     if found is None:
         assert not allowed
         return
@@ -399,8 +399,8 @@ def test_the_cheapest_cuts_by_brute_force(data: st.DataObject) -> None:
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.integers(1, 40))
 def test_windows_have_the_least_of_their_values(values: list[int], width: int) -> None:
     first = np.maximum(np.arange(len(values)) - width, 0)
-    best, where = cutting._window_minimum(np.array(values), first)
-    assert best[0] == cutting.MUCH
+    best, where = best_cuts._window_minimum(np.array(values), first)
+    assert best[0] == best_cuts.MUCH
     for q in range(1, len(values)):
         assert best[q] == min(values[first[q] : q]) == values[where[q]]
         assert first[q] <= where[q] < q
@@ -415,7 +415,7 @@ def test_what_stretches_take_is_a_difference_of_prefixes(graph: Graph, system: S
         for k, first, last in chain.stretch(places[a], places[b]):
             times += np.array(chain.nanoseconds[k]) * (last - first)
         assert np.allclose(loads[b, :2] - loads[a, :2], times)
-    first = cutting._first(loads, np.array([500.0, 900, 4000, 3000]))
+    first = best_cuts._first(loads, np.array([500.0, 900, 4000, 3000]))
     for b in range(len(places)):
         fits = [
             a
@@ -438,24 +438,24 @@ def test_the_best_cuts_by_brute_force(
     filled = filling.fill(chain, chain.whole(), float("inf"), 1 << 40)
     assert filled is not None
     assume(len(filled) <= chips * cores)
-    _, parts, columns = cutting.best_cuts(chain, chips, Request(cores=cores, divide=False))
+    _, parts, columns = best_cuts.best_cuts(chain, chips, Request(cores=cores, divide=False))
     assert columns == ()
     crossings = crossings_of(chain)
-    places, crossed = places_of(chain, cutting.GRAIN)
+    places, crossed = places_of(chain, best_cuts.GRAIN)
     ways = np.array(every_way(len(places), chips))
-    costs, loads = crossed[ways].sum(1), Seams(chain, divide=False).places(cutting.GRAIN).loads
+    costs, loads = crossed[ways].sum(1), Seams(chain, divide=False).places(best_cuts.GRAIN).loads
     held = np.diff(loads[ways], axis=1)  # [ways, chips, resources]
     evenly = filling.evenly(chain, chain.whole(), chips * cores)
     assert evenly is not None
-    for most in cutting.slowest_allowed(chain, evenly, chips * cores):
-        for tight in cutting.TIGHTER:
+    for most in best_cuts.slowest_allowed(chain, evenly, chips * cores):
+        for tight in best_cuts.TIGHTER:
             room = (
                 tight
                 * cores
                 * np.array([most, most, chain.room.memory, chain.room.synaptic_memory])
             )
             allowed = np.flatnonzero((held <= room + 1e-6).all((1, 2)))
-            best = allowed[costs[allowed] == costs[allowed].min(initial=cutting.MUCH)]
+            best = allowed[costs[allowed] == costs[allowed].min(initial=best_cuts.MUCH)]
             cheapest = [
                 pieces_held(crossings, [places[b] for b in ways[way][1:-1]]) for way in best
             ]

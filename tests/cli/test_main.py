@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mmfree_neuro.cli import main
+from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.verify import instruction_counts
@@ -26,7 +26,7 @@ from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import engines
-from mmfree_neuro.pipeline import text as text_
+from mmfree_neuro.pipeline.text import load_tokens
 from mmfree_neuro.run import run_file
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
@@ -80,13 +80,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     np.save(folder / "calibration.npy", random.integers(0, 256, (8, 33)))
     np.save(folder / "tokens.npy", random.integers(0, 256, (2, 7)))
     calibrate = ["--calibrate", files / "calibration.npy"]
-    assert (
-        main.main(["convert", files / "checkpoint", "-o", files / "model.graph", *calibrate]) == 0
-    )
+    assert main(["convert", files / "checkpoint", "-o", files / "model.graph", *calibrate]) == 0
     where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
-    assert main.main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
+    assert main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
     what = ["--prompt", "ab", "--new-tokens", "4", "--engine", "fast"]
-    assert main.main(["simulate", files / "model.map", *what, "-o", files / "run"]) == 0
+    assert main(["simulate", files / "model.map", *what, "-o", files / "run"]) == 0
     return files
 
 
@@ -106,13 +104,13 @@ def test_convert(
         "--calibrate",
         files / "calibration.npy",
     ]
-    assert main.main([*arguments, "--scheme", scheme, "--json"]) == 0
+    assert main([*arguments, "--scheme", scheme, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert (content["graph"], content["scheme"]) == (str(output), scheme)
     assert content["quality"]["tokens"] == 2 * 32
     assert set(tree(tmp_path)) == {"new", "new/model.graph"}
     first = output.read_bytes()
-    assert main.main([*arguments, "--scheme", scheme]) == 0
+    assert main([*arguments, "--scheme", scheme]) == 0
     assert output.read_bytes() == first
     assert capsys.readouterr().out.startswith(
         f"wrote {output}: checkpoint, scheme {scheme}: 2 blocks, "
@@ -131,12 +129,12 @@ def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "-o",
         str(output),
     ]
-    assert main.main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert (content["mapping"], content["system"]) == (str(output), "alia-point")
     assert (content["placer"], content["chips"]) == ("chain", 3)
     assert sorted(content["cores_per_chip"], key=int) == ["0", "1", "2"]
-    assert main.main(arguments) == 0
+    assert main(arguments) == 0
     assert capsys.readouterr().out.startswith(f"wrote {output}\n")
     assert set(tree(tmp_path)) == {"m.map"}
 
@@ -144,7 +142,7 @@ def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def mapped(files: Files, output: Path, *more: str) -> mapping_file.StoredMapping:
     """The mapping that the command writes, on eight chips of which each may use 16 cores."""
     where = ["--system", "kapoho-point", "--cores", "16"]
-    assert main.main(["map", files / "model.graph", *where, *more, "-o", str(output)]) == 0
+    assert main(["map", files / "model.graph", *where, *more, "-o", str(output)]) == 0
     return mapping_file.load_mapping(output)
 
 
@@ -162,7 +160,7 @@ def test_a_mapping_is_told_beside_what_it_is_at_least(
         "2",
     ]
     arguments += ["-o", str(tmp_path / "m.map")]
-    assert main.main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     bounds = content["bounds"]
     assert list(bounds) == ["cores", "chips", "slowest_core_ns", "messages_between_chips"]
@@ -174,7 +172,7 @@ def test_a_mapping_is_told_beside_what_it_is_at_least(
     for gap in bounds.values():
         assert 0 < gap["least"] <= gap["found"]
         assert gap["ratio"] == gap["found"] / gap["least"]
-    assert main.main(arguments) == 0
+    assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, gap in bounds.items():
         told = (
@@ -183,7 +181,7 @@ def test_a_mapping_is_told_beside_what_it_is_at_least(
         if name.startswith("messages"):
             told = told.replace("proven least", "proven least by rows alone, with cores no slower")
         assert f"  {name.replace('_', ' '):24s} {told}" in lines
-    assert main.main(["inspect", str(tmp_path / "m.map"), "--json"]) == 0
+    assert main(["inspect", str(tmp_path / "m.map"), "--json"]) == 0
     inspected = json.loads(capsys.readouterr().out)["bounds"]
     assert {name: gap["found"] for name, gap in inspected.items()} == {
         n: g["found"] for n, g in bounds.items()
@@ -224,7 +222,7 @@ def test_map_with_the_head_on_the_host(
             str(tmp_path / name),
             "--json",
         ]
-        assert main.main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
+        assert main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
         text[name] = json.loads(capsys.readouterr().out)["text"]
     assert text["chips"] == text["host"]
 
@@ -249,7 +247,7 @@ def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFi
             str(tmp_path / name),
             "--json",
         ]
-        assert main.main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
+        assert main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
         text[name] = json.loads(capsys.readouterr().out)["text"]
     assert divided["columns"]
     assert divided["rows"] == ()
@@ -303,17 +301,14 @@ def test_map_onto_a_chip_with_every_limit_known(files: Files, tmp_path: Path) ->
     own = tiny_system(
         tmp_path / "own.toml", output_axons_per_core=4096, program_instructions_per_core=4096
     )
-    assert (
-        main.main(["map", files / "model.graph", "--system", own, "-o", str(tmp_path / "m.map")])
-        == 0
-    )
+    assert main(["map", files / "model.graph", "--system", own, "-o", str(tmp_path / "m.map")]) == 0
     chip = mapping_file.load_mapping(tmp_path / "m.map").system.chip
     assert (
         chip.output_axons_per_core
         == chip.program_instructions_per_core
         == Quantity(4096, 4096, 4096, "a test")
     )
-    assert main.main(["inspect", str(tmp_path / "m.map")]) == 0
+    assert main(["inspect", str(tmp_path / "m.map")]) == 0
 
 
 def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,9 +328,7 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
             "3",
         ]
         assert (
-            main.main(
-                ["simulate", files / "model.map", *what, "-o", str(tmp_path / "run"), "--json"]
-            )
+            main(["simulate", files / "model.map", *what, "-o", str(tmp_path / "run"), "--json"])
             == 0
         )
         content = json.loads(capsys.readouterr().out)
@@ -344,7 +337,7 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert said[0] == said[1]
     assert len(said[0][1]) == 5
     assert set(tree(tmp_path)) == {"run", "run/run.json"}
-    assert main.main(["simulate", files / "model.map", *what, "-o", str(tmp_path / "run")]) == 0
+    assert main(["simulate", files / "model.map", *what, "-o", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.startswith("ab")
 
 
@@ -363,7 +356,7 @@ def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
                 "-o",
                 str(output),
             ]
-            assert main.main([*arguments, "--engine", engine]) == 0
+            assert main([*arguments, "--engine", engine]) == 0
             found[source, engine] = np.load(output)
     output = tmp_path / "lava.npy"
     arguments = ["logits", files / "model.map", "--tokens", files / "tokens.npy", "-o", str(output)]
@@ -373,7 +366,7 @@ def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
     first = found["model.graph", "reference"]
     assert (first.dtype, first.shape) == (np.float64, (2, 7, 256))
     assert all(np.array_equal(first, other) for other in found.values())
-    assert main.main([*arguments, "--engine", "fast", "--raw"]) == 0
+    assert main([*arguments, "--engine", "fast", "--raw"]) == 0
     raw = np.load(output)
     assert raw.dtype == np.int64
     assert np.array_equal(raw * graph.logit_scale, first)
@@ -404,7 +397,7 @@ def test_logits_with_losses_and_a_continuation(
         "--chosen",
         names["chosen"],
     ]
-    assert main.main(arguments) == 0
+    assert main(arguments) == 0
     graph, _ = graph_file.load_graph(files.folder / "model.graph")
     logits = np.load(names["logits"]) * (graph.logit_scale if raw else 1)
     shares = np.exp(logits[:, :-1])
@@ -427,40 +420,38 @@ def test_logits_of_a_checkpoint(files: Files, tmp_path: Path) -> None:
         "-o",
         str(output),
     ]
-    assert main.main(arguments) == 0
+    assert main(arguments) == 0
     floats = np.load(output)
     assert (floats.dtype, floats.shape) == (np.float64, (2, 7, 256))
-    assert (
-        main.main([*arguments, "--engine", "fast", "--calibrate", files / "calibration.npy"]) == 0
-    )
+    assert main([*arguments, "--engine", "fast", "--calibrate", files / "calibration.npy"]) == 0
     integers = np.load(output)
-    assert main.main(["logits", files / "model.graph", *arguments[2:], "--engine", "fast"]) == 0
+    assert main(["logits", files / "model.graph", *arguments[2:], "--engine", "fast"]) == 0
     assert np.array_equal(np.load(output), integers)
     assert np.corrcoef(floats.ravel(), integers.ravel())[0, 1] > 0.99
 
 
 def test_systems(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["systems", "--json"]) == 0
+    assert main(["systems", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["hala-point"]["chips"] == 1152
-    assert main.main(["systems"]) == 0
+    assert main(["systems"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(content)
-    assert main.main(["systems", "kapoho-point", "--json"]) == 0
+    assert main(["systems", "kapoho-point", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["chips"]["central"] == 8
-    assert main.main(["systems", "kapoho-point"]) == 0
+    assert main(["systems", "kapoho-point"]) == 0
     assert "  chips = 8\n      arXiv 2503.18002v2\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "model.graph", "model.map", "run"])
 def test_inspect(what: str, files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["inspect", files / what]) == 0
+    assert main(["inspect", files / what]) == 0
     assert capsys.readouterr().out
-    assert main.main(["inspect", files / what, "--json"]) == 0
+    assert main(["inspect", files / what, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
 
 
 def test_inspect_writes_codes(files: Files, tmp_path: Path) -> None:
-    assert main.main(["inspect", files / "checkpoint", "--codes", str(tmp_path / "codes.npz")]) == 0
+    assert main(["inspect", files / "checkpoint", "--codes", str(tmp_path / "codes.npz")]) == 0
     with np.load(tmp_path / "codes.npz") as codes:
         matrices = {name for name in CONFIG.shapes() if name.endswith("_proj.weight")}
         assert set(codes) == matrices | {"lm_head.weight"}
@@ -471,7 +462,7 @@ def test_report_beside_rows_of_ones_own(files: Files, tmp_path: Path) -> None:
     for name, device in (("a", "GPU X"), ("b", "GPU Y")):
         (tmp_path / f"{name}.json").write_text(json.dumps([ROW | {"device": device}]))
     rows = [word for name in "aba" for word in ("--gpu-rows", str(tmp_path / f"{name}.json"))]
-    assert main.main(["report", files / "run", "-o", str(tmp_path / "r.json"), *rows]) == 0
+    assert main(["report", files / "run", "-o", str(tmp_path / "r.json"), *rows]) == 0
     comparison = json.loads((tmp_path / "r.json").read_text())["comparison"]
     devices = [other["device"] for other in comparison["context"]]
     assert [devices.count(device) for device in ("GPU X", "GPU Y")] == [1, 1]
@@ -495,22 +486,22 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "2",
     ]
     arguments += ["--hidden", "32", "--layers", "1", "--window", "16", "--intermediate", "32"]
-    assert main.main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert (content["step"], content["finished"]) == (2, True)
-    assert main.main(["inspect", str(tmp_path / "out")]) == 0
+    assert main(["inspect", str(tmp_path / "out")]) == 0
 
 
 def test_the_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main.main(["--help"])
+        main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
     commands = "convert map explore simulate report logits train bench systems inspect demo"
     for command in commands.split():
         assert f"    {command} " in said
         with pytest.raises(SystemExit) as ended:
-            main.main([command, "--help"])
+            main([command, "--help"])
         assert ended.value.code == 0
         assert "example: mmfree-neuro" in capsys.readouterr().out
 
@@ -1037,7 +1028,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     (tmp_path / "OUT").mkdir()
     (tmp_path / "OUT" / "kept").write_text("as it was")
     before = tree(tmp_path)
-    found = main.main([argument.replace("OUT", str(tmp_path / "OUT")) for argument in arguments])
+    found = main([argument.replace("OUT", str(tmp_path / "OUT")) for argument in arguments])
     said = capsys.readouterr()
     assert found == 2
     assert said.out == ""
@@ -1052,7 +1043,7 @@ def test_truncated_weights(
     folder = in_config(files, tmp_path / "c")
     path = truncated(f"{folder}/model.safetensors", Path(f"{folder}/model.safetensors"))
     before = tree(tmp_path)
-    assert main.main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
+    assert main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"mmfree-neuro: {path}: not readable as safetensors (")
     assert said.count("\n") == 1
@@ -1064,7 +1055,7 @@ def test_config_that_is_no_json(
 ) -> None:
     folder = in_config(files, tmp_path / "c")
     (tmp_path / "c" / "config.json").write_text("{\n")
-    assert main.main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
+    assert main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"mmfree-neuro: {folder}/config.json: not readable as JSON (")
     assert said.count("\n") == 1
@@ -1100,7 +1091,7 @@ def test_wrong_options_are_one_line(
     arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main.main(arguments)
+        main(arguments)
     assert ended.value.code == 2
     program = "mmfree-neuro" if line.startswith(":") else f"mmfree-neuro {line.partition(':')[0]}"
     message = line.partition(": ")[2]
@@ -1124,12 +1115,10 @@ def test_a_prompt_outside_the_vocabulary(
     np.save(tmp_path / "t.npy", random.integers(0, 100, (4, 17)))
     graph, mapping = str(tmp_path / "g"), str(tmp_path / "m.map")
     assert (
-        main.main(
-            ["convert", str(tmp_path / "c"), "-o", graph, "--calibrate", str(tmp_path / "t.npy")]
-        )
+        main(["convert", str(tmp_path / "c"), "-o", graph, "--calibrate", str(tmp_path / "t.npy")])
         == 0
     )
-    assert main.main(["map", graph, "--system", "oheo-gulch", "-o", mapping]) == 0
+    assert main(["map", graph, "--system", "oheo-gulch", "-o", mapping]) == 0
     before = tree(tmp_path)
     capsys.readouterr()
     for prompt, message in (
@@ -1150,7 +1139,7 @@ def test_a_prompt_outside_the_vocabulary(
             "-o",
             str(tmp_path / "run"),
         ]
-        assert main.main(arguments) == 2
+        assert main(arguments) == 2
         assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert tree(tmp_path) == before
 
@@ -1163,7 +1152,7 @@ def test_messages_of_the_pipeline() -> None:
         == f"engine 'warp' is not known, must be one of {', '.join(engines.ENGINES)}"
     )
     with pytest.raises(InputError) as tokens:
-        text_.load_tokens(Path("nowhere.npy"))
+        load_tokens(Path("nowhere.npy"))
     assert str(tokens.value) == "nowhere.npy: not readable as an .npy file of numbers"
 
 
@@ -1179,6 +1168,6 @@ def test_messages_of_the_pipeline() -> None:
 def test_models_that_cannot_be_trained(
     options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main(["train", "-o", str(tmp_path / "model"), *options]) == 2
+    assert main(["train", "-o", str(tmp_path / "model"), *options]) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {expected}\n"
     assert not (tmp_path / "model").exists()

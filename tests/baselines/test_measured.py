@@ -195,7 +195,7 @@ def test_a_point_from_several_files_stands_once(tmp_path: Path) -> None:
 
 def test_the_rows_that_come_with_the_project_are_those_of_the_benchmark() -> None:
     package = Path(measured.__file__).with_name("measured.json")
-    shown = Path(__file__).parent.parent / "examples" / "benchmarks" / "results" / "gpu.json"
+    shown = Path(__file__).parents[2] / "examples" / "benchmarks" / "results" / "gpu.json"
     assert shown.resolve() == package.resolve()
     points = {
         (

@@ -25,7 +25,7 @@ TIMEOUT_S = 60
 NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
 # Lava forks beside its threads
 FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "04_own_lava_program.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "04_own_lava_program.py"
 CONFIG = ModelConfig(
     vocab_size=256,
     hidden_size=32,

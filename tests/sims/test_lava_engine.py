@@ -26,7 +26,7 @@ from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.pipeline import map as planning
+from mmfree_neuro.pipeline.map import place
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.systems.load import load_system
 from mmfree_partition.check import check
@@ -99,7 +99,7 @@ def scattered(graph: Graph, digest: str) -> Mapping:
 
 
 def block_per_chip(graph: Graph, digest: str) -> Mapping:
-    _, mapping = planning.place(graph, digest, SYSTEM, Request("block-per-chip", cores=3))
+    _, mapping = place(graph, digest, SYSTEM, Request("block-per-chip", cores=3))
     assert mapping.chips == (0, 1, 2)
     return mapping
 
@@ -282,7 +282,7 @@ def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
 
 def test_too_many_cores_to_be_processes(graphs: dict[str, Path]) -> None:
     graph, digest = graph_file.load_graph(graphs["1-a16"])
-    _, mapping = planning.place(graph, digest, SYSTEM, Request("block-per-chip", cores=40))
+    _, mapping = place(graph, digest, SYSTEM, Request("block-per-chip", cores=40))
     with pytest.raises(EngineError) as caught:
         engine.run_per_core(graph, mapping, Job(np.zeros((1, 1), np.int64)))
     assert str(caught.value) == (

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.float_model.calibrate import calibrate
-from mmfree_neuro.cli import main
+from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
@@ -29,10 +29,10 @@ from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.model import tokenizer as texts
+from mmfree_neuro.model import tokenizer
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import engines
-from mmfree_neuro.pipeline import simulate as simulate_
+from mmfree_neuro.pipeline.simulate import simulate as simulate_file
 from mmfree_neuro.run import reference, run_file, state_file
 from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
@@ -267,7 +267,7 @@ def outcome(folder: Path) -> tuple[object, ...]:
 
 def unbroken(path: Path, output: Path, new_tokens: int) -> tuple[object, ...]:
     """What a run of the fast engine gives that never stops."""
-    simulate_.simulate(path, "ab", lambda tokens: Job(tokens, new_tokens), "fast", output)
+    simulate_file(path, "ab", lambda tokens: Job(tokens, new_tokens), "fast", output)
     return outcome(output)
 
 
@@ -551,7 +551,7 @@ def test_logits_are_those_of_the_fast_engine(path: Path, tmp_path: Path) -> None
     status, out, err = run_on(2, tmp_path, *COMMAND, *what("mpi"), "--placement", "1,0,1")
     assert (status, err) == (0, "")
     assert out == f"wrote {', '.join(str(tmp_path / 'mpi' / name) for name in names)}\n"
-    assert main.main(what("fast")) == 0
+    assert main(what("fast")) == 0
     for name in names:
         assert (tmp_path / "mpi" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes()
 
@@ -562,9 +562,9 @@ BY_RANK = """
     import os
     import sys
 
-    from mmfree_neuro.cli import main as cli
+    from mmfree_neuro.cli.main import main
 
-    sys.exit(cli.main([word.replace("{rank}", os.environ["PMI_RANK"]) for word in sys.argv[1:]]))
+    sys.exit(main([word.replace("{rank}", os.environ["PMI_RANK"]) for word in sys.argv[1:]]))
 """
 WRONG = {
     "no file": (["{missing}"], [], "{missing}: not readable (No such file or directory)"),
@@ -638,7 +638,7 @@ def test_only_the_mpi_engine_has_ranks(
 ) -> None:
     for engine in ("reference", "fast", "lava"):
         words = *simulate(path, tmp_path / "run", "--placement", "0,0,0"), "--engine", engine
-        assert main.main(words) == 2
+        assert main(words) == 2
         assert capsys.readouterr().err == (
             f"mmfree-neuro: engine {engine} has no ranks, must be mpi to place chips on them\n"
         )
@@ -652,7 +652,7 @@ def test_without_mpi4py(
         ranks.world()
     needs = "the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich"
     assert str(caught.value) == needs
-    assert main.main(simulate(path, tmp_path / "run")) == 2
+    assert main(simulate(path, tmp_path / "run")) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {needs}\n"
 
 
@@ -663,15 +663,14 @@ PATCHED = """
     import signal
     import sys
 
-    from mmfree_neuro.cli import main as cli
-    from mmfree_neuro.pipeline import convert as pipeline
+    from mmfree_neuro.cli.main import main
     from mmfree_neuro.mapping import mapping_file
     from mmfree_sims.mpi import ranks
     from mmfree_sims.tiles import tile
 
     rank = ranks.world().Get_rank()
     {patch}
-    sys.exit(cli.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
 """
 FAILING_TILE = """
     take = tile.Tile.take
@@ -804,7 +803,7 @@ def test_a_run_that_is_disturbed_ends_and_is_resumed(name: str, path: Path, tmp_
         status, out, err = launched.end(SOON_S)
         launched.assert_nothing_left()
     graph, stored = mapping_file.load_mapped(path)
-    prompt = np.array([texts.encode(graph.bos, graph.tokenizer, "ab")])
+    prompt = np.array([tokenizer.encode(graph.bos, graph.tokenizer, "ab")])
     state = state_file.load_state(run, state_file.identity(stored.mapping, Job(prompt)))
     assert state.fed % 32 == 0
     assert err.startswith(hint.format(fed=state.fed, run=run))
@@ -826,7 +825,7 @@ def resume(engine: str, words: tuple[str, ...], folder: Path) -> None:
         status, _, err = run_on(2, folder, *COMMAND, *words)
         assert (status, err) == (0, "")
     else:
-        assert main.main([*words, "--engine", engine]) == 0
+        assert main([*words, "--engine", engine]) == 0
 
 
 def test_a_run_that_is_killed_while_it_saves_is_resumed(path: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ PROGRAM = """
     import time
     from multiprocessing import shared_memory
 
-    from mmfree_neuro.cli import main as cli
+    from mmfree_neuro.cli.main import main
     from mmfree_sims.tiles import tile
     from mmfree_sims.lava import engine
 
@@ -74,7 +74,7 @@ PROGRAM = """
     engine._watcher = watcher
     {patch}
     what = "--prompt", "ab", "--new-tokens", "1000000", "--engine", "{engine}", "-o", sys.argv[2]
-    status = cli.main(["simulate", sys.argv[1], *what])
+    status = main(["simulate", sys.argv[1], *what])
     print("ended", status, time.monotonic(), len(multiprocessing.active_children()), flush=True)
     sys.exit(status)
 """

@@ -14,16 +14,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from mmfree_kernels.float_model import calibrate
-from mmfree_neuro.cli import main
+from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.model import tokenizer as text
+from mmfree_neuro.model import tokenizer
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
-from mmfree_neuro.pipeline import engines
-from mmfree_neuro.pipeline import simulate as simulating
-from mmfree_neuro.pipeline import text as text_
+from mmfree_neuro.pipeline import engines, simulate
+from mmfree_neuro.pipeline.text import CALIBRATION_WINDOW, calibration_windows
 from mmfree_neuro.run import run_file
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -45,7 +44,7 @@ WORDS = [
 SENTENCE = "once upon a time the cat sat on a mat, once more."
 
 
-def tokenizer() -> str:
+def made_up_tokenizer() -> str:
     """A small one as the published models have it: bytes for what has no token, <s> before a
     text."""
     tokens = [
@@ -79,7 +78,7 @@ def tokenizer() -> str:
     return str(made.to_str())
 
 
-JSON = tokenizer()
+JSON = made_up_tokenizer()
 SIZE = Tokenizer.from_str(JSON).get_vocab_size()
 CONFIG = ModelConfig(
     vocab_size=SIZE + 5,
@@ -127,7 +126,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     (folder / "text").write_text(f"{SENTENCE}\n" * 400, encoding="utf-8")
     files = Files(folder)
     assert (
-        main.main(
+        main(
             [
                 "convert",
                 files / "checkpoint",
@@ -140,7 +139,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         == 0
     )
     where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
-    assert main.main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
+    assert main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
     return files
 
 
@@ -188,26 +187,26 @@ def test_what_is_calibrated_on_are_words(
         "--calibrate",
         files / "text",
     ]
-    assert main.main(arguments) == 0
+    assert main(arguments) == 0
     assert (tmp_path / "model.graph").read_bytes() == Path(files / "model.graph").read_bytes()
-    calibration, held_out = text_.calibration_windows(files / "text", (32, 16), JSON)
+    calibration, held_out = calibration_windows(files / "text", (32, 16), JSON)
     assert np.array_equal(seen[0], calibration)
     once = Tokenizer.from_str(JSON).token_to_id("▁once")
     for tokens in (calibration, held_out):
         assert tokens.dtype == np.int64
         assert (tokens[:, 0] == 1).all()
-        assert 10 < tokens.shape[1] <= text_.CALIBRATION_WINDOW + 1
+        assert 10 < tokens.shape[1] <= CALIBRATION_WINDOW + 1
         assert (tokens == once).any()
-        decoded = text.decode(JSON, tokens[0])
+        decoded = tokenizer.decode(JSON, tokens[0])
         assert decoded.strip() in f"{SENTENCE}\n" * 400
     graph, _ = graph_file.load_graph(tmp_path / "model.graph")
     assert graph.quality["tokens"] == held_out[:, 1:].size
 
 
 def test_without_a_tokenizer_windows_are_bytes(files: Files) -> None:
-    calibration, held_out = text_.calibration_windows(files / "text", (4, 2))
-    assert calibration.shape == (4, text_.CALIBRATION_WINDOW)
-    assert held_out.shape[1] == text_.CALIBRATION_WINDOW + 1
+    calibration, held_out = calibration_windows(files / "text", (4, 2))
+    assert calibration.shape == (4, CALIBRATION_WINDOW)
+    assert held_out.shape[1] == CALIBRATION_WINDOW + 1
     assert bytes(calibration[0].astype(np.uint8)).decode() in f"{SENTENCE}\n" * 400
 
 
@@ -227,7 +226,7 @@ def test_a_run_prints_text(
         "-o",
         str(out),
     ]
-    assert main.main(["simulate", files / "model.map", *what]) == 0
+    assert main(["simulate", files / "model.map", *what]) == 0
     said = capsys.readouterr().out
     run = run_file.load_run(out)
     assert list(run.prompt_tokens) == [
@@ -235,10 +234,10 @@ def test_a_run_prints_text(
         *map(Tokenizer.from_str(JSON).token_to_id, ("▁once", "▁upon", "▁a")),
     ]
     assert len(run.new_tokens) == 12
-    assert run.text == text.decode(JSON, run.new_tokens)
+    assert run.text == tokenizer.decode(JSON, run.new_tokens)
     assert said.startswith(f"{prompt}{run.text}\n\n")
     assert max(run.new_tokens) > 255
-    assert main.main(["simulate", files / "model.map", *what, "--json"]) == 0
+    assert main(["simulate", files / "model.map", *what, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == run.text
 
 
@@ -259,7 +258,7 @@ def test_a_run_says_the_words_that_were_chosen(
         result = start(*arguments)
         return replace(result, chosen=np.array([words]))
 
-    monkeypatch.setattr(simulating, "engine_named", lambda *_: eloquent)
+    monkeypatch.setattr(simulate, "engine_named", lambda *_: eloquent)
     what = [
         "--prompt",
         "the cat,",
@@ -270,7 +269,7 @@ def test_a_run_says_the_words_that_were_chosen(
         "-o",
         str(tmp_path / "run"),
     ]
-    assert main.main(["simulate", files / "model.map", *what]) == 0
+    assert main(["simulate", files / "model.map", *what]) == 0
     assert capsys.readouterr().out.startswith("the cat, once upon a time.\n\n")
     assert run_file.load_run(tmp_path / "run").text == " once upon a time."
 
@@ -291,7 +290,7 @@ def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path)
             "--engine",
             "fast",
         ]
-        assert main.main([*arguments, "--calibrate", files / "text"]) == 0
+        assert main([*arguments, "--calibrate", files / "text"]) == 0
         found.append(np.load(out))
     assert np.array_equal(*found)
 
@@ -301,7 +300,7 @@ def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path)
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line with which a command ends."""
-    assert main.main(arguments) == 2
+    assert main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("mmfree-neuro: ")
@@ -326,7 +325,7 @@ def test_a_tokenizer_of_more_tokens_than_its_model(
     )
     assert not (tmp_path / "model.graph").exists()
     write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, vocab_size=SIZE))
-    assert main.main(arguments) == 0
+    assert main(arguments) == 0
 
 
 @pytest.mark.parametrize(
@@ -394,7 +393,7 @@ def test_a_tokenizer_that_cannot_be_read(
 def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
     """It begins with the first token of the model."""
     what = ["--prompt", "", "--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
-    assert main.main(["simulate", files / "model.map", *what]) == 0
+    assert main(["simulate", files / "model.map", *what]) == 0
     assert run_file.load_run(tmp_path / "run").prompt_tokens == (1,)
 
 
@@ -424,7 +423,7 @@ def test_a_text_of_few_words(
         assert refused(arguments, capsys) == message
         assert not (tmp_path / "model.graph").exists()
         return
-    assert main.main(arguments) == 0
+    assert main(arguments) == 0
     quality = graph_file.load_graph(tmp_path / "model.graph")[0].quality
     assert quality["tokens"] >= 1
     assert np.isfinite(list(quality.values())).all()

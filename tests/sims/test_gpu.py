@@ -19,7 +19,7 @@ from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
 from mmfree_kernels.integer.products import Packed
 from mmfree_kernels.integer.source import Stream, write
-from mmfree_neuro.cli import main
+from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, programs
 from mmfree_neuro.graph.machine import REGISTER_HIGH, Value
@@ -387,7 +387,7 @@ def test_without_a_gpu(
     graph_file.save_graph(hand_graph, graph)
     np.save(tokens, np.array([[0, 1]]))
     arguments = ["logits", str(graph), "--tokens", str(tokens), "--raw", "--engine", "gpu", "-o"]
-    assert main.main([*arguments, str(tmp_path / "found.npy")]) == 0
+    assert main([*arguments, str(tmp_path / "found.npy")]) == 0
     assert (
         np.load(tmp_path / "found.npy").tolist()
         == reference.run(
@@ -397,7 +397,7 @@ def test_without_a_gpu(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     capsys.readouterr()
-    assert main.main([*arguments, str(tmp_path / "none.npy")]) == 2
+    assert main([*arguments, str(tmp_path / "none.npy")]) == 2
     assert capsys.readouterr().err == (
         "mmfree-neuro: engine gpu: torch finds no GPU on this machine, must find one; "
         "engine fast gives the same on the CPU\n"

@@ -22,7 +22,7 @@ from mmfree_kernels.bench.workloads import transformer as transformer_work
 from mmfree_kernels.float_model.model import from_checkpoint as float_model
 from mmfree_kernels.inference.model import from_checkpoint, random
 from mmfree_neuro.baselines import measured
-from mmfree_neuro.cli import main
+from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 TINY = Subject(
     "tiny", ModelConfig(vocab_size=96, hidden_size=64, num_hidden_layers=2, intermediate_size=96)
 )
-SCRIPTS = Path(__file__).parent.parent / "examples" / "benchmarks"
+SCRIPTS = Path(__file__).parents[2] / "examples" / "benchmarks"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -858,9 +858,7 @@ def test_without_a_gpu_the_command_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     output = tmp_path / "rows.json"
-    assert (
-        main.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output)]) == 2
-    )
+    assert main(["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output)]) == 2
     line = (
         "mmfree-neuro: bench gpu: there is no GPU that torch can use here, must be one to "
         "measure on\n"
@@ -882,14 +880,12 @@ def test_the_command_measures_and_adds_a_row(
     monkeypatch.setattr(builders, "build", build)
     output = tmp_path / "rows.json"
     command = ["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output)]
-    assert main.main(command) == 0
+    assert main(command) == 0
     assert capsys.readouterr().out.startswith(
         "MatMul-free 370M, made up\ngenerate, batch 1, length 512: 1,333.3 tokens/s"
     )
     assert (
-        main.main(
-            [*command, "--baseline", "transformer", "--batch", "2", "--length", "9", "--json"]
-        )
+        main([*command, "--baseline", "transformer", "--batch", "2", "--length", "9", "--json"])
         == 0
     )
     assert json.loads(capsys.readouterr().out)["name"] == "Transformer++ 370M"
@@ -897,27 +893,25 @@ def test_the_command_measures_and_adds_a_row(
         Point("370m", "generate", "fast", 1, 512),
         Point("370m", "generate", "transformer", 2, 9),
     ]
-    assert main.main([*command, "--batch", "3"]) == 1
+    assert main([*command, "--batch", "3"]) == 1
     assert capsys.readouterr().err == "mmfree-neuro: made up: differs\n"
     assert [row["batch"] for row in record.load(output)] == [1, 2]
     output.write_text("{}")
-    assert main.main(command) == 2
+    assert main(command) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {output}: must hold a list of rows\n"
-    assert (
-        main.main(["bench", "gpu", "--model", "370m", "--mode", "generate", "--seconds", "1"]) == 2
-    )
+    assert main(["bench", "gpu", "--model", "370m", "--mode", "generate", "--seconds", "1"]) == 2
     line = "mmfree-neuro: seconds are 1, must be at least 2: the energy counter moves in ticks\n"
     assert capsys.readouterr().err == line
-    assert main.main([*command[:-1], str(tmp_path)]) == 2
+    assert main([*command[:-1], str(tmp_path)]) == 2
     line = (
         f"mmfree-neuro: {tmp_path}: not readable as JSON ([Errno 21] Is a directory: "
         f"'{tmp_path}')\n"
     )
     assert capsys.readouterr().err == line
     assert len(asked) == 3
-    assert main.main([*command[:-2], "--embedding", "bfloat16"]) == 0
+    assert main([*command[:-2], "--embedding", "bfloat16"]) == 0
     assert asked[3:] == [Point("370m", "generate", embedding="bfloat16")]
-    assert main.main([*command[:-2], "--embedding", "bfloat16", "--impl", "naive"]) == 2
+    assert main([*command[:-2], "--embedding", "bfloat16", "--impl", "naive"]) == 2
     said = (
         "embedding bfloat16 is not for naive generate, must be int8 but for fast generate "
         "and fast prefill"
@@ -941,9 +935,7 @@ def test_a_row_that_cannot_be_kept_in_the_end_is_printed(
     monkeypatch.setattr(record, "this_gpu", lambda: bench(device))
     monkeypatch.setattr(builders, "build", build)
     assert (
-        main.main(
-            ["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output), *more]
-        )
+        main(["bench", "gpu", "--model", "370m", "--mode", "generate", "-o", str(output), *more])
         == 2
     )
     told = capsys.readouterr()
@@ -966,7 +958,7 @@ def test_without_triton_the_command_says_so() -> None:
     program = (
         "import sys; sys.modules['triton'] = None\n"
         "from mmfree_kernels.bench import record; record.this_gpu = lambda: None\n"
-        "from mmfree_neuro.cli import main as cli; sys.exit(cli.main(['bench', 'gpu', "
+        "from mmfree_neuro.cli.main import main; sys.exit(main(['bench', 'gpu', "
         "'--model', '370m', "
         "'--mode', 'generate']))"
     )

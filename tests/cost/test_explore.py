@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.float_model.calibrate import calibrate
-from mmfree_neuro.cli import main
+from mmfree_neuro.cli.main import main
 from mmfree_neuro.cost import explore
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.explore import Point
@@ -329,7 +329,7 @@ def run(tiny: Graph, tmp_path: Path) -> Callable[..., int]:
     graph_file.save_graph(tiny, tmp_path / "tiny.graph")
 
     def call(*options: str, system: str = "kapoho-point") -> int:
-        return main.main(["explore", str(tmp_path / "tiny.graph"), "--system", system, *options])
+        return main(["explore", str(tmp_path / "tiny.graph"), "--system", system, *options])
 
     return call
 

@@ -21,7 +21,7 @@ from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.lowering import ternarise
 from mmfree_neuro.model.checkpoint import Checkpoint, read
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ("a_h64_l2_v256", "trained")
 LIMIT = 1e-3
 """Of golden logits; the mildest real mistake, an eps of 1e-8 for 1e-6, moves one by 0.13."""

@@ -29,7 +29,7 @@ from mmfree_neuro.hgrn_bit.names import head_weight
 from mmfree_neuro.model.checkpoint import Checkpoint, read, write
 from mmfree_neuro.model.tensors import read_safetensors, to_bfloat16
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = ModelConfig(vocab_size=5, hidden_size=4, num_hidden_layers=2, intermediate_size=3)
 WHERE = Path("config.json")
 STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I32": np.int32}

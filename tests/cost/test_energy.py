@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from mmfree_neuro.cost import energy as cost
+from mmfree_neuro.cost import energy
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
@@ -88,7 +88,7 @@ def example() -> tuple[Mapping, Activity]:
 
 def test_instructions_are_those_of_the_neurons_on_chips() -> None:
     mapping, activity = example()
-    assert cost.instructions(counted(mapping, SUMMARY, activity, board())) == Counter(
+    assert energy.instructions(counted(mapping, SUMMARY, activity, board())) == Counter(
         ADD=2 * 2 * 4 + 2 * 1 * 2, MUL_SHR=2 * 1 * 4
     )
 
@@ -118,10 +118,10 @@ POWER = [
 ]
 
 
-def energy(timing: Timing) -> cost.Energy:
+def energy_of(timing: Timing) -> energy.Energy:
     """The energy of the example at that time."""
     mapping, activity = example()
-    return cost.energy(counted(mapping, SUMMARY, activity, board()), timing)
+    return energy.energy(counted(mapping, SUMMARY, activity, board()), timing)
 
 
 def bounds(span: Span) -> tuple[float, float, float]:
@@ -141,7 +141,7 @@ def test_a_part_is_operations_times_the_figure(alone: bool) -> None:
         )
         for name, count, all_pj, source in DYNAMIC
     ] + POWER  # power times time is the same with and without company
-    parts = energy(replace(PIPELINED, alone=alone)).parts
+    parts = energy_of(replace(PIPELINED, alone=alone)).parts
     assert [part.name for part in parts] == [name for name, *_ in wanted]
     for part, (_, count, millijoule, source) in zip(parts, wanted, strict=True):
         assert part.operations_per_token == count
@@ -150,7 +150,7 @@ def test_a_part_is_operations_times_the_figure(alone: bool) -> None:
 
 
 def test_one_sum_is_of_the_chips_and_one_of_the_system() -> None:
-    found = energy(PIPELINED)
+    found = energy_of(PIPELINED)
     low, central, high = (sum(pj[k] for _, _, pj, _ in DYNAMIC) * PJ for k in range(3))
     assert bounds(found.chip_millijoule_per_token) == pytest.approx(
         (low + 0.5e-3, central + 2e-3, high + 8e-3)
@@ -162,7 +162,7 @@ def test_one_sum_is_of_the_chips_and_one_of_the_system() -> None:
 
 def test_ranges_are_ranges() -> None:
     for alone in (False, True):
-        found = energy(replace(PIPELINED, alone=alone))
+        found = energy_of(replace(PIPELINED, alone=alone))
         spans = [part.millijoule_per_token for part in found.parts]
         for span in (*spans, found.chip_millijoule_per_token, found.millijoule_per_token):
             assert 0 <= span.low <= span.central <= span.high

@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from mmfree_kernels.float_model.calibrate import calibrate
-from mmfree_neuro.cli import main
+from mmfree_neuro.cli.main import main
 from mmfree_neuro.cli.output import Bars
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph import graph_file
@@ -597,7 +597,7 @@ def simulate(files: Files, out: Path, *more: str) -> list[str]:
 def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> run_file.Run:
     """The run that nothing stopped."""
     out = tmp_path_factory.mktemp("straight") / "run"
-    assert main.main(simulate(files, out, "--save-every", "0")) == 0
+    assert main(simulate(files, out, "--save-every", "0")) == 0
     return run_file.load_run(out)
 
 
@@ -627,7 +627,7 @@ def stopped(
 
     with patch.context() as inner:
         inner.setattr(Bars, "report", stop)
-        return main.main(arguments)
+        return main(arguments)
 
 
 def interrupt() -> None:
@@ -665,7 +665,7 @@ def test_an_interrupted_run_is_resumed(
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
     before = tree(out)
 
-    assert main.main(begin) == 2
+    assert main(begin) == 2
     refused = (
         f"{out}: holds the state of an unfinished run, must be another folder, or use --resume"
     )
@@ -673,7 +673,7 @@ def test_an_interrupted_run_is_resumed(
     assert tree(out) == before
 
     other = {"fast": "reference", "reference": "fast"}[engine]
-    assert main.main([*begin, "--resume", "--engine", other, "--json"]) == 0
+    assert main([*begin, "--resume", "--engine", other, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == straight.text
     assert_finished(out, straight)
 
@@ -698,7 +698,7 @@ def test_a_run_is_interrupted_again_and_again(
             else ""
         )
         assert capsys.readouterr().err == f"mmfree-neuro: interrupted{hint}\n"
-    assert main.main([*begin, "--resume"]) == 0
+    assert main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
@@ -729,7 +729,7 @@ def test_a_run_that_died(
     assert stopped(monkeypatch, ("generate", 3), interrupt, simulate(files, out, "--resume")) == 1
     hint = f"the state after 6 tokens is in {out}, --resume goes on from there"
     assert capsys.readouterr().err == f"mmfree-neuro: interrupted; {hint}\n"
-    assert main.main(simulate(files, out, "--resume")) == 0
+    assert main(simulate(files, out, "--resume")) == 0
     assert_finished(out, straight)
 
 
@@ -738,7 +738,7 @@ def test_a_run_that_saved_states_leaves_none(
 ) -> None:
     """Over an older run, too."""
     for every in ("1", "4", "100"):
-        assert main.main(simulate(files, tmp_path / "run", "--save-every", every)) == 0
+        assert main(simulate(files, tmp_path / "run", "--save-every", every)) == 0
         assert_finished(tmp_path / "run", straight)
 
 
@@ -750,14 +750,14 @@ def test_an_older_run_stays_until_the_new_one_is_finished(
     capsys: Said,
 ) -> None:
     out = tmp_path / "run"
-    assert main.main(simulate(files, out, "--new-tokens", "2")) == 0
+    assert main(simulate(files, out, "--new-tokens", "2")) == 0
     older = tree(out)
     begin = simulate(files, out, "--save-every", "2")
     assert stopped(monkeypatch, ("generate", 4), interrupt, begin) == 1
     assert sorted(path.name for path in out.iterdir()) == ["run.json", STATE_FILE]
     assert tree(out)["run.json"] == older["run.json"]
-    assert main.main(begin) == 2
-    assert main.main([*begin, "--resume"]) == 0
+    assert main(begin) == 2
+    assert main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
@@ -772,11 +772,11 @@ def test_more_tokens_are_asked_for_on_the_command_line(
     begin = simulate(files, out, "--save-every", "3", "--new-tokens", "3")
     assert stopped(monkeypatch, ("generate", 3), interrupt, begin) == 1
     capsys.readouterr()
-    assert main.main([*begin, "--resume", "--new-tokens", "1"]) == 2
+    assert main([*begin, "--resume", "--new-tokens", "1"]) == 2
     message = "the saved state is 6 tokens into the run, must be at most 5; ask for more tokens"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
-    assert main.main([*begin, "--resume", "--new-tokens", str(NEW)]) == 0
+    assert main([*begin, "--resume", "--new-tokens", str(NEW)]) == 0
     assert_finished(out, straight)
 
 
@@ -785,7 +785,7 @@ def test_what_cannot_be_resumed(
 ) -> None:
     out, begin = tmp_path / "run", simulate(files, tmp_path / "run", "--save-every", "2")
     none = f"{out / STATE_FILE}: not readable (No such file or directory)"
-    assert main.main([*begin, "--resume"]) == 2
+    assert main([*begin, "--resume"]) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {none}\n"
     assert not out.exists()
     assert stopped(monkeypatch, ("generate", 3), interrupt, begin) == 1
@@ -795,34 +795,34 @@ def test_what_cannot_be_resumed(
         "those of that run"
     )
     for changed in (["--prompt", "abce"], ["--temperature", "0"], ["--seed", "5"]):
-        assert main.main([*begin, "--resume", *changed]) == 2
+        assert main([*begin, "--resume", *changed]) == 2
         assert capsys.readouterr().err == f"mmfree-neuro: {other}\n"
     arguments = [*begin, "--resume"]
-    assert main.main([argument.replace("a16.map", "a8.map") for argument in arguments]) == 2
+    assert main([argument.replace("a16.map", "a8.map") for argument in arguments]) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {other}\n"
     assert tree(out) == before
     (out / STATE_FILE).write_bytes(before[STATE_FILE][:-1])
-    assert main.main([*begin, "--resume"]) == 2
+    assert main([*begin, "--resume"]) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {out / STATE_FILE}: {WRONG_STATE}\n"
     (out / STATE_FILE).write_bytes(before[STATE_FILE])
     (out / "notes.txt").write_text("mine")
-    assert main.main([*begin, "--resume"]) == 2
+    assert main([*begin, "--resume"]) == 2
     message = f"{out}: exists and is not a run, must be a new folder or an older run"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
 
 
 def test_a_finished_run_cannot_be_resumed(files: Files, tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "run"
-    assert main.main(simulate(files, out)) == 0
+    assert main(simulate(files, out)) == 0
     before, _ = tree(out), capsys.readouterr()
-    assert main.main(simulate(files, out, "--resume")) == 2
+    assert main(simulate(files, out, "--resume")) == 2
     message = f"{out / STATE_FILE}: not readable (No such file or directory)"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert tree(out) == before
 
 
 def test_states_are_not_saved_less_than_never(files: Files, tmp_path: Path, capsys: Said) -> None:
-    assert main.main(simulate(files, tmp_path / "run", "--save-every", "-1")) == 2
+    assert main(simulate(files, tmp_path / "run", "--save-every", "-1")) == 2
     message = "a state every -1 tokens was asked for, must not be negative"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert tree(tmp_path) == {}
@@ -861,10 +861,10 @@ def test_a_full_disk_is_one_line(
     out = tmp_path / "out"
     arguments = steps_that_write(files, out)[name]
     if older:
-        assert main.main(arguments) == 0
+        assert main(arguments) == 0
     before, _ = tree(tmp_path), capsys.readouterr()
     with room_for(1000):
-        assert main.main(arguments) == 2
+        assert main(arguments) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {out}: cannot be written (File too large)\n"
     assert tree(tmp_path) == before
 
@@ -892,20 +892,20 @@ def test_a_disk_that_fills_up_during_a_run(
         f"the state after 4 tokens is in {out}, --resume goes on from there\n"
     )
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
-    assert main.main([*begin, "--resume"]) == 0
+    assert main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
 def test_a_disk_that_is_full_at_the_first_state(files: Files, tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "run"
     with room_for(1000):
-        assert main.main(simulate(files, out, "--save-every", "2")) == 1
+        assert main(simulate(files, out, "--save-every", "2")) == 1
     assert (
         capsys.readouterr().err
         == f"mmfree-neuro: {out / STATE_FILE}: cannot be written (File too large)\n"
     )
     assert tree(tmp_path) == {}
-    assert main.main(simulate(files, out, "--save-every", "2")) == 0
+    assert main(simulate(files, out, "--save-every", "2")) == 0
 
 
 def test_a_disk_that_is_full_at_the_end(
@@ -921,13 +921,13 @@ def test_a_disk_that_is_full_at_the_end(
     save_run = run_file.save_run
     with monkeypatch.context() as patch:
         patch.setattr(run_file, "save_run", lambda run, folder: (save_run(run, folder), no_space()))
-        assert main.main(begin) == 2
+        assert main(begin) == 2
     assert (
         capsys.readouterr().err
         == f"mmfree-neuro: {out}: cannot be written (No space left on device)\n"
     )
     assert [path.name for path in tmp_path.rglob("*")] == ["run", STATE_FILE]
-    assert main.main([*begin, "--resume"]) == 0
+    assert main([*begin, "--resume"]) == 0
     assert_finished(out, straight)
 
 
@@ -962,7 +962,7 @@ def test_killed_while_a_state_was_written(
         import signal
         import sys
 
-        from mmfree_neuro.cli import main as cli
+        from mmfree_neuro.cli.main import main
 
         last, replace, written = int(sys.argv[1]), os.replace, []
 
@@ -975,11 +975,11 @@ def test_killed_while_a_state_was_written(
 
 
         os.replace = killed
-        cli.main(sys.argv[2:])
+        main(sys.argv[2:])
     """
     begin = simulate(files, tmp_path / "out", "--save-every", "3")
     assert run_python(program, tmp_path, str(state), *begin).returncode == -signal.SIGKILL
-    assert main.main([*begin, *(["--resume"] if state > 1 else [])]) == 0, capsys.readouterr().err
+    assert main([*begin, *(["--resume"] if state > 1 else [])]) == 0, capsys.readouterr().err
     assert_finished(tmp_path / "out", straight)
 
 
@@ -1112,7 +1112,7 @@ LAVA_STOPS = """
     import signal
     import sys
 
-    from mmfree_neuro.cli import main as cli
+    from mmfree_neuro.cli.main import main
     from mmfree_sims.lava import engine
 
     how, make_watch = sys.argv[1], engine._watcher
@@ -1133,7 +1133,7 @@ LAVA_STOPS = """
 
 
     engine._watcher = watcher
-    sys.exit(cli.main(sys.argv[2:]))
+    sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -1159,9 +1159,9 @@ def test_a_lava_run_that_was_stopped_is_resumed_by_others(
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
     new_tokens = str(fed + 20)
     resume = simulate(files, out, "--resume", "--new-tokens", new_tokens)
-    assert main.main(resume) == 0
+    assert main(resume) == 0
     whole = simulate(files, tmp_path / "whole", "--new-tokens", new_tokens)
-    assert main.main(whole) == 0
+    assert main(whole) == 0
     assert_finished(out, run_file.load_run(tmp_path / "whole"))
     assert run_file.load_run(out).new_tokens[:NEW] == straight.new_tokens
 
@@ -1187,7 +1187,7 @@ def test_a_disk_that_fills_up_during_a_lava_run(
         import sys
         from pathlib import Path
 
-        from mmfree_neuro.cli import main as cli
+        from mmfree_neuro.cli.main import main
 
         write_bytes, written = Path.write_bytes, []
 
@@ -1200,7 +1200,7 @@ def test_a_disk_that_fills_up_during_a_lava_run(
 
 
         Path.write_bytes = full
-        sys.exit(cli.main(sys.argv[1:]))
+        sys.exit(main(sys.argv[1:]))
     """
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "2", "--engine", "lava")
@@ -1211,5 +1211,5 @@ def test_a_disk_that_fills_up_during_a_lava_run(
     )
     assert found.returncode == 1
     assert [path.name for path in out.iterdir()] == [STATE_FILE]
-    assert main.main(simulate(files, out, "--resume")) == 0
+    assert main(simulate(files, out, "--resume")) == 0
     assert_finished(out, straight)

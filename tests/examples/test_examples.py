@@ -11,7 +11,7 @@ from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.pipeline import report
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_the_first_three_examples_in_order(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from mmfree_neuro.hgrn_bit.names import is_ternary, ternary_weights
 from mmfree_neuro.model.checkpoint import Checkpoint, read
 from mmfree_neuro.model.tensors import Float32
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = ModelConfig(vocab_size=13, hidden_size=8, num_hidden_layers=3, intermediate_size=12)
 SHAPES = {
     "default": SMALL,

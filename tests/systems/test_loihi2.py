@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import timing
+from mmfree_neuro.cost import energy, timing
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.energy import Energy
 from mmfree_neuro.cost.load import load
@@ -26,7 +25,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_neuro.testing import published_graph
 
-FITTED = Path(__file__).parent.parent / "examples" / "benchmarks" / "results" / "fit_loihi2.json"
+FITTED = Path(__file__).parents[2] / "examples" / "benchmarks" / "results" / "fit_loihi2.json"
 BLOCKS = 24
 STEPS = 12
 """Of a block; the head, which is on the host as in the publication, has three more."""
@@ -60,7 +59,7 @@ def estimate(blocks: int, name: str) -> Estimate:
     counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
     asked = load(counts)
     times = timing.pipelined(asked, system), timing.fall_through(asked, system)
-    prefill, generation = (cost.energy(counts, each) for each in times)
+    prefill, generation = (energy.energy(counts, each) for each in times)
     return Estimate(times[0], prefill, times[1], generation)
 
 
