@@ -341,6 +341,7 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith("ab")
 
 
+@pytest.mark.lava
 def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
     """Raw integers times the output scale are the logits; Lava runs in a process without torch."""
     graph, _ = graph_file.load_graph(files.folder / "model.graph")

@@ -217,6 +217,7 @@ def in_lava(folder: Path) -> dict[str, np.ndarray]:
     return dict(np.load(result))
 
 
+@pytest.mark.kernels
 def test_a_made_up_node_in_triton(kind: type[Node], hand_graph: Graph) -> None:
     from mmfree_sims import gpu
 

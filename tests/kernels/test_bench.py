@@ -591,6 +591,7 @@ SMALL = Subject(
 )
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("mode", workload.MODES)
 def test_every_fast_workload_steps_and_passes_its_check(
     mode: str, device: str, monkeypatch: pytest.MonkeyPatch
@@ -604,6 +605,7 @@ def test_every_fast_workload_steps_and_passes_its_check(
     assert mode == "train" or facts["integer_products_equal"] == 15
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     ("mode", "more"), [("generate", ""), ("prefill", "; between products bfloat16")]
 )
@@ -742,6 +744,7 @@ def test_a_yardstick_excuses_only_so_much() -> None:
     )
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     ("way", "name"), [("sums", "sums"), ("product", "product"), ("int8_sums", "int8 sums")]
 )
@@ -756,6 +759,7 @@ def test_an_integer_product_that_is_wrong_is_found(
         fast.exact_products(model)
 
 
+@pytest.mark.kernels
 def test_weights_that_are_unpacked_wrong_are_found(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor
 from mmfree_kernels.ops.bitlinear import fused, naive
 from mmfree_kernels.ops.bitlinear import rows as row_kernels
 
+pytestmark = pytest.mark.kernels
+
 # Triton's interpreter makes loop bounds integers in a way that NumPy warns of.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Conversion of an array with ndim:DeprecationWarning"

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from mmfree_kernels.ops.glu import fused, naive
 
+pytestmark = pytest.mark.kernels
+
 # NumPy warns of how Triton's interpreter makes loop bounds integers, and of exponentials that are
 # infinite.
 pytestmark = [

@@ -28,6 +28,8 @@ from mmfree_kernels.training.half_blocks import Recompute
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus
 
+pytestmark = pytest.mark.kernels
+
 # NumPy warns of the way in which Triton's interpreter makes loop bounds integers.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Conversion of an array with ndim:DeprecationWarning"

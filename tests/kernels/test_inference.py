@@ -20,6 +20,8 @@ from mmfree_neuro.integers import ternary
 from mmfree_neuro.integers.ternary import TILE
 from mmfree_neuro.model.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.kernels
+
 CONFIG = ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
 ROUNDING = 1e-4
 """Sums in another order; the tokens below are away from the boundaries between two codes."""

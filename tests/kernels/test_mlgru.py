@@ -18,6 +18,8 @@ from mmfree_kernels.ops.mlgru.fused import (
 )
 from mmfree_kernels.ops.mlgru.scan import BUSY, chunk_length
 
+pytestmark = pytest.mark.kernels
+
 # What Triton's interpreter says of a loop's run-time bound and of 2^10000, which is infinite as
 # intended.
 pytestmark = [

@@ -11,6 +11,8 @@ from torch import Tensor
 from mmfree_kernels.ops.bitlinear import packed
 from mmfree_neuro.integers import ternary
 
+pytestmark = pytest.mark.kernels
+
 SIZES = [(16, 16, 1), (48, 80, 3), (32, 1392, 2), (32, 64, 17)]  # rows, columns, tokens
 
 

@@ -1069,6 +1069,7 @@ MIXED = """
 """
 
 
+@pytest.mark.lava
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
 def test_states_pass_between_lava_and_the_fast_engine(
     scheme: str, files: Files, tmp_path: Path
@@ -1077,6 +1078,7 @@ def test_states_pass_between_lava_and_the_fast_engine(
     assert (found.returncode, found.stdout) == (0, "ended\n"), found.stderr
 
 
+@pytest.mark.lava
 def test_lava_refuses_what_cannot_be_saved(files: Files, tmp_path: Path) -> None:
     program = """
         import sys
@@ -1137,6 +1139,7 @@ LAVA_STOPS = """
 """
 
 
+@pytest.mark.lava
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_a_lava_run_that_was_stopped_is_resumed_by_others(
     how: str, files: Files, straight: run_file.Run, tmp_path: Path
@@ -1166,6 +1169,7 @@ def test_a_lava_run_that_was_stopped_is_resumed_by_others(
     assert run_file.load_run(out).new_tokens[:NEW] == straight.new_tokens
 
 
+@pytest.mark.lava
 def test_a_run_of_the_fast_engine_is_resumed_by_lava(
     files: Files, straight: run_file.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1178,6 +1182,7 @@ def test_a_run_of_the_fast_engine_is_resumed_by_lava(
     assert_finished(out, straight)
 
 
+@pytest.mark.lava
 def test_a_disk_that_fills_up_during_a_lava_run(
     files: Files, straight: run_file.Run, tmp_path: Path
 ) -> None:

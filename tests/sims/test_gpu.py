@@ -48,6 +48,8 @@ from mmfree_neuro.run.job import Job, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_sims import fast, gpu
 
+pytestmark = pytest.mark.kernels
+
 Mapper = Callable[..., Mapping]
 ENDS = np.array([-REGISTER_HIGH, -(1 << 16), -1, 0, 1, 3, (1 << 20) + 1, REGISTER_HIGH])
 

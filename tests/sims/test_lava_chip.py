@@ -20,6 +20,8 @@ from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 
+pytestmark = pytest.mark.lava
+
 TIMEOUT_S = 60
 # networkx 2.8 says so
 NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"

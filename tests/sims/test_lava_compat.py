@@ -10,6 +10,8 @@ from textwrap import dedent
 
 import pytest
 
+pytestmark = pytest.mark.lava
+
 TIMEOUT_S = 60
 # networkx 2.8 says so
 NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"

@@ -13,6 +13,8 @@ import pytest
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_sims.lava_dl import export_dense
 
+pytestmark = pytest.mark.lava
+
 TIMEOUT_S = 120
 NO_H5PY = "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as the README says"
 IGNORED = (

@@ -34,6 +34,8 @@ from mmfree_partition.route import route
 from mmfree_sims.lava import engine
 from mmfree_sims.tiles.plan import Plan, by_chip
 
+pytestmark = pytest.mark.lava
+
 TIMEOUT_S = 120
 # networkx 2.8 says so
 NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"

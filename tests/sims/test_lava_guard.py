@@ -23,6 +23,8 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.systems.load import load_system
 
+pytestmark = pytest.mark.lava
+
 TIMEOUT_S = 60
 SOON_S = 5
 # networkx 2.8 says so

@@ -41,6 +41,8 @@ from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.mpi import ranks
 
+pytestmark = pytest.mark.mpi
+
 TIMEOUT_S = 60
 SOON_S = 5
 ENDLESS = 1_000_000
