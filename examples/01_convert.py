@@ -7,20 +7,21 @@ Run: python examples/01_convert.py [OUTPUT FOLDER]
 import sys
 from pathlib import Path
 
-from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.pipeline import convert
-from mmfree_neuro.report import terminal
+import mmfree_neuro as mm
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "stdlib-5m"
 
 
 def main(folder: Path) -> None:
+    model = mm.load(CHECKPOINT)
     # Calibration reads text: here the library sources of the Python that runs this.
-    graph = convert.convert(CHECKPOINT, folder / "model.graph", SCHEMES["a16"], "stdlib")
-    print(terminal.quality(graph.quality))
+    graph = model.convert("a16", calibrate="stdlib")
+    graph.save(folder / "model.graph")
+    ratio, agreement = graph.quality["perplexity_ratio"], graph.quality["greedy_agreement"]
+    print(f"perplexity ratio {ratio:.5f}, greedy token equal in {100 * agreement:.2f} %")
     # The first block, node by node: what each reads, what it sends and in which format, and what
     # its program costs.
-    print("\n".join(terminal.graph_text(graph).splitlines()[3:17]))
+    print("\n".join(str(graph).splitlines()[3:17]))
 
 
 if __name__ == "__main__":

@@ -7,30 +7,19 @@ Run after 01: python examples/02_map.py [OUTPUT FOLDER]
 import sys
 from pathlib import Path
 
+import mmfree_neuro as mm
 from mmfree_neuro.mapping.as_networkx import mapping_to_networkx
-from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.pipeline import map
-from mmfree_neuro.report import terminal
 
 
 def main(folder: Path) -> None:
-    graph_file = folder / "model.graph"
-    graph, packed = map.map_graph(
-        graph_file, "kapoho-point", folder / "packed.map", Request(chips=8)
-    )
-    print(
-        terminal.mapping(
-            graph, packed.mapping, packed.system, map.bounds(graph, packed.mapping, packed.system)
-        )
-    )
-    graph, spread = map.map_graph(
-        graph_file, "kapoho-point", folder / "spread.map", Request("block-per-chip", cores=16)
-    )
-    print(
-        terminal.mapping(
-            graph, spread.mapping, spread.system, map.bounds(graph, spread.mapping, spread.system)
-        )
-    )
+    graph = mm.load(folder / "model.graph")
+    packed = graph.map("kapoho-point", chips=8)
+    packed.save(folder / "packed.map")
+    print(packed)
+    spread = graph.map("kapoho-point", placer="block-per-chip", cores=16)
+    spread.save(folder / "spread.map")
+    print(spread)
+    packed.plot("cores-by-kind").savefig(folder / "cores.png")
     # For analysis of your own, a mapping is a networkx graph of cores.
     cores = mapping_to_networkx(packed.mapping)
     busiest = max(cores.edges(data="payloads"), key=lambda edge: edge[2])

@@ -8,56 +8,30 @@ from pathlib import Path
 
 import numpy as np
 
-from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import load, timing
-from mmfree_neuro.cost.counted import counted
-from mmfree_neuro.cost.traffic import traffic
-from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.model import tokenizer
-from mmfree_neuro.pipeline import engines, report, simulate
-from mmfree_neuro.run.job import Job
+import mmfree_neuro as mm
 
 
 def main(folder: Path) -> None:
-    graph, stored = mapping_file.load_mapped(folder / "packed.map")
-    job = Job(np.array([tokenizer.encode(graph.bos, graph.tokenizer, "import os\n")]), new_tokens=8)
-    fast = engines.engine_named("fast")(graph, stored.mapping, job, lambda *_: None)
-    reference = engines.engine_named("reference")(graph, stored.mapping, job, lambda *_: None)
+    mapped = mm.load(folder / "packed.map")
+    fast = mapped.run("import os\n", new_tokens=8, engine="fast")
+    reference = mapped.run("import os\n", new_tokens=8, engine="reference")
     assert np.array_equal(fast.logits, reference.logits)
-    assert fast.prefill == reference.prefill
-    assert fast.generate == reference.generate
-    print(
-        "same bits, same counts; the text goes on "
-        f"{tokenizer.decode(graph.tokenizer, fast.chosen[0])!r}"
-    )
+    assert fast.activity == reference.activity
+    print(f"same bits, same counts; the text goes on {fast.text!r}")
 
-    # The same counts can be costed on any system, in milliseconds.
-    activity = fast.generate
-    counts = counted(stored.mapping, summarise(graph), activity, stored.system)
-    moved = traffic(counts)
-    times = timing.fall_through(load.load(counts), stored.system)
-    energy = cost.energy(counts, times)
-    rate, joules, alone = (
-        times.tokens_per_s,
-        energy.millijoule_per_token,
-        energy.chip_millijoule_per_token,
-    )
-    messages, between = moved.messages / activity.tokens, moved.between_chips / activity.tokens
-    print(f"{messages:.0f} messages a token, {between:.0f} of them between chips")
+    # Counts become time and energy, each with its range.
+    generation, tokens = fast.estimates["generate"], fast.activity["generate"].tokens
+    messages, between = generation.traffic.messages, generation.traffic.between_chips
+    print(f"{messages / tokens:.0f} messages a token, {between / tokens:.0f} of them between chips")
+    rate, joules = generation.tokens_per_s, generation.millijoule_per_token
     print(f"generation: {rate.central:.0f} tokens/s ({rate.low:.0f} to {rate.high:.0f})")
     print(f"            {joules.central:.3g} mJ/token ({joules.low:.3g} to {joules.high:.3g})")
-    print(f"            {alone.central:.3g} of them in the chips; slowest: {times.resource}")
+    alone = generation.chip_millijoule_per_token.central
+    print(f"            {alone:.3g} of them in the chips; slowest: {generation.timing.resource}")
 
-    run = simulate.simulate(
-        folder / "packed.map",
-        "import os\n",
-        lambda tokens: Job(tokens, new_tokens=8),
-        "fast",
-        folder / "run",
-    )
-    report.write_report(folder / "run", folder / "report.html")
-    print(f"{run.engine} run and its report are in {folder}")
+    fast.save(folder / "run")
+    fast.report(folder / "report.html")
+    print(f"the {fast.record.engine} run and its report are in {folder}")
 
 
 if __name__ == "__main__":

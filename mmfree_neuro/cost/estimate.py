@@ -10,6 +10,7 @@ from mmfree_neuro.cost.energy import Energy, energy
 from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Mode, Timing
+from mmfree_neuro.cost.traffic import Traffic, traffic
 
 PHASES: dict[str, Mapping[str, Mode]] = {"prefill": timing.PREFILL, "generate": timing.GENERATION}
 
@@ -21,6 +22,8 @@ class Estimate:
     timing: Timing
     without_barrier: Timing
     energy: Energy
+    traffic: Traffic
+    """In the whole phase."""
 
     @property
     def tokens_per_s(self) -> Span:
@@ -43,4 +46,4 @@ def estimate(counted: Counted, phase: str) -> Estimate:
     token."""
     asked = load(counted)
     times, free = (mode(asked, counted.system) for mode in PHASES[phase].values())
-    return Estimate(times, free, energy(counted, times))
+    return Estimate(times, free, energy(counted, times), traffic(counted))

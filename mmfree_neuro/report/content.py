@@ -13,7 +13,6 @@ from mmfree_neuro.baselines.roofline import Gpu
 from mmfree_neuro.cost import energy
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.estimate import estimate
-from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.mapping import mapping as mappings
 from mmfree_neuro.mapping.footprint import Footprint, limits
@@ -145,7 +144,7 @@ def _phase(phase: str, counts: Counted) -> Plain | None:
         return None
     estimated = estimate(counts, phase)
     issued = energy.instructions(counts)
-    moved = asdict(traffic(counts))
+    moved = asdict(estimated.traffic)
     return {
         "tokens": tokens,
         "traffic_per_token": {key: count / tokens for key, count in moved.items()},

@@ -1,0 +1,1 @@
+"""The float model on a GPU with packed weights: prefill, decoders for few sequences and many."""

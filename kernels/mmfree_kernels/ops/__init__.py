@@ -1,0 +1,1 @@
+"""Operators: a folder each, with Triton kernels and a naive twin beside them."""

@@ -1,0 +1,1 @@
+"""The gate of the channel mixer, forward and backward."""

@@ -1,0 +1,1 @@
+"""The head's loss, computed without ever holding all logits."""

@@ -1,0 +1,1 @@
+"""The token mixer: the gated scan over time, and what follows it."""
