@@ -62,7 +62,7 @@ def placed(model: str, graph: Graph, request: Request) -> list[dict[str, object]
     for name, gap in found.items():
         row |= {
             name: round(gap["found"]),
-            f"{name} at least": round(gap["least"]),
+            f"{name} at least": round(gap["least"] or gap.get("by_rows_alone") or 0),
             f"{name} ratio": round(gap["ratio"] or 0, 4),
         }
     return [row]

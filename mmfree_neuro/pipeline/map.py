@@ -84,15 +84,23 @@ def place(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tu
 
 def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None = None) -> Bounds:
     """A mapping's cores, chips, slowest core and messages between chips, each with its proven bound
-    and the ratio."""
+    and the ratio.
+
+    The messages of a mapping whose sums are divided have none; what mappings by rows alone have at
+    least stands beside them.
+    """
     from mmfree_partition.bound.gaps import gaps
 
     found = gaps(graph, mapping, system, cores or int(system.chip.cores.central))
-    return {
+    shown: Bounds = {
         field.name: {"found": gap.found, "least": gap.least, "ratio": gap.ratio}
         for field in fields(found)
+        if field.name != "messages_by_rows_alone"
         for gap in (getattr(found, field.name),)
     }
+    if mapping.columns:
+        shown["messages_between_chips"]["by_rows_alone"] = found.messages_by_rows_alone
+    return shown
 
 
 def map_graph(

@@ -16,6 +16,7 @@ from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 LEAST_MESSAGES = "proven least by rows alone, with cores no slower"
+NO_BOUND = "sums are divided: no bound; mappings by rows alone, with cores no slower, have at least"
 Bounds = dict[str, dict[str, float | None]]
 
 
@@ -115,10 +116,10 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
     for name, gap in bounds.items():
         ratio = "" if gap["ratio"] is None else f"  ratio {gap['ratio']:.3f}"
         least = LEAST_MESSAGES if name.startswith("messages") else "proven least"
-        lines.append(
-            f"  {name.replace('_', ' '):24s} {gap['found']:>10.0f}  {least} "
-            f"{gap['least']:>10.0f}{ratio}"
-        )
+        bound = f"{least} {gap['least']:>10.0f}{ratio}"
+        if gap["least"] is None:
+            bound = f"{NO_BOUND} {gap['by_rows_alone']:>10.0f}"
+        lines.append(f"  {name.replace('_', ' '):24s} {gap['found']:>10.0f}  {bound}")
     return "\n".join(lines)
 
 

@@ -7,8 +7,10 @@ Each bound holds for every mapping of the graph on the same chip, whatever place
   over that limit;
 - slowest core: the busiest of the resources that no mapping can spare (synapses read, synaptic
   operations, instructions), spread evenly over all cores of the chips in use;
-- messages from chip to chip, of mappings that divide no product by columns (others could send
-  less): what `packing` finds for chips no core of which is slower than the mapping's slowest.
+- messages from chip to chip, of mappings that divide no product by columns: what
+  `fewest_messages` finds for chips no core of which is slower than the mapping's slowest.  A
+  mapping that divides some can send less: for that nothing is proven, and the figure stands beside
+  it only to compare with.
 """
 
 from dataclasses import dataclass
@@ -26,11 +28,12 @@ class Gap:
     """A figure of a mapping and what it is at least."""
 
     found: float
-    least: float
+    least: float | None
+    """None where nothing is proven."""
 
     @property
     def ratio(self) -> float | None:
-        """How many times the bound; None where that is zero."""
+        """How many times the bound; None without one, or where that is zero."""
         return self.found / self.least if self.least else None
 
 
@@ -45,6 +48,8 @@ class Gaps:
     take."""
     messages_between_chips: Gap
     """Payloads a token from chip to chip, once for every chip that one goes to."""
+    messages_by_rows_alone: float
+    """What any mapping that divides no product by columns has of these at least."""
 
 
 def gaps(graph: Graph, mapping: Mapping, system: SystemSpec, cores_per_chip: int) -> Gaps:
@@ -58,13 +63,13 @@ def gaps(graph: Graph, mapping: Mapping, system: SystemSpec, cores_per_chip: int
     cores = _fewest_cores(chain)
     slowest, chips = _slowest(chain, mapping), len(mapping.chips)
     least_slowest = chain.least_slowest(chips * cores_per_chip)
+    by_rows_alone = fewest_messages(chain, chips, slowest * cores_per_chip)
     return Gaps(
         Gap(len(mapping.cores), cores),
         Gap(chips, ceil(cores / cores_per_chip)),
         Gap(slowest, least_slowest),
-        Gap(
-            messages_between_chips(mapping), fewest_messages(chain, chips, slowest * cores_per_chip)
-        ),
+        Gap(messages_between_chips(mapping), None if mapping.columns else by_rows_alone),
+        by_rows_alone,
     )
 
 
