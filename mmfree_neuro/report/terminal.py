@@ -116,9 +116,10 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
     for name, gap in bounds.items():
         ratio = "" if gap["ratio"] is None else f"  ratio {gap['ratio']:.3f}"
         least = LEAST_MESSAGES if name.startswith("messages") else "proven least"
-        bound = f"{least} {gap['least']:>10.0f}{ratio}"
         if gap["least"] is None:
             bound = f"{NO_BOUND} {gap['by_rows_alone']:>10.0f}"
+        else:
+            bound = f"{least} {gap['least']:>10.0f}{ratio}"
         lines.append(f"  {name.replace('_', ' '):24s} {gap['found']:>10.0f}  {bound}")
     return "\n".join(lines)
 

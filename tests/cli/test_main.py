@@ -257,7 +257,7 @@ def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFi
 def test_messages_of_a_mapping_whose_sums_are_divided_have_no_bound(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On five chips some sums are divided by columns; the bound holds for mappings by rows alone."""
+    """On five chips some sums are divided, and the bound holds for mappings by rows alone."""
     arguments = ["map", files / "model.graph", "--system", "kapoho-point", "--chips", "5"]
     arguments += ["-o", str(tmp_path / "columns.map")]
     assert main([*arguments, "--json"]) == 0
@@ -265,8 +265,8 @@ def test_messages_of_a_mapping_whose_sums_are_divided_have_no_bound(
     assert gap["least"] is gap["ratio"] is None
     assert main(arguments) == 0
     told = (
-        f"  messages between chips   {gap['found']:>10.0f}  sums are divided: no bound; mappings by "
-        f"rows alone, with cores no slower, have at least {gap['by_rows_alone']:>10.0f}"
+        f"  messages between chips   {gap['found']:>10.0f}  sums are divided: no bound; mappings "
+        f"by rows alone, with cores no slower, have at least {gap['by_rows_alone']:>10.0f}"
     )
     assert told in capsys.readouterr().out.splitlines()
 
