@@ -43,7 +43,8 @@ def _coverage(graph: Graph, mapping: Mapping) -> None:
 
 
 def _places(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
-    chips, cores = int(system.chips.central), int(system.chip.cores.central)
+    chips = int(system.chips.central)
+    cores = int(system.chip.cores.central)
     on_host = {node.name for node in graph.nodes if not node.name.startswith("layers.")}
     at_home: set[str] = set()
     away: set[str] = set()
@@ -75,19 +76,20 @@ def _lists(
 ) -> dict[tuple[str, str], tuple[int, int]]:
     """For every output that a shard reads: payloads that arrive, and synapses that each of them has
     there."""
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+    lists: dict[tuple[str, str], tuple[int, int]] = {}
     for entry in node.inputs:
         size = graph.node(entry.source).output(entry.source_port).size
         arriving = len(_needed(node, entry, start, stop, size))
         synapses = stop - start if entry.how in ("ternary", "broadcast") else 1
-        before = found.get((entry.source, entry.source_port), (0, 0))
-        found[entry.source, entry.source_port] = max(arriving, before[0]), synapses + before[1]
-    return found
+        before = lists.get((entry.source, entry.source_port), (0, 0))
+        lists[entry.source, entry.source_port] = max(arriving, before[0]), synapses + before[1]
+    return lists
 
 
 def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
     chip = system.chip
-    word, bits = int(chip.synaptic_word_bits.central), int(chip.weight_bits.central)
+    word = int(chip.synaptic_word_bits.central)
+    bits = int(chip.weight_bits.central)
     used: dict[Location, Counter[str]] = defaultdict(Counter)
     programs: dict[Location, set[str]] = defaultdict(set)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
@@ -235,7 +237,8 @@ def _times(spans: list[range], size: int) -> NDArray[np.int64]:
 
 
 def _routes(graph: Graph, mapping: Mapping) -> None:
-    delivered, wanted = _delivered(graph, mapping), _wanted(graph, mapping)
+    delivered = _delivered(graph, mapping)
+    wanted = _wanted(graph, mapping)
     for name, port, place in wanted | delivered:
         size = graph.node(name).output(port).size
         times = sum(delivered.get((name, port, place), []), np.zeros(size, np.int64))

@@ -25,15 +25,15 @@ def route(
         held.setdefault(shard.node, []).append(position)
     for positions in held.values():
         positions.sort(key=lambda position: shards[position].start)
-    found: list[Route] = []
+    routes: list[Route] = []
     known: dict[tuple[Location, ...], tuple[Location, ...]] = {}
     for (name, port), spans in _needs(graph, shards, locations).items():
         for start, stop, places in _segments(spans):
             for position, low, high, readers in _sources(
                 start, stop, places, held[name], shards, locations
             ):
-                found.append(Route(position, port, known.setdefault(readers, readers), low, high))
-    return tuple(sorted(found, key=lambda one: (one.source, one.port, one.start)))
+                routes.append(Route(position, port, known.setdefault(readers, readers), low, high))
+    return tuple(sorted(routes, key=lambda one: (one.source, one.port, one.start)))
 
 
 def _needs(

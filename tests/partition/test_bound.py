@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -114,6 +115,17 @@ def test_a_chip_without_weights_need_not_receive_a_whole_stream(
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coarse steps of the bound of messages, which holds at any."""
     monkeypatch.setattr(fewest_messages, "MOST_STEPS", 40)
+
+
+def test_the_best_content_by_hand() -> None:
+    """At the prices of the docstring, and where E is so dear that a chip holds all of it."""
+    d = fewest_messages.Item(40, 4, 4, False)
+    e = fewest_messages.Item(80, 10, 6, True)
+    pricing = fewest_messages._Pricing([d, e], [(0, 1), (1, 0)], 100)
+    gain, content, cost = pricing.best(np.array([6.0, 12.0]))
+    assert (gain, content.tolist(), cost) == (11, [1, 0.75], 4)
+    gain, content, cost = pricing.best(np.array([2.0, 20.0]))
+    assert (gain, content.tolist(), cost) == (14, [0.5, 1], 7)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,16 +20,20 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.footprint import EMPTY, footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_neuro.testing import published_graph
 from mmfree_partition.bound.gaps import messages_between_chips
 from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.crossing import (
     Crossings,
     Stream,
+    before,
     copied,
     copyable,
     crossings_of,
+    inside,
     streams_of,
     with_copies,
 )
@@ -317,6 +321,20 @@ def test_what_crosses_by_hand(a16: Graph, system: SystemSpec) -> None:
     # the first finished.
     assert cost[residual, 48] == 64 + 64 - 48 + 48 * 2
     assert copied(crossings, (residual, 48)) == []
+
+
+def test_what_crosses_a_published_block_by_hand() -> None:
+    """The numbers that docstrings work out."""
+    graph = published_graph("370m", blocks=2)
+    chain = chain_of(graph, load_system("alia-point-32"))
+    crossings = crossings_of(chain)
+    o_proj = chain.number["layers.1.o_proj"]
+    assert inside(crossings, o_proj, divided=False) == (1024 + 1024, -1 + 2)
+    assert inside(crossings, o_proj, divided=True) == (1024 + 1024 + 1, 0)
+    mlgru, norm = chain.number["layers.1.mlgru"], chain.number["layers.1.attn.norm"]
+    assert before(crossings, mlgru) == 4096
+    assert inside(crossings, mlgru, divided=False) == (1025, 2)
+    assert copied(crossings, (mlgru, 1)) == [norm]
 
 
 @both_hosts

@@ -78,6 +78,20 @@ def test_cuts_cost_what_links_carry(
     assert np.array_equal(fast.run(divided, mapping, job).logits, expected.logits)
 
 
+def test_places_inside_a_gate_by_hand() -> None:
+    """The costs that the docstring of `places` works out."""
+    graph, system = published_graph("370m", blocks=2), load_system("alia-point-32")
+    chain = Chain(graph, system.chip, frozenset({"embedding"}))
+    places = Seams(chain, divide=True).places(16)
+    crossed = dict(zip(places.cuts, places.crossed.tolist(), strict=True))
+    gate = chain.number["layers.1.glu"]
+    assert crossed[Cut(gate, 512)] == 1026 + 512
+    assert crossed[Cut(gate, 1024)] == 1026 + 1024
+    assert crossed[Cut(gate, 1024, 512)] == 1026 + 512 + 1024 + 1 == 2563
+    assert crossed[Cut(gate, 1040, 1040)] == crossed[Cut(gate, 2048, 2048)] == 1026 + 1024 + 1
+    assert not {cut.node for cut in crossed} & {gate + 1, gate + 2, gate + 3}
+
+
 def test_the_reference_agrees(graph: Graph, system: SystemSpec) -> None:
     host = frozenset({"embedding"})
     places = Seams(Chain(graph, system.chip, host), divide=True).places(16)

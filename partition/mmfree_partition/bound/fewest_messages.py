@@ -68,22 +68,26 @@ def fewest_messages(chain: Chain, chips: int, room: float) -> int:
     if not pricing.possible:
         return 0
     count = np.bincount(number, minlength=len(kinds)).astype(float)
-    contents, costs, chip, best = (
-        np.eye(len(kinds)),
-        np.full(len(kinds), DEAR),
-        np.zeros(len(kinds)),
-        0.0,
-    )
+    # The first columns leave a product unpacked: dear, but on no chip, so that there is a solution.
+    contents = np.eye(len(kinds))
+    costs = np.full(len(kinds), DEAR)
+    on_chip = np.zeros(len(kinds))
+    bound = 0.0
     for _ in range(ROUNDS):
-        found = linprog(costs, A_ub=chip[None], b_ub=[chips], A_eq=contents, b_eq=count)
-        prices = found.eqlin.marginals
+        solved = linprog(costs, A_ub=on_chip[None], b_ub=[chips], A_eq=contents, b_eq=count)
+        prices = solved.eqlin.marginals
         gain, content, cost = pricing.best(prices)
-        best = max(best, float(prices @ count) - chips * gain)
-        if gain <= 1e-6 - found.ineqlin.marginals[0]:
+        # At any prices, what a chip holds is worth no more than its messages and `gain`.  All chips
+        # together hold all products, which bounds the messages of all.
+        bound = max(bound, float(prices @ count) - chips * gain)
+        # A chip itself has a price, too (a marginal, so not positive); a content that gains no more
+        # than this cannot improve the packing.
+        if gain <= 1e-6 - solved.ineqlin.marginals[0]:
             break
         contents = np.column_stack([contents, content])
-        costs, chip = np.append(costs, cost), np.append(chip, 1.0)
-    return int(np.ceil(best - 1e-3))
+        costs = np.append(costs, cost)
+        on_chip = np.append(on_chip, 1.0)
+    return int(np.ceil(bound - 1e-3))
 
 
 def _items(chain: Chain) -> list[Item]:
@@ -110,7 +114,20 @@ def _items(chain: Chain) -> list[Item]:
 
 
 class _Pricing:
-    """The best that a chip can hold at given prices."""
+    """The best that a chip can hold at given prices.
+
+    A content is made of runs of products that follow each other.  A run pays for what its first
+    product reads, goes on to the next product for nothing, and may pass over a product between two
+    that both add to the stream, for the values that the second reads.  One product of all may be
+    held in part.  A table over the load finds the best, a product at a time, as for a knapsack.
+
+    Say that H is 4 and n is 6; D takes 40 of a chip's 100 and E takes 80; to begin with D costs 4,
+    and to begin with E costs 6 + 4.  At prices of 6 and 12:
+
+    - all of D and three quarters of E gain 6 + 9 - 4 = 11, the best;
+    - half of D and all of E gain 3 + 12 - 4 - 6 / 2 = 8, as the other half of v has to come;
+    - all of E alone gains 12 - 10 = 2.
+    """
 
     def __init__(self, kinds: list[Item], follow: list[tuple[int, int]], room: float) -> None:
         self.kinds = kinds
@@ -132,13 +149,16 @@ class _Pricing:
     def best(self, prices: Floats) -> tuple[float, Floats, float]:
         """What is gained at most, price less cost, by a content; that content and its cost."""
         count = len(self.kinds)
-        # values[fractional used, kind that the run has reached or `count` for none, load]; from
-        # where each came
+        # values[used, state, load] is the most that is gained: whether a product is held in part,
+        # the kind that the run has reached (`count` for no run), and steps of load.  origin says
+        # how: the used, state and load before, the kind that was put in, how many of its steps, and
+        # the kind put in whole behind a part, or -1.
         values = np.full((2, count + 1, self.room + 1), NEVER)
         origin = np.zeros((2, count + 1, self.room + 1, 6), np.int64)
         values[0, count, 0] = 0.0
         for load in range(self.room + 1):
             for used in (0, 1):
+                # A run may end anywhere, and nothing is paid for that.
                 ended = int(values[used, :count, load].argmax())
                 if values[used, ended, load] > values[used, count, load]:
                     values[used, count, load] = values[used, ended, load]
@@ -165,7 +185,8 @@ class _Pricing:
         if value <= NEVER / 2:
             return
         for kind in nexts:
-            steps, begins = self.steps[kind], self._begins(state, kind)
+            steps = self.steps[kind]
+            begins = self._begins(state, kind)
             if load + steps <= self.room:
                 gained = value + prices[kind] - begins
                 if gained > values[used, kind, load + steps]:
@@ -173,6 +194,7 @@ class _Pricing:
                     origin[used, kind, load + steps] = used, state, load, kind, steps, -1
             if used:
                 continue
+            # A part ends its run, unless all of the next product follows, which then lacks values.
             shares = np.arange(1, steps)
             gained = value + prices[kind] * shares / steps - begins
             self._put(
@@ -208,15 +230,16 @@ class _Pricing:
         gained: Floats,
         way: tuple[int, int, int, int],
         state: int,
-        at: NDArray[np.int64],
+        loads: NDArray[np.int64],
     ) -> None:
-        """Keep what is better than what was known at these loads, with a share of one product."""
-        inside = at <= self.room
-        at, gained = at[inside], gained[inside]
-        better = gained > values[1, state, at]
+        """Keep what is better than what was known at these loads, one for each share."""
+        inside = loads <= self.room
+        loads = loads[inside]
+        gained = gained[inside]
+        better = gained > values[1, state, loads]
         if not better.any():
             return
-        where = at[better]
+        where = loads[better]
         values[1, state, where] = gained[better]
         before, load, kind, behind = way
         origin[1, state, where, :4] = 0, before, load, kind
@@ -224,8 +247,11 @@ class _Pricing:
         origin[1, state, where, 5] = behind
 
     def _read(self, values: Floats, origin: NDArray[np.int64]) -> tuple[float, Floats, float]:
+        """The best of the table, followed back to an empty chip."""
         used, state, load = (int(k) for k in np.unravel_index(values.argmax(), values.shape))
-        gain, content, cost = float(values[used, state, load]), np.zeros(len(self.kinds)), 0.0
+        gain = float(values[used, state, load])
+        content = np.zeros(len(self.kinds))
+        cost = 0.0
         while load:
             before, from_state, from_load, kind, share, behind = origin[used, state, load].tolist()
             content[kind] += share / self.steps[kind]

@@ -61,7 +61,8 @@ def gaps(graph: Graph, mapping: Mapping, system: SystemSpec, cores_per_chip: int
     )
     chain = Chain(graph, system.chip, host)
     cores = _fewest_cores(chain)
-    slowest, chips = _slowest(chain, mapping), len(mapping.chips)
+    slowest = _slowest(chain, mapping)
+    chips = len(mapping.chips)
     least_slowest = chain.least_slowest(chips * cores_per_chip)
     by_rows_alone = fewest_messages(chain, chips, slowest * cores_per_chip)
     return Gaps(

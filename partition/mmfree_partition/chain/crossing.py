@@ -58,7 +58,13 @@ def copyable(node: AnyNode) -> bool:
 
 
 def _copies(chain: Chain, streams: Sequence[Stream], k: int) -> frozenset[int]:
-    """The nodes to be copied for a cut inside node k; none where fewer payloads cross without."""
+    """The nodes to be copied for a cut inside node k; none where fewer payloads cross without.
+
+    Say that a recurrence of 1024 neurons is cut, which reads three formats of 1024 values from the
+    norm in front of it.  Without copies these 3072 payloads cross, beside the residual stream.  A
+    copy of the norm makes them behind the cut from that stream, which crosses anyway, and from one
+    root: 1025 payloads in place of 4096.
+    """
     sources = {
         chain.number.get(entry.source, -1)
         for entry in chain.links[k].node.inputs
@@ -80,22 +86,33 @@ def _crossing(
 
     Behind the cut are copies of the nodes `copied`, which need what these read in place of what
     they send.  Where sums are divided, what node k sends to them crosses as one sum.
+
+    Say that an `o_proj` of 1024 neurons is cut before neuron m, and nothing is copied.  It reads
+    1024 values of a norm, and every neuron behind the cut needs them all: 1024.  To its rows it
+    adds the residual stream, of which each neuron needs its own value: 1024 - m.  The neurons
+    before the cut send their value and its square to nodes behind it: 2 m.  Together (2048, 1); or
+    (2049, 0) where the squares are added up before the cut.
     """
-    constant = slope = 0
+    constant = 0
+    slope = 0
     for stream in streams:
-        source, readers = stream.source, stream.readers
-        behind = [(r, how) for r, how in readers if r >= k] if source not in copied else []
-        again = any(r in copied for r, _ in readers)
-        if source < 0 or source > k or not (behind or again):
+        # A copy stands behind the cut and sends from there; what it reads has to come.
+        sent_here = stream.source not in copied
+        behind = [(r, how) for r, how in stream.readers if r >= k and sent_here]
+        for_copies = any(r in copied for r, _ in stream.readers)
+        # What the host sends does not count, and what is sent behind the cut does not cross it.
+        if not 0 <= stream.source <= k or not (behind or for_copies):
             continue
-        if source == k and divided and all(how == "sum" for _, how in behind):
+        if stream.source == k and divided and all(how == "sum" for _, how in behind):
             constant += 1
-        elif source == k:
-            slope += any(r > k for r, _ in behind)
-        elif again or any(r > k or how != "aligned" for r, how in behind):
+        elif stream.source == k:
+            slope += 1
+        elif for_copies or any(r > k or how != "aligned" for r, how in behind):
             constant += stream.size
         else:
-            constant, slope = constant + stream.size, slope - 1
+            # Only node k reads it, neuron by neuron, so the cut divides it as it divides the node.
+            constant += stream.size
+            slope -= 1
     return constant, slope
 
 

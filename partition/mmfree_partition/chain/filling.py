@@ -32,7 +32,9 @@ def fill(
     No core takes longer than `most_ns` for its synapses or for its instructions.
     """
     filled: list[list[Shard]] = []
-    core, used, left = list[Shard](), EMPTY, [most_ns, most_ns]
+    core: list[Shard] = []
+    used = EMPTY
+    left = [most_ns, most_ns]
     for k, first, last in pieces:
         while first < last:
             count = _fitting(chain, k, first, last, used, left)
@@ -49,7 +51,9 @@ def fill(
                 filled.append(core)
                 if not core or len(filled) == cores:
                     return None
-                core, used, left = [], EMPTY, [most_ns, most_ns]
+                core = []
+                used = EMPTY
+                left = [most_ns, most_ns]
     return [*filled, core] if core else filled
 
 
@@ -57,7 +61,8 @@ def _fitting(
     chain: Chain, k: int, offset: int, last: int, used: Footprint, left: list[float]
 ) -> int:
     """How many neurons of node k, from `offset` on and before `last`, still fit a core."""
-    node, most = chain.links[k].node, last - offset
+    node = chain.links[k].node
+    most = last - offset
     for have, each in zip(left, chain.nanoseconds[k], strict=True):
         if each:
             most = int(min(most, have / each + 1e-9))
@@ -82,14 +87,16 @@ def evenly(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard
     low = max(chain.load(pieces) / cores, 1e-6)
     high = low
     while (best := fill(chain, pieces, high, cores)) is None:
-        low, high = high, high * 1.1
+        low = high
+        high *= 1.1
     while high - low > 0.002 * high:
         middle = (low + high) / 2
-        found = fill(chain, pieces, middle, cores)
-        if found is None:
+        filled = fill(chain, pieces, middle, cores)
+        if filled is None:
             low = middle
         else:
-            high, best = middle, found
+            high = middle
+            best = filled
     return best
 
 

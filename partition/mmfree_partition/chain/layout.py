@@ -31,7 +31,8 @@ def chip_order(system: SystemSpec) -> list[int]:
 
 def core_order(system: SystemSpec, cores: int) -> list[int]:
     """The first `cores` cores of a chip, row by row, turning at the ends of rows."""
-    columns, order = int(system.chip.mesh_columns.central), []
+    columns = int(system.chip.mesh_columns.central)
+    order = []
     for first in range(0, cores, columns):
         row = list(range(first, min(first + columns, cores)))
         order += row if first // columns % 2 == 0 else row[::-1]
@@ -44,9 +45,9 @@ def cores_of(chain: Chain, pieces: Sequence[Piece], request: Request) -> list[li
     What has no room spread over all cores fills them one after another.
     """
     if request.spread:
-        found = filling.spread(chain, pieces, request.cores_of(chain.chip))
-        if found is not None:
-            return found
+        spread = filling.spread(chain, pieces, request.cores_of(chain.chip))
+        if spread is not None:
+            return spread
     return filling.evenly(chain, pieces, request.cores_of(chain.chip))
 
 
@@ -60,7 +61,8 @@ def lay_out(
             f"{graph.name}: the mapping needs {len(chips)} chips, {system.name} has "
             f"{int(system.chips.central)}"
         )
-    order, cores = chip_order(system), core_order(system, request.cores_of(chain.chip))
+    order = chip_order(system)
+    cores = core_order(system, request.cores_of(chain.chip))
     shards, locations = host_shards({node.name: node.size for node in graph.nodes}, chain.host)
     for number, chip in enumerate(chips):
         for position, held in enumerate(chip):

@@ -63,13 +63,9 @@ def _hops(
     routes: tuple[Route, ...],
 ) -> int:
     """Mesh links that a token's payloads take, all of them non-zero."""
-    found = route_trees(Mapping("", system.name, "", shards, locations, routes), system)
-    return int(
-        sum(
-            hops * (one.stop - one.start)
-            for hops, one in zip(found.hops.tolist(), routes, strict=True)
-        )
-    )
+    trees = route_trees(Mapping("", system.name, "", shards, locations, routes), system)
+    taken = zip(trees.hops.tolist(), routes, strict=True)
+    return int(sum(hops * (one.stop - one.start) for hops, one in taken))
 
 
 def _flow(
@@ -86,9 +82,11 @@ def _flow(
         here = [place.core for place in one.destinations if place.chip == chip]
         away = len(here) < len(one.destinations)
         if source.chip == chip:
-            ends, start = [*here, *([cores] if away else [])], source.core
+            start = source.core
+            ends = [*here, *([cores] if away else [])]
         elif here:
-            ends, start = here, cores
+            start = cores
+            ends = here
         else:
             continue
         share = (one.stop - one.start) / len(ends)
@@ -102,10 +100,11 @@ def _anneal(
     """Where each core goes [cores]; the last row of `flow` is the gateway, which stays at place 0
     of the mesh."""
     cores = len(flow) - 1
-    at = np.append(np.arange(cores), 0)
+    places = np.append(np.arange(cores), 0)
     row, column = np.divmod(np.arange(cores), columns)
     distance = np.abs(row[:, None] - row) + np.abs(column[:, None] - column)
-    best, best_cost = at.copy(), 0.0
+    best = places.copy()
+    best_cost = 0.0
     cost = 0.0
     hottest = float(flow.sum()) / max(cores, 1) ** 1.5
     pairs = random.integers(cores, size=(SWAPS, 2))
@@ -113,12 +112,15 @@ def _anneal(
     for number, (a, b) in enumerate(pairs):
         if a == b:
             continue
-        change = (flow[a] - flow[b]) @ (distance[at[b], at] - distance[at[a], at])
-        change += 2 * flow[a, b] * distance[at[a], at[b]]
+        change = (flow[a] - flow[b]) @ (distance[places[b], places] - distance[places[a], places])
+        # The product takes b to stand still when a moves, and a when b does; in truth the way
+        # between the two stays as long as it was.
+        change += 2 * flow[a, b] * distance[places[a], places[b]]
         heat = hottest * COOLEST ** (number / SWAPS)
         if change <= 0 or draws[number] < np.exp(-change / heat):
-            at[a], at[b] = at[b], at[a]
+            places[a], places[b] = places[b], places[a]
             cost += float(change)
             if cost < best_cost:
-                best, best_cost = at.copy(), cost
+                best = places.copy()
+                best_cost = cost
     return best[:-1]

@@ -18,9 +18,9 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     chain = Chain(graph, system.chip, request.on_host(graph))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
-    found = filling.evenly(chain, chain.whole(), chips * request.cores_of(system.chip))
-    assert found is not None
-    share = shares(found, chips)
+    cores = filling.evenly(chain, chain.whole(), chips * request.cores_of(system.chip))
+    assert cores is not None
+    share = shares(cores, chips)
     if request.spread:
         return on_chips(chain, parts_of(chain, share), system, request)
     return lay_out(chain, share, system, request)

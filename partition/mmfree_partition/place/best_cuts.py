@@ -63,17 +63,17 @@ def best_cuts(
     """The chain of the graph as the best cuts divide it, its pieces on every chip, and the columns
     of the division."""
     seams = Seams(chain, divide=request.divide)
-    found = seams.places(GRAIN)
+    places = seams.places(GRAIN)
     memory = np.array([chain.room.memory, chain.room.synaptic_memory], np.float64)
     evenly = filling.evenly(chain, chain.whole(), chips * request.cores_of(chain.chip))
     assert evenly is not None
     for most in slowest_allowed(chain, evenly, chips * request.cores_of(chain.chip)):
         for tight in TIGHTER:
             room = tight * request.cores_of(chain.chip) * np.array([most, most, *memory])
-            cuts = _cheapest(_first(found.loads, room), found.crossed, chips)
+            cuts = _cheapest(_first(places.loads, room), places.crossed, chips)
             if cuts is None:
                 break
-            ends = [found.cuts[number] for number in cuts]
+            ends = [places.cuts[number] for number in cuts]
             columns = seams.columns(ends)
             divided = _divided(chain, columns)
             parts = seams.parts(ends, divided)
@@ -127,25 +127,35 @@ def _cheapest(first: Ints, crossed: Ints, chips: int) -> list[int] | None:
 
 
 def _window_minimum(cost: Ints, first: Ints) -> tuple[Ints, Ints]:
-    """The least cost among first[q] … q - 1 for every q, and where it is; doubling tables."""
+    """The least cost among first[q] … q - 1 for every q, and where it is.
+
+    Table k has, for every place, the least of the 2^k costs from there on, made of two entries of
+    the table before.  A window of 5 … 10 is two stretches of four, which overlap: 5 … 8 and 7 … 10.
+    """
     count = len(cost)
-    value, at = [cost], [np.arange(count)]
+    tables = [(cost, np.arange(count))]
     width = 1
     while 2 * width <= count:
-        a, b = value[-1][:-width], value[-1][width:]
-        left = a <= b
-        value.append(np.where(left, a, b))
-        at.append(np.where(left, at[-1][:-width], at[-1][width:]))
+        least, place = tables[-1]
+        left = least[:-width] <= least[width:]
+        tables.append(
+            (
+                np.where(left, least[:-width], least[width:]),
+                np.where(left, place[:-width], place[width:]),
+            )
+        )
         width *= 2
     q = np.arange(count)
     length = q - first
     level = np.where(length > 0, np.log2(np.maximum(length, 1)).astype(np.int64), -1)
-    best, where = np.full(count, MUCH, np.int64), np.zeros(count, np.int64)
-    for k, (values, positions) in enumerate(zip(value, at, strict=True)):
+    best = np.full(count, MUCH, np.int64)
+    where = np.zeros(count, np.int64)
+    for k, (least, place) in enumerate(tables):
         here = np.flatnonzero(level == k)
         if len(here):
-            a, b = first[here], q[here] - (1 << k)
-            left = values[a] <= values[b]
-            best[here] = np.where(left, values[a], values[b])
-            where[here] = np.where(left, positions[a], positions[b])
+            start = first[here]
+            end = q[here] - (1 << k)
+            left = least[start] <= least[end]
+            best[here] = np.where(left, least[start], least[end])
+            where[here] = np.where(left, place[start], place[end])
     return best, where

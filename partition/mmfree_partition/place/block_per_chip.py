@@ -51,9 +51,9 @@ def _of_block(
     filled = filling.fill(chain, pieces, float("inf"), MANY)
     assert filled is not None  # room for every single neuron is known
     chips = -(-len(filled) // request.cores_of(chain.chip))
-    found = filling.evenly(chain, pieces, chips * request.cores_of(chain.chip))
-    assert found is not None
-    share = shares(found, chips)
+    cores = filling.evenly(chain, pieces, chips * request.cores_of(chain.chip))
+    assert cores is not None
+    share = shares(cores, chips)
     if request.spread:
         return [held for part in parts_of(chain, share) if (held := cores_of(chain, part, request))]
     return share

@@ -40,10 +40,9 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     chips = chips_for(chain, system, request)
     for room in ROOMS:
         parts = partition(chain, chips, room, request.seed)
-        held = [cores_of(chain, part, request) for part in parts]
-        cores = [found for found in held if found]
-        if len(cores) == chips:
-            return lay_out(chain, cores, system, request)
+        held = [cores for part in parts if (cores := cores_of(chain, part, request))]
+        if len(held) == chips:
+            return lay_out(chain, held, system, request)
     raise CapacityError(
         f"{graph.name}: Mt-KaHyPar found no parts that fit {chips} chips of "
         f"{request.cores_of(system.chip)} cores"
@@ -62,10 +61,10 @@ def partition(chain: Chain, chips: int, room: float, seed: int) -> list[list[Pie
     mtkahypar.set_seed(seed)
     loads = [max(1, round(max(chain.nanoseconds[k]) * (last - first))) for k, first, last in grains]
     graph = library.create_hypergraph(context, len(grains), len(nets), nets, loads, weights)
-    found = graph.partition(context)
+    partitioned = graph.partition(context)
     parts: list[list[Piece]] = [[] for _ in range(chips)]
     for number, grain in enumerate(grains):
-        parts[found.block_id(number)].append(grain)
+        parts[partitioned.block_id(number)].append(grain)
     return [_joined(part) for part in parts]
 
 
@@ -83,13 +82,13 @@ def _library() -> tuple[Any, Any]:
 
 def _joined(grains: Sequence[Piece]) -> list[Piece]:
     """Neighbouring grains as one piece."""
-    found: list[Piece] = []
+    joined: list[Piece] = []
     for k, first, last in grains:
-        if found and found[-1][0] == k and found[-1][2] == first:
-            found[-1] = k, found[-1][1], last
+        if joined and joined[-1][0] == k and joined[-1][2] == first:
+            joined[-1] = k, joined[-1][1], last
         else:
-            found.append((k, first, last))
-    return found
+            joined.append((k, first, last))
+    return joined
 
 
 def hypergraph(chain: Chain) -> tuple[list[Piece], list[list[int]], list[int]]:

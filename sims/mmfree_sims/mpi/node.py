@@ -96,7 +96,8 @@ class Rank:
     def arrived(self) -> list[Packet]:
         """Every packet that has come; notes the end of the stream, and answers the wish for kept
         states."""
-        found, status = [], MPI.Status()
+        packets = []
+        status = MPI.Status()
         while not self.ended and self.comm.Iprobe(
             source=MPI.ANY_SOURCE, tag=MPI.ANY_TAG, status=status
         ):
@@ -113,22 +114,22 @@ class Rank:
             self.ended = bool(vector[2] & END)
             packet = None if self.ended else self.packets.take(vector)
             if packet is not None:
-                found.append(packet)
-        return found
+                packets.append(packet)
+        return packets
 
     def wait(self) -> list[Packet]:
         """Packets that have come, at least one, unless the stream has ended."""
-        found = self.arrived()
-        if not found and not self.ended:
+        packets = self.arrived()
+        if not packets and not self.ended:
             begin = time.perf_counter()
-            while not found and not self.ended:
+            while not packets and not self.ended:
                 if time.perf_counter() - begin < SPIN_SECONDS:
                     os.sched_yield()
                 else:
                     time.sleep(SLEEP_SECONDS)
-                found = self.arrived()
+                packets = self.arrived()
             self.traffic.waiting += time.perf_counter() - begin
-        return found
+        return packets
 
     def serve(self) -> None:
         """Run the tile until rank 0 ends the stream."""

@@ -105,11 +105,15 @@ def by_weight(graph: Graph, mapping: Mapping, ranks: int) -> tuple[int, ...]:
         if place.chip != HOST:
             matrices = [e.matrix for e in graph.node(shard.node).inputs if e.matrix is not None]
             synapses[place.chip] += shard.size * sum(matrix.columns for matrix in matrices)
-    total, before, found = sum(synapses.values()), 0, []
+    total = sum(synapses.values())
+    before = 0
+    placement = []
     for chip in mapping.chips:
-        found.append(min(ranks - 1, (2 * before + synapses[chip]) * ranks // max(1, 2 * total)))
+        # A chip goes where its middle falls when all synapses are dealt out in equal shares.
+        twice_middle = 2 * before + synapses[chip]
+        placement.append(min(ranks - 1, twice_middle * ranks // max(1, 2 * total)))
         before += synapses[chip]
-    return tuple(found)
+    return tuple(placement)
 
 
 def check_placement(placement: Sequence[int], mapping: Mapping, ranks: int) -> None:
@@ -133,11 +137,11 @@ def agree(problem: str | None, identity: str = "") -> None:
     global _stage
     _stage = "agreed"
     with _default_signals():
-        found = world().allgather((problem, identity))
-    for rank, (text, run) in enumerate(found):
+        everyone = world().allgather((problem, identity))
+    for rank, (text, run) in enumerate(everyone):
         if text is not None:
             raise InputError(text)
-        if run != found[0][1]:
+        if run != everyone[0][1]:
             raise InputError(
                 f"rank {rank} was given another mapping, job or placement than rank 0, must be "
                 "the same"
