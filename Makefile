@@ -1,24 +1,43 @@
-# make demo    sets up .venv and shows the whole tool on the checkpoint that ships with the project
-# make test    sets up .venv with the development tools, then runs every check and every test
-# make lint    the checks alone
-# make clean   removes .venv and whatever the tools cached
+# make demo      sets up .venv and shows the whole tool on the checkpoint that ships with the project
+# make test      sets up .venv with the development tools, then runs every check and every test
+# make quick     the tests that take no time, in under a minute
+# make lint      the checks alone
+# make random    the random tests on new cases, for longer: make random DRAWS=20
+# make coverage  the tests, and which lines of which file none of them runs
+# make test-without-torch  what needs no torch, in an environment without it: VENV=.venv-3.12 PYTHON=python3.12
+# make clean     removes .venv and whatever the tools cached
 #
 # Another interpreter (Python 3.10 to 3.13): make PYTHON=python3.12 test
 
 PYTHON ?= python3
 VENV ?= .venv
+DRAWS ?= 10
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 AS_PINNED := --no-deps --ignore-requires-python
+# A worker for each core.  Each computes on one thread, as the others have the rest of the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick random coverage test-without-torch lint clean
 
-demo: $(VENV)/.runtime-stamp
+demo: $(VENV)/.torch-stamp
 	$(BIN)/mmfree-neuro demo
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+quick: $(VENV)/.dev-stamp
+	$(PYTEST) -m "not slow and not lava and not mpi and not kernels"
+
+random: $(VENV)/.dev-stamp
+	$(PYTEST) --draws $(DRAWS)
+
+coverage: $(VENV)/.dev-stamp
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+test-without-torch: $(VENV)/.test-stamp
+	$(PYTEST)
 
 lint: $(VENV)/.dev-stamp
 	$(BIN)/ruff check
@@ -28,7 +47,7 @@ lint: $(VENV)/.dev-stamp
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis build *.egg-info
-	rm -f kernels/mmfree_kernels/cpu/*.so
+	rm -f kernels/mmfree_kernels/cpu/*.so .coverage
 	find . -name __pycache__ -type d -not -path './.*' -prune -exec rm -rf {} +
 
 # The environment is named explicitly but was made by another Python: say so instead of using the wrong one.
@@ -53,6 +72,14 @@ $(VENV)/.runtime-stamp: requirements/runtime.txt requirements/text.txt requireme
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev-stamp: $(VENV)/.runtime-stamp requirements/dev.txt
+$(VENV)/.torch-stamp: $(VENV)/.runtime-stamp requirements/torch.txt
+	$(PIP) -r requirements/torch.txt
+	@touch $@
+
+$(VENV)/.test-stamp: $(VENV)/.runtime-stamp requirements/test.txt
+	$(PIP) --no-deps -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.dev-stamp: $(VENV)/.torch-stamp $(VENV)/.test-stamp requirements/dev.txt
 	$(PIP) $(AS_PINNED) -r requirements/dev.txt
 	@touch $@
