@@ -44,7 +44,7 @@ elif [ -e "$RUN/run.json" ]; then
 fi
 
 # A rank that dies ends the step, and with it all other ranks.  Chips are spread by their synapses, neighbours together; add
-# --placement to say otherwise.
+# --ranks to say otherwise.
 srun --kill-on-bad-exit=1 --cpu-bind=sockets mmfree-neuro "${words[@]}"
 status=$?
 

@@ -5,13 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro import files
-from mmfree_neuro.cli.options import (
-    add_calibration,
-    add_command,
-    add_option,
-    add_placement,
-    placement,
-)
+from mmfree_neuro.cli.options import add_calibration, add_command, add_option, add_ranks, ranks
 from mmfree_neuro.cli.output import Bars
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.scheme import scheme_named
@@ -45,7 +39,7 @@ def add(commands: Any) -> None:
     add_option(
         p, "--engine", default="float", help=f"float, {', '.join(engines.ENGINES)} (default float)"
     )
-    add_placement(p)
+    add_ranks(p)
     add_option(p, "--raw", action="store_true", help="write the integer logits themselves")
     add_option(
         p,
@@ -81,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
         )
         bars = Bars()
         try:
-            engine = engines.engine_named(options.engine, placement(options.placement))
-            result = engine(graph, mapping, Job(tokens, options.new_tokens), bars.report)
+            engine = engines.engine_named(options.engine, ranks(options.ranks))
+            result = engine(graph, mapping, Job(tokens, options.new_tokens), bars.show)
         finally:
             bars.close()
         raw = result.logits[:, : tokens.shape[1]]

@@ -52,20 +52,20 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_placement(parser: argparse.ArgumentParser) -> None:
+def add_ranks(parser: argparse.ArgumentParser) -> None:
     add_option(
         parser,
-        "--placement",
+        "--ranks",
         metavar="RANKS",
         help="with --engine mpi, under mpiexec: the rank of each chip in use, as 0,0,1",
     )
 
 
-def placement(text: str | None) -> tuple[int, ...] | None:
+def ranks(text: str | None) -> tuple[int, ...] | None:
     """The ranks of the chips in use, in order."""
     if text is None:
         return None
     try:
         return tuple(int(rank) for rank in text.split(","))
     except ValueError:
-        raise InputError(f"the placement is {text!r}, must be ranks such as 0,0,1,1") from None
+        raise InputError(f"the ranks are {text!r}, must be such as 0,0,1,1") from None

@@ -13,7 +13,7 @@ class Bars:
     def __init__(self) -> None:
         self.bars: dict[str, Any] = {}
 
-    def report(self, phase: str, done: int, total: int) -> None:
+    def show(self, phase: str, done: int, total: int) -> None:
         """Move the bar of a phase."""
         bar = self.bars.get(phase)
         if bar is None:

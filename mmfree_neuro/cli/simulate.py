@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option, add_placement, placement
+from mmfree_neuro.cli.options import add_command, add_option, add_ranks, ranks
 from mmfree_neuro.cli.output import Bars, show
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import simulate as simulating
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         help="0 is greedy (default); higher is more random",
     )
     add_option(p, "--seed", type=int, default=0, help="seed of the draws (default 0)")
-    add_placement(p)
+    add_ranks(p)
     add_option(
         p,
         "--save-every",
@@ -61,10 +61,10 @@ def run(options: argparse.Namespace) -> None:
             lambda tokens: Job(tokens, options.new_tokens, sampling),
             options.engine,
             options.output,
-            bars.report,
+            bars.show,
             save_every=options.save_every,
             resume=options.resume,
-            placement=placement(options.placement),
+            ranks_of_chips=ranks(options.ranks),
         )
     finally:
         bars.close()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
+from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
 
 
 class Engine(Protocol):
@@ -19,7 +19,7 @@ class Engine(Protocol):
         graph: Graph,
         mapping: Mapping,
         job: Job,
-        report: Report = silent,
+        progress: Progress = silent,
         saving: Saving | None = None,
     ) -> Result: ...
 
@@ -104,18 +104,18 @@ ENGINES = {
 }
 
 
-def engine_named(name: str, placement: Sequence[int] | None = None) -> Engine:
-    """The engine of that name; `placement` gives each chip in use a rank, where the engine has
+def engine_named(name: str, ranks_of_chips: Sequence[int] | None = None) -> Engine:
+    """The engine of that name; `ranks_of_chips` gives each chip in use a rank, where the engine has
     ranks."""
     ranked = [engine.name for engine in ENGINES.values() if engine.ranks is not None]
-    if placement is not None and name not in ranked:
+    if ranks_of_chips is not None and name not in ranked:
         raise InputError(
             f"engine {name} has no ranks, must be {' or '.join(ranked)} to place chips on them"
         )
     if name not in ENGINES:
         raise EngineError(f"engine {name!r} is not known, must be one of {', '.join(ENGINES)}")
     run = ENGINES[name].load()
-    return run if placement is None else partial(run, placement=placement)
+    return run if ranks_of_chips is None else partial(run, ranks_of_chips=ranks_of_chips)
 
 
 class _Alone:

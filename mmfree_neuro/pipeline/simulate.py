@@ -19,7 +19,7 @@ from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.pipeline.engines import engine_named, ranks_of
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import whole_folder
-from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
+from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.state_file import saving
 from mmfree_neuro.systems.spec import SystemSpec
@@ -31,11 +31,11 @@ def simulate(
     job_of: Callable[[NDArray[np.int64]], Job],
     engine: str,
     output: Path,
-    report: Report = silent,
+    progress: Progress = silent,
     *,
     save_every: int = 0,
     resume: bool = False,
-    placement: Sequence[int] | None = None,
+    ranks_of_chips: Sequence[int] | None = None,
 ) -> RunRecord:
     """Run a mapping file on an engine and write the run's folder.
 
@@ -46,11 +46,11 @@ def simulate(
         job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)),
         keep_logits=False,
     )
-    start = engine_named(engine, placement)
+    start = engine_named(engine, ranks_of_chips)
     if ranks_of(engine).is_worker():
-        start(graph, stored.mapping, job, report, Saving(save_every, lambda _: None))
+        start(graph, stored.mapping, job, progress, Saving(save_every, lambda _: None))
     with saving(stored.mapping, job, output, save_every, resume) as kept:
-        result = start(graph, stored.mapping, job, report, kept)
+        result = start(graph, stored.mapping, job, progress, kept)
     run = record_of(graph, stored.mapping, stored.system, engine, prompt, job, result)
     with whole_folder(output) as folder:
         run_file.save_run(run, folder)

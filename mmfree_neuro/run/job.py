@@ -18,12 +18,12 @@ from mmfree_neuro.run.sampling import Sampling
 MOST_LOGITS = 1 << 30
 """Logits that a job may keep, all in memory at 8 bytes each."""
 
-Report = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 """Called with the phase ("prefill" or "generate"), the tokens done and the tokens in all."""
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:
-    """The report that says nothing."""
+    """The progress that says nothing."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from mmfree_neuro.integers.fixedpoint import Ints, fit
 from mmfree_neuro.integers.ternary import Codes
 from mmfree_neuro.mapping.mapping import Mapping, Shard
 from mmfree_neuro.run.activity import Activity, nothing
-from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
+from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
 from mmfree_neuro.run.session import drive
 
 Signals = dict[tuple[str, str], Ints]
@@ -175,9 +175,13 @@ def _slice(value: Value, here: slice, size: int) -> Value:
 
 
 def run(
-    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    progress: Progress = silent,
+    saving: Saving | None = None,
 ) -> Result:
     """Run a job on the reference engine."""
     begin = time.monotonic()
     session = Reference(graph, mapping)
-    return drive(graph, session, job, 1, report, time.monotonic() - begin, saving)
+    return drive(graph, session, job, 1, progress, time.monotonic() - begin, saving)

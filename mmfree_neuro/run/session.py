@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.job import Job, Report, Result, RunState, Saving, check, check_saving
+from mmfree_neuro.run.job import Job, Progress, Result, RunState, Saving, check, check_saving
 from mmfree_neuro.run.sampling import choose
 
 
@@ -39,7 +39,7 @@ def drive(
     session: Session,
     job: Job,
     chunk: int,
-    report: Report,
+    progress: Progress,
     start_seconds: float,
     saving: Saving | None = None,
 ) -> Result:
@@ -48,7 +48,9 @@ def drive(
     check_saving(job, saving)
     rows, nothing_yet = job.tokens.shape[0], session.take_activity()
     logits = np.zeros((rows, job.fed if job.keep_logits else 0, graph.vocabulary), np.int64)
-    walk = _Walk(graph, session, job, chunk, report, saving, nothing_yet, {"start": start_seconds})
+    walk = _Walk(
+        graph, session, job, chunk, progress, saving, nothing_yet, {"start": start_seconds}
+    )
     chosen = np.stack([walk.sequence(row, logits[row]) for row in range(rows)])
     return Result(logits, chosen, walk.prefill, walk.generate, walk.seconds)
 
@@ -62,17 +64,17 @@ class _Walk:
         session: Session,
         job: Job,
         chunk: int,
-        report: Report,
+        progress: Progress,
         saving: Saving | None,
         nothing_yet: Activity,
         seconds: dict[str, float],
     ) -> None:
-        self.graph, self.session, self.job, self.chunk, self.report = (
+        self.graph, self.session, self.job, self.chunk, self.progress = (
             graph,
             session,
             job,
             chunk,
-            report,
+            progress,
         )
         self.saving, self.prefill, self.generate = saving, nothing_yet, nothing_yet
         self.seconds = {"prefill": 0.0, "generate": 0.0} | seconds
@@ -91,7 +93,7 @@ class _Walk:
             if known == fed - self.length < self.job.new_tokens:
                 chosen[known] = choose(self.last, self.graph.logit_scale, self.job.sampling, fed)
                 known += 1
-                self.report(
+                self.progress(
                     "generate",
                     row * self.job.new_tokens + known,
                     len(self.job.tokens) * self.job.new_tokens,
@@ -119,7 +121,7 @@ class _Walk:
         logits[fed:stop] = found[: len(logits[fed:stop])]
         self.last = found[-1].astype(np.int64)
         if prompting:
-            self.report("prefill", row * self.length + stop, len(self.job.tokens) * self.length)
+            self.progress("prefill", row * self.length + stop, len(self.job.tokens) * self.length)
         return stop
 
     def count(self, phase: str) -> None:

@@ -10,10 +10,10 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
+from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
 from mmfree_neuro.run.session import drive
 from mmfree_sims.counts import Counting
-from mmfree_sims.neurons import Int32, Neurons, Words, forget
+from mmfree_sims.neurons import EmbeddingNeurons, Int32, Neurons, forget
 
 CHUNK = 64
 """Tokens that are computed together in prefill."""
@@ -26,7 +26,7 @@ class Fast:
         keep_freed()
         threads = len(os.sched_getaffinity(0))
         self.graph, self.counting = graph, Counting(graph, mapping)
-        self.words = Words(graph)
+        self.words = EmbeddingNeurons(graph)
         self.neurons = {
             node.name: Neurons(graph, node, 0, node.size, threads) for node in graph.nodes[1:]
         }
@@ -67,7 +67,7 @@ class Fast:
 
     def take_activity(self) -> Activity:
         """The counts since they were last taken."""
-        everything: dict[str, Words | Neurons] = {
+        everything: dict[str, EmbeddingNeurons | Neurons] = {
             self.graph.embedding.name: self.words,
             **self.neurons,
         }
@@ -86,9 +86,13 @@ class Fast:
 
 
 def run(
-    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    progress: Progress = silent,
+    saving: Saving | None = None,
 ) -> Result:
     """Run a job on the fast engine."""
     begin = time.monotonic()
     session = Fast(graph, mapping)
-    return drive(graph, session, job, CHUNK, report, time.monotonic() - begin, saving)
+    return drive(graph, session, job, CHUNK, progress, time.monotonic() - begin, saving)

@@ -11,7 +11,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.job import Job, Report, Result, Saving, silent
+from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
 from mmfree_neuro.run.session import drive
 from mmfree_sims.counts import Counting
 
@@ -59,9 +59,13 @@ class Gpu:
 
 
 def run(
-    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    progress: Progress = silent,
+    saving: Saving | None = None,
 ) -> Result:
     """Run a job on the GPU engine."""
     begin = time.monotonic()
     session = Gpu(graph, mapping)
-    return drive(graph, session, job, CHUNK, report, time.monotonic() - begin, saving)
+    return drive(graph, session, job, CHUNK, progress, time.monotonic() - begin, saving)

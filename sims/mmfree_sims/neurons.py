@@ -100,7 +100,7 @@ def _digits(x: Int32) -> list[Int32]:
     return [x & mask, (x >> _DIGIT_BITS) & mask, x >> (2 * _DIGIT_BITS)]
 
 
-class Words:
+class EmbeddingNeurons:
     """The embedding, ready for tokens."""
 
     def __init__(self, graph: Graph) -> None:

@@ -618,7 +618,7 @@ def stopped(
     patch: pytest.MonkeyPatch, where: tuple[str, int], how: Callable[[], Any], arguments: list[str]
 ) -> int:
     """The exit status of a command in which something happens when a phase has got so far."""
-    report = Bars.report
+    report = Bars.show
 
     def stop(self: Bars, phase: str, done: int, total: int) -> None:
         report(self, phase, done, total)
@@ -626,7 +626,7 @@ def stopped(
             how()
 
     with patch.context() as inner:
-        inner.setattr(Bars, "report", stop)
+        inner.setattr(Bars, "show", stop)
         return main(arguments)
 
 

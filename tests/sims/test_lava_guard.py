@@ -244,8 +244,8 @@ def test_a_tile_that_cannot_be_built(mapping: Path, tmp_path: Path) -> None:
         build = tile.Tile.__init__
 
 
-        def failing(self, plan, tiles, board, kept):
-            build(self, plan, tiles, board, kept)
+        def failing(self, plan, tiles, tallies, kept):
+            build(self, plan, tiles, tallies, kept)
             if 1 in tiles:
                 raise MemoryError("no room for chip 1")
 
@@ -299,7 +299,7 @@ def test_what_the_report_raises_passes_through(mapping: Path, tmp_path: Path) ->
             raise ZeroDivisionError("the bar is closed")
 
 
-        Bars.report = failing
+        Bars.show = failing
     """
     with Run(mapping, tmp_path, patch) as run:
         status, _, err = run.end()

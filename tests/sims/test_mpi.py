@@ -308,7 +308,7 @@ COMPARE = """
             for job, expected in jobs if number < 3 else jobs[:1]:
                 node.MOST_VALUES = 37 if number % 2 else 1 << 28  # packets in many messages, too
                 try:
-                    found = mpi.run(graph, stored.mapping, job, placement=placement)
+                    found = mpi.run(graph, stored.mapping, job, ranks_of_chips=placement)
                 except Served:
                     assert ranks.is_worker()
                     continue
@@ -480,16 +480,16 @@ def test_chips_lie_on_ranks_by_their_synapses(hand_graph: Graph) -> None:
 def test_a_placement_gives_every_chip_one_of_the_ranks(hand_mapping: Mapping) -> None:
     places = (*hand_mapping.locations[:2], Location(4, 1))
     mapping = replace(hand_mapping, locations=places)
-    ranks.check_placement([1, 0], mapping, 2)
-    ranks.check_placement([0, 0], mapping, 1)
+    ranks.check_ranks([1, 0], mapping, 2)
+    ranks.check_ranks([0, 0], mapping, 1)
     for placement, size, message in (
-        ((0,), 1, "the placement names 1 ranks, must name one for each of 2 chips"),
-        ((0, 1, 0), 2, "the placement names 3 ranks, must name one for each of 2 chips"),
-        ((0, 2), 2, "the placement names rank 2, must be 0 … 1"),
-        ((-1, 0), 4, "the placement names rank -1, must be 0 … 3"),
+        ((0,), 1, "1 ranks are named for the chips, must be one for each of 2 chips"),
+        ((0, 1, 0), 2, "3 ranks are named for the chips, must be one for each of 2 chips"),
+        ((0, 2), 2, "rank 2 is named for a chip, must be 0 … 1"),
+        ((-1, 0), 4, "rank -1 is named for a chip, must be 0 … 3"),
     ):
         with pytest.raises(InputError) as caught:
-            ranks.check_placement(placement, mapping, size)
+            ranks.check_ranks(placement, mapping, size)
         assert str(caught.value) == message
 
 
@@ -550,7 +550,7 @@ def test_logits_are_those_of_the_fast_engine(path: Path, tmp_path: Path) -> None
         ]
 
     names = "logits.npy", "nats.npy", "chosen.npy"
-    status, out, err = run_on(2, tmp_path, *COMMAND, *what("mpi"), "--placement", "1,0,1")
+    status, out, err = run_on(2, tmp_path, *COMMAND, *what("mpi"), "--ranks", "1,0,1")
     assert (status, err) == (0, "")
     assert out == f"wrote {', '.join(str(tmp_path / 'mpi' / name) for name in names)}\n"
     assert main(what("fast")) == 0
@@ -575,32 +575,28 @@ WRONG = {
         [],
         "{folder}/1.map: not readable (No such file or directory)",
     ),
-    "no ranks": (
-        [],
-        ["--placement", "first"],
-        "the placement is 'first', must be ranks such as 0,0,1,1",
-    ),
+    "no ranks": ([], ["--ranks", "first"], "the ranks are 'first', must be such as 0,0,1,1"),
     "too few": (
         [],
-        ["--placement", "0,1"],
-        "the placement names 2 ranks, must name one for each of 3 chips",
+        ["--ranks", "0,1"],
+        "2 ranks are named for the chips, must be one for each of 3 chips",
     ),
-    "no such rank": ([], ["--placement", "0,1,2"], "the placement names rank 2, must be 0 … 1"),
-    "negative": ([], ["--placement=0,-1,1"], "the placement names rank -1, must be 0 … 1"),
+    "no such rank": ([], ["--ranks", "0,1,2"], "rank 2 is named for a chip, must be 0 … 1"),
+    "negative": ([], ["--ranks=0,-1,1"], "rank -1 is named for a chip, must be 0 … 1"),
     "other placement": (
         [],
-        ["--placement", "0,{rank},1"],
-        "rank 1 was given another mapping, job or placement than rank 0, must be the same",
+        ["--ranks", "0,{rank},1"],
+        "rank 1 was given other chips, another mapping or job than rank 0, must be the same",
     ),
     "other prompt": (
         [],
         ["--prompt", "{rank}"],
-        "rank 1 was given another mapping, job or placement than rank 0, must be the same",
+        "rank 1 was given other chips, another mapping or job than rank 0, must be the same",
     ),
     "other length": (
         [],
         ["--new-tokens", "2{rank}"],
-        "rank 1 was given another mapping, job or placement than rank 0, must be the same",
+        "rank 1 was given other chips, another mapping or job than rank 0, must be the same",
     ),
     "a folder that is no run": (
         [],
@@ -639,7 +635,7 @@ def test_only_the_mpi_engine_has_ranks(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for engine in ("reference", "fast", "lava"):
-        words = *simulate(path, tmp_path / "run", "--placement", "0,0,0"), "--engine", engine
+        words = *simulate(path, tmp_path / "run", "--ranks", "0,0,0"), "--engine", engine
         assert main(words) == 2
         assert capsys.readouterr().err == (
             f"mmfree-neuro: engine {engine} has no ranks, must be mpi to place chips on them\n"
@@ -873,7 +869,7 @@ APART = """
     path, comm = Path(sys.argv[1]), ranks.world()
     graph, stored = mapping_file.load_mapped(path)
     for job, expected in pickle.loads(path.with_suffix(".expected").read_bytes()):
-        result, traffic = mpi.serve(graph, stored.mapping, job, placement=[1, 0, 1, 0])
+        result, traffic = mpi.serve(graph, stored.mapping, job, ranks_of_chips=[1, 0, 1, 0])
         found = comm.gather((os.uname().nodename, 4 * traffic.values), root=0)
         if result is not None:
             assert np.array_equal(result.logits, expected.logits)

@@ -43,7 +43,7 @@ from mmfree_neuro.run.job import Job, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_partition.route import route
 from mmfree_sims import fast
-from mmfree_sims.tiles import board
+from mmfree_sims.tiles import tallies
 from mmfree_sims.tiles.book import Book, start_of
 from mmfree_sims.tiles.host import TOGETHER, Host
 from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet, Reassembly, encode
@@ -202,11 +202,11 @@ class Net:
     ) -> None:
         self.random, self.room = random.Random(seed), room
         self.job, self.plan = job, Plan(graph, mapping, tile_of)
-        self.board, self.kept = board.allocate(graph), board.allocate(graph)
+        self.tallies, self.kept = tallies.allocate(graph), tallies.allocate(graph)
         start = start_of(saving)
         if start.fed:
             assert saving is not None and saving.resumed is not None
-            self.board.load_states(saving.resumed.states)
+            self.tallies.load_states(saving.resumed.states)
         self.holders = self.held_by(workers, start.fed)
         self.holder_of = {
             tile: name for name, holder in self.holders.items() for tile in holder.tiles
@@ -218,7 +218,7 @@ class Net:
         self.chosen = np.zeros((len(job.tokens), job.new_tokens), np.int64)
         self.book, self.clock, self.saved_at = Book(graph, mapping, job, saving), np.zeros(2), []
         self.host = Host(
-            self.plan, job, start, self.board, self.kept, self, self.random.randint(1, 30)
+            self.plan, job, start, self.tallies, self.kept, self, self.random.randint(1, 30)
         )
 
     def held_by(self, workers: int, fed: int) -> dict[int, Holder]:
@@ -228,7 +228,7 @@ class Net:
             hands.setdefault(self.random.randrange(workers), set()).add(tile)
         found = {}
         for name, tiles in hands.items():
-            tile = Tile(self.plan, tiles, self.board, self.kept)
+            tile = Tile(self.plan, tiles, self.tallies, self.kept)
             tile.restore(fed)
             found[name] = Holder(frozenset(tiles), tile, Reassembly(self.plan, tile.wanted))
         return found
@@ -347,7 +347,7 @@ def test_a_thousand_random_cases_give_the_same_bits() -> None:
             expected.logits, known[id(job)]
         )
         differing += differing_bits(net.chosen, expected.chosen)
-        prefill, generate = net.book.activities(net.board, job.fed)
+        prefill, generate = net.book.activities(net.tallies, job.fed)
         assert prefill == expected.prefill, f"case {number}"
         assert generate == expected.generate, f"case {number}"
         if number % CHECKED_BY_THE_REFERENCE == 0:
@@ -416,7 +416,10 @@ def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int
         assert whole.saved_at == [fed for fed in range(1, job.fed) if fed % every == 0]
         assert [state.fed for state in wanted] == whole.saved_at
         assert np.array_equal(whole.logits, expected.logits)
-        assert whole.book.activities(whole.board, job.fed) == (expected.prefill, expected.generate)
+        assert whole.book.activities(whole.tallies, job.fed) == (
+            expected.prefill,
+            expected.generate,
+        )
         for one, other in zip(written, wanted, strict=True):
             assert_same_state(one, other)
         for at in {0, len(written) // 2, len(written) - 1} if written else ():
@@ -428,7 +431,7 @@ def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int
                 rest.chosen[0, len(state.chosen) :].tolist()
                 == expected.chosen[0, len(state.chosen) :].tolist()
             )
-            assert rest.book.activities(rest.board, job.fed) == (
+            assert rest.book.activities(rest.tallies, job.fed) == (
                 expected.prefill,
                 expected.generate,
             )
@@ -456,7 +459,10 @@ def test_a_run_that_goes_on_for_longer() -> None:
             rest.chosen[0, len(state.chosen) :].tolist()
             == expected.chosen[0, len(state.chosen) :].tolist()
         )
-        assert rest.book.activities(rest.board, longer.fed) == (expected.prefill, expected.generate)
+        assert rest.book.activities(rest.tallies, longer.fed) == (
+            expected.prefill,
+            expected.generate,
+        )
 
 
 # By hand.
@@ -474,7 +480,7 @@ def a_packet(
 def tile(hand_graph: Graph, hand_mapping: Mapping) -> Tile:
     """Chip 0 with both rows of the head, in one stretch."""
     plan = Plan(hand_graph, hand_mapping, by_chip)
-    return Tile(plan, [0], board.allocate(hand_graph), board.allocate(hand_graph))
+    return Tile(plan, [0], tallies.allocate(hand_graph), tallies.allocate(hand_graph))
 
 
 def taken(tile: Tile, *packets: Packet) -> list[Packet]:
@@ -496,7 +502,7 @@ def test_a_tile_by_hand(tile: Tile) -> None:
     assert first[0].sent["logits"].tolist() == logits[:3]
     assert second[0].sent["logits"].tolist() == logits[3:]
     tile.settle()
-    counts = tile.firings[0].board.events
+    counts = tile.firings[0].tallies.events
     assert counts[:, 6:].tolist() == [[3, 3], [1, 1]]
     assert not counts[:, :6].any()
 
@@ -514,7 +520,7 @@ def test_packets_that_came_together_fire_together(tile: Tile) -> None:
     firing = tile.firings[0]
     assert firing.kept.events[:, 6:].tolist() == [[6, 6], [0, 0]]
     tile.settle()
-    assert firing.board.events[:, 6:].tolist() == [[36, 36], [0, 0]]
+    assert firing.tallies.events[:, 6:].tolist() == [[36, 36], [0, 0]]
 
 
 def test_a_sequence_begins_with_a_zero_state_anywhere(tile: Tile) -> None:
@@ -592,8 +598,8 @@ def hosted(
     graph: Graph, mapping: Mapping, job: Job, saving: Saving | None = None, in_flight: int = 30
 ) -> Paper:
     paper, start = Paper(graph), start_of(saving)
-    boards = board.allocate(graph), board.allocate(graph)
-    Host(Plan(graph, mapping, by_chip), job, start, *boards, paper, in_flight).run()
+    both = tallies.allocate(graph), tallies.allocate(graph)
+    Host(Plan(graph, mapping, by_chip), job, start, *both, paper, in_flight).run()
     return paper
 
 
@@ -620,15 +626,15 @@ class Silent(Paper):
 
 
 def test_a_host_with_the_head_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
-    """Words [3, -5, 7] and [-1, 0, -2] have the logits [12, 3] and [-1, -3]: after either, word 0
-    is chosen."""
+    """EmbeddingNeurons [3, -5, 7] and [-1, 0, -2] have the logits [12, 3] and [-1, -3]: after
+    either, word 0 is chosen."""
     mapping = replace(hand_mapping, locations=(Location(HOST, 0),) * 3)
-    paper, boards = Silent(hand_graph), [board.allocate(hand_graph) for _ in range(2)]
+    paper, both = Silent(hand_graph), [tallies.allocate(hand_graph) for _ in range(2)]
     host = Host(
         Plan(hand_graph, mapping, by_chip),
         Job(np.array([[1, 0, 1]]), 2),
         start_of(Saving(2, lambda _: None)),
-        *boards,
+        *both,
         paper,
         30,
     )
@@ -643,8 +649,8 @@ def test_a_host_with_the_head_by_hand(hand_graph: Graph, hand_mapping: Mapping) 
         ("arrived", 0, 3, 12, 3),
         ("chose", 0, 1, 0),
     ]
-    assert boards[0].events.tolist() == [[3, 1, 3, 3, 1, 3, 3, 3], [1] * 8]
-    assert boards[1].events.tolist() == [[2, 1, 2, 2, 1, 2, 2, 2], [0] * 8]
+    assert both[0].events.tolist() == [[3, 1, 3, 3, 1, 3, 3, 3], [1] * 8]
+    assert both[1].events.tolist() == [[2, 1, 2, 2, 1, 2, 2, 2], [0] * 8]
     assert host.totals().tolist() == [20 + 8, 0]
 
 
@@ -694,9 +700,9 @@ def test_a_state_is_taken_before_the_next_is_kept(hand_graph: Graph, hand_mappin
 
     for every in (1, 2, 3, 9):
         paper = Watched(hand_graph)
-        boards = board.allocate(hand_graph), board.allocate(hand_graph)
+        both = tallies.allocate(hand_graph), tallies.allocate(hand_graph)
         start = start_of(Saving(every, lambda _: None))
-        Host(Plan(hand_graph, hand_mapping, by_chip), job, start, *boards, paper, 100).run()
+        Host(Plan(hand_graph, hand_mapping, by_chip), job, start, *both, paper, 100).run()
         assert sum(tokens for _, _, tokens, _ in paper.sent) == 20
 
 
@@ -714,7 +720,7 @@ def test_no_more_tokens_are_under_way_than_may_be(hand_graph: Graph, hand_mappin
     job, plan = Job(np.zeros((1, 90), np.int64)), Plan(hand_graph, hand_mapping, by_chip)
     for in_flight in (30, 6, 1):
         under_way[:] = [0]
-        boards = board.allocate(hand_graph), board.allocate(hand_graph)
-        Host(plan, job, start_of(None), *boards, Watched(hand_graph), in_flight).run()
+        both = tallies.allocate(hand_graph), tallies.allocate(hand_graph)
+        Host(plan, job, start_of(None), *both, Watched(hand_graph), in_flight).run()
         assert under_way[-1] == 0
         assert max(under_way) <= in_flight

@@ -10,7 +10,7 @@ from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Mapping
-from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_saving, silent
+from mmfree_neuro.run.job import Job, Progress, Result, Saving, check, check_saving, silent
 from mmfree_sims.lava import guard
 from mmfree_sims.lava.chip.process import Chip, Host
 from mmfree_sims.lava.shared import NOBODY, Shared, allocate
@@ -69,14 +69,22 @@ def build(
 
 
 def run(
-    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    progress: Progress = silent,
+    saving: Saving | None = None,
 ) -> Result:
     """Run a job in Lava, one process per chip."""
-    return _run(graph, mapping, job, report, saving, per_core=False, jitter_us=0)
+    return _run(graph, mapping, job, progress, saving, per_core=False, jitter_us=0)
 
 
 def run_per_core(
-    graph: Graph, mapping: Mapping, job: Job, report: Report = silent, saving: Saving | None = None
+    graph: Graph,
+    mapping: Mapping,
+    job: Job,
+    progress: Progress = silent,
+    saving: Saving | None = None,
 ) -> Result:
     """Run a job in Lava, one process per core; for small models."""
     if len(mapping.cores) > MOST_CORES_AS_PROCESSES:
@@ -85,14 +93,14 @@ def run_per_core(
             f"{MOST_CORES_AS_PROCESSES} to run "
             "one Lava process per core"
         )
-    return _run(graph, mapping, job, report, saving, per_core=True, jitter_us=0)
+    return _run(graph, mapping, job, progress, saving, per_core=True, jitter_us=0)
 
 
 def _run(
     graph: Graph,
     mapping: Mapping,
     job: Job,
-    report: Report,
+    progress: Progress,
     saving: Saving | None,
     *,
     per_core: bool,
@@ -104,7 +112,7 @@ def _run(
     shared = allocate(graph, job, len(mapping.cores if per_core else mapping.chips))
     shared.jitter[0] = jitter_us
     if saving is not None and saving.resumed is not None:
-        shared.board.load_states(saving.resumed.states)
+        shared.tallies.load_states(saving.resumed.states)
     book = Book(graph, mapping, job, saving)
     host, _ = build(graph, mapping, job, shared, per_core=per_core, start=start_of(saving))
     config = Loihi2SimCfg(select_tag="core" if per_core else "chip", select_sub_proc_model=per_core)
@@ -112,18 +120,18 @@ def _run(
         host,
         config,
         channel_slots=CHANNEL_SLOTS,
-        watch=_watcher(shared, job, report, book),
+        watch=_watcher(shared, job, progress, book),
         name_of=_namer(shared, mapping, per_core),
     )
     seconds = {"start": float(shared.clock[2]) - begin} | book.seconds(shared.clock)
-    prefill, generate = book.activities(shared.board, job.fed)
+    prefill, generate = book.activities(shared.tallies, job.fed)
     chosen = np.array(shared.chosen)
     known = book.chosen()
     chosen[0, : len(known)] = known[: chosen.shape[1]]
     return Result(np.array(shared.logits), chosen, prefill, generate, seconds)
 
 
-def _watcher(shared: Shared, job: Job, report: Report, book: Book) -> Callable[[], None]:
+def _watcher(shared: Shared, job: Job, progress: Progress, book: Book) -> Callable[[], None]:
     totals = job.tokens.size, job.tokens.shape[0] * job.new_tokens
     told: Ints = np.zeros(2, np.int64)
 
@@ -132,7 +140,7 @@ def _watcher(shared: Shared, job: Job, report: Report, book: Book) -> Callable[[
             done = int(shared.done[phase])
             if done != told[phase]:
                 told[phase] = done
-                report(name, book.done(phase) + done, totals[phase])
+                progress(name, book.done(phase) + done, totals[phase])
         if shared.saving[0] != shared.saving[1]:
             fed = int(shared.saving[0])
             book.save(shared.kept, fed, shared.chosen[0], shared.clock)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.run.job import Job
-from mmfree_sims.tiles import board
-from mmfree_sims.tiles.board import Board
+from mmfree_sims.tiles import tallies
+from mmfree_sims.tiles.tallies import Tallies
 
 NOBODY = -1
 """No process id."""
@@ -25,8 +25,8 @@ NOBODY = -1
 class Shared:
     """Arrays in memory that is shared by fork."""
 
-    board: Board
-    kept: Board
+    tallies: Tallies
+    kept: Tallies
     """What every tile had counted, and its states, when the last state was kept."""
     logits: (
         Ints  # [sequences, fed tokens, vocabulary], [sequences, 0, vocabulary] where none are kept
@@ -52,8 +52,8 @@ def allocate(graph: Graph, job: Job, tiles: int) -> Shared:
     """Zeroed shared memory for one run."""
     rows = len(job.tokens)
     return Shared(
-        board.allocate(graph, _array),
-        board.allocate(graph, _array),
+        tallies.allocate(graph, _array),
+        tallies.allocate(graph, _array),
         _array((rows, job.fed if job.keep_logits else 0, graph.vocabulary), np.int64),
         _array((rows, job.new_tokens), np.int64),
         _array((2,), np.int64),

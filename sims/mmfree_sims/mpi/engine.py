@@ -19,7 +19,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run import state_file
-from mmfree_neuro.run.job import Job, Report, Result, Saving, check, check_saving, silent
+from mmfree_neuro.run.job import Job, Progress, Result, Saving, check, check_saving, silent
 from mmfree_sims.mpi import ranks
 from mmfree_sims.mpi.node import Rank, RankTraffic
 from mmfree_sims.tiles.book import Book, start_of
@@ -32,8 +32,8 @@ TOKENS_IN_FLIGHT_PER_CHIP = 6
 class _Wire:
     """Rank 0's host and its tile, taking turns."""
 
-    def __init__(self, rank: Rank, job: Job, report: Report, book: Book) -> None:
-        self.rank, self.job, self.report, self.book = rank, job, report, book
+    def __init__(self, rank: Rank, job: Job, progress: Progress, book: Book) -> None:
+        self.rank, self.job, self.progress, self.book = rank, job, progress, book
         shape = len(job.tokens), job.fed if job.keep_logits else 0, book.graph.vocabulary
         self.logits: Ints = np.zeros(shape, np.int64)
         self.chosen: Ints = np.zeros((len(job.tokens), job.new_tokens), np.int64)
@@ -64,13 +64,13 @@ class _Wire:
             self.logits[sequence, position] = logits
         if position < self.job.tokens.shape[1]:
             self.done[0] += 1
-            self.report("prefill", self.done[0], self.job.tokens.size)
+            self.progress("prefill", self.done[0], self.job.tokens.size)
 
     def chose(self, sequence: int, number: int, token: int) -> None:
         """Keep a token, and tell."""
         self.chosen[sequence, number] = token
         self.done[1] += 1
-        self.report("generate", self.done[1], self.chosen.size)
+        self.progress("generate", self.done[1], self.chosen.size)
 
     def timed(self, seconds: NDArray[np.float64]) -> None:
         """Keep the seconds spent in prefill and generating."""
@@ -82,7 +82,7 @@ class _Wire:
 
     def result(self, started: float) -> Result:
         """What has come of the job, of which the start took so many seconds."""
-        prefill, generate = self.book.activities(self.rank.collect(self.rank.board), self.job.fed)
+        prefill, generate = self.book.activities(self.rank.collect(self.rank.tallies), self.job.fed)
         known = self.book.chosen()[: self.job.new_tokens]
         self.chosen[0, : len(known)] = known
         seconds = {"start": started} | self.book.seconds(self.clock)
@@ -103,10 +103,10 @@ def serve(
     graph: Graph,
     mapping: Mapping,
     job: Job,
-    report: Report = silent,
+    progress: Progress = silent,
     saving: Saving | None = None,
     *,
-    placement: Sequence[int] | None = None,
+    ranks_of_chips: Sequence[int] | None = None,
 ) -> tuple[Result | None, RankTraffic]:
     """Take part in a run; the result on rank 0, and what this rank did besides computing on every
     one."""
@@ -114,19 +114,20 @@ def serve(
     comm = ranks.world()
     check(graph, job)
     check_saving(job, saving)
-    if placement is None:
-        placement = ranks.by_weight(graph, mapping, comm.Get_size())
-    ranks.check_placement(placement, mapping, comm.Get_size())
+    if ranks_of_chips is None:
+        ranks_of_chips = ranks.by_weight(graph, mapping, comm.Get_size())
+    ranks.check_ranks(ranks_of_chips, mapping, comm.Get_size())
     ranks.agree(
         None,
-        f"{state_file.identity(mapping, job)} {job.new_tokens} {job.keep_logits} {list(placement)}",
+        f"{state_file.identity(mapping, job)} {job.new_tokens} {job.keep_logits} "
+        f"{list(ranks_of_chips)}",
     )
     if comm.Get_size() > 1:
         ranks.tie_to_parent()
     keep_freed()
     ranks.begin_run()
     saving = _share(saving, comm)
-    rank = Rank(graph, mapping, placement)
+    rank = Rank(graph, mapping, ranks_of_chips)
     start = start_of(saving)
     resumed = None if saving is None else saving.resumed
     rank.restore(start.fed, None if resumed is None else resumed.states)
@@ -134,11 +135,11 @@ def serve(
     started = time.monotonic() - begin
     if rank.number:
         rank.serve()
-        rank.collect(rank.board)
+        rank.collect(rank.tallies)
         return None, rank.traffic
-    wire = _Wire(rank, job, report, Book(graph, mapping, job, saving))
+    wire = _Wire(rank, job, progress, Book(graph, mapping, job, saving))
     in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
-    Host(rank.plan, job, start, rank.board, rank.kept, wire, in_flight).run()
+    Host(rank.plan, job, start, rank.tallies, rank.kept, wire, in_flight).run()
     rank.end_stream()
     return wire.result(started), rank.traffic
 
@@ -147,15 +148,15 @@ def run(
     graph: Graph,
     mapping: Mapping,
     job: Job,
-    report: Report = silent,
+    progress: Progress = silent,
     saving: Saving | None = None,
     *,
-    placement: Sequence[int] | None = None,
+    ranks_of_chips: Sequence[int] | None = None,
 ) -> Result:
-    """Run a job on all ranks; `placement` gives each chip in use a rank, in order.  Ranks other
-    than 0 raise Served."""
+    """Run a job on all ranks; `ranks_of_chips` gives each chip in use a rank, in order.  Ranks
+    other than 0 raise Served."""
     try:
-        result, _ = serve(graph, mapping, job, report, saving, placement=placement)
+        result, _ = serve(graph, mapping, job, progress, saving, ranks_of_chips=ranks_of_chips)
     except Exception as error:
         if not ranks.is_running() or isinstance(error, RunFailed):
             raise

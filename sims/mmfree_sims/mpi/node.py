@@ -14,10 +14,10 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_sims.mpi.ranks import MPI, world
 from mmfree_sims.neurons import Int32
-from mmfree_sims.tiles import board
-from mmfree_sims.tiles.board import Board
+from mmfree_sims.tiles import tallies
 from mmfree_sims.tiles.packets import END, Packet, Reassembly, control, encode
 from mmfree_sims.tiles.plan import Plan
+from mmfree_sims.tiles.tallies import Tallies
 from mmfree_sims.tiles.tile import Tile
 
 PACKET, COLLECT = 1, 2
@@ -48,19 +48,19 @@ class RankTraffic:
 class Rank:
     """One rank: its tile, its messages and its counts."""
 
-    def __init__(self, graph: Graph, mapping: Mapping, placement: Sequence[int]) -> None:
+    def __init__(self, graph: Graph, mapping: Mapping, ranks_of_chips: Sequence[int]) -> None:
         self.comm = world()
         self.number = self.comm.Get_rank()
         self.ranks = self.comm.Get_size()
-        rank_of = dict(zip(mapping.chips, placement, strict=True))
+        rank_of = dict(zip(mapping.chips, ranks_of_chips, strict=True))
 
         def tile_of(place: Location) -> int:
             return HOST if place.chip == HOST else rank_of[place.chip]
 
         self.plan = Plan(graph, mapping, tile_of)
-        self.board = board.allocate(graph)
-        self.kept = board.allocate(graph)
-        self.tile = Tile(self.plan, [self.number], self.board, self.kept)
+        self.tallies = tallies.allocate(graph)
+        self.kept = tallies.allocate(graph)
+        self.tile = Tile(self.plan, [self.number], self.tallies, self.kept)
         self.for_host = self.plan.read_by(HOST) if self.number == 0 else frozenset()
         self.packets = Reassembly(self.plan, self.tile.wanted | self.for_host)
         self.outgoing: deque[tuple[Any, Int32]] = deque()
@@ -156,24 +156,24 @@ class Rank:
         The states of other ranks' neurons are left at zero, since those of all ranks are summed.
         """
         if states is not None:
-            self.board.load_states(states)
+            self.tallies.load_states(states)
         self.tile.restore(fed)
         mine = {firing.stretch.number for firing in self.tile.firings}
         for stretch in self.plan.stretches:
-            if stretch.node in self.board.offsets and stretch.number not in mine:
-                self.board.state_of(stretch)[:] = 0
+            if stretch.node in self.tallies.offsets and stretch.number not in mine:
+                self.tallies.state_of(stretch)[:] = 0
 
-    def collect_kept(self) -> Board:
+    def collect_kept(self) -> Tallies:
         """On rank 0, the counts and states that all ranks have kept; the others answer when they
         next look for packets."""
         for rank in range(1, self.ranks):
             self.comm.Send([np.empty(0, np.int32), MPI.INT32_T], dest=rank, tag=COLLECT)
         return self.collect(self.kept)
 
-    def collect(self, ours: Board) -> Board:
-        """On rank 0, what all ranks have on such a board: every neuron's counts and state are on
+    def collect(self, ours: Tallies) -> Tallies:
+        """On rank 0, what all ranks have on such a tallies: every neuron's counts and state are on
         one rank alone."""
-        whole = board.allocate(self.plan.graph) if self.number == 0 else ours
+        whole = tallies.allocate(self.plan.graph) if self.number == 0 else ours
         for name in ("events", "saturated", "states"):
             self.comm.Reduce(
                 getattr(ours, name),

@@ -107,25 +107,25 @@ def by_weight(graph: Graph, mapping: Mapping, ranks: int) -> tuple[int, ...]:
             synapses[place.chip] += shard.size * sum(matrix.columns for matrix in matrices)
     total = sum(synapses.values())
     before = 0
-    placement = []
+    ranks_of_chips = []
     for chip in mapping.chips:
         # A chip goes where its middle falls when all synapses are dealt out in equal shares.
         twice_middle = 2 * before + synapses[chip]
-        placement.append(min(ranks - 1, twice_middle * ranks // max(1, 2 * total)))
+        ranks_of_chips.append(min(ranks - 1, twice_middle * ranks // max(1, 2 * total)))
         before += synapses[chip]
-    return tuple(placement)
+    return tuple(ranks_of_chips)
 
 
-def check_placement(placement: Sequence[int], mapping: Mapping, ranks: int) -> None:
-    """InputError where a placement does not give every chip one of the ranks."""
-    if len(placement) != len(mapping.chips):
+def check_ranks(ranks_of_chips: Sequence[int], mapping: Mapping, ranks: int) -> None:
+    """InputError where they do not give every chip one of the ranks."""
+    if len(ranks_of_chips) != len(mapping.chips):
         raise InputError(
-            f"the placement names {len(placement)} ranks, must name one for each of "
+            f"{len(ranks_of_chips)} ranks are named for the chips, must be one for each of "
             f"{len(mapping.chips)} chips"
         )
-    for rank in placement:
+    for rank in ranks_of_chips:
         if not 0 <= rank < ranks:
-            raise InputError(f"the placement names rank {rank}, must be 0 … {ranks - 1}")
+            raise InputError(f"rank {rank} is named for a chip, must be 0 … {ranks - 1}")
 
 
 def agree(problem: str | None, identity: str = "") -> None:
@@ -143,7 +143,7 @@ def agree(problem: str | None, identity: str = "") -> None:
             raise InputError(text)
         if run != everyone[0][1]:
             raise InputError(
-                f"rank {rank} was given another mapping, job or placement than rank 0, must be "
+                f"rank {rank} was given other chips, another mapping or job than rank 0, must be "
                 "the same"
             )
 

@@ -44,7 +44,7 @@ from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_sims.counts import Counting
-from mmfree_sims.neurons import Int32, Neurons, Words
+from mmfree_sims.neurons import EmbeddingNeurons, Int32, Neurons
 
 Payloads = dict[tuple[str, str], Int32]
 """What every node sent, by node and port: [tokens, size]."""
@@ -132,7 +132,8 @@ class Opinion:
 def record(graph: Graph, tokens: Ints) -> Payloads:
     """What every node sends for the tokens of one sequence."""
     payloads: Payloads = {
-        (graph.embedding.name, port): sent for port, sent in Words(graph).fire(tokens).items()
+        (graph.embedding.name, port): sent
+        for port, sent in EmbeddingNeurons(graph).fire(tokens).items()
     }
     for node in graph.nodes[1:]:
         neurons = Neurons(graph, node, 0, node.size)

@@ -12,7 +12,7 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, RunState, Saving
 from mmfree_sims.counts import Counting
-from mmfree_sims.tiles.board import Board
+from mmfree_sims.tiles.tallies import Tallies
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Book:
             "generate": before["generate"] + float(clock[1]),
         }
 
-    def activities(self, board: Board, fed: int) -> tuple[Activity, Activity]:
+    def activities(self, tallies: Tallies, fed: int) -> tuple[Activity, Activity]:
         """The counts of prefill and generation after `fed` tokens of every sequence."""
         rows, length = self.job.tokens.shape
         begun = 0 if self.resumed is None else self.resumed.fed
@@ -73,14 +73,14 @@ class Book:
             max(fed - length, 0) - max(begun - length, 0),
         )
         found = [
-            self.counting.activity(board.events[p], board.saturated[p], rows * fed_now[p])
+            self.counting.activity(tallies.events[p], tallies.saturated[p], rows * fed_now[p])
             for p in (0, 1)
         ]
         if self.resumed is not None:
             found = [self.resumed.prefill + found[0], self.resumed.generate + found[1]]
         return found[0], found[1]
 
-    def save(self, kept: Board, fed: int, chosen: Ints, clock: NDArray[np.float64]) -> None:
+    def save(self, kept: Tallies, fed: int, chosen: Ints, clock: NDArray[np.float64]) -> None:
         """Write the state after `fed` tokens; `chosen` are the tokens of this run."""
         assert self.saving is not None
         known = max(0, fed - int(self.job.tokens.shape[1]) + 1) if self.job.new_tokens else 0

@@ -15,11 +15,11 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.sampling import choose
-from mmfree_sims.neurons import Words
-from mmfree_sims.tiles.board import Board
+from mmfree_sims.neurons import EmbeddingNeurons
 from mmfree_sims.tiles.book import Start
 from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet
 from mmfree_sims.tiles.plan import Plan
+from mmfree_sims.tiles.tallies import Tallies
 from mmfree_sims.tiles.tile import Tile
 
 TOGETHER = 8
@@ -63,17 +63,18 @@ class Host:
         plan: Plan,
         job: Job,
         start: Start,
-        board: Board,
-        kept: Board,
+        tallies: Tallies,
+        kept: Tallies,
         wire: Wire,
         in_flight: int,
     ) -> None:
-        """At most `in_flight` tokens of a prompt are under way; the host's nodes use the boards."""
+        """At most `in_flight` tokens of a prompt are under way; the host's nodes use the
+        tallies."""
         self.graph, self.plan, self.job, self.start = plan.graph, plan, job, start
-        self.board, self.kept, self.wire, self.in_flight = board, kept, wire, in_flight
-        self.words = Words(plan.graph)
+        self.tallies, self.kept, self.wire, self.in_flight = tallies, kept, wire, in_flight
+        self.words = EmbeddingNeurons(plan.graph)
         self.stretch = plan.by_node[plan.graph.embedding.name][0]
-        self.tile = Tile(plan, [HOST], board, kept)
+        self.tile = Tile(plan, [HOST], tallies, kept)
         self.tile.restore(start.fed)
         self.counted: Ints = np.zeros(2, np.int64)
         self.length, self.phase = int(job.tokens.shape[1]), 0
@@ -95,8 +96,8 @@ class Host:
         self.tile.settle()
 
     def settle(self) -> None:
-        """Move what the embedding counted to the board."""
-        self.counted += self.board.add(self.stretch, self.phase, self.words.program)
+        """Move what the embedding counted to the tallies."""
+        self.counted += self.tallies.add(self.stretch, self.phase, self.words.program)
 
     def totals(self) -> Ints:
         """Non-zero payloads sent and values saturated by the host's nodes."""
@@ -115,7 +116,7 @@ class Host:
         )
         if save:
             self.settle()
-            self.board.copy_to(self.kept, self.stretch, self.words.program.events)
+            self.tallies.copy_to(self.kept, self.stretch, self.words.program.events)
         self.wire.send(packet)
         self.tile.take([packet], self.note)
 

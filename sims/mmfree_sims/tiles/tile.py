@@ -16,9 +16,9 @@ import numpy as np
 from mmfree_neuro.graph.nodes import Input
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_sims.neurons import Int32, Neurons
-from mmfree_sims.tiles.board import Board
 from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet
 from mmfree_sims.tiles.plan import Plan, Stretch
+from mmfree_sims.tiles.tallies import Tallies
 
 TOGETHER = 16
 """How many ready tokens a stretch computes at once at most."""
@@ -69,8 +69,8 @@ class _Arrivals:
 class Firing:
     """A stretch at work: its neurons, what it waits for, and its counts."""
 
-    def __init__(self, plan: Plan, stretch: Stretch, board: Board, kept: Board) -> None:
-        self.plan, self.stretch, self.board, self.kept = plan, stretch, board, kept
+    def __init__(self, plan: Plan, stretch: Stretch, tallies: Tallies, kept: Tallies) -> None:
+        self.plan, self.stretch, self.tallies, self.kept = plan, stretch, tallies, kept
         self.node = plan.graph.node(stretch.node)
         self.neurons = Neurons(plan.graph, self.node, stretch.start, stretch.stop)
         self.sources = plan.sources[stretch.number]
@@ -97,10 +97,10 @@ class Firing:
         self.arrivals[packet.stretch].packets.append(packet)
 
     def restore(self, fed: int) -> None:
-        """Go on after `fed` tokens from the state that the board holds."""
+        """Go on after `fed` tokens from the state that the tallies holds."""
         self.expected = (0, fed)
         if self.neurons.program.state is not None:
-            self.neurons.program.state[:] = self.board.state_of(self.stretch)
+            self.neurons.program.state[:] = self.tallies.state_of(self.stretch)
 
     def fire(self) -> list[Packet]:
         """Run the neurons for every token that is ready, as many together as belong together."""
@@ -122,7 +122,7 @@ class Firing:
                 # The host has one such token under way at most, so it has fired alone: the state is
                 # that after it.
                 self.settle()
-                self.board.copy_to(self.kept, self.stretch, self.neurons.program.events)
+                self.tallies.copy_to(self.kept, self.stretch, self.neurons.program.events)
             sent.append(Packet(sequence, token, flags, self.stretch.number, tokens, payloads))
         return sent
 
@@ -140,8 +140,8 @@ class Firing:
             self.phase = phase
 
     def settle(self) -> None:
-        """Move what was counted to the board."""
-        self.counted += self.board.add(self.stretch, self.phase, self.neurons.program)
+        """Move what was counted to the tallies."""
+        self.counted += self.tallies.add(self.stretch, self.phase, self.neurons.program)
 
 
 def _joined(
@@ -158,15 +158,15 @@ def _joined(
 class Tile:
     """The stretches of one tile."""
 
-    def __init__(self, plan: Plan, tiles: Iterable[int], board: Board, kept: Board) -> None:
-        """Holds the stretches of `tiles`; counts go to `board`, what is to be saved to `kept`.
+    def __init__(self, plan: Plan, tiles: Iterable[int], tallies: Tallies, kept: Tallies) -> None:
+        """Holds the stretches of `tiles`; counts go to `tallies`, what is to be saved to `kept`.
 
         The embedding is not among them: it reads tokens, not packets.
         """
         held = set(tiles)
         self.plan = plan
         self.firings = [
-            Firing(plan, s, board, kept)
+            Firing(plan, s, tallies, kept)
             for s in plan.stretches
             if s.tile in held and plan.sources[s.number]
         ]
@@ -177,7 +177,7 @@ class Tile:
         self.wanted = frozenset(self.readers)
 
     def restore(self, fed: int) -> None:
-        """Go on after `fed` tokens from the states that the board holds."""
+        """Go on after `fed` tokens from the states that the tallies holds."""
         for firing in self.firings:
             firing.restore(fed)
 
@@ -200,7 +200,7 @@ class Tile:
             firing.take(packet)
 
     def settle(self) -> None:
-        """Move everything that was counted to the board."""
+        """Move everything that was counted to the tallies."""
         for firing in self.firings:
             firing.settle()
 

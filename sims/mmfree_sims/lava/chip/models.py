@@ -22,7 +22,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST
 from mmfree_sims.lava.chip.process import COUNTERS, Chip, Core, Host
 from mmfree_sims.neurons import Int32
-from mmfree_sims.tiles import board, host
+from mmfree_sims.tiles import host, tallies
 from mmfree_sims.tiles.packets import END, ERROR, HEADER, Packet, Reassembly, control, encode
 from mmfree_sims.tiles.tile import Tile
 
@@ -54,17 +54,17 @@ class PacketModel(PyAsyncProcessModel):
         self.inbox: deque[Int32] = deque()
         self.count = np.zeros(COUNTERS, np.int64)
         self.plan, self.shared = self.proc_params["plan"], self.proc_params["shared"]
-        self.board, self.kept = self.boards()
+        self.tallies, self.kept = self.both_tallies()
         self.jitter = 0 if self.shared is None else int(self.shared.jitter[0])
         self.random = random.Random(os.getpid())
         for port in (*self.s_in.csp_ports, *self.s_out.csp_ports):
             port.observer = self._wake
 
-    def boards(self) -> tuple[board.Board, board.Board]:
+    def both_tallies(self) -> tuple[tallies.Tallies, tallies.Tallies]:
         """Where counts go, and what is kept of them with a state."""
         if self.shared is None:
-            return board.allocate(self.plan.graph), board.allocate(self.plan.graph)
-        return self.shared.board, self.shared.kept
+            return tallies.allocate(self.plan.graph), tallies.allocate(self.plan.graph)
+        return self.shared.tallies, self.shared.kept
 
     def _wake(self) -> None:
         with self.changed:
@@ -138,7 +138,7 @@ class TileModel(PacketModel):
 
     def serve(self) -> None:
         """The life of a tile."""
-        tile = Tile(self.plan, [self.proc_params["tile"]], self.board, self.kept)
+        tile = Tile(self.plan, [self.proc_params["tile"]], self.tallies, self.kept)
         packets = Reassembly(self.plan, tile.wanted)
         tile.restore(self.proc_params["fed"])
         if self.shared is not None:
@@ -246,7 +246,7 @@ class PyHostModel(PacketModel):
             Reassembly(self.plan, self.plan.read_by(HOST)),
             job.new_tokens,
         )
-        driver = host.Host(self.plan, job, start, self.board, self.kept, self, in_flight)
+        driver = host.Host(self.plan, job, start, self.tallies, self.kept, self, in_flight)
         while self.shared is not None and not self.shared.ready.all():
             self._wait()
         if self.shared is not None:

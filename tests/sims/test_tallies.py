@@ -10,8 +10,8 @@ import pytest
 from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_sims.counts import Layout
 from mmfree_sims.neurons import Neurons
-from mmfree_sims.tiles.board import Board, allocate, private
 from mmfree_sims.tiles.plan import Stretch
+from mmfree_sims.tiles.tallies import Tallies, allocate, private
 
 
 @dataclass
@@ -38,76 +38,76 @@ def recurrent(graph: Graph) -> list[str]:
     return [node.name for node in graph.nodes if isinstance(node, MLGRU)]
 
 
-def filled(graph: Graph, seed: int) -> Board:
-    """A board full of numbers."""
-    board, random = allocate(graph), np.random.default_rng(seed)
-    for array in (board.events, board.saturated, board.states):
+def filled(graph: Graph, seed: int) -> Tallies:
+    """A tallies full of numbers."""
+    tallies, random = allocate(graph), np.random.default_rng(seed)
+    for array in (tallies.events, tallies.saturated, tallies.states):
         array[:] = random.integers(1, 1000, array.shape)
-    return board
+    return tallies
 
 
 def test_an_empty_board(graph: Graph) -> None:
     memory = Memory()
-    board, layout = allocate(graph, memory), Layout(graph)
+    tallies, layout = allocate(graph, memory), Layout(graph)
     size = graph.node(recurrent(graph)[0]).size
     shapes = (2, layout.events_size), (2, layout.saturated_size), (2 * size,)
     assert memory.asked == [(shape, np.int64) for shape in shapes]
-    assert not any(array.any() for array in (board.events, board.saturated, board.states))
-    assert board.offsets == {name: k * size for k, name in enumerate(recurrent(graph))}
+    assert not any(array.any() for array in (tallies.events, tallies.saturated, tallies.states))
+    assert tallies.offsets == {name: k * size for k, name in enumerate(recurrent(graph))}
 
 
 def test_counts_by_hand(hand_graph: Graph) -> None:
     """Row 1 of the head counts for its phase; what is counted is forgotten where it was."""
-    board, stretch = allocate(hand_graph), Stretch(1, "head", 1, 2, 0)
+    tallies, stretch = allocate(hand_graph), Stretch(1, "head", 1, 2, 0)
     program = Counted(np.array([4]), {"logits": np.array([9])})
-    assert board.add(stretch, 1, program) == (9, 4)
-    assert board.add(stretch, 1, program) == (0, 0)
+    assert tallies.add(stretch, 1, program) == (9, 4)
+    assert tallies.add(stretch, 1, program) == (0, 0)
     assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([0], [0])
-    assert board.events.tolist() == [[0] * 8, [0] * 7 + [9]]
-    assert board.saturated.tolist() == [[0] * 5, [0] * 4 + [4]]
-    board.add(stretch, 0, Counted(np.array([1]), {"logits": np.array([2])}))
-    assert board.events[:, 7].tolist() == [2, 9]
+    assert tallies.events.tolist() == [[0] * 8, [0] * 7 + [9]]
+    assert tallies.saturated.tolist() == [[0] * 5, [0] * 4 + [4]]
+    tallies.add(stretch, 0, Counted(np.array([1]), {"logits": np.array([2])}))
+    assert tallies.events[:, 7].tolist() == [2, 9]
     words = Counted(np.array([1, 2, 3]), {"x": np.array([4, 5, 6]), "sq": np.array([7, 8, 9])})
-    assert board.add(Stretch(0, "embedding", 0, 3, -1), 0, words) == (39, 6)
-    assert board.events[0].tolist() == [4, 5, 6, 7, 8, 9, 0, 2]
-    assert board.saturated[0].tolist() == [1, 2, 3, 0, 1]
-    assert board.states_by_node(hand_graph) == {}
+    assert tallies.add(Stretch(0, "embedding", 0, 3, -1), 0, words) == (39, 6)
+    assert tallies.events[0].tolist() == [4, 5, 6, 7, 8, 9, 0, 2]
+    assert tallies.saturated[0].tolist() == [1, 2, 3, 0, 1]
+    assert tallies.states_by_node(hand_graph) == {}
 
 
 def test_what_a_copy_counts_is_told_and_not_added(hand_graph: Graph) -> None:
-    board, kept, copy = (
+    tallies, kept, copy = (
         allocate(hand_graph),
         allocate(hand_graph),
         Stretch(2, "head", 0, 2, 1, primary=False),
     )
     program = Counted(np.array([4, 0]), {"logits": np.array([9, 2])})
-    assert board.add(copy, 0, program) == (11, 4)
+    assert tallies.add(copy, 0, program) == (11, 4)
     assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([0, 0], [0, 0])
-    assert not board.events.any() and not board.saturated.any()
-    board.events[:], board.saturated[:] = 7, 7
-    board.copy_to(kept, copy, ["logits"])
+    assert not tallies.events.any() and not tallies.saturated.any()
+    tallies.events[:], tallies.saturated[:] = 7, 7
+    tallies.copy_to(kept, copy, ["logits"])
     assert not kept.events.any() and not kept.saturated.any()
 
 
 def test_states_are_kept_by_neuron(graph: Graph) -> None:
-    board, (first, second) = allocate(graph), recurrent(graph)
+    tallies, (first, second) = allocate(graph), recurrent(graph)
     size = graph.node(first).size
     stretch = Stretch(0, second, 3, 5, 0)
     ports = [output.port for output in graph.node(second).outputs]
-    board.add(
+    tallies.add(
         stretch,
         0,
         Counted(np.zeros(2, int), {p: np.zeros(2, int) for p in ports}, np.array([70, -80])),
     )
     expected = np.zeros(2 * size, np.int64)
     expected[size + 3 : size + 5] = 70, -80
-    assert np.array_equal(board.states, expected)
-    assert board.state_of(stretch).tolist() == [70, -80]
-    states = board.states_by_node(graph)
+    assert np.array_equal(tallies.states, expected)
+    assert tallies.state_of(stretch).tolist() == [70, -80]
+    states = tallies.states_by_node(graph)
     assert list(states) == [first, second]
     assert states[second][3:5].tolist() == [70, -80]
     states[second][:] = 1  # a copy
-    assert np.array_equal(board.states, expected)
+    assert np.array_equal(tallies.states, expected)
 
 
 def test_states_come_back(graph: Graph) -> None:
@@ -142,26 +142,26 @@ def test_a_copy_is_of_one_stretch(node: str, graph: Graph) -> None:
 
 def test_stretches_own_their_parts(graph: Graph) -> None:
     """All neurons of a graph, cut anywhere, cover every count once."""
-    board, random = allocate(graph), np.random.default_rng(4)
+    tallies, random = allocate(graph), np.random.default_rng(4)
     for node in graph.nodes:
         cuts = sorted({0, node.size, *random.integers(0, node.size, 2).tolist()})
         for start, stop in pairwise(cuts):
             ones = {output.port: np.ones(stop - start, np.int64) for output in node.outputs}
             state = np.ones(stop - start, np.int64) if isinstance(node, MLGRU) else None
-            board.add(
+            tallies.add(
                 Stretch(0, node.name, start, stop, 0),
                 0,
                 Counted(np.ones(stop - start, np.int64), ones, state),
             )
-    assert (board.events == [[1], [0]]).all()
-    assert (board.saturated == [[1], [0]]).all()
-    assert (board.states == 1).all()
+    assert (tallies.events == [[1], [0]]).all()
+    assert (tallies.saturated == [[1], [0]]).all()
+    assert (tallies.states == 1).all()
 
 
 def test_neurons_on_a_board(hand_graph: Graph) -> None:
     """What real neurons count is what is added."""
-    board, neurons = allocate(hand_graph), Neurons(hand_graph, hand_graph.head, 0, 2)
+    tallies, neurons = allocate(hand_graph), Neurons(hand_graph, hand_graph.head, 0, 2)
     neurons.fire([np.array([[3, -5, 7], [0, 0, 0]], np.int32)])
-    board.add(Stretch(1, "head", 0, 2, 0), 0, neurons.program)
-    assert board.events[0].tolist() == [0] * 6 + [1, 1]
+    tallies.add(Stretch(1, "head", 0, 2, 0), 0, neurons.program)
+    assert tallies.events[0].tolist() == [0] * 6 + [1, 1]
     assert not neurons.program.events["logits"].any()

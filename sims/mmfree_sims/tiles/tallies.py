@@ -20,7 +20,7 @@ Allocate = Callable[[tuple[int, ...], Any], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Board:
+class Tallies:
     """Counts of all neurons, a row for prefill and one for generation, and their recurrent
     states."""
 
@@ -57,7 +57,7 @@ class Board:
         at = self.offsets[stretch.node] + stretch.start
         return self.states[at : at + stretch.size]
 
-    def copy_to(self, other: "Board", stretch: Stretch, ports: Iterable[str]) -> None:
+    def copy_to(self, other: "Tallies", stretch: Stretch, ports: Iterable[str]) -> None:
         """Copy what belongs to a stretch and its outputs; nothing belongs to a copy."""
         if not stretch.primary:
             return
@@ -87,14 +87,14 @@ def private(shape: tuple[int, ...], dtype: Any) -> Any:
     return np.zeros(shape, dtype)
 
 
-def allocate(graph: Graph, memory: Allocate = private) -> Board:
-    """An empty board for a graph."""
+def allocate(graph: Graph, memory: Allocate = private) -> Tallies:
+    """An empty tallies for a graph."""
     layout, offsets, end = Layout(graph), {}, 0
     for node in graph.nodes:
         if node.state_type is not None:
             offsets[node.name] = end
             end += node.size
-    return Board(
+    return Tallies(
         layout,
         offsets,
         memory((2, layout.events_size), np.int64),
