@@ -3,10 +3,11 @@ wrong."""
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -17,13 +18,12 @@ import safetensors.numpy
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import HOST
-from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline.text import load_tokens
@@ -31,78 +31,38 @@ from mmfree_neuro.run import run_file
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
 
-CONFIG = ModelConfig(
-    vocab_size=256,
-    hidden_size=32,
-    num_hidden_layers=2,
-    intermediate_size=64,
-    bos_token_id=0,
-    eos_token_id=0,
-)
 GATE = "model.layers.1.mlp.gate_proj.weight"
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, and every folder."""
-    paths = sorted(folder.rglob("*"))
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
-        for path in paths
-    }
-
-
-def tensors() -> dict[str, np.ndarray]:
-    random, shapes = np.random.default_rng(5), CONFIG.shapes()
-    return {
-        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]).astype(
-            np.float32
-        )
-        for name in shapes
-    }
-
-
-@dataclass(frozen=True)
-class Files:
-    """A checkpoint, token files, a graph, a mapping and a run."""
-
-    folder: Path
-
-    def __truediv__(self, name: str) -> str:
-        return str(self.folder / name)
+Files = Callable[[str], str]
+"""The path of a checkpoint, a file of tokens, a graph, a mapping or a run, as text."""
+Tree = Callable[[Path], dict[str, bytes]]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    folder = tmp_path_factory.mktemp("files")
-    files = Files(folder)
-    checkpoints.write(folder / "checkpoint", Checkpoint(CONFIG, tensors()), "float32")
-    random = np.random.default_rng(6)
-    np.save(folder / "calibration.npy", random.integers(0, 256, (8, 33)))
-    np.save(folder / "tokens.npy", random.integers(0, 256, (2, 7)))
-    calibrate = ["--calibrate", files / "calibration.npy"]
-    assert main(["convert", files / "checkpoint", "-o", files / "model.graph", *calibrate]) == 0
-    where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
-    assert main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
+def files(make_files: Callable[[str, int], Files]) -> Files:
+    files = make_files("small", 3)
     what = ["--prompt", "ab", "--new-tokens", "4", "--engine", "fast"]
-    assert main(["simulate", files / "model.map", *what, "-o", files / "run"]) == 0
+    assert main(["simulate", files("a16.map"), *what, "-o", files("run")]) == 0
     return files
 
 
 # What works.
 
 
+@pytest.mark.usefixtures("needs_torch")
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
 def test_convert(
-    scheme: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scheme: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Tree
 ) -> None:
     output = tmp_path / "new" / "model.graph"
     arguments = [
         "convert",
-        files / "checkpoint",
+        files("checkpoint"),
         "-o",
         str(output),
         "--calibrate",
-        files / "calibration.npy",
+        files("calibration.npy"),
     ]
     assert main([*arguments, "--scheme", scheme, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -117,11 +77,11 @@ def test_convert(
     )
 
 
-def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Tree) -> None:
     output = tmp_path / "m.map"
     arguments = [
         "map",
-        files / "model.graph",
+        files("a16.graph"),
         "--system",
         "alia-point",
         "--chips",
@@ -142,7 +102,7 @@ def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def mapped(files: Files, output: Path, *more: str) -> mapping_file.StoredMapping:
     """The mapping that the command writes, on eight chips of which each may use 16 cores."""
     where = ["--system", "kapoho-point", "--cores", "16"]
-    assert main(["map", files / "model.graph", *where, *more, "-o", str(output)]) == 0
+    assert main(["map", files("a16.graph"), *where, *more, "-o", str(output)]) == 0
     return mapping_file.load_mapping(output)
 
 
@@ -151,7 +111,7 @@ def test_a_mapping_is_told_beside_what_it_is_at_least(
 ) -> None:
     arguments = [
         "map",
-        files / "model.graph",
+        files("a16.graph"),
         "--system",
         "kapoho-point",
         "--cores",
@@ -258,7 +218,7 @@ def test_messages_of_a_mapping_whose_sums_are_divided_have_no_bound(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On five chips some sums are divided, and the bound holds for mappings by rows alone."""
-    arguments = ["map", files / "model.graph", "--system", "kapoho-point", "--chips", "5"]
+    arguments = ["map", files("a16.graph"), "--system", "kapoho-point", "--chips", "5"]
     arguments += ["-o", str(tmp_path / "columns.map")]
     assert main([*arguments, "--json"]) == 0
     gap = json.loads(capsys.readouterr().out)["bounds"]["messages_between_chips"]
@@ -294,7 +254,7 @@ def test_map_with_wider_weights(files: Files, tmp_path: Path) -> None:
         width = stored.system.chip.weight_bits
         assert (width.low, width.central, width.high) == (int(bits),) * 3
         assert width.source == f"chosen; {load_system('kapoho-point').chip.weight_bits.source}"
-        graph, _ = graph_file.load_graph(files.folder / "model.graph")
+        graph, _ = graph_file.load_graph(Path(files("a16.graph")))
         found = use_of_cores(graph, stored.mapping, stored.system.chip)
         used[bits] = sum(core.synaptic_memory for core in found.values())
     assert (
@@ -318,7 +278,7 @@ def test_map_onto_a_chip_with_every_limit_known(files: Files, tmp_path: Path) ->
     own = tiny_system(
         tmp_path / "own.toml", output_axons_per_core=4096, program_instructions_per_core=4096
     )
-    assert main(["map", files / "model.graph", "--system", own, "-o", str(tmp_path / "m.map")]) == 0
+    assert main(["map", files("a16.graph"), "--system", own, "-o", str(tmp_path / "m.map")]) == 0
     chip = mapping_file.load_mapping(tmp_path / "m.map").system.chip
     assert (
         chip.output_axons_per_core
@@ -328,7 +288,9 @@ def test_map_onto_a_chip_with_every_limit_known(files: Files, tmp_path: Path) ->
     assert main(["inspect", str(tmp_path / "m.map")]) == 0
 
 
-def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Tree
+) -> None:
     """The same text on every engine that lives in this process, again into the same folder."""
     said = []
     for engine in ("fast", "reference"):
@@ -345,8 +307,7 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
             "3",
         ]
         assert (
-            main(["simulate", files / "model.map", *what, "-o", str(tmp_path / "run"), "--json"])
-            == 0
+            main(["simulate", files("a16.map"), *what, "-o", str(tmp_path / "run"), "--json"]) == 0
         )
         content = json.loads(capsys.readouterr().out)
         assert content["engine"] == engine
@@ -354,34 +315,34 @@ def test_simulate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert said[0] == said[1]
     assert len(said[0][1]) == 5
     assert set(tree(tmp_path)) == {"run", "run/run.json"}
-    assert main(["simulate", files / "model.map", *what, "-o", str(tmp_path / "run")]) == 0
+    assert main(["simulate", files("a16.map"), *what, "-o", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.startswith("ab")
 
 
 @pytest.mark.lava
 def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
     """Raw integers times the output scale are the logits; Lava runs in a process without torch."""
-    graph, _ = graph_file.load_graph(files.folder / "model.graph")
+    graph, _ = graph_file.load_graph(Path(files("a16.graph")))
     found = {}
-    for source in ("model.graph", "model.map"):
+    for source in ("a16.graph", "a16.map"):
         for engine in ("reference", "fast"):
             output = tmp_path / f"{source}-{engine}.npy"
             arguments = [
                 "logits",
-                files / source,
+                files(source),
                 "--tokens",
-                files / "tokens.npy",
+                files("tokens.npy"),
                 "-o",
                 str(output),
             ]
             assert main([*arguments, "--engine", engine]) == 0
             found[source, engine] = np.load(output)
     output = tmp_path / "lava.npy"
-    arguments = ["logits", files / "model.map", "--tokens", files / "tokens.npy", "-o", str(output)]
+    arguments = ["logits", files("a16.map"), "--tokens", files("tokens.npy"), "-o", str(output)]
     command = [sys.executable, "-m", "mmfree_neuro", *arguments, "--engine", "lava"]
     subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
-    found["model.map", "lava"] = np.load(output)
-    first = found["model.graph", "reference"]
+    found["a16.map", "lava"] = np.load(output)
+    first = found["a16.graph", "reference"]
     assert (first.dtype, first.shape) == (np.float64, (2, 7, 256))
     assert all(np.array_equal(first, other) for other in found.values())
     assert main([*arguments, "--engine", "fast", "--raw"]) == 0
@@ -394,15 +355,15 @@ def test_logits_of_every_engine(files: Files, tmp_path: Path) -> None:
 def test_logits_with_losses_and_a_continuation(
     raw: list[str], files: Files, tmp_path: Path
 ) -> None:
-    tokens = np.load(files / "tokens.npy")
+    tokens = np.load(files("tokens.npy"))
     names = {name: str(tmp_path / f"{name}.npy") for name in ("logits", "nats", "chosen")}
     arguments = [
         "logits",
-        files / "model.graph",
+        files("a16.graph"),
         "--engine",
         "fast",
         "--tokens",
-        files / "tokens.npy",
+        files("tokens.npy"),
         *raw,
     ]
     arguments += [
@@ -416,7 +377,7 @@ def test_logits_with_losses_and_a_continuation(
         names["chosen"],
     ]
     assert main(arguments) == 0
-    graph, _ = graph_file.load_graph(files.folder / "model.graph")
+    graph, _ = graph_file.load_graph(Path(files("a16.graph")))
     logits = np.load(names["logits"]) * (graph.logit_scale if raw else 1)
     shares = np.exp(logits[:, :-1])
     shares /= shares.sum(-1, keepdims=True)
@@ -427,23 +388,20 @@ def test_logits_with_losses_and_a_continuation(
     assert chosen[:, 0].tolist() == logits[:, -1].argmax(-1).tolist()
 
 
+@pytest.mark.usefixtures("needs_torch")
 def test_logits_of_a_checkpoint(files: Files, tmp_path: Path) -> None:
     """The float model, and the integers made on the way, which are those of the converted graph."""
     output = tmp_path / "logits.npy"
-    arguments = [
-        "logits",
-        files / "checkpoint",
-        "--tokens",
-        files / "tokens.npy",
-        "-o",
-        str(output),
-    ]
+    arguments = ["logits", files("checkpoint"), "--tokens", files("tokens.npy"), "-o", str(output)]
     assert main(arguments) == 0
     floats = np.load(output)
     assert (floats.dtype, floats.shape) == (np.float64, (2, 7, 256))
-    assert main([*arguments, "--engine", "fast", "--calibrate", files / "calibration.npy"]) == 0
+    assert main([*arguments, "--engine", "fast", "--calibrate", files("calibration.npy")]) == 0
     integers = np.load(output)
-    assert main(["logits", files / "model.graph", *arguments[2:], "--engine", "fast"]) == 0
+    graph = str(tmp_path / "model.graph")
+    convert = ["convert", files("checkpoint"), "--calibrate", files("calibration.npy"), "-o", graph]
+    assert main(convert) == 0
+    assert main(["logits", graph, *arguments[2:], "--engine", "fast"]) == 0
     assert np.array_equal(np.load(output), integers)
     assert np.corrcoef(floats.ravel(), integers.ravel())[0, 1] > 0.99
 
@@ -460,18 +418,21 @@ def test_systems(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  chips = 8\n      arXiv 2503.18002v2\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "model.graph", "model.map", "run"])
+@pytest.mark.parametrize("what", ["checkpoint", "a16.graph", "a16.map", "run"])
 def test_inspect(what: str, files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", files / what]) == 0
+    assert main(["inspect", files(what)]) == 0
     assert capsys.readouterr().out
-    assert main(["inspect", files / what, "--json"]) == 0
+    assert main(["inspect", files(what), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
 
 
-def test_inspect_writes_codes(files: Files, tmp_path: Path) -> None:
-    assert main(["inspect", files / "checkpoint", "--codes", str(tmp_path / "codes.npz")]) == 0
+def test_inspect_writes_codes(
+    files: Files, tmp_path: Path, random_checkpoint: Callable[[str], Checkpoint]
+) -> None:
+    assert main(["inspect", files("checkpoint"), "--codes", str(tmp_path / "codes.npz")]) == 0
+    checkpoint = random_checkpoint("small")
     with np.load(tmp_path / "codes.npz") as codes:
-        matrices = {name for name in CONFIG.shapes() if name.endswith("_proj.weight")}
+        matrices = {name for name in checkpoint.config.shapes() if name.endswith("_proj.weight")}
         assert set(codes) == matrices | {"lm_head.weight"}
         assert set(np.unique(codes[GATE])) == {-1, 0, 1}
 
@@ -480,7 +441,7 @@ def test_report_beside_rows_of_ones_own(files: Files, tmp_path: Path) -> None:
     for name, device in (("a", "GPU X"), ("b", "GPU Y")):
         (tmp_path / f"{name}.json").write_text(json.dumps([ROW | {"device": device}]))
     rows = [word for name in "aba" for word in ("--gpu-rows", str(tmp_path / f"{name}.json"))]
-    assert main(["report", files / "run", "-o", str(tmp_path / "r.json"), *rows]) == 0
+    assert main(["report", files("run"), "-o", str(tmp_path / "r.json"), *rows]) == 0
     comparison = json.loads((tmp_path / "r.json").read_text())["comparison"]
     devices = [other["device"] for other in comparison["context"]]
     assert [devices.count(device) for device in ("GPU X", "GPU Y")] == [1, 1]
@@ -490,6 +451,7 @@ def test_report_beside_rows_of_ones_own(files: Files, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("needs_torch")
 def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text").write_bytes(b"abcdefgh" * 200)
     arguments = [
@@ -529,14 +491,15 @@ def test_the_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
 
 def broken(files: Files, folder: Path, **changed: np.ndarray | None) -> str:
     """A copy of the checkpoint with some tensors replaced, added, or left out (None)."""
-    checkpoints.write(folder, Checkpoint(CONFIG, tensors()), "float32")
-    content = {name: value for name, value in (tensors() | changed).items() if value is not None}
+    shutil.copytree(files("checkpoint"), folder)
+    stored = safetensors.numpy.load_file(folder / "model.safetensors")
+    content = {name: value for name, value in (stored | changed).items() if value is not None}
     (folder / "model.safetensors").write_bytes(safetensors.numpy.save(content))
     return str(folder)
 
 
 def in_config(files: Files, folder: Path, **changed: object) -> str:
-    checkpoints.write(folder, Checkpoint(CONFIG, tensors()), "float32")
+    shutil.copytree(files("checkpoint"), folder)
     content = json.loads((folder / "config.json").read_text()) | changed
     (folder / "config.json").write_text(json.dumps(content))
     return str(folder)
@@ -570,10 +533,10 @@ def tiny_system(target: Path, **changed: int) -> str:
 def with_another_graph(files: Files, folder: Path) -> str:
     """A mapping beside a graph file that has been written anew since."""
     folder.mkdir()
-    graph, _ = graph_file.load_graph(files.folder / "model.graph")
-    graph_file.save_graph(replace(graph, name="another"), folder / "model.graph")
-    (folder / "model.map").write_bytes((files.folder / "model.map").read_bytes())
-    return str(folder / "model.map")
+    graph, _ = graph_file.load_graph(Path(files("a16.graph")))
+    graph_file.save_graph(replace(graph, name="another"), folder / "a16.graph")
+    (folder / "a16.map").write_bytes(Path(files("a16.map")).read_bytes())
+    return str(folder / "a16.map")
 
 
 def text_file(target: Path, text: str) -> str:
@@ -589,7 +552,7 @@ def convert(source: str, *more: str) -> list[str]:
 
 
 def map_(files: Files, *more: str) -> list[str]:
-    return ["map", files / "model.graph", "-o", "OUT/model.map", *more]
+    return ["map", files("a16.graph"), "-o", "OUT/model.map", *more]
 
 
 def simulate(source: str, *more: str) -> list[str]:
@@ -643,14 +606,14 @@ def case_no_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_unknown_scheme(files: Files, tmp: Path) -> tuple[list[str], str]:
     return convert(
-        files / "checkpoint", "--scheme", "a4"
+        files("checkpoint"), "--scheme", "a4"
     ), "scheme 'a4' is not known, must be one of a16, a8"
 
 
 def case_calibration_of_few_rows(files: Files, tmp: Path) -> tuple[list[str], str]:
     few = saved(tmp / "few.npy", np.zeros((3, 9), np.int64))
     return (
-        convert(files / "checkpoint", "--calibrate", few),
+        convert(files("checkpoint"), "--calibrate", few),
         f"{few}: has 3 rows, must have at least 4 to calibrate on some and measure on others",
     )
 
@@ -658,20 +621,20 @@ def case_calibration_of_few_rows(files: Files, tmp: Path) -> tuple[list[str], st
 def case_calibration_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
     odd = saved(tmp / "odd.npy", np.full((4, 9), 300))
     return (
-        convert(files / "checkpoint", "--calibrate", odd),
+        convert(files("checkpoint"), "--calibrate", odd),
         f"{odd}: holds token 300, which is outside the vocabulary 0 … 255",
     )
 
 
 def case_no_calibration_windows(files: Files, tmp: Path) -> tuple[list[str], str]:
     return (
-        convert(files / "checkpoint", "--calibrate", str(tmp / "no.txt")),
+        convert(files("checkpoint"), "--calibrate", str(tmp / "no.txt")),
         f"{tmp}/no.txt: not readable (No such file or directory)",
     )
 
 
 def case_output_is_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
-    arguments = convert(files / "checkpoint", "--calibrate", files / "calibration.npy")
+    arguments = convert(files("checkpoint"), "--calibrate", files("calibration.npy"))
     return [
         a.replace("OUT/model.graph", "OUT") for a in arguments
     ], "OUT: is a folder, must be a file to write"
@@ -701,7 +664,7 @@ def case_too_few_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
 def case_too_many_instructions(files: Files, tmp: Path) -> tuple[list[str], str]:
     system = tiny_system(tmp / "tiny.toml", program_instructions_per_core=1)
     arguments = map_(files, "--system", system, "--placer", "greedy")
-    graph, _ = graph_file.load_graph(files.folder / "model.graph")
+    graph, _ = graph_file.load_graph(Path(files("a16.graph")))
     issued = instruction_counts(graph)
     names = [node.name for node in graph.nodes[1:]]
     need = sum(sum(issued[name].values()) for name in names)
@@ -715,7 +678,7 @@ def case_too_many_outgoing_axons(files: Files, tmp: Path) -> tuple[list[str], st
     """All nodes fit one core, which sends to itself and to the host: at least every output of every
     node."""
     system = tiny_system(tmp / "tiny.toml", output_axons_per_core=8)
-    graph, _ = graph_file.load_graph(files.folder / "model.graph")
+    graph, _ = graph_file.load_graph(Path(files("a16.graph")))
     names = [node.name for node in graph.nodes[1:]]
     read = {(entry.source, entry.source_port) for node in graph.nodes for entry in node.inputs}
     sent = [
@@ -761,13 +724,13 @@ def case_too_many_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
-    foreign = files / "checkpoint/model.safetensors"
+    foreign = files("checkpoint/model.safetensors")
     message = f"{foreign}: not a graph file of this version (mmfree-neuro graph 2)"
     return ["map", foreign, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 
 def case_truncated_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
-    cut = truncated(files / "model.graph", tmp / "cut.graph")
+    cut = truncated(files("a16.graph"), tmp / "cut.graph")
     message = f"{cut}: not a graph file, or cut short"
     return ["map", cut, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
@@ -778,7 +741,7 @@ def case_no_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_truncated_mapping(files: Files, tmp: Path) -> tuple[list[str], str]:
-    cut = truncated(files / "model.map", tmp / "cut.map")
+    cut = truncated(files("a16.map"), tmp / "cut.map")
     return simulate(cut), f"{cut}: not a mapping file, or cut short"
 
 
@@ -786,39 +749,39 @@ def case_another_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     path = with_another_graph(files, tmp / "m")
     return simulate(
         path
-    ), f"{path}: belongs to another graph than {tmp}/m/model.graph; map that graph again"
+    ), f"{path}: belongs to another graph than {tmp}/m/a16.graph; map that graph again"
 
 
 def case_unknown_engine(files: Files, tmp: Path) -> tuple[list[str], str]:
     message = f"engine 'warp' is not known, must be one of {', '.join(engines.ENGINES)}"
-    return simulate(files / "model.map", "--engine", "warp"), message
+    return simulate(files("a16.map"), "--engine", "warp"), message
 
 
 def case_negative_temperature(files: Files, tmp: Path) -> tuple[list[str], str]:
     message = "the temperature is -1.0, must be between 0 and 100"
-    return simulate(files / "model.map", "--temperature", "-1"), message
+    return simulate(files("a16.map"), "--temperature", "-1"), message
 
 
 def case_negative_seed(files: Files, tmp: Path) -> tuple[list[str], str]:
-    return simulate(files / "model.map", "--seed", "-1"), "the seed is -1, must not be negative"
+    return simulate(files("a16.map"), "--seed", "-1"), "the seed is -1, must not be negative"
 
 
 def case_negative_new_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
     message = "-1 new tokens were asked for, must not be negative"
-    return simulate(files / "model.map", "--new-tokens", "-1"), message
+    return simulate(files("a16.map"), "--new-tokens", "-1"), message
 
 
 def case_run_over_something_else(files: Files, tmp: Path) -> tuple[list[str], str]:
     (tmp / "mine").mkdir()
     (tmp / "mine" / "thesis.txt").write_text("ten years of work")
     message = f"{tmp}/mine: exists and is not a run, must be a new folder or an older run"
-    return simulate(files / "model.map", "-o", str(tmp / "mine")), message
+    return simulate(files("a16.map"), "-o", str(tmp / "mine")), message
 
 
 def case_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
     floats = saved(tmp / "floats.npy", np.zeros((2, 3)))
     return (
-        logits(files / "model.graph", "--tokens", floats),
+        logits(files("a16.graph"), "--tokens", floats),
         f"{floats}: must hold integers of shape [sequences, time]",
     )
 
@@ -826,57 +789,57 @@ def case_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
 def case_tokens_are_text(files: Files, tmp: Path) -> tuple[list[str], str]:
     text = text_file(tmp / "text.npy", "1 2 3")
     return logits(
-        files / "model.graph", "--tokens", text
+        files("a16.graph"), "--tokens", text
     ), f"{text}: not readable as an .npy file of numbers"
 
 
 def case_token_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
     odd = saved(tmp / "odd.npy", np.array([[1, 256]]))
     return logits(
-        files / "model.graph", "--tokens", odd
+        files("a16.graph"), "--tokens", odd
     ), "token 256 is outside the vocabulary, must be 0 … 255"
 
 
 def case_negative_token(files: Files, tmp: Path) -> tuple[list[str], str]:
     odd = saved(tmp / "odd.npy", np.array([[1, -2]]))
     return logits(
-        files / "model.graph", "--tokens", odd
+        files("a16.graph"), "--tokens", odd
     ), "token -2 is outside the vocabulary, must be 0 … 255"
 
 
 def case_float_token_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
     odd = saved(tmp / "odd.npy", np.array([[1, 256]]))
     message = "the tokens: holds token 256, which is outside the vocabulary 0 … 255"
-    return logits(files / "checkpoint", "--tokens", odd, "--engine", "float"), message
+    return logits(files("checkpoint"), "--tokens", odd, "--engine", "float"), message
 
 
 def case_negative_float_token(files: Files, tmp: Path) -> tuple[list[str], str]:
     odd = saved(tmp / "odd.npy", np.array([[1, -2]]))
     message = "the tokens: holds token -2, which is outside the vocabulary 0 … 255"
-    return logits(files / "checkpoint", "--tokens", odd, "--engine", "float"), message
+    return logits(files("checkpoint"), "--tokens", odd, "--engine", "float"), message
 
 
 def case_no_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
     none = saved(tmp / "none.npy", np.zeros((1, 0), np.int64))
     message = "the tokens have shape [1, 0], must be [sequences, time] with at least one token"
-    return logits(files / "model.graph", "--tokens", none), message
+    return logits(files("a16.graph"), "--tokens", none), message
 
 
 def case_no_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
     none = saved(tmp / "none.npy", np.zeros((1, 0), np.int64))
     message = "the tokens have shape [1, 0], must be [sequences, time] with at least one token"
-    return logits(files / "checkpoint", "--tokens", none, "--engine", "float"), message
+    return logits(files("checkpoint"), "--tokens", none, "--engine", "float"), message
 
 
 def case_raw_floats(files: Files, tmp: Path) -> tuple[list[str], str]:
     arguments = logits(
-        files / "checkpoint", "--tokens", files / "tokens.npy", "--engine", "float", "--raw"
+        files("checkpoint"), "--tokens", files("tokens.npy"), "--engine", "float", "--raw"
     )
     return arguments, "--raw writes integers, which the float engine does not have"
 
 
 def case_codes_of_a_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
-    path = files / "model.graph"
+    path = files("a16.graph")
     return [
         "inspect",
         path,
@@ -913,20 +876,13 @@ def case_bench_of_an_unknown_mode(files: Files, tmp: Path) -> tuple[list[str], s
 
 def case_report_beside_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
     message = f"{tmp}/no.json: not readable ([Errno 2] No such file or directory: '{tmp}/no.json')"
-    return ["report", files / "run", "-o", "OUT/r.md", "--gpu-rows", str(tmp / "no.json")], message
+    return ["report", files("run"), "-o", "OUT/r.md", "--gpu-rows", str(tmp / "no.json")], message
 
 
 def case_report_beside_a_malformed_row(files: Files, tmp: Path) -> tuple[list[str], str]:
     (tmp / "rows.json").write_text('[{"name": 3}]')
     message = f"{tmp}/rows.json: row 1: name must be a text"
-    return [
-        "report",
-        files / "run",
-        "-o",
-        "OUT/r.md",
-        "--gpu-rows",
-        str(tmp / "rows.json"),
-    ], message
+    return ["report", files("run"), "-o", "OUT/r.md", "--gpu-rows", str(tmp / "rows.json")], message
 
 
 ROW = {
@@ -952,7 +908,7 @@ ROW = {
 def beside(files: Files, path: Path, content: str) -> list[str]:
     """A report beside a file of rows that holds this."""
     path.write_text(content)
-    return ["report", files / "run", "-o", "OUT/r.md", "--gpu-rows", str(path)]
+    return ["report", files("run"), "-o", "OUT/r.md", "--gpu-rows", str(path)]
 
 
 def case_report_beside_an_endless_speed(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -997,7 +953,7 @@ def case_report_over_its_rows_through_a_link(files: Files, tmp: Path) -> tuple[l
     beside(files, tmp / "rows.json", json.dumps([ROW]))
     (tmp / "link.json").symlink_to("rows.json")
     rows = str(tmp / "rows.json")
-    arguments = ["report", files / "run", "-o", rows, "--gpu-rows", str(tmp / "link.json")]
+    arguments = ["report", files("run"), "-o", rows, "--gpu-rows", str(tmp / "link.json")]
     return arguments, f"{rows}: is a file of GPU rows, must be another file to write"
 
 
@@ -1036,12 +992,27 @@ CASES: dict[str, Case] = {
     for name, case in list(globals().items())
     if name.startswith("case_")
 }
+NEEDS_TORCH = {
+    "nan",
+    "calibration_of_few_rows",
+    "calibration_outside_the_vocabulary",
+    "no_calibration_windows",
+    "output_is_a_folder",
+    "train_on_nothing",
+    "bench_of_an_unknown_mode",
+    "bench_for_too_few_seconds",
+    "bench_into_a_folder",
+    "bench_of_an_embedding_that_is_not_for_it",
+}
+"""Cases that come to light behind the word that torch is missing."""
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_input_is_one_line_and_nothing_is_written(
-    name: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Tree
 ) -> None:
+    if name in NEEDS_TORCH:
+        pytest.importorskip("torch")
     arguments, message = CASES[name](files, tmp_path)
     (tmp_path / "OUT").mkdir()
     (tmp_path / "OUT" / "kept").write_text("as it was")
@@ -1055,7 +1026,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
 
 
 def test_truncated_weights(
-    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Tree
 ) -> None:
     """The end of the line is the reason that the safetensors library gives."""
     folder = in_config(files, tmp_path / "c")
@@ -1117,25 +1088,15 @@ def test_wrong_options_are_one_line(
 
 
 def test_a_prompt_outside_the_vocabulary(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    random_graph: Callable[[str, str], Graph],
+    tree: Tree,
 ) -> None:
     """A model of 100 tokens knows no byte 122, and an empty prompt is a prompt only where a text
     has a beginning."""
-    config, random = replace(CONFIG, vocab_size=100, bos_token_id=None), np.random.default_rng(5)
-    shapes = config.shapes()
-    values = {
-        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name]).astype(
-            np.float32
-        )
-        for name in shapes
-    }
-    checkpoints.write(tmp_path / "c", Checkpoint(config, values))
-    np.save(tmp_path / "t.npy", random.integers(0, 100, (4, 17)))
     graph, mapping = str(tmp_path / "g"), str(tmp_path / "m.map")
-    assert (
-        main(["convert", str(tmp_path / "c"), "-o", graph, "--calibrate", str(tmp_path / "t.npy")])
-        == 0
-    )
+    graph_file.save_graph(random_graph("of-100-tokens", "a16"), Path(graph))
     assert main(["map", graph, "--system", "oheo-gulch", "-o", mapping]) == 0
     before = tree(tmp_path)
     capsys.readouterr()
@@ -1174,6 +1135,7 @@ def test_messages_of_the_pipeline() -> None:
     assert str(tokens.value) == "nowhere.npy: not readable as an .npy file of numbers"
 
 
+@pytest.mark.usefixtures("needs_torch")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

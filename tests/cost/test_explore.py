@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.cost import explore
 from mmfree_neuro.cost.counted import counted
@@ -19,12 +18,8 @@ from mmfree_neuro.cost.span import Span
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary, summarise
-from mmfree_neuro.hgrn_bit import lowering
-from mmfree_neuro.hgrn_bit.names import ternary_weights
-from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.report import pictures, terminal
 from mmfree_neuro.run.activity import Activity, expected
@@ -315,12 +310,9 @@ def test_a_picture_can_be_drawn_of_a_board_that_takes_no_energy(
 
 
 @pytest.fixture(scope="module")
-def tiny(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> Graph:
+def tiny(random_graph: Callable[[str, str], Graph]) -> Graph:
     """The random model of two blocks as integers."""
-    ranges = calibrate(bounded_checkpoint, tokens, SCHEMES["a16"])
-    return lowering.lower(
-        bounded_checkpoint, ternary_weights(bounded_checkpoint), ranges, SCHEMES["a16"], "tiny"
-    )
+    return random_graph("lower-bounds", "a16")
 
 
 @pytest.fixture

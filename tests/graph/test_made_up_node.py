@@ -199,9 +199,18 @@ def test_a_made_up_node_everywhere(
     quick = fast.run(loaded, mapping, job)
     assert np.array_equal(quick.logits, expected.logits)
     assert (quick.prefill, quick.generate) == (expected.prefill, expected.generate)
+
+
+@pytest.mark.lava
+def test_a_made_up_node_in_lava(
+    kind: type[Node], hand_graph: Graph, system: SystemSpec, tmp_path: Path
+) -> None:
+    graph_file.save_graph(graph_with(kind, hand_graph), tmp_path / "made-up.graph")
+    graph, digest = graph_file.load_graph(tmp_path / "made-up.graph")
+    mapping = mapped(graph, digest)
     stored = StoredMapping(mapping, system, tmp_path / "made-up.graph")
     mapping_file.save_mapping(stored, tmp_path / "made-up.map")
-    found = in_lava(tmp_path)
+    expected, found = reference.run(graph, mapping, Job(TOKENS, 2)), in_lava(tmp_path)
     assert np.array_equal(found["logits"], expected.logits)
     assert np.array_equal(found["chosen"], expected.chosen)
     assert np.array_equal(found["fired"], expected.prefill.fired)

@@ -5,14 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmfree_kernels.float_model import evaluate, model
-from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
 from mmfree_neuro.hgrn_bit import lowering, norms
-from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
+from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.hgrn_bit.names import ternary_weights
-from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
+from mmfree_neuro.lowering.scheme import SCHEMES, Range, Ranges, Scheme
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import quality
 from mmfree_neuro.run import reference
@@ -86,6 +84,8 @@ def test_the_names_of_the_norms(bounded_checkpoint: Checkpoint) -> None:
 
 def lowered(checkpoint: Checkpoint, tokens: np.ndarray, scheme: Scheme, name: str) -> Graph:
     """The graph of a checkpoint, calibrated on some tokens."""
+    from mmfree_kernels.float_model.calibrate import calibrate
+
     return lowering.lower(
         checkpoint, ternary_weights(checkpoint), calibrate(checkpoint, tokens, scheme), scheme, name
     )
@@ -94,6 +94,8 @@ def lowered(checkpoint: Checkpoint, tokens: np.ndarray, scheme: Scheme, name: st
 def error_of(checkpoint: Checkpoint, graph: Graph, tokens: np.ndarray, quantise: bool) -> float:
     """The mean difference of logits over their standard deviation, on tokens that were not
     calibrated on."""
+    from mmfree_kernels.float_model import evaluate, model
+
     expected = evaluate.logits(
         model.from_checkpoint(checkpoint), tokens, model.Numerics(quantise=quantise)
     )
@@ -101,11 +103,13 @@ def error_of(checkpoint: Checkpoint, graph: Graph, tokens: np.ndarray, quantise:
     return float(np.abs(found - expected).mean() / expected.std())
 
 
+@pytest.mark.usefixtures("needs_torch")
 def test_static_16_bits_are_near_the_float_model(checkpoint: Checkpoint, a16: Graph) -> None:
     tokens = np.random.default_rng(8).integers(256, size=(2, 24))
     assert error_of(checkpoint, a16, tokens, quantise=False) < 0.005
 
 
+@pytest.mark.usefixtures("needs_torch")
 def test_8_bits_per_token_are_near_the_float_model(checkpoint: Checkpoint, a8: Graph) -> None:
     tokens = np.random.default_rng(8).integers(256, size=(2, 24))
     assert error_of(checkpoint, a8, tokens, quantise=True) < 0.03
@@ -152,16 +156,20 @@ def test_lower_bounds_begin_behind_the_first_block(checkpoint: Checkpoint, a16: 
     assert first.bounds is None
     if checkpoint.config.use_lower_bound:
         assert second.bounds is not None
+        model = pytest.importorskip("mmfree_kernels.float_model.model")
         expected = model.from_checkpoint(checkpoint).lower_bounds()[1].detach().numpy()
         assert np.abs(second.bounds / 2**20 - expected).max() < 2**-19
     else:
         assert second.bounds is None
 
 
+@pytest.mark.usefixtures("needs_torch")
 @pytest.mark.parametrize("expand", [2, 0.5])
 def test_a_state_of_another_width(expand: float, tokens: np.ndarray) -> None:
+    from mmfree_kernels.float_model import model
+
     fresh = model.HGRNBitModel(
-        model.ModelConfig(
+        ModelConfig(
             vocab_size=256,
             hidden_size=64,
             num_hidden_layers=1,
@@ -182,8 +190,11 @@ def test_a_state_of_another_width(expand: float, tokens: np.ndarray) -> None:
     )
 
 
+@pytest.mark.usefixtures("needs_torch")
 def test_a_tied_head(tokens: np.ndarray) -> None:
-    config = model.ModelConfig(
+    from mmfree_kernels.float_model import model
+
+    config = ModelConfig(
         vocab_size=256,
         hidden_size=64,
         num_hidden_layers=1,
@@ -207,18 +218,29 @@ def test_ranges_are_finite(low: float, high: float, bounded_checkpoint: Checkpoi
     assert str(error.value) == f"residual: calibration measured {low} … {high}, must be finite"
 
 
-def test_squares_fit_the_accumulator(bounded_checkpoint: Checkpoint, tokens: np.ndarray) -> None:
+def with_stored_ranges(checkpoint: Checkpoint, ranges: Ranges, scheme: Scheme) -> Graph:
+    """The graph of a checkpoint in a scheme whose activations are static."""
+    return lowering.lower(checkpoint, ternary_weights(checkpoint), ranges, scheme, "tiny")
+
+
+@pytest.fixture
+def ranges(stored_ranges: dict[str, dict[str, Ranges]]) -> Ranges:
+    """Those of the random model with lower bounds."""
+    return stored_ranges["lower-bounds"]["a16"]
+
+
+def test_squares_fit_the_accumulator(bounded_checkpoint: Checkpoint, ranges: Ranges) -> None:
     narrow = replace(SCHEMES["a16"], accumulator_bits=6)
     with pytest.raises(RangeError) as error:
-        lowered(bounded_checkpoint, tokens, narrow, "tiny")
+        with_stored_ranges(bounded_checkpoint, ranges, narrow)
     assert str(error.value) == "layers.0.attn: the sum of 64 squares does not fit 6 bits"
 
 
 @pytest.mark.parametrize("bits", [16, 20, 24])
 def test_narrow_accumulators_narrow_the_activations(
-    bits: int, bounded_checkpoint: Checkpoint, tokens: np.ndarray
+    bits: int, bounded_checkpoint: Checkpoint, ranges: Ranges
 ) -> None:
     scheme = replace(SCHEMES["a16"], accumulator_bits=bits, value_bits=bits)
-    graph = lowered(bounded_checkpoint, tokens, scheme, "tiny")
+    graph = with_stored_ranges(bounded_checkpoint, ranges, scheme)
     assert graph.accumulator_bits == bits
     assert graph.node("head.norm").outputs[0].qtype.bits < 16 or bits == 24

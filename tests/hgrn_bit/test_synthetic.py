@@ -3,23 +3,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors
-from torch import Tensor
 
-from mmfree_kernels.float_model.evaluate import logits
-from mmfree_kernels.float_model.model import Numerics, from_checkpoint
-from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.baselines.published import SYNAPSES, model_of
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.hgrn_bit.config import FAMILY, PUBLISHED, ModelConfig
+from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternarise
-from mmfree_neuro.model.checkpoint import read
+from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.testing import published_graph
 
 SMALL = ModelConfig(vocab_size=300, hidden_size=128, num_hidden_layers=12, intermediate_size=512)
@@ -43,7 +40,7 @@ def shape(config: ModelConfig) -> dict[str, int]:
 
 def test_a_third_of_the_codes_is_zero_and_signs_are_balanced(tmp_path: Path) -> None:
     write_synthetic(tmp_path, SMALL)
-    found = read(tmp_path, load_bin, FAMILY)
+    found = read_checkpoint(tmp_path)
     assert found.config == SMALL
     for name, value in found.tensors.items():
         if is_ternary(name):
@@ -54,16 +51,20 @@ def test_a_third_of_the_codes_is_zero_and_signs_are_balanced(tmp_path: Path) -> 
             assert abs(value.mean() - 1) < 0.1 and 0.1 < value.std() < 0.2, name
 
 
+@pytest.mark.usefixtures("needs_torch")
 def test_activations_and_logits_stay_ordinary(tmp_path: Path) -> None:
     write_synthetic(tmp_path, SMALL)
+    from mmfree_kernels.float_model.evaluate import logits
+    from mmfree_kernels.float_model.model import Numerics, from_checkpoint
+
     spreads: dict[str, float] = {}
 
-    def tap(name: str, value: Tensor) -> Tensor:
+    def tap(name: str, value: Any) -> Any:
         spreads[name] = float(value.std())
         return value
 
     tokens = np.random.default_rng(0).integers(0, SMALL.vocab_size, (2, 64))
-    logits(from_checkpoint(read(tmp_path, load_bin, FAMILY)), tokens, Numerics(tap=tap))
+    logits(from_checkpoint(read_checkpoint(tmp_path)), tokens, Numerics(tap=tap))
     assert 1.5 < spreads["logits"] < 4
     for layer in range(SMALL.num_hidden_layers):
         assert all(0.4 < spreads[f"layers.{layer}.attn.{port}"] < 1.5 for port in "ifg")
@@ -91,7 +92,7 @@ def test_the_layout_of_one_file(tmp_path: Path) -> None:
 
 def test_the_layout_of_shards(tmp_path: Path) -> None:
     write_synthetic(tmp_path, SMALL)
-    whole = dict(read(tmp_path, load_bin, FAMILY).tensors)
+    whole = dict(read_checkpoint(tmp_path).tensors)
     write_synthetic(tmp_path, SMALL, shard_bytes=4_000_000)
     files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -107,7 +108,7 @@ def test_the_layout_of_shards(tmp_path: Path) -> None:
             name for name, where in index["weight_map"].items() if where == file
         }
         assert sum(len(e["data"]) for _, e in stored) <= 4_000_000
-    found = read(tmp_path, load_bin, FAMILY).tensors
+    found = read_checkpoint(tmp_path).tensors
     assert all(np.array_equal(found[name], value) for name, value in whole.items())
 
 
@@ -116,7 +117,7 @@ def test_a_tensor_beyond_the_size_of_a_shard_has_one_of_its_own(tmp_path: Path) 
     write_synthetic(tmp_path, config, shard_bytes=1)
     names = list(config.shapes())
     assert len(list(tmp_path.glob("model-*-of-00020.safetensors"))) == len(names) == 20
-    assert list(read(tmp_path, load_bin, FAMILY).tensors) == names
+    assert list(read_checkpoint(tmp_path).tensors) == names
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -131,7 +132,7 @@ def test_other_shapes(tmp_path: Path, tied: bool) -> None:
         tie_word_embeddings=tied,
     )
     write_synthetic(tmp_path, config)
-    assert read(tmp_path, load_bin, FAMILY).config == config
+    assert read_checkpoint(tmp_path).config == config
 
 
 @pytest.mark.parametrize("model", sorted(PUBLISHED))

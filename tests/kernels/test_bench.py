@@ -12,7 +12,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
 
 from mmfree_kernels.bench import builders, meter, record, transformer, workload
 from mmfree_kernels.bench.transformer import Transformer

@@ -2,7 +2,10 @@
 float64."""
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
 from torch import Tensor
 
 from mmfree_kernels.ops.bitlinear import fused, naive

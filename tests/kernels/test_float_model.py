@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+
 from torch import Tensor
 
 from mmfree_kernels.float_model.evaluate import greedy, logits, nats

@@ -1,7 +1,10 @@
 """The gated linear unit's kernels against their plain twin, and their gradients against float64."""
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
 from torch import Tensor
 
 from mmfree_kernels.ops.glu import fused, naive

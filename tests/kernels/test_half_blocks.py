@@ -12,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
 import triton
 from torch import Tensor
 from torch.nn import functional

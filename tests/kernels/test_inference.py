@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
 
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
 from mmfree_kernels.inference import decoder, few, many, model

@@ -3,7 +3,10 @@
 import re
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 

@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
 from torch import Tensor
 
 from mmfree_kernels.ops.bitlinear import packed

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
 from torch import Tensor
 
 from mmfree_kernels.float_model.evaluate import logits, nats, scores

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_kernels.ops.bitlinear import naive
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.hgrn_bit.names import harden
@@ -52,6 +50,9 @@ def test_ternarise_by_hand(weight: list[list[float]], codes: list[list[int]], sc
 
 
 def test_ternarise_as_the_float_model_does() -> None:
+    torch = pytest.importorskip("torch")
+    from mmfree_kernels.ops.bitlinear import naive
+
     weight = matrix((1, 64, 96, 0.05))
     codes, scale = ternarise(weight)
     expected, its_scale = naive.ternarise(torch.from_numpy(weight))

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmfree_kernels.float_model.torch_bin import load_bin
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.hgrn_bit.config import (
     FAMILY,
@@ -27,7 +25,7 @@ from mmfree_neuro.hgrn_bit.config import (
 )
 from mmfree_neuro.hgrn_bit.names import head_weight
 from mmfree_neuro.model.checkpoint import Checkpoint, read, write
-from mmfree_neuro.model.tensors import read_safetensors, to_bfloat16
+from mmfree_neuro.model.tensors import Entries, read_safetensors, to_bfloat16
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = ModelConfig(vocab_size=5, hidden_size=4, num_hidden_layers=2, intermediate_size=3)
@@ -36,6 +34,25 @@ STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I32": np.int
 LONG = {"F64": "float64", "F32": "float32", "F16": "float16", "I32": "int32", "BF16": "bfloat16"}
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def load_bin(path: Path) -> Entries:
+    """A .bin file, which takes torch."""
+    torch_bin = pytest.importorskip("mmfree_kernels.float_model.torch_bin")
+    entries: Entries = torch_bin.load_bin(path)
+    return entries
+
+
+def in_torch(values: NDArray[Any], dtype: str | None = None) -> Any:
+    """An array as a tensor."""
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(values)
+    return tensor if dtype is None else tensor.to(getattr(torch, dtype))
+
+
+def torch_save(state: object, path: Path, **how: Any) -> None:
+    """Write a .bin file."""
+    pytest.importorskip("torch").save(state, path, **how)
 
 
 def tiny(config: ModelConfig = TINY) -> Checkpoint:
@@ -108,10 +125,10 @@ def test_every_stored_type_is_read_as_float32(tmp_path: Path, kind: str) -> None
     assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_bin(tmp_path: Path, dtype: torch.dtype) -> None:
-    state = {name: torch.from_numpy(value).to(dtype) for name, value in tiny().tensors.items()}
-    torch.save(state, folder(tmp_path, tiny()) / "pytorch_model.bin")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_bin(tmp_path: Path, dtype: str) -> None:
+    state = {name: in_torch(value, dtype) for name, value in tiny().tensors.items()}
+    torch_save(state, folder(tmp_path, tiny()) / "pytorch_model.bin")
     assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
@@ -128,7 +145,7 @@ def test_shards_with_an_index(tmp_path: Path, single: str) -> None:
     for file in set(weight_map.values()):
         part = {n: tiny().tensors[n] for n in names if weight_map[n] == file}
         if stem[2] == "bin":
-            torch.save({n: torch.from_numpy(a) for n, a in part.items()}, tmp_path / file)
+            torch_save({n: in_torch(a) for n, a in part.items()}, tmp_path / file)
         else:
             save(tmp_path / file, part)
     assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
@@ -552,22 +569,20 @@ def test_a_file_that_does_not_stay_as_it_was(
 
 
 def test_a_bin_from_before_zip_files(tmp_path: Path) -> None:
-    state = {
-        name: torch.from_numpy(value).to(torch.bfloat16) for name, value in tiny().tensors.items()
-    }
+    state = {name: in_torch(value, "bfloat16") for name, value in tiny().tensors.items()}
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
-    torch.save(state, path, _use_new_zipfile_serialization=False)
+    torch_save(state, path, _use_new_zipfile_serialization=False)
     assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
 def test_a_bin_is_mapped_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmfree_kernels.float_model.torch_bin._MAPPED_BYTES", 16)
-    state = {name: torch.from_numpy(value) for name, value in tiny().tensors.items()}
+    state = {name: in_torch(value) for name, value in tiny().tensors.items()}
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
-    torch.save(state, path)
+    torch_save(state, path)
     found = read(tmp_path, load_bin, FAMILY).tensors
     assert equal(found, tiny().tensors)
-    torch.save(dict(list(state.items())[1:]), tmp_path / "other")
+    torch_save(dict(list(state.items())[1:]), tmp_path / "other")
     os.replace(tmp_path / "other", path)
     with pytest.raises(CheckpointError) as error:
         [found["model.embeddings.weight"] for _ in range(3)]
@@ -585,20 +600,24 @@ def test_a_bin_that_is_none(tmp_path: Path, content: bytes) -> None:
 
 def test_a_bin_that_would_run_code(tmp_path: Path) -> None:
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
-    torch.save({"model.norm.weight": Path("/")}, path)  # any class that is not a tensor
+    torch_save({"model.norm.weight": Path("/")}, path)  # any class that is not a tensor
     assert message(tmp_path) == f"{path}: not readable as a file of tensors written by torch.save"
 
 
-@pytest.mark.parametrize("content", [[torch.ones(1)], {"step": 3}, torch.ones(2)])
-def test_a_bin_that_is_no_state_dict(tmp_path: Path, content: object) -> None:
+@pytest.mark.parametrize("content", [[np.ones(1)], {"step": 3}, np.ones(2)])
+def test_a_bin_that_is_no_state_dict(tmp_path: Path, content: Any) -> None:
+    if isinstance(content, list):
+        content = [in_torch(value) for value in content]
+    elif isinstance(content, np.ndarray):
+        content = in_torch(content)
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
-    torch.save(content, path)
+    torch_save(content, path)
     assert message(tmp_path) == f"{path}: must hold a state dict, names to tensors"
 
 
 def test_a_bin_of_integers(tmp_path: Path) -> None:
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
-    torch.save({"model.norm.weight": torch.ones(4, dtype=torch.int32)}, path)
+    torch_save({"model.norm.weight": in_torch(np.ones(4, np.int32))}, path)
     expected = "model.norm.weight: stored as torch.int32, must be of a floating type"
     assert message(tmp_path) == f"{path}: {expected}"
 
@@ -672,8 +691,8 @@ def test_bfloat16_by_hand() -> None:
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_bfloat16_rounds_as_torch_does(values: list[float]) -> None:
-    x = np.array(values, np.float32)
-    expected = torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    torch, x = pytest.importorskip("torch"), np.array(values, np.float32)
+    expected = in_torch(x, "bfloat16").view(torch.int16).numpy().view(np.uint16)
     assert np.array_equal(to_bfloat16(x), expected)
 
 

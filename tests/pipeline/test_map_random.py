@@ -8,7 +8,7 @@ sent.
 import importlib.util
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -19,17 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.hgrn_bit import lowering
-from mmfree_neuro.hgrn_bit.config import ModelConfig
-from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map, quality
 from mmfree_neuro.pipeline.map import with_weight_bits
 from mmfree_neuro.run import reference
@@ -38,6 +32,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_partition.bound.gaps import gaps
 from mmfree_partition.check import check
+from mmfree_partition.placers import PLACERS
 from mmfree_sims import fast
 from mmfree_sims.tiles import board
 from mmfree_sims.tiles.book import Book, start_of
@@ -49,8 +44,8 @@ from mmfree_sims.tiles.tile import Tile
 CASES = 500
 RUN_EVERY = 8
 """One in so many valid mappings is run."""
-PLACERS = [
-    name for name in map.PLACERS if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")
+DRAWN_PLACERS = [
+    name for name in PLACERS if name != "mtkahypar" or importlib.util.find_spec("mtkahypar")
 ]
 
 
@@ -65,50 +60,32 @@ def programs_recorded_once() -> Iterator[None]:
 # Graphs, jobs and systems.
 
 
-def model(scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool) -> Graph:
-    """A small random model as integers."""
-    config = ModelConfig(
-        vocab_size=hidden + 13,
-        hidden_size=hidden,
-        num_hidden_layers=blocks,
-        intermediate_size=gate,
-        use_lower_bound=bounds,
-    )
-    rng = np.random.default_rng(hidden + blocks)
-    tensors = {
-        name: rng.standard_normal(shape).astype(np.float32)
-        for name, shape in config.shapes().items()
-    }
-    for name, value in tensors.items():
-        if name.endswith("norm.weight"):
-            value[:] = 1 + 0.2 * value
-        elif name.endswith("_proj.weight"):
-            value *= 0.1
-    checkpoint = Checkpoint(config, tensors)
-    ranges = calibrate(checkpoint, rng.integers(0, config.vocab_size, (4, 24)), SCHEMES[scheme])
-    return lowering.lower(
-        checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
-    )
+MODELS = (
+    ("16x1x24", "a16"),
+    ("32x2x80", "a16"),
+    ("20x2x37", "a16"),
+    ("16x1x40", "a8"),
+    ("24x2x33-lower-bounds", "a8"),
+    ("48x1x64", "a8"),
+)
+"""One or two blocks, hidden sizes of 16 to 48, with lower bounds and without, odd sizes."""
 
 
-@lru_cache
-def models() -> tuple[Graph, ...]:
-    """One or two blocks, hidden sizes of 16 to 48, both schemes, with lower bounds and without, odd
-    sizes."""
-    return (
-        model("a16", 1, 16, 24, bounds=True),
-        model("a16", 2, 32, 80, bounds=True),
-        model("a16", 2, 20, 37, bounds=False),
-        model("a8", 1, 16, 40, bounds=False),
-        model("a8", 2, 24, 33, bounds=True),
-        model("a8", 1, 48, 64, bounds=True),
-    )
+@pytest.fixture(scope="module")
+def models(random_graph: Callable[[str, str], Graph]) -> list[Graph]:
+    """Small random models as integers."""
+    return [random_graph(name, scheme) for name, scheme in MODELS]
 
 
-@lru_cache
-def truth(which: int) -> tuple[Job, Result]:
+@pytest.fixture(scope="module")
+def truths(models: list[Graph]) -> list[tuple[Job, Result]]:
+    """A job of every model, and what the reference gives for it."""
+    return [truth(which, graph) for which, graph in enumerate(models)]
+
+
+def truth(which: int, graph: Graph) -> tuple[Job, Result]:
     """A job of a model, and what the reference gives for it."""
-    graph, rng = models()[which], np.random.default_rng(which)
+    rng = np.random.default_rng(which)
     job = Job(rng.integers(0, graph.vocabulary, (1, 5)), 3)
     return job, reference.run(graph, quality.in_one_place(graph), job)
 
@@ -148,7 +125,7 @@ def cases(draw: st.DrawFn) -> Case:
         system, chips=Quantity(chips, chips, chips, "drawn"), chip=replace(system.chip, **spec)
     )
     wish = Request(
-        draw(st.sampled_from(PLACERS)),
+        draw(st.sampled_from(DRAWN_PLACERS)),
         draw(st.none() | st.integers(1, min(chips, 6))),
         draw(st.none() | st.integers(1, cores)),
         draw(st.booleans()),
@@ -158,7 +135,7 @@ def cases(draw: st.DrawFn) -> Case:
         seed=draw(st.integers(0, 3)),
     )
     return Case(
-        draw(st.integers(0, len(models()) - 1)), with_weight_bits(system, wish.weight_bits), wish
+        draw(st.integers(0, len(MODELS) - 1)), with_weight_bits(system, wish.weight_bits), wish
     )
 
 
@@ -211,10 +188,10 @@ class Net:
         assert (seconds >= 0).all()
 
 
-def assert_runs(which: int, graph: Graph, mapping: Mapping) -> None:
+def assert_runs(truth: tuple[Job, Result], graph: Graph, mapping: Mapping) -> None:
     """Tiles, the fast engine and the reference give the same bits; tiles and the fast engine the
     same counts."""
-    job, expected = truth(which)
+    job, expected = truth
     whole = fast.run(graph, mapping, job)
     net = Net(graph, mapping, job).run()
     assert np.array_equal(whole.logits, expected.logits)
@@ -231,13 +208,16 @@ def assert_says_what_is_short(graph: Graph, message: str) -> None:
     assert len(re.findall(r"\b\d+\b", what)) >= 2, message
 
 
-def test_five_hundred_random_mappings() -> None:
+def test_five_hundred_random_mappings(
+    models: list[Graph], truths: list[tuple[Job, Result]], draws: Any
+) -> None:
     outcomes: Counter[str] = Counter()
+    drawn = draws.times * CASES
 
-    @settings(max_examples=CASES)
+    @settings(max_examples=drawn)
     @given(cases())
     def one(case: Case) -> None:
-        graph, cores = models()[case.which], case.wish.cores or int(case.system.chip.cores.central)
+        graph, cores = models[case.which], case.wish.cores or int(case.system.chip.cores.central)
         try:
             divided, mapping = map.place(graph, "", case.system, case.wish)
         except CapacityError as error:
@@ -254,9 +234,9 @@ def test_five_hundred_random_mappings() -> None:
         assert (found.messages_between_chips.least is None) == bool(mapping.columns)
         if outcomes["valid"] % RUN_EVERY == 0:
             outcomes["run"] += 1
-            assert_runs(case.which, divided, mapping)
+            assert_runs(truths[case.which], divided, mapping)
 
     one()
-    assert outcomes["valid"] > CASES // 10, outcomes
-    assert outcomes["short"] > CASES // 10, outcomes
+    assert outcomes["valid"] > drawn // 10, outcomes
+    assert outcomes["short"] > drawn // 10, outcomes
     assert outcomes["run"] >= 5, outcomes

@@ -4,7 +4,8 @@ and writes text."""
 import json
 import re
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
-from mmfree_kernels.float_model import calibrate
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer
@@ -80,19 +81,19 @@ def made_up_tokenizer() -> str:
 
 JSON = made_up_tokenizer()
 SIZE = Tokenizer.from_str(JSON).get_vocab_size()
-CONFIG = ModelConfig(
-    vocab_size=SIZE + 5,
-    hidden_size=32,
-    num_hidden_layers=1,
-    intermediate_size=48,
-    bos_token_id=1,
-    eos_token_id=2,
-)
+Files = Callable[[str], str]
+"""The path of a file by its name, as text."""
 
 
-def write_checkpoint(
-    folder: Path, config: ModelConfig = CONFIG, content: str | bytes | None = JSON
-) -> Path:
+@pytest.fixture(scope="session")
+def config(random_checkpoint: Callable[[str], Checkpoint]) -> ModelConfig:
+    """Of the model with the tokenizer, which has five words more."""
+    found: ModelConfig = random_checkpoint("with-a-tokenizer").config
+    assert found.vocab_size == SIZE + 5
+    return found
+
+
+def write_checkpoint(folder: Path, config: ModelConfig, content: str | bytes | None = JSON) -> Path:
     """A random model, and its tokenizer where there is one."""
     random, shapes = np.random.default_rng(5), config.shapes()
     tensors = {
@@ -109,53 +110,49 @@ def write_checkpoint(
     return folder
 
 
-@dataclass(frozen=True)
-class Files:
-    """A checkpoint with a tokenizer, a text, and the graph and the mapping that follow."""
-
-    folder: Path
-
-    def __truediv__(self, name: str) -> str:
-        return str(self.folder / name)
-
-
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+def files(
+    tmp_path_factory: pytest.TempPathFactory,
+    random_graph: Callable[[str, str], Graph],
+    config: ModelConfig,
+) -> Files:
+    """A checkpoint with a tokenizer, a text, and a graph with that tokenizer and its mapping."""
     folder = tmp_path_factory.mktemp("files")
-    write_checkpoint(folder / "checkpoint")
+    write_checkpoint(folder / "checkpoint", config)
     (folder / "text").write_text(f"{SENTENCE}\n" * 400, encoding="utf-8")
-    files = Files(folder)
-    assert (
-        main(
-            [
-                "convert",
-                files / "checkpoint",
-                "-o",
-                files / "model.graph",
-                "--calibrate",
-                files / "text",
-            ]
-        )
-        == 0
-    )
+    graph = replace(random_graph("with-a-tokenizer", "a16"), tokenizer=JSON)
+    graph_file.save_graph(graph, folder / "model.graph")
+
+    def files(name: str) -> str:
+        return str(folder / name)
+
     where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
-    assert main(["map", files / "model.graph", *where, "-o", files / "model.map"]) == 0
+    assert main(["map", files("model.graph"), *where, "-o", files("model.map")]) == 0
     return files
 
 
-def test_the_graph_carries_the_tokenizer(files: Files, tmp_path: Path) -> None:
-    graph, _ = graph_file.load_graph(Path(files / "model.graph"), check=True)
+@pytest.fixture(scope="module")
+def converted(files: Files, tmp_path_factory: pytest.TempPathFactory, needs_torch: None) -> Path:
+    """The graph that the command makes of the checkpoint and the text."""
+    output = tmp_path_factory.mktemp("converted") / "model.graph"
+    source = ["convert", files("checkpoint"), "--calibrate", files("text")]
+    assert main([*source, "-o", str(output)]) == 0
+    return output
+
+
+def test_the_graph_carries_the_tokenizer(converted: Path, tmp_path: Path) -> None:
+    graph, _ = graph_file.load_graph(converted, check=True)
     assert graph.tokenizer == JSON
     assert graph.bos == 1
     graph_file.save_graph(graph, tmp_path / "again.graph")
-    assert (tmp_path / "again.graph").read_bytes() == Path(files / "model.graph").read_bytes()
+    assert (tmp_path / "again.graph").read_bytes() == converted.read_bytes()
     graph_file.save_graph(replace(graph, tokenizer=None), tmp_path / "without.graph")
     assert graph_file.load_graph(tmp_path / "without.graph")[0].tokenizer is None
 
 
 def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
     """It lies in the file as it was, and has its checksum like every array."""
-    data = Path(files / "model.graph").read_bytes()
+    data = Path(files("model.graph")).read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     at = data.index("▁upon".encode(), start)
     path = tmp_path / "model.graph"
@@ -167,10 +164,12 @@ def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
 
 
 def test_what_is_calibrated_on_are_words(
-    files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    files: Files, converted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Windows of one length, each a text of its own as the tokenizer writes it, of the side that
     they are for."""
+    from mmfree_kernels.float_model import calibrate
+
     seen: list[Any] = []
     measured = calibrate.calibrate
 
@@ -181,15 +180,15 @@ def test_what_is_calibrated_on_are_words(
     monkeypatch.setattr(calibrate, "calibrate", watched)
     arguments = [
         "convert",
-        files / "checkpoint",
+        files("checkpoint"),
         "-o",
         str(tmp_path / "model.graph"),
         "--calibrate",
-        files / "text",
+        files("text"),
     ]
     assert main(arguments) == 0
-    assert (tmp_path / "model.graph").read_bytes() == Path(files / "model.graph").read_bytes()
-    calibration, held_out = calibration_windows(files / "text", (32, 16), JSON)
+    assert (tmp_path / "model.graph").read_bytes() == converted.read_bytes()
+    calibration, held_out = calibration_windows(files("text"), (32, 16), JSON)
     assert np.array_equal(seen[0], calibration)
     once = Tokenizer.from_str(JSON).token_to_id("▁once")
     for tokens in (calibration, held_out):
@@ -204,7 +203,7 @@ def test_what_is_calibrated_on_are_words(
 
 
 def test_without_a_tokenizer_windows_are_bytes(files: Files) -> None:
-    calibration, held_out = calibration_windows(files / "text", (4, 2))
+    calibration, held_out = calibration_windows(files("text"), (4, 2))
     assert calibration.shape == (4, CALIBRATION_WINDOW)
     assert held_out.shape[1] == CALIBRATION_WINDOW + 1
     assert bytes(calibration[0].astype(np.uint8)).decode() in f"{SENTENCE}\n" * 400
@@ -226,7 +225,7 @@ def test_a_run_prints_text(
         "-o",
         str(out),
     ]
-    assert main(["simulate", files / "model.map", *what]) == 0
+    assert main(["simulate", files("model.map"), *what]) == 0
     said = capsys.readouterr().out
     run = run_file.load_run(out)
     assert list(run.prompt_tokens) == [
@@ -237,7 +236,7 @@ def test_a_run_prints_text(
     assert run.text == tokenizer.decode(JSON, run.new_tokens)
     assert said.startswith(f"{prompt}{run.text}\n\n")
     assert max(run.new_tokens) > 255
-    assert main(["simulate", files / "model.map", *what, "--json"]) == 0
+    assert main(["simulate", files("model.map"), *what, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == run.text
 
 
@@ -269,20 +268,22 @@ def test_a_run_says_the_words_that_were_chosen(
         "-o",
         str(tmp_path / "run"),
     ]
-    assert main(["simulate", files / "model.map", *what]) == 0
+    assert main(["simulate", files("model.map"), *what]) == 0
     assert capsys.readouterr().out.startswith("the cat, once upon a time.\n\n")
     assert run_file.load_run(tmp_path / "run").text == " once upon a time."
 
 
-def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path) -> None:
+def test_logits_of_a_folder_are_those_of_its_graph(
+    files: Files, converted: Path, tmp_path: Path
+) -> None:
     """Converted on the way, calibrated by the same words."""
     np.save(tmp_path / "tokens.npy", np.array([[1, SIZE - 1, 7]]))
     found = []
-    for source in ("checkpoint", "model.graph"):
-        out = str(tmp_path / f"{source}.npy")
+    for number, source in enumerate((files("checkpoint"), str(converted))):
+        out = str(tmp_path / f"{number}.npy")
         arguments = [
             "logits",
-            files / source,
+            source,
             "--tokens",
             str(tmp_path / "tokens.npy"),
             "-o",
@@ -290,7 +291,7 @@ def test_logits_of_a_folder_are_those_of_its_graph(files: Files, tmp_path: Path)
             "--engine",
             "fast",
         ]
-        assert main([*arguments, "--calibrate", files / "text"]) == 0
+        assert main([*arguments, "--calibrate", files("text")]) == 0
         found.append(np.load(out))
     assert np.array_equal(*found)
 
@@ -309,22 +310,22 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_tokenizer_of_more_tokens_than_its_model(
-    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: ModelConfig
 ) -> None:
-    folder = write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, vocab_size=SIZE - 1))
+    folder = write_checkpoint(tmp_path / "checkpoint", replace(config, vocab_size=SIZE - 1))
     arguments = [
         "convert",
         str(folder),
         "-o",
         str(tmp_path / "model.graph"),
         "--calibrate",
-        files / "text",
+        files("text"),
     ]
     assert refused(arguments, capsys) == (
         f"tokenizer.json: has token {SIZE - 1}, which is outside the vocabulary 0 … {SIZE - 2}"
     )
     assert not (tmp_path / "model.graph").exists()
-    write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, vocab_size=SIZE))
+    write_checkpoint(tmp_path / "checkpoint", replace(config, vocab_size=SIZE))
     assert main(arguments) == 0
 
 
@@ -337,16 +338,21 @@ def test_a_tokenizer_of_more_tokens_than_its_model(
     ],
 )
 def test_a_tokenizer_that_is_none(
-    content: str, problem: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: str,
+    problem: str,
+    files: Files,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: ModelConfig,
 ) -> None:
-    folder = write_checkpoint(tmp_path / "checkpoint", content=content)
+    folder = write_checkpoint(tmp_path / "checkpoint", config, content=content)
     arguments = [
         "convert",
         str(folder),
         "-o",
         str(tmp_path / "model.graph"),
         "--calibrate",
-        files / "text",
+        files("text"),
     ]
     assert refused(arguments, capsys) == (
         f"tokenizer.json: is not readable ({problem}), must be a tokenizer in the format of "
@@ -364,9 +370,9 @@ def test_reading_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_that_cannot_be_read(
-    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: ModelConfig
 ) -> None:
-    folder = write_checkpoint(tmp_path / "checkpoint", content=b'{"\xff"}')
+    folder = write_checkpoint(tmp_path / "checkpoint", config, content=b'{"\xff"}')
     path = folder / "tokenizer.json"
     for problem in (
         "'utf-8' codec can't decode byte 0xff in position 2: invalid start byte",
@@ -382,7 +388,7 @@ def test_a_tokenizer_that_cannot_be_read(
             "-o",
             str(tmp_path / "model.graph"),
             "--calibrate",
-            files / "text",
+            files("text"),
         ]
         assert refused(arguments, capsys) == message
         path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path)
@@ -393,7 +399,7 @@ def test_a_tokenizer_that_cannot_be_read(
 def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
     """It begins with the first token of the model."""
     what = ["--prompt", "", "--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
-    assert main(["simulate", files / "model.map", *what]) == 0
+    assert main(["simulate", files("model.map"), *what]) == 0
     assert run_file.load_run(tmp_path / "run").prompt_tokens == (1,)
 
 
@@ -402,13 +408,18 @@ def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("first", [True, False], ids=["first-token", "no-first-token"])
 def test_a_text_of_few_words(
-    content: str, first: bool, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: str,
+    first: bool,
+    files: Files,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: ModelConfig,
 ) -> None:
     """Two bytes are held out; where they are one token, nothing can be predicted from it."""
     made = Tokenizer.from_str(JSON)
     if not first:
         made.post_processor = processors.TemplateProcessing("$A", special_tokens=[])
-    folder = write_checkpoint(tmp_path / "checkpoint", content=made.to_str())
+    folder = write_checkpoint(tmp_path / "checkpoint", config, content=made.to_str())
     (tmp_path / "text").write_text(content, encoding="utf-8")
     arguments = [
         "convert",

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -21,22 +21,13 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.cli.output import Bars
 from mmfree_neuro.errors import InputError, RunFailed
-from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import MLGRU, Graph
-from mmfree_neuro.hgrn_bit import lowering
-from mmfree_neuro.hgrn_bit.config import ModelConfig
-from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.pipeline import map
 from mmfree_neuro.run import reference, run_file
 from mmfree_neuro.run.activity import nothing
 from mmfree_neuro.run.folder import STATE_FILE, check_output, whole_folder
@@ -50,14 +41,6 @@ TIMEOUT_S = 60
 NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
 # Lava forks beside its threads
 FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
-CONFIG = ModelConfig(
-    vocab_size=256,
-    hidden_size=16,
-    num_hidden_layers=2,
-    intermediate_size=24,
-    bos_token_id=0,
-    eos_token_id=0,
-)
 PROMPT = "abcd"
 TOKENS = np.array([[0, 97, 98, 99, 100]])
 """The prompt behind the first token."""
@@ -71,47 +54,20 @@ EVERY = [1, 3, 5, 6, 7, 8, 9]
 WRONG_STATE = "not a saved state of this version (mmfree-neuro state 2), or cut short"
 
 
-@dataclass(frozen=True)
-class Files:
-    """A checkpoint, token files, and for each scheme a graph on three chips."""
-
-    folder: Path
-
-    def __truediv__(self, name: str) -> str:
-        return str(self.folder / name)
+Files = Callable[[str], str]
+"""The path of a checkpoint, a file of tokens, a graph or a mapping, as text."""
+Tree = Callable[[Path], dict[str, bytes]]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(5)
-    shapes = CONFIG.shapes()
-    tensors = {
-        name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name])
-        for name in shapes
-    }
-    checkpoint = Checkpoint(
-        CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()}
-    )
-    checkpoints.write(folder / "checkpoint", checkpoint, "float32")
-    tokens = random.integers(0, 256, (8, 33))
-    np.save(folder / "calibration.npy", tokens)
-    for scheme in SCHEMES:
-        ranges = calibrate(checkpoint, tokens, SCHEMES[scheme])
-        graph = lowering.lower(
-            checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
-        )
-        path = folder / f"{scheme}.graph"
-        graph_file.save_graph(graph, path)
-        map.map_graph(
-            path, "kapoho-point", path.with_suffix(".map"), Request("block-per-chip", cores=2)
-        )
-    return Files(folder)
+def files(make_files: Callable[[str, int], Files]) -> Files:
+    return make_files("smallest", 2)
 
 
 @pytest.fixture(params=sorted(SCHEMES))
 def loaded(request: pytest.FixtureRequest, files: Files) -> tuple[Graph, Mapping]:
     """A graph and its mapping."""
-    graph, stored = mapping_file.load_mapped(files.folder / f"{request.param}.map")
+    graph, stored = mapping_file.load_mapped(Path(files(f"{request.param}.map")))
     return graph, stored.mapping
 
 
@@ -497,17 +453,8 @@ def no_space(*_: object, **__: object) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 def test_the_older_state_stays_where_the_next_cannot_be_written(
-    hand_mapping: Mapping, tmp_path: Path
+    hand_mapping: Mapping, tmp_path: Path, tree: Tree
 ) -> None:
     first = a_state(hand_mapping)
     save_state(first, "mine", tmp_path)
@@ -521,7 +468,7 @@ def test_the_older_state_stays_where_the_next_cannot_be_written(
 
 @pytest.mark.parametrize("step", ["write_bytes", "mkstemp", "replace", "chmod"])
 def test_no_step_of_writing_a_state_harms_the_older(
-    step: str, hand_mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, hand_mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Tree
 ) -> None:
     first = a_state(hand_mapping)
     save_state(first, "mine", tmp_path)
@@ -538,7 +485,7 @@ def test_no_step_of_writing_a_state_harms_the_older(
 
 
 def test_no_step_of_writing_a_run_harms_the_older(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Tree
 ) -> None:
     """Be it an older run or a state: what was there stays until the new run is in its place."""
     folder = made(tmp_path / "run", "run.json", STATE_FILE)
@@ -548,11 +495,11 @@ def test_no_step_of_writing_a_run_harms_the_older(
             with pytest.raises(InputError) as error, whole_folder(folder) as scratch:
                 (scratch / "run.json").write_text("new")
         assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
-        assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}, step
+        assert tree(tmp_path) == {"run": b"", "run/run.json": b"", f"run/{STATE_FILE}": b""}, step
 
 
 def test_an_older_run_comes_back_where_the_new_one_cannot_take_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Tree
 ) -> None:
     folder, rename, asked = made(tmp_path / "run", "run.json", STATE_FILE), os.replace, []
 
@@ -566,10 +513,10 @@ def test_an_older_run_comes_back_where_the_new_one_cannot_take_its_place(
     with pytest.raises(InputError) as error, whole_folder(folder) as scratch:
         (scratch / "run.json").write_text("new")
     assert str(error.value) == f"{folder}: cannot be written (No space left on device)"
-    assert tree(tmp_path) == {"run/run.json": b"", f"run/{STATE_FILE}": b""}
+    assert tree(tmp_path) == {"run": b"", "run/run.json": b"", f"run/{STATE_FILE}": b""}
     with whole_folder(folder) as scratch:
         (scratch / "run.json").write_text("new")
-    assert tree(tmp_path) == {"run/run.json": b"new"}
+    assert tree(tmp_path) == {"run": b"", "run/run.json": b"new"}
 
 
 # The command line.
@@ -590,7 +537,7 @@ def simulate(files: Files, out: Path, *more: str) -> list[str]:
         "--engine",
         "fast",
     ]
-    return ["simulate", files / "a16.map", *what, "-o", str(out), *more]
+    return ["simulate", files("a16.map"), *what, "-o", str(out), *more]
 
 
 @pytest.fixture(scope="module")
@@ -656,6 +603,7 @@ def test_an_interrupted_run_is_resumed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
+    tree: Tree,
 ) -> None:
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", str(every), "--engine", engine)
@@ -748,6 +696,7 @@ def test_an_older_run_stays_until_the_new_one_is_finished(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
+    tree: Tree,
 ) -> None:
     out = tmp_path / "run"
     assert main(simulate(files, out, "--new-tokens", "2")) == 0
@@ -781,7 +730,7 @@ def test_more_tokens_are_asked_for_on_the_command_line(
 
 
 def test_what_cannot_be_resumed(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said, tree: Tree
 ) -> None:
     out, begin = tmp_path / "run", simulate(files, tmp_path / "run", "--save-every", "2")
     none = f"{out / STATE_FILE}: not readable (No such file or directory)"
@@ -811,7 +760,9 @@ def test_what_cannot_be_resumed(
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
 
 
-def test_a_finished_run_cannot_be_resumed(files: Files, tmp_path: Path, capsys: Said) -> None:
+def test_a_finished_run_cannot_be_resumed(
+    files: Files, tmp_path: Path, capsys: Said, tree: Tree
+) -> None:
     out = tmp_path / "run"
     assert main(simulate(files, out)) == 0
     before, _ = tree(out), capsys.readouterr()
@@ -821,7 +772,9 @@ def test_a_finished_run_cannot_be_resumed(files: Files, tmp_path: Path, capsys: 
     assert tree(out) == before
 
 
-def test_states_are_not_saved_less_than_never(files: Files, tmp_path: Path, capsys: Said) -> None:
+def test_states_are_not_saved_less_than_never(
+    files: Files, tmp_path: Path, capsys: Said, tree: Tree
+) -> None:
     assert main(simulate(files, tmp_path / "run", "--save-every", "-1")) == 2
     message = "a state every -1 tokens was asked for, must not be negative"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
@@ -833,29 +786,29 @@ def test_states_are_not_saved_less_than_never(files: Files, tmp_path: Path, caps
 
 def steps_that_write(files: Files, out: Path) -> dict[str, list[str]]:
     """Commands that write to `out`."""
-    calibrate_ = ["--calibrate", files / "calibration.npy"]
+    calibrate_ = ["--calibrate", files("calibration.npy")]
     return {
-        "convert": ["convert", files / "checkpoint", "-o", str(out), *calibrate_],
-        "map": ["map", files / "a16.graph", "--system", "oheo-gulch", "-o", str(out)],
+        "convert": ["convert", files("checkpoint"), "-o", str(out), *calibrate_],
+        "map": ["map", files("a16.graph"), "--system", "oheo-gulch", "-o", str(out)],
         "simulate": simulate(files, out, "--save-every", "0"),
         "logits": [
             "logits",
-            files / "a16.map",
+            files("a16.map"),
             "--tokens",
-            files / "calibration.npy",
+            files("calibration.npy"),
             "--engine",
             "fast",
             "-o",
             str(out),
         ],
-        "inspect": ["inspect", files / "checkpoint", "--codes", str(out)],
+        "inspect": ["inspect", files("checkpoint"), "--codes", str(out)],
     }
 
 
 @pytest.mark.parametrize("name", ["convert", "map", "simulate", "logits", "inspect"])
 @pytest.mark.parametrize("older", [False, True])
 def test_a_full_disk_is_one_line(
-    name: str, older: bool, files: Files, tmp_path: Path, capsys: Said
+    name: str, older: bool, files: Files, tmp_path: Path, capsys: Said, tree: Tree
 ) -> None:
     """Nothing half-written stays, and what was there before does."""
     out = tmp_path / "out"
@@ -896,7 +849,9 @@ def test_a_disk_that_fills_up_during_a_run(
     assert_finished(out, straight)
 
 
-def test_a_disk_that_is_full_at_the_first_state(files: Files, tmp_path: Path, capsys: Said) -> None:
+def test_a_disk_that_is_full_at_the_first_state(
+    files: Files, tmp_path: Path, capsys: Said, tree: Tree
+) -> None:
     out = tmp_path / "run"
     with room_for(1000):
         assert main(simulate(files, out, "--save-every", "2")) == 1
@@ -904,7 +859,7 @@ def test_a_disk_that_is_full_at_the_first_state(files: Files, tmp_path: Path, ca
         capsys.readouterr().err
         == f"mmfree-neuro: {out / STATE_FILE}: cannot be written (File too large)\n"
     )
-    assert tree(tmp_path) == {}
+    assert tree(tmp_path) == {"run": b""}
     assert main(simulate(files, out, "--save-every", "2")) == 0
 
 
@@ -1074,7 +1029,7 @@ MIXED = """
 def test_states_pass_between_lava_and_the_fast_engine(
     scheme: str, files: Files, tmp_path: Path
 ) -> None:
-    found = run_python(MIXED, tmp_path, files / f"{scheme}.map", str(tmp_path / "state"))
+    found = run_python(MIXED, tmp_path, files(f"{scheme}.map"), str(tmp_path / "state"))
     assert (found.returncode, found.stdout) == (0, "ended\n"), found.stderr
 
 
@@ -1099,7 +1054,7 @@ def test_lava_refuses_what_cannot_be_saved(files: Files, tmp_path: Path) -> None
             except InputError as error:
                 print(error)
     """
-    found = run_python(program, tmp_path, files / "a16.map")
+    found = run_python(program, tmp_path, files("a16.map"))
     assert (found.returncode, found.stderr) == (0, "")
     only = "only a run of one sequence that keeps no logits can be saved"
     assert found.stdout.splitlines() == [

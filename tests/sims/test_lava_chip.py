@@ -4,20 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
-import numpy as np
 import pytest
 
-from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.hgrn_bit.config import ModelConfig
-from mmfree_neuro.hgrn_bit.lowering import lower
-from mmfree_neuro.hgrn_bit.names import ternary_weights
-from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 
 pytestmark = pytest.mark.lava
@@ -28,14 +23,6 @@ NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:ne
 # Lava forks beside its threads
 FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "04_own_lava_program.py"
-CONFIG = ModelConfig(
-    vocab_size=256,
-    hidden_size=32,
-    num_hidden_layers=2,
-    intermediate_size=64,
-    bos_token_id=0,
-    eos_token_id=0,
-)
 
 
 def run_script(script: Path, *arguments: str) -> str:
@@ -66,19 +53,11 @@ def run_program(program: str, folder: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mapping(
+    tmp_path_factory: pytest.TempPathFactory, random_graph: Callable[[str, str], Graph]
+) -> Path:
     """A random model of two blocks on three chips of two cores."""
-    folder, random = tmp_path_factory.mktemp("mapping"), np.random.default_rng(5)
-    shapes = CONFIG.shapes()
-    tensors = {
-        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name])
-        for name in shapes
-    }
-    checkpoint = Checkpoint(
-        CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()}
-    )
-    ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a8"])
-    graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a8"], "random")
+    folder, graph = tmp_path_factory.mktemp("mapping"), random_graph("small", "a8")
     graph_file.save_graph(graph, folder / "model.graph")
     wish = Request("block-per-chip", cores=2)
     map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)

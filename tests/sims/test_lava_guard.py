@@ -6,20 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
-import numpy as np
 import pytest
 
-from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.hgrn_bit.config import ModelConfig
-from mmfree_neuro.hgrn_bit.lowering import lower
-from mmfree_neuro.hgrn_bit.names import ternary_weights
-from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.systems.load import load_system
 
@@ -31,14 +26,6 @@ SOON_S = 5
 NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
 # Lava forks beside its threads
 FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
-CONFIG = ModelConfig(
-    vocab_size=256,
-    hidden_size=32,
-    num_hidden_layers=2,
-    intermediate_size=64,
-    bos_token_id=0,
-    eos_token_id=0,
-)
 
 # Every program runs the command line on a mapping, after it has said the process ids of the chips,
 # and ends with a line on how it ended.  A run of a million tokens does not end by itself.
@@ -83,19 +70,11 @@ PROGRAM = """
 
 
 @pytest.fixture(scope="module")
-def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mapping(
+    tmp_path_factory: pytest.TempPathFactory, random_graph: Callable[[str, str], Graph]
+) -> Path:
     """A random model of two blocks on three chips of two cores."""
-    folder, random = tmp_path_factory.mktemp("mapping"), np.random.default_rng(5)
-    shapes = CONFIG.shapes()
-    tensors = {
-        name: random.normal(float(name.endswith("norm.weight")), 0.1, shapes[name])
-        for name in shapes
-    }
-    checkpoint = Checkpoint(
-        CONFIG, {name: value.astype(np.float32) for name, value in tensors.items()}
-    )
-    ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES["a16"])
-    graph = lower(checkpoint, ternary_weights(checkpoint), ranges, SCHEMES["a16"], "random")
+    folder, graph = tmp_path_factory.mktemp("mapping"), random_graph("small", "a16")
     graph_file.save_graph(graph, folder / "model.graph")
     path = folder / "model.map"
     wish = Request("block-per-chip", cores=2)

@@ -16,21 +16,15 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
-from mmfree_neuro.hgrn_bit.config import ModelConfig
-from mmfree_neuro.hgrn_bit.lowering import lower
-from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.ternary import pack
-from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer
-from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline.simulate import simulate as simulate_file
 from mmfree_neuro.run import reference, run_file, state_file
@@ -55,31 +49,7 @@ STATE = "state.safetensors"
 MEMORY = *ranks.MPI_MEMORY, "ucx_"
 
 
-def random_graph(blocks: int, scheme: str) -> Graph:
-    random = np.random.default_rng(blocks)
-    config = ModelConfig(
-        vocab_size=256,
-        hidden_size=64,
-        num_hidden_layers=blocks,
-        intermediate_size=128,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    shapes = config.shapes()
-    tensors = {
-        name: random.normal(float(name.endswith("norm.weight")), 0.2, shapes[name])
-        for name in shapes
-    }
-    checkpoint = Checkpoint(
-        config, {name: value.astype(np.float32) for name, value in tensors.items()}
-    )
-    ranges = calibrate(checkpoint, random.integers(0, 256, (8, 48)), SCHEMES[scheme])
-    return lower(
-        checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], f"random {blocks}"
-    )
-
-
-GRAPHS = [(2, "a16"), (3, "a8")]
+GRAPHS = {"2-a16": ("two-blocks", "a16"), "3-a8": ("three-blocks", "a8")}
 TOKENS = np.random.default_rng(3).integers(0, 256, (2, 20))
 JOBS = Job(TOKENS[:, :4], 3, Sampling(0.8, seed=4)), Job(TOKENS[:1])
 
@@ -111,6 +81,7 @@ def maps(
     tmp_path_factory: pytest.TempPathFactory,
     make_mapping: Callable[..., Mapping],
     system: SystemSpec,
+    random_graph: Callable[[str, str], Graph],
 ) -> dict[str, Path]:
     """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of
     JOBS on it.
@@ -118,9 +89,9 @@ def maps(
     Those that are divided, by columns, have the head on the host and copies of norms.
     """
     folder, found = tmp_path_factory.mktemp("maps"), {}
-    for blocks, scheme in GRAPHS:
-        graph_path = folder / f"{blocks}-{scheme}.graph"
-        graph_file.save_graph(random_graph(blocks, scheme), graph_path)
+    for name, model in GRAPHS.items():
+        graph_path = folder / f"{name}.graph"
+        graph_file.save_graph(random_graph(*model), graph_path)
         graph, digest = graph_file.load_graph(graph_path)
         columns = evenly(graph, PARTS)
         divided = by_columns(graph, columns)
@@ -132,7 +103,7 @@ def maps(
             if kind == "divided":
                 mapping = replace(with_head_on_host(one, mapping), columns=columns)
             assert len(mapping.chips) >= 3
-            path = found[f"{blocks}-{scheme}-{kind}"] = folder / f"{blocks}-{scheme}-{kind}.map"
+            path = found[f"{name}-{kind}"] = folder / f"{name}-{kind}.map"
             mapping_file.save_mapping(mapping_file.StoredMapping(mapping, system, graph_path), path)
             expected = [(job, reference.run(one, mapping, job)) for job in JOBS]
             for job, result in expected:

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.cpu import programs as cpu
-from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.graph.nodes import (
     Gain,
     Graph,
@@ -30,14 +29,9 @@ from mmfree_neuro.graph.nodes import (
     block_of,
 )
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
-from mmfree_neuro.hgrn_bit import lowering
-from mmfree_neuro.hgrn_bit.config import ModelConfig
-from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
-from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
@@ -73,56 +67,30 @@ def programs_recorded_once() -> Iterator[None]:
 # Models and mappings.
 
 
-def model(
-    scheme: str, blocks: int, hidden: int, gate: int, *, bounds: bool, expand: float = 1
-) -> Graph:
-    """A small random model as integers."""
-    config = ModelConfig(
-        vocab_size=hidden + 13,
-        hidden_size=hidden,
-        num_hidden_layers=blocks,
-        intermediate_size=gate,
-        use_lower_bound=bounds,
-        expand_ratio=expand,
-    )
-    rng = np.random.default_rng(hidden + blocks)
-    tensors = {
-        name: rng.standard_normal(shape).astype(np.float32)
-        for name, shape in config.shapes().items()
-    }
-    for name, value in tensors.items():
-        if name.endswith("norm.weight"):
-            value[:] = 1 + 0.2 * value
-        elif name.endswith("_proj.weight"):
-            value *= 0.1
-    checkpoint = Checkpoint(config, tensors)
-    ranges = calibrate(checkpoint, rng.integers(0, config.vocab_size, (4, 24)), SCHEMES[scheme])
-    return lowering.lower(
-        checkpoint, ternary_weights(checkpoint), ranges, SCHEMES[scheme], "random"
-    )
+Divided = tuple[tuple[Graph, ...], ...]
 
 
-@lru_cache
-def models() -> tuple[Graph, ...]:
+@pytest.fixture(scope="module")
+def models(random_graph: Callable[[str, str], Graph]) -> tuple[Graph, ...]:
     """Blocks 1 … 3, hidden sizes 16 … 64, both schemes, with lower bounds and without, odd
     sizes."""
-    return (
-        model("a16", 1, 16, 24, bounds=True),
-        model("a16", 3, 64, 32, bounds=True),
-        model("a8", 1, 48, 80, bounds=True),
-        model("a8", 2, 24, 33, bounds=False),
-        model("a16", 2, 48, 80, bounds=False),
-        model("a16", 1, 20, 37, bounds=False, expand=1.5),
+    names = (
+        ("16x1x24", "a16"),
+        ("64x3x32", "a16"),
+        ("48x1x80", "a8"),
+        ("24x2x33", "a8"),
+        ("48x2x80", "a16"),
+        ("20x1x37-expanded", "a16"),
     )
+    return tuple(random_graph(name, scheme) for name, scheme in names)
 
 
-@lru_cache
-def divided(which: int) -> tuple[Graph, ...]:
+def divided(which: int, whole: Graph) -> tuple[Graph, ...]:
     """A model, and some of its nodes divided by columns in three ways."""
-    graph, rng, found = models()[which], random.Random(which), [models()[which]]
+    rng, found = random.Random(which), [whole]
     for _ in range(3):
         parts = []
-        for node in graph.nodes:
+        for node in whole.nodes:
             groups = [
                 -(-entry.matrix.columns // TILE)
                 for entry in node.inputs
@@ -130,8 +98,14 @@ def divided(which: int) -> tuple[Graph, ...]:
             ]
             if groups and rng.random() < 0.5:
                 parts.append((node.name, rng.randint(1, min(groups))))
-        found.append(by_columns(graph, evenly(graph, tuple(parts))))
+        found.append(by_columns(whole, evenly(whole, tuple(parts))))
     return tuple(found)
+
+
+@pytest.fixture(scope="module")
+def parts(models: tuple[Graph, ...]) -> Divided:
+    """Every model, whole and divided in three ways."""
+    return tuple(divided(which, graph) for which, graph in enumerate(models))
 
 
 def mapped(graph: Graph, rng: random.Random) -> Mapping:
@@ -324,25 +298,28 @@ def differing_bits(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.unpackbits((a ^ b).view(np.uint8)).sum())
 
 
-def test_a_thousand_random_cases_give_the_same_bits() -> None:
+def test_a_thousand_random_cases_give_the_same_bits(
+    models: tuple[Graph, ...], parts: Divided, draws: Any
+) -> None:
     """Random mappings, numbers of workers, orders of messages and sizes of vectors; several jobs
     for every model.
 
     Half of the graphs are divided by columns; their bits are still those of the whole.
     """
-    rng, compared, differing, by_reference = random.Random(2026), 0, 0, 0
-    jobs = [[asked(graph, rng) for _ in range(5)] for graph in models()]
+    cases, rng = draws.times * CASES, random.Random(draws.seed(2026))
+    compared, differing, by_reference = 0, 0, 0
+    jobs = [[asked(graph, rng) for _ in range(5)] for graph in models]
     known: dict[int, np.ndarray] = {}
-    for number in range(CASES):
+    for number in range(cases):
         which = rng.choices(range(len(jobs)), OFTEN)[0]
         job = rng.choice(jobs[which])
-        graph = rng.choice(divided(which)) if number % 2 else models()[which]
+        graph = rng.choice(parts[which]) if number % 2 else models[which]
         mapping = mapped(graph, rng)
         workers, room = rng.randint(1, 8), rng.choice([13, 100, 1 << 20, 1 << 20])
         net = Net(graph, mapping, job, assignment(mapping, rng), workers, number, room=room).run()
         expected = fast.run(graph, mapping, job)
         if id(job) not in known:
-            known[id(job)] = bits_of_the_reference(models()[which], job, expected.chosen)
+            known[id(job)] = bits_of_the_reference(models[which], job, expected.chosen)
         differing += differing_bits(net.logits, expected.logits) + differing_bits(
             expected.logits, known[id(job)]
         )
@@ -358,7 +335,7 @@ def test_a_thousand_random_cases_give_the_same_bits() -> None:
             by_reference += 1
         assert differing == 0, f"case {number}"
         compared += 1
-    assert (compared, differing, by_reference) == (CASES, 0, CASES // CHECKED_BY_THE_REFERENCE)
+    assert (compared, differing, by_reference) == (cases, 0, cases // CHECKED_BY_THE_REFERENCE)
 
 
 # Saving and resuming.
@@ -382,12 +359,14 @@ def assert_same_state(a: RunState, b: RunState) -> None:
 
 
 @pytest.mark.parametrize("which", range(6))
-def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int) -> None:
+def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(
+    which: int, parts: Divided
+) -> None:
     """Every state of a run that is saved at some interval, whatever is on its way meanwhile, and
     the rest from it."""
     rng = random.Random(which)
     for number in range(6):
-        graph = divided(which)[number % 4]
+        graph = parts[which][number % 4]
         mapping, length = mapped(graph, rng), rng.choice([1, 4, 9, 2 * TOGETHER + 2])
         tokens = np.array([[rng.randrange(graph.vocabulary) for _ in range(length)]])
         job = Job(tokens, rng.randint(2, 5), Sampling(rng.choice([0, 2]), 7), keep_logits=False)
@@ -439,9 +418,9 @@ def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(which: int
                 assert_same_state(one, other)
 
 
-def test_a_run_that_goes_on_for_longer() -> None:
+def test_a_run_that_goes_on_for_longer(models: tuple[Graph, ...]) -> None:
     """A state that is saved of a shorter run is that of a longer one."""
-    rng, graph = random.Random(5), models()[0]
+    rng, graph = random.Random(5), models[0]
     mapping, short = (
         mapped(graph, rng),
         Job(np.array([[3, 1, 4, 1, 5]]), 3, Sampling(2, 1), keep_logits=False),
