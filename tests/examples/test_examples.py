@@ -14,6 +14,8 @@ from mmfree_neuro.pipeline import report
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_torch")
 def test_the_first_three_examples_in_order(tmp_path: Path) -> None:
     for name, says in (
         ("01_convert.py", "layers.0.mlgru"),

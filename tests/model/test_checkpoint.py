@@ -575,6 +575,7 @@ def test_a_bin_from_before_zip_files(tmp_path: Path) -> None:
     assert equal(read(tmp_path, load_bin, FAMILY).tensors, tiny().tensors)
 
 
+@pytest.mark.usefixtures("needs_torch")
 def test_a_bin_is_mapped_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmfree_kernels.float_model.torch_bin._MAPPED_BYTES", 16)
     state = {name: in_torch(value) for name, value in tiny().tensors.items()}

@@ -309,6 +309,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return said.err.removeprefix("mmfree-neuro: ").rstrip("\n")
 
 
+@pytest.mark.usefixtures("needs_torch")
 def test_a_tokenizer_of_more_tokens_than_its_model(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: ModelConfig
 ) -> None:
@@ -329,6 +330,7 @@ def test_a_tokenizer_of_more_tokens_than_its_model(
     assert main(arguments) == 0
 
 
+@pytest.mark.usefixtures("needs_torch")
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -403,6 +405,7 @@ def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
     assert run_file.load_run(tmp_path / "run").prompt_tokens == (1,)
 
 
+@pytest.mark.usefixtures("needs_torch")
 @pytest.mark.parametrize(
     "content", ["once " * 9, "ti" * 21, SENTENCE], ids=["words", "one-word", "sentence"]
 )

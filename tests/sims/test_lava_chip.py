@@ -1,12 +1,8 @@
 """Our Lava Processes inside a Lava program of the user's own."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -17,39 +13,7 @@ from mmfree_neuro.pipeline import map
 
 pytestmark = pytest.mark.lava
 
-TIMEOUT_S = 60
-# networkx 2.8 says so
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
-# Lava forks beside its threads
-FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "04_own_lava_program.py"
-
-
-def run_script(script: Path, *arguments: str) -> str:
-    """Run a script with every warning an error; whatever it leaves behind is ended with it."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        pytest.fail(f"the program did not end within {TIMEOUT_S} s\n{out}\n{err}")
-    assert process.returncode == 0, err
-    return out
-
-
-def run_program(program: str, folder: Path, *arguments: str) -> str:
-    script = (
-        folder / "program.py"
-    )  # a file of its own: Lava reads the file that a Process comes from
-    script.write_text(dedent(program))
-    return run_script(script, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +28,7 @@ def mapping(
     return folder / "model.map"
 
 
-def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
+def test_a_program_of_the_users_own(mapping: Path, run_python: Callable[..., Any]) -> None:
     """Two sequences of 4 tokens, each continued by 3, of which 2 are fed back."""
     program = """
         import multiprocessing
@@ -116,10 +80,12 @@ def test_a_program_of_the_users_own(mapping: Path, tmp_path: Path) -> None:
         assert multiprocessing.active_children() == []
         print("ended")
     """
-    assert run_program(program, tmp_path, str(mapping)) == "ended\n"
+    assert run_python(program, mapping).stdout == "ended\n"
 
 
-def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: Path) -> None:
+def test_a_process_of_the_users_own_hears_the_traffic(
+    mapping: Path, run_python: Callable[..., Any]
+) -> None:
     """A listener behind the last chip decodes every logit packet, and the END."""
     program = """
         import sys
@@ -189,11 +155,11 @@ def test_a_process_of_the_users_own_hears_the_traffic(mapping: Path, tmp_path: P
             host.stop()
             print("ended")
     """
-    assert run_program(program, tmp_path, str(mapping)) == "ended\n"
+    assert run_python(program, mapping).stdout == "ended\n"
 
 
-def test_the_example_on_a_mapping_file(mapping: Path) -> None:
-    lines = run_script(EXAMPLE, str(mapping)).splitlines()
+def test_the_example_on_a_mapping_file(mapping: Path, run_python: Callable[..., Any]) -> None:
+    lines = run_python(EXAMPLE, mapping).stdout.splitlines()
     assert [line.split()[:2] for line in lines[1:-1]] == [
         ["chip", "0:"],
         ["chip", "1:"],
@@ -202,5 +168,5 @@ def test_the_example_on_a_mapping_file(mapping: Path) -> None:
     assert lines[-1] == "equal to the fast engine: True"
 
 
-def test_the_example_by_itself() -> None:
-    assert run_script(EXAMPLE).splitlines()[-1] == "equal to the fast engine: True"
+def test_the_example_by_itself(run_python: Callable[..., Any]) -> None:
+    assert run_python(EXAMPLE).stdout.splitlines()[-1] == "equal to the fast engine: True"

@@ -1,43 +1,13 @@
 """Lava must be able to run on this very interpreter. Each test has a fresh one, as the repairs must
 precede Lava."""
 
-import os
-import signal
-import subprocess
 import sys
-from pathlib import Path
-from textwrap import dedent
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.lava
-
-TIMEOUT_S = 60
-# networkx 2.8 says so
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
-
-
-def run_python(program: str, folder: Path) -> str:
-    """Run a program with every warning an error; whatever it leaves behind is ended with it."""
-    script = (
-        folder / "program.py"
-    )  # a file of its own: Lava reads the file that a Process comes from
-    script.write_text(dedent(program))
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-W", NO_PANDAS, str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        pytest.fail(f"the program did not end within {TIMEOUT_S} s\n{out}\n{err}")
-    assert process.returncode == 0, err
-    return out
 
 
 def expected_changes() -> tuple[str, ...]:
@@ -51,7 +21,9 @@ def expected_changes() -> tuple[str, ...]:
     )
 
 
-def test_enable_lava_says_what_it_changed_and_changes_it_once(tmp_path: Path) -> None:
+def test_enable_lava_says_what_it_changed_and_changes_it_once(
+    run_python: Callable[..., Any],
+) -> None:
     out = run_python(
         """
         import dataclasses
@@ -60,13 +32,12 @@ def test_enable_lava_says_what_it_changed_and_changes_it_once(tmp_path: Path) ->
         print(enable_lava())
         print(enable_lava())
         assert dataclasses.dataclass is before
-        """,
-        tmp_path,
-    )
+        """
+    ).stdout
     assert out == f"{expected_changes()}\n()\n"
 
 
-def test_an_asynchronous_program_of_two_processes(tmp_path: Path) -> None:
+def test_an_asynchronous_program_of_two_processes(run_python: Callable[..., Any]) -> None:
     """Three messages are sent as two rows of two and arrive as one row of four, through Lava's own
     reshape."""
     out = run_python(
@@ -124,13 +95,14 @@ def test_an_asynchronous_program_of_two_processes(tmp_path: Path) -> None:
             source.out.flatten().connect(sink.inp)
             sink.run(condition=RunSteps(num_steps=3), run_cfg=Loihi2SimCfg())
             sink.stop()
-        """,
-        tmp_path,
-    )
+        """
+    ).stdout
     assert out == "[0, 1, 2, 3]\n[1, 1, 2, 3]\n[2, 1, 2, 3]\n"
 
 
-def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(tmp_path: Path) -> None:
+def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(
+    run_python: Callable[..., Any],
+) -> None:
     """netx keeps 128 and the exponent -7 for the 1 in the file; Dense itself would read a plain 1
     as 0."""
     out = run_python(
@@ -164,9 +136,8 @@ def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(tmp_path: Path) -> 
         synapse = network.layers[1].synapse
         print(*network.inp.shape, *network.out.shape)
         print((synapse.weights.init * 2.0 ** synapse.proc_params["weight_exp"]).tolist())
-        """,
-        tmp_path,
-    )
+        """
+    ).stdout
     assert out == "3 2\n[[1.0, 0.0, -1.0], [-1.0, 1.0, 1.0]]\n"
 
 
@@ -188,7 +159,9 @@ NO_LAVA_DL = (
         ("lava.lib.dl", "enable_lava_dl", NO_LAVA_DL),
     ],
 )
-def test_what_is_not_installed(absent: str, call: str, message: str, tmp_path: Path) -> None:
+def test_what_is_not_installed(
+    absent: str, call: str, message: str, run_python: Callable[..., Any]
+) -> None:
     out = run_python(
         f"""
         import sys
@@ -199,7 +172,6 @@ def test_what_is_not_installed(absent: str, call: str, message: str, tmp_path: P
             compat.{call}()
         except EngineError as error:
             print(error)
-        """,
-        tmp_path,
-    )
+        """
+    ).stdout
     assert out == message + "\n"

@@ -1,11 +1,10 @@
 """What lava-dl computes must be our integers. Each run has a fresh interpreter, as the repairs
 precede Lava."""
 
-import os
-import signal
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +14,7 @@ from mmfree_sims.lava_dl import export_dense
 
 pytestmark = pytest.mark.lava
 
-TIMEOUT_S = 120
 NO_H5PY = "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as the README says"
-IGNORED = (
-    # networkx 2.8 says so
-    "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert",
-    # Lava forks beside the threads of BLAS
-    "ignore:This process:DeprecationWarning:multiprocessing.popen_fork",
-)
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -63,30 +55,6 @@ if __name__ == "__main__":
 """
 
 
-def run_lava(folder: Path) -> None:
-    """Run the script on a folder with every warning an error; whatever it leaves behind is ended
-    with it."""
-    script = (
-        folder / "program.py"
-    )  # a file of its own: Lava reads the file that a Process comes from
-    script.write_text(SCRIPT)
-    warnings = [part for entry in ("error", *IGNORED) for part in ("-W", entry)]
-    process = subprocess.Popen(
-        [sys.executable, *warnings, str(script), str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        pytest.fail(f"the program did not end within {TIMEOUT_S} s\n{out}\n{err}")
-    assert process.returncode == 0, err
-
-
 @pytest.mark.parametrize(
     "matrix",
     [
@@ -98,7 +66,9 @@ def run_lava(folder: Path) -> None:
     ],
     ids=["by hand", "no negative entry", "40 x 300"],
 )
-def test_netx_computes_our_integers(matrix: np.ndarray, tmp_path: Path) -> None:
+def test_netx_computes_our_integers(
+    matrix: np.ndarray, tmp_path: Path, run_python: Callable[..., Any]
+) -> None:
     values = np.random.default_rng(2).integers(-128, 128, (3, matrix.shape[1]))
     values[0], values[1] = (
         np.where(matrix[0] < 0, -128, 127),
@@ -107,7 +77,7 @@ def test_netx_computes_our_integers(matrix: np.ndarray, tmp_path: Path) -> None:
     export_dense(matrix, tmp_path / "layer.net")
     np.save(tmp_path / "matrix.npy", matrix)
     np.save(tmp_path / "values.npy", values)
-    run_lava(tmp_path)
+    run_python(SCRIPT, tmp_path)
     expected = np.stack([matrix.astype(np.int64) @ q for q in values])
     assert np.array_equal(np.load(tmp_path / "netx.npy"), expected)
     assert np.array_equal(np.load(tmp_path / "dense.npy"), expected)

@@ -1,15 +1,11 @@
 """The Lava engine must give the bits of the reference, whatever the mapping, the processes and the
 delays."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,11 +30,6 @@ from mmfree_sims.lava import engine
 
 pytestmark = pytest.mark.lava
 
-TIMEOUT_S = 120
-# networkx 2.8 says so
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
-# Lava forks beside its threads
-FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
 SYSTEM = load_system("kapoho-point")
 
 
@@ -141,27 +132,6 @@ COMPARE = """
 """
 
 
-def run_python(program: str, folder: Path, *arguments: str) -> str:
-    """Run a program with every warning an error; whatever it leaves behind is ended with it."""
-    script = folder / "program.py"
-    script.write_text(dedent(program))
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, str(script), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        pytest.fail(f"the program did not end within {TIMEOUT_S} s\n{out}\n{err}")
-    assert process.returncode == 0, err
-    return out
-
-
 @pytest.fixture(scope="module")
 def graphs(
     tmp_path_factory: pytest.TempPathFactory, random_graph: Callable[[str, str], Graph]
@@ -175,7 +145,7 @@ def graphs(
 
 @pytest.mark.parametrize("name", MAPPINGS)
 def test_every_engine_gives_the_bits_of_the_reference(
-    name: str, graphs: dict[str, Path], tmp_path: Path
+    name: str, graphs: dict[str, Path], tmp_path: Path, run_python: Callable[..., Any]
 ) -> None:
     """Fast, Lava per chip (also with random delays) and per core; 2 checkpoints, 2 schemes."""
     for graph_name, path in graphs.items():
@@ -185,11 +155,11 @@ def test_every_engine_gives_the_bits_of_the_reference(
             mapping_file.StoredMapping(mapping, SYSTEM, path), tmp_path / f"{graph_name}.map"
         )
     paths = sorted(tmp_path.glob("*.map"))
-    assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == [path.name for path in paths]
+    assert run_python(COMPARE, *paths).stdout.split() == [path.name for path in paths]
 
 
 def test_a_divided_graph_with_copies_and_its_head_on_the_host(
-    graphs: dict[str, Path], tmp_path: Path
+    graphs: dict[str, Path], tmp_path: Path, run_python: Callable[..., Any]
 ) -> None:
     """As above, on the scattered mapping; the nodes behind the last block are the host's, partial
     sums among them.
@@ -229,10 +199,12 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
             mapping_file.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map"
         )
     paths = sorted(tmp_path.glob("*.map"))
-    assert run_python(COMPARE, tmp_path, *map(str, paths)).split() == ["1-a16.map", "2-a8.map"]
+    assert run_python(COMPARE, *paths).stdout.split() == ["1-a16.map", "2-a8.map"]
 
 
-def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_progress_is_reported(
+    graphs: dict[str, Path], tmp_path: Path, run_python: Callable[..., Any]
+) -> None:
     graph, digest = graph_file.load_graph(graphs["1-a16"])
     path = tmp_path / "1.map"
     mapping_file.save_mapping(
@@ -257,7 +229,7 @@ def test_progress_is_reported(graphs: dict[str, Path], tmp_path: Path) -> None:
         assert {(phase, total) for phase, _, total in told} == {("prefill", 8), ("generate", 6)}
         assert ("prefill", 8, 8) in told and told[-1] == ("generate", 6, 6)
     """
-    run_python(program, tmp_path, str(path))
+    run_python(program, path)
 
 
 def test_too_many_cores_to_be_processes(graphs: dict[str, Path]) -> None:

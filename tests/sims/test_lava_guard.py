@@ -3,12 +3,11 @@ behind."""
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -20,13 +19,7 @@ from mmfree_neuro.systems.load import load_system
 
 pytestmark = pytest.mark.lava
 
-TIMEOUT_S = 60
 SOON_S = 5
-# networkx 2.8 says so
-NO_PANDAS = "ignore:pandas not found, skipping conversion test.:ImportWarning:networkx.convert"
-# Lava forks beside its threads
-FORK = "ignore:This process:DeprecationWarning:multiprocessing.popen_fork"
-
 # Every program runs the command line on a mapping, after it has said the process ids of the chips,
 # and ends with a line on how it ended.  A run of a million tokens does not end by itself.
 PROGRAM = """
@@ -84,107 +77,73 @@ def mapping(
     return path
 
 
-class Run:
-    """A guarded program in a session of its own."""
-
-    def __init__(self, mapping: Path, folder: Path, patch: str = "", engine: str = "lava") -> None:
-        self.folder = folder
-        script = folder / "program.py"
-        script.write_text(
-            dedent(PROGRAM).replace("{patch}", dedent(patch)).replace("{engine}", engine)
-        )
-        arguments = str(script), str(mapping), str(folder / "run")
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-W", NO_PANDAS, "-W", FORK, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in session_of(self.process.pid):
-            os.kill(process, signal.SIGKILL)
-        self.process.communicate()
-
-    def children(self) -> dict[str, list[int]]:
-        """The process ids of the chips and of all children, once the third token is generated."""
-        assert self.process.stdout is not None
-        lines = [self.process.stdout.readline().split() for _ in range(2)]
-        assert [line[0] for line in lines] == ["chips", "children"]
-        assert self.left_in_memory()
-        return {line[0]: [int(word) for word in line[1:]] for line in lines}
-
-    def end(self) -> tuple[int, str, str]:
-        """Exit status, output and complaint; the program must end by itself."""
-        try:
-            out, err = self.process.communicate(timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"the program did not end within {TIMEOUT_S} s")
-        return self.process.returncode, out, err
-
-    def assert_nothing_left(self) -> None:
-        end = time.monotonic() + SOON_S
-        while time.monotonic() < end and (session_of(self.process.pid) or self.left_in_memory()):
-            time.sleep(0.02)
-        assert session_of(self.process.pid) == []
-        assert self.left_in_memory() == []
-        assert sorted(path.name for path in self.folder.iterdir()) == ["program.py"]
-
-    def left_in_memory(self) -> list[str]:
-        return [name for name in os.listdir("/dev/shm") if name.startswith(f"t{self.process.pid}_")]
+Run = Callable[..., Any]
 
 
-def session_of(leader: int) -> list[int]:
-    """The living processes of a session, found in /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            fields = (
-                (entry / "stat").read_text().rpartition(")")[2].split()
-                if entry.name.isdigit()
-                else []
-            )
-        except OSError:  # it ended meanwhile
-            continue
-        if fields and int(fields[3]) == leader and fields[0] not in "ZX":
-            found.append(int(entry.name))
-    return found
+@pytest.fixture
+def run(launch: Run, python: tuple[str, ...], mapping: Path, tmp_path: Path) -> Run:
+    """The function that starts the program with a patch, guarded, as a `Launched`."""
+
+    def started(patch: str = "", engine: str = "lava") -> Any:
+        script = tmp_path / "program.py"
+        text = dedent(PROGRAM).replace("{patch}", dedent(patch)).replace("{engine}", engine)
+        script.write_text(text, encoding="utf-8")
+        command = *python, script, mapping, tmp_path / "run"
+        return launch(*command, left_in_memory=left_in_memory)
+
+    return started
+
+
+def left_in_memory(launched: Any) -> list[str]:
+    """The blocks of shared memory that the program made."""
+    mine = f"t{launched.process.pid}_"
+    return [name for name in os.listdir("/dev/shm") if name.startswith(mine)]
+
+
+def children_of(launched: Any) -> dict[str, list[int]]:
+    """The process ids of the chips and of all children, once the third token is generated."""
+    assert launched.process.stdout is not None
+    lines = [launched.process.stdout.readline().split() for _ in range(2)]
+    assert [line[0] for line in lines] == ["chips", "children"]
+    assert launched.left_in_memory()
+    return {line[0]: [int(word) for word in line[1:]] for line in lines}
+
+
+def assert_nothing_left(launched: Any, folder: Path) -> None:
+    launched.assert_nothing_left()
+    assert sorted(path.name for path in folder.iterdir()) == ["program.py"]
 
 
 @pytest.mark.parametrize("engine", ["lava", "lava-per-core"])
 @pytest.mark.parametrize("number", [0, 2])
-def test_a_chip_that_is_killed(number: int, engine: str, mapping: Path, tmp_path: Path) -> None:
-    with Run(mapping, tmp_path, engine=engine) as run:
-        victim = run.children()["chips"][number]
+def test_a_chip_that_is_killed(number: int, engine: str, run: Run, tmp_path: Path) -> None:
+    with run(engine=engine) as running:
+        victim = children_of(running)["chips"][number]
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
-        status, out, err = run.end()
+        status, out, err = running.end()
         who = f"chip {number}" if engine == "lava" else f"core {number % 2} of chip {number // 2}"
         assert err == f"mmfree-neuro: {who} (process {victim}) died (SIGKILL)\n"
         assert status == 1
         _, reported, ended, left = out.split()
         assert (reported, left) == ("1", "0")
         assert float(ended) - killed < SOON_S
-        run.assert_nothing_left()
+        assert_nothing_left(running, tmp_path)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_host_or_the_service_is_killed(number: int, mapping: Path, tmp_path: Path) -> None:
-    with Run(mapping, tmp_path) as run:
-        children = run.children()
+def test_the_host_or_the_service_is_killed(number: int, run: Run, tmp_path: Path) -> None:
+    with run() as running:
+        children = children_of(running)
         others = sorted(set(children["children"]) - set(children["chips"]))
         assert len(others) == 2
         os.kill(others[number], signal.SIGKILL)
-        status, _, err = run.end()
+        status, _, err = running.end()
         assert (status, err) == (
             1,
             f"mmfree-neuro: the host or a service process ({others[number]}) died (SIGKILL)\n",
         )
-        run.assert_nothing_left()
+        assert_nothing_left(running, tmp_path)
 
 
 RAISE_IN_FIRE = """
@@ -204,20 +163,20 @@ tile.Firing.take = failing
 @pytest.mark.parametrize(
     ("node", "chip"), [("layers.0.mlgru", 0), ("layers.1.glu", 1), ("head", 2)]
 )
-def test_a_model_that_raises(node: str, chip: int, mapping: Path, tmp_path: Path) -> None:
-    with Run(mapping, tmp_path, RAISE_IN_FIRE.replace("{node}", node)) as run:
-        chips = run.children()["chips"]
-        status, out, err = run.end()
+def test_a_model_that_raises(node: str, chip: int, run: Run, tmp_path: Path) -> None:
+    with run(RAISE_IN_FIRE.replace("{node}", node)) as running:
+        chips = children_of(running)["chips"]
+        status, out, err = running.end()
         lines = err.splitlines()
         assert lines[0] == f"mmfree-neuro: chip {chip} (process {chips[chip]}) failed"
         assert lines[1] == "Traceback (most recent call last):"
         assert lines[-1] == "ValueError: the two hundredth token is cursed"
         assert "in failing" in err
         assert (status, out.split()[1], out.split()[3]) == (1, "1", "0")
-        run.assert_nothing_left()
+        assert_nothing_left(running, tmp_path)
 
 
-def test_a_tile_that_cannot_be_built(mapping: Path, tmp_path: Path) -> None:
+def test_a_tile_that_cannot_be_built(run: Run, tmp_path: Path) -> None:
     """Before a chip has said that it is ready its process id is not known to be that of a chip."""
     patch = """
         build = tile.Tile.__init__
@@ -231,16 +190,16 @@ def test_a_tile_that_cannot_be_built(mapping: Path, tmp_path: Path) -> None:
 
         tile.Tile.__init__ = failing
     """
-    with Run(mapping, tmp_path, patch) as run:
-        status, out, err = run.end()
+    with run(patch) as running:
+        status, out, err = running.end()
         assert err.splitlines()[0].endswith(" failed")
         assert err.splitlines()[-1] == "MemoryError: no room for chip 1"
         assert (status, out.split()[1], out.split()[3]) == (1, "1", "0")
-        run.assert_nothing_left()
+        assert_nothing_left(running, tmp_path)
 
 
 @pytest.mark.parametrize("number", [1, 3, 5])
-def test_a_process_that_dies_while_lava_starts(number: int, mapping: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_while_lava_starts(number: int, run: Run, tmp_path: Path) -> None:
     """Lava waits for what every process has to say of its own start, and would wait for a dead one
     for ever."""
     patch = f"""
@@ -260,16 +219,16 @@ def test_a_process_that_dies_while_lava_starts(number: int, mapping: Path, tmp_p
 
         infrastructure.MultiProcessing.build_actor = killing
     """
-    with Run(mapping, tmp_path, patch) as run:
-        status, out, err = run.end()
+    with run(patch) as running:
+        status, out, err = running.end()
         assert err.startswith("mmfree-neuro: ")
         assert err.endswith(" died (SIGKILL)\n")
         assert err.count("\n") == 1
         assert (status, out.split()[1]) == (1, "1")
-        run.assert_nothing_left()
+        assert_nothing_left(running, tmp_path)
 
 
-def test_what_the_report_raises_passes_through(mapping: Path, tmp_path: Path) -> None:
+def test_what_the_report_raises_passes_through(run: Run, tmp_path: Path) -> None:
     patch = """
         from mmfree_neuro.cli.output import Bars
 
@@ -280,28 +239,28 @@ def test_what_the_report_raises_passes_through(mapping: Path, tmp_path: Path) ->
 
         Bars.show = failing
     """
-    with Run(mapping, tmp_path, patch) as run:
-        status, _, err = run.end()
+    with run(patch) as running:
+        status, _, err = running.end()
         assert (status, err.splitlines()[-1]) == (1, "ZeroDivisionError: the bar is closed")
-        run.assert_nothing_left()
+        assert_nothing_left(running, tmp_path)
 
 
 @pytest.mark.parametrize("engine", ["lava", "lava-per-core"])
-def test_ctrl_c(engine: str, mapping: Path, tmp_path: Path) -> None:
+def test_ctrl_c(engine: str, run: Run, tmp_path: Path) -> None:
     """A terminal sends SIGINT to the whole process group."""
-    with Run(mapping, tmp_path, engine=engine) as run:
-        run.children()
-        os.killpg(run.process.pid, signal.SIGINT)
-        status, out, err = run.end()
+    with run(engine=engine) as running:
+        children_of(running)
+        os.killpg(running.process.pid, signal.SIGINT)
+        status, out, err = running.end()
         assert (status, err) == (1, "mmfree-neuro: interrupted\n")
         assert (out.split()[1], out.split()[3]) == ("1", "0")
-        run.assert_nothing_left()
+        assert_nothing_left(running, tmp_path)
 
 
 @pytest.mark.parametrize("engine", ["lava", "lava-per-core"])
-def test_the_users_process_is_killed(engine: str, mapping: Path, tmp_path: Path) -> None:
-    with Run(mapping, tmp_path, engine=engine) as run:
-        assert len(run.children()["children"]) >= 3
-        os.kill(run.process.pid, signal.SIGKILL)
-        assert run.process.wait(SOON_S) == -signal.SIGKILL
-        run.assert_nothing_left()
+def test_the_users_process_is_killed(engine: str, run: Run, tmp_path: Path) -> None:
+    with run(engine=engine) as running:
+        assert len(children_of(running)["children"]) >= 3
+        os.kill(running.process.pid, signal.SIGKILL)
+        assert running.process.wait(SOON_S) == -signal.SIGKILL
+        assert_nothing_left(running, tmp_path)

@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,75 +126,24 @@ def path(maps: dict[str, Path]) -> Path:
     return maps["2-a16-chain"]
 
 
-class Launched:
-    """A command in a session of its own, whose processes are known by a variable that they
-    inherit."""
+Launch = Callable[..., Any]
 
-    def __init__(self, mark: Path, *command: str | Path) -> None:
-        self.mark, self.before = f"MMFREE_TEST={mark}".encode(), set(os.listdir("/dev/shm"))
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env=os.environ | {"MMFREE_TEST": str(mark)},
-        )
 
-    def __enter__(self) -> "Launched":
-        return self
+def mpi_memory() -> Callable[[object], list[str]]:
+    """The function that lists what MPI has laid into shared memory from now on and no living
+    process holds."""
+    before = set(os.listdir("/dev/shm"))
 
-    def __exit__(self, *_: object) -> None:
-        for process in self.living():
-            os.kill(process, signal.SIGKILL)
-        self.process.communicate()
-
-    def living(self) -> dict[int, int | None]:
-        """The rank of every process of the command that is alive, None where it has none."""
-        found: dict[int, int | None] = {}
-        for entry in Path("/proc").iterdir():
-            try:
-                words = (
-                    (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
-                )
-            except OSError:  # it ended meanwhile, or is not ours
-                continue
-            if self.mark in words:
-                ranks = [int(word[9:]) for word in words if word.startswith(b"PMI_RANK=")]
-                found[int(entry.name)] = ranks[0] if ranks else None
-        return found
-
-    def process_of(self, rank: int) -> int:
-        """The process id of a rank."""
-        return next(process for process, found in self.living().items() if found == rank)
-
-    def end(self, seconds: float = TIMEOUT_S) -> tuple[int, str, str]:
-        """Exit status, output and complaint; the command must end by itself."""
-        try:
-            out, err = self.process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"the command did not end within {seconds} s; alive: {self.living()}")
-        return self.process.returncode, out, err
-
-    def assert_nothing_left(self) -> None:
-        end = time.monotonic() + SOON_S
-        while time.monotonic() < end and (self.living() or self.left_in_memory()):
-            time.sleep(0.02)
-        assert self.living() == {}
-        assert self.left_in_memory() == []
-
-    def left_in_memory(self) -> list[str]:
-        """What MPI has laid into shared memory since the start and no living process holds."""
-        new = {
-            name for name in set(os.listdir("/dev/shm")) - self.before if name.startswith(MEMORY)
-        }
+    def left(_launched: object) -> list[str]:
+        new = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(MEMORY)}
         held = "".join(
             _read(entry / "maps")
             for entry in Path("/proc").iterdir()
             if new and entry.name.isdigit()
         )
         return sorted(name for name in new if name not in held)
+
+    return left
 
 
 def _read(path: Path) -> str:
@@ -202,12 +153,24 @@ def _read(path: Path) -> str:
         return ""
 
 
-def run_on(ranks: int, mark: Path, *command: str | Path) -> tuple[int, str, str]:
-    """Run a command under mpiexec to its end, which leaves nothing behind."""
-    with Launched(mark, MPIEXEC, "-n", str(ranks), *command) as launched:
-        ended = launched.end()
-        launched.assert_nothing_left()
-    return ended
+@pytest.fixture
+def launched(launch: Launch) -> Launch:
+    """The function that starts a command, with MPI's shared memory watched."""
+    return partial(launch, left_in_memory=mpi_memory())
+
+
+@pytest.fixture
+def run_on(launched: Launch) -> Callable[..., tuple[int, str, str]]:
+    """The function that runs a command under mpiexec to its end, which leaves nothing behind."""
+
+    def run(ranks: int, *command: str | Path) -> tuple[int, str, str]:
+        with launched(MPIEXEC, "-n", str(ranks), *command) as running:
+            ended = running.end()
+            running.assert_nothing_left()
+        found: tuple[int, str, str] = ended
+        return found
+
+    return run
 
 
 def program(folder: Path, text: str) -> Path:
@@ -296,18 +259,18 @@ COMPARE = """
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_placement_gives_the_bits_of_the_reference(
-    ranks: int, maps: dict[str, Path], tmp_path: Path
+    ranks: int, maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Default, all on one rank, reversed, at random, rank 0 without chips; 2 to 3 blocks, 2
     schemes, 3 mappings."""
     script = program(tmp_path, COMPARE)
-    status, out, err = run_on(ranks, tmp_path, *PYTHON, "-m", "mpi4py", script, *maps.values())
+    status, out, err = run_on(ranks, *PYTHON, "-m", "mpi4py", script, *maps.values())
     assert (status, err) == (0, "")
     assert out.split() == [path.name for path in maps.values()]
 
 
 def test_every_payload_travels_once_to_each_rank_that_reads_it(
-    maps: dict[str, Path], tmp_path: Path
+    maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
 ) -> None:
     script = program(
         tmp_path,
@@ -346,7 +309,7 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
             assert told == []
         """,
     )
-    status, out, err = run_on(3, tmp_path, *PYTHON, "-m", "mpi4py", script, maps["3-a8-random"])
+    status, out, err = run_on(3, *PYTHON, "-m", "mpi4py", script, maps["3-a8-random"])
     assert (status, out, err) == (0, "compared\n", "")
 
 
@@ -380,7 +343,7 @@ SAVING = """
 
 @pytest.mark.parametrize("name", ["2-a16-random", "3-a8-block-per-chip", "3-a8-divided"])
 def test_states_are_saved_and_resumed_across_engines(
-    name: str, maps: dict[str, Path], tmp_path: Path
+    name: str, maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Every state of MPI is that of fast and of the reference, and each goes on from the states of
     the others."""
@@ -400,11 +363,7 @@ def test_states_are_saved_and_resumed_across_engines(
     starts = [(4, None), (1, None), *((4, state) for state in slow)]
     (tmp_path / "asked").write_bytes(pickle.dumps((job, starts)))
     script = program(tmp_path, SAVING)
-    assert run_on(3, tmp_path, *PYTHON, "-m", "mpi4py", script, maps[name], tmp_path / "asked") == (
-        0,
-        "",
-        "",
-    )
+    assert run_on(3, *PYTHON, "-m", "mpi4py", script, maps[name], tmp_path / "asked") == (0, "", "")
     found = pickle.loads((tmp_path / "asked.found").read_bytes())
     assert [state.fed for state in slow] == [4, 8, 12, 16]
     for (result, states), others in zip(
@@ -468,9 +427,11 @@ def test_a_placement_gives_every_chip_one_of_the_ranks(hand_mapping: Mapping) ->
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_one_run_is_written_and_told_once(ranks: int, path: Path, tmp_path: Path) -> None:
+def test_one_run_is_written_and_told_once(
+    ranks: int, path: Path, tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+) -> None:
     run = tmp_path / "run"
-    status, out, err = run_on(ranks, tmp_path, *COMMAND, *simulate(path, run, "--save-every", "5"))
+    status, out, err = run_on(ranks, *COMMAND, *simulate(path, run, "--save-every", "5"))
     assert (status, err) == (0, "")
     assert [path.name for path in run.iterdir()] == ["run.json"]
     assert out.startswith(f"ab{run_file.load_run(run).text}\n\nmpi: started in ")
@@ -478,25 +439,29 @@ def test_one_run_is_written_and_told_once(ranks: int, path: Path, tmp_path: Path
     assert outcome(run) == unbroken(path, tmp_path / "fast", 24)
 
 
-def test_one_rank_needs_no_mpiexec(path: Path, tmp_path: Path) -> None:
-    with Launched(tmp_path, *COMMAND, *simulate(path, tmp_path / "run")) as launched:
-        status, out, err = launched.end()
-        launched.assert_nothing_left()
+def test_one_rank_needs_no_mpiexec(path: Path, tmp_path: Path, launched: Launch) -> None:
+    with launched(*COMMAND, *simulate(path, tmp_path / "run")) as running:
+        status, out, err = running.end()
+        running.assert_nothing_left()
     assert (status, err, out.count("mpi: started in ")) == (0, "", 1)
     assert outcome(tmp_path / "run") == unbroken(path, tmp_path / "fast", 24)
 
 
-def test_one_rank_outlives_the_shell_that_started_it(path: Path, tmp_path: Path) -> None:
+def test_one_rank_outlives_the_shell_that_started_it(
+    path: Path, tmp_path: Path, launched: Launch
+) -> None:
     """As a run does that is started in the background before one logs out."""
     words = simulate(path, tmp_path / "run", new_tokens=2000)
-    with Launched(tmp_path, "sh", "-c", '"$@" & sleep 1', "sh", *COMMAND, *words) as launched:
-        status, _, err = launched.end()
-        launched.assert_nothing_left()
+    with launched("sh", "-c", '"$@" & sleep 1', "sh", *COMMAND, *words) as running:
+        status, _, err = running.end()
+        running.assert_nothing_left()
     assert (status, err) == (0, "")
     assert outcome(tmp_path / "run") == unbroken(path, tmp_path / "fast", 2000)
 
 
-def test_logits_are_those_of_the_fast_engine(path: Path, tmp_path: Path) -> None:
+def test_logits_are_those_of_the_fast_engine(
+    path: Path, tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+) -> None:
     np.save(tmp_path / "tokens.npy", TOKENS)
 
     def what(engine: str) -> list[str]:
@@ -521,7 +486,7 @@ def test_logits_are_those_of_the_fast_engine(path: Path, tmp_path: Path) -> None
         ]
 
     names = "logits.npy", "nats.npy", "chosen.npy"
-    status, out, err = run_on(2, tmp_path, *COMMAND, *what("mpi"), "--ranks", "1,0,1")
+    status, out, err = run_on(2, *COMMAND, *what("mpi"), "--ranks", "1,0,1")
     assert (status, err) == (0, "")
     assert out == f"wrote {', '.join(str(tmp_path / 'mpi' / name) for name in names)}\n"
     assert main(what("fast")) == 0
@@ -583,7 +548,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_one_line_of_all_ranks(name: str, path: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_one_line_of_all_ranks(
+    name: str, path: Path, tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+) -> None:
     source, more, message = WRONG[name]
     mapping_file.save_mapping(mapping_file.load_mapping(path), tmp_path / "0.map")
 
@@ -596,7 +563,7 @@ def test_wrong_input_is_one_line_of_all_ranks(name: str, path: Path, tmp_path: P
     words = simulate(
         Path(*map(filled, source)) if source else path, tmp_path / "run", *map(filled, more)
     )
-    status, out, err = run_on(2, tmp_path, *PYTHON, script, *words)
+    status, out, err = run_on(2, *PYTHON, script, *words)
     assert err == f"mmfree-neuro: {filled(message)}\n"
     assert (status, out) == (2, "")
     assert not (tmp_path / "run").exists()
@@ -672,11 +639,13 @@ UNBUILT_TILE = """
 @pytest.mark.parametrize(
     "patch", [FAILING_TILE, UNBUILT_TILE], ids=["a tile at work", "a tile that is built"]
 )
-def test_a_bug_on_one_rank(patch: str, rank: int, path: Path, tmp_path: Path) -> None:
+def test_a_bug_on_one_rank(
+    patch: str, rank: int, path: Path, tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+) -> None:
     script = program(tmp_path, patched(patch.replace("{rank}", str(rank))))
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
     begin = time.monotonic()
-    status, out, err = run_on(3, tmp_path, *PYTHON, script, *words)
+    status, out, err = run_on(3, *PYTHON, script, *words)
     assert time.monotonic() - begin < SOON_S
     lines = err.splitlines()
     assert lines[:2] == [f"mmfree-neuro: rank {rank} failed", "Traceback (most recent call last):"]
@@ -690,7 +659,9 @@ def patched(patch: str) -> str:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_bug_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
+def test_a_bug_before_the_run(
+    rank: int, path: Path, tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+) -> None:
     patch = f"""
         def failing(path):
             raise ValueError("the file is cursed")
@@ -700,7 +671,7 @@ def test_a_bug_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
     """
     begin = time.monotonic()
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
-    status, out, err = run_on(3, tmp_path, *PYTHON, program(tmp_path, patched(patch)), *words)
+    status, out, err = run_on(3, *PYTHON, program(tmp_path, patched(patch)), *words)
     assert time.monotonic() - begin < SOON_S
     assert err.splitlines()[0] == "Traceback (most recent call last):"
     assert "ValueError: the file is cursed" in err.splitlines()
@@ -708,7 +679,7 @@ def test_a_bug_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
+def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path, launched: Launch) -> None:
     """The others must not wait for a rank that has gone."""
     patch = f"""
         load = mapping_file.load_mapped
@@ -723,24 +694,24 @@ def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path) -> None:
             mapping_file.load_mapped = interrupted
     """
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
-    with Launched(
-        tmp_path, MPIEXEC, "-n", "3", *PYTHON, program(tmp_path, patched(patch)), *words
-    ) as launched:
-        status, out, _ = launched.end(SOON_S)
-        launched.assert_nothing_left()
+    with launched(
+        MPIEXEC, "-n", "3", *PYTHON, program(tmp_path, patched(patch)), *words
+    ) as running:
+        status, out, _ = running.end(SOON_S)
+        running.assert_nothing_left()
     assert status != 0 and out == ""
 
 
-def kill_rank(launched: Launched, rank: int) -> None:
-    os.kill(launched.process_of(rank), signal.SIGKILL)
+def kill_rank(running: Any, rank: int) -> None:
+    os.kill(running.process_of(rank), signal.SIGKILL)
 
 
-def end_rank(launched: Launched, rank: int) -> None:
-    os.kill(launched.process_of(rank), signal.SIGTERM)
+def end_rank(running: Any, rank: int) -> None:
+    os.kill(running.process_of(rank), signal.SIGTERM)
 
 
-def end_worker_twice(launched: Launched) -> None:
-    worker = launched.process_of(1)
+def end_worker_twice(running: Any) -> None:
+    worker = running.process_of(1)
     os.kill(worker, signal.SIGTERM)
     time.sleep(0.2)
     os.kill(worker, signal.SIGTERM)
@@ -750,7 +721,7 @@ HINT = (
     "mmfree-neuro: interrupted; the state after {fed} tokens is in {run}, --resume goes on "
     "from there"
 )
-DISTURBED: dict[str, tuple[Callable[[Launched], None], str, str]] = {
+DISTURBED: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "a worker is killed": (lambda run: kill_rank(run, 2), "", "mpi"),
     "rank 0 is killed": (lambda run: kill_rank(run, 0), "", "fast"),
     "mpiexec is killed": (lambda run: run.process.kill(), "", "mpi"),
@@ -763,21 +734,27 @@ DISTURBED: dict[str, tuple[Callable[[Launched], None], str, str]] = {
 
 
 @pytest.mark.parametrize("name", DISTURBED)
-def test_a_run_that_is_disturbed_ends_and_is_resumed(name: str, path: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_disturbed_ends_and_is_resumed(
+    name: str,
+    path: Path,
+    tmp_path: Path,
+    launched: Launch,
+    resume: Callable[[str, tuple[str, ...]], None],
+) -> None:
     run, (disturb, hint, engine) = tmp_path / "run", DISTURBED[name]
     words = simulate(path, run, "--save-every", "32", new_tokens=ENDLESS)
-    with Launched(tmp_path, MPIEXEC, "-n", "3", *COMMAND, *words) as launched:
+    with launched(MPIEXEC, "-n", "3", *COMMAND, *words) as running:
         wait_until((run / STATE).is_file)
-        disturb(launched)
-        status, out, err = launched.end(SOON_S)
-        launched.assert_nothing_left()
+        disturb(running)
+        status, out, err = running.end(SOON_S)
+        running.assert_nothing_left()
     graph, stored = mapping_file.load_mapped(path)
     prompt = np.array([tokenizer.encode(graph.bos, graph.tokenizer, "ab")])
     state = state_file.load_state(run, state_file.identity(stored.mapping, Job(prompt)))
     assert state.fed % 32 == 0
     assert err.startswith(hint.format(fed=state.fed, run=run))
     assert status != 0 and "mpi: started" not in out
-    resume(engine, simulate(path, run, "--resume", new_tokens=state.fed + 40), tmp_path)
+    resume(engine, simulate(path, run, "--resume", new_tokens=state.fed + 40))
     assert outcome(run) == unbroken(path, tmp_path / "unbroken", state.fed + 40)
 
 
@@ -788,16 +765,26 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def resume(engine: str, words: tuple[str, ...], folder: Path) -> None:
-    """Go on from the state in a run's folder, by MPI on two ranks."""
-    if engine == "mpi":
-        status, _, err = run_on(2, folder, *COMMAND, *words)
-        assert (status, err) == (0, "")
-    else:
-        assert main([*words, "--engine", engine]) == 0
+@pytest.fixture
+def resume(run_on: Callable[..., tuple[int, str, str]]) -> Callable[[str, tuple[str, ...]], None]:
+    """The function that goes on from the state in a run's folder, by MPI on two ranks."""
+
+    def go_on(engine: str, words: tuple[str, ...]) -> None:
+        if engine == "mpi":
+            status, _, err = run_on(2, *COMMAND, *words)
+            assert (status, err) == (0, "")
+        else:
+            assert main([*words, "--engine", engine]) == 0
+
+    return go_on
 
 
-def test_a_run_that_is_killed_while_it_saves_is_resumed(path: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_while_it_saves_is_resumed(
+    path: Path,
+    tmp_path: Path,
+    run_on: Callable[..., tuple[int, str, str]],
+    resume: Callable[[str, tuple[str, ...]], None],
+) -> None:
     """The third state is written beside the second when rank 0 dies, and has not yet taken its
     place."""
     patch = """
@@ -816,10 +803,10 @@ def test_a_run_that_is_killed_while_it_saves_is_resumed(path: Path, tmp_path: Pa
     """
     run = tmp_path / "run"
     words = simulate(path, run, "--save-every", "8", new_tokens=48)
-    status, _, _ = run_on(2, tmp_path, *PYTHON, program(tmp_path, patched(patch)), *words)
+    status, _, _ = run_on(2, *PYTHON, program(tmp_path, patched(patch)), *words)
     assert status != 0
     assert STATE in [path.name for path in run.iterdir()]
-    resume("mpi", (*words, "--resume"), tmp_path)
+    resume("mpi", (*words, "--resume"))
     assert outcome(run) == unbroken(path, tmp_path / "unbroken", 48)
 
 
@@ -955,7 +942,7 @@ def on_hosts(hosts: tuple[str, str], folder: Path) -> tuple[str, ...]:
 
 
 def test_ranks_on_separate_hosts(
-    hosts: tuple[str, str], maps: dict[str, Path], tmp_path: Path
+    hosts: tuple[str, str], maps: dict[str, Path], tmp_path: Path, launched: Launch
 ) -> None:
     """What the ranks say they sent has crossed the cable, and the bits are the same."""
     before = [sent_through_cable(host) for host in hosts]
@@ -968,9 +955,9 @@ def test_ranks_on_separate_hosts(
         str(script),
         str(maps["3-a8-random"]),
     )
-    with Launched(tmp_path, *command) as launched:
-        status, out, err = launched.end()
-        launched.assert_nothing_left()
+    with launched(*command) as running:
+        status, out, err = running.end()
+        running.assert_nothing_left()
     assert (status, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert len(lines) == len(JOBS)
@@ -982,13 +969,13 @@ def test_ranks_on_separate_hosts(
 
 
 def test_a_rank_on_another_host_is_killed(
-    hosts: tuple[str, str], path: Path, tmp_path: Path
+    hosts: tuple[str, str], path: Path, tmp_path: Path, launched: Launch
 ) -> None:
     run = tmp_path / "run"
     words = simulate(path, run, "--save-every", "8", new_tokens=ENDLESS)
-    with Launched(tmp_path, *on_hosts(hosts, tmp_path), *COMMAND, *words) as launched:
+    with launched(*on_hosts(hosts, tmp_path), *COMMAND, *words) as running:
         wait_until((run / STATE).is_file)
-        kill_rank(launched, 1)
-        status, _, _ = launched.end(SOON_S)
-        launched.assert_nothing_left()
+        kill_rank(running, 1)
+        status, _, _ = running.end(SOON_S)
+        running.assert_nothing_left()
     assert status != 0
