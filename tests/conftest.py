@@ -84,11 +84,13 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("suite")
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """How to draw the same cases again."""
-    if config.option.draws == 1:
-        return None
-    return f"random cases: --draws {config.option.draws} --seed {config.option.seed}"
+    if config.option.draws > 1:
+        again = f"--draws {config.option.draws} --seed {config.option.seed}"
+        terminalreporter.write_line(f"random cases: {again} draws the same again")
 
 
 class Draws(NamedTuple):

@@ -26,7 +26,10 @@ from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.tiles.plan import Plan, by_core
 
-few = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=settings.default.max_examples // 5,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture

@@ -513,7 +513,7 @@ class ByNeuron(Machine):
 
 
 @needs_the_extension
-@settings(max_examples=150)
+@settings(max_examples=settings.default.max_examples * 5 // 2)
 @given(
     drawn=drawn_programs(),
     neurons=st.sampled_from([1, 2, 15, 16, 17, 40, 257]),

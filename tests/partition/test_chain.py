@@ -44,7 +44,7 @@ from mmfree_partition.place import best_cuts
 from mmfree_partition.route import route
 
 Change = Callable[..., SystemSpec]
-some = settings(max_examples=30)
+some = settings(max_examples=settings.default.max_examples // 2)
 both_hosts = pytest.mark.parametrize(
     "head_on_host", [False, True], ids=["head-on-chip", "head-on-host"]
 )

@@ -235,7 +235,7 @@ def test_greedy_fills_core_after_core(
     assert sum(used) == sum(node.size for node in a16.nodes[1:])
 
 
-@settings(max_examples=20)
+@settings(max_examples=settings.default.max_examples // 3)
 @given(cores=st.integers(1, 5))
 def test_balanced_is_as_fast_as_any_way_to_cut_the_chain_into_cores(
     cores: int, hand_graph: Graph, a16: Graph, system: SystemSpec

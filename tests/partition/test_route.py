@@ -157,7 +157,7 @@ def test_a_core_reads_the_copy_of_its_own_chip_or_the_first_of_all(hand_graph: G
     ]
 
 
-@settings(max_examples=30)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(data=st.data())
 def test_copies_send_what_is_needed_once_and_to_their_own_chip_first(
     data: st.DataObject, graph: Graph, make_mapping: Callable[..., Mapping]

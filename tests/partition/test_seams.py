@@ -27,7 +27,10 @@ from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims import fast
 
-some = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(
+    max_examples=settings.default.max_examples // 3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 def mapped(
