@@ -16,7 +16,7 @@ class CheckpointError(MMFreeError):
 
 
 class GraphError(MMFreeError):
-    """A graph of integer operations breaks a rule of `ir.verify`, or a graph file is not one of
+    """A graph of integer operations breaks a rule of `nodes`, or a graph file is not one of
     ours."""
 
 

@@ -6,7 +6,7 @@ its cost:
 - `Machine` computes on int64 arrays; every engine uses it, or a subclass with the same results.
 - `CheckedMachine` computes the same and raises when a value leaves the register; the reference uses
   it.
-- `trace.Recorder` writes a program down, for interpreters outside Python.
+- `recorder.Recorder` writes a program down, for interpreters outside Python.
 - `Bounds` computes on intervals: it proves that no input can overflow a register, and counts the
   instructions.
 

@@ -55,7 +55,7 @@ class Mapping:
     locations: tuple[Location, ...]
     routes: tuple[Route, ...]
     columns: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """The nodes whose sums are divided by columns, and before which of these; `divide.by_columns`
+    """The nodes whose sums are divided by columns, and before which of these; `partial_sums.by_columns`
     does it."""
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""A whole integer graph on a GPU, or on the CPU through Triton's interpreter: bit for bit what `ir`
+"""A whole integer graph on a GPU, or on the CPU through Triton's interpreter: bit for bit what `nodes`
 says."""
 
 import operator

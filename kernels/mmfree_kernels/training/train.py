@@ -191,7 +191,7 @@ def train(
     """Train a model and leave its checkpoint in `folder`; stop early, resumable, after
     `max_seconds`.
 
-    The checkpoint is hardened (`quantize.harden`), so that bfloat16 keeps every code; latent
+    The checkpoint is hardened (`names.harden`), so that bfloat16 keeps every code; latent
     weights stay in `training.pt`, from which a run resumes.  The held-out loss is that of the
     checkpoint as stored.
 

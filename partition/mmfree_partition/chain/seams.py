@@ -4,7 +4,7 @@ Where a cut goes through a node whose squares a norm sums, the neurons before th
 and send one sum. Where it goes deep into a node whose output is normed and then read by a narrower
 product (the gate before `down_proj`), the chip before the cut also norms its part and does the
 product's columns for it, and sends one partial sum a row in place of all that it gated.
-`divide.by_columns` makes such a graph; this module says where, and what lies where.
+`partial_sums.by_columns` makes such a graph; this module says where, and what lies where.
 """
 
 from dataclasses import dataclass
