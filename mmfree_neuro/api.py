@@ -38,6 +38,7 @@ from mmfree_neuro.pipeline import convert, families, map, report, simulate
 from mmfree_neuro.pipeline.engines import engine_named
 from mmfree_neuro.pipeline.text import Source
 from mmfree_neuro.report import content, terminal
+from mmfree_neuro.report.record import Mapped as Drawn
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.folder import whole_folder
@@ -270,7 +271,7 @@ class Mapped:
 
         use = use_of_cores(self.divided, self.mapping, self.system.chip)
         summary = summarise(self.divided)
-        drawn = {"mapping": content.mapping_content(self.mapping, summary, self.system, use)}
+        drawn: Drawn = {"mapping": content.mapping_content(self.mapping, summary, self.system, use)}
         known = {
             "cores-by-kind": pictures.cores_by_kind,
             "cores-by-memory": pictures.cores_by_memory,

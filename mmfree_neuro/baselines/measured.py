@@ -36,7 +36,6 @@ TEXTS = (
     "model",
 )
 
-Plain = dict[str, Any]
 Dated = list[tuple[datetime, Baseline]]
 """Rows, and when each was measured."""
 
@@ -109,7 +108,7 @@ def _date(text: str, where: str) -> datetime:
     return date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
 
 
-def _row(row: Plain, where: str) -> tuple[datetime, Baseline | None]:
+def _row(row: dict[str, Any], where: str) -> tuple[datetime, Baseline | None]:
     """When a row was measured, and what a report shows of it, if it has a place for it."""
     for name in TEXTS:
         if not isinstance(row.get(name), str) or not row[name]:

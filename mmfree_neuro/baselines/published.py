@@ -6,11 +6,12 @@ which is told by the number of its ternary synapses.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
-from mmfree_neuro.cost.span import BOUNDS
+from mmfree_neuro.baselines.compared import Compared, Estimated, Figures, Ours, Range, Ratio, Theirs
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.graph.summary import GraphSummary
 
@@ -27,8 +28,6 @@ NAMED = {
     "mode": ("generate", "prefill"),
     "model": tuple(SYNAPSES),
 }
-
-Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _is_positive(value: object) -> bool:
     )
 
 
-def check_row(raw: Plain, where: str) -> Baseline:
+def check_row(raw: dict[str, Any], where: str) -> Baseline:
     """A row whose every field is there and can be used."""
     for field in fields(Baseline):
         value, who = raw.get(field.name), f"{where}: {field.name}"
@@ -175,23 +174,36 @@ def beside(baselines: tuple[Baseline, ...], mode: str, length: int) -> tuple[Bas
     return tuple(r for r in rows if r in best.values() or any("known" in mark for mark in marks[r]))
 
 
-def _over(a: Plain, b: Plain) -> Plain:
+def _over(a: Figures, b: Figures) -> Range:
     """The range of a / b; None at an end where b is 0."""
-    ends = zip(BOUNDS, reversed(BOUNDS), strict=True)
-    return {bound: a[bound] / b[other] if b[other] else None for bound, other in ends}
 
+    def quotient(part: float, whole: float) -> float | None:
+        return part / whole if whole else None
 
-def _ratio(name: str, phase: Plain, theirs: Plain) -> Plain:
-    rate, energy = (
-        dict.fromkeys(BOUNDS, theirs[key]) for key in ("tokens_per_s", "millijoule_per_token")
-    )
-    ours = {key: phase[key] for key in ("tokens_per_s", "millijoule_per_token")}
     return {
-        "ours": {"name": name, **ours},
+        "low": quotient(a["low"], b["high"]),
+        "central": quotient(a["central"], b["central"]),
+        "high": quotient(a["high"], b["low"]),
+    }
+
+
+def _exactly(value: float) -> Figures:
+    return {"low": value, "central": value, "high": value}
+
+
+def _ratio(ours: Ours, theirs: Theirs) -> Ratio:
+    rate, energy = _exactly(theirs["tokens_per_s"]), _exactly(theirs["millijoule_per_token"])
+    return {
+        "ours": ours,
         "theirs": theirs,
         "throughput_ours_over_theirs": _over(ours["tokens_per_s"], rate),
         "energy_theirs_over_ours": _over(energy, ours["millijoule_per_token"]),
     }
+
+
+def _plain(row: Baseline, marks: tuple[str, ...]) -> Theirs:
+    theirs: Theirs = cast(Theirs, asdict(row) | {"stands_out_as": list(marks)})
+    return theirs
 
 
 def _sentences(summary: GraphSummary, model: str | None) -> list[str]:
@@ -225,10 +237,10 @@ def _sentences(summary: GraphSummary, model: str | None) -> list[str]:
 def compare(
     summary: GraphSummary,
     system: str,
-    phases: dict[str, Plain],
-    lengths: dict[str, int],
+    phases: Mapping[str, Estimated],
+    lengths: Mapping[str, int],
     rows: tuple[Baseline, ...],
-) -> Plain:
+) -> Compared:
     """Ratios with the rows of the run's own model size, the other rows as context, and sentences
     that say which.
 
@@ -236,12 +248,18 @@ def compare(
     end of each mode.
     """
     model, marks = model_of(summary), distinctions(rows)
-    ratios, context = [], []
+    ratios: list[Ratio] = []
+    context: list[Theirs] = []
     for mode, length in lengths.items():
         for row in beside(rows, mode, length):
-            theirs = asdict(row) | {"stands_out_as": list(marks[row])}
+            theirs = _plain(row, marks[row])
             if row.model == model and mode in phases:
-                ratios.append(_ratio(f"{summary.name} on {system}", phases[mode], theirs))
+                ours: Ours = {
+                    "name": f"{summary.name} on {system}",
+                    "tokens_per_s": phases[mode]["tokens_per_s"],
+                    "millijoule_per_token": phases[mode]["millijoule_per_token"],
+                }
+                ratios.append(_ratio(ours, theirs))
             else:
                 context.append(theirs)
     return {

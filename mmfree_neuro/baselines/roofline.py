@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from mmfree_neuro.baselines.compared import Roofline
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.graph.summary import GraphSummary
 
@@ -28,8 +29,6 @@ KINDS = ("edge GPU", "GPU")
 WEIGHT_BYTES = 1 / 4
 STATE_BYTES = 8
 """A state in float32, read and written."""
-
-Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,9 @@ SENTENCE = (
 )
 
 
-def estimates(gpus: tuple[Gpu, ...], summary: GraphSummary, lengths: dict[str, int]) -> list[Plain]:
+def estimates(
+    gpus: tuple[Gpu, ...], summary: GraphSummary, lengths: dict[str, int]
+) -> list[Roofline]:
     """A row for every GPU and mode; `lengths` holds the tokens of the run by the end of each
     mode."""
     return [
@@ -126,7 +127,7 @@ def estimates(gpus: tuple[Gpu, ...], summary: GraphSummary, lengths: dict[str, i
     ]
 
 
-def estimate(gpu: Gpu, summary: GraphSummary, mode: str, length: int) -> Plain:
+def estimate(gpu: Gpu, summary: GraphSummary, mode: str, length: int) -> Roofline:
     """The most that a GPU can do with a model, one sequence of `length` tokens; `length` matters
     for prefill alone."""
     synapses = sum(node.ternary_synapses for node in summary.nodes)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -34,6 +35,6 @@ def say(text: str) -> None:
         print(f"{text} …", file=sys.stderr)
 
 
-def show(content: dict[str, Any], text: str, as_json: bool) -> None:
+def show(content: Mapping[str, Any], text: str, as_json: bool) -> None:
     """Print a result: as JSON for machines, or as text."""
     print(json.dumps(content, indent=2) if as_json else text)

@@ -55,8 +55,8 @@ class Mapping:
     locations: tuple[Location, ...]
     routes: tuple[Route, ...]
     columns: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """The nodes whose sums are divided by columns, and before which of these; `partial_sums.by_columns`
-    does it."""
+    """The nodes whose sums are divided by columns, and before which of these;
+    `partial_sums.by_columns` does it."""
 
     def __repr__(self) -> str:
         return (

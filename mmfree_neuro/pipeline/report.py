@@ -4,15 +4,15 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmfree_neuro import files
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.report.record import Content
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.run_file import RunRecord
 
 
-def build(run: RunRecord, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
+def build(run: RunRecord, gpu_rows: Sequence[Path] = ()) -> Content:
     """The content of a report, beside published and measured rows.
 
     `gpu_rows` are files of rows that `bench gpu` wrote, to stand beside those that come with the
@@ -27,7 +27,7 @@ def build(run: RunRecord, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
     return built
 
 
-def write(content: dict[str, Any], output: Path) -> None:
+def write(content: Content, output: Path) -> None:
     """Write a report as `.html`, `.md` or `.json`, by the name of the output."""
     from mmfree_neuro.report import pages, pictures
 
@@ -45,7 +45,7 @@ def write(content: dict[str, Any], output: Path) -> None:
         scratch.write_text(text, encoding="utf-8")
 
 
-def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> dict[str, Any]:
+def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> Content:
     """Write the report of the run in a folder; its content.  `gpu_rows` as in `build`."""
     for path in gpu_rows:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):

@@ -8,16 +8,27 @@ it.
 from dataclasses import asdict, fields, replace
 
 from mmfree_neuro.baselines import roofline
+from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.baselines.published import Baseline, compare
 from mmfree_neuro.baselines.roofline import Gpu
 from mmfree_neuro.cost import energy
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.estimate import estimate
+from mmfree_neuro.cost.span import Span
+from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.mapping import mapping as mappings
 from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location
-from mmfree_neuro.report.wording import Plain
+from mmfree_neuro.report.record import (
+    Content,
+    CoreInUse,
+    Link,
+    MappingContent,
+    Phase,
+    Sourced,
+    Times,
+)
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
@@ -30,11 +41,21 @@ def build(
     baselines: tuple[Baseline, ...],
     use: dict[Location, Footprint],
     gpus: tuple[Gpu, ...] = (),
-) -> Plain:
+) -> Content:
     """The report as plain data; `use` is what `footprint.use_of_cores` found, `gpus` are those to
     estimate."""
     counts = counted(run.mapping, run.summary, run.prefill, run.system)
-    report: Plain = {
+    phases: dict[str, Phase | None] = {
+        "prefill": _phase("prefill", counts),
+        "generate": _phase("generate", replace(counts, activity=run.generate)),
+    }
+    ours = {mode: phase for mode, phase in phases.items() if phase is not None}
+    lengths = {
+        "prefill": len(run.prompt_tokens),
+        "generate": len(run.prompt_tokens) + len(run.new_tokens),
+    }
+    compared = compare(run.summary, run.system.name, ours, lengths, baselines)
+    return {
         "format": "mmfree-neuro report 2",
         "header": {
             "model": run.summary.name,
@@ -56,22 +77,11 @@ def build(
         },
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},
         "mapping": mapping_content(run.mapping, run.summary, run.system, use),
-        "phases": {
-            "prefill": _phase("prefill", counts),
-            "generate": _phase("generate", replace(counts, activity=run.generate)),
-        },
+        "phases": phases,
         "links": _links(run),
         "simulator_seconds": dict(run.seconds),
         "sources": _sources(run),
-    }
-    ours = {mode: phase for mode, phase in report["phases"].items() if phase is not None}
-    lengths = {
-        "prefill": len(run.prompt_tokens),
-        "generate": len(run.prompt_tokens) + len(run.new_tokens),
-    }
-    compared = compare(run.summary, run.system.name, ours, lengths, baselines)
-    return report | {
-        "comparison": compared | {"estimated": roofline.estimates(gpus, run.summary, lengths)}
+        "comparison": {**compared, "estimated": roofline.estimates(gpus, run.summary, lengths)},
     }
 
 
@@ -80,7 +90,7 @@ def mapping_content(
     summary: GraphSummary,
     system: SystemSpec,
     use: dict[Location, Footprint],
-) -> Plain:
+) -> MappingContent:
     """A mapping in figures, and what lies on every core in use."""
     room, nodes = asdict(limits(system.chip)), summary.nodes
     used = [asdict(use[place]) for place in mapping.cores]
@@ -115,7 +125,7 @@ def mapping_content(
 
 def _content(
     mapping: mappings.Mapping, summary: GraphSummary, use: dict[Location, Footprint]
-) -> list[Plain]:
+) -> list[CoreInUse]:
     """Every core in use: its use, and the kind and the block that most of its synapses (or else
     neurons) belong to."""
     nodes = {node.name: node for node in summary.nodes}
@@ -127,17 +137,39 @@ def _content(
             heaviest[place] = (*load, node.kind, node.block)
     return [
         {
-            "chip": p.chip,
-            "core": p.core,
-            "kind": heaviest[p][2],
-            "block": heaviest[p][3],
-            **asdict(use[p]),
+            "chip": place.chip,
+            "core": place.core,
+            "kind": heaviest[place][2],
+            "block": heaviest[place][3],
+            "memory": use[place].memory,
+            "synaptic_memory": use[place].synaptic_memory,
+            "neurons": use[place].neurons,
+            "state_per_neuron": use[place].state_per_neuron,
+            "input_axons": use[place].input_axons,
         }
-        for p in mapping.cores
+        for place in mapping.cores
     ]
 
 
-def _phase(phase: str, counts: Counted) -> Plain | None:
+def _figures(span: Span | Quantity) -> Figures:
+    return {"low": span.low, "central": span.central, "high": span.high}
+
+
+def _times(timing: Timing) -> Times:
+    return {
+        "mode": timing.mode,
+        "tokens_per_s": _figures(timing.tokens_per_s),
+        "seconds_per_token": _figures(timing.seconds_per_token),
+        "step_seconds": _figures(timing.step_seconds),
+        "steps_per_token": timing.steps_per_token,
+        "slowest": {"chip": timing.slowest.chip, "core": timing.slowest.core},
+        "resource": timing.resource,
+        "barrier_share": timing.barrier_share,
+        "alone": timing.alone,
+    }
+
+
+def _phase(phase: str, counts: Counted) -> Phase | None:
     mapping, activity = counts.mapping, counts.activity
     tokens = activity.tokens
     if tokens == 0:
@@ -152,15 +184,23 @@ def _phase(phase: str, counts: Counted) -> Plain | None:
         "reads_per_token": energy.on_chips(mapping, activity.reads) / tokens,
         "instructions_per_token": {key: count / tokens for key, count in sorted(issued.items())},
         "saturations": int(activity.saturations.sum()),
-        **asdict(estimated.timing),
-        "without_barrier": asdict(estimated.without_barrier),
-        "chip_millijoule_per_token": asdict(estimated.chip_millijoule_per_token),
-        "millijoule_per_token": asdict(estimated.millijoule_per_token),
-        "parts": [asdict(part) for part in estimated.energy.parts],
+        **_times(estimated.timing),
+        "without_barrier": _times(estimated.without_barrier),
+        "chip_millijoule_per_token": _figures(estimated.chip_millijoule_per_token),
+        "millijoule_per_token": _figures(estimated.millijoule_per_token),
+        "parts": [
+            {
+                "name": part.name,
+                "operations_per_token": part.operations_per_token,
+                "millijoule_per_token": _figures(part.millijoule_per_token),
+                "source": part.source,
+            }
+            for part in estimated.energy.parts
+        ],
     }
 
 
-def _links(run: RunRecord) -> list[Plain]:
+def _links(run: RunRecord) -> list[Link]:
     """Messages per token, over both phases, from each chip to each other chip; the host is chip
     -1."""
     sent = (run.prefill + run.generate).messages.tolist()
@@ -173,13 +213,23 @@ def _links(run: RunRecord) -> list[Plain]:
     return [{"source": a, "destination": b, "messages_per_token": count} for (a, b), count in each]
 
 
-def _sources(run: RunRecord) -> list[Plain]:
-    rows = []
+def _sources(run: RunRecord) -> list[Sourced]:
+    rows: list[Sourced] = []
     for owner, spec in (("system", run.system), ("chip", run.system.chip)):
         for field in fields(spec):
             if isinstance(quantity := getattr(spec, field.name), Quantity):
                 suffix = next((suffix for suffix in UNITS if field.name.endswith(suffix)), "")
                 name = field.name.removesuffix(suffix).replace("_bytes", "").replace("_", " ")
                 unit = "bytes" if "_bytes" in field.name else UNITS.get(suffix, "")
-                rows.append({"of": owner, "name": name, "unit": unit, **asdict(quantity)})
+                rows.append(
+                    {
+                        "of": owner,
+                        "name": name,
+                        "unit": unit,
+                        "low": quantity.low,
+                        "central": quantity.central,
+                        "high": quantity.high,
+                        "source": quantity.source,
+                    }
+                )
     return rows

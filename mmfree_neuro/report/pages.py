@@ -5,8 +5,9 @@ import re
 
 import jinja2
 
+from mmfree_neuro.report.record import Content
 from mmfree_neuro.report.sections import Section, sections
-from mmfree_neuro.report.wording import CAPTIONS, PHASES, Plain, figure
+from mmfree_neuro.report.wording import CAPTIONS, PHASES, figure
 
 
 def _cell(text: str) -> str:
@@ -33,7 +34,7 @@ def _markdown(section: Section) -> list[str]:
     return lines
 
 
-def to_markdown(report: Plain) -> str:
+def to_markdown(report: Content) -> str:
     """The report as Markdown, without pictures."""
     lines = [f"# {_cell(_title(report))}", ""]
     for section in sections(report):
@@ -41,7 +42,7 @@ def to_markdown(report: Plain) -> str:
     return "\n".join(lines)
 
 
-def _title(report: Plain) -> str:
+def _title(report: Content) -> str:
     return f"{report['header']['model']} on {report['header']['system']}"
 
 
@@ -50,7 +51,7 @@ def _as_url(picture: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
-def to_html(report: Plain, pictures: dict[str, bytes]) -> str:
+def to_html(report: Content, pictures: dict[str, bytes]) -> str:
     """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG
     or SVG."""
     loader = jinja2.PackageLoader("mmfree_neuro.report")

@@ -23,7 +23,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mmfree_neuro.cost.explore import Point, front
 from mmfree_neuro.mapping.mapping import HOST
-from mmfree_neuro.report.wording import LIMITS, PHASES, Plain, figure, spread
+from mmfree_neuro.report.record import Content, CoreInUse, Mapped
+from mmfree_neuro.report.wording import LIMITS, PHASES, figure, spread
 
 KINDS = {
     "MLGRU": "#4269d0",
@@ -49,7 +50,7 @@ MOST_NAMED = 12
 """The links picture writes its numbers out up to so many rows."""
 
 
-def draw(report: Plain) -> dict[str, Figure]:
+def draw(report: Content) -> dict[str, Figure]:
     """Every picture of a report, by the names of `CAPTIONS`; none of energy where no phase has
     tokens."""
     pictures = {
@@ -81,7 +82,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return picture, axes
 
 
-def _chips(report: Plain, colour: Callable[[Plain], Any]) -> tuple[Figure, Axes]:
+def _chips(report: Mapped, colour: Callable[[CoreInUse], Any]) -> tuple[Figure, Axes]:
     """The chips in use side by side, each a mesh of cores, those in use in the colour that `colour`
     gives."""
     mapping = report["mapping"]
@@ -126,7 +127,7 @@ def _chips(report: Plain, colour: Callable[[Plain], Any]) -> tuple[Figure, Axes]
     return picture, axes
 
 
-def _not_in_use(report: Plain) -> list[tuple[str, Any]]:
+def _not_in_use(report: Mapped) -> list[tuple[str, Any]]:
     mapping = report["mapping"]
     return (
         [("core not in use", FREE)]
@@ -149,13 +150,11 @@ def _legend(picture: Figure, entries: Iterable[tuple[str, Any]]) -> None:
     )
 
 
-def cores_by_memory(report: Plain) -> Figure:
+def cores_by_memory(report: Mapped) -> Figure:
     """Every core by the share of its synaptic memory in use."""
     limit = report["mapping"]["use"]["synaptic_memory"]["limit"]
     shades = ScalarMappable(Normalize(0, 100), SHADES)
-    picture, axes = _chips(
-        report, lambda core: shades.to_rgba(100 * core["synaptic_memory"] / limit)
-    )
+    picture, axes = _chips(report, lambda core: SHADES(core["synaptic_memory"] / limit))
     bar = picture.colorbar(
         shades, ax=axes, orientation="vertical", fraction=0.03, pad=0.01, aspect=25, shrink=0.8
     )
@@ -166,7 +165,7 @@ def cores_by_memory(report: Plain) -> Figure:
     return picture
 
 
-def cores_by_kind(report: Plain) -> Figure:
+def cores_by_kind(report: Mapped) -> Figure:
     """Every core by the kind of node that most of its synapses belong to."""
     present = {core["kind"] for core in report["mapping"]["content"]}
     picture, _ = _chips(report, lambda core: KINDS.get(core["kind"], FAINT))
@@ -176,7 +175,7 @@ def cores_by_kind(report: Plain) -> Figure:
     return picture
 
 
-def limits(report: Plain) -> Figure:
+def limits(report: Mapped) -> Figure:
     """The fullest core and the mean, as a share of each limit."""
     use = report["mapping"]["use"]
     picture, axes = _figure(9, 3.6)
@@ -208,7 +207,7 @@ def limits(report: Plain) -> Figure:
     return picture
 
 
-def _decades(report: Plain) -> tuple[float, float]:
+def _decades(report: Content) -> tuple[float, float]:
     """The ends of a logarithmic axis that shows every positive figure of energy."""
     phases = [phase for phase in report["phases"].values() if phase is not None]
     spans = [part["millijoule_per_token"] for phase in phases for part in phase["parts"]]
@@ -220,7 +219,7 @@ def _decades(report: Plain) -> tuple[float, float]:
     return min(central or high) / 10, max(high) * 2
 
 
-def energy(report: Plain) -> Figure:
+def energy(report: Content) -> Figure:
     """A dot at the central figure and a line from low to high, for each part and for the whole."""
     phases = {name: phase for name, phase in report["phases"].items() if phase is not None}
     colours = dict(zip(PHASES, (WARM, COOL), strict=True))
@@ -272,7 +271,7 @@ def energy(report: Plain) -> Figure:
     return picture
 
 
-def _between(report: Plain) -> tuple[list[int], int, np.ndarray[Any, Any]]:
+def _between(report: Content) -> tuple[list[int], int, np.ndarray[Any, Any]]:
     """The chips that rows and columns begin with, how many chips each takes together, and messages
     [from, to]."""
     ends = {link[end] for link in report["links"] for end in ("source", "destination")}
@@ -289,7 +288,7 @@ def _between(report: Plain) -> tuple[list[int], int, np.ndarray[Any, Any]]:
     return starts, together, table
 
 
-def links(report: Plain) -> Figure:
+def links(report: Content) -> Figure:
     """A matrix: from the chips of the row to those of the column."""
     ends, together, table = _between(report)
     side = min(

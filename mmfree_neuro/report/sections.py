@@ -1,12 +1,12 @@
 """The content of a report as sections of words, tables and names of pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mmfree_neuro.baselines import roofline
-from mmfree_neuro.cost.span import BOUNDS
-from mmfree_neuro.report.wording import LIMITS, PHASES, Plain, figure, spread
+from mmfree_neuro.baselines.compared import Figures, Ratio, Roofline, Theirs
+from mmfree_neuro.report.record import Content, Phase
+from mmfree_neuro.report.wording import LIMITS, PHASES, figure, spread
 
 ESTIMATE = (
     "Estimated from the counts with the figures of the system's description; nothing here was "
@@ -51,7 +51,7 @@ def _share(part: float, whole: float) -> str:
     return figure(100 * part / whole, "%") if whole else "none"
 
 
-def _header(report: Plain) -> Section:
+def _header(report: Content) -> Section:
     head, run = report["header"], report["run"]
     rows = [
         ("model", head["model"]),
@@ -70,7 +70,7 @@ def _header(report: Plain) -> Section:
     return Section("What was run", (), texts, (Table("", ("", ""), rows),))
 
 
-def _quality(report: Plain) -> Section:
+def _quality(report: Content) -> Section:
     quality, words = report["quality"], []
     labels = {
         "tokens": ("predicted tokens", ""),
@@ -96,7 +96,7 @@ def _quality(report: Plain) -> Section:
     return Section("Quality of the integers", (sentence,), (), (Table("", ("", ""), words),))
 
 
-def _mapped(report: Plain) -> Section:
+def _mapped(report: Content) -> Section:
     mapping, use = report["mapping"], report["mapping"]["use"]
     rows = [
         ("chips in use", f"{mapping['chips']:,} of {mapping['chips_of_system']:,}"),
@@ -126,7 +126,9 @@ def _mapped(report: Plain) -> Section:
     return Section("The mapping", (), (), tables, ("cores-by-memory", "cores-by-kind", "limits"))
 
 
-def _phase_table(report: Plain, caption: str, labels: dict[str, Any]) -> Table:
+def _phase_table(
+    report: Content, caption: str, labels: Mapping[str, Callable[[Phase], str]]
+) -> Table:
     """Rows of words made from each phase that has tokens: a column for each of them."""
     phases = {name: phase for name, phase in report["phases"].items() if phase is not None}
     rows = [
@@ -135,7 +137,7 @@ def _phase_table(report: Plain, caption: str, labels: dict[str, Any]) -> Table:
     return Table(caption, ("", *(PHASES[name] for name in phases)), rows)
 
 
-def _left_out(report: Plain) -> tuple[str, ...]:
+def _left_out(report: Content) -> tuple[str, ...]:
     empty = (PHASES[name] for name, phase in report["phases"].items() if phase is None)
     return tuple(
         f"The phase {name} is left out, because no token ran through the chips in it."
@@ -143,7 +145,7 @@ def _left_out(report: Plain) -> tuple[str, ...]:
     )
 
 
-def _moved(report: Plain) -> Section:
+def _moved(report: Content) -> Section:
     labels = {
         "messages": "messages",
         "silent": "zeros, not sent",
@@ -159,7 +161,7 @@ def _moved(report: Plain) -> Section:
     return Section("Traffic", _left_out(report), (), (table,), ("links",))
 
 
-def _counted(report: Plain) -> Section:
+def _counted(report: Content) -> Section:
     phases = [phase for phase in report["phases"].values() if phase is not None]
     classes = sorted({name for phase in phases for name in phase["instructions_per_token"]})
     rows = {
@@ -182,7 +184,7 @@ def _counted(report: Plain) -> Section:
     return Section("Counts", _left_out(report), (), tables)
 
 
-def _estimated(report: Plain) -> Section:
+def _estimated(report: Content) -> Section:
     rows = {
         "throughput": lambda phase: spread(phase["tokens_per_s"], "tokens/s"),
         "energy of the chips alone": lambda phase: spread(
@@ -227,11 +229,15 @@ def _estimated(report: Plain) -> Section:
     )
 
 
-def _times(span: Plain, factor: float) -> Plain:
-    return {bound: value * factor for bound, value in span.items()}
+def _times(span: Figures, factor: float) -> Figures:
+    return {
+        "low": span["low"] * factor,
+        "central": span["central"] * factor,
+        "high": span["high"] * factor,
+    }
 
 
-def _simulated(report: Plain) -> Section:
+def _simulated(report: Content) -> Section:
     seconds, rows = report["simulator_seconds"], []
     for name, taken in seconds.items():
         phase = report["phases"].get(name)
@@ -251,7 +257,7 @@ def _simulated(report: Plain) -> Section:
     )
 
 
-def _row(row: Plain) -> tuple[str, ...]:
+def _row(row: Theirs) -> tuple[str, ...]:
     length = row["sequence_length"] or "not stated"
     name = (
         f"{row['name']} on {row['device']}; {row['implementation']}; precision {row['precision']}; "
@@ -270,7 +276,7 @@ def _row(row: Plain) -> tuple[str, ...]:
     )
 
 
-def _ratio(ratio: Plain) -> tuple[str, ...]:
+def _ratio(ratio: Ratio) -> tuple[str, ...]:
     ours = ratio["ours"]
     rate, energy = (
         spread(ours["tokens_per_s"], "tokens/s"),
@@ -289,7 +295,7 @@ def _ratio(ratio: Plain) -> tuple[str, ...]:
     )
 
 
-def _compared(report: Plain) -> Section:
+def _compared(report: Content) -> Section:
     comparison, tables = report["comparison"], []
     common = ("theirs", "stands out as", "their throughput", "their energy")
     head = (
@@ -314,7 +320,7 @@ def _compared(report: Plain) -> Section:
     return Section("Beside other machines", sentences, (), tuple(tables))
 
 
-def _rooflines(rows: list[Plain]) -> Table:
+def _rooflines(rows: list[Roofline]) -> Table:
     words = []
     for row in rows:
         idle, full = (
@@ -346,22 +352,25 @@ def _whole(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def _sourced(report: Plain) -> Section:
+def _sourced(report: Content) -> Section:
     rows = [
         (
             f"{row['of']}: {row['name']}",
-            *(figure(_whole(row[b]), row["unit"]) for b in BOUNDS),
+            *(
+                figure(_whole(value), row["unit"])
+                for value in (row["low"], row["central"], row["high"])
+            ),
             row["source"],
         )
         for row in report["sources"]
     ]
     return Section(
         "Sources of every figure of the system",
-        tables=(Table("", ("figure", *BOUNDS, "source"), rows),),
+        tables=(Table("", ("figure", "low", "central", "high", "source"), rows),),
     )
 
 
-def sections(report: Plain) -> tuple[Section, ...]:
+def sections(report: Content) -> tuple[Section, ...]:
     """What both pages show, in words."""
     parts = (
         _header,

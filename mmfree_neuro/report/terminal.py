@@ -12,6 +12,7 @@ from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.report.record import Content
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
@@ -177,7 +178,7 @@ def gpu_row(row: dict[str, Any]) -> str:
     )
 
 
-def estimates(report: dict[str, Any]) -> str:
+def estimates(report: Content) -> str:
     """The estimated speed and energy of a report as a small table, low to high in brackets."""
     heads = ("tokens/s", "mJ/token, chips alone", "mJ/token, system")
     lines = [f"{'estimated for the chips':24s} {heads[0]:>27s} {heads[1]:>27s} {heads[2]:>27s}"]

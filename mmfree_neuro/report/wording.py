@@ -1,9 +1,6 @@
 """Words and figures that sections and pictures share."""
 
-from typing import Any
-
-Plain = dict[str, Any]
-
+from mmfree_neuro.baselines.compared import Figures, Range
 
 PHASES = {"prefill": "prefill", "generate": "generation"}
 
@@ -44,7 +41,7 @@ def figure(value: float | None, unit: str = "") -> str:
     return f"{text} {unit}".rstrip()
 
 
-def spread(span: Plain, unit: str = "") -> str:
+def spread(span: Figures | Range, unit: str = "") -> str:
     """The central figure, and the range where there is one."""
     if span["low"] == span["high"]:
         return figure(span["central"], unit)

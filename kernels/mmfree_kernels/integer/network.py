@@ -1,5 +1,5 @@
-"""A whole integer graph on a GPU, or on the CPU through Triton's interpreter: bit for bit what `nodes`
-says."""
+"""A whole integer graph on a GPU, or on the CPU through Triton's interpreter: bit for bit what
+`nodes` says."""
 
 import operator
 from functools import reduce

@@ -1,0 +1,159 @@
+"""The content of a report: plain data with known keys, which is the JSON report."""
+
+from typing import TypedDict
+
+from mmfree_neuro.baselines.compared import Comparison, Figures
+
+
+class Header(TypedDict):
+    """What ran where."""
+
+    model: str
+    scheme: str
+    system: str
+    chip: str
+    description: str
+    placer: str
+    engine: str
+    date: str
+    versions: dict[str, str]
+
+
+class Texts(TypedDict):
+    """The prompt and what followed it."""
+
+    prompt: str
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    sampling: dict[str, float]
+
+
+class Use(TypedDict):
+    """What cores in use take of one limit, and the limit."""
+
+    max: float
+    mean: float
+    limit: float
+
+
+class CoreInUse(TypedDict):
+    """A core: the kind and the block that most of it belongs to, and what it takes of each
+    limit."""
+
+    chip: int
+    core: int
+    kind: str
+    block: int | None
+    memory: int
+    synaptic_memory: int
+    neurons: int
+    state_per_neuron: int
+    input_axons: int
+
+
+class MappingContent(TypedDict):
+    """A mapping in figures, and every core in use."""
+
+    chips: int
+    chips_of_system: int
+    cores: int
+    cores_per_chip: int
+    mesh_columns: int
+    shards: int
+    head_on_host: bool
+    sums_divided: int
+    copied_neurons: int
+    steps_per_token: int
+    blocks: int
+    ternary_synapses: int
+    nonzero_synapses: int
+    use: dict[str, Use]
+    content: list[CoreInUse]
+
+
+class Place(TypedDict):
+    """A core of a chip."""
+
+    chip: int
+    core: int
+
+
+class Times(TypedDict):
+    """The estimated times of a phase in one mode; the fields of `Timing`."""
+
+    mode: str
+    tokens_per_s: Figures
+    seconds_per_token: Figures
+    step_seconds: Figures
+    steps_per_token: int
+    slowest: Place
+    resource: str
+    barrier_share: float
+    alone: bool
+
+
+class EnergyPart(TypedDict):
+    """One contribution to the energy of a token."""
+
+    name: str
+    operations_per_token: float
+    millijoule_per_token: Figures
+    source: str
+
+
+class Counts(TypedDict):
+    """What was counted in a phase."""
+
+    tokens: int
+    traffic_per_token: dict[str, float]
+    synops_per_token: float
+    reads_per_token: float
+    instructions_per_token: dict[str, float]
+    saturations: int
+
+
+class Phase(Counts, Times):
+    """A phase: its counts, and what they would take on the chips."""
+
+    without_barrier: Times
+    chip_millijoule_per_token: Figures
+    millijoule_per_token: Figures
+    parts: list[EnergyPart]
+
+
+class Link(TypedDict):
+    """Messages from one chip to another; the host is chip -1."""
+
+    source: int
+    destination: int
+    messages_per_token: float
+
+
+class Sourced(Figures):
+    """A figure of the system or its chip, with its source."""
+
+    of: str
+    name: str
+    unit: str
+    source: str
+
+
+class Mapped(TypedDict):
+    """What a picture of cores is drawn from."""
+
+    mapping: MappingContent
+
+
+class Content(Mapped):
+    """The whole report."""
+
+    format: str
+    header: Header
+    run: Texts
+    quality: dict[str, float | None]
+    phases: dict[str, Phase | None]
+    links: list[Link]
+    simulator_seconds: dict[str, float]
+    sources: list[Sourced]
+    comparison: Comparison
