@@ -300,7 +300,7 @@ SINCE = "2026-03-01T00:00:00+00:00"
     ("text", "masked"),
     [
         ("at 2026-02-01T10:00:00+00:00, 2026-03-02T10:00:00+00:00", None),
-        ("/tmp/1/run and /old/x.py", "FOLDER/run and CHECKOUT/x.py"),
+        ("/scratch/1/run and /old/x.py", "FOLDER/run and CHECKOUT/x.py"),
         ('"seconds": {\n "start": 0.1\n}, "tokens": 3', '"seconds": SECONDS, "tokens": 3'),
         ('"versions": {"numpy": "2.3.5"}', '"versions": VERSIONS'),
         ("python 3.11.7, mmfree-neuro 0.1.0, numpy 2</td>", "VERSIONS</td>"),
@@ -322,7 +322,7 @@ SINCE = "2026-03-01T00:00:00+00:00"
 )
 def test_what_is_masked(text: str, masked: str | None) -> None:
     """Dates are masked from the beginning of the comparison on."""
-    found = compare_checkouts.mask(text.encode(), {"/tmp/1": "FOLDER", "/old": "CHECKOUT"}, SINCE)
+    found = compare_checkouts.mask(text.encode(), {"/scratch/1": "FOLDER", "/old": "CHECKOUT"}, SINCE)
     assert found.decode() == (masked or "at 2026-02-01T10:00:00+00:00, DATE")
 
 

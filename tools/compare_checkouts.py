@@ -225,7 +225,7 @@ def compare(
             verdicts.append("same" if not found else "DIFFERENT" if reason is None else "allowed")
             tell(f"{verdicts[-1]:9s} {before.status:3d}  {command.name}")
             if reason is not None:
-                tell(f"  {'may' if found else 'might'} differ: {reason}")
+                tell(f"  expected to differ{'' if found else ', but does not'}: {reason}")
             for part in found:
                 tell(f"  {part}")
     return verdicts
@@ -245,7 +245,7 @@ def main() -> int:
         before = _checkout(options.before, options.python_before, scratch / "1", options.before)
         after = _checkout(options.after, options.python_after, scratch / "2", options.before)
         verdicts = _compare_all((before, after), options.allow)
-    except Impossible as error:
+    except (Impossible, OSError) as error:
         print(f"compare_checkouts: {error}", file=sys.stderr)
         return 2
     finally:
