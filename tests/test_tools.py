@@ -322,7 +322,9 @@ SINCE = "2026-03-01T00:00:00+00:00"
 )
 def test_what_is_masked(text: str, masked: str | None) -> None:
     """Dates are masked from the beginning of the comparison on."""
-    found = compare_checkouts.mask(text.encode(), {"/scratch/1": "FOLDER", "/old": "CHECKOUT"}, SINCE)
+    found = compare_checkouts.mask(
+        text.encode(), {"/scratch/1": "FOLDER", "/old": "CHECKOUT"}, SINCE
+    )
     assert found.decode() == (masked or "at 2026-02-01T10:00:00+00:00, DATE")
 
 
