@@ -107,83 +107,81 @@ class Norms:
         floor: int,
         consumers: Mapping[str, TernaryWeight],
     ) -> dict[str, Source]:
-        size, x, sq, bits = (
-            source.size,
-            source.output(port).qtype,
-            source.output("sq").qtype,
-            self.formats.scheme.value_bits,
-        )
-        gains, shifts, formats = {}, {}, {}
-        for name in consumers:
-            integer, gain_frac = integer_gain(self.formats.norms[norm].outer[name])
-            formats[name] = self.formats.value_type(
-                f"{norm}.{name}.largest", at_most=x.frac + gain_frac
-            )
-            gains[name], shifts[name] = integer, x.frac + gain_frac - formats[name].frac
-        outputs = tuple(Output(name, size, formats[name]) for name in consumers)
-        gain = Gain(
-            f"{norm}.gain",
-            size,
-            (Input("x", source.name, port, "aligned"),),
-            outputs,
-            gains,
-            shifts,
-        )
-        self.nodes.append(gain)
-        tops = {
-            name: self._max_tree(f"{norm}.max.{name}", gain.name, gain.output(name))
-            for name in consumers
-        }
-
-        root = self.formats.root_type(norm)
-        inverse, scale = {}, {}
-        for name in consumers:
-            seen = self.formats.ranges[f"{norm}.{name}.largest"]
-            inverse[name] = QType(
-                bits, frac_for(self.formats.room * 127 / smallest_seen(seen, WIDEST_RANGE), bits)
-            )
-            scale[name] = self.formats.value_type(
-                f"{norm}.{name}", at_most=formats[name].frac + root.frac
-            )
-        scales = QuantScale(
-            f"{norm}.scale",
-            1,
-            (
-                Input("total", source.name, "sq", "sum"),
-                *(Input(f"max.{name}", top, "max", "broadcast") for name, top in tops.items()),
-            ),
-            (
-                *(Output(f"inv.{name}", 1, inverse[name], unsigned=True) for name in consumers),
-                *(Output(f"scale.{name}", 1, scale[name], unsigned=True) for name in consumers),
-            ),
-            floor,
-            root_powers(size, sq, root),
-            self.formats.scheme.newton_steps,
-            root,
-            {
-                n: power_table(
-                    127 * 2.0 ** (formats[n].frac + inverse[n].frac - ROOT_FRAC - 31), 32
-                )
-                for n in consumers
-            },
-            {n: formats[n].frac + root.frac - scale[n].frac for n in consumers},
-        )
+        """Gains without the root, the largest magnitudes, scales made of these, and the codes."""
+        gain = self._gain(norm, source, port, consumers)
+        scales = self._scales(norm, source, floor, gain)
         inputs = [Input(f"v.{name}", gain.name, name, "aligned") for name in consumers]
         inputs += [
             Input(f"inv.{name}", scales.name, f"inv.{name}", "broadcast") for name in consumers
         ]
-        quantised = Quantise(
-            f"{norm}.quantise",
-            size,
-            tuple(inputs),
-            tuple(Output(name, size, CODE) for name in consumers),
-            {name: formats[name].frac + inverse[name].frac for name in consumers},
-        )
-        self.nodes.extend([scales, quantised])
-        return {
-            n: Source(quantised.name, n, CODE, (scales.name, f"scale.{n}", scale[n]))
-            for n in consumers
+        # A code is v · (127 / largest) in units of one: both formats' fractional bits go.
+        shifts = {
+            name: gain.output(name).qtype.frac + scales.output(f"inv.{name}").qtype.frac
+            for name in consumers
         }
+        outputs = tuple(Output(name, source.size, CODE) for name in consumers)
+        codes = Quantise(f"{norm}.quantise", source.size, tuple(inputs), outputs, shifts)
+        self.nodes.append(codes)
+        return {
+            name: Source(
+                codes.name,
+                name,
+                CODE,
+                (scales.name, f"scale.{name}", scales.output(f"scale.{name}").qtype),
+            )
+            for name in consumers
+        }
+
+    def _gain(
+        self, norm: str, source: AnyNode, port: str, consumers: Mapping[str, TernaryWeight]
+    ) -> Gain:
+        """The node that multiplies by the gains of every consumer, without the root."""
+        x = source.output(port).qtype
+        gains, shifts, outputs = {}, {}, []
+        for name in consumers:
+            integer, gain_frac = integer_gain(self.formats.norms[norm].outer[name])
+            largest = f"{norm}.{name}.largest"
+            value = self.formats.value_type(largest, at_most=x.frac + gain_frac)
+            gains[name], shifts[name] = integer, x.frac + gain_frac - value.frac
+            outputs.append(Output(name, source.size, value))
+        entry = Input("x", source.name, port, "aligned")
+        node = Gain(f"{norm}.gain", source.size, (entry,), tuple(outputs), gains, shifts)
+        self.nodes.append(node)
+        return node
+
+    def _scales(self, norm: str, source: AnyNode, floor: int, gain: Gain) -> QuantScale:
+        """The node that makes the scales of a token's codes, behind the trees that find its largest
+        magnitudes."""
+        bits, root = self.formats.scheme.value_bits, self.formats.root_type(norm)
+        inputs = [Input("total", source.name, "sq", "sum")]
+        inverses, scales, powers, shifts = [], [], {}, {}
+        for value in gain.outputs:
+            name = value.port
+            top = self._max_tree(f"{norm}.max.{name}", gain.name, value)
+            inputs.append(Input(f"max.{name}", top, "max", "broadcast"))
+            seen = self.formats.ranges[f"{norm}.{name}.largest"]
+            most = self.formats.room * 127 / smallest_seen(seen, WIDEST_RANGE)
+            inverse = QType(bits, frac_for(most, bits))
+            frac = value.qtype.frac
+            scale = self.formats.value_type(f"{norm}.{name}", at_most=frac + root.frac)
+            inverses.append(Output(f"inv.{name}", 1, inverse, unsigned=True))
+            scales.append(Output(f"scale.{name}", 1, scale, unsigned=True))
+            powers[name] = power_table(127 * 2.0 ** (frac + inverse.frac - ROOT_FRAC - 31), 32)
+            shifts[name] = frac + root.frac - scale.frac
+        node = QuantScale(
+            f"{norm}.scale",
+            1,
+            tuple(inputs),
+            (*inverses, *scales),
+            floor,
+            root_powers(source.size, source.output("sq").qtype, root),
+            self.formats.scheme.newton_steps,
+            root,
+            powers,
+            shifts,
+        )
+        self.nodes.append(node)
+        return node
 
     def _max_tree(self, name: str, source: str, values: Output) -> str:
         """Nodes that find the largest magnitude of a node's output, MAX_ARITY at a time; the name
