@@ -6,6 +6,7 @@ declare is refused by `verify`, in words that name the declaration.
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,15 @@ from mmfree_neuro.mapping.footprint import footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.run import reference
-from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.job import Job, Result
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims import fast
 
 TOKENS = np.array([[0, 1, 1, 0, 1], [1, 1, 0, 0, 1]])
+SHORT = Job(TOKENS[:, :3], 1)
+"""Triton's interpreter takes its time."""
 
 # The kind is text, because a process of its own must know it too: Lava does without torch.
 KIND = '''
@@ -104,12 +107,13 @@ from pathlib import Path
 import numpy as np
 
 from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.job import Job, Result
 from mmfree_sims.lava import engine
 
 graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
 result = engine.run(graph, stored.mapping, Job(np.load(sys.argv[2]), 2))
-np.savez(sys.argv[3], logits=result.logits, chosen=result.chosen, fired=result.prefill.fired)
+np.savez(sys.argv[3], logits=result.logits, chosen=result.chosen, 
+         fired=result.prefill.fired, messages=result.prefill.messages)
 """
 
 
@@ -162,6 +166,7 @@ def mapped(graph: Graph, digest: str = "") -> Mapping:
     return Mapping(digest, "kapoho-point", "hand", shards, places, route(graph, shards, places))
 
 
+@pytest.mark.slow
 def test_a_made_up_node_everywhere(
     kind: type[Node], hand_graph: Graph, system: SystemSpec, tmp_path: Path
 ) -> None:
@@ -196,24 +201,32 @@ def test_a_made_up_node_everywhere(
     mapping, job = mapped(loaded, digest), Job(TOKENS, 2)
     expected = reference.run(loaded, mapping, job)
     assert len(np.unique(expected.logits)) > 4
-    quick = fast.run(loaded, mapping, job)
-    assert np.array_equal(quick.logits, expected.logits)
-    assert (quick.prefill, quick.generate) == (expected.prefill, expected.generate)
+    assert_same(fast.run(loaded, mapping, job), expected)
+
+    if find_spec("triton") and find_spec("torch"):
+        assert_same(in_triton(loaded, mapping), reference.run(loaded, mapping, SHORT))
+    if find_spec("lava"):
+        stored = StoredMapping(mapping, system, tmp_path / "made-up.graph")
+        mapping_file.save_mapping(stored, tmp_path / "made-up.map")
+        found = in_lava(tmp_path)
+        assert np.array_equal(found["logits"], expected.logits)
+        assert np.array_equal(found["chosen"], expected.chosen)
+        assert np.array_equal(found["fired"], expected.prefill.fired)
+        assert np.array_equal(found["messages"], expected.prefill.messages)
 
 
-@pytest.mark.lava
-def test_a_made_up_node_in_lava(
-    kind: type[Node], hand_graph: Graph, system: SystemSpec, tmp_path: Path
-) -> None:
-    graph_file.save_graph(graph_with(kind, hand_graph), tmp_path / "made-up.graph")
-    graph, digest = graph_file.load_graph(tmp_path / "made-up.graph")
-    mapping = mapped(graph, digest)
-    stored = StoredMapping(mapping, system, tmp_path / "made-up.graph")
-    mapping_file.save_mapping(stored, tmp_path / "made-up.map")
-    expected, found = reference.run(graph, mapping, Job(TOKENS, 2)), in_lava(tmp_path)
-    assert np.array_equal(found["logits"], expected.logits)
-    assert np.array_equal(found["chosen"], expected.chosen)
-    assert np.array_equal(found["fired"], expected.prefill.fired)
+def assert_same(found: Result, expected: Result) -> None:
+    """The same integers and the same counts."""
+    assert np.array_equal(found.logits, expected.logits)
+    assert np.array_equal(found.chosen, expected.chosen)
+    assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
+
+
+def in_triton(graph: Graph, mapping: Mapping) -> Result:
+    """What Triton's kernels give, in its interpreter where there is no GPU."""
+    from mmfree_sims import gpu
+
+    return gpu.run(graph, mapping, SHORT)
 
 
 def in_lava(folder: Path) -> dict[str, np.ndarray]:
@@ -224,17 +237,6 @@ def in_lava(folder: Path) -> dict[str, np.ndarray]:
     command = [sys.executable, script, folder / "made-up.map", tokens, result]
     subprocess.run(list(map(str, command)), check=True, timeout=120)
     return dict(np.load(result))
-
-
-@pytest.mark.kernels
-def test_a_made_up_node_in_triton(kind: type[Node], hand_graph: Graph) -> None:
-    from mmfree_sims import gpu
-
-    graph = graph_with(kind, hand_graph)
-    mapping, job = mapped(graph), Job(TOKENS[:, :3], 1)
-    expected, found = reference.run(graph, mapping, job), gpu.run(graph, mapping, job)
-    assert np.array_equal(found.logits, expected.logits)
-    assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
 
 
 @pytest.mark.parametrize(
