@@ -112,7 +112,7 @@ from mmfree_sims.lava import engine
 
 graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
 result = engine.run(graph, stored.mapping, Job(np.load(sys.argv[2]), 2))
-np.savez(sys.argv[3], logits=result.logits, chosen=result.chosen, 
+np.savez(sys.argv[3], logits=result.logits, chosen=result.chosen,
          fired=result.prefill.fired, messages=result.prefill.messages)
 """
 
