@@ -5,7 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -35,15 +35,6 @@ TINY = Subject(
     "tiny", ModelConfig(vocab_size=96, hidden_size=64, num_hidden_layers=2, intermediate_size=96)
 )
 SCRIPTS = Path(__file__).parents[2] / "examples" / "benchmarks"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More only get in each other's way on models so small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 does."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -67,15 +67,6 @@ def spans(found: Range, values: Tensor) -> bool:
 def largest(values: Tensor) -> Tensor:
     """The largest magnitude per token."""
     return values.abs().amax(-1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More only get in each other's way on models so small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,6 @@ LIMIT = 1e-3
 """Of golden logits; the mildest real mistake, an eps of 1e-8 for 1e-6, moves one by 0.13."""
 
 Load = Callable[[str], HGRNBitModel]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More only get in each other's way on models so small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

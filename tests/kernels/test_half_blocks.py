@@ -6,7 +6,7 @@ may get another code in float32, so parameters are drawn until the nearest bound
 than float32 can err.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,15 +49,6 @@ CONFIGS = {
 }
 BATCH, TIME = 2, 3
 Gradients = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More only get in each other's way on models so small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def straight_through(exact: Tensor, quantised: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """A model that is streamed block by block computes what the whole model computes."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,15 +42,6 @@ def random_checkpoint(config: ModelConfig) -> Checkpoint:
             for n, s in config.shapes().items()
         },
     )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More only get in each other's way on models so small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", ["a_h64_l2_v256", "trained"])

@@ -4,7 +4,7 @@ is a checkpoint."""
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,15 +43,6 @@ CONFIG = ModelConfig(
 RECIPE = Recipe(steps=12, batch=4, window=16, warmup=3)
 TEXT = np.frombuffer(b"the cat sat on the mat and the dog sat on the log. " * 40, np.uint8)
 CORPUS = Corpus(TEXT[:1600], TEXT[1600:], "a rhyme")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More only get in each other's way on models so small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
