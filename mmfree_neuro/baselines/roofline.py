@@ -131,8 +131,8 @@ def estimate(gpu: Gpu, summary: GraphSummary, mode: str, length: int) -> Rooflin
     """The most that a GPU can do with a model, one sequence of `length` tokens; `length` matters
     for prefill alone."""
     synapses = sum(node.ternary_synapses for node in summary.nodes)
-    head = sum(node.ternary_synapses for node in summary.nodes if node.kind == "Head")
-    states = sum(node.size for node in summary.nodes if node.kind == "MLGRU")
+    head = summary.nodes[-1].ternary_synapses
+    states = sum(node.states for node in summary.nodes)
     together = length if mode == "prefill" else 1
     bytes_ = (synapses * WEIGHT_BYTES + states * STATE_BYTES) / together
     operations = 2 * (synapses - head + head / together)

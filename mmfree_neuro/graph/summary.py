@@ -20,6 +20,8 @@ class NodeSummary:
     instructions: dict[str, int]
     ternary_synapses: int
     nonzero_synapses: int
+    states: int = 0
+    """What its neurons keep from token to token, one each where they keep anything."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def summarise(graph: Graph) -> GraphSummary:
                 dict(sorted(counts[node.name].items())),
                 sum(matrix.size for matrix in matrices),
                 sum(matrix.nonzero for matrix in matrices),
+                0 if node.state_type is None else node.size,
             )
         )
     return GraphSummary(

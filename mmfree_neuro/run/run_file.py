@@ -20,7 +20,7 @@ from mmfree_neuro.mapping.mapping_file import (
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.systems.spec import SystemSpec
 
-RUN_FORMAT = "mmfree-neuro run 2"
+RUN_FORMAT = "mmfree-neuro run 3"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -16,7 +16,7 @@ SUMMARY = GraphSummary(
     {},
     (
         NodeSummary("embedding", "Embedding", 8, None, 0, {}, 0, 0),
-        NodeSummary("layers.0.mix", "MLGRU", 10, 0, 1, {}, 800, 500),
+        NodeSummary("layers.0.mix", "MLGRU", 10, 0, 1, {}, 800, 500, 10),
         NodeSummary("head", "Head", 20, None, 2, {}, 200, 100),
     ),
 )

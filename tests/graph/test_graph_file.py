@@ -180,7 +180,7 @@ def test_a_mapping_of_another_graph(stored: Path, hand_graph: Graph) -> None:
         ('{"format": "mmf', "not a mapping file, or cut short"),
         ("[]", "not a mapping file of this version (mmfree-neuro mapping 2)"),
         (
-            '{"format": "mmfree-neuro run 2"}',
+            '{"format": "mmfree-neuro run 3"}',
             "not a mapping file of this version (mmfree-neuro mapping 2)",
         ),
         ('{"format": "mmfree-neuro mapping 2"}', "not a mapping file, a part is missing"),
@@ -250,9 +250,9 @@ def test_runs_come_back(finished: RunRecord, tmp_path: Path) -> None:
     ("content", "problem"),
     [
         ("{", "not a run, or cut short"),
-        ("3", "not a run of this version (mmfree-neuro run 2)"),
-        ('{"format": "mmfree-neuro mapping 2"}', "not a run of this version (mmfree-neuro run 2)"),
-        ('{"format": "mmfree-neuro run 2", "engine": "fast"}', "not a run, a part is missing"),
+        ("3", "not a run of this version (mmfree-neuro run 3)"),
+        ('{"format": "mmfree-neuro mapping 2"}', "not a run of this version (mmfree-neuro run 3)"),
+        ('{"format": "mmfree-neuro run 3", "engine": "fast"}', "not a run, a part is missing"),
     ],
 )
 def test_another_run(content: str, problem: str, tmp_path: Path) -> None:
