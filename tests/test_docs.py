@@ -1,8 +1,10 @@
-"""The pages about the code say what the code is: rooms, files and the picture exist as they say."""
+"""The pages about the code say what the code is: rooms, files, the picture and words."""
 
+import ast
 import importlib
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = ("architecture.md",)
+GLOSSARY = ROOT / "docs" / "glossary.md"
+NOT_USED = "Words that this project does not use"
+PAGES = ("architecture.md", "glossary.md")
 
 
 def tool(name: str) -> ModuleType:
@@ -72,3 +76,93 @@ def test_every_file_that_a_page_names_exists(name: str) -> None:
     links = [f"docs/{link}" for link in re.findall(r"\]\(([^)#:]+)\)", text)]
     assert paths
     assert [path for path in [*paths, *links] if not (ROOT / path).exists()] == []
+
+
+# The words of the glossary.
+
+DEFINITION = re.compile(r"`(\w+)` in `([\w./-]+)`")
+
+
+def entries() -> list[list[str]]:
+    """Each word of the glossary, what it is, and where it is defined."""
+    return rows(GLOSSARY.read_text(encoding="utf-8").partition("\n## ")[0])
+
+
+def test_every_word_stands_once_and_in_order() -> None:
+    words = [word for word, *_ in entries()]
+    assert words == sorted(set(words))
+    assert not set(words) & {word for word, place, _ in retired() if not place}
+
+
+def test_every_word_has_a_sentence_and_a_place_that_defines_it() -> None:
+    for word, meaning, place in entries():
+        assert meaning[0].isupper() and meaning.endswith(".") and ". " not in meaning, word
+        assert DEFINITION.findall(place), word
+        for name, path in DEFINITION.findall(place):
+            assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), word
+
+
+def retired() -> list[tuple[str, str, list[str]]]:
+    """Words that are not used, in which part of the code, and where they still are."""
+    return [
+        (word, place.strip("`"), re.findall(r"`([\w.]+)`", still))
+        for words, place, _, still in rows(section(GLOSSARY, f"## {NOT_USED}"))
+        for word in words.split(", ")
+    ]
+
+
+def public_names(root: Path) -> Iterator[str]:
+    """Every module of the four packages, and every public class and function at the top of one."""
+    for package, folder in house.PACKAGES.items():
+        for path in sorted((root / folder / package).rglob("*.py")):
+            parts = path.relative_to(root / folder).with_suffix("").parts
+            module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            yield module
+            for found in ast.parse(path.read_text(encoding="utf-8")).body:
+                defined = isinstance(found, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                if defined and not found.name.startswith("_"):
+                    yield f"{module}.{found.name}"
+
+
+def parts_of(name: str) -> set[str]:
+    """The words of the last part of a dotted name: `lava.TileModel` has tile and model."""
+    last = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.split(".")[-1])
+    return set(last.lower().split("_"))
+
+
+def uses(word: str, place: str, names: Iterable[str]) -> set[str]:
+    """The names inside a part of the code that use a word."""
+    begin = place and f"{place}."
+    return {name for name in names if f"{name}.".startswith(begin) and word in parts_of(name)}
+
+
+def test_words_of_names() -> None:
+    assert parts_of("a.TileModel") == {"tile", "model"}
+    assert parts_of("a.MLGRUState") == {"mlgru", "state"}
+    assert parts_of("sims.vector_words") == {"vector", "words"}
+    assert uses("tile", "", ["a.Tile", "b.TILES"]) == {"a.Tile"}
+    assert uses("node", "a.b", ["a.b.node", "a.bc.node", "a.node"]) == {"a.b.node"}
+
+
+def test_public_names_are_found(tmp_path: Path) -> None:
+    (tmp_path / "sims" / "mmfree_sims" / "mpi").mkdir(parents=True)
+    (tmp_path / "sims" / "mmfree_sims" / "mpi" / "__init__.py").write_text("class Rank: ...\n")
+    text = (
+        "def a(): ...\nasync def b(): ...\ndef _c(): ...\nD = 1\nclass E:\n    def f(self): ...\n"
+    )
+    (tmp_path / "sims" / "mmfree_sims" / "fast.py").write_text(text)
+    fast = "mmfree_sims.fast"
+    expected = {fast, f"{fast}.a", f"{fast}.b", f"{fast}.E"}
+    assert set(public_names(tmp_path)) == expected | {"mmfree_sims.mpi", "mmfree_sims.mpi.Rank"}
+
+
+def test_no_public_name_uses_a_retired_word() -> None:
+    names = list(public_names(ROOT))
+    assert len(names) > 600
+    wrong = {}
+    for word, place, still in retired():
+        found = uses(word, place, names)
+        allowed = {name for name in still if word in parts_of(name)}
+        if found != allowed:
+            wrong[word] = sorted(found ^ allowed)
+    assert wrong == {}, f"see docs/glossary.md, {NOT_USED}"
