@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 GLOSSARY = ROOT / "docs" / "glossary.md"
 NOT_USED = "Words that this project does not use"
-PAGES = ("architecture.md", "glossary.md")
+PAGES = ("adding.md", "architecture.md", "glossary.md")
 
 
 def tool(name: str) -> ModuleType:
