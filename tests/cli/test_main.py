@@ -214,6 +214,7 @@ def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFi
     assert text["columns"] == text["rows"]
 
 
+@pytest.mark.slow
 def test_messages_of_a_mapping_whose_sums_are_divided_have_no_bound(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,6 +263,7 @@ def test_map_with_wider_weights(files: Files, tmp_path: Path) -> None:
     )  # lists begin at whole words of 64 bits at either width
 
 
+@pytest.mark.slow
 def test_map_with_a_seed(files: Files, tmp_path: Path) -> None:
     """A placer that draws gives the same mapping for the same seed; other placers do not draw."""
     common = ["--chips", "3", "--placer"]

@@ -26,6 +26,7 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_page_has_the_table_and_fitted_rows_come_out(validation: ModuleType) -> None:
     found = validation.checks()
     page = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8").splitlines()

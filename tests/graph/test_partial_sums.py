@@ -199,6 +199,7 @@ def test_a_sum_of_squares_is_divided_too(a16: Graph) -> None:
     assert all(part.outputs[0].unsigned for part in parts)
 
 
+@pytest.mark.slow
 @few
 @given(st.integers(0, 2**32))
 def test_a_divided_graph_gives_the_same_bits(

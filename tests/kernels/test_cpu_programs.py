@@ -512,6 +512,7 @@ class ByNeuron(Machine):
         return super().fit(a, qtype)
 
 
+@pytest.mark.slow
 @needs_the_extension
 @settings(max_examples=settings.default.max_examples * 5 // 2)
 @given(

@@ -236,6 +236,7 @@ def test_loss_and_its_gradients(device: str, shape: str) -> None:
     assert_gradients(gradients(exact.model, loss), exact)
 
 
+@pytest.mark.slow
 def test_logits_their_gradients_and_a_carried_state(device: str) -> None:
     tokens, mask = text(device)[0], MASK.to(device)
     weight = draw(BATCH, TIME, CONFIG.vocab_size, seed=3, device=device)
@@ -258,6 +259,7 @@ def test_logits_their_gradients_and_a_carried_state(device: str) -> None:
     assert_close(last, state, "state after two calls", 1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_recomputed_does_not_show(device: str) -> None:
     model, (tokens, targets) = random_model(ONE_LAYER, 0, device), text(device, 2)
     choices = Recompute(), Recompute(ifg=True), Recompute(gate_up=False)
@@ -269,6 +271,7 @@ def test_what_is_recomputed_does_not_show(device: str) -> None:
         assert all(torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_checkpoints_do_not_show(device: str) -> None:
     model = random_model(CONFIG, 0, device)
     block, x = (
@@ -346,6 +349,7 @@ def test_no_length_is_compiled_for(device: str) -> None:
     assert [{k: n for k, n in count.items() if n != counts[0][k]} for count in counts] == [{}] * 5
 
 
+@pytest.mark.slow
 def test_captured_gradients(device: str) -> None:
     """Those of one batch after another, in the same memory."""
     model = random_model(ONE_LAYER, 0, device)

@@ -71,6 +71,7 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
         monkeypatch.setattr(few, "_tile", lambda rows, columns, matrices: (16, 4, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("large_tiles")
 @pytest.mark.parametrize(
     ("at_most", "batch"), [(0, 1), (decoder.FEW, 2), (0, 2)], ids=["one", "few", "many"]
@@ -97,6 +98,7 @@ def test_decoder(
     assert torch.equal(session.logits, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [256, 0], ids=["packed", "unpacked"])
 @torch.no_grad()
 def test_prefill(

@@ -128,6 +128,7 @@ def test_the_best_content_by_hand() -> None:
     assert (gain, content.tolist(), cost) == (14, [0.5, 1], 7)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_mapping_beats_a_bound(

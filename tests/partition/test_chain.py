@@ -368,6 +368,7 @@ def test_cuts_between_neighbours_carry_what_they_cost(
     assert carried(crossings_of(chain), [places[cut] for cut in cuts]) == crossed[cuts].sum()
 
 
+@pytest.mark.slow
 @some
 @given(data=st.data())
 def test_cuts_of_divided_products_carry_no_more_than_they_cost(

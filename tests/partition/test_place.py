@@ -257,6 +257,7 @@ def test_balanced_is_as_fast_as_any_way_to_cut_the_chain_into_cores(
         assert best[-1] - 1e-6 <= slowest(graph, system, placed) <= 1.002 * best[-1] + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cores", [10, 40])
 @pytest.mark.parametrize("chips", [2, 3, 5])
 def test_a_chain_has_the_fewest_messages_that_its_slack_permits(
@@ -429,6 +430,7 @@ def test_a_published_model_on_few_chips(asked: int | None, chips: int) -> None:
     assert (len(mapping.chips), len(mapping.cores)) == (chips, 705)
 
 
+@pytest.mark.slow
 def test_the_fewest_messages_of_a_published_model() -> None:
     """The head on the host and 24 chips, as published; the mapping that was published sends two
     streams a block."""
@@ -453,6 +455,7 @@ def test_the_fewest_messages_of_a_published_model() -> None:
     assert least.messages_between_chips.least == 23 * 1024
 
 
+@pytest.mark.slow
 @yardstick
 def test_no_partitioner_of_hypergraphs_finds_fewer_messages() -> None:
     messages = messages_between_chips(placed_370m("mtkahypar", 24, True))

@@ -48,6 +48,7 @@ def mapped(
     return divided, check(divided, mapping, system)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divide", [False, True])
 def test_one_cut_costs_what_routes_carry(graph: Graph, system: SystemSpec, divide: bool) -> None:
     """Many places to cut the tiny model in two."""
@@ -59,6 +60,7 @@ def test_one_cut_costs_what_routes_carry(graph: Graph, system: SystemSpec, divid
         assert messages_between_chips(mapping) == places.crossed[number], places.cuts[number]
 
 
+@pytest.mark.slow
 @some
 @given(st.integers(0, 2**32), st.booleans())
 @example(52, False)
@@ -114,6 +116,7 @@ def test_without_division_there_are_no_columns(graph: Graph, system: SystemSpec)
     assert place(graph, "", system, Request("chain", 5, divide=False))[1].columns == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 53_700, 33_900), (32, 74_600, 48_800)])
 def test_division_saves_a_third_of_the_messages_of_a_published_model(
     chips: int, rows: int, columns: int

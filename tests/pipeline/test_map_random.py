@@ -208,6 +208,7 @@ def assert_says_what_is_short(graph: Graph, message: str) -> None:
     assert len(re.findall(r"\b\d+\b", what)) >= 2, message
 
 
+@pytest.mark.slow
 def test_five_hundred_random_mappings(
     models: list[Graph], truths: list[tuple[Job, Result]], draws: Any
 ) -> None:

@@ -294,6 +294,7 @@ def test_a_token_alone_without_a_barrier_is_near_the_formula(
     )
 
 
+@pytest.mark.slow
 def test_prefill_without_a_barrier_is_as_fast_as_its_slowest_server(
     a16: Graph, make_mapping: Callable[..., Mapping], system: SystemSpec
 ) -> None:

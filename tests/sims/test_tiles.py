@@ -298,6 +298,7 @@ def differing_bits(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.unpackbits((a ^ b).view(np.uint8)).sum())
 
 
+@pytest.mark.slow
 def test_a_thousand_random_cases_give_the_same_bits(
     models: tuple[Graph, ...], parts: Divided, draws: Any
 ) -> None:
@@ -358,6 +359,7 @@ def assert_same_state(a: RunState, b: RunState) -> None:
     assert a.generate == b.generate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", range(6))
 def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(
     which: int, parts: Divided
