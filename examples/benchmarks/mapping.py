@@ -25,10 +25,10 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import mapping_to_plain
 from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline import map
-from mmfree_neuro.pipeline.map import PLACERS
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.testing import published_graph
+from mmfree_partition.placers import PLACERS
 
 CHIPS = {"370m": (24, 32), "1.3b": (32, 64), "2.7b": (64, 96)}
 

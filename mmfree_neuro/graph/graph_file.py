@@ -51,13 +51,17 @@ def records(union: Any) -> dict[str, type]:
     These are the kinds of nodes, and the records that their fields are made of.
     """
     known: dict[str, type] = {}
+    seen: set[type] = set()
 
     def add(hint: Any) -> None:
         for part in get_args(hint):
             add(part)
-        record = isinstance(hint, type) and is_dataclass(hint) and hint is not TernaryMatrix
-        if record and hint.__name__ not in known:
-            known[hint.__name__] = hint
+        if not isinstance(hint, type) or not is_dataclass(hint) or hint is TernaryMatrix:
+            return
+        # Files know a record by its bare name.
+        assert known.setdefault(hint.__name__, hint) is hint, f"two records {hint.__name__}"
+        if hint not in seen:
+            seen.add(hint)
             for part in get_type_hints(hint).values():
                 add(part)
 

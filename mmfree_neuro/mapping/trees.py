@@ -29,7 +29,7 @@ _Targets = dict[tuple[int, tuple[int, ...]], tuple[list[int], list[int]]]
 class RouteTrees:
     """The trees of a mapping's routes.
 
-    A run is a stretch of mesh links on one line of a mesh, in one direction.  Links are numbered so
+    A run is a row of mesh links on one line of a mesh, in one direction.  Links are numbered so
     that the links of a run are `run_start` … `run_stop` - 1; see `_runs`.
     """
 

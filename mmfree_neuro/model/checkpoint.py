@@ -139,6 +139,7 @@ def read(folder: Path, load_bin: LoadBin, families: Mapping[str, ParseConfig]) -
         known = " or ".join(map(repr, families))
         raise CheckpointError(f"{where}: model_type is {family!r}, must be {known}")
     config = families[family](raw, where)
+    assert config.model_type == family, f"the parser of {family} gives {config.model_type}"
     files, reader = _weight_files(folder)
     entries: dict[str, StoredTensor] = {}
     for path in files:

@@ -1,4 +1,4 @@
-"""Drives an engine that lives in this process through a job: prefill in stretches, then one token
+"""Drives an engine that lives in this process through a job: prefill in chunks, then one token
 at a time."""
 
 import time

@@ -1,5 +1,5 @@
 """The packed model gives what the float model gives: token by token, for many sequences, in
-stretches of a prompt."""
+chunks of a prompt."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
 from mmfree_kernels.inference import decoder, few, many, model
 from mmfree_kernels.inference.decoder import Decoder
-from mmfree_kernels.inference.prefill import Prefill, stretch_length
+from mmfree_kernels.inference.prefill import Prefill, chunk_length
 from mmfree_kernels.ops.bitlinear.naive import code_product, rms_norm
 from mmfree_kernels.ops.bitlinear.packed import words
 from mmfree_neuro.errors import InputError
@@ -108,14 +108,14 @@ def test_prefill(
     packed, naive = both
     prompt = torch.tensor([[3, 41, 8, 0, 17], [7, 7, 2, 30, 5]], device=packed.device)
     expected, state = naive(prompt)
-    session = Prefill(packed, 2, stretch=3)
+    session = Prefill(packed, 2, chunk=3)
     logits = session.feed(prompt)
     # Unpacked, projections are kept in bfloat16, which moves some codes by one.
     bound = ROUNDING if together else 0.2 * expected.std()
     assert (logits - expected[:, -1]).abs().max() < bound
     assert (session.state - state).abs().max() < bound
     if together:
-        cut = Prefill(packed, 2, stretch=5)
+        cut = Prefill(packed, 2, chunk=5)
         assert (cut.feed(prompt[:, :1]) - expected[:, 0]).abs().max() < ROUNDING
         assert (cut.feed(prompt[:, 1:]) - expected[:, -1]).abs().max() < ROUNDING
         cut.reset()
@@ -197,8 +197,8 @@ def test_weights_take_two_bits(both: tuple[model.PackedModel, HGRNBitModel]) -> 
 
 def test_stretches() -> None:
     packed = model.random(CONFIG, "cpu")
-    assert stretch_length(packed, 1) == 131072
-    assert stretch_length(packed, 1000) == 256
+    assert chunk_length(packed, 1) == 131072
+    assert chunk_length(packed, 1000) == 256
 
 
 def test_refusals(device: str) -> None:

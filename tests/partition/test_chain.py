@@ -431,7 +431,7 @@ def test_what_stretches_take_is_a_difference_of_prefixes(graph: Graph, system: S
     assert loads[0].tolist() == [0] * 4
     for a, b in ((0, len(places) - 1), (3, 20), (10, 11)):
         times = np.zeros(2)
-        for k, first, last in chain.stretch(places[a], places[b]):
+        for k, first, last in chain.pieces(places[a], places[b]):
             times += np.array(chain.nanoseconds[k]) * (last - first)
         assert np.allclose(loads[b, :2] - loads[a, :2], times)
     first = best_cuts._first(loads, np.array([500.0, 900, 4000, 3000]))

@@ -219,7 +219,7 @@ COMPARE = """
     from mmfree_neuro.mapping import mapping_file
     from mmfree_neuro.errors import Served
     from mmfree_sims.mpi import engine as mpi
-    from mmfree_sims.mpi import node, ranks
+    from mmfree_sims.mpi import rank, ranks
 
     size = ranks.world().Get_size()
 

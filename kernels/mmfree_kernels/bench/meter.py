@@ -48,7 +48,7 @@ class Repeatable(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a stretch of work took."""
+    """What some work took."""
 
     seconds: float
     steps: int

@@ -1,4 +1,4 @@
-/* Runs neuron programs (mmfree_neuro.trace) on 32-bit lanes; mmfree_kernels.cpu.programs is its Python face.
+/* Runs neuron programs (mmfree_neuro.graph.recorder) on 32-bit lanes; mmfree_kernels.cpu.programs is its Python face.
 
    run(code, immediates, constants, tables, (values, slopes, segment_bits), registers, neurons, tokens,
        inputs, state, outputs, events, saturated, threads, level)

@@ -1,4 +1,4 @@
-"""Many tokens through a packed model: some dozens of sequences by one token, or whole stretches of
+"""Many tokens through a packed model: some dozens of sequences by one token, or whole chunks of
 a prompt.
 
 Norms, gates and the scan are the kernels that training uses.  Up to `TOGETHER` tokens meet the

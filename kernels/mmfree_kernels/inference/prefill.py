@@ -1,4 +1,4 @@
-"""Prompts: stretch after stretch with a carried state, each length of stretch captured in a CUDA
+"""Prompts: chunk after chunk with a carried state, each length of chunk captured in a CUDA
 graph on first use."""
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from mmfree_kernels.inference.model import PackedModel, check_tokens
 from mmfree_kernels.training.captured import graph_of
 
 VALUES = 1 << 22
-"""Of the residual stream, in one stretch: what is live in a block is about thirty times as many
+"""Of the residual stream, in one chunk: what is live in a block is about thirty times as many
 bytes."""
 SHORTEST = 256
 
 
-def stretch_length(model: PackedModel, batch: int) -> int:
+def chunk_length(model: PackedModel, batch: int) -> int:
     """How many tokens of each sequence go through a block together."""
     tokens = VALUES // (batch * model.config.hidden_size)
     return max(SHORTEST, tokens // SHORTEST * SHORTEST)
@@ -24,7 +24,7 @@ def stretch_length(model: PackedModel, batch: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Captured:
-    """The graph of one length of stretch and the tokens that it reads."""
+    """The graph of one length of chunk and the tokens that it reads."""
 
     graph: torch.cuda.CUDAGraph | None
     tokens: Tensor  # [batch, length]
@@ -43,11 +43,11 @@ class Prefill:
         model: PackedModel,
         batch: int,
         *,
-        stretch: int | None = None,
+        chunk: int | None = None,
         capture: bool | None = None,
     ) -> None:
         self.model, self.batch = model, batch
-        self.stretch = stretch_length(model, batch) if stretch is None else stretch
+        self.chunk = chunk_length(model, batch) if chunk is None else chunk
         self.capture = model.device.type == "cuda" if capture is None else capture
         self.state = model.zero_state(batch)
         self.logits = torch.zeros(batch, model.config.vocab_size, device=model.device)
@@ -61,7 +61,7 @@ class Prefill:
     def feed(self, tokens: Tensor) -> Tensor:
         """Read tokens int64 [batch, time]; `logits` after the last of them."""
         check_tokens(tokens, self.batch)
-        for some in tokens.split(self.stretch, 1):
+        for some in tokens.split(self.chunk, 1):
             captured = self._captured.get(some.shape[1])
             if captured is None:
                 captured = self._captured[some.shape[1]] = self._prepare(some.shape[1])

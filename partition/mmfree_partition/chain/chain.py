@@ -1,8 +1,8 @@
-"""The neurons of a graph as one chain, in the order of its nodes: what stretches of it ask of a
+"""The neurons of a graph as one chain, in the order of its nodes: what parts of it ask of a
 core and of a chip.
 
 Data flows along the chain, so whoever cuts it into chips, or a chip's part into cores, cuts few
-streams.  A stretch is a list of pieces, each some neighbouring neurons of one node.
+streams.  A part is a list of pieces, each some neighbouring neurons of one node.
 """
 
 from collections.abc import Sequence
@@ -84,9 +84,9 @@ class Chain:
 
     def whole(self) -> list[Piece]:
         """All of it."""
-        return self.stretch((0, 0), self.end)
+        return self.pieces((0, 0), self.end)
 
-    def stretch(self, start: Position, stop: Position) -> list[Piece]:
+    def pieces(self, start: Position, stop: Position) -> list[Piece]:
         """The neurons from one place to another, node by node."""
         pieces = []
         for k in range(start[0], min(stop[0] + 1, len(self.links))):

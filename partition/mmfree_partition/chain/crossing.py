@@ -28,7 +28,7 @@ class Crossings:
     chain: Chain
     streams: tuple[Stream, ...]
     copies: tuple[frozenset[int], ...]
-    """For each node, those that a stretch which begins inside it holds copies of."""
+    """For each node, those that a part which begins inside it holds copies of."""
 
 
 def crossings_of(chain: Chain) -> Crossings:
@@ -132,13 +132,13 @@ def inside(crossings: Crossings, k: int, *, divided: bool) -> tuple[int, int]:
 
 
 def copied(crossings: Crossings, start: Position) -> list[int]:
-    """The nodes of which a stretch that begins there holds copies."""
+    """The nodes of which a part that begins there holds copies."""
     return sorted(crossings.copies[start[0]]) if start[1] else []
 
 
 def with_copies(crossings: Crossings, start: Position, stop: Position) -> list[Piece]:
-    """What a chip holds that has a stretch: its neurons, and copies where it begins inside a node
+    """What a chip holds that has a part: its neurons, and copies where it begins inside a node
     and they pay."""
     links = crossings.chain.links
     copies = copied(crossings, start) if start < stop else []
-    return [*((k, 0, links[k].node.size) for k in copies), *crossings.chain.stretch(start, stop)]
+    return [*((k, 0, links[k].node.size) for k in copies), *crossings.chain.pieces(start, stop)]

@@ -165,8 +165,8 @@ class Seams:
     def parts(self, ends: list[Cut], divided: Chain) -> list[list[Piece]]:
         """What lies between the cuts, on the chain of the divided graph.
 
-        A stretch that ends inside a gate takes columns from behind its end: neurons of the norm and
-        a partial sum of every row.  The next stretch goes on with the columns behind those.
+        A part that ends inside a gate takes columns from behind its end: neurons of the norm and
+        a partial sum of every row.  The next part goes on with the columns behind those.
         """
         columns = dict(self.columns(ends))
         parts = []

@@ -1,4 +1,4 @@
-"""Minimises the slowest core: the chain is cut into one stretch for every core, all equally slow as
+"""Minimises the slowest core: the chain is cut into one part for every core, all equally slow as
 far as may be."""
 
 from mmfree_neuro.graph.nodes import Graph

@@ -1,7 +1,7 @@
 """Cuts the chain into chips where least crosses: the best cuts of all, by dynamic programming over
 the places to cut.
 
-Every chip holds a stretch of the chain and no core may be slower than the slack over the bound
+Every chip holds a part of the chain and no core may be slower than the slack over the bound
 allows.  Within that, and up to the grain of the places, no other way to cut the chain has less
 cross its cuts.  Where the request allows it, sums are passed from chip to chip in parts (see
 `seams`).
@@ -100,7 +100,7 @@ def _divided(chain: Chain, columns: Columns) -> Chain:
 
 
 def _first(loads: NDArray[np.float64], room: NDArray[np.float64]) -> Ints:
-    """For every place, the first from which the stretch up to it fits a chip [places]."""
+    """For every place, the first from which the part up to it fits a chip [places]."""
     first: Ints = np.zeros(len(loads), np.int64)
     for column, limit in zip(loads.T, room, strict=True):
         first = np.maximum(first, np.searchsorted(column, column - limit - 1e-6))
@@ -130,7 +130,7 @@ def _window_minimum(cost: Ints, first: Ints) -> tuple[Ints, Ints]:
     """The least cost among first[q] … q - 1 for every q, and where it is.
 
     Table k has, for every place, the least of the 2^k costs from there on, made of two entries of
-    the table before.  A window of 5 … 10 is two stretches of four, which overlap: 5 … 8 and 7 … 10.
+    the table before.  A window of 5 … 10 is two runs of four, which overlap: 5 … 8 and 7 … 10.
     """
     count = len(cost)
     tables = [(cost, np.arange(count))]

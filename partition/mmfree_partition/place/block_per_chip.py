@@ -45,7 +45,7 @@ def _of_block(
     chain: Chain, start: Position, stop: Position, request: Request
 ) -> list[list[list[Shard]]]:
     """The cores of the fewest chips that hold one block."""
-    pieces = chain.stretch(start, stop)
+    pieces = chain.pieces(start, stop)
     if held := cores_of(chain, pieces, request):
         return [held]
     filled = filling.fill(chain, pieces, float("inf"), MANY)

@@ -21,7 +21,7 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run import state_file
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, check, check_saving, silent
 from mmfree_sims.mpi import ranks
-from mmfree_sims.mpi.node import Rank, RankTraffic
+from mmfree_sims.mpi.rank import Rank, RankTraffic
 from mmfree_sims.tiles.book import Book, start_of
 from mmfree_sims.tiles.host import Host
 from mmfree_sims.tiles.packets import Packet

@@ -155,7 +155,7 @@ class Prefill:
     """A whole prompt of each sequence: the logits after it, and the state."""
 
     implementation = (
-        "packed weights, fused Triton kernels, int8 tensor cores, stretches in CUDA graphs"
+        "packed weights, fused Triton kernels, int8 tensor cores, chunks in CUDA graphs"
     )
 
     def __init__(self, point: Point, subject: Subject, device: torch.device) -> None:
