@@ -55,7 +55,7 @@ def main(path: Path) -> None:
 
     # `build` returns ordinary Lava Processes, already connected. To watch the traffic, connect a
     # Process of your own to a chip's s_out; a packet is an int32 vector that
-    # mmfree_sims.packets.Reassembly reads.
+    # mmfree_sims.tiles.packets.Reassembly reads.
     host, chips = engine.build(graph, stored.mapping, job)
 
     try:

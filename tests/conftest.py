@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
@@ -133,6 +134,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def needs_torch() -> None:
     """For a test that calibrates, trains or converts in a module that mostly does not."""
     pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session")
+def needs_lava_dl() -> None:
+    """For a test of the exchange with lava-dl, which needs torch and h5py too."""
+    for package in ("torch", "h5py"):
+        pytest.importorskip(package)
+    try:
+        version("lava-dl")
+    except PackageNotFoundError:
+        pytest.skip("lava-dl not installed")
 
 
 # Random models and their graphs.

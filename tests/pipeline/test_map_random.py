@@ -34,7 +34,7 @@ from mmfree_partition.bound.gaps import gaps
 from mmfree_partition.check import check
 from mmfree_partition.placers import PLACERS
 from mmfree_sims import fast
-from mmfree_sims.tiles import board
+from mmfree_sims.tiles import tallies
 from mmfree_sims.tiles.book import Book, start_of
 from mmfree_sims.tiles.host import Host
 from mmfree_sims.tiles.packets import Packet
@@ -147,9 +147,9 @@ class Net:
 
     def __init__(self, graph: Graph, mapping: Mapping, job: Job) -> None:
         self.plan, self.job = Plan(graph, mapping, by_chip), job
-        self.board, self.kept = board.allocate(graph), board.allocate(graph)
+        self.tallies, self.kept = tallies.allocate(graph), tallies.allocate(graph)
         tiles = {stretch.tile for stretch in self.plan.stretches} - {HOST}
-        self.tiles = {tile: Tile(self.plan, [tile], self.board, self.kept) for tile in tiles}
+        self.tiles = {tile: Tile(self.plan, [tile], self.tallies, self.kept) for tile in tiles}
         for tile in self.tiles.values():
             tile.restore(0)
         self.sent: deque[tuple[int, Packet]] = deque()
@@ -159,7 +159,7 @@ class Net:
 
     def run(self) -> "Net":
         """Run the job."""
-        Host(self.plan, self.job, start_of(None), self.board, self.kept, self, 30).run()
+        Host(self.plan, self.job, start_of(None), self.tallies, self.kept, self, 30).run()
         assert not self.sent
         for tile in self.tiles.values():
             tile.settle()
@@ -196,7 +196,7 @@ def assert_runs(truth: tuple[Job, Result], graph: Graph, mapping: Mapping) -> No
     net = Net(graph, mapping, job).run()
     assert np.array_equal(whole.logits, expected.logits)
     assert np.array_equal(net.logits, expected.logits)
-    assert net.book.activities(net.board, job.fed) == (whole.prefill, whole.generate)
+    assert net.book.activities(net.tallies, job.fed) == (whole.prefill, whole.generate)
 
 
 def assert_says_what_is_short(graph: Graph, message: str) -> None:

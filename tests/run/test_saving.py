@@ -536,14 +536,14 @@ def simulate(files: Files, out: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> run_file.Run:
+def straight(files: Files, tmp_path_factory: pytest.TempPathFactory) -> run_file.RunRecord:
     """The run that nothing stopped."""
     out = tmp_path_factory.mktemp("straight") / "run"
     assert main(simulate(files, out, "--save-every", "0")) == 0
     return run_file.load_run(out)
 
 
-def assert_finished(out: Path, straight: run_file.Run) -> None:
+def assert_finished(out: Path, straight: run_file.RunRecord) -> None:
     """The folder holds the run alone, and it is that which nothing stopped."""
     assert [path.name for path in out.iterdir()] == ["run.json"]
     run = run_file.load_run(out)
@@ -594,7 +594,7 @@ def test_an_interrupted_run_is_resumed(
     fed: int,
     engine: str,
     files: Files,
-    straight: run_file.Run,
+    straight: run_file.RunRecord,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -623,7 +623,7 @@ def test_an_interrupted_run_is_resumed(
 
 def test_a_run_is_interrupted_again_and_again(
     files: Files,
-    straight: run_file.Run,
+    straight: run_file.RunRecord,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -647,7 +647,7 @@ def test_a_run_is_interrupted_again_and_again(
 
 def test_a_run_that_died(
     files: Files,
-    straight: run_file.Run,
+    straight: run_file.RunRecord,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -677,7 +677,7 @@ def test_a_run_that_died(
 
 
 def test_a_run_that_saved_states_leaves_none(
-    files: Files, straight: run_file.Run, tmp_path: Path
+    files: Files, straight: run_file.RunRecord, tmp_path: Path
 ) -> None:
     """Over an older run, too."""
     for every in ("1", "4", "100"):
@@ -687,7 +687,7 @@ def test_a_run_that_saved_states_leaves_none(
 
 def test_an_older_run_stays_until_the_new_one_is_finished(
     files: Files,
-    straight: run_file.Run,
+    straight: run_file.RunRecord,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -707,7 +707,7 @@ def test_an_older_run_stays_until_the_new_one_is_finished(
 
 def test_more_tokens_are_asked_for_on_the_command_line(
     files: Files,
-    straight: run_file.Run,
+    straight: run_file.RunRecord,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -821,7 +821,7 @@ def test_a_full_disk_is_one_line(
 
 def test_a_disk_that_fills_up_during_a_run(
     files: Files,
-    straight: run_file.Run,
+    straight: run_file.RunRecord,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -862,7 +862,7 @@ def test_a_disk_that_is_full_at_the_first_state(
 
 def test_a_disk_that_is_full_at_the_end(
     files: Files,
-    straight: run_file.Run,
+    straight: run_file.RunRecord,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Said,
@@ -887,7 +887,7 @@ def test_a_disk_that_is_full_at_the_end(
 def test_killed_while_a_state_was_written(
     state: int,
     files: Files,
-    straight: run_file.Run,
+    straight: run_file.RunRecord,
     tmp_path: Path,
     capsys: Said,
     run_python: Callable[..., Any],
@@ -1081,7 +1081,11 @@ LAVA_STOPS = """
 @pytest.mark.lava
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_a_lava_run_that_was_stopped_is_resumed_by_others(
-    how: str, files: Files, straight: run_file.Run, tmp_path: Path, run_python: Callable[..., Any]
+    how: str,
+    files: Files,
+    straight: run_file.RunRecord,
+    tmp_path: Path,
+    run_python: Callable[..., Any],
 ) -> None:
     """From the last state that was written; so many tokens are asked for that the run is not over
     before."""
@@ -1109,7 +1113,7 @@ def test_a_lava_run_that_was_stopped_is_resumed_by_others(
 
 @pytest.mark.lava
 def test_a_run_of_the_fast_engine_is_resumed_by_lava(
-    files: Files, straight: run_file.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, straight: run_file.RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     begin = simulate(files, out, "--save-every", "2")
@@ -1122,7 +1126,7 @@ def test_a_run_of_the_fast_engine_is_resumed_by_lava(
 
 @pytest.mark.lava
 def test_a_disk_that_fills_up_during_a_lava_run(
-    files: Files, straight: run_file.Run, tmp_path: Path, run_python: Callable[..., Any]
+    files: Files, straight: run_file.RunRecord, tmp_path: Path, run_python: Callable[..., Any]
 ) -> None:
     program = """
         import errno

@@ -168,5 +168,5 @@ def test_the_example_on_a_mapping_file(mapping: Path, run_python: Callable[..., 
     assert lines[-1] == "equal to the fast engine: True"
 
 
-def test_the_example_by_itself(run_python: Callable[..., Any]) -> None:
+def test_the_example_by_itself(run_python: Callable[..., Any], needs_torch: None) -> None:
     assert run_python(EXAMPLE).stdout.splitlines()[-1] == "equal to the fast engine: True"

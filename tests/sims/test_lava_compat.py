@@ -101,7 +101,7 @@ def test_an_asynchronous_program_of_two_processes(run_python: Callable[..., Any]
 
 
 def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(
-    run_python: Callable[..., Any],
+    run_python: Callable[..., Any], needs_lava_dl: None
 ) -> None:
     """netx keeps 128 and the exponent -7 for the 1 in the file; Dense itself would read a plain 1
     as 0."""

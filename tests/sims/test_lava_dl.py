@@ -67,7 +67,7 @@ if __name__ == "__main__":
     ids=["by hand", "no negative entry", "40 x 300"],
 )
 def test_netx_computes_our_integers(
-    matrix: np.ndarray, tmp_path: Path, run_python: Callable[..., Any]
+    matrix: np.ndarray, tmp_path: Path, run_python: Callable[..., Any], needs_lava_dl: None
 ) -> None:
     values = np.random.default_rng(2).integers(-128, 128, (3, matrix.shape[1]))
     values[0], values[1] = (

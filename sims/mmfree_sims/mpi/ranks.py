@@ -64,6 +64,7 @@ except (ImportError, RuntimeError):  # mpi4py raises RuntimeError where it finds
     MPI = None  # type: ignore[assignment]
 
 PATIENCE_SECONDS = 1.0
+FORWARDING_SECONDS = 0.2
 """How long a worker that ends all ranks leaves rank 0 to say why."""
 _PR_SET_PDEATHSIG = 1
 
@@ -171,8 +172,8 @@ def end(status: int, *, waited_for: bool = False) -> None:
     if MPI is not None and world().Get_size() > 1 and (is_running() or waited_for):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        if is_worker():
-            time.sleep(PATIENCE_SECONDS)
+        # An abort ends mpiexec's forwarders, with whatever of our output they have not read yet.
+        time.sleep(PATIENCE_SECONDS if is_worker() else FORWARDING_SECONDS)
         world().Abort(status)
 
 
