@@ -369,6 +369,15 @@ def test_commands_that_may_differ(tmp_path: Path) -> None:
     assert str(error.value) == f"{path}: no such command: mmfree-neuro systems"
 
 
+def test_options_that_have_another_name() -> None:
+    assert compare_checkouts.renamings(["placement=ranks"]) == {"--placement": "--ranks"}
+    with pytest.raises(compare_checkouts.Impossible) as error:
+        compare_checkouts.renamings(["placement"])
+    assert str(error.value) == (
+        "--renamed is 'placement', must be OLD=NEW, such as placement=ranks"
+    )
+
+
 def test_the_command_line_of_a_checkout(tmp_path: Path) -> None:
     """A module of its own once, the package since."""
     checkout = compare_checkouts.Checkout(tmp_path, Path("python"), tmp_path)

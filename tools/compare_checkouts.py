@@ -2,15 +2,17 @@
 
 Run:
     python tools/compare_checkouts.py BEFORE AFTER
-    python tools/compare_checkouts.py BEFORE AFTER --python-after .venv/bin/python --allow FILE
+    python tools/compare_checkouts.py BEFORE AFTER --python-after .venv/bin/python
+    python tools/compare_checkouts.py BEFORE AFTER --allow FILE --renamed placement=ranks
 
 Each checkout is run by its own `.venv/bin/python` unless told otherwise, in a folder of its own
 with the same files under the same relative names. Standard output, standard error, the exit status
 and every written file must be equal byte for byte. Masked beforehand are only dates of this
 comparison, durations and speeds of the simulation, versions, and where folders and checkouts lie.
 
-FILE is JSON, {"COMMAND": "REASON", …}, and names the commands that may differ. The exit status is 0
-when no others do, 1 when some do, and 2 when the comparison itself is impossible.
+FILE is JSON, {"COMMAND": "REASON", …}, and names the commands that may differ, as this prints them.
+An option that has another name in AFTER is given there under that name. The exit status is 0 when
+no other command differs, 1 when one does, and 2 when the comparison itself is impossible.
 """
 
 import argparse
@@ -25,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -64,6 +66,7 @@ class Checkout:
     root: Path
     python: Path
     folder: Path
+    renamed: dict[str, str] = field(default_factory=dict)  # options that have another name here
 
     @property
     def module(self) -> str:
@@ -99,7 +102,8 @@ class Impossible(Exception):
 def run(command: Command, checkout: Checkout, since: str) -> Outcome:
     """Run a command and gather what it did."""
     before = _stamps(checkout.folder)
-    words = [str(checkout.python), "-m", checkout.module, *command.words]
+    said = [checkout.renamed.get(word, word) for word in command.words]
+    words = [str(checkout.python), "-m", checkout.module, *said]
     if command.ranks:
         words = [str(checkout.python.parent / "mpiexec"), "-n", str(command.ranks), *words]
     try:
@@ -188,6 +192,17 @@ def allowances(path: Path | None, names: set[str]) -> dict[str, str]:
     return {name: str(reason) for name, reason in found.items()}
 
 
+def renamings(pairs: list[str]) -> dict[str, str]:
+    """The options that have another name, from OLD=NEW without dashes."""
+    found = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new):
+            raise Impossible(f"--renamed is {pair!r}, must be OLD=NEW, such as placement=ranks")
+        found[f"--{old}"] = f"--{new}"
+    return found
+
+
 # From the command line.
 
 
@@ -239,11 +254,13 @@ def main() -> int:
     parser.add_argument("--python-before", type=Path, help="default BEFORE/.venv/bin/python")
     parser.add_argument("--python-after", type=Path, help="default AFTER/.venv/bin/python")
     parser.add_argument("--allow", type=Path, metavar="FILE", help="commands that may differ")
+    parser.add_argument("--renamed", action="append", default=[], metavar="OLD=NEW")
     options = parser.parse_args()
     began, scratch = time.monotonic(), Path(tempfile.mkdtemp(prefix="compare-")).resolve()
     try:
         before = _checkout(options.before, options.python_before, scratch / "1", options.before)
         after = _checkout(options.after, options.python_after, scratch / "2", options.before)
+        after = replace(after, renamed=renamings(options.renamed))
         verdicts = _compare_all((before, after), options.allow)
     except (Impossible, OSError) as error:
         print(f"compare_checkouts: {error}", file=sys.stderr)
