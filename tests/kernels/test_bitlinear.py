@@ -11,12 +11,11 @@ from torch import Tensor
 from mmfree_kernels.ops.bitlinear import fused, naive
 from mmfree_kernels.ops.bitlinear import rows as row_kernels
 
-pytestmark = pytest.mark.kernels
-
 # Triton's interpreter makes loop bounds integers in a way that NumPy warns of.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Conversion of an array with ndim:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
+]
 
 SIZES = [(1, 16), (3, 48), (5, 64), (7, 272), (2, 2560)]  # rows, features
 

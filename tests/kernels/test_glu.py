@@ -9,11 +9,10 @@ from torch import Tensor
 
 from mmfree_kernels.ops.glu import fused, naive
 
-pytestmark = pytest.mark.kernels
-
 # NumPy warns of how Triton's interpreter makes loop bounds integers, and of exponentials that are
 # infinite.
 pytestmark = [
+    pytest.mark.kernels,
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]

@@ -31,12 +31,11 @@ from mmfree_kernels.training.half_blocks import Recompute
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model.corpus import Corpus
 
-pytestmark = pytest.mark.kernels
-
 # NumPy warns of the way in which Triton's interpreter makes loop bounds integers.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Conversion of an array with ndim:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
+]
 
 CONFIG = ModelConfig(vocab_size=23, hidden_size=48, num_hidden_layers=2, intermediate_size=80)
 ONE_LAYER = replace(CONFIG, num_hidden_layers=1)

@@ -12,12 +12,11 @@ from torch import Tensor
 from mmfree_kernels.ops.loss import naive
 from mmfree_kernels.ops.loss.fused import linear_cross_entropy
 
-pytestmark = pytest.mark.kernels
-
 # What Triton's interpreter says of a loop's run-time bound.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Conversion of an array with ndim:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
+]
 
 NAMES = ("x", "outer_gain", "weight", "gain")
 

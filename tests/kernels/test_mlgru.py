@@ -21,11 +21,10 @@ from mmfree_kernels.ops.mlgru.fused import (
 )
 from mmfree_kernels.ops.mlgru.scan import BUSY, chunk_length
 
-pytestmark = pytest.mark.kernels
-
 # What Triton's interpreter says of a loop's run-time bound and of 2^10000, which is infinite as
 # intended.
 pytestmark = [
+    pytest.mark.kernels,
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:overflow encountered in (exp|exp2|multiply):RuntimeWarning"),
 ]
