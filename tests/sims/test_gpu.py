@@ -77,7 +77,7 @@ def test_equal_to_the_reference(graph: Graph, make_mapping: Mapper, tokens: np.n
     assert_equal_runs(graph, make_mapping(graph, "random", 5), Job(tokens[:1, :3]))
 
 
-without_lower_bounds = pytest.mark.parametrize("checkpoint", [False], indirect=True)
+without_lower_bounds = pytest.mark.parametrize("model_name", ["no-lower-bounds"], indirect=True)
 
 
 @without_lower_bounds
