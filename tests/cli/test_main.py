@@ -187,6 +187,7 @@ def test_map_with_the_head_on_the_host(
     assert text["chips"] == text["host"]
 
 
+@pytest.mark.slow
 def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On five chips some sums are divided by columns unless it is forbidden, and the text is the
     same."""
@@ -232,6 +233,7 @@ def test_messages_of_a_mapping_whose_sums_are_divided_have_no_bound(
     assert told in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_map_refined(files: Files, tmp_path: Path) -> None:
     """Cores change places on their chips, whatever placed them."""
     plain, refined = (

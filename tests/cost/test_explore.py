@@ -342,6 +342,7 @@ def small(path: Path, name: str, value: int) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_explore(run: Callable[..., int], tmp_path: Path, capsys: Capture) -> None:
     """Prints the fronts, and writes every point and a picture where it is told to."""
     files = [
@@ -407,6 +408,7 @@ def test_wider_weights_and_a_head_on_the_host(
     assert without["cores"] < wide["cores"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "wish"),
     [

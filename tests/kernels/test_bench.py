@@ -864,6 +864,7 @@ def test_without_a_gpu_the_command_says_so(
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_adds_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -951,6 +952,7 @@ def python(*words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_without_triton_the_command_says_so() -> None:
     program = (
         "import sys; sys.modules['triton'] = None\n"
@@ -963,6 +965,7 @@ def test_without_triton_the_command_says_so() -> None:
     assert python("-c", program) == (2, "", line)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("name", ["gpu", "gpu_engine", "gpu_training"])
 def test_without_a_gpu_and_triton_the_scripts_say_so_and_write_nothing(

@@ -69,6 +69,7 @@ def equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
+@pytest.mark.slow
 def test_the_loss_falls(tmp_path: Path) -> None:
     reports: list[Progress] = []
     recipe = replace(RECIPE, steps=80, batch=8)

@@ -202,6 +202,7 @@ def neurons(shards: Sequence[Shard]) -> list[tuple[str, int]]:
     return [(shard.node, k) for shard in shards for k in range(shard.start, shard.stop)]
 
 
+@pytest.mark.slow
 @some
 @given(data=st.data())
 def test_cores_hold_the_pieces_and_keep_every_limit(
@@ -282,6 +283,7 @@ def carried(crossings: Crossings, places: Sequence[Position]) -> int:
     return messages_between_chips(Mapping("", "", "", tuple(shards), tuple(locations), routes))
 
 
+@pytest.mark.slow
 @both_hosts
 def test_what_crosses_a_cut_is_what_routes_carry(
     head_on_host: bool, graph: Graph, system: SystemSpec
@@ -337,6 +339,7 @@ def test_what_crosses_a_published_block_by_hand() -> None:
     assert copied(crossings, (mlgru, 1)) == [norm]
 
 
+@pytest.mark.slow
 @both_hosts
 @some
 @given(data=st.data())

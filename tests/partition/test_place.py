@@ -462,6 +462,7 @@ def test_no_partitioner_of_hypergraphs_finds_fewer_messages() -> None:
     assert messages_between_chips(placed_370m("chain", 24, True)) <= messages
 
 
+@pytest.mark.slow
 @every_placer
 def test_any_placement_can_be_refined(placer: str, graph: Graph, system: SystemSpec) -> None:
     """Shards stay on their chips with the neurons that share their cores, and messages take no more

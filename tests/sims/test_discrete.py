@@ -24,9 +24,10 @@ from mmfree_partition.route import route
 from mmfree_sims.second_opinions import discrete
 from mmfree_sims.second_opinions.discrete import Outcome, simulate
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("simpy") is None, reason="SimPy is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("simpy") is None, reason="SimPy is not installed"),
+]
 NS = 1e-9
 FORMULAS = {
     "pipelined": timing.pipelined,
@@ -294,7 +295,6 @@ def test_a_token_alone_without_a_barrier_is_near_the_formula(
     )
 
 
-@pytest.mark.slow
 def test_prefill_without_a_barrier_is_as_fast_as_its_slowest_server(
     a16: Graph, make_mapping: Callable[..., Mapping], system: SystemSpec
 ) -> None:

@@ -19,6 +19,8 @@ from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.second_opinions.sanafe import Counts, Energies, Figures, Opinion, compare, record
 
+pytestmark = pytest.mark.slow
+
 NOT_INSTALLED = "sanafe is not installed, must be for the second opinion: pip install sanafe"
 
 
