@@ -240,7 +240,7 @@ COMPARE = """
         jobs = pickle.loads(path.with_suffix(".expected").read_bytes())
         for number, placement in enumerate(placements(graph, stored.mapping)):
             for job, expected in jobs if number < 3 else jobs[:1]:
-                node.MOST_VALUES = 37 if number % 2 else 1 << 28  # packets in many messages, too
+                rank.MOST_VALUES = 37 if number % 2 else 1 << 28  # packets in many messages, too
                 try:
                     found = mpi.run(graph, stored.mapping, job, ranks_of_chips=placement)
                 except Served:
