@@ -81,6 +81,7 @@ def run_lines(*parts: str, without: tuple[str, ...], arguments: tuple[object, ..
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_door_without_lava(
     folder: Path, tmp_path: Path, needs_torch: None
 ) -> None:

@@ -87,6 +87,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert all(progress.bytes_per_second > 0 for progress in reports)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_a_stopped_run_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int

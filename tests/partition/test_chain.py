@@ -447,6 +447,7 @@ def test_what_stretches_take_is_a_difference_of_prefixes(graph: Graph, system: S
         assert first[b] == fits[0]
 
 
+@pytest.mark.slow
 @some
 @given(
     memory=st.sampled_from([4000, 8000, 196608]), cores=st.integers(2, 40), chips=st.integers(1, 3)

@@ -71,7 +71,7 @@ def slowest(graph: Graph, system: SystemSpec, placed: Placement) -> float:
 
 CASES = [
     (196608, 120, False, True, False),
-    (196608, 60, True, False, False),
+    pytest.param(196608, 60, True, False, False, marks=pytest.mark.slow),
     (196608, 3, True, True, True),
     (12000, 17, False, False, True),
     (12000, 17, True, True, True),
@@ -235,6 +235,7 @@ def test_greedy_fills_core_after_core(
     assert sum(used) == sum(node.size for node in a16.nodes[1:])
 
 
+@pytest.mark.slow
 @settings(max_examples=settings.default.max_examples // 3)
 @given(cores=st.integers(1, 5))
 def test_balanced_is_as_fast_as_any_way_to_cut_the_chain_into_cores(

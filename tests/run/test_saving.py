@@ -99,6 +99,7 @@ def assert_same_result(found: Any, expected: Any) -> None:
 # Engines that live in this process.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", EVERY)
 def test_stopped_anywhere_a_run_goes_on_on_any_engine(
     every: int, loaded: tuple[Graph, Mapping]
