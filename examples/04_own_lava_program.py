@@ -44,8 +44,8 @@ def tiny_mapping(folder: Path) -> Path:
     convert.convert(
         folder / "checkpoint", folder / "model.graph", SCHEMES["a16"], str(folder / "tokens.npy")
     )
-    wish = Request("block-per-chip", cores=4)
-    map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
+    asked = Request("block-per-chip", cores=4)
+    map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", asked)
     return folder / "model.map"
 
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from mmfree_neuro.api import Graph, Mapped, Model, Run, Runs, load
     from mmfree_neuro.cost.estimate import Estimate
     from mmfree_neuro.errors import MMFreeError
-    from mmfree_neuro.mapping.request import Request
     from mmfree_neuro.systems.load import load_system, system_names
 
 _HOMES = {
@@ -22,7 +21,6 @@ _HOMES = {
     "MMFreeError": "mmfree_neuro.errors",
     "Mapped": "mmfree_neuro.api",
     "Model": "mmfree_neuro.api",
-    "Request": "mmfree_neuro.mapping.request",
     "Run": "mmfree_neuro.api",
     "Runs": "mmfree_neuro.api",
     "load": "mmfree_neuro.api",
@@ -37,7 +35,6 @@ __all__ = [
     "MMFreeError",
     "Mapped",
     "Model",
-    "Request",
     "Run",
     "Runs",
     "__version__",

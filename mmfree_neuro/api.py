@@ -15,7 +15,7 @@ import html
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.pipeline import convert, families, map, report, simulate
+from mmfree_neuro.pipeline import convert, families, logits, map, report, simulate
 from mmfree_neuro.pipeline.engines import engine_named
 from mmfree_neuro.pipeline.text import Source
 from mmfree_neuro.report import content, terminal
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.integer[Any]]
 
 
-def load(path: str | Path) -> "Model | Graph | Mapped | Run":
-    """Whatever a path holds: a checkpoint folder, a graph file, a mapping file (`.map`), or the
-    folder of a run.
+def load(path: str | Path) -> Any:
+    """Whatever a path holds: a `Model` of a checkpoint folder, a `Graph` of a graph file, a
+    `Mapped` of a mapping file (`.map`), or a `Run` of the folder of one.
 
     Raises an MMFreeError where it is none of these, or damaged.
     """
@@ -68,11 +68,9 @@ def load(path: str | Path) -> "Model | Graph | Mapped | Run":
         return Model(where.resolve().name, checkpoint, tokenizer)
     if where.suffix == ".map":
         divided, stored = mapping_file.load_mapped(where)
-        graph, digest = graph_file.load_graph(stored.graph_path)
-        whole = Graph(graph, stored.graph_path, digest)
+        whole = Graph(graph_file.load_graph(stored.graph_path)[0], stored.graph_path)
         return Mapped(whole, divided, stored.mapping, stored.system, stored.cores)
-    graph, digest = graph_file.load_graph(where)
-    return Graph(graph, where, digest)
+    return Graph(graph_file.load_graph(where)[0], where)
 
 
 def _system(system: str | Path | SystemSpec) -> SystemSpec:
@@ -108,12 +106,12 @@ class Model:
     def convert(self, scheme: str | Scheme = "a16", calibrate: Source = "stdlib") -> "Graph":
         """The model in integers, calibrated, proved and measured against the float model.
 
-        `calibrate` is a text file, a folder of Python sources, an `.npy` file or `stdlib`, as a
-        path; a text (any string that names none of these) or several; or token ids, int
+        `calibrate` is `stdlib`, or a path of a text file, a folder of Python sources or an `.npy`
+        file; a text, which has more than one line, or several of any length; or token ids, int
         [rows, time] or [time].  Needs torch.  Raises InputError, CheckpointError or RangeError.
         """
         source: Source = calibrate
-        if isinstance(source, str) and source != "stdlib" and not _names_a_file(source):
+        if isinstance(source, str) and "\n" in source:
             source = [source]
         chosen = scheme if isinstance(scheme, Scheme) else scheme_named(scheme)
         graph = convert.to_graph(self.checkpoint, self.tokenizer, chosen, source, self.name)
@@ -122,10 +120,10 @@ class Model:
     def logits(self, tokens: Tokens) -> NDArray[np.float64]:
         """The float model's logits [rows, time, vocabulary], natural units; needs torch.
 
-        Tokens are [rows, time] or [time], each row from a zero state.
+        Tokens are integers [rows, time] or [time], each row from a zero state.  Raises InputError
+        where they are not, or are outside the vocabulary.
         """
-        ids = np.atleast_2d(tokens).astype(np.int64)
-        return families.float_model(self.checkpoint, "the float model").logits(self.checkpoint, ids)
+        return logits.float_logits(self.checkpoint, np.atleast_2d(tokens))
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.config.model_type}, {self._parameters:,} parameters>"
@@ -140,13 +138,6 @@ class Model:
         )
 
 
-def _names_a_file(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):  # too long for a name, or with a NUL
-        return False
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """A whole model as integer operations: what every engine computes, bit for bit."""
@@ -154,8 +145,6 @@ class Graph:
     graph: nodes.Graph
     path: Path | None = None
     """The file that it came from, where there is one."""
-    digest: str = ""
-    """The SHA-256 of that file's head, by which a mapping knows its graph."""
 
     @property
     def name(self) -> str:
@@ -194,14 +183,15 @@ class Graph:
     ) -> "Mapped":
         """The graph on the cores of a system: a name, a TOML file of your own, or a record.
 
-        The options are those of `Request`.  Raises CapacityError where the graph does not fit, and
-        InputError or HardwareError where an option or the system cannot be.
+        The options are those of `mmfree-neuro map`.  Raises CapacityError where the graph does not
+        fit, and InputError or HardwareError where an option or the system cannot be.
         """
         request = Request(
             placer, chips, cores, spread, head_on_host, weight_bits, divide, refine, seed
         )
         spec = map.with_weight_bits(_system(system), weight_bits)
-        divided, placed = map.place(self.graph, self.digest, spec, request)
+        digest = graph_file.digest_of(self.graph)
+        divided, placed = map.place(self.graph, digest, spec, request)
         return Mapped(self, divided, placed, spec, cores)
 
     def save(self, path: str | Path) -> Path:
@@ -236,9 +226,33 @@ class Mapped:
         """Cores, chips, the slowest core (ns) and messages between chips, with their bounds."""
         return map.bounds(self.divided, self.mapping, self.system, self.cores)
 
+    @overload
     def run(
         self,
-        prompt: str | Sequence[str],
+        prompt: str,
+        new_tokens: int = 64,
+        *,
+        engine: str = "fast",
+        temperature: float = 0.0,
+        seed: int = 0,
+        logits: bool = True,
+    ) -> "Run": ...
+
+    @overload
+    def run(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        new_tokens: int = 64,
+        *,
+        engine: str = "fast",
+        temperature: float = 0.0,
+        seed: int = 0,
+        logits: bool = True,
+    ) -> "Runs": ...
+
+    def run(
+        self,
+        prompt: str | list[str] | tuple[str, ...],
         new_tokens: int = 64,
         *,
         engine: str = "fast",
@@ -249,14 +263,25 @@ class Mapped:
         """Run one prompt, or several one after another, on an engine by its name.
 
         `temperature` 0 takes the likeliest token.  With `logits` False none are kept, for long
-        runs.  Raises EngineError where the engine cannot be used here, and InputError.
+        runs.  Raises EngineError where the engine cannot be used here, and InputError; under
+        mpiexec, ranks other than 0 raise `Served` when their part is done.
         """
         if not isinstance(prompt, str):
-            options = {"engine": engine, "temperature": temperature, "seed": seed}
-            runs = [self.run(one, new_tokens, logits=logits, **options) for one in prompt]  # type: ignore[arg-type]
-            if not runs:
+            if not prompt:
                 raise InputError("there is no prompt, must be at least one")
-            return Runs(tuple(run for run in runs if isinstance(run, Run)))
+            return Runs(
+                tuple(
+                    self.run(
+                        one,
+                        new_tokens,
+                        engine=engine,
+                        temperature=temperature,
+                        seed=seed,
+                        logits=logits,
+                    )
+                    for one in prompt
+                )
+            )
         graph = self.divided
         tokens = np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)
         job = Job(tokens, new_tokens, Sampling(temperature, seed), keep_logits=logits)
@@ -284,15 +309,20 @@ class Mapped:
         return known[what](drawn)
 
     def save(self, path: str | Path) -> Path:
-        """Write a mapping file, as `mmfree-neuro map` does; a graph that is in no file yet is
-        written beside it, with the ending `.graph`."""
+        """Write a mapping file, as `mmfree-neuro map` does; its name ends in `.map`.
+
+        A graph that was not loaded from a file lies beside it, with the ending `.graph`, and is
+        written if it does not yet.  Raises InputError where another file has that name.
+        """
         where = Path(path)
-        graph_path, digest = self.graph.path, self.graph.digest
-        if graph_path is None:
-            graph_path = self.graph.save(where.with_suffix(".graph"))
-            digest = graph_file.load_graph(graph_path)[1]
-        mapped = replace(self.mapping, graph=digest)
-        stored = StoredMapping(mapped, self.system, graph_path, self.cores)
+        if where.suffix != ".map":
+            raise InputError(f"{where}: ends in {where.suffix!r}, must end in .map")
+        graph_path = self.graph.path or where.with_suffix(".graph")
+        if not graph_path.exists():
+            self.graph.save(graph_path)
+        elif graph_file.load_graph(graph_path)[1] != self.mapping.graph:
+            raise InputError(f"{graph_path}: is another graph, must be that of the mapping")
+        stored = StoredMapping(self.mapping, self.system, graph_path, self.cores)
         mapping_file.save_mapping(stored, where)
         return where
 
@@ -386,8 +416,14 @@ class Runs(Sequence[Run]):
 
     runs: tuple[Run, ...]
 
-    def __getitem__(self, index: Any) -> Any:
-        return self.runs[index]
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Runs": ...
+
+    def __getitem__(self, index: int | slice) -> "Run | Runs":
+        return Runs(self.runs[index]) if isinstance(index, slice) else self.runs[index]
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -425,4 +461,7 @@ class Runs(Sequence[Run]):
         return Run(replace(self.runs[0].record, prefill=prefill, generate=generate), None).estimates
 
     def __repr__(self) -> str:
-        return f"<Runs: {len(self.runs)} prompts, {self.runs[0]!r} first>"
+        return f"<Runs: {len(self.runs)} prompts>"
+
+    def _repr_html_(self) -> str:
+        return "".join(run._repr_html_() for run in self.runs)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -127,7 +128,6 @@ def test_the_public_names() -> None:
         "MMFreeError",
         "Mapped",
         "Model",
-        "Request",
         "Run",
         "Runs",
         "__version__",
@@ -157,16 +157,16 @@ def test_files_are_those_of_the_command_line(
     np.save(tmp_path / "ids.npy", IDS)
     convert = ["convert", str(folder / "tiny"), "-o", str(tmp_path / "cli.graph")]
     assert main([*convert, "--calibrate", str(tmp_path / "ids.npy")]) == 0
-    mm.load(folder / "tiny").convert("a16", calibrate=IDS).save(tmp_path / "door.graph")  # type: ignore[union-attr]
+    mm.load(folder / "tiny").convert("a16", calibrate=IDS).save(tmp_path / "door.graph")
     assert (tmp_path / "door.graph").read_bytes() == (tmp_path / "cli.graph").read_bytes()
     where = ["--system", "kapoho-point", "--chips", "2", "-o", str(tmp_path / "cli.map")]
     assert main(["map", str(tmp_path / "cli.graph"), *where]) == 0
-    mapped = mm.load(tmp_path / "cli.graph").map("kapoho-point", chips=2)  # type: ignore[union-attr]
+    mapped = mm.load(tmp_path / "cli.graph").map("kapoho-point", chips=2)
     mapped.save(tmp_path / "door.map")
     assert (tmp_path / "door.map").read_bytes() == (tmp_path / "cli.map").read_bytes()
     what = ["--prompt", "ab", "--new-tokens", "4", "--engine", "fast", "-o", str(tmp_path / "run")]
     assert main(["simulate", str(tmp_path / "cli.map"), *what]) == 0
-    assert mapped.run("ab", new_tokens=4).text == mm.load(tmp_path / "run").text  # type: ignore[union-attr]
+    assert mapped.run("ab", new_tokens=4).text == mm.load(tmp_path / "run").text
 
 
 def test_calibration_by_texts_files_and_ids(
@@ -192,6 +192,7 @@ def test_calibration_by_texts_files_and_ids(
     beyond[0, 0] = 256
     for wrong, said in (
         (["short"], "the texts have 6 bytes, must have at least 40"),
+        ("/no/such/file", "/no/such/file: not readable (No such file or directory)"),
         (
             IDS[:3],
             "an array of shape [3, 33]: has 3 rows, must have at least 4 to calibrate on some and "
@@ -201,6 +202,7 @@ def test_calibration_by_texts_files_and_ids(
             beyond,
             "an array of shape [8, 33]: holds token 256, which is outside the vocabulary 0 … 255",
         ),
+        (IDS[:, :1], "an array of shape [8, 1]: has rows of 1 tokens, must have at least 2"),
         (IDS[None], f"the token ids are int64 [1, 8, 33], {shape}"),
         (IDS * 0.5, f"the token ids are float64 [8, 33], {shape}"),
     ):
@@ -210,7 +212,7 @@ def test_calibration_by_texts_files_and_ids(
 
 
 def test_several_prompts(folder: Path) -> None:
-    mapped = mm.load(folder / "tiny.graph").map(chips=2)  # type: ignore[union-attr]
+    mapped = mm.load(folder / "tiny.graph").map(chips=2)
     runs = mapped.run(["ab", "import os"], new_tokens=3)
     assert isinstance(runs, mm.Runs) and len(runs) == 2
     assert runs.text == [mapped.run(p, new_tokens=3).text for p in ("ab", "import os")]
@@ -218,6 +220,7 @@ def test_several_prompts(folder: Path) -> None:
     assert [logits.shape[0] for logits in runs.logits] == [3 + 2, 10 + 2]
     assert runs.activity["prefill"].tokens == 3 + 10
     assert runs.estimates.keys() == {"prefill", "generate"}
+    assert runs[:1].text == runs.text[:1]
     assert runs[1].prompt == "import os" and [run.prompt for run in runs] == ["ab", "import os"]
     with pytest.raises(mm.MMFreeError) as error:
         mapped.run([])
@@ -227,23 +230,55 @@ def test_several_prompts(folder: Path) -> None:
 def test_what_is_shown_is_short(folder: Path) -> None:
     model = mm.load(folder / "tiny")
     graph = mm.load(folder / "tiny.graph")
-    mapped = graph.map(chips=2)  # type: ignore[union-attr]
+    mapped = graph.map(chips=2)
     run = mapped.run("ab", new_tokens=3, logits=False)
-    assert repr(model) == f"<Model tiny: hgrn_bit, {model._parameters:,} parameters>"  # type: ignore[union-attr]
-    assert repr(graph) == f"<Graph tiny, a16: 2 blocks, {len(graph.nodes)} nodes>"  # type: ignore[union-attr]
+    assert repr(model) == f"<Model tiny: hgrn_bit, {model._parameters:,} parameters>"
+    assert repr(graph) == f"<Graph tiny, a16: 2 blocks, {len(graph.nodes)} nodes>"
     assert repr(mapped).startswith("<Mapped tiny: <Mapping on kapoho-point, chain: 2 chips, ")
     assert repr(run) == "<Run tiny on fast: 3 tokens of prompt, 3 new>"
     assert run.logits is None
-    assert repr(mapped.run(["a"], new_tokens=1)).startswith("<Runs: 1 prompts, <Run tiny on fast")
-    for thing in (model, graph, mapped, run, graph.graph, mapped.mapping, graph.nodes[3]):  # type: ignore[union-attr]
+    assert repr(mapped.run(["a"], new_tokens=1)) == "<Runs: 1 prompts>"
+    for thing in (model, graph, mapped, run, graph.graph, mapped.mapping, graph.nodes[3]):
         assert len(repr(thing)) < 160
-    for thing in (model, graph, mapped, run):
-        page = thing._repr_html_()  # type: ignore[union-attr]
+    for thing in (model, graph, mapped, run, mapped.run(["a"], new_tokens=1)):
+        page = thing._repr_html_()
         assert page.startswith(("<table>", "<pre>")) and len(page) < 6000
 
 
+def test_mappings_are_not_written_over_other_files(folder: Path, tmp_path: Path) -> None:
+    mapped = mm.load(folder / "tiny.graph").map(chips=2)
+    with pytest.raises(mm.MMFreeError) as error:
+        mapped.save(tmp_path / "self.graph")
+    assert str(error.value) == f"{tmp_path}/self.graph: ends in '.graph', must end in .map"
+    nowhere = replace(mapped, graph=mm.Graph(mapped.graph.graph))
+    nowhere.save(tmp_path / "first.map")
+    assert mm.load(tmp_path / "first.map").graph.path == tmp_path / "first.graph"
+    nowhere.save(tmp_path / "first.map")  # its graph is there
+    mm.Graph(replace(mapped.graph.graph, name="other")).save(tmp_path / "first.graph")
+    with pytest.raises(mm.MMFreeError) as error:
+        nowhere.save(tmp_path / "first.map")
+    assert str(error.value) == (
+        f"{tmp_path}/first.graph: is another graph, must be that of the mapping"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ([-1, 2], "the tokens: holds token -1, which is outside the vocabulary 0 … 255"),
+        ([256], "the tokens: holds token 256, which is outside the vocabulary 0 … 255"),
+        ([1.5], "the tokens are float64, must be integers"),
+        ([], "the tokens have shape [1, 0], must be [sequences, time] with at least one token"),
+    ],
+)
+def test_tokens_that_a_model_does_not_have(tokens: list[float], said: str, folder: Path) -> None:
+    with pytest.raises(mm.MMFreeError) as error:
+        mm.load(folder / "tiny").logits(np.array(tokens))
+    assert str(error.value) == said
+
+
 def test_pictures_that_are_not_known(folder: Path) -> None:
-    mapped = mm.load(folder / "tiny.graph").map(chips=2)  # type: ignore[union-attr]
+    mapped = mm.load(folder / "tiny.graph").map(chips=2)
     run = mapped.run("ab", new_tokens=2)
     assert type(run.plot("links")).__name__ == "Figure"
     with pytest.raises(mm.MMFreeError) as error:
@@ -260,5 +295,5 @@ def test_pictures_that_are_not_known(folder: Path) -> None:
 
 
 def test_the_float_model_behind_the_door(folder: Path, needs_torch: None) -> None:
-    logits = mm.load(folder / "tiny").logits(IDS[0, :5])  # type: ignore[union-attr]
+    logits = mm.load(folder / "tiny").logits(IDS[0, :5])
     assert logits.shape == (1, 5, 256) and logits.dtype == np.float64

@@ -97,20 +97,20 @@ def cases(system: SystemSpec) -> Iterator[Case]:
     exact = dict.fromkeys(FORMULAS, (1, 1)) | {"asynchronous prefill": (560, 16)}
     graph = small()
     yield "2 blocks of 64, a core for every node, 3 chips", graph, chain(graph), exact
-    wish = Request("block-per-chip", cores=5)
+    asked = Request("block-per-chip", cores=5)
     yield (
         "2 blocks of 64, a block on each chip, 3 chips",
-        *map.place(graph, "", system, wish),
+        *map.place(graph, "", system, asked),
         exact,
     )
     yield "2 blocks of 64, in disorder, 3 chips", graph, disorder(graph, 0), exact
     block = published_graph("370m", blocks=1)
     bundled = dict.fromkeys(FORMULAS, (1, 8)) | {"asynchronous prefill": (240, 256)}
     for placer, chips in (("block-per-chip", 1), ("chain", 3)):
-        wish = Request(placer, chips=chips, head_on_host=True)
+        asked = Request(placer, chips=chips, head_on_host=True)
         yield (
             f"1 block of 370M, {placer}, {chips} chips",
-            *map.place(block, "", system, wish),
+            *map.place(block, "", system, asked),
             bundled,
         )
 

@@ -1,8 +1,9 @@
 """Draws speed and energy against batch and length: the measured rows beside figures of the
 reference implementation.
 
-The rows are those of `gpu.py`; the reference figures are rows of `mmfree_neuro/baselines.toml`,
-each with its source. Run: python examples/benchmarks/gpu_picture.py [ROWS] [PICTURE]
+The rows are those of `gpu.py`; the reference figures are rows of
+`mmfree_neuro/baselines/baselines.toml`, each with its source. Run: python
+examples/benchmarks/gpu_picture.py [ROWS] [PICTURE]
 """
 
 import sys

@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         help="float64 logits [batch, time, vocabulary] to write",
     )
     add_option(
-        p, "--engine", default="float", help=f"float, {', '.join(engines.ENGINES)} (default float)"
+        p, "--engine", default="float", help=f"float, {engines.names_and_needs()} (default float)"
     )
     add_ranks(p)
     add_option(p, "--raw", action="store_true", help="write the integer logits themselves")

@@ -10,7 +10,7 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.report import terminal
-from mmfree_partition.placers import PLACERS
+from mmfree_partition import placers
 
 
 def add(commands: Any) -> None:
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     add_option(p, "graph", type=Path, help="graph file")
     add_option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     add_option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
-    add_option(p, "--placer", help=f"{', '.join(PLACERS)} (default chain)")
+    add_option(p, "--placer", help=f"{placers.names_and_needs()} (default chain)")
     add_option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
     add_option(
         p, "--chips", type=int, help="how many chips to spread over (default: as few as fit)"

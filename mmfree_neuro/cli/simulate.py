@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     add_option(
         p, "--new-tokens", type=int, default=64, help="how many tokens to generate (default 64)"
     )
-    add_option(p, "--engine", default="lava", help=f"{', '.join(engines.ENGINES)} (default lava)")
+    add_option(p, "--engine", default="lava", help=f"{engines.names_and_needs()} (default lava)")
     add_option(
         p,
         "--temperature",

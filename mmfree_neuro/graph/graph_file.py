@@ -1,11 +1,8 @@
-"""Files: graphs, mappings and runs; each is written whole or not at all, and read back with one
-clear line when wrong.
+"""Graph files: written whole or not at all, and read back with one clear line when wrong.
 
 A graph file is a safetensors file whose metadata holds the nodes as JSON and whose tensors hold
-their arrays, ternary matrices as `ternary` packs them; it is mapped into memory, so it opens at
-once whatever its size.  A mapping file is JSON with the system's figures in it, so that it stays
-what it was when the shipped data files change.  A run is a folder with `run.json`, or, while it is
-not finished, with `state.safetensors`.
+their arrays, ternary matrices as `ternary` packs them.  It is mapped into memory, so it opens at
+once whatever its size.
 """
 
 import hashlib
@@ -136,6 +133,20 @@ def _matrix(data: NDArray[np.uint8], shape: list[int], fullest: int, nonzero: in
 def save_graph(graph: Graph, path: Path) -> None:
     """Write a graph file: a safetensors file whose arrays begin at multiples of 64 bytes where they
     are packed."""
+    head, arrays = _encoded(graph)
+    with whole_file(path) as scratch, scratch.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for array in arrays:
+            file.write(array.data)
+
+
+def digest_of(graph: Graph) -> str:
+    """The SHA-256 that the file of a graph has, by which mappings know it."""
+    return hashlib.sha256(_encoded(graph)[0]).hexdigest()
+
+
+def _encoded(graph: Graph) -> tuple[bytes, list[NDArray[Any]]]:
+    """The head of a graph's file, and its arrays in their order there."""
     arrays: dict[str, NDArray[Any]] = {}
     text = (
         None
@@ -172,10 +183,7 @@ def save_graph(graph: Graph, path: Path) -> None:
         at += array.nbytes
     head = json.dumps(header).encode()
     head += b" " * (-(8 + len(head)) % ALIGNMENT)
-    with whole_file(path) as scratch, scratch.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for name in order:
-            file.write(arrays[name].data)
+    return head, [arrays[name] for name in order]
 
 
 def load_graph(path: Path, *, check: bool = False) -> tuple[Graph, str]:
@@ -207,7 +215,7 @@ def load_graph(path: Path, *, check: bool = False) -> tuple[Graph, str]:
         raise GraphError(f"{path}: damaged: its description differs from its checksum")
     try:
         content = json.loads(plain)
-        _compare(arrays, content["sha256"], everything=check)
+        _compare(arrays, content["sha256"], content["tokenizer"], everything=check)
         graph = _graph(arrays, content)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise GraphError(f"{path}: not a graph file, a part is missing or damaged") from None
@@ -243,12 +251,16 @@ def _view(data: NDArray[np.uint8], entry: Any) -> NDArray[Any]:
 
 
 def _compare(
-    arrays: Mapping_[str, NDArray[Any]], checksums: dict[str, str], *, everything: bool
+    arrays: Mapping_[str, NDArray[Any]],
+    checksums: dict[str, str],
+    text: str | None,
+    *,
+    everything: bool,
 ) -> None:
     """_Damaged with the name of an array that differs from its checksum; KeyError where one has
     none."""
     for name, array in arrays.items():
-        if (everything or array.dtype == np.int32) and hashlib.sha256(
+        if (everything or array.dtype == np.int32 or name == text) and hashlib.sha256(
             array.data
         ).hexdigest() != checksums[name]:
             raise _Damaged(name)

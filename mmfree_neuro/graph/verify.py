@@ -179,7 +179,13 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
         machine, node, graph.sigmoid, constants, arriving, Interval(-high, high)
     )
     _check_declarations(node, machine, constants, arriving, keeps_state=state is not None)
+    if node.passes_on and not _is_passed_on(node, arriving, sent):
+        raise GraphError(f"{node.name}: declares passes_on, but the program sends something else")
     for output in node.outputs:
+        if output.size != node.size:
+            raise GraphError(
+                f"{node.name}: output {output.port} has {output.size} values, must have {node.size}"
+            )
         if output.port not in sent:
             raise GraphError(f"{node.name}: output {output.port} is not sent by the program")
         if output.qtype.bits > MAX_PAYLOAD_BITS:
@@ -194,6 +200,15 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
                 f"{declared.low} … {declared.high}"
             )
     return machine.issued
+
+
+def _is_passed_on(node: AnyNode, arriving: _Asked, sent: Mapping[str, Value]) -> bool:
+    """Whether the only output is the only sum, as it arrives."""
+    alone = len(node.outputs) == 1 == len(node.ports) and node.state_type is None
+    if not alone or node.constants:
+        return False
+    (port,) = node.ports
+    return bool(sent.get(node.outputs[0].port) is dict.__getitem__(arriving, port))
 
 
 def _check_declarations(

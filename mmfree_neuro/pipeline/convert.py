@@ -1,9 +1,4 @@
-"""The flow from a checkpoint to a report, step by step; the command line and the examples call
-these functions.
-
-The folders `partition/`, `kernels/` and `sims/` are imported where they are needed, so that a Lava
-run starts without torch in memory and everything else works without Lava.
-"""
+"""From a checkpoint to a graph: calibrated, lowered, and its quality measured."""
 
 from collections.abc import Callable
 from dataclasses import replace

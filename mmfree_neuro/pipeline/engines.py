@@ -43,7 +43,7 @@ class EngineRecord:
 
     name: str
     needs: str
-    """Beyond the project's own dependencies, in words."""
+    """Beyond the project's own dependencies, in words; empty for nothing."""
     load: Callable[[], Callable[..., Result]]
     ranks: Callable[[], Ranks] | None = None
     """Where its runs are spread over processes of ours: what knows of them."""
@@ -94,8 +94,8 @@ def _mpi_ranks() -> Ranks:
 ENGINES = {
     engine.name: engine
     for engine in (
-        EngineRecord("reference", "nothing", _reference),
-        EngineRecord("fast", "nothing; a C compiler at installation makes it fast", _fast),
+        EngineRecord("reference", "", _reference),
+        EngineRecord("fast", "", _fast),
         EngineRecord("gpu", "torch, Triton and a GPU", _gpu),
         EngineRecord("lava", "lava-nc", _lava),
         EngineRecord("lava-per-core", "lava-nc", _lava_per_core),
@@ -104,16 +104,24 @@ ENGINES = {
 }
 
 
+def names_and_needs() -> str:
+    """The engines by name, each with what it needs."""
+    return ", ".join(
+        engine.name + (f" (needs {engine.needs})" if engine.needs else "")
+        for engine in ENGINES.values()
+    )
+
+
 def engine_named(name: str, ranks_of_chips: Sequence[int] | None = None) -> Engine:
     """The engine of that name; `ranks_of_chips` gives each chip in use a rank, where the engine has
     ranks."""
+    if name not in ENGINES:
+        raise EngineError(f"engine {name!r} is not known, must be one of {', '.join(ENGINES)}")
     ranked = [engine.name for engine in ENGINES.values() if engine.ranks is not None]
     if ranks_of_chips is not None and name not in ranked:
         raise InputError(
             f"engine {name} has no ranks, must be {' or '.join(ranked)} to place chips on them"
         )
-    if name not in ENGINES:
-        raise EngineError(f"engine {name!r} is not known, must be one of {', '.join(ENGINES)}")
     run = ENGINES[name].load()
     return run if ranks_of_chips is None else partial(run, ranks_of_chips=ranks_of_chips)
 

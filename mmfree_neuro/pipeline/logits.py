@@ -1,16 +1,19 @@
 """Logits of whatever a path names, on any engine."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline.convert import to_graph, within
 from mmfree_neuro.pipeline.families import float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
@@ -34,6 +37,16 @@ def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
         return graph, stored.mapping
     graph, _ = graph_file.load_graph(path)
     return graph, in_one_place(graph)
+
+
+def float_logits(checkpoint: Checkpoint[Any], tokens: NDArray[Any]) -> NDArray[np.float64]:
+    """Logits of the float model [rows, time, vocabulary]; InputError where tokens [rows, time] are
+    not its own."""
+    check_shape(tokens)
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise InputError(f"the tokens are {tokens.dtype}, must be integers")
+    within(tokens, checkpoint.config.vocab_size, "the tokens")
+    return float_model(checkpoint, "the float model").logits(checkpoint, tokens.astype(np.int64))
 
 
 def float_result(

@@ -1,5 +1,4 @@
-"""From a graph to mappings: one that is wished for, or many to compare; the command line and the
-examples call these.
+"""From a graph to a mapping, as a request asks for it.
 
 The folder `partition/` is imported where it is needed.
 """

@@ -66,8 +66,8 @@ def described(source: Source) -> str:
 def calibration_windows(
     source: Source, count: tuple[int, int], tokenizer: str | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Windows of tokens [n, time] to calibrate on, and others [n, time + 1] to measure quality on,
-    `count` of each at most.
+    """Windows of tokens [n, time] to calibrate on, and others [n, time + 1] to measure quality on;
+    of texts `count` of each at most.
 
     A source is a name (`stdlib`, a folder of Python sources, a text file, an `.npy` file of token
     ids), some texts, or an array of token ids.  Texts go through a tokenizer or byte by byte; of
@@ -110,6 +110,8 @@ def _split(tokens: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], NDA
             f"{name}: has {len(tokens)} rows, must have at least 4 to calibrate on some and "
             "measure on others"
         )
+    if tokens.shape[1] < 2:
+        raise InputError(f"{name}: has rows of {tokens.shape[1]} tokens, must have at least 2")
     held_out = np.arange(len(tokens)) % 4 == 3
     return tokens[~held_out][:, :-1], tokens[held_out]
 

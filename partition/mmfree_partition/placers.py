@@ -1,4 +1,4 @@
-"""The placers: one table of what each is called, what it does and what it needs.
+"""The placers: one table of what each is called and what it needs.
 
 Each takes a graph, a system and a request, and gives shards and a core for every one.
 """
@@ -19,9 +19,8 @@ class Placer:
     """One placer; `load` imports it."""
 
     name: str
-    does: str
     needs: str
-    """Beyond the project's own dependencies, in words."""
+    """Beyond the project's own dependencies, in words; empty for nothing."""
     load: Callable[[], Place]
 
     def __call__(self, graph: Graph, system: SystemSpec, request: Request) -> Placement:
@@ -68,11 +67,19 @@ def _mtkahypar() -> Place:
 PLACERS = {
     placer.name: placer
     for placer in (
-        Placer("chain", "the cuts into chips that least crosses", "nothing", _chain),
-        Placer("anneal", "chain, and then cores swapped while that saves hops", "nothing", _anneal),
-        Placer("balanced", "every core busy for about the same time", "nothing", _balanced),
-        Placer("block-per-chip", "a block on each chip, as published", "nothing", _block_per_chip),
-        Placer("greedy", "as few cores as hold the model", "nothing", _greedy),
-        Placer("mtkahypar", "a partitioner of hypergraphs", "mtkahypar", _mtkahypar),
+        Placer("chain", "", _chain),
+        Placer("anneal", "", _anneal),
+        Placer("balanced", "", _balanced),
+        Placer("block-per-chip", "", _block_per_chip),
+        Placer("greedy", "", _greedy),
+        Placer("mtkahypar", "the package mtkahypar", _mtkahypar),
     )
 }
+
+
+def names_and_needs() -> str:
+    """The placers by name, each with what it needs."""
+    return ", ".join(
+        placer.name + (f" (needs {placer.needs})" if placer.needs else "")
+        for placer in PLACERS.values()
+    )

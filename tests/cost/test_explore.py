@@ -410,7 +410,7 @@ def test_wider_weights_and_a_head_on_the_host(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("split", "wish"),
+    ("split", "asked"),
     [
         ("rows", {"divide": False}),
         ("columns", {"divide": True}),
@@ -418,12 +418,12 @@ def test_wider_weights_and_a_head_on_the_host(
     ],
 )
 def test_a_split_is_a_wish(
-    split: str, wish: dict[str, bool], run: Callable[..., int], tiny: Graph, capsys: Capture
+    split: str, asked: dict[str, bool], run: Callable[..., int], tiny: Graph, capsys: Capture
 ) -> None:
     assert run("--splits", split, "--placers", "chain", "--chips", "7", "--json") == 0
     found = json.loads(capsys.readouterr().out)["points"]
     assert {p["choice"]["split"] for p in found} == {split}
-    _, mapping = map.place(tiny, "", load_system("kapoho-point"), Request("chain", 7, **wish))
+    _, mapping = map.place(tiny, "", load_system("kapoho-point"), Request("chain", 7, **asked))
     assert {p["cores"] for p in found} == {len(mapping.cores)}
 
 

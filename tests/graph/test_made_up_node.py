@@ -311,6 +311,9 @@ def test_what_a_kind_of_ours_must_not_declare_wrongly(a8: Graph) -> None:
         "{}: declares a state_type, but the program keeps no state": changed(
             "GLU", state_type=QType(8, 0)
         ),
+        "{}: declares passes_on, but the program sends something else": changed(
+            "GLU", passes_on=True
+        ),
         "{}: the program never reads σ, must not declare reads_sigmoid": changed(
             "Residual", reads_sigmoid=True
         ),

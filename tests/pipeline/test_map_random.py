@@ -92,11 +92,11 @@ def truth(which: int, graph: Graph) -> tuple[Job, Result]:
 
 @dataclass(frozen=True)
 class Case:
-    """A model by its number, a system and a wish."""
+    """A model by its number, a system and a asked."""
 
     which: int
     system: SystemSpec
-    wish: Request
+    asked: Request
 
 
 LIMITS = {
@@ -113,7 +113,7 @@ LIMITS = {
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Any model on any system, as anyone may wish."""
+    """Any model on any system, as anyone may asked."""
     figures = {name: draw(st.sampled_from(values)) for name, values in LIMITS.items()}
     cores, chips = draw(st.sampled_from([1, 3, 10, 40])), draw(st.sampled_from([1, 2, 8, 30]))
     spec = {
@@ -124,7 +124,7 @@ def cases(draw: st.DrawFn) -> Case:
     system = replace(
         system, chips=Quantity(chips, chips, chips, "drawn"), chip=replace(system.chip, **spec)
     )
-    wish = Request(
+    asked = Request(
         draw(st.sampled_from(DRAWN_PLACERS)),
         draw(st.none() | st.integers(1, min(chips, 6))),
         draw(st.none() | st.integers(1, cores)),
@@ -135,7 +135,7 @@ def cases(draw: st.DrawFn) -> Case:
         seed=draw(st.integers(0, 3)),
     )
     return Case(
-        draw(st.integers(0, len(MODELS) - 1)), with_weight_bits(system, wish.weight_bits), wish
+        draw(st.integers(0, len(MODELS) - 1)), with_weight_bits(system, asked.weight_bits), asked
     )
 
 
@@ -218,9 +218,9 @@ def test_five_hundred_random_mappings(
     @settings(max_examples=drawn)
     @given(cases())
     def one(case: Case) -> None:
-        graph, cores = models[case.which], case.wish.cores or int(case.system.chip.cores.central)
+        graph, cores = models[case.which], case.asked.cores or int(case.system.chip.cores.central)
         try:
-            divided, mapping = map.place(graph, "", case.system, case.wish)
+            divided, mapping = map.place(graph, "", case.system, case.asked)
         except CapacityError as error:
             outcomes["short"] += 1
             assert_says_what_is_short(graph, str(error))
@@ -228,7 +228,7 @@ def test_five_hundred_random_mappings(
         outcomes["valid"] += 1
         assert check(divided, mapping, case.system) is mapping
         assert max(place.core for place in mapping.locations) < cores
-        assert case.wish.chips in (None, len(mapping.chips))
+        assert case.asked.chips in (None, len(mapping.chips))
         found = gaps(divided, mapping, case.system, cores)
         for gap in (found.cores, found.chips, found.slowest_core_ns, found.messages_between_chips):
             assert gap.least is None or gap.found >= gap.least * (1 - 1e-9)

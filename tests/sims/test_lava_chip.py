@@ -23,8 +23,8 @@ def mapping(
     """A random model of two blocks on three chips of two cores."""
     folder, graph = tmp_path_factory.mktemp("mapping"), random_graph("small", "a8")
     graph_file.save_graph(graph, folder / "model.graph")
-    wish = Request("block-per-chip", cores=2)
-    map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", wish)
+    asked = Request("block-per-chip", cores=2)
+    map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", asked)
     return folder / "model.map"
 
 

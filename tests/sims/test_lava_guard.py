@@ -70,8 +70,8 @@ def mapping(
     folder, graph = tmp_path_factory.mktemp("mapping"), random_graph("small", "a16")
     graph_file.save_graph(graph, folder / "model.graph")
     path = folder / "model.map"
-    wish = Request("block-per-chip", cores=2)
-    _, stored = map.map_graph(folder / "model.graph", "kapoho-point", path, wish)
+    asked = Request("block-per-chip", cores=2)
+    _, stored = map.map_graph(folder / "model.graph", "kapoho-point", path, asked)
     assert load_system("kapoho-point") == stored.system
     assert stored.mapping.chips == (0, 1, 2)
     return path

@@ -53,8 +53,8 @@ class Estimate:
 @lru_cache
 def estimate(blocks: int, name: str) -> Estimate:
     """So many blocks, each on a chip of its own of a system."""
-    system, wish = load_system(name), Request("block-per-chip", head_on_host=True)
-    graph, mapping = map.place(published_graph("370m", blocks=blocks), "", system, wish)
+    system, asked = load_system(name), Request("block-per-chip", head_on_host=True)
+    graph, mapping = map.place(published_graph("370m", blocks=blocks), "", system, asked)
     assert len(mapping.chips) == blocks
     counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
     asked = load(counts)

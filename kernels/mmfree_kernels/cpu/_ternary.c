@@ -1,4 +1,4 @@
-/* Exact integer products of activations with packed ternary weights; mmfree_neuro/ternary.py has the layout.
+/* Exact integer products of activations with packed ternary weights; mmfree_neuro/integers/ternary.py has the layout.
  *
  * Every kernel computes S[token, row] = sum over the columns of code * x, where a code is what the packed bits say: the
  * weight plus one (0, 1, 2) under mask 3, or "the weight is zero" (0, 1) under mask 1.  The weights' own product is
