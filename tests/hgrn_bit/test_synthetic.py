@@ -19,6 +19,9 @@ from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.testing import published_graph
 
+pytestmark = pytest.mark.slow
+
+
 SMALL = ModelConfig(vocab_size=300, hidden_size=128, num_hidden_layers=12, intermediate_size=512)
 
 

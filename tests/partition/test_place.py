@@ -80,6 +80,7 @@ CASES = [
 divided."""
 
 
+@pytest.mark.slow
 @every_placer
 @pytest.mark.parametrize(("memory", "cores", "spread", "head_on_host", "divide"), CASES)
 def test_placements_are_valid(

@@ -521,6 +521,7 @@ def test_an_svg_picture_and_one_of_another_name_are_shown_too() -> None:
     assert "<figcaption>my picture</figcaption>" in page
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_every_time() -> None:
     first, second = (drawn_as_png(built(made_run())) for _ in range(2))
     assert sorted(first) == PICTURES == sorted(wording.CAPTIONS)
@@ -537,6 +538,7 @@ def test_pictures_of_many_chips_show_the_first_of_them() -> None:
     assert sorted(pictures.draw(found)) == PICTURES
 
 
+@pytest.mark.slow
 def test_links_of_many_chips_take_neighbours_together() -> None:
     found = built(made_run())
     ways = [(-1, 0), *((chip, chip + 1) for chip in range(299)), (299, -1)]
@@ -556,6 +558,7 @@ def test_links_of_many_chips_take_neighbours_together() -> None:
     assert pictures.png(pictures.links(found)).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:
     nil = Quantity(0, 0, 0, "x")
     chip = replace(board().chip, static_power_w=nil, energy_per_synop_pj=nil)
@@ -567,6 +570,7 @@ def test_pictures_can_be_drawn_of_nothing_but_zeros() -> None:
     assert "none" in pages.to_markdown(found)
 
 
+@pytest.mark.slow
 def test_drawing_leaves_pyplot_and_its_state_alone() -> None:
     program = (
         "import sys, mmfree_neuro.report.pictures, mmfree_neuro.report.content; "
