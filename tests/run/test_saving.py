@@ -35,6 +35,8 @@ from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.run.state_file import identity, load_state, save_state
 from mmfree_sims import fast
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 60
 PROMPT = "abcd"
 TOKENS = np.array([[0, 97, 98, 99, 100]])
