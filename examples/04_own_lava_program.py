@@ -13,11 +13,10 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model import checkpoint
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.pipeline import convert, map
+from mmfree_neuro.pipeline import convert, map, opened
 from mmfree_neuro.run.job import Job
 from mmfree_sims import fast
 from mmfree_sims.lava import engine
@@ -50,7 +49,7 @@ def tiny_mapping(folder: Path) -> Path:
 
 
 def main(path: Path) -> None:
-    graph, stored = mapping_file.load_mapped(path)
+    graph, stored = opened.open_mapped(path)
     job = Job(np.array([[0, *b"import"]]), new_tokens=8)
 
     # `build` returns ordinary Lava Processes, already connected. To watch the traffic, connect a

@@ -34,14 +34,14 @@ from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
-from mmfree_neuro.pipeline import convert, families, logits, map, report, simulate
+from mmfree_neuro.pipeline import convert, families, logits, map, opened, report, simulate
 from mmfree_neuro.pipeline.engines import engine_named
 from mmfree_neuro.pipeline.text import Source
 from mmfree_neuro.report import content, terminal
 from mmfree_neuro.report.record import Mapped as Drawn
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.folder import whole_folder
+from mmfree_neuro.run.folder import holds_run, run_folder
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
@@ -61,16 +61,16 @@ def load(path: str | Path) -> Any:
     Raises an MMFreeError where it is none of these, or damaged.
     """
     where = Path(path)
-    if (where / "run.json").is_file():
+    if holds_run(where):
         return Run(run_file.load_run(where), None)
     if where.is_dir():
         checkpoint, tokenizer = families.read_checkpoint(where), checkpoints.read_tokenizer(where)
         return Model(where.resolve().name, checkpoint, tokenizer)
-    if where.suffix == ".map":
-        divided, stored = mapping_file.load_mapped(where)
-        whole = Graph(graph_file.load_graph(stored.graph_path)[0], stored.graph_path)
+    if opened.is_mapping(where):
+        divided, stored = opened.open_mapped(where)
+        whole = Graph(opened.open_graph(stored.graph_path)[0], stored.graph_path)
         return Mapped(whole, divided, stored.mapping, stored.system, stored.cores)
-    return Graph(graph_file.load_graph(where)[0], where)
+    return Graph(opened.open_graph(where)[0], where)
 
 
 def _system(system: str | Path | SystemSpec) -> SystemSpec:
@@ -320,7 +320,7 @@ class Mapped:
         graph_path = self.graph.path or where.with_suffix(".graph")
         if not graph_path.exists():
             self.graph.save(graph_path)
-        elif graph_file.load_graph(graph_path)[1] != self.mapping.graph:
+        elif opened.open_graph(graph_path)[1] != self.mapping.graph:
             raise InputError(f"{graph_path}: is another graph, must be that of the mapping")
         stored = StoredMapping(self.mapping, self.system, graph_path, self.cores)
         mapping_file.save_mapping(stored, where)
@@ -396,7 +396,7 @@ class Run:
 
     def save(self, path: str | Path) -> Path:
         """Write the folder of a run, as `mmfree-neuro simulate` does; logits are not kept there."""
-        with whole_folder(Path(path)) as folder:
+        with run_folder(Path(path), resume=False) as folder:
             run_file.save_run(self.record, folder)
         return Path(path)
 

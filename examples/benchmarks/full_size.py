@@ -37,13 +37,13 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 from mmfree_neuro.pipeline import engines as pipeline
-from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
 from mmfree_neuro.errors import Served
 from mmfree_neuro.run.job import Job
 
 path, engine, out = Path(sys.argv[1]), sys.argv[2], sys.argv[5]
 prompt, generated = int(sys.argv[3]), int(sys.argv[4])
-graph, stored = mapping_file.load_mapped(path)
+graph, stored = opened.open_mapped(path)
 tokens = np.random.default_rng(1).integers(0, graph.vocabulary, (1, prompt))
 try:
     result = engines.engine_named(engine)(graph, stored.mapping, Job(tokens, generated))

@@ -18,7 +18,7 @@ from mmfree_kernels.float_model.model import HGRNBitModel, Numerics
 from mmfree_kernels.training import train
 from mmfree_kernels.training.captured import Gradients, Loss
 from mmfree_neuro.errors import MMFreeError
-from mmfree_neuro.files import whole_file
+from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model import corpus
 

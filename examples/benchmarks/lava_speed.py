@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from rows import write
 
-from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline import engines, opened
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
@@ -38,7 +37,7 @@ def main(checkpoint: Path, folder: Path) -> None:
         subprocess.run(
             [sys.executable, "-m", "mmfree_neuro", *step], check=True, stdout=subprocess.DEVNULL
         )
-    graph, stored = mapping_file.load_mapped(folder / "model.map")
+    graph, stored = opened.open_mapped(folder / "model.map")
     text = Path(subprocess.__file__).read_bytes()[:PROMPT]
     job = Job(np.frombuffer(text, np.uint8).astype(np.int64)[None], GENERATED)
     results = {

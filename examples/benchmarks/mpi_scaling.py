@@ -28,7 +28,7 @@ import json, sys, time
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
-from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
 from mmfree_neuro.run.job import Job
 from mmfree_sims import fast
 from mmfree_sims.mpi import engine as mpi
@@ -45,7 +45,7 @@ for _ in range(turns if comm.Get_size() > 1 else 0):
         comm.Recv(buffer, 0), comm.Send(buffer, 0)
 ping = (time.perf_counter() - begin) / turns / 2
 comm.Barrier()
-graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+graph, stored = opened.open_mapped(Path(sys.argv[1]))
 job = Job(np.random.default_rng(1).integers(0, graph.vocabulary, (1, prompt)), generated)
 begin = time.perf_counter()
 result, traffic = mpi.serve(graph, stored.mapping, job)

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro import files
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.writing import save_text
 from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline import explore as pipeline_explore
 from mmfree_neuro.report import terminal
@@ -108,8 +108,7 @@ def run(options: argparse.Namespace) -> None:
         pipeline_explore.draw_front(found, options.picture)
         text += f"\nwrote {options.picture}"
     if options.output is not None:
-        with files.whole_file(options.output) as scratch:
-            scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        save_text(options.output, json.dumps(content, indent=1))
         text += f"\nwrote {options.output}"
     show(content, text, options.json)
 

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro import files
 from mmfree_neuro.cli.options import add_calibration, add_command, add_option, add_ranks, ranks
 from mmfree_neuro.cli.output import Bars
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.writing import save_array
 from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline import logits as pipeline_logits
@@ -88,5 +88,5 @@ def run(options: argparse.Namespace) -> None:
     if options.chosen is not None:
         outputs.append((options.chosen, chosen))
     for path, array in outputs:
-        files.save_array(path, array)
+        save_array(path, array)
     print(f"wrote {', '.join(str(path) for path, _ in outputs)}")

@@ -7,19 +7,25 @@ once whatever its size.
 
 import hashlib
 import json
+import math
 import mmap
 import os
+from collections.abc import Callable
 from collections.abc import Mapping as Mapping_
-from dataclasses import fields, is_dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.errors import GraphError
-from mmfree_neuro.files import whole_file
+from mmfree_neuro.errors import GraphError, shown
+from mmfree_neuro.files.reading import Misfit, opened, parsed_json, reading
+from mmfree_neuro.files.records import Decode, decoded, decoder, record
+from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.graph import nodes
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.verify import verify
@@ -27,6 +33,8 @@ from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
 
 GRAPH_FORMAT = "mmfree-neuro graph 2"
+
+A_GRAPH_FILE = "a graph file"
 
 ALIGNMENT = 64
 """Where the arrays of a graph file begin: a multiple of a cache line."""
@@ -102,32 +110,84 @@ def _kept(array: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> str:
     return name
 
 
-def _from_plain(value: Any, arrays: Mapping_[str, NDArray[Any]]) -> Any:
+@dataclass(frozen=True)
+class _Named:
+    """A record of a graph file before it is made: which kind, and its fields."""
+
+    kind: str
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Ternary:
+    """A packed matrix as a graph file tells of it."""
+
+    array: str
+    shape: tuple[int, int]
+    fullest: int
+    nonzero: int
+
+
+def _with_arrays(value: Any, arrays: Mapping_[str, NDArray[Any]]) -> Any:
+    """Plain values, with the arrays and matrices that they name in their places."""
     if isinstance(value, list):
-        return tuple(_from_plain(item, arrays) for item in value)
+        return [_with_arrays(item, arrays) for item in value]
     if not isinstance(value, dict):
         return value
     if "$map" in value:
-        return {key: _from_plain(item, arrays) for key, item in value["$map"].items()}
+        return _with_arrays(value["$map"], arrays)
     if "$ternary" in value:
-        return _matrix(
-            arrays[value["$ternary"]], value["shape"], value["fullest"], value["nonzero"]
-        )
+        named = {"array" if name == "$ternary" else name: item for name, item in value.items()}
+        return _matrix(arrays, decoded(_Ternary, named))
     if "$codes" in value:
         return arrays[value["$codes"]]
     if "$array" in value:
         return arrays[value["$array"]].astype(np.int64)
-    record = records(nodes.AnyNode)[value["$record"]]
-    return record(
-        **{name: _from_plain(item, arrays) for name, item in value.items() if name != "$record"}
-    )
+    inside = {n: _with_arrays(item, arrays) for n, item in value.items() if n != "$record"}
+    return _Named(str(value["$record"]), inside) if "$record" in value else inside
 
 
-def _matrix(data: NDArray[np.uint8], shape: list[int], fullest: int, nonzero: int) -> TernaryMatrix:
-    rows, columns = shape
+def _matrix(arrays: Mapping_[str, NDArray[Any]], said: _Ternary) -> TernaryMatrix:
+    data, (rows, columns) = arrays[said.array], said.shape
+    if data.dtype != np.uint8 or min(rows, columns) < 1:
+        raise Misfit(f"matrix {said.array} must have rows and columns of packed codes")
     if data.shape != packed_shape(rows, columns):
-        raise ValueError
-    return TernaryMatrix(data, rows, columns, fullest, nonzero)
+        raise Misfit(
+            f"matrix {said.array} is packed as {list(data.shape)}, must be "
+            f"{list(packed_shape(rows, columns))}"
+        )
+    return TernaryMatrix(data, rows, columns, said.fullest, said.nonzero)
+
+
+def _as_graphs_have_it(hint: Any, inside: Callable[[Any], Decode]) -> Decode | None:
+    """The `Special` of graph files: arrays and matrices stand there, and records say their kind."""
+    if hint is TernaryMatrix:
+        return _instance(TernaryMatrix, "a matrix")
+    if get_origin(hint) is np.ndarray:
+        (kind,) = get_args(get_args(hint)[1])
+        return _instance(np.ndarray, f"an array of {kind.__name__}", np.dtype(kind))
+    known = records(nodes.AnyNode)
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    if not all(isinstance(kind, type) and known.get(kind.__name__) is kind for kind in kinds):
+        return None
+    made = {kind.__name__: record(kind, inside) for kind in kinds}
+
+    def decode(value: Any) -> Any:
+        if not isinstance(value, _Named) or value.kind not in made:
+            found = value.kind if isinstance(value, _Named) else value
+            raise Misfit(f"is {shown(found)}, must be one of {', '.join(made)}")
+        return made[value.kind](value.content)
+
+    return decode
+
+
+def _instance(kind: type[Any], what: str, dtype: np.dtype[Any] | None = None) -> Decode:
+    def decode(value: Any) -> Any:
+        if not isinstance(value, kind) or (dtype is not None and dtype != value.dtype):
+            raise Misfit(f"is {shown(value)}, must be {what}")
+        return value
+
+    return decode
 
 
 def save_graph(graph: Graph, path: Path) -> None:
@@ -186,96 +246,115 @@ def _encoded(graph: Graph) -> tuple[bytes, list[NDArray[Any]]]:
     return head, [arrays[name] for name in order]
 
 
-def load_graph(path: Path, *, check: bool = False) -> tuple[Graph, str]:
+@dataclass(frozen=True)
+class _Content:
+    """What a graph file says beside its arrays."""
+
+    name: str
+    scheme: str
+    accumulator_bits: int
+    blocks: int
+    bos: int | None
+    quality: dict[str, float]
+    tokenizer: str | None
+    sigmoid: SigmoidTable
+    nodes: tuple[nodes.AnyNode, ...]
+    sha256: dict[str, str]
+
+
+def load_graph(path: Path) -> tuple[Graph, str]:
     """The verified graph of a file, and the SHA-256 of its head, which holds those of all its
     arrays.
 
-    The file is mapped, not read: packed weights and the embedding are views of it.  Constants are
-    checked against their checksums at once, weights with `check` alone, since that reads the whole
-    file.
+    The file is mapped, not read: packed weights and the embedding are views of it.  Every array is
+    held against its checksum, once in a process for a file that has not changed since.
     """
-    raw, size = _mapped(path)
-    head = bytes(raw[8:size])
-    try:
-        entries = json.loads(head)
+    with reading(path, GraphError, A_GRAPH_FILE):
+        raw, size, identity = _mapped(path)
+        head = bytes(raw[8:size])
+        entries = parsed_json(head)
         metadata = entries.pop("__metadata__", {})
-        known = isinstance(metadata.get(GRAPH_FORMAT), str)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise GraphError(f"{path}: not a graph file, or cut short") from None
-    if not known:
-        raise GraphError(f"{path}: not a graph file of this version ({GRAPH_FORMAT})")
-    try:
-        arrays = {name: _view(raw[size:], entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError):
-        raise GraphError(f"{path}: not a graph file, or cut short") from None
-    if size + sum(array.nbytes for array in arrays.values()) != len(raw):
-        raise GraphError(f"{path}: not a graph file, or cut short")
-    plain = metadata[GRAPH_FORMAT]
-    if hashlib.sha256(plain.encode()).hexdigest() != metadata.get("sha256"):
-        raise GraphError(f"{path}: damaged: its description differs from its checksum")
-    try:
-        content = json.loads(plain)
-        _compare(arrays, content["sha256"], content["tokenizer"], everything=check)
-        graph = _graph(arrays, content)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-        raise GraphError(f"{path}: not a graph file, a part is missing or damaged") from None
-    except _Damaged as damaged:
-        raise GraphError(f"{path}: damaged: array {damaged} differs from its checksum") from None
-    return verify(graph), hashlib.sha256(head).hexdigest()
+        plain = metadata.get(GRAPH_FORMAT)
+        if not isinstance(plain, str):
+            raise Misfit(f"its format is not {GRAPH_FORMAT!r}")
+        if hashlib.sha256(plain.encode()).hexdigest() != metadata.get("sha256"):
+            raise Misfit("it is damaged, for its description differs from its checksum")
+        arrays = _arrays(raw[size:], entries)
+        content = _decoded(parsed_json(plain), arrays)
+        if _INTACT.get(path.resolve()) != identity:
+            _compare(arrays, content.sha256)
+            _INTACT[path.resolve()] = identity
+        largest = 4 * len(raw)  # neurons, for a weight takes two bits
+        for node in content.nodes:
+            if not 1 <= node.size <= largest:
+                raise Misfit(f"{node.name} has {node.size} neurons, must have 1 … {largest}")
+        text = content.tokenizer
+        given = {name: getattr(content, name) for name in _SAME}
+        tokenizer = None if text is None else bytes(arrays[text]).decode()
+        return verify(Graph(**given, tokenizer=tokenizer)), hashlib.sha256(head).hexdigest()
 
 
-class _Damaged(Exception):
-    pass
+_SAME = [field.name for field in fields(Graph) if field.name != "tokenizer"]
+"""The fields of a graph that a file has as they are."""
+_INTACT: dict[Path, tuple[int, ...]] = {}
+"""The files whose arrays have been held against their checksums, as they were then."""
 
 
-def _mapped(path: Path) -> tuple[NDArray[np.uint8], int]:
-    """The bytes of a safetensors file, and where its arrays begin."""
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < 8:
-                raise GraphError(f"{path}: not a graph file, or cut short")
-            raw = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except OSError as problem:
-        raise GraphError(f"{path}: not readable ({problem.strerror})") from None
+def _mapped(path: Path) -> tuple[NDArray[np.uint8], int, tuple[int, ...]]:
+    """The bytes of a safetensors file, where its arrays begin, and what changes when it does."""
+    with opened(path) as file:
+        status = os.fstat(file.fileno())
+        if status.st_size < 8:
+            raise Misfit("it is cut short")
+        raw = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     size = 8 + int.from_bytes(bytes(raw[:8]), "little")
     if size > min(len(raw), LARGEST_HEAD):
-        raise GraphError(f"{path}: not a graph file, or cut short")
-    return raw, size
+        raise Misfit("it is cut short, or begins otherwise")
+    return raw, size, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _view(data: NDArray[np.uint8], entry: Any) -> NDArray[Any]:
+def _arrays(data: NDArray[np.uint8], entries: Mapping_[str, Any]) -> dict[str, NDArray[Any]]:
+    """The arrays of a file as views of it; Misfit where they do not fill it, one behind another."""
+    found = {name: _view(data, name, entry) for name, entry in entries.items()}
+    end = 0
+    for first, last in sorted(tuple(entry["data_offsets"]) for entry in entries.values()):
+        if first != end:
+            raise Misfit(f"its arrays leave or share bytes at {end}")
+        end = last
+    if end != len(data):
+        raise Misfit(f"its arrays have {end} bytes, must have {len(data)}, or it is cut short")
+    return found
+
+
+def _view(data: NDArray[np.uint8], name: str, entry: Any) -> NDArray[Any]:
     first, last = entry["data_offsets"]
-    if not 0 <= first <= last <= len(data):
-        raise ValueError
-    return data[first:last].view(_KINDS[entry["dtype"]]).reshape(entry["shape"])
+    shape, dtype = decoded_shape(entry["shape"]), _KINDS[entry["dtype"]]
+    if not 0 <= first <= last <= len(data) or math.prod(shape) * dtype.itemsize != last - first:
+        raise Misfit(f"array {shown(name)} has bytes {first} … {last}, of {len(data)}")
+    return data[first:last].view(dtype).reshape(shape)
 
 
-def _compare(
-    arrays: Mapping_[str, NDArray[Any]],
-    checksums: dict[str, str],
-    text: str | None,
-    *,
-    everything: bool,
-) -> None:
-    """_Damaged with the name of an array that differs from its checksum; KeyError where one has
-    none."""
-    for name, array in arrays.items():
-        if (everything or array.dtype == np.int32 or name == text) and hashlib.sha256(
-            array.data
-        ).hexdigest() != checksums[name]:
-            raise _Damaged(name)
+decoded_shape: Decode = decoder(tuple[int, ...])
 
 
-def _graph(arrays: Mapping_[str, NDArray[Any]], content: dict[str, Any]) -> Graph:
-    text = content["tokenizer"]
-    return Graph(
-        content["name"],
-        content["scheme"],
-        tuple(_from_plain(node, arrays) for node in content["nodes"]),
-        _from_plain(content["sigmoid"], arrays),
-        content["accumulator_bits"],
-        content["blocks"],
-        content["bos"],
-        content["quality"],
-        None if text is None else bytes(arrays[text]).decode(),
-    )
+def _decoded(plain: Any, arrays: Mapping_[str, NDArray[Any]]) -> _Content:
+    """What a graph file says, with its arrays."""
+    content: _Content = record(_Content, _field)(_with_arrays(plain, arrays))
+    return content
+
+
+def _field(hint: Any) -> Decode:
+    return decoder(hint, _as_graphs_have_it)
+
+
+def _compare(arrays: Mapping_[str, NDArray[Any]], checksums: Mapping_[str, str]) -> None:
+    """Misfit where an array differs from its checksum."""
+
+    def differs(name: str) -> bool:
+        return hashlib.sha256(arrays[name].data).hexdigest() != checksums[name]
+
+    # Hashing lets other threads run.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, wrong in zip(arrays, pool.map(differs, arrays), strict=True):
+            if wrong:
+                raise Misfit(f"it is damaged, for array {name} differs from its checksum")

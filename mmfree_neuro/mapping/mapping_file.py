@@ -1,5 +1,6 @@
 """A mapping file: JSON that also holds the figures of its system, so that it stays what it was."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -7,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.errors import MappingError
-from mmfree_neuro.files import read_json, whole_file
-from mmfree_neuro.graph.graph_file import load_graph
-from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.files.reading import Misfit, read_json, reading
+from mmfree_neuro.files.records import decoded
+from mmfree_neuro.files.writing import save_text
 from mmfree_neuro.mapping.mapping import Location, Mapping, Route, Shard
-from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
+from mmfree_neuro.systems.load import check_system
+from mmfree_neuro.systems.spec import SystemSpec
 
-MAPPING_FORMAT = "mmfree-neuro mapping 2"
+MAPPING_FORMAT = "mmfree-neuro mapping 3"
+MAPPING_FILE = "a mapping file"
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,36 @@ class StoredMapping:
     """How many cores of a chip it was allowed to use; None for all."""
 
 
+@dataclass(frozen=True)
+class PlainMapping:
+    """A mapping as it is in JSON: places as pairs of chip and core, and the cores that routes go to
+    written once."""
+
+    graph: str
+    system: str
+    placer: str
+    shards: tuple[tuple[str, int, int], ...]
+    locations: tuple[tuple[int, int], ...]
+    destinations: tuple[tuple[tuple[int, int], ...], ...]
+    routes: tuple[tuple[int, str, int, int, int], ...]
+    """Each the number of its shard, a port, the number of its destinations, start and stop."""
+    columns: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    """The content of a mapping file."""
+
+    format: str
+    graph_path: str
+    cores: int | None
+    system: SystemSpec
+    mapping: PlainMapping
+    sha256: str
+
+
 def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
-    """A mapping as JSON; cores that many routes go to are written once."""
+    """A mapping as JSON, of the fields of `PlainMapping`."""
     sets: dict[tuple[Location, ...], int] = {}
     for route in mapping.routes:
         sets.setdefault(route.destinations, len(sets))
@@ -47,26 +77,39 @@ def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
     }
 
 
-def mapping_from_plain(raw: dict[str, Any]) -> Mapping:
-    """The mapping of `mapping_to_plain`."""
-    sets = [tuple(Location(*place) for place in places) for places in raw["destinations"]]
+def mapping_from_plain(plain: PlainMapping) -> Mapping:
+    """The mapping of `mapping_to_plain`; Misfit where a route names destinations that are not
+    there."""
+    sets = [tuple(Location(*place) for place in places) for places in plain.destinations]
+    for _, _, number, _, _ in plain.routes:
+        if not 0 <= number < len(sets):
+            raise Misfit(f"a route has destinations {number}, must have one of {len(sets)}")
     return Mapping(
-        raw["graph"],
-        raw["system"],
-        raw["placer"],
-        tuple(Shard(*s) for s in raw["shards"]),
-        tuple(Location(*p) for p in raw["locations"]),
-        tuple(Route(r[0], r[1], sets[r[2]], r[3], r[4]) for r in raw["routes"]),
-        tuple((name, tuple(cuts)) for name, cuts in raw["columns"]),
+        plain.graph,
+        plain.system,
+        plain.placer,
+        tuple(Shard(*s) for s in plain.shards),
+        tuple(Location(*p) for p in plain.locations),
+        tuple(
+            Route(source, port, sets[number], start, stop)
+            for source, port, number, start, stop in plain.routes
+        ),
+        plain.columns,
     )
 
 
-def _with_quantities(raw: dict[str, Any]) -> dict[str, Any]:
-    return {k: Quantity(**v) if isinstance(v, dict) else v for k, v in raw.items() if k != "chip"}
+def checksum(content: dict[str, Any]) -> str:
+    """The SHA-256 of a JSON object, but for what it says of that itself."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def system_from_plain(raw: dict[str, Any]) -> SystemSpec:
-    return SystemSpec(chip=ChipSpec(**_with_quantities(raw["chip"])), **_with_quantities(raw))
+def check_format(content: dict[str, Any], known: str) -> None:
+    """Misfit where the content of a JSON file is of another format, or is not what was written."""
+    if content.get("format") != known:
+        raise Misfit(f"its format is not {known!r}")
+    if content.get("sha256") != checksum(content):
+        raise Misfit("it is damaged, for it differs from its checksum")
 
 
 def save_mapping(stored: StoredMapping, path: Path) -> None:
@@ -79,31 +122,20 @@ def save_mapping(stored: StoredMapping, path: Path) -> None:
         "system": asdict(stored.system),
         "mapping": mapping_to_plain(stored.mapping),
     }
-    with whole_file(path) as scratch:
-        scratch.write_text(json.dumps(content), encoding="utf-8")
+    save_text(path, json.dumps(content | {"sha256": checksum(content)}))
 
 
 def load_mapping(path: Path) -> StoredMapping:
-    """The content of a mapping file."""
-    content = read_json(path, MAPPING_FORMAT, MappingError, "a mapping file")
-    try:
-        mapping, system = (
-            mapping_from_plain(content["mapping"]),
-            system_from_plain(content["system"]),
+    """The content of a mapping file, whose system has figures that can be; whether the mapping fits
+    its graph, `check` of mmfree_partition says."""
+    content = read_json(path, MappingError, MAPPING_FILE)
+    with reading(path, MappingError, MAPPING_FILE):
+        check_format(content, MAPPING_FORMAT)
+        file = decoded(_File, content)
+        check_system(file.system, "its system")
+        if file.cores is not None and not 1 <= file.cores <= file.system.chip.cores.central:
+            raise Misfit(f"cores is {file.cores}, must be 1 … {file.system.chip.cores.central:g}")
+        mapping = mapping_from_plain(file.mapping)
+        return StoredMapping(
+            mapping, file.system, path.resolve().parent / file.graph_path, file.cores
         )
-        graph, cores = path.resolve().parent / content["graph_path"], content["cores"]
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-        raise MappingError(f"{path}: not a mapping file, a part is missing") from None
-    return StoredMapping(mapping, system, graph, cores)
-
-
-def load_mapped(path: Path) -> tuple[Graph, StoredMapping]:
-    """A mapping file and the graph that it maps, divided as it says; MappingError where the graph
-    is another by now."""
-    stored = load_mapping(path)
-    graph, digest = load_graph(stored.graph_path)
-    if digest != stored.mapping.graph:
-        raise MappingError(
-            f"{path}: belongs to another graph than {stored.graph_path}; map that graph again"
-        )
-    return by_columns(graph, stored.mapping.columns), stored

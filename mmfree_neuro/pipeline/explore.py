@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmfree_neuro import files
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.explore import Point, label, points
 from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.graph import graph_file
+from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline.map import Stage, place, with_weight_bits
+from mmfree_neuro.pipeline.opened import open_graph
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 
@@ -20,7 +20,7 @@ def explore(
     graph_path: Path, system_name: str, requests: Sequence[Request], stage: Stage = lambda _: None
 ) -> tuple[list[Point], list[tuple[Request, str]]]:
     """Map a graph file in many ways; what each gives, and why others cannot be."""
-    graph, digest = graph_file.load_graph(graph_path)
+    graph, digest = open_graph(graph_path)
     system = load_system(system_name)
     found: list[Point] = []
     failed: list[tuple[Request, str]] = []
@@ -51,5 +51,5 @@ def draw_front(found: Sequence[Point], output: Path) -> None:
     """Draw the points of `explore` as a PNG."""
     from mmfree_neuro.report import pictures
 
-    with files.whole_file(output) as scratch:
+    with whole_file(output) as scratch:
         scratch.write_bytes(pictures.png(pictures.fronts(found)))

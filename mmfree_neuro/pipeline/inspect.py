@@ -8,24 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from mmfree_neuro import files
-from mmfree_neuro.graph import graph_file
+from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.graph.verify import verify_matrices
-from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.families import family_of, read_checkpoint
 from mmfree_neuro.pipeline.map import bounds
 from mmfree_neuro.report.terminal import graph_text, mapping_content, mapping_text, speed
 from mmfree_neuro.run import run_file
+from mmfree_neuro.run.folder import holds_run
 
 
 def write_codes(checkpoint: Checkpoint[Any], path: Path) -> None:
     """Write the ternary codes of a checkpoint as an `.npz` file, one matrix in memory at a time."""
-    with (
-        files.whole_file(path) as scratch,
-        zipfile.ZipFile(scratch, "w", allowZip64=True) as archive,
-    ):
+    with whole_file(path) as scratch, zipfile.ZipFile(scratch, "w", allowZip64=True) as archive:
         for name, matrix in family_of(checkpoint).codes(checkpoint):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.save(member, matrix, allow_pickle=False)
@@ -46,7 +42,7 @@ def _checkpoint(checkpoint: Checkpoint[Any], path: Path) -> tuple[dict[str, Any]
 
 def anything(path: Path) -> tuple[dict[str, Any], str]:
     """What a path holds: as content, and as text."""
-    if (path / "run.json").is_file():
+    if holds_run(path):
         run = run_file.load_run(path)
         content = {
             "engine": run.engine,
@@ -62,8 +58,8 @@ def anything(path: Path) -> tuple[dict[str, Any], str]:
         )
     if path.is_dir():
         return _checkpoint(read_checkpoint(path), path)
-    if path.suffix == ".map":
-        graph, stored = mapping_file.load_mapped(path)
+    if opened.is_mapping(path):
+        graph, stored = opened.open_mapped(path)
         found = (
             graph,
             stored.mapping,
@@ -71,8 +67,7 @@ def anything(path: Path) -> tuple[dict[str, Any], str]:
             bounds(graph, stored.mapping, stored.system, stored.cores),
         )
         return mapping_content(*found), mapping_text(*found)
-    graph, digest = graph_file.load_graph(path, check=True)
-    verify_matrices(graph)
+    graph, digest = opened.open_graph(path)
     summary = summarise(graph)
     return {
         "sha256": digest,

@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.lowering.scheme import Scheme
-from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.convert import to_graph, within
 from mmfree_neuro.pipeline.families import float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
@@ -32,10 +31,10 @@ def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
             path.resolve().name,
         )
         return graph, in_one_place(graph)
-    if path.suffix == ".map":
-        graph, stored = mapping_file.load_mapped(path)
+    if opened.is_mapping(path):
+        graph, stored = opened.open_mapped(path)
         return graph, stored.mapping
-    graph, _ = graph_file.load_graph(path)
+    graph, _ = opened.open_graph(path)
     return graph, in_one_place(graph)
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from mmfree_neuro.errors import CapacityError, InputError
-from mmfree_neuro.graph import graph_file
+from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping import mapping_file
@@ -16,6 +16,7 @@ from mmfree_neuro.mapping.footprint import need_programs
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.pipeline.opened import open_graph
 from mmfree_neuro.report.terminal import Bounds
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
@@ -106,7 +107,8 @@ def map_graph(
     graph_path: Path, system_name: str, output: Path, request: Request
 ) -> tuple[Graph, StoredMapping]:
     """Map a graph file onto a system and write the mapping file."""
-    graph, digest = graph_file.load_graph(graph_path)
+    check_outputs([output], [graph_path, Path(system_name)])
+    graph, digest = open_graph(graph_path)
     system = with_weight_bits(load_system(system_name), request.weight_bits)
     divided, mapping = place(graph, digest, system, request)
     stored = StoredMapping(mapping, system, graph_path, request.cores)

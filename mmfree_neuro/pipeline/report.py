@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmfree_neuro import files
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.writing import save_text
 from mmfree_neuro.report.record import Content
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.run_file import RunRecord
@@ -41,8 +41,7 @@ def write(content: Content, output: Path) -> None:
             text = json.dumps(content, indent=2)
         case suffix:
             raise InputError(f"{output}: ends in {suffix!r}, must end in .html, .md or .json")
-    with files.whole_file(output) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+    save_text(output, text)
 
 
 def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> Content:

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import tokenizer as texts
+from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.engines import engine_named, ranks_of
 from mmfree_neuro.run import run_file
-from mmfree_neuro.run.folder import whole_folder
+from mmfree_neuro.run.folder import check_output, end_of_state, run_folder
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.state_file import saving
@@ -32,6 +33,7 @@ def simulate(
     engine: str,
     output: Path,
     progress: Progress = silent,
+    show: Callable[[RunRecord], None] = lambda _: None,
     *,
     save_every: int = 0,
     resume: bool = False,
@@ -40,20 +42,31 @@ def simulate(
     """Run a mapping file on an engine and write the run's folder.
 
     Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
+    `show` is given the finished run, whether it can be kept or not.
     """
-    graph, stored = mapping_file.load_mapped(path)
+    worker = ranks_of(engine).is_worker()
+    if not worker:
+        check_output(output, resume=resume)
+    graph, stored = opened.open_mapped(path)
     job = replace(
         job_of(np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)),
         keep_logits=False,
     )
     start = engine_named(engine, ranks_of_chips)
-    if ranks_of(engine).is_worker():
+    if worker:
         start(graph, stored.mapping, job, progress, Saving(save_every, lambda _: None))
-    with saving(stored.mapping, job, output, save_every, resume) as kept:
-        result = start(graph, stored.mapping, job, progress, kept)
-    run = record_of(graph, stored.mapping, stored.system, engine, prompt, job, result)
-    with whole_folder(output) as folder:
-        run_file.save_run(run, folder)
+    mapping = stored.mapping
+    with run_folder(output, resume=resume) as folder:
+        with saving(graph, mapping, job, folder, save_every, resume) as kept:
+            result = start(graph, mapping, job, progress, kept)
+        run = record_of(graph, mapping, stored.system, engine, prompt, job, result)
+        try:
+            run_file.save_run(run, folder)
+            end_of_state(folder)
+        except InputError as error:
+            raise RunFailed(str(error)) from None
+        finally:
+            show(run)
     return run
 
 

@@ -1,65 +1,78 @@
-"""The folder of a run: what may be written to, and how an older run is replaced as a whole."""
+"""The folder of a run: what is written there, and who may."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.files import written
+from mmfree_neuro.files.lock import locked
+from mmfree_neuro.files.writing import check_folder, check_outputs
 
 STATE_FILE = "state.safetensors"
+RUN_FILE = "run.json"
+CHECKPOINT_FILE = "config.json"
+"""What tells a checkpoint's folder, which no run is written to."""
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path` when the block ends well; an older run
-    there is replaced."""
-    check_output(path, resume=True)
-    with written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-        try:
-            yield scratch
-            scratch.chmod(0o755)
-            _take_the_place(scratch, path)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
+    """The folder of a run, made where it is missing, for this process alone to write into.
+
+    Files there that are not of a run are never touched.  What a killed run was writing is taken
+    away.  Raises InputError, as `check_output` and `locked` do.
+    """
+    check_output(path, resume=resume)
+    with locked(path):
+        check_output(path, resume=resume)  # again, for another run may have ended in the meantime
+        for name in (STATE_FILE, RUN_FILE):
+            for scratch in path.glob(f".{name}-*"):
+                with suppress(OSError):
+                    scratch.unlink()
+        yield path
 
 
-def _take_the_place(scratch: Path, path: Path) -> None:
-    """Rename a folder over another, which stays where it is if that fails."""
-    older = scratch.with_name(f"{scratch.name}-older")
-    if path.exists():
-        os.replace(path, older)
-    try:
-        os.replace(scratch, path)
-    except OSError:
-        if older.exists():
-            os.replace(older, path)
-        raise
-    shutil.rmtree(older, ignore_errors=True)
+def holds_run(path: Path) -> bool:
+    """Whether a folder is that of a finished run; InputError where it is that of an unfinished
+    one."""
+    if (path / RUN_FILE).is_file():
+        return True
+    if (path / STATE_FILE).is_file():
+        raise InputError(f"{path}: its run is unfinished, must be gone on with by --resume")
+    return False
+
+
+def end_of_state(folder: Path) -> None:
+    """Take away the state of a run that is finished and kept."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
 
 
 def check_output(path: Path, *, resume: bool) -> None:
     """InputError where a run cannot or must not be written to a folder, as without `resume` over an
     unfinished one."""
-    with written(path):
-        if not path.exists():
-            above = next(folder for folder in path.resolve().parents if folder.exists())
-            if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-                raise InputError(
-                    f"{path}: cannot be written, since {above} is no folder that can be written to"
-                )
-            return
-        names = {entry.name for entry in path.iterdir()} if path.is_dir() else None
-    if names is not None:  # a state that was being written when its run was killed
-        names = {name for name in names if not name.startswith(f".{STATE_FILE}-")}
-    if names is None or (names and "run.json" not in names and names != {STATE_FILE}):
-        raise InputError(f"{path}: exists and is not a run, must be a new folder or an older run")
-    if STATE_FILE in names and not resume:
+    try:
+        is_there, is_folder = path.exists(), path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    if is_there and not is_folder:
+        raise InputError(f"{path}: is no folder, must be a new or an existing folder")
+    check_folder(path, path)
+    if (path / CHECKPOINT_FILE).exists():
+        raise InputError(f"{path}: holds a checkpoint, must be another folder")
+    if (path / STATE_FILE).exists() and not resume:
         raise InputError(
             f"{path}: holds the state of an unfinished run, must be another folder, or use --resume"
         )
+    check_outputs([path / STATE_FILE, path / RUN_FILE])
+    if not _is_ours(path / RUN_FILE):
+        raise InputError(f"{path}: has a {RUN_FILE} of something else, must be another folder")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a `run.json` is of this project, whatever its version, or there is none."""
+    try:
+        with path.open("rb") as file:
+            return file.read(100).startswith(b'{"format": "mmfree-neuro run')
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False

@@ -5,22 +5,28 @@ import json
 from collections.abc import Iterator
 from collections.abc import Mapping as Mapping_
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError, RunFailed
-from mmfree_neuro.files import read_bytes, whole_file
+from mmfree_neuro.files.reading import Misfit, parsed_json, read_bytes, reading
+from mmfree_neuro.files.records import decoded
+from mmfree_neuro.files.writing import whole_file
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.integers.fixedpoint import fit
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import mapping_to_plain
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.folder import STATE_FILE, check_output
+from mmfree_neuro.run.folder import STATE_FILE
 from mmfree_neuro.run.job import Job, RunState, Saving
 
-STATE_FORMAT = "mmfree-neuro state 2"
+STATE_FORMAT = "mmfree-neuro state 3"
+A_STATE = "the saved state of a run"
 
 
 def identity(mapping: Mapping, job: Job) -> str:
@@ -35,6 +41,16 @@ def identity(mapping: Mapping, job: Job) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What a state says beside its arrays."""
+
+    fed: int
+    identity: str
+    seconds: dict[str, float]
+    sha256: str
+
+
 def save_state(state: RunState, belongs_to: str, folder: Path) -> None:
     """Write the state of an unfinished run into its folder, in place of an older one."""
     arrays = {"chosen": state.chosen} | {
@@ -45,94 +61,112 @@ def save_state(state: RunState, belongs_to: str, folder: Path) -> None:
             f"{phase}.{f.name}": np.atleast_1d(getattr(activity, f.name)) for f in fields(activity)
         }
     kept = {name: np.ascontiguousarray(array, np.int64) for name, array in arrays.items()}
-    content = json.dumps(
-        {
-            "fed": state.fed,
-            "identity": belongs_to,
-            "seconds": state.seconds,
-            "sha256": _checksum(kept),
-        }
-    )
+    said = {"fed": state.fed, "identity": belongs_to, "seconds": state.seconds}
+    content = json.dumps(said | {"sha256": _checksum(said, kept)})
     specs = {
         name: safetensors.TensorSpec(
             dtype="int64", shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes
         )
         for name, a in kept.items()
     }
-    with whole_file(folder / STATE_FILE) as scratch:
+    with whole_file(folder / STATE_FILE, durable=True) as scratch:
         scratch.write_bytes(safetensors.serialize(specs, {STATE_FORMAT: content}))
 
 
-def _checksum(arrays: Mapping_[str, NDArray[np.int64]]) -> str:
-    """One checksum of named arrays."""
-    found = hashlib.sha256()
+def _checksum(said: Mapping_[str, Any], arrays: Mapping_[str, NDArray[np.int64]]) -> str:
+    """One checksum of all that a state says, and of its named arrays."""
+    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode() + b"\0")
     for name in sorted(arrays):
         found.update(name.encode() + b"\0" + arrays[name].tobytes())
     return found.hexdigest()
 
 
-def load_state(folder: Path, belongs_to: str) -> RunState:
-    """The state of an unfinished run; InputError where there is none, or it is of another run."""
+def load_state(folder: Path, graph: Graph, mapping: Mapping, job: Job) -> RunState:
+    """The state of an unfinished run; InputError where there is none, it is of another run, or does
+    not fit this one."""
     path = folder / STATE_FILE
-    data = read_bytes(path, InputError)
-    try:
+    data = read_bytes(path, InputError, A_STATE)
+    with reading(path, InputError, A_STATE):
         arrays = {
             name: np.frombuffer(e["data"], np.int64) for name, e in safetensors.deserialize(data)
         }
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        content = json.loads(header["__metadata__"][STATE_FORMAT])
-        phases = [_counted(arrays, phase) for phase in ("prefill", "generate")]
-        states = {
-            name.removeprefix("state."): a.copy()
-            for name, a in arrays.items()
-            if name.startswith("state.")
-        }
-        found = RunState(
-            content["fed"],
-            arrays["chosen"].copy(),
-            states,
-            phases[0],
-            phases[1],
-            content["seconds"],
-        )
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError):
-        raise InputError(
-            f"{path}: not a saved state of this version ({STATE_FORMAT}), or cut short"
-        ) from None
-    if content.get("sha256") != _checksum(arrays):
-        raise InputError(f"{path}: damaged: its arrays differ from their checksum")
-    if content.get("identity") != belongs_to:
-        raise InputError(
-            f"{path}: belongs to another mapping, prompt, temperature or seed; use those of "
-            "that run"
-        )
-    return found
+        header = parsed_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        content = header["__metadata__"].get(STATE_FORMAT)
+        if content is None:
+            raise Misfit(f"its format is not {STATE_FORMAT!r}")
+        plain = parsed_json(content)
+        said = decoded(_Said, plain)
+        if said.sha256 != _checksum({n: v for n, v in plain.items() if n != "sha256"}, arrays):
+            raise Misfit("it is damaged, for it differs from its checksum")
+        if said.identity != identity(mapping, job):
+            raise Misfit(
+                "it belongs to another mapping, prompt, temperature or seed, must be resumed with "
+                "those of its run"
+            )
+        return _fitting(said, arrays, graph, mapping, job)
 
 
-def _counted(arrays: dict[str, NDArray[np.int64]], phase: str) -> Activity:
+def _fitting(
+    said: _Said, arrays: Mapping_[str, NDArray[np.int64]], graph: Graph, mapping: Mapping, job: Job
+) -> RunState:
+    """The state, held against the run that it is to go on; Misfit where it is none of that run."""
+    chosen, length = arrays["chosen"], int(job.tokens.shape[1])
+    known = max(0, said.fed - length + 1)
+    if said.fed < 1 or len(chosen) != known:
+        raise Misfit(
+            f"{len(chosen)} tokens were chosen after {said.fed} of a prompt of {length}, must be "
+            f"{known}"
+        )
+    if known and not 0 <= int(chosen.min()) <= int(chosen.max()) < graph.vocabulary:
+        raise Misfit(f"a token that was chosen is outside the vocabulary of {graph.vocabulary}")
+    if not all(said.seconds.get(name, -1) >= 0 for name in ("prefill", "generate")):
+        raise Misfit("the seconds of prefill and of generation must not be negative")
+    states = {}
+    for node in graph.nodes:
+        if node.state_type is not None:
+            values = arrays[f"state.{node.name}"]
+            if len(values) != node.size:
+                raise Misfit(f"{node.name} has {len(values)} states, must have {node.size}")
+            states[node.name] = fit(values, node.state_type, f"the state of {node.name}").copy()
+    prefill, generate = (_counted(arrays, phase, mapping) for phase in ("prefill", "generate"))
+    if (prefill.tokens, generate.tokens) != (min(said.fed, length), max(0, said.fed - length)):
+        raise Misfit(
+            f"{prefill.tokens} and {generate.tokens} tokens were counted, must be {said.fed} in all"
+        )
+    return RunState(said.fed, chosen.copy(), states, prefill, generate, said.seconds)
+
+
+def _counted(arrays: Mapping_[str, NDArray[np.int64]], phase: str, mapping: Mapping) -> Activity:
+    """The counts of a phase; Misfit where they are not those of the mapping."""
     counts = {f.name: arrays[f"{phase}.{f.name}"].copy() for f in fields(Activity)}
+    lengths = {"tokens": 1, "messages": len(mapping.routes)}
+    for name, values in counts.items():
+        needed = lengths.get(name, len(mapping.shards))
+        if len(values) != needed or values.min(initial=0) < 0:
+            raise Misfit(f"{phase}.{name} must hold {needed} counts, none negative")
     return Activity(**counts | {"tokens": int(counts["tokens"][0])})  # type: ignore[arg-type]
 
 
 @contextmanager
-def saving(mapping: Mapping, job: Job, output: Path, every: int, resume: bool) -> Iterator[Saving]:
+def saving(
+    graph: Graph, mapping: Mapping, job: Job, folder: Path, every: int, resume: bool
+) -> Iterator[Saving]:
     """How the states of a run are kept in its folder; what ends the run early says whether it can
     be resumed."""
     belongs_to = identity(mapping, job)
-    resumed = load_state(output, belongs_to) if resume else None
-    check_output(output, resume=resume)
+    resumed = load_state(folder, graph, mapping, job) if resume else None
     latest = [0 if resumed is None else resumed.fed]
 
     def write(state: RunState) -> None:
         try:
-            save_state(state, belongs_to, output)
+            save_state(state, belongs_to, folder)
         except InputError as error:
             raise RunFailed(str(error)) from None
         latest[0] = state.fed
 
     def hint() -> str:
         return (
-            f"the state after {latest[0]} tokens is in {output}, --resume goes on from there"
+            f"the state after {latest[0]} tokens is in {folder}, --resume goes on from there"
             if latest[0]
             else ""
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mmfree_neuro.errors import EngineError, InputError
-from mmfree_neuro.files import whole_file
+from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.integers.ternary import Codes
 
 WEIGHT_EXPONENT = 7

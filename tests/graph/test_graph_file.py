@@ -19,7 +19,7 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
-from mmfree_neuro.mapping.mapping_file import StoredMapping, load_mapped, load_mapping, save_mapping
+from mmfree_neuro.mapping.mapping_file import StoredMapping, load_mapping, open_mapped, save_mapping
 from mmfree_neuro.run.folder import whole_folder
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.run_file import RunRecord, load_run, save_run
@@ -128,7 +128,7 @@ def stored(hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec, tmp_pat
 def test_mappings_come_back(
     stored: Path, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
 ) -> None:
-    graph, back = load_mapped(stored / "maps" / "hand.map")
+    graph, back = open_mapped(stored / "maps" / "hand.map")
     assert same(graph, hand_graph)
     assert replace(back.mapping, graph="") == hand_mapping
     assert back.system == system
@@ -146,7 +146,7 @@ def test_a_divided_graph_comes_back(
         StoredMapping(mapping, load_system("kapoho-point"), tmp_path / "a.graph"),
         tmp_path / "a.map",
     )
-    back, stored = load_mapped(tmp_path / "a.map")
+    back, stored = open_mapped(tmp_path / "a.map")
     assert stored.mapping == mapping
     assert same(back, divided)
     job = Job(np.array([[1]]))
@@ -159,14 +159,14 @@ def test_a_mapping_moves_with_its_graph(
     stored: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     moved = stored.rename(tmp_path_factory.mktemp("moved") / "here")
-    assert load_mapped(moved / "maps" / "hand.map")[0].name == "hand"
+    assert open_mapped(moved / "maps" / "hand.map")[0].name == "hand"
 
 
 def test_a_mapping_of_another_graph(stored: Path, hand_graph: Graph) -> None:
     path = stored / "maps" / "hand.map"
     save_graph(replace(hand_graph, name="other"), stored / "graphs" / "hand.graph")
     with pytest.raises(MappingError) as error:
-        load_mapped(path)
+        open_mapped(path)
     other = load_mapping(path).graph_path
     assert (
         str(error.value) == f"{path}: belongs to another graph than {other}; map that graph again"

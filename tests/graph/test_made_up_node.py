@@ -107,10 +107,11 @@ from pathlib import Path
 import numpy as np
 
 from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
 from mmfree_neuro.run.job import Job, Result
 from mmfree_sims.lava import engine
 
-graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+graph, stored = opened.open_mapped(Path(sys.argv[1]))
 result = engine.run(graph, stored.mapping, Job(np.load(sys.argv[2]), 2))
 np.savez(sys.argv[3], logits=result.logits, chosen=result.chosen,
          fired=result.prefill.fired, messages=result.prefill.messages)

@@ -712,11 +712,12 @@ def test_where_no_compiler_was_found(
 
         from mmfree_kernels.cpu import programs, products as ternary
         from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
         from mmfree_neuro.run.job import Job
         from mmfree_sims import fast
 
         assert programs.available() == ternary.available() == ("numpy",)
-        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+        graph, stored = opened.open_mapped(Path(sys.argv[1]))
         result = fast.run(graph, stored.mapping, Job(np.array([[0, 1]]), 1))
         print(result.logits.tolist(), result.chosen.tolist(), result.prefill.messages.tolist())
     """

@@ -25,8 +25,8 @@ from mmfree_neuro.cli.output import Bars
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph.nodes import MLGRU, Graph
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.pipeline import opened
 from mmfree_neuro.run import reference, run_file
 from mmfree_neuro.run.activity import nothing
 from mmfree_neuro.run.folder import STATE_FILE, check_output, whole_folder
@@ -64,7 +64,7 @@ def files(make_files: Callable[[str, int], Files]) -> Files:
 @pytest.fixture(params=sorted(SCHEMES))
 def loaded(request: pytest.FixtureRequest, files: Files) -> tuple[Graph, Mapping]:
     """A graph and its mapping."""
-    graph, stored = mapping_file.load_mapped(Path(files(f"{request.param}.map")))
+    graph, stored = opened.open_mapped(Path(files(f"{request.param}.map")))
     return graph, stored.mapping
 
 
@@ -931,14 +931,14 @@ MIXED = """
 
     import numpy as np
 
-    from mmfree_neuro.mapping import mapping_file
+    from mmfree_neuro.pipeline import opened
     from mmfree_neuro.run import state_file
     from mmfree_neuro.run.job import Job, Saving, silent
     from mmfree_neuro.run.sampling import Sampling
     from mmfree_sims import fast
     from mmfree_sims.lava import engine
 
-    graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+    graph, stored = opened.open_mapped(Path(sys.argv[1]))
     mapping, folder = stored.mapping, Path(sys.argv[2])
     job = Job(np.array([[0, 97, 98, 99, 100]]), 5, Sampling(0.9, 4), keep_logits=False)
     identity = state_file.identity(mapping, job)
@@ -1028,12 +1028,12 @@ def test_lava_refuses_what_cannot_be_saved(
 
         import numpy as np
 
-        from mmfree_neuro.mapping import mapping_file
+        from mmfree_neuro.pipeline import opened
         from mmfree_neuro.errors import InputError
         from mmfree_neuro.run.job import Job, Saving, silent
         from mmfree_sims.lava import engine
 
-        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+        graph, stored = opened.open_mapped(Path(sys.argv[1]))
         for tokens, every, keep in (([[0]], -1, False), ([[0], [1]], 1, False), ([[0]], 1, True)):
             try:
                 job = Job(np.array(tokens), 1, keep_logits=keep)

@@ -37,7 +37,7 @@ def test_a_program_of_the_users_own(mapping: Path, run_python: Callable[..., Any
 
         import numpy as np
 
-        from mmfree_neuro.mapping import mapping_file
+        from mmfree_neuro.pipeline import opened
         from mmfree_neuro.run.job import Job
         from mmfree_neuro.run.sampling import Sampling
         from mmfree_sims import fast
@@ -45,7 +45,7 @@ def test_a_program_of_the_users_own(mapping: Path, run_python: Callable[..., Any
         from lava.magma.core.run_conditions import RunSteps
         from lava.magma.core.run_configs import Loihi2SimCfg
 
-        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+        graph, stored = opened.open_mapped(Path(sys.argv[1]))
         mapping = stored.mapping
         job = Job(np.array([[0, 5, 200, 7], [9, 9, 9, 9]]), 3, Sampling(0.7, seed=2))
         expected = fast.run(graph, mapping, job)
@@ -93,7 +93,7 @@ def test_a_process_of_the_users_own_hears_the_traffic(
 
         import numpy as np
 
-        from mmfree_neuro.mapping import mapping_file
+        from mmfree_neuro.pipeline import opened
         from mmfree_neuro.run.job import Job
         from mmfree_sims import fast
         from mmfree_sims.lava import engine
@@ -144,7 +144,7 @@ def test_a_process_of_the_users_own_hears_the_traffic(
 
 
         if __name__ == "__main__":
-            graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+            graph, stored = opened.open_mapped(Path(sys.argv[1]))
             job = Job(np.array([[0, 5, 200]]))
             host, chips = engine.build(graph, stored.mapping, job, None)
             listener = Listener(Plan(graph, stored.mapping, by_chip))

@@ -89,6 +89,7 @@ COMPARE = """
 
     from mmfree_neuro.run import reference
     from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
     from mmfree_neuro.run.job import Job, silent
     from mmfree_neuro.run.sampling import Sampling
     from mmfree_sims import fast
@@ -103,7 +104,7 @@ COMPARE = """
     # so that this program's memory is known from that of others
     shared_memory._SHM_NAME_PREFIX = f"/{mine}"
     for path in sys.argv[1:]:
-        graph, stored = mapping_file.load_mapped(Path(path))
+        graph, stored = opened.open_mapped(Path(path))
         random = np.random.default_rng(3)
         jobs = [
             (
@@ -217,10 +218,11 @@ def test_progress_is_reported(
         import numpy as np
 
         from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
         from mmfree_neuro.run.job import Job
         from mmfree_sims.lava import engine
 
-        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+        graph, stored = opened.open_mapped(Path(sys.argv[1]))
         told = []
         job = Job(np.arange(8).reshape(2, 4), 3)
         engine.run(graph, stored.mapping, job, lambda *what: told.append(what))

@@ -27,7 +27,7 @@ from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.model import tokenizer
-from mmfree_neuro.pipeline import engines
+from mmfree_neuro.pipeline import engines, opened
 from mmfree_neuro.pipeline.simulate import simulate as simulate_file
 from mmfree_neuro.run import reference, run_file, state_file
 from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
@@ -217,6 +217,7 @@ COMPARE = """
     import numpy as np
 
     from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
     from mmfree_neuro.errors import Served
     from mmfree_sims.mpi import engine as mpi
     from mmfree_sims.mpi import rank, ranks
@@ -236,7 +237,7 @@ COMPARE = """
 
 
     for path in map(Path, sys.argv[1:]):
-        graph, stored = mapping_file.load_mapped(path)
+        graph, stored = opened.open_mapped(path)
         jobs = pickle.loads(path.with_suffix(".expected").read_bytes())
         for number, placement in enumerate(placements(graph, stored.mapping)):
             for job, expected in jobs if number < 3 else jobs[:1]:
@@ -281,13 +282,14 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
         import numpy as np
 
         from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
         from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
         from mmfree_sims.mpi import engine as mpi
         from mmfree_sims.mpi import ranks
         from mmfree_sims.tiles.packets import HEADER
         from mmfree_sims.tiles.plan import Plan
 
-        graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+        graph, stored = opened.open_mapped(Path(sys.argv[1]))
         comm, told = ranks.world(), []
         job = Job(np.arange(12).reshape(2, 6), 3)
         result, traffic = mpi.serve(graph, stored.mapping, job, lambda *what: told.append(what))
@@ -319,12 +321,13 @@ SAVING = """
     from pathlib import Path
 
     from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
     from mmfree_neuro.errors import Served
     from mmfree_neuro.run.job import Saving, silent
     from mmfree_sims.mpi import engine as mpi
     from mmfree_sims.mpi import ranks
 
-    graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+    graph, stored = opened.open_mapped(Path(sys.argv[1]))
     asked = Path(sys.argv[2])
     job, starts = pickle.loads(asked.read_bytes())
     found = []
@@ -348,7 +351,7 @@ def test_states_are_saved_and_resumed_across_engines(
     """Every state of MPI is that of fast and of the reference, and each goes on from the states of
     the others."""
     job = Job(np.arange(1, 12)[None], 9, Sampling(0.8, seed=4), keep_logits=False)
-    graph, stored = mapping_file.load_mapped(maps[name])
+    graph, stored = opened.open_mapped(maps[name])
 
     def states_of(
         engine: engines.Engine, every: int, resumed: RunState | None = None
@@ -601,6 +604,7 @@ PATCHED = """
 
     from mmfree_neuro.cli.main import main
     from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
     from mmfree_sims.mpi import ranks
     from mmfree_sims.tiles import tile
 
@@ -667,7 +671,7 @@ def test_a_bug_before_the_run(
             raise ValueError("the file is cursed")
 
         if rank == {rank}:
-            mapping_file.load_mapped = failing
+            opened.open_mapped = failing
     """
     begin = time.monotonic()
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
@@ -682,7 +686,7 @@ def test_a_bug_before_the_run(
 def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path, launched: Launch) -> None:
     """The others must not wait for a rank that has gone."""
     patch = f"""
-        load = mapping_file.load_mapped
+        load = opened.open_mapped
 
 
         def interrupted(path):
@@ -691,7 +695,7 @@ def test_a_signal_before_the_run(rank: int, path: Path, tmp_path: Path, launched
 
 
         if rank == {rank}:
-            mapping_file.load_mapped = interrupted
+            opened.open_mapped = interrupted
     """
     words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
     with launched(
@@ -752,7 +756,7 @@ def test_a_run_that_is_disturbed_ends_and_is_resumed(
         disturb(running)
         status, out, err = running.end(SOON_S)
         running.assert_nothing_left()
-    graph, stored = mapping_file.load_mapped(path)
+    graph, stored = opened.open_mapped(path)
     prompt = np.array([tokenizer.encode(graph.bos, graph.tokenizer, "ab")])
     state = state_file.load_state(run, state_file.identity(stored.mapping, Job(prompt)))
     assert state.fed % 32 == 0
@@ -826,11 +830,12 @@ APART = """
     import numpy as np
 
     from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
     from mmfree_sims.mpi import engine as mpi
     from mmfree_sims.mpi import ranks
 
     path, comm = Path(sys.argv[1]), ranks.world()
-    graph, stored = mapping_file.load_mapped(path)
+    graph, stored = opened.open_mapped(path)
     for job, expected in pickle.loads(path.with_suffix(".expected").read_bytes()):
         result, traffic = mpi.serve(graph, stored.mapping, job, ranks_of_chips=[1, 0, 1, 0])
         found = comm.gather((os.uname().nodename, 4 * traffic.values), root=0)

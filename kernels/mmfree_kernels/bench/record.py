@@ -20,7 +20,7 @@ import torch
 from mmfree_kernels.bench import meter as meters
 from mmfree_kernels.bench.workload import Builder, Point, Subject, subject, ternary_synapses
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
-from mmfree_neuro.files import whole_file
+from mmfree_neuro.files.writing import whole_file
 
 ENERGY = "the whole GPU by NVML's energy counter, idle power included; not the host"
 IDLE = (

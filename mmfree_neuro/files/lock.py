@@ -1,0 +1,72 @@
+"""Who is writing into a folder: one process at a time, and another one is told who."""
+
+import fcntl
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.writing import check_folder, made_folder, written
+
+LOCK_FILE = ".writing"
+
+_held: set[str] = set()
+"""The folders that this process writes into; the kernel's locks do not tell its threads apart."""
+_holding = threading.Lock()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The right to write into a folder, which is made where it is missing.
+
+    Raises InputError where another run has it.  The kernel takes the lock back when its process
+    ends in whatever way, so a file that is left behind locks nothing.
+    """
+    check_folder(folder, folder)
+    name = os.path.realpath(folder)
+    with made_folder(folder):
+        with _holding:
+            if name in _held:
+                raise InputError(_refusal(folder, "another run of this process"))
+            with written(folder):
+                descriptor = _acquire(folder, Path(name) / LOCK_FILE)
+            _held.add(name)
+        try:
+            yield
+        finally:
+            with _holding:
+                with suppress(OSError):
+                    os.unlink(Path(name) / LOCK_FILE)
+                os.close(descriptor)
+                _held.discard(name)
+
+
+def _acquire(folder: Path, path: Path) -> int:
+    """The descriptor of the lock file, locked."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            # Record locks, unlike those of flock, are not inherited by the processes of an engine,
+            # which may outlive a killed run for a moment.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = os.read(descriptor, 200).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise InputError(_refusal(folder, who or "another process")) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # Whoever held it last may have taken the file away since it was opened.
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+                return descriptor
+        os.close(descriptor)
+
+
+def _refusal(folder: Path, who: str) -> str:
+    return f"{folder}: is being written to by {who}, must be another folder, or wait for its end"

@@ -1,0 +1,51 @@
+"""Files of the flow, opened: what a file says is proved before anything is computed from it."""
+
+from pathlib import Path
+
+from mmfree_neuro.errors import GraphError, MappingError
+from mmfree_neuro.files.reading import Misfit, reading
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.mapping.mapping_file import MAPPING_FILE, StoredMapping
+
+
+def open_graph(path: Path) -> tuple[Graph, str]:
+    """The graph of a file, proved legal, and the SHA-256 by which mappings know it.
+
+    Every array is held against its checksum, and what matrices say of themselves against their
+    codes.
+    """
+    if is_mapping(path):
+        raise GraphError(f"{path}: is a mapping file, must be a graph file")
+    return graph_file.load_graph(path)
+
+
+def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
+    """A mapping file and the graph that it maps, divided as it says, and both proved valid.
+
+    Raises MappingError where the graph is another by now, or the mapping is not valid for it.
+    """
+    from mmfree_partition.check import check
+
+    stored = mapping_file.load_mapping(path)
+    graph, digest = open_graph(stored.graph_path)
+    if digest != stored.mapping.graph:
+        raise MappingError(
+            f"{path}: belongs to another graph than {stored.graph_path}; map that graph again"
+        )
+    with reading(path, MappingError, MAPPING_FILE):
+        if stored.mapping.system != stored.system.name:
+            raise Misfit(f"it is for {stored.mapping.system}, and holds {stored.system.name}")
+        divided = by_columns(graph, stored.mapping.columns)
+        check(divided, stored.mapping, stored.system)
+    return divided, stored
+
+
+def is_mapping(path: Path) -> bool:
+    """Whether a file is a mapping file rather than a graph file, by how it begins."""
+    try:
+        return path.is_file() and path.open("rb").read(1) == b"{"
+    except OSError:
+        return False
