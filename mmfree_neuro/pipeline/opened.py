@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mmfree_neuro.errors import GraphError, MappingError
 from mmfree_neuro.files.reading import Misfit, reading
+from mmfree_neuro.files.reading import opened as opened_file
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
@@ -44,8 +45,11 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
 
 
 def is_mapping(path: Path) -> bool:
-    """Whether a file is a mapping file rather than a graph file, by how it begins."""
+    """Whether a file is a mapping file rather than a graph file: by how it begins, or else by its
+    name."""
     try:
-        return path.is_file() and path.open("rb").read(1) == b"{"
-    except OSError:
-        return False
+        with opened_file(path) as file:
+            begin = file.read(16)
+    except (OSError, ValueError, Misfit):
+        begin = b""
+    return begin[:1] == b"{" or (path.suffix == ".map" and begin[8:9] != b"{")
