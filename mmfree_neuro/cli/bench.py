@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
-from mmfree_neuro.cli.output import show
+from mmfree_neuro.cli.output import show, tell
 from mmfree_neuro.pipeline import bench as benching
 from mmfree_neuro.pipeline.families import needs_torch
 from mmfree_neuro.report import terminal
@@ -71,6 +71,6 @@ def run(options: argparse.Namespace) -> None:
         try:
             record.append(options.output, [row])
         except Exception:
-            print(json.dumps(row), flush=True)  # so that what was measured is not lost
+            tell(json.dumps(row))  # so that what was measured is not lost
             raise
     show(row, terminal.gpu_row(row), options.json)

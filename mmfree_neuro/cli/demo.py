@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.output import tell
 from mmfree_neuro.errors import InputError
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "checkpoints" / "stdlib-5m"
@@ -74,13 +75,13 @@ def run(options: argparse.Namespace) -> None:
         ["report", str(run), "-o", str(options.report)],
     ]
     for step in steps:
-        print(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}", flush=True)
+        tell(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}")
         status = subprocess.run(
             [sys.executable, "-m", "mmfree_neuro", *step], check=False
         ).returncode
         if status:
             raise SystemExit(status)
-        print(flush=True)
+        tell("")
 
 
 def _quoted(word: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_calibration, add_command, add_option, add_ranks, ranks
-from mmfree_neuro.cli.output import Bars
+from mmfree_neuro.cli.output import Bars, tell
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import save_array
 from mmfree_neuro.lowering.scheme import scheme_named
@@ -89,4 +89,4 @@ def run(options: argparse.Namespace) -> None:
         outputs.append((options.chosen, chosen))
     for path, array in outputs:
         save_array(path, array)
-    print(f"wrote {', '.join(str(path) for path, _ in outputs)}")
+    tell(f"wrote {', '.join(str(path) for path, _ in outputs)}")

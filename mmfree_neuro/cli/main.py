@@ -5,9 +5,7 @@ must be.  1: the run was interrupted or died, or there is a bug of ours.
 """
 
 import argparse
-import os
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
@@ -26,6 +24,7 @@ from mmfree_neuro.cli import (
     train,
 )
 from mmfree_neuro.cli.options import Parser
+from mmfree_neuro.cli.output import complain, end_streams, open_streams
 from mmfree_neuro.errors import MMFreeError, RunFailed, Served
 from mmfree_neuro.pipeline.engines import ranks_of
 from mmfree_neuro.pipeline.simulate import versions
@@ -59,24 +58,29 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    options = _parser().parse_args(arguments)
-    engine = getattr(options, "engine", "")
+    open_streams()
+    engine = ""
     # Both are set, because a shell that starts a command in the background lets it ignore Ctrl-C.
     before = {n: signal.signal(n, _interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
+        options = _parser().parse_args(arguments)
+        engine = getattr(options, "engine", "")
         status, message = _attempt(options, engine)
         if message is not None:
-            print(f"mmfree-neuro: {message}", file=sys.stderr, flush=True)
+            complain(message)
         ranks_of(engine).end(status, waited_for=status == 1)
         return status
     except BrokenPipeError:  # whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except RunFailed as error:
+        complain(str(error))
         return 1
     except Exception:
         traceback.print_exc()
         ranks_of(engine).end(1, waited_for=True)
         return 1
     finally:
+        end_streams()
         for number, handler in before.items():
             if handler is not None:  # None was not set from Python
                 signal.signal(number, handler)
@@ -90,9 +94,11 @@ def _attempt(options: argparse.Namespace, engine: str) -> tuple[int, str | None]
         return 0, None
     except MMFreeError as error:
         refused = ranks_of(engine).refused(str(error))
-        return 2, None if refused is None else " ".join(refused.split())
+        return 2, refused
     except RunFailed as error:
         return 1, str(error)
+    except MemoryError as error:
+        return 1, f"there is not enough memory for this ({str(error) or 'none is left'})"
     except KeyboardInterrupt as interrupt:
         told = not ranks_of(engine).is_worker()
         return 1, "; ".join(filter(None, ("interrupted", str(interrupt)))) if told else None

@@ -1,18 +1,28 @@
 """The parser, and options that several commands share."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from mmfree_neuro.cli.output import tell
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.scheme import SCHEMES
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
+    """A parser whose complaint is one line, and who says so where its help cannot be printed."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse would take no notice of a full disk.
+        if file is sys.stdout:
+            tell(message.rstrip("\n"))
+        else:
+            super()._print_message(message, file)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        line = str(InputError(message))
+        self.exit(2, f"{self.prog}: {line}; see {self.prog} --help\n")
 
 
 def add_option(parser: argparse.ArgumentParser, *names: str, **rest: Any) -> None:

@@ -1,11 +1,16 @@
 """What every command prints and draws: results on standard output, progress on standard error."""
 
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import Any
 
 from tqdm import tqdm
+
+from mmfree_neuro.errors import RunFailed, printable
 
 
 class Bars:
@@ -29,12 +34,67 @@ class Bars:
             bar.close()
 
 
+def open_streams() -> None:
+    """Standard streams that a command can rely on, whatever it was started with.
+
+    A stream that is closed becomes one to nowhere, before a file of ours takes its number.  What
+    standard output cannot encode becomes an escape, as on standard error.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def end_streams() -> None:
+    """Lead standard output to nowhere if it takes nothing more, so that Python does not try again
+    at its exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def writing_out() -> Iterator[None]:
+    """RunFailed where standard output takes nothing more; a reader that has gone is left to
+    `main`."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunFailed(f"standard output: cannot be written ({error.strerror})") from None
+
+
+def tell(text: str) -> None:
+    """Print a text for people; what would move or colour a terminal is printed as its escape."""
+    with writing_out():
+        print(printable(text))
+
+
 def say(text: str) -> None:
     """Tell a person at a terminal what is being done."""
     if sys.stderr.isatty():
-        print(f"{text} …", file=sys.stderr)
+        print(f"{printable(text)} …", file=sys.stderr)
+
+
+def complain(text: str) -> None:
+    """Say on standard error what went wrong; where nobody can be told, the status has to do."""
+    with suppress(OSError):
+        print(f"mmfree-neuro: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def show(content: Mapping[str, Any], text: str, as_json: bool) -> None:
     """Print a result: as JSON for machines, or as text."""
-    print(json.dumps(content, indent=2) if as_json else text)
+    tell(json.dumps(content, indent=2) if as_json else text)

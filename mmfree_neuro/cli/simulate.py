@@ -10,6 +10,7 @@ from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import simulate as simulating
 from mmfree_neuro.report import terminal
 from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
 
 
@@ -54,24 +55,29 @@ def run(options: argparse.Namespace) -> None:
     """Run a mapping on an engine."""
     sampling = Sampling(options.temperature, options.seed)
     bars = Bars()
+
+    def shown(run: RunRecord) -> None:
+        bars.close()
+        content = {
+            "run": str(options.output),
+            "engine": run.engine,
+            "text": run.text,
+            "seconds": run.seconds,
+        }
+        show(content, f"{run.prompt}{run.text}\n\n{terminal.speed(run)}", options.json)
+
     try:
-        run = simulating.simulate(
+        simulating.simulate(
             options.mapping,
             options.prompt,
             lambda tokens: Job(tokens, options.new_tokens, sampling),
             options.engine,
             options.output,
             bars.show,
+            shown,
             save_every=options.save_every,
             resume=options.resume,
             ranks_of_chips=ranks(options.ranks),
         )
     finally:
         bars.close()
-    content = {
-        "run": str(options.output),
-        "engine": run.engine,
-        "text": run.text,
-        "seconds": run.seconds,
-    }
-    show(content, f"{run.prompt}{run.text}\n\n{terminal.speed(run)}", options.json)

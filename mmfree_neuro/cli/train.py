@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
-from mmfree_neuro.cli.output import show
+from mmfree_neuro.cli.output import show, tell
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.pipeline.families import needs_torch
 
@@ -72,12 +72,11 @@ def run(options: argparse.Namespace) -> None:
         options.steps, options.batch, options.window, options.learning_rate, seed=options.seed
     )
 
-    def tell(p: train.Progress) -> None:
+    def stepped(p: train.Progress) -> None:
         if not options.json:
-            print(
+            tell(
                 f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  "
-                f"{p.bytes_per_second / 1e3:.1f} kB/s",
-                flush=True,
+                f"{p.bytes_per_second / 1e3:.1f} kB/s"
             )
 
     outcome = train.train(
@@ -87,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
         options.output,
         resume=options.resume,
         max_seconds=options.max_seconds,
-        report=tell,
+        report=stepped,
     )
     state = "finished" if outcome.finished else "stopped; --resume goes on"
     line = (

@@ -33,24 +33,24 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None] 
     that the command reads, and another one than each other output.  None stands for no file.
     """
     chosen = [path for path in outputs if path is not None]
-    for number, path in enumerate(chosen):
+    for path in chosen:
         _check_output(path)
-        for other in inputs:
-            if other is not None and _is_same(path, other):
-                raise InputError(f"{path}: is read by this command, must be another file to write")
-        if any(_is_same(path, other) for other in chosen[:number]):
+    who = [_identity(path) for path in chosen]
+    read = {_identity(path) for path in inputs if path is not None} if who else set()
+    for number, path in enumerate(chosen):
+        if who[number] in read:
+            raise InputError(f"{path}: is read by this command, must be another file to write")
+        if who[number] in who[:number]:
             raise InputError(f"{path}: would be written twice, must be a file of its own")
 
 
-def _is_same(path: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, existing or not."""
-    with written(path):
-        if os.path.realpath(path) == os.path.realpath(other):
-            return True
+def _identity(path: Path) -> tuple[int, int] | str:
+    """What two paths that lead to one file have in common, whether it exists or not."""
     try:
-        return os.path.samefile(path, other)
+        status = os.stat(path)
     except (OSError, ValueError):
-        return False
+        return os.path.realpath(path) if "\0" not in str(path) else str(path)
+    return status.st_dev, status.st_ino
 
 
 def _check_output(path: Path) -> Path:
