@@ -1,7 +1,7 @@
 """Records from plain values of JSON: every value is held against the type of its field before a
 record is built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from math import isfinite
@@ -43,7 +43,10 @@ def decoder(hint: Any, special: Special = ordinary) -> Decode:
     if origin is Literal:
         return _literal(parts)
     if origin is tuple:
-        return _tuple([inside(part) for part in parts if part is not ...], endless=... in parts)
+        made = _tuple([inside(part) for part in parts if part is not ...], endless=... in parts)
+        kinds = _simple_rows(hint)
+        nested = get_origin(parts[0]) is tuple
+        return made if kinds is None else _rows(kinds, nested, made)
     if origin is dict:
         return _mapping(inside(parts[1]))
     assert is_dataclass(hint) and isinstance(hint, type), f"no decoder for {hint}"
@@ -101,6 +104,38 @@ def _tuple(decoders: list[Decode], *, endless: bool) -> Decode:
         except Misfit:
             located(f"[{len(made)}]", decode_one, item)
         return tuple(made)
+
+    return decode
+
+
+def _simple_rows(hint: Any) -> tuple[type, ...] | None:
+    """The types of the numbers and texts in each row of a hint of rows, if it is one: (str, int)
+    of tuple[tuple[str, int], ...]."""
+    match get_args(hint):
+        case (row, end) if get_origin(hint) is tuple and end is ...:
+            kinds = get_args(row) if get_origin(row) is tuple else (row,)
+            return kinds if all(kind in (int, str) for kind in kinds) else None
+    return None
+
+
+def _rows(kinds: tuple[type, ...], nested: bool, otherwise: Decode) -> Decode:
+    """What makes a long list of short rows, as mappings have them, column by column; what does not
+    fit is left to `otherwise`, which says so."""
+
+    def fits(column: Sequence[Any], kind: type) -> bool:
+        if {*map(type, column)} != {kind}:
+            return False
+        return kind is str or -LARGEST_INTEGER <= min(column) <= max(column) < LARGEST_INTEGER
+
+    def decode(value: Any) -> Any:
+        if not isinstance(value, list) or not value:
+            return otherwise(value)
+        if nested and ({*map(type, value)} != {list} or {*map(len, value)} != {len(kinds)}):
+            return otherwise(value)
+        columns = zip(*value, strict=True) if nested else (value,)
+        if not all(fits(column, kind) for column, kind in zip(columns, kinds, strict=True)):
+            return otherwise(value)
+        return tuple(map(tuple, value)) if nested else tuple(value)
 
     return decode
 

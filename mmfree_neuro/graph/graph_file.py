@@ -10,9 +10,10 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Mapping_
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -280,18 +281,10 @@ def load_graph(path: Path) -> tuple[Graph, str]:
         if hashlib.sha256(plain.encode()).hexdigest() != metadata.get("sha256"):
             raise Misfit("it is damaged, for its description differs from its checksum")
         arrays = _arrays(raw[size:], entries)
-        content = _decoded(parsed_json(plain), arrays)
-        if _INTACT.get(path.resolve()) != identity:
-            _compare(arrays, content.sha256)
-            _INTACT[path.resolve()] = identity
-        largest = 4 * len(raw)  # neurons, for a weight takes two bits
-        for node in content.nodes:
-            if not 1 <= node.size <= largest:
-                raise Misfit(f"{node.name} has {node.size} neurons, must have 1 … {largest}")
-        text = content.tokenizer
-        given = {name: getattr(content, name) for name in _SAME}
-        tokenizer = None if text is None else bytes(arrays[text]).decode()
-        return verify(Graph(**given, tokenizer=tokenizer)), hashlib.sha256(head).hexdigest()
+        description = parsed_json(plain)
+        with _intact(path, identity, arrays, description["sha256"]):
+            graph = _graph(description, arrays, len(raw))
+        return graph, hashlib.sha256(head).hexdigest()
 
 
 _SAME = [field.name for field in fields(Graph) if field.name != "tokenizer"]
@@ -337,24 +330,44 @@ def _view(data: NDArray[np.uint8], name: str, entry: Any) -> NDArray[Any]:
 decoded_shape: Decode = decoder(tuple[int, ...])
 
 
-def _decoded(plain: Any, arrays: Mapping_[str, NDArray[Any]]) -> _Content:
-    """What a graph file says, with its arrays."""
-    content: _Content = record(_Content, _field)(_with_arrays(plain, arrays))
-    return content
+def _graph(description: Any, arrays: Mapping_[str, NDArray[Any]], file_bytes: int) -> Graph:
+    """The verified graph that a file of so many bytes describes."""
+    content: _Content = record(_Content, _field)(_with_arrays(description, arrays))
+    largest = 4 * file_bytes  # for a weight takes two bits
+    for node in content.nodes:
+        if not 1 <= node.size <= largest:
+            raise Misfit(f"{node.name} has {node.size} neurons, must have 1 … {largest}")
+    text = content.tokenizer
+    given = {name: getattr(content, name) for name in _SAME}
+    return verify(Graph(**given, tokenizer=None if text is None else bytes(arrays[text]).decode()))
 
 
 def _field(hint: Any) -> Decode:
     return decoder(hint, _as_graphs_have_it)
 
 
-def _compare(arrays: Mapping_[str, NDArray[Any]], checksums: Mapping_[str, str]) -> None:
-    """Misfit where an array differs from its checksum."""
+@contextmanager
+def _intact(
+    path: Path,
+    identity: tuple[int, ...],
+    arrays: Mapping_[str, NDArray[Any]],
+    checksums: Mapping_[str, str],
+) -> Iterator[None]:
+    """Holds arrays against their checksums while the block does something else; Misfit at its end,
+    however it ends, where one differs."""
+    if _INTACT.get(path.resolve()) == identity:
+        yield
+        return
 
     def differs(name: str) -> bool:
         return hashlib.sha256(arrays[name].data).hexdigest() != checksums[name]
 
-    # Hashing lets other threads run.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, wrong in zip(arrays, pool.map(differs, arrays), strict=True):
-            if wrong:
-                raise Misfit(f"it is damaged, for array {name} differs from its checksum")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
+        found = pool.map(differs, arrays)
+        try:
+            yield
+        finally:
+            for name, wrong in zip(arrays, found, strict=True):
+                if wrong:
+                    raise Misfit(f"it is damaged, for array {name} differs from its checksum")
+    _INTACT[path.resolve()] = identity

@@ -1,8 +1,10 @@
 """Proves that a graph is legal: wired right, every sum inside the accumulator, every register wide
 enough."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -232,32 +234,40 @@ def _check_declarations(
         raise GraphError(f"{node.name}: the program {wrong} reads_sigmoid")
 
 
-def verify_matrices(graph: Graph) -> Graph:
+def verify_matrices(
+    graph: Graph, filled: Callable[[TernaryMatrix], Ints] = lambda matrix: matrix.filled
+) -> Graph:
     """The same graph, its packed matrices read whole: every code -1, 0 or +1, every row as full as
     is said.
 
-    `verify` trusts the figures that a packed matrix comes with, so that a graph opens at once.
+    `verify` trusts the figures that a packed matrix comes with.  `filled` counts the non-zero codes
+    of every row.
     """
-    for node in graph.nodes:
-        for entry in node.inputs:
-            if entry.matrix is not None:
-                _check_matrix(entry.matrix, f"{node.name}: input {entry.port}")
-    return graph
+    named = [
+        (f"{node.name}: input {entry.port}", entry.matrix)
+        for node in graph.nodes
+        for entry in node.inputs
+        if entry.matrix is not None
+    ]
 
-
-def _check_matrix(matrix: TernaryMatrix, who: str) -> None:
-    fullest = nonzero = 0
-    for _, codes in matrix.parts():
-        if codes.max(initial=0) > 1:
-            raise GraphError(f"{who}: the matrix holds a code other than -1, 0, +1")
-        filled = np.count_nonzero(codes, axis=1)
-        fullest, nonzero = max(fullest, int(filled.max(initial=0))), nonzero + int(filled.sum())
-    if (fullest, nonzero) != (matrix.fullest, matrix.nonzero):
-        raise GraphError(
-            f"{who}: the matrix has {nonzero} non-zero codes, {fullest} in its fullest row, "
-            "must have "
-            f"{matrix.nonzero} and {matrix.fullest}"
+    def problem(case: tuple[str, TernaryMatrix]) -> str | None:
+        who, matrix = case
+        if not matrix.is_well_packed:
+            return f"{who}: the matrix holds a code other than -1, 0, +1"
+        counts = filled(matrix)
+        fullest, nonzero = int(counts.max(initial=0)), int(counts.sum())
+        if (fullest, nonzero) == (matrix.fullest, matrix.nonzero):
+            return None
+        return (
+            f"{who}: the matrix has {nonzero} non-zero codes, {fullest} in its fullest row, must "
+            f"have {matrix.nonzero} and {matrix.fullest}"
         )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(problem, named):
+            if found is not None:
+                raise GraphError(found)
+    return graph
 
 
 def verify(graph: Graph) -> Graph:

@@ -27,6 +27,7 @@ TILE = 16
 """Rows of a tile, and columns of a group."""
 ZERO = 0b01010101
 """A byte of four weights of zero."""
+_LOWER_BITS = np.uint64(0x5555555555555555)
 _STEP = 1 << 22
 """About how many codes are unpacked at once."""
 _FILLED = np.array([8 - (word & 0x5555).bit_count() for word in range(1 << 16)], np.uint8)
@@ -67,6 +68,22 @@ class TernaryMatrix:
             some = words[first : first + step]
             by_word[first : first + step] = _FILLED[some].sum(1, dtype=np.int64)
         return by_word.reshape(tiles * TILE, 2).sum(1)[: self.rows]
+
+    @property
+    def is_well_packed(self) -> bool:
+        """Whether all of the packed form holds codes, of weight zero beyond the matrix; reads all
+        of it."""
+        words = self.data.reshape(-1).view(np.uint64)
+        for first in range(0, len(words), _STEP >> 5):
+            some = words[first : first + (_STEP >> 5)]
+            if np.any(some & (some >> np.uint64(1)) & _LOWER_BITS):
+                return False
+        tiles, groups, _ = self.data.shape
+        whole = replace(self, rows=tiles * TILE, columns=groups * TILE)
+        below = whole.codes(self.rows // TILE * TILE)[self.rows % TILE :]
+        right = replace(whole, data=self.data[:, -1:], columns=TILE).codes()
+        beyond = right[:, self.columns - (groups - 1) * TILE :]
+        return not (self.rows % TILE and below.any()) and not beyond.any()
 
     def groups_between(self, first: int, last: int) -> "TernaryMatrix":
         """The columns of groups `first` … `last` - 1 as a matrix of their own."""

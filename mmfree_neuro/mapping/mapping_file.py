@@ -80,7 +80,7 @@ def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
 def mapping_from_plain(plain: PlainMapping) -> Mapping:
     """The mapping of `mapping_to_plain`; Misfit where a route names destinations that are not
     there."""
-    sets = [tuple(Location(*place) for place in places) for places in plain.destinations]
+    sets = [tuple(map(Location._make, places)) for places in plain.destinations]
     for _, _, number, _, _ in plain.routes:
         if not 0 <= number < len(sets):
             raise Misfit(f"a route has destinations {number}, must have one of {len(sets)}")
@@ -88,8 +88,8 @@ def mapping_from_plain(plain: PlainMapping) -> Mapping:
         plain.graph,
         plain.system,
         plain.placer,
-        tuple(Shard(*s) for s in plain.shards),
-        tuple(Location(*p) for p in plain.locations),
+        tuple(map(Shard._make, plain.shards)),
+        tuple(map(Location._make, plain.locations)),
         tuple(
             Route(source, port, sets[number], start, stop)
             for source, port, number, start, stop in plain.routes

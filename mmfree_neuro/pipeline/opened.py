@@ -1,13 +1,22 @@
 """Files of the flow, opened: what a file says is proved before anything is computed from it."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from mmfree_neuro.errors import GraphError, MappingError
 from mmfree_neuro.files.reading import Misfit, reading
 from mmfree_neuro.files.reading import opened as opened_file
 from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.graph_file import A_GRAPH_FILE
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.graph.verify import verify_matrices
+from mmfree_neuro.integers.fixedpoint import Ints
+from mmfree_neuro.integers.ternary import TernaryMatrix
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping_file import MAPPING_FILE, StoredMapping
 
@@ -20,7 +29,9 @@ def open_graph(path: Path) -> tuple[Graph, str]:
     """
     if is_mapping(path):
         raise GraphError(f"{path}: is a mapping file, must be a graph file")
-    return graph_file.load_graph(path)
+    graph, digest = graph_file.load_graph(path)
+    with _matrices_proved(graph, digest, path):
+        return graph, digest
 
 
 def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
@@ -31,17 +42,46 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
     from mmfree_partition.check import check
 
     stored = mapping_file.load_mapping(path)
-    graph, digest = open_graph(stored.graph_path)
+    graph, digest = graph_file.load_graph(stored.graph_path)
     if digest != stored.mapping.graph:
         raise MappingError(
             f"{path}: belongs to another graph than {stored.graph_path}; map that graph again"
         )
-    with reading(path, MappingError, MAPPING_FILE):
+    with (
+        _matrices_proved(graph, digest, stored.graph_path),
+        reading(path, MappingError, MAPPING_FILE),
+    ):
         if stored.mapping.system != stored.system.name:
             raise Misfit(f"it is for {stored.mapping.system}, and holds {stored.system.name}")
         divided = by_columns(graph, stored.mapping.columns)
         check(divided, stored.mapping, stored.system)
-    return divided, stored
+        return divided, stored
+
+
+_PROVED: set[str] = set()
+"""The graphs whose matrices are what they say, by their SHA-256, which holds all checksums."""
+
+
+@contextmanager
+def _matrices_proved(graph: Graph, digest: str, path: Path) -> Iterator[None]:
+    """Proves what the packed matrices of a file say of themselves while the block does something
+    else; GraphError at its end where they are not so."""
+    if digest in _PROVED:
+        yield
+        return
+    with ThreadPoolExecutor(1) as pool:  # products let other threads run
+        proof = pool.submit(verify_matrices, graph, _filled)
+        yield
+        with reading(path, GraphError, A_GRAPH_FILE):
+            proof.result()
+    _PROVED.add(digest)
+
+
+def _filled(matrix: TernaryMatrix) -> Ints:
+    """How many non-zero codes each row of a matrix has."""
+    from mmfree_kernels.cpu import products
+
+    return products.synops(matrix, np.ones(matrix.columns, np.int64))
 
 
 def is_mapping(path: Path) -> bool:

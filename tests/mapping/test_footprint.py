@@ -163,7 +163,7 @@ def test_all_nodes_of_a_core_are_named(
 ) -> None:
     """The root goes to its own core; 64 normalised values, in three formats, go to the next."""
     whole = in_one_place(a16)
-    places = tuple(replace(place, core=place.core // 2) for place in whole.locations)
+    places = tuple(place._replace(core=place.core // 2) for place in whole.locations)
     mapping = replace(whole, locations=places, routes=route(a16, whole.shards, places))
     with pytest.raises(CapacityError) as error:
         need_programs(a16, mapping, with_figures(system, output_axons_per_core=192).chip)

@@ -108,15 +108,15 @@ WRONG: dict[str, tuple[Callable[[Mapping], Mapping], str]] = {
         "mapping: head is on core 0 of chip -2, which kapoho-point does not have",
     ),
     "no-source": (
-        lambda m: routes(m, 0, replace(X, source=3)),
+        lambda m: routes(m, 0, X._replace(source=3)),
         "mapping: a route begins at shard 3, which does not exist",
     ),
     "negative-source": (
-        lambda m: routes(m, 0, replace(X, source=-1)),
+        lambda m: routes(m, 0, X._replace(source=-1)),
         "mapping: a route begins at shard -1, which does not exist",
     ),
     "no-port": (
-        lambda m: routes(m, 0, replace(X, port="z")),
+        lambda m: routes(m, 0, X._replace(port="z")),
         "mapping: a route sends embedding.z[0:3], which its shard does not have",
     ),
     "no-payload": (
@@ -128,29 +128,29 @@ WRONG: dict[str, tuple[Callable[[Mapping], Mapping], str]] = {
         "mapping: a route sends head.logits[0:0], which its shard does not have",
     ),
     "no-destination": (
-        lambda m: routes(m, 0, replace(X, destinations=())),
+        lambda m: routes(m, 0, X._replace(destinations=())),
         "mapping: a route of embedding.x has destinations that are not in order, none twice",
     ),
     "unsorted": (
-        lambda m: routes(m, 0, replace(X, destinations=(CORE_1, CORE_0))),
+        lambda m: routes(m, 0, X._replace(destinations=(CORE_1, CORE_0))),
         "mapping: a route of embedding.x has destinations that are not in order, none twice",
     ),
     "same-destination": (
-        lambda m: routes(m, 0, replace(X, destinations=(CORE_0, CORE_0, CORE_1))),
+        lambda m: routes(m, 0, X._replace(destinations=(CORE_0, CORE_0, CORE_1))),
         "mapping: a route of embedding.x has destinations that are not in order, none twice",
     ),
     "shared": (
         lambda m: routes(
-            m, 0, replace(X, destinations=(CORE_0,)), replace(X, destinations=(CORE_1,), start=2)
+            m, 0, X._replace(destinations=(CORE_0,)), X._replace(destinations=(CORE_1,), start=2)
         ),
         "mapping: two routes of shard 0 share payloads of port x",
     ),
     "missing": (
-        lambda m: routes(m, 0, replace(X, start=1)),
+        lambda m: routes(m, 0, X._replace(start=1)),
         "mapping: payload 0 of embedding.x reaches core 0 of chip 0 0 times, must 1",
     ),
     "missing-core": (
-        lambda m: routes(m, 0, replace(X, destinations=(CORE_0,))),
+        lambda m: routes(m, 0, X._replace(destinations=(CORE_0,))),
         "mapping: payload 0 of embedding.x reaches core 1 of chip 0 0 times, must 1",
     ),
     "needless": (
@@ -158,7 +158,7 @@ WRONG: dict[str, tuple[Callable[[Mapping], Mapping], str]] = {
         "mapping: payload 2 of embedding.sq reaches core 1 of chip 0 1 times, must 0",
     ),
     "needless-core": (
-        lambda m: routes(m, 0, replace(X, destinations=(HOST_0, CORE_0, CORE_1))),
+        lambda m: routes(m, 0, X._replace(destinations=(HOST_0, CORE_0, CORE_1))),
         "mapping: payload 0 of embedding.x reaches core 0 of chip -1 1 times, must 0",
     ),
     "no-logit": (
@@ -330,7 +330,7 @@ def test_what_may_be_copied_is_held_at_least_once(graph: Graph, system: SystemSp
         node for node in graph.nodes[1:] if type(node).__name__ not in WEIGHED and node.size > 1
     )
     mapping = whole(graph, set())
-    parts = tuple(replace(s, start=1) if s.node == norm.name else s for s in mapping.shards)
+    parts = tuple(s._replace(start=1) if s.node == norm.name else s for s in mapping.shards)
     with pytest.raises(MappingError) as error:
         check(graph, replace(mapping, shards=parts), system)
     assert (
@@ -347,7 +347,7 @@ def test_two_copies_do_not_both_send_to_a_core(graph: Graph, system: SystemSpec)
     position, sent = next(
         (k, r) for k, r in enumerate(mapping.routes) if mapping.shards[r.source].node == norm.name
     )
-    again = replace(sent, source=len(mapping.shards) - 1)
+    again = sent._replace(source=len(mapping.shards) - 1)
     place = sent.destinations[0]
     with pytest.raises(MappingError) as error:
         check(graph, routes(mapping, position, sent, again), system)

@@ -171,7 +171,7 @@ def test_a_missing_route_is_seen(hand_graph: Graph, hand_mapping: Mapping) -> No
 def test_a_needless_route_is_seen(hand_graph: Graph, hand_mapping: Mapping) -> None:
     """The values go to a third core as well, which needs none of them."""
     routes = tuple(
-        replace(stream, destinations=(*stream.destinations, Location(0, 2)))
+        stream._replace(destinations=(*stream.destinations, Location(0, 2)))
         if stream.port == "x"
         else stream
         for stream in hand_mapping.routes
