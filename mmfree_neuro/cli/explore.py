@@ -10,7 +10,7 @@ from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.files.writing import save_text
+from mmfree_neuro.files.writing import check_outputs, save_text
 from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline import explore as pipeline_explore
 from mmfree_neuro.report import terminal
@@ -68,6 +68,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Map a graph in many ways and show which no other beats."""
+    check_outputs([options.output, options.picture], [options.graph, Path(options.system)])
     chips = [
         None if text == "fewest" else _number(text, "chips") for text in options.chips.split(",")
     ]

@@ -7,8 +7,10 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.pipeline import inspect as inspecting
 from mmfree_neuro.pipeline.families import read_checkpoint
+from mmfree_neuro.pipeline.opened import files_behind
 
 
 def add(commands: Any) -> None:
@@ -24,9 +26,11 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Show a checkpoint, a graph, a mapping or a run as text."""
-    content, text = inspecting.anything(options.path)
     if options.codes is not None:
         if not options.path.is_dir():
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
+        check_outputs([options.codes], files_behind(options.path))
+    content, text = inspecting.anything(options.path)
+    if options.codes is not None:
         inspecting.write_codes(read_checkpoint(options.path), options.codes)
     show(content, text, options.json)

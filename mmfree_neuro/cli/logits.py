@@ -7,11 +7,12 @@ from typing import Any
 from mmfree_neuro.cli.options import add_calibration, add_command, add_option, add_ranks, ranks
 from mmfree_neuro.cli.output import Bars, tell
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.files.writing import save_array
+from mmfree_neuro.files.writing import check_outputs, save_array
 from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline import logits as pipeline_logits
 from mmfree_neuro.pipeline import text as texts
+from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.run.job import Job
 
 
@@ -63,6 +64,10 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the logits, the losses or the continuation of token sequences."""
+    check_outputs(
+        [options.output, options.nats, options.chosen],
+        [*files_behind(options.source), options.tokens, *texts.files_of(options.calibrate)],
+    )
     tokens = texts.load_tokens(options.tokens)
     found: Any
     if options.engine == "float":

@@ -82,6 +82,12 @@ def from_texts(texts: Sequence[str]) -> Corpus:
     return Corpus(joined[:cut], joined[cut:], f"{len(texts)} texts")
 
 
+def files_of(name: str) -> list[Path]:
+    """The files that a corpus of that name is read from."""
+    path = Path(name)
+    return [*path.rglob("*.py")] if path.is_dir() else [path]
+
+
 def load(name: str) -> Corpus:
     """The corpus that a name stands for: `stdlib`, a folder of Python sources, or a text file."""
     if name == "stdlib":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
@@ -14,8 +15,9 @@ from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
+from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.pipeline.quality import quality
-from mmfree_neuro.pipeline.text import Source, calibration_windows, described, windows_for
+from mmfree_neuro.pipeline.text import Source, calibration_windows, described, files_of, windows_for
 from mmfree_neuro.run.job import Job, check
 
 Stage = Callable[[str], None]
@@ -63,6 +65,7 @@ def convert(
     folder: Path, output: Path, scheme: Scheme, source: Source, stage: Stage = lambda _: None
 ) -> Graph:
     """Turn a checkpoint folder into a graph file."""
+    check_outputs([output], [*files_behind(folder), *files_of(source)])
     stage("reading")
     graph = to_graph(
         read_checkpoint(folder),

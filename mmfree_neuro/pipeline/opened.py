@@ -84,6 +84,20 @@ def _filled(matrix: TernaryMatrix) -> Ints:
     return products.synops(matrix, np.ones(matrix.columns, np.int64))
 
 
+def files_behind(path: Path) -> tuple[Path, ...]:
+    """The files that are read where a path names a checkpoint, a graph, a mapping or a run, as far
+    as can be told without reading them."""
+    if path.is_dir():
+        return tuple(file for file in path.iterdir() if file.suffix in _READ_FROM_FOLDERS)
+    if is_mapping(path):
+        return path, mapping_file.load_mapping(path).graph_path
+    return (path,)
+
+
+_READ_FROM_FOLDERS = {".json", ".safetensors", ".bin", ".pt"}
+"""The endings of what a checkpoint or a run consists of."""
+
+
 def is_mapping(path: Path) -> bool:
     """Whether a file is a mapping file rather than a graph file: by how it begins, or else by its
     name."""

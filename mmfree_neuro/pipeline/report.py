@@ -1,12 +1,12 @@
 """From a run to its report."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmfree_neuro.errors import InputError
-from mmfree_neuro.files.writing import save_text
+from mmfree_neuro.errors import InputError, shown
+from mmfree_neuro.files.writing import check_outputs, save_text
+from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.report.record import Content
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.run_file import RunRecord
@@ -31,6 +31,7 @@ def write(content: Content, output: Path) -> None:
     """Write a report as `.html`, `.md` or `.json`, by the name of the output."""
     from mmfree_neuro.report import pages, pictures
 
+    _check_ending(output)
     match output.suffix:
         case ".html":
             drawn = pictures.draw(content)
@@ -39,16 +40,22 @@ def write(content: Content, output: Path) -> None:
             text = pages.to_markdown(content)
         case ".json":
             text = json.dumps(content, indent=2)
-        case suffix:
-            raise InputError(f"{output}: ends in {suffix!r}, must end in .html, .md or .json")
+        case _:
+            raise AssertionError(output)
     save_text(output, text)
+
+
+def _check_ending(output: Path) -> None:
+    """InputError where the name of a report does not say what it is to be."""
+    if output.suffix not in (".html", ".md", ".json"):
+        ending = shown(output.suffix)
+        raise InputError(f"{output}: ends in {ending}, must end in .html, .md or .json")
 
 
 def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> Content:
     """Write the report of the run in a folder; its content.  `gpu_rows` as in `build`."""
-    for path in gpu_rows:
-        if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
-            raise InputError(f"{output}: is a file of GPU rows, must be another file to write")
+    _check_ending(output)
+    check_outputs([output], [*files_behind(folder), *gpu_rows])
     content = build(run_file.load_run(folder), gpu_rows)
     write(content, output)
     return content

@@ -56,6 +56,11 @@ Source = str | Path | Sequence[str] | NDArray[np.integer[Any]]
 """Where calibration takes its tokens from; see `calibration_windows`."""
 
 
+def files_of(source: Source) -> list[Path]:
+    """The files that a source is read from."""
+    return corpus.files_of(str(source)) if isinstance(source, str | Path) else []
+
+
 def described(source: Source) -> str:
     """A source of tokens in a few words, for messages."""
     if isinstance(source, np.ndarray):
