@@ -41,6 +41,8 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
     """
     from mmfree_partition.check import check
 
+    if _begin(path)[8:9] == b"{":
+        raise MappingError(f"{path}: is a graph file, must be a mapping file")
     stored = mapping_file.load_mapping(path)
     graph, digest = graph_file.load_graph(stored.graph_path)
     if digest != stored.mapping.graph:
@@ -101,9 +103,14 @@ _READ_FROM_FOLDERS = {".json", ".safetensors", ".bin", ".pt"}
 def is_mapping(path: Path) -> bool:
     """Whether a file is a mapping file rather than a graph file: by how it begins, or else by its
     name."""
+    begin = _begin(path)
+    return begin[:1] == b"{" or (path.suffix == ".map" and begin[8:9] != b"{")
+
+
+def _begin(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
     try:
         with opened_file(path) as file:
-            begin = file.read(16)
+            return file.read(16)
     except (OSError, ValueError, Misfit):
-        begin = b""
-    return begin[:1] == b"{" or (path.suffix == ".map" and begin[8:9] != b"{")
+        return b""
