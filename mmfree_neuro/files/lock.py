@@ -1,5 +1,6 @@
 """Who is writing into a folder: one process at a time, and another one is told who."""
 
+import errno
 import fcntl
 import os
 import platform
@@ -12,6 +13,8 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import check_folder, made_folder, written
 
 LOCK_FILE = ".writing"
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What a file system says that has no locks: there runs go on without them."""
 
 _held: set[str] = set()
 """The folders that this process writes into; the kernel's locks do not tell its threads apart."""
@@ -38,10 +41,25 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             with _holding:
-                with suppress(OSError):
-                    os.unlink(Path(name) / LOCK_FILE)
-                os.close(descriptor)
+                _release(descriptor, Path(name) / LOCK_FILE)
                 _held.discard(name)
+
+
+def _release(descriptor: int, path: Path) -> None:
+    """Take the lock file away, unless it is by now that of another process, and give the lock
+    back."""
+    with suppress(OSError):
+        if _lies_at(descriptor, path):
+            os.unlink(path)
+    os.close(descriptor)
+
+
+def _lies_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def _acquire(folder: Path, path: Path) -> int:
@@ -56,15 +74,19 @@ def _acquire(folder: Path, path: Path) -> int:
             who = os.read(descriptor, 200).decode(errors="replace").strip()
             os.close(descriptor)
             raise InputError(_refusal(folder, who or "another process")) from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        # Whoever held it last may have taken the file away since it was opened.
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                os.close(descriptor)
+                raise
+        try:
+            # Whoever held it last may have taken the file away since it was opened.
+            if _lies_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+                os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
                 return descriptor
+        except OSError:
+            _release(descriptor, path)
+            raise
         os.close(descriptor)
 
 

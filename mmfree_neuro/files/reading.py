@@ -29,7 +29,7 @@ def reading(path: Path, error: type[MMFreeError], what: str) -> Iterator[None]:
     try:
         yield
     except MMFreeError as problem:
-        if str(path) in str(problem):
+        if str(problem).startswith(str(MMFreeError(f"{path}:"))):
             raise
         raise type(problem)(f"{path}: {problem}") from problem
     except Misfit as problem:
@@ -56,21 +56,20 @@ def opened(path: Path, *, pipes: bool = False) -> Iterator[IO[bytes]]:
     With `pipes` a pipe may stand in its place.
     """
     waiting = 0 if pipes else os.O_NONBLOCK
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | waiting)
-    with open(descriptor, "rb") as file:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waiting)
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode) and not (pipes and stat.S_ISFIFO(mode)):
             raise Misfit(f"is {_kind(mode)}, must be a regular file")
-        yield file
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def _kind(mode: int) -> str:
     """What a path is that is no regular file."""
-    kinds: dict[str, Callable[[int], bool]] = {
-        "a folder": stat.S_ISDIR,
-        "a pipe": stat.S_ISFIFO,
-        "a socket": stat.S_ISSOCK,
-    }
+    kinds: dict[str, Callable[[int], bool]] = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO}
     return next((name for name, is_that in kinds.items() if is_that(mode)), "a device")
 
 
@@ -80,9 +79,11 @@ def read_bytes(
     """The content of a regular file of at most `most` bytes."""
     with reading(path, error, what), opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise Misfit(f"has {size} bytes, must have at most {most}")
-        return file.read()
+        # Some files of the system say that they are empty, and a file may grow meanwhile.
+        content = b"" if size > most else file.read(most + 1)
+        if max(size, len(content)) > most:
+            raise Misfit(f"has {max(size, len(content))} bytes, must have at most {most}")
+        return content
 
 
 def parsed_json(content: bytes | str) -> Any:

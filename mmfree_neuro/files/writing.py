@@ -1,6 +1,8 @@
 """The way out: a file is written whole or not at all, and only where it can and may be."""
 
+import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
@@ -11,10 +13,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import InputError, shown
 
 _LONGEST_NAME = 100
-"""How much of a file's name its temporary name repeats; file systems allow 255 bytes."""
+"""How many bytes of a file's name its temporary name repeats; file systems allow 255."""
 
 
 @contextmanager
@@ -48,15 +50,16 @@ def _identity(path: Path) -> tuple[int, int] | str:
     """What two paths that lead to one file have in common, whether it exists or not."""
     try:
         status = os.stat(path)
-    except (OSError, ValueError):
-        return os.path.realpath(path) if "\0" not in str(path) else str(path)
+    except OSError:
+        return os.path.realpath(path)
+    except ValueError:  # no file can have this name
+        return str(path)
     return status.st_dev, status.st_ino
 
 
 def _check_output(path: Path) -> Path:
     """The file that a path leads to; InputError where it cannot be written."""
-    if "\0" in str(path):
-        raise InputError(f"{path}: holds a NUL, must be the name of a file")
+    _check_name(path)
     with written(path):
         target = Path(os.path.realpath(path))
         mode = os.stat(target).st_mode if target.exists() else None
@@ -69,9 +72,22 @@ def _check_output(path: Path) -> Path:
     return target
 
 
+def _check_name(path: Path) -> None:
+    """InputError where no file can have such a name."""
+    try:
+        whole = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        whole = False
+    if not whole:
+        raise InputError(
+            f"{shown(str(path))}: is no name of a file, must not hold a NUL or half a character"
+        )
+
+
 def check_folder(path: Path, folder: Path) -> None:
     """InputError where what is to be written to `path` cannot be, for `folder` is no folder to
     write to, and cannot be made."""
+    _check_name(folder)
     with written(path):
         above = folder
         while not above.exists() and above.parent != above:
@@ -85,11 +101,15 @@ def check_folder(path: Path, folder: Path) -> None:
 def mount_points() -> frozenset[str]:
     """The paths that something is mounted on; none where the system does not say."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
         return frozenset()
+    # A space in a path is written as \040, its number in octal.
     return frozenset(
-        line.split(" ")[4].encode().decode("unicode_escape") for line in lines if line.isascii()
+        os.fsdecode(
+            re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), line.split(b" ")[4])
+        )
+        for line in lines
     )
 
 
@@ -125,11 +145,13 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     target = _check_output(path)
     with written(path), made_folder(target.parent):
-        scratch = target.parent / f".{target.name[:_LONGEST_NAME]}-{secrets.token_hex(6)}"
+        begin = target.name.encode(errors="ignore")[:_LONGEST_NAME].decode(errors="ignore")
+        scratch = target.parent / f".{begin}-{secrets.token_hex(6)}"
         os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         try:
             yield scratch
-            if target.exists():
+            # Where all files have one mode, as on a memory stick, none can be changed.
+            if target.exists() and target.stat().st_mode != scratch.stat().st_mode:
                 scratch.chmod(stat.S_IMODE(target.stat().st_mode))
             if durable:
                 _to_disk(scratch)
@@ -142,9 +164,12 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 def _to_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do this for folders
+            raise
     finally:
         os.close(descriptor)
 

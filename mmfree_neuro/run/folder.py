@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.lock import locked
-from mmfree_neuro.files.writing import check_folder, check_outputs
+from mmfree_neuro.files.writing import check_folder, check_outputs, written
 
 STATE_FILE = "state.safetensors"
 RUN_FILE = "run.json"
@@ -33,17 +33,22 @@ def run_folder(path: Path, *, resume: bool) -> Iterator[Path]:
 
 def holds_run(path: Path) -> bool:
     """Whether a folder is that of a finished run; InputError where it is that of an unfinished
-    one."""
-    if (path / RUN_FILE).is_file():
+    one, or cannot be looked into."""
+    try:
+        finished, unfinished = (path / RUN_FILE).is_file(), (path / STATE_FILE).is_file()
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from None
+    if finished:
         return True
-    if (path / STATE_FILE).is_file():
+    if unfinished:
         raise InputError(f"{path}: its run is unfinished, must be gone on with by --resume")
     return False
 
 
 def end_of_state(folder: Path) -> None:
     """Take away the state of a run that is finished and kept."""
-    (folder / STATE_FILE).unlink(missing_ok=True)
+    with written(folder / STATE_FILE):
+        (folder / STATE_FILE).unlink(missing_ok=True)
 
 
 def check_output(path: Path, *, resume: bool) -> None:
