@@ -112,6 +112,8 @@ class Bounds(Machine):
     def lookup(self, table: Ints, index: Value) -> Value:
         self._issue("MOV")
         index = _interval(index)
+        if table.ndim != 1:
+            raise RangeError(f"{self.name}: a table has {table.ndim} axes, must have 1")
         if index.low < 0 or index.high >= len(table):
             raise RangeError(
                 f"{self.name}: a table of {len(table)} entries is read at {index.low} … "

@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 import os
+import time
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Mapping_
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.errors import GraphError, shown
 from mmfree_neuro.files.reading import Misfit, opened, parsed_json, reading
-from mmfree_neuro.files.records import Decode, decoded, decoder, record
+from mmfree_neuro.files.records import Decode, decoded, decoder, located, record
 from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.graph import nodes
 from mmfree_neuro.graph.nodes import Graph
@@ -208,6 +209,9 @@ def digest_of(graph: Graph) -> str:
 
 def _encoded(graph: Graph) -> tuple[bytes, list[NDArray[Any]]]:
     """The head of a graph's file, and its arrays in their order there."""
+    for name, value in graph.quality.items():
+        if not math.isfinite(value):
+            raise GraphError(f"{graph.name}: its quality {name} is {value}, must be finite")
     arrays: dict[str, NDArray[Any]] = {}
     text = (
         None
@@ -282,15 +286,18 @@ def load_graph(path: Path) -> tuple[Graph, str]:
             raise Misfit("it is damaged, for its description differs from its checksum")
         arrays = _arrays(raw[size:], entries)
         description = parsed_json(plain)
-        with _intact(path, identity, arrays, description["sha256"]):
+        checksums = located(".sha256", _CHECKSUMS, description.get("sha256"))
+        with _intact(identity, arrays, checksums):
             graph = _graph(description, arrays, len(raw))
         return graph, hashlib.sha256(head).hexdigest()
 
 
 _SAME = [field.name for field in fields(Graph) if field.name != "tokenizer"]
 """The fields of a graph that a file has as they are."""
-_INTACT: dict[Path, tuple[int, ...]] = {}
+_INTACT: set[tuple[int, ...]] = set()
 """The files whose arrays have been held against their checksums, as they were then."""
+YOUNG_NS = 2_000_000_000
+"""How long after its last change a file is not yet remembered; clocks of files tick slowly."""
 
 
 def _mapped(path: Path) -> tuple[NDArray[np.uint8], int, tuple[int, ...]]:
@@ -303,7 +310,8 @@ def _mapped(path: Path) -> tuple[NDArray[np.uint8], int, tuple[int, ...]]:
     size = 8 + int.from_bytes(bytes(raw[:8]), "little")
     if size > min(len(raw), LARGEST_HEAD):
         raise Misfit("it is cut short, or begins otherwise")
-    return raw, size, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    which = status.st_dev, status.st_ino, status.st_size
+    return raw, size, (*which, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _arrays(data: NDArray[np.uint8], entries: Mapping_[str, Any]) -> dict[str, NDArray[Any]]:
@@ -328,6 +336,7 @@ def _view(data: NDArray[np.uint8], name: str, entry: Any) -> NDArray[Any]:
 
 
 decoded_shape: Decode = decoder(tuple[int, ...])
+_CHECKSUMS: Decode = decoder(dict[str, str])
 
 
 def _graph(description: Any, arrays: Mapping_[str, NDArray[Any]], file_bytes: int) -> Graph:
@@ -348,21 +357,20 @@ def _field(hint: Any) -> Decode:
 
 @contextmanager
 def _intact(
-    path: Path,
-    identity: tuple[int, ...],
-    arrays: Mapping_[str, NDArray[Any]],
-    checksums: Mapping_[str, str],
+    identity: tuple[int, ...], arrays: Mapping_[str, NDArray[Any]], checksums: Mapping_[str, str]
 ) -> Iterator[None]:
     """Holds arrays against their checksums while the block does something else; Misfit at its end,
     however it ends, where one differs."""
-    if _INTACT.get(path.resolve()) == identity:
+    if identity in _INTACT:
         yield
         return
+    if arrays.keys() != checksums.keys():
+        raise Misfit(f"its {len(arrays)} arrays have {len(checksums)} checksums, must have its own")
 
     def differs(name: str) -> bool:
         return hashlib.sha256(arrays[name].data).hexdigest() != checksums[name]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
         found = pool.map(differs, arrays)
         try:
             yield
@@ -370,4 +378,6 @@ def _intact(
             for name, wrong in zip(arrays, found, strict=True):
                 if wrong:
                     raise Misfit(f"it is damaged, for array {name} differs from its checksum")
-    _INTACT[path.resolve()] = identity
+    # A file that has just changed could change again without a later time to show it.
+    if time.time_ns() - max(identity[3:]) > YOUNG_NS:
+        _INTACT.add(identity)

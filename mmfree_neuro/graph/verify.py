@@ -3,24 +3,32 @@ enough."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from mmfree_neuro.errors import GraphError, RangeError
+from mmfree_neuro.errors import GraphError, RangeError, shown
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.bounds import Bounds, Interval
 from mmfree_neuro.graph.machine import Value
 from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, Output
-from mmfree_neuro.integers.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.ternary import TernaryMatrix
 
 MAX_PAYLOAD_BITS = 32
 MAX_ARITY = 64
 """The largest group that a neuron reads."""
+MOST_BITS = 64
+"""The widest format and accumulator."""
+MOST_FRACTION = 1000
+"""The most fractional bits of a format; a power of two of as many is still a number of double
+precision."""
+MOST_NEWTON = 16
+"""The most Newton steps of a root or a reciprocal; three make all bits of it right."""
 
 
 def _interval(output: Output) -> Interval:
@@ -44,6 +52,10 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
     who = f"{node.name}: input {entry.port}"
     if entry.how == "ternary":
         matrix = entry.matrix
+        if entry.count is not None:
+            raise GraphError(
+                f"{who}: reads {entry.count} values by a matrix, must read its columns"
+            )
         if matrix is None or matrix.rows != node.size:
             have = None if matrix is None else list(matrix.shape)
             raise GraphError(f"{who}: the matrix has shape {have}, must have {node.size} rows")
@@ -54,6 +66,8 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
                 f"0 … {source.size - 1}"
             )
         return
+    if entry.matrix is not None:
+        raise GraphError(f"{who}: reads {entry.how} by a matrix, must read ternary")
     if entry.how == "sum":
         if not 0 <= entry.first < entry.first + _counted(entry, source) <= source.size:
             raise GraphError(
@@ -63,10 +77,8 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
             )
     elif entry.first or entry.count is not None:
         raise GraphError(f"{who}: reads {entry.how} from value {entry.first}, must read all from 0")
-    if node.group > MAX_ARITY:
-        raise GraphError(
-            f"{who}: reads groups of {node.group} values, must have at most {MAX_ARITY}"
-        )
+    if not 1 <= node.group <= MAX_ARITY:
+        raise GraphError(f"{who}: reads groups of {node.group} values, must have 1 … {MAX_ARITY}")
     expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[
         entry.how
     ]
@@ -160,7 +172,8 @@ class _Asked(dict[str, Any]):
 
 
 def _words(node: Embedding) -> dict[str, Value]:
-    """What the embedding's program can read; GraphError where codes and scales do not match."""
+    """What the embedding's program can read; GraphError where codes and scales do not match,
+    RangeError where one is none that a format has."""
     codes, scales = node.codes, node.scales
     if codes.ndim != 2 or codes.shape[1] != node.size or scales.shape != codes.shape[:1]:
         raise GraphError(
@@ -168,6 +181,10 @@ def _words(node: Embedding) -> dict[str, Value]:
             f"[vocabulary, {node.size}] and [vocabulary]"
         )
     reach = int(np.iinfo(codes.dtype).max)
+    if int(codes.min()) < -reach:
+        raise RangeError(f"{node.name}: a code is {-reach - 1}, must be {-reach} … {reach}")
+    if int(scales.min()) < 0:
+        raise RangeError(f"{node.name}: a scale is {int(scales.min())}, must not be negative")
     return {"x": Interval(-reach, reach), "scale": Interval(0, int(scales.max()))}
 
 
@@ -290,13 +307,75 @@ def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
     return _PROVED[graph]
 
 
-def _proved(graph: Graph) -> dict[str, Counter[str]]:
+def _qtypes(value: Any) -> Iterator[QType]:
+    """The formats that a record holds, those of the records in it among them."""
+    if isinstance(value, QType):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _qtypes(getattr(value, field.name))
+    elif isinstance(value, tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _qtypes(item)
+
+
+def _check_node(node: AnyNode) -> None:
+    """GraphError or RangeError where a node by itself cannot be, or would take for ever to prove.
+
+    What is more than any number here needs is refused before it is computed with.
+    """
+    parts = node.name.split(".")
+    if parts[0] == "layers" and not (len(parts) > 2 and parts[1].isdecimal()):
+        raise GraphError(f"{shown(node.name)}: names no block, must be such as layers.0.mlgru")
+    if node.size < 1:
+        raise GraphError(f"{node.name}: has {node.size} neurons, must have some")
+    for qtype in _qtypes(node):
+        if not 2 <= qtype.bits <= MOST_BITS or abs(qtype.frac) > MOST_FRACTION:
+            raise RangeError(
+                f"{node.name}: a format is {qtype}, must have 2 … {MOST_BITS} bits, "
+                f"{-MOST_FRACTION} … {MOST_FRACTION} of them fractional"
+            )
+    steps = getattr(node, "newton", 0)
+    if not 0 <= steps <= MOST_NEWTON:
+        raise GraphError(f"{node.name}: has {steps} Newton steps, must have 0 … {MOST_NEWTON}")
+    ports = Counter(output.port for output in node.outputs)
+    for port, times in ports.items():
+        if times > 1:
+            raise GraphError(f"{node.name}: {times} outputs are named {port}, must have one each")
+
+
+def _check_ends(graph: Graph) -> None:
+    """GraphError where a graph does not begin and end with the words of one vocabulary."""
     if not graph.ends_are_right:
         raise GraphError(f"{graph.name}: a graph begins with an Embedding and ends with a Head")
+    words = len(graph.embedding.codes)
+    if words != graph.vocabulary:
+        raise GraphError(
+            f"{graph.name}: the embedding has {words} words, must have {graph.vocabulary} as the "
+            "head"
+        )
+    if graph.bos is not None and not 0 <= graph.bos < words:
+        raise GraphError(
+            f"{graph.name}: the first token is {graph.bos}, must be 0 … {words - 1} or none"
+        )
+    if not 2 <= graph.accumulator_bits <= MOST_BITS:
+        raise RangeError(
+            f"{graph.name}: has accumulators of {graph.accumulator_bits} bits, must be 2 … "
+            f"{MOST_BITS}"
+        )
+    if not 0 <= graph.blocks <= len(graph.nodes):
+        raise GraphError(
+            f"{graph.name}: has {graph.blocks} blocks, must have 0 … {len(graph.nodes)}"
+        )
+
+
+def _proved(graph: Graph) -> dict[str, Counter[str]]:
+    _check_ends(graph)
     outputs: dict[tuple[str, str], Output] = {}
     sums: dict[str, Ints] = {}
     counts: dict[str, Counter[str]] = {}
     for node in graph.nodes:
+        _check_node(node)
         if node.name in counts:
             raise GraphError(f"{node.name}: two nodes have this name")
         if not node.inputs and node is not graph.embedding:
