@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.files.reading import Misfit, read_json, reading
 from mmfree_neuro.files.records import decoded
 from mmfree_neuro.files.writing import save_text
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.mapping.footprint import Footprint
-from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.mapping_file import (
     PlainMapping,
     check_format,
@@ -150,8 +150,11 @@ def load_run(folder: Path) -> RunRecord:
         check_format(content, RUN_FORMAT)
         file = decoded(_File, content)
         check_system(file.system, "its system")
+        _check_summary(file.summary)
+        _check_tokens(file)
         mapping = mapping_from_plain(file.mapping)
         _check_mapping(mapping, file.summary, file.system)
+        _check_use(file, mapping)
         found = {f.name: getattr(file, f.name) for f in fields(RunRecord)}
         return RunRecord(
             **found
@@ -164,11 +167,54 @@ def load_run(folder: Path) -> RunRecord:
         )
 
 
+PHASES = ("start", "prefill", "generate")
+"""What a run takes seconds for."""
+
+
+def _check_summary(summary: GraphSummary) -> None:
+    """Misfit where a summary is not one that a graph has."""
+    names = [node.name for node in summary.nodes]
+    if len(set(names)) < len(names) or not names:
+        raise Misfit(f"its graph has {len(names)} nodes, must have some, each with its own name")
+    for node in summary.nodes:
+        counts = (node.step, node.ternary_synapses, node.nonzero_synapses, node.states)
+        if node.size < 1 or min(*counts, *node.instructions.values(), node.block or 0) < 0:
+            raise Misfit(f"{node.name} has no neuron or a negative count, must have neither")
+    if min(summary.vocabulary, summary.accumulator_bits) < 1 or summary.blocks < 0:
+        raise Misfit(f"{summary.name} must have words, bits of its accumulators, and blocks")
+
+
+def _check_tokens(file: _File) -> None:
+    """Misfit where tokens, seconds and counts are not those of one run."""
+    tokens = (*file.prompt_tokens, *file.new_tokens)
+    if not file.prompt_tokens or not 0 <= min(tokens) <= max(tokens) < file.summary.vocabulary:
+        raise Misfit(
+            f"its tokens must be a prompt and a continuation of 0 … {file.summary.vocabulary - 1}"
+        )
+    fed = len(file.prompt_tokens), max(0, len(file.new_tokens) - 1)
+    if (file.prefill.tokens, file.generate.tokens) != fed:
+        raise Misfit(
+            f"{file.prefill.tokens} and {file.generate.tokens} tokens were counted, must be "
+            f"{fed[0]} and {fed[1]}"
+        )
+    if not all(file.seconds.get(phase, -1) >= 0 for phase in PHASES):
+        raise Misfit(f"the seconds of {', '.join(PHASES)} must be there, none negative")
+
+
+def _check_use(file: _File, mapping: Mapping) -> None:
+    """Misfit where what is in use is not said once for each core, or is negative."""
+    places = sorted(Location(chip, core) for chip, core, *_ in file.use)
+    if tuple(places) != mapping.cores or any(min(used) < 0 for _, _, *used in file.use):
+        raise Misfit("what is in use must be said once for each core, and not be negative")
+
+
 def _check_mapping(mapping: Mapping, summary: GraphSummary, system: SystemSpec) -> None:
     """Misfit where a mapping is not one of the nodes and chips that a run tells of; more than that
     only the graph could say."""
     sizes = {node.name: node.size for node in summary.nodes}
-    held = dict.fromkeys(sizes, 0)
+    held: dict[str, list[Shard]] = {name: [] for name in sizes}
+    if mapping.system != system.name:
+        raise Misfit(f"its mapping is for {shown(mapping.system)}, must be for {system.name}")
     if len(mapping.shards) != len(mapping.locations):
         raise Misfit(
             f"{len(mapping.shards)} shards have {len(mapping.locations)} locations, must have one "
@@ -177,15 +223,21 @@ def _check_mapping(mapping: Mapping, summary: GraphSummary, system: SystemSpec) 
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if not 0 <= shard.start < shard.stop <= sizes.get(shard.node, 0):
             raise Misfit(f"shard {shard.node}[{shard.start}:{shard.stop}] must be a part of a node")
-        held[shard.node] += shard.size
+        held[shard.node].append(shard)
         _check_place(place, system)
     for name, size in sizes.items():
-        if held[name] < size:
-            raise Misfit(f"{held[name]} neurons of {name} lie on a core, must be {size}")
+        reached = 0
+        for shard in sorted(held[name], key=lambda shard: shard.start):
+            if shard.start <= reached:
+                reached = max(reached, shard.stop)
+        if reached < size:
+            raise Misfit(f"neuron {reached} of {name} lies nowhere, must lie on a core")
     for route in mapping.routes:
         source = mapping.shards[route.source] if 0 <= route.source < len(mapping.shards) else None
         if source is None or not source.start <= route.start < route.stop <= source.stop:
             raise Misfit(f"a route of shard {route.source} must send what the shard has")
+        if not route.destinations or sorted(set(route.destinations)) != [*route.destinations]:
+            raise Misfit(f"a route of shard {route.source} must go to cores in order, none twice")
         for place in route.destinations:
             _check_place(place, system)
 

@@ -91,7 +91,7 @@ def load_state(folder: Path, graph: Graph, mapping: Mapping, job: Job) -> RunSta
             name: np.frombuffer(e["data"], np.int64) for name, e in safetensors.deserialize(data)
         }
         header = parsed_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        content = header["__metadata__"].get(STATE_FORMAT)
+        content = header.get("__metadata__", {}).get(STATE_FORMAT)
         if content is None:
             raise Misfit(f"its format is not {STATE_FORMAT!r}")
         plain = parsed_json(content)
