@@ -9,14 +9,14 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -430,6 +430,73 @@ def make_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int],
         return lambda name: str(folder / name)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[[Any, Any], bool]:
+    """The function that says whether two records hold the same, arrays and their types
+    included."""
+    return _same
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b)
+    if is_dataclass(a):
+        return type(a) is type(b) and all(
+            _same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)
+        )
+    if isinstance(a, tuple):
+        return (
+            isinstance(b, tuple)
+            and len(a) == len(b)
+            and all(_same(x, y) for x, y in zip(a, b, strict=True))
+        )
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(_same(value, b[key]) for key, value in a.items())
+    return type(a) is type(b) and bool(a == b)
+
+
+WRONG_VALUES = (None, True, -1, 1 << 70, 1.5, "x", "\ud800", [], {}, [[0]])
+"""A value of every type that JSON has, most of them wrong wherever they stand."""
+
+
+@pytest.fixture(scope="session")
+def spoilt() -> Callable[[Any], Iterator[str]]:
+    """The function that changes a value of JSON in place, part by part, and says each time what is
+    wrong with it then; of a long list the first and the last item stand for all."""
+
+    def change(whole: Any) -> Iterator[str]:
+        for holder, key, where in list(_parts(whole, "")):
+            before = holder[key]
+            for wrong in WRONG_VALUES:
+                holder[key] = wrong
+                yield f"{where} = {wrong!r}"
+            del holder[key]
+            yield f"no {where}"
+            if isinstance(holder, list):
+                holder.insert(key, before)
+                holder.append(before)
+                yield f"{where} twice"
+                del holder[-1]
+            else:
+                holder[key] = before
+                holder["more"] = 1
+                yield f"more beside {where}"
+                del holder["more"]
+
+    return change
+
+
+def _parts(whole: Any, where: str) -> Iterator[tuple[Any, Any, str]]:
+    """Every part of a value of JSON: what holds it, its key there, and where that is."""
+    if isinstance(whole, dict):
+        keys: list[Any] = list(whole)
+    else:
+        keys = sorted({0, len(whole) - 1}) if isinstance(whole, list) and whole else []
+    for key in keys:
+        yield whole, key, f"{where}/{key}"
+        yield from _parts(whole[key], f"{where}/{key}")
 
 
 @pytest.fixture(scope="session")

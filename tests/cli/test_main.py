@@ -729,18 +729,18 @@ def case_too_many_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     foreign = files("checkpoint/model.safetensors")
-    message = f"{foreign}: not a graph file of this version (mmfree-neuro graph 2)"
+    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 2'"
     return ["map", foreign, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 
 def case_truncated_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     cut = truncated(files("a16.graph"), tmp / "cut.graph")
-    message = f"{cut}: not a graph file, or cut short"
+    message = f"{cut}: not a graph file: it is cut short, or begins otherwise"
     return ["map", cut, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 
 def case_no_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
-    message = f"{tmp}/no.graph: not readable (No such file or directory)"
+    message = f"{tmp}/no.graph: no such file, must be a graph file"
     return ["map", str(tmp / "no.graph"), "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 
@@ -870,7 +870,7 @@ def case_demo_of_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_inspect_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
-    return ["inspect", str(tmp / "no")], f"{tmp}/no: not readable (No such file or directory)"
+    return ["inspect", str(tmp / "no")], f"{tmp}/no: no such file, must be a graph file"
 
 
 def case_bench_of_an_unknown_mode(files: Files, tmp: Path) -> tuple[list[str], str]:

@@ -711,8 +711,7 @@ def test_where_no_compiler_was_found(
         import numpy as np
 
         from mmfree_kernels.cpu import programs, products as ternary
-        from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import opened
+        from mmfree_neuro.pipeline import opened
         from mmfree_neuro.run.job import Job
         from mmfree_sims import fast
 

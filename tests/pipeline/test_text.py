@@ -141,7 +141,7 @@ def converted(files: Files, tmp_path_factory: pytest.TempPathFactory, needs_torc
 
 
 def test_the_graph_carries_the_tokenizer(converted: Path, tmp_path: Path) -> None:
-    graph, _ = graph_file.load_graph(converted, check=True)
+    graph, _ = graph_file.load_graph(converted)
     assert graph.tokenizer == JSON
     assert graph.bos == 1
     graph_file.save_graph(graph, tmp_path / "again.graph")
@@ -160,7 +160,7 @@ def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
     with pytest.raises(
         Exception, match=re.escape(f"{path}: damaged: array a00000 differs from its checksum")
     ):
-        graph_file.load_graph(path, check=True)
+        graph_file.load_graph(path)
 
 
 def test_what_is_calibrated_on_are_words(

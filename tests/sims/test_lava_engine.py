@@ -88,8 +88,7 @@ COMPARE = """
     import numpy as np
 
     from mmfree_neuro.run import reference
-    from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import opened
+    from mmfree_neuro.pipeline import opened
     from mmfree_neuro.run.job import Job, silent
     from mmfree_neuro.run.sampling import Sampling
     from mmfree_sims import fast
@@ -217,8 +216,7 @@ def test_progress_is_reported(
 
         import numpy as np
 
-        from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import opened
+        from mmfree_neuro.pipeline import opened
         from mmfree_neuro.run.job import Job
         from mmfree_sims.lava import engine
 

@@ -216,8 +216,7 @@ COMPARE = """
 
     import numpy as np
 
-    from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import opened
+    from mmfree_neuro.pipeline import opened
     from mmfree_neuro.errors import Served
     from mmfree_sims.mpi import engine as mpi
     from mmfree_sims.mpi import rank, ranks
@@ -281,8 +280,7 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
 
         import numpy as np
 
-        from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import opened
+        from mmfree_neuro.pipeline import opened
         from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
         from mmfree_sims.mpi import engine as mpi
         from mmfree_sims.mpi import ranks
@@ -320,8 +318,7 @@ SAVING = """
     import sys
     from pathlib import Path
 
-    from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import opened
+    from mmfree_neuro.pipeline import opened
     from mmfree_neuro.errors import Served
     from mmfree_neuro.run.job import Saving, silent
     from mmfree_sims.mpi import engine as mpi
@@ -508,11 +505,11 @@ BY_RANK = """
     sys.exit(main([word.replace("{rank}", os.environ["PMI_RANK"]) for word in sys.argv[1:]]))
 """
 WRONG = {
-    "no file": (["{missing}"], [], "{missing}: not readable (No such file or directory)"),
+    "no file": (["{missing}"], [], "{missing}: no such file, must be a mapping file"),
     "no file on rank 1": (
         ["{folder}/{rank}.map"],
         [],
-        "{folder}/1.map: not readable (No such file or directory)",
+        "{folder}/1.map: no such file, must be a mapping file",
     ),
     "no ranks": ([], ["--ranks", "first"], "the ranks are 'first', must be such as 0,0,1,1"),
     "too few": (
@@ -545,7 +542,7 @@ WRONG = {
     "nothing to resume": (
         [],
         ["--resume"],
-        "{folder}/run/state.safetensors: not readable (No such file or directory)",
+        "{folder}/run/state.safetensors: no such file, must be the saved state of a run",
     ),
 }
 
@@ -603,8 +600,7 @@ PATCHED = """
     import sys
 
     from mmfree_neuro.cli.main import main
-    from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import opened
+    from mmfree_neuro.pipeline import opened
     from mmfree_sims.mpi import ranks
     from mmfree_sims.tiles import tile
 
@@ -829,8 +825,7 @@ APART = """
 
     import numpy as np
 
-    from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.pipeline import opened
+    from mmfree_neuro.pipeline import opened
     from mmfree_sims.mpi import engine as mpi
     from mmfree_sims.mpi import ranks
 

@@ -206,7 +206,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(HardwareError) as error:
         load_system(file)
     assert (
-        str(error.value) == f"{file}: not readable ([Errno 2] No such file or directory: '{file}')"
+        str(error.value) == f"{file}: no such file, must be a TOML file of a system"
     )
 
 
@@ -275,10 +275,10 @@ def test_a_figure_that_nobody_reads() -> None:
     chip = table(ChipSpec, energy_per_sin_pj='{value = 1, source = "x"}')
     assert (
         message(own(chip=chip))
-        == "mine.toml: [chip]: energy_per_sin_pj is not a figure that this file may have"
+        == "mine.toml: [chip]: 'energy_per_sin_pj' is not a figure that this file may have"
     )
     system = table(SystemSpec, chipz='{value = 1, source = "x"}')
-    assert message(own(system=system)) == "mine.toml: chipz is not a figure that this file may have"
+    assert message(own(system=system)) == "mine.toml: 'chipz' is not a figure that this file may have"
 
 
 @pytest.mark.parametrize(
