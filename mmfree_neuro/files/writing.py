@@ -119,7 +119,7 @@ def made_folder(folder: Path) -> Iterator[None]:
     the block fails and leaves them empty."""
     made = []
     with written(folder):
-        above = folder
+        above = folder = Path(os.path.realpath(folder))  # a link may lead to what is not there yet
         while not above.exists():
             made.append(above)
             above = above.parent

@@ -230,10 +230,7 @@ ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "backwards": ({"data_offsets": [64, 0]}, "array 'a00004' has bytes 64 … 0, of {all}"),
     "another shape": ({"shape": [1, 1, 63]}, "array 'a00004' has bytes 0 … 64, of {all}"),
     "an overlap": ({"data_offsets": [1, 65]}, "its arrays leave or share bytes at 0"),
-    "a shape of texts": (
-        {"shape": ["x"]},
-        "[0]: is 'x', must be an integer of at most 64 bits",
-    ),
+    "a shape of texts": ({"shape": ["x"]}, "[0]: is 'x', must be an integer of at most 64 bits"),
 }
 
 
@@ -342,6 +339,6 @@ def test_every_value_of_every_wrong_type(
             refused += 1
             assert str(error).startswith(f"{path}: "), where
             assert "\n" not in str(error), where
-    assert refused > 5 * accepted > 100
+    assert refused > 5 * accepted > 50
     path.write_bytes(described(data, content))
     load_graph(path)

@@ -205,9 +205,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     file = str(tmp_path / "none.toml")
     with pytest.raises(HardwareError) as error:
         load_system(file)
-    assert (
-        str(error.value) == f"{file}: no such file, must be a TOML file of a system"
-    )
+    assert str(error.value) == f"{file}: no such file, must be a TOML file of a system"
 
 
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
@@ -278,7 +276,9 @@ def test_a_figure_that_nobody_reads() -> None:
         == "mine.toml: [chip]: 'energy_per_sin_pj' is not a figure that this file may have"
     )
     system = table(SystemSpec, chipz='{value = 1, source = "x"}')
-    assert message(own(system=system)) == "mine.toml: 'chipz' is not a figure that this file may have"
+    assert (
+        message(own(system=system)) == "mine.toml: 'chipz' is not a figure that this file may have"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,270 @@
+"""Runs come back as they were written, or are refused with one clear line."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmfree_neuro.errors import HardwareError, InputError
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.mapping.footprint import use_of_cores
+from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.mapping.mapping_file import checksum
+from mmfree_neuro.pipeline import report
+from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.run_file import RunRecord, load_run, save_run
+from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_sims import fast
+
+Spoilt = Callable[[Any], Iterator[str]]
+Made = Callable[[Graph, Mapping], RunRecord]
+
+
+@pytest.fixture(scope="module")
+def made(system: SystemSpec) -> Made:
+    """The function that runs a graph for two tokens and three more."""
+
+    def make(graph: Graph, mapping: Mapping) -> RunRecord:
+        result = fast.run(graph, mapping, Job(np.array([[0, 1]]), 3))
+        return RunRecord(
+            "fast",
+            graph.scheme,
+            "Hi",
+            "…",
+            (0, 1),
+            tuple(result.chosen[0].tolist()),
+            {"temperature": 0.0, "seed": 0},
+            result.seconds,
+            result.prefill,
+            result.generate,
+            summarise(graph),
+            mapping,
+            system,
+            {"python": "3"},
+            "today",
+            use_of_cores(graph, mapping, system.chip),
+        )
+
+    return make
+
+
+@pytest.fixture
+def path(made: Made, hand_graph: Graph, hand_mapping: Mapping, tmp_path: Path) -> Path:
+    """The file of a run of the graph made by hand."""
+    save_run(made(hand_graph, hand_mapping), tmp_path)
+    return tmp_path / "run.json"
+
+
+def write_anew(path: Path, content: dict[str, Any]) -> None:
+    """Write a run's file with a checksum that is right."""
+    path.write_text(json.dumps(content | {"sha256": checksum(content)}))
+
+
+def message(path: Path) -> str:
+    """What is said of a file that is no run's, behind its name."""
+    with pytest.raises((InputError, HardwareError)) as error:
+        load_run(path.parent)
+    assert str(error.value).startswith(f"{path}: ")
+    return str(error.value)[len(f"{path}: ") :]
+
+
+def test_runs_come_back(
+    made: Made,
+    graph: Graph,
+    make_mapping: Callable[..., Mapping],
+    tmp_path: Path,
+    same: Callable[[Any, Any], bool],
+) -> None:
+    finished = made(graph, make_mapping(graph, "block-per-chip"))
+    odd = replace(finished, prompt="\ud800 \0 \x1b", text="half of a pair: \udfff", warnings=("w",))
+    for run in (finished, odd):  # a run may take an older one's place
+        save_run(run, tmp_path)
+        assert same(load_run(tmp_path), run)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("3", "not a run: holds 3, must hold an object"),
+        ("{}", "not a run: its format is not 'mmfree-neuro run 4'"),
+        ('{"format": "mmfree-neuro run 3"}', "not a run: its format is not 'mmfree-neuro run 4'"),
+        (
+            '{"format": "mmfree-neuro run 4", "engine": "fast"}',
+            "not a run: it is damaged, for it differs from its checksum",
+        ),
+        ("[" * 100_000, "nested too deep, must be a run"),
+    ],
+)
+def test_another_file(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    assert message(tmp_path / "run.json") == said
+
+
+def test_no_run(tmp_path: Path) -> None:
+    assert message(tmp_path / "run.json") == "no such file, must be a run"
+    (tmp_path / "run.json").mkdir()
+    assert message(tmp_path / "run.json") == "not a run: is a folder, must be a regular file"
+
+
+def test_a_run_cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+    assert message(path).startswith("not a run, or damaged (")
+
+
+CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a part missing": (lambda c: c.pop("engine"), "has no engine, must have one"),
+    "fewer counts": (
+        lambda c: c["prefill"]["fired"].pop(),
+        "prefill.fired has 2 counts, must have 3",
+    ),
+    "fewer messages": (
+        lambda c: c["generate"]["messages"].pop(),
+        "generate.messages has 2 counts, must have 3",
+    ),
+    "a negative count": (
+        lambda c: c["prefill"]["synops"].__setitem__(0, -1),
+        "prefill.synops has a negative count, must have none",
+    ),
+    "another prompt": (
+        lambda c: c["prompt_tokens"].append(0),
+        "2 and 2 tokens were counted, must be 3 and 2",
+    ),
+    "other tokens": (
+        lambda c: c["new_tokens"].pop(),
+        "2 and 2 tokens were counted, must be 2 and 1",
+    ),
+    "no prompt": (
+        lambda c: c.update(prompt_tokens=[]),
+        "its tokens must be a prompt and a continuation of 0 … 1",
+    ),
+    "a token of another model": (
+        lambda c: c["new_tokens"].__setitem__(1, 2),
+        "its tokens must be a prompt and a continuation of 0 … 1",
+    ),
+    "no seconds": (
+        lambda c: c["seconds"].pop("start"),
+        "the seconds of start, prefill, generate must be there, none negative",
+    ),
+    "negative seconds": (
+        lambda c: c["seconds"].update(generate=-0.1),
+        "the seconds of start, prefill, generate must be there, none negative",
+    ),
+    "no nodes": (
+        lambda c: c["summary"].update(nodes=[]),
+        "its graph has 0 nodes, must have some, each with its own name",
+    ),
+    "a node twice": (
+        lambda c: c["summary"]["nodes"].append(c["summary"]["nodes"][0]),
+        "its graph has 3 nodes, must have some, each with its own name",
+    ),
+    "a node of no neurons": (
+        lambda c: c["summary"]["nodes"][1].update(size=0),
+        "head has no neuron or a negative count, must have neither",
+    ),
+    "negative instructions": (
+        lambda c: c["summary"]["nodes"][1]["instructions"].update(ADD=-1),
+        "head has no neuron or a negative count, must have neither",
+    ),
+    "no vocabulary": (
+        lambda c: c["summary"].update(vocabulary=0),
+        "hand must have words, bits of its accumulators, and blocks",
+    ),
+    "another system": (
+        lambda c: c["mapping"].update(system="hala-point"),
+        "its mapping is for 'hala-point', must be for kapoho-point",
+    ),
+    "a location missing": (
+        lambda c: c["mapping"]["locations"].pop(),
+        "3 shards have 2 locations, must have one each",
+    ),
+    "a shard of no node": (
+        lambda c: c["mapping"]["shards"].__setitem__(1, ["tail", 0, 1]),
+        "shard tail[0:1] must be a part of a node",
+    ),
+    "a shard twice": (
+        lambda c: c["mapping"]["shards"].__setitem__(2, ["head", 0, 1]),
+        "neuron 1 of head lies nowhere, must lie on a core",
+    ),
+    "a gap": (
+        lambda c: c["mapping"]["shards"].__setitem__(1, ["head", 1, 2]),
+        "neuron 0 of head lies nowhere, must lie on a core",
+    ),
+    "a chip too far": (
+        lambda c: c["mapping"]["locations"].__setitem__(1, [99, 0]),
+        "core 0 of chip 99 must be one of kapoho-point",
+    ),
+    "a route to a chip too far": (
+        lambda c: c["mapping"]["destinations"][0].append([8, 0]),
+        "core 0 of chip 8 must be one of kapoho-point",
+    ),
+    "a route of no shard": (
+        lambda c: c["mapping"]["routes"][0].__setitem__(0, 3),
+        "a route of shard 3 must send what the shard has",
+    ),
+    "a route of too much": (
+        lambda c: c["mapping"]["routes"][0].__setitem__(4, 4),
+        "a route of shard 0 must send what the shard has",
+    ),
+    "a route to nowhere": (
+        lambda c: c["mapping"]["destinations"].__setitem__(0, []),
+        "a route of shard 0 must go to cores in order, none twice",
+    ),
+    "a route to one core twice": (
+        lambda c: c["mapping"]["destinations"][0].append(c["mapping"]["destinations"][0][-1]),
+        "a route of shard 0 must go to cores in order, none twice",
+    ),
+    "use of a core missing": (
+        lambda c: c["use"].pop(),
+        "what is in use must be said once for each core, and not be negative",
+    ),
+    "negative use": (
+        lambda c: c["use"][0].__setitem__(2, -1),
+        "what is in use must be said once for each core, and not be negative",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_cannot_be(case: str, path: Path) -> None:
+    """Its checksum is its own, so somebody wrote it."""
+    change, said = CASES[case]
+    content = json.loads(path.read_text())
+    change(content)
+    write_anew(path, content)
+    assert message(path) == f"not a run: {said}"
+
+
+def test_a_system_with_impossible_figures(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content["system"]["chip"]["static_power_w"]["low"] = -1
+    write_anew(path, content)
+    assert message(path) == (
+        "its system: static_power_w must have a value, or low, central and high, none negative"
+    )
+
+
+@pytest.mark.slow
+def test_every_value_of_every_wrong_type(path: Path, spoilt: Spoilt) -> None:
+    """With a checksum that is right: one line that names the file, or a run to report on."""
+    content, before, refused, accepted = json.loads(path.read_text()), path.read_text(), 0, 0
+    for where in spoilt(content):
+        write_anew(path, content)
+        try:
+            run = load_run(path.parent)
+        except (InputError, HardwareError) as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: "), where
+            assert "\n" not in str(error), where
+            continue
+        accepted += 1
+        if where.startswith(("/prefill", "/seconds", "/summary/nodes", "/mapping", "/use")):
+            report.build(run)
+    assert refused > 5 * accepted > 50
+    path.write_text(before)
+    load_run(path.parent)
