@@ -9,7 +9,16 @@ import pytest
 
 from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.graph.machine import INSTRUCTIONS
-from mmfree_neuro.graph.nodes import Graph, Input, MaxAbs, Output, Squares
+from mmfree_neuro.graph.nodes import (
+    AnyNode,
+    Graph,
+    Input,
+    InverseRms,
+    MaxAbs,
+    Output,
+    QuantScale,
+    Squares,
+)
 from mmfree_neuro.graph.verify import instruction_counts, sum_bound, verify, verify_matrices
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.ternary import pack
@@ -30,6 +39,12 @@ def inserted(graph: Graph, size: int, how: str, qtype: QType, arity: int) -> Gra
     entry = Input("v", "embedding", "x", how)
     node = MaxAbs("top", size, (entry,), (Output("max", size, qtype, unsigned=True),), arity)
     return replace(graph, nodes=(graph.nodes[0], node, graph.head))
+
+
+def named(graph: Graph, name: str) -> Graph:
+    """The graph with another name of its first node."""
+    head = replace(graph.head, inputs=(replace(graph.head.inputs[0], source=name),))
+    return replace(graph, nodes=(replace(graph.nodes[0], name=name), head))
 
 
 def shared(graph: Graph, how: str) -> Graph:
@@ -132,7 +147,66 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
     ),
     "wide-group": (
         lambda g: inserted(g, 1, "group", QType(8, 0), 65),
-        "top: input v: reads groups of 65 values, must have at most 64",
+        "top: input v: reads groups of 65 values, must have 1 … 64",
+    ),
+    "no-group": (
+        lambda g: inserted(g, 1, "group", QType(8, 0), 0),
+        "top: input v: reads groups of 0 values, must have 1 … 64",
+    ),
+    "matrix-elsewhere": (
+        lambda g: read(g, how="aligned"),
+        "head: input y: reads aligned by a matrix, must read ternary",
+    ),
+    "count-of-a-matrix": (
+        lambda g: read(g, count=3),
+        "head: input y: reads 3 values by a matrix, must read its columns",
+    ),
+    "sum-before": (
+        lambda g: read(g, how="sum", matrix=None, first=-1, count=2),
+        "head: input y: sums 2 values from value -1 on, must sum some of 0 … 2",
+    ),
+    "negative-sum": (
+        lambda g: read(g, how="sum", matrix=None, count=-1),
+        "head: input y: sums -1 values from value 0 on, must sum some of 0 … 2",
+    ),
+    "count-of-aligned": (
+        lambda g: read(g, how="aligned", matrix=None, count=3),
+        "head: input y: reads aligned from value 0, must read all from 0",
+    ),
+    "two-outputs": (
+        lambda g: broken(g, outputs=g.head.outputs * 2),
+        "head: 2 outputs are named logits, must have one each",
+    ),
+    "no-neurons": (
+        lambda g: replace(g, nodes=(replace(g.nodes[0], size=0), g.head)),
+        "embedding: has 0 neurons, must have some",
+    ),
+    "more-words": (
+        lambda g: replace(
+            g,
+            nodes=(
+                replace(g.nodes[0], codes=np.ones((3, 3), np.int8), scales=np.ones(3, np.int64)),
+                g.head,
+            ),
+        ),
+        "hand: the embedding has 3 words, must have 2 as the head",
+    ),
+    "first-token": (
+        lambda g: replace(g, bos=2),
+        "hand: the first token is 2, must be 0 … 1 or none",
+    ),
+    "negative-first-token": (
+        lambda g: replace(g, bos=-1),
+        "hand: the first token is -1, must be 0 … 1 or none",
+    ),
+    "blocks": (lambda g: replace(g, blocks=3), "hand: has 3 blocks, must have 0 … 2"),
+    "no-block": (
+        lambda g: named(g, "layers.x.y"),
+        "'layers.x.y': names no block, must be such as layers.0.mlgru",
+    ),
+    "a-block-alone": (
+        lambda g: named(g, "layers.0"),
+        "'layers.0': names no block, must be such as layers.0.mlgru",
     ),
     "sum-beyond": (
         lambda g: read(g, how="sum", matrix=None, first=2, count=2),
@@ -172,6 +246,83 @@ def test_wrongly_wired(case: str, hand_graph: Graph) -> None:
     with pytest.raises(GraphError) as error:
         verify(make(hand_graph))
     assert str(error.value) == message
+
+
+BEYOND: dict[str, tuple[Callable[[Graph], Graph], str]] = {
+    "no-bits": (
+        lambda g: broken(g, outputs=(Output("logits", 2, QType(1, 0)),)),
+        "head: a format is s1.0, must have 2 … 64 bits, -1000 … 1000 of them fractional",
+    ),
+    "endless-bits": (
+        lambda g: broken(g, outputs=(Output("logits", 2, QType(1 << 62, 0)),)),
+        f"head: a format is s{1 << 62}.0, must have 2 … 64 bits, -1000 … 1000 of them fractional",
+    ),
+    "endless-fraction": (
+        lambda g: broken(g, outputs=(Output("logits", 2, QType(16, -1001)),)),
+        "head: a format is s16.-1001, must have 2 … 64 bits, -1000 … 1000 of them fractional",
+    ),
+    "format-inside": (
+        lambda g: replace(
+            g, nodes=(replace(g.nodes[0], squares=Squares(None, 0, QType(65, 0), 0)), g.head)
+        ),
+        "embedding: a format is s65.0, must have 2 … 64 bits, -1000 … 1000 of them fractional",
+    ),
+    "no-accumulator": (
+        lambda g: replace(g, accumulator_bits=1),
+        "hand: has accumulators of 1 bits, must be 2 … 64",
+    ),
+    "endless-accumulator": (
+        lambda g: replace(g, accumulator_bits=1 << 62),
+        f"hand: has accumulators of {1 << 62} bits, must be 2 … 64",
+    ),
+    "negative-scale": (
+        lambda g: replace(g, nodes=(replace(g.nodes[0], scales=np.array([1, -1])), g.head)),
+        "embedding: a scale is -1, must not be negative",
+    ),
+    "code-of-8-bits": (
+        lambda g: replace(
+            g, nodes=(replace(g.nodes[0], codes=np.full((2, 3), -128, np.int8)), g.head)
+        ),
+        "embedding: a code is -128, must be -127 … 127",
+    ),
+    "code-of-16-bits": (
+        lambda g: replace(
+            g, nodes=(replace(g.nodes[0], codes=np.full((2, 3), -32768, np.int16)), g.head)
+        ),
+        "embedding: a code is -32768, must be -32767 … 32767",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_beyond_all_formats(case: str, hand_graph: Graph) -> None:
+    make, message = BEYOND[case]
+    with pytest.raises(RangeError) as error:
+        verify(make(hand_graph))
+    assert str(error.value) == message
+
+
+def changed(graph: Graph, kind: type[AnyNode], **changes: Any) -> Graph:
+    """The graph with another first node of a kind."""
+    at = next(n for n, node in enumerate(graph.nodes) if isinstance(node, kind))
+    node = replace(graph.nodes[at], **changes)
+    return replace(graph, nodes=(*graph.nodes[:at], node, *graph.nodes[at + 1 :]))
+
+
+@pytest.mark.parametrize("steps", [-1, 17, 10**9])
+def test_a_root_takes_few_steps(steps: int, a8: Graph, a16: Graph) -> None:
+    for graph, kind in ((a16, InverseRms), (a8, QuantScale)):
+        with pytest.raises(GraphError) as error:
+            verify(changed(graph, kind, newton=steps))
+        name = next(node.name for node in graph.nodes if isinstance(node, kind))
+        assert str(error.value) == f"{name}: has {steps} Newton steps, must have 0 … 16"
+
+
+def test_a_table_is_a_row(a16: Graph) -> None:
+    with pytest.raises(RangeError) as error:
+        verify(changed(a16, InverseRms, powers=np.ones((16, 2), np.int64)))
+    name = next(node.name for node in a16.nodes if isinstance(node, InverseRms))
+    assert str(error.value) == f"{name}: a table has 2 axes, must have 1"
 
 
 def test_a_sum_fits_the_accumulator(hand_graph: Graph) -> None:
