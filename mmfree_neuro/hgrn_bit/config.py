@@ -1,11 +1,13 @@
 """The shape and the constants of a model, and the `config.json` that holds them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.errors import CheckpointError, printable, shown
+from mmfree_neuro.hgrn_bit.keys import check_keys, unknown_keys
 
 BITLINEAR_EPS = 1e-6
 """The eps inside every BitLinear: what the published kernel computes, whatever the module
@@ -14,6 +16,10 @@ prints."""
 
 LARGEST = 1e12
 """No figure of a configuration reaches this."""
+ARCHITECTURE = "HGRNBitForCausalLM"
+"""The class of the published model."""
+MOST_NAMES = 8
+"""So many keys at most are named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -40,41 +46,61 @@ class ModelConfig:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the state dict, linear weights as [out, in]."""
-        v, h, d, i = self.vocab_size, self.hidden_size, self.state_size, self.intermediate_size
-        shapes: dict[str, tuple[int, ...]] = {"model.embeddings.weight": (v, h)}
+        return dict(self.each_shape())
+
+    def each_shape(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The same, one after another: a configuration that nobody has checked may ask for more
+        than memory holds."""
+        v, h = self.vocab_size, self.hidden_size
+        yield "model.embeddings.weight", (v, h)
         if self.use_lower_bound:
-            shapes["model.lower_bounds"] = (self.num_hidden_layers, h)
+            yield "model.lower_bounds", (self.num_hidden_layers, h)
         for layer in range(self.num_hidden_layers):
-            prefix = f"model.layers.{layer}."
-            shapes |= {f"{prefix}attn_norm.weight": (h,), f"{prefix}mlp_norm.weight": (h,)}
-            for name in ("i_proj", "f_proj", "g_proj"):
-                shapes |= {
-                    f"{prefix}attn.{name}.weight": (d, h),
-                    f"{prefix}attn.{name}.norm.weight": (h,),
-                }
-            shapes |= {f"{prefix}attn.g_norm.weight": (d,)}
-            shapes |= {
-                f"{prefix}attn.o_proj.weight": (h, d),
-                f"{prefix}attn.o_proj.norm.weight": (d,),
-            }
-            shapes |= {
-                f"{prefix}mlp.gate_proj.weight": (2 * i, h),
-                f"{prefix}mlp.gate_proj.norm.weight": (h,),
-            }
-            shapes |= {
-                f"{prefix}mlp.down_proj.weight": (h, i),
-                f"{prefix}mlp.down_proj.norm.weight": (i,),
-            }
-        shapes["model.norm.weight"] = (h,)
+            yield from self._block_shapes(f"model.layers.{layer}.").items()
+        yield "model.norm.weight", (h,)
         if not self.tie_word_embeddings:
-            shapes["lm_head.weight"] = (v, h)
-        shapes["lm_head.norm.weight"] = (h,)
-        return shapes
+            yield "lm_head.weight", (v, h)
+        yield "lm_head.norm.weight", (h,)
+
+    def parameters(self) -> int:
+        """How many values all tensors have together, without naming them."""
+        v, h = self.vocab_size, self.hidden_size
+        block = sum(math.prod(shape) for shape in self._block_shapes("").values())
+        whole = h * (v * (1 if self.tie_word_embeddings else 2) + 2)
+        return whole + self.num_hidden_layers * (block + (h if self.use_lower_bound else 0))
+
+    def _block_shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        h, d, i = self.hidden_size, self.state_size, self.intermediate_size
+        shapes: dict[str, tuple[int, ...]] = {"attn_norm.weight": (h,), "mlp_norm.weight": (h,)}
+        for name in ("attn.i_proj", "attn.f_proj", "attn.g_proj"):
+            shapes |= {f"{name}.weight": (d, h), f"{name}.norm.weight": (h,)}
+        shapes["attn.g_norm.weight"] = (d,)
+        for name, (out, into) in (
+            ("attn.o_proj", (h, d)),
+            ("mlp.gate_proj", (2 * i, h)),
+            ("mlp.down_proj", (h, i)),
+        ):
+            shapes |= {f"{name}.weight": (out, into), f"{name}.norm.weight": (into,)}
+        return {f"{prefix}{name}": shape for name, shape in shapes.items()}
+
+    def warnings(self, raw: Mapping[str, Any]) -> list[str]:
+        """What a person should know of a `config.json` that can be read: what was not understood
+        in it."""
+        found, names = [], [printable(name[:60]) for name in unknown_keys(raw)]
+        if names:
+            others = f" and {len(names) - MOST_NAMES} others" * (len(names) > MOST_NAMES)
+            found.append(f"unknown keys are left out: {', '.join(names[:MOST_NAMES])}{others}")
+        classes = raw.get("architectures")
+        if classes and classes != [ARCHITECTURE]:
+            found.append(
+                f"architectures is {shown(classes)}, and the model is read as {ARCHITECTURE}"
+            )
+        return found
 
     def to_json(self, dtype: str) -> dict[str, Any]:
         """The content of a published `self.json` for this model."""
         return {
-            "architectures": ["HGRNBitForCausalLM"],
+            "architectures": [ARCHITECTURE],
             "attn_mode": "fused_recurrent",
             "bos_token_id": self.bos_token_id,
             "conv_size": 4,
@@ -115,21 +141,16 @@ def _field(
         value, kinds
     ):
         wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-        raise CheckpointError(f"{where}: {name} is {value!r}, must be {wanted}")
+        raise CheckpointError(f"{where}: {name} is {shown(value)}, must be {wanted}")
     if isinstance(value, int | float) and not abs(value) < LARGEST:
-        raise CheckpointError(f"{where}: {name} is {value!r}, must be below {LARGEST:g}")
+        raise CheckpointError(f"{where}: {name} is {shown(value)}, must be below {LARGEST:g}")
     return value
 
 
 def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
     """Turn the content of a `config.json` into a `ModelConfig`; missing keys take the published
     defaults."""
-    for name, only in (("attn_mode", "fused_recurrent"), ("use_short_conv", False)):
-        if raw.get(name, only) != only:
-            raise CheckpointError(
-                f"{where}: {name} is {raw[name]!r}, must be {only!r} (the published code runs "
-                "no other)"
-            )
+    check_keys(raw, where)
     number, maybe_int = (int, float), (int, type(None))
     hidden = _field(raw, "hidden_size", 2048, (int,), where)
     ratio = _field(raw, "hidden_ratio", 4, (int, float, type(None)), where)

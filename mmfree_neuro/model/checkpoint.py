@@ -11,13 +11,14 @@ not kept, so that a model needs no more memory than its largest tensor.
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.errors import CheckpointError, printable, shown
+from mmfree_neuro.files.reading import Misfit, read_json, reading
+from mmfree_neuro.files.writing import save_text, whole_file
 from mmfree_neuro.model.tensors import (
     Entries,
     Float32,
@@ -27,6 +28,9 @@ from mmfree_neuro.model.tensors import (
     read_safetensors,
     serialized,
 )
+
+CONFIG_FILE = "a configuration in JSON"
+INDEX_FILE = "an index in JSON"
 
 
 class Config(Protocol):
@@ -47,6 +51,12 @@ class Config(Protocol):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""
 
+    def each_shape(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The same, one after another."""
+
+    def warnings(self, raw: Mapping[str, Any]) -> list[str]:
+        """What a person should know of the `config.json` that this was read from."""
+
     def to_json(self, dtype: str) -> dict[str, Any]:
         """The content of `config.json`."""
 
@@ -64,18 +74,8 @@ class Checkpoint(Generic[AnyConfig]):
 
     config: AnyConfig
     tensors: Mapping[str, Float32]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, must hold an object")
-    return content
+    warnings: tuple[str, ...] = ()
+    """What was not understood in the files, a sentence each."""
 
 
 def read_tokenizer(folder: Path) -> str | None:
@@ -92,37 +92,66 @@ def read_tokenizer(folder: Path) -> str | None:
 def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], Entries] | None]:
     """The files that hold the weights, and their reader; None stands for the `.bin` reader."""
     for single, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", None)):
-        if (folder / single).is_file():
+        if os.path.lexists(folder / single):
             return [folder / single], reader
         index = folder / f"{single}.index.json"
-        if index.is_file():
-            table = _read_json(index).get("weight_map")
-            if not isinstance(table, dict) or not all(
-                isinstance(v, str) and Path(v).name == v for v in table.values()
-            ):
-                raise CheckpointError(
-                    f"{index}: weight_map must map tensor names to files in the same folder"
-                )
-            return [folder / name for name in sorted(set(table.values()))], reader
+        if os.path.lexists(index):
+            table = read_json(index, CheckpointError, INDEX_FILE).get("weight_map")
+            with reading(index, CheckpointError, INDEX_FILE):
+                return [folder / name for name in _files_of(table)], reader
     raise CheckpointError(
         f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, whole or with "
         "an index"
     )
 
 
-def _check(entries: Entries, config: Config, where: Path) -> Iterator[str]:
+def _files_of(table: object) -> list[str]:
+    """The files that an index names, each in its own folder."""
+    if not isinstance(table, dict) or not table:
+        raise Misfit(f"weight_map is {shown(table)}, must map names of tensors to files")
+    for name, file in table.items():
+        if not isinstance(file, str) or Path(file).name != file or file == ".." or "\0" in file:
+            raise Misfit(
+                f"{shown(name)} is said to be in {shown(file)}, must be in a file in the same "
+                "folder"
+            )
+    return sorted(set(table.values()))
+
+
+def _check(entries: Entries, config: Config, where: Path) -> None:
+    """CheckpointError where the tensors are not those of the configuration.
+
+    Whatever it claims, no more of it is looked at than the files hold.
+    """
+    for name, _ in config.each_shape():
+        if name not in entries:
+            raise CheckpointError(f"{where}: {name} is missing{_prefix(name, entries)}")
     shapes = config.shapes()
     ignorable = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    for name in sorted(shapes.keys() - entries.keys()):
-        yield f"{where}: {name} is missing"
     for name in sorted(entries.keys() - shapes.keys() - ignorable):
-        yield f"{where}: {name} does not belong to a model of this configuration"
-    for name in sorted(shapes.keys() & entries.keys()):
-        if entries[name].shape != shapes[name]:
-            yield (
-                f"{where}: {name} has shape {list(entries[name].shape)}, must have "
-                f"{list(shapes[name])}"
+        raise CheckpointError(
+            f"{where}: {printable(name[:200])} does not belong to a model of this configuration"
+        )
+    for name, shape in shapes.items():
+        if entries[name].shape != shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {list(entries[name].shape)}, must have {list(shape)}"
             )
+
+
+def _prefix(missing: str, entries: Entries) -> str:
+    """What a missing tensor is called instead, where a prefix makes the difference."""
+    bare = missing.removeprefix("model.")
+    if bare != missing and bare in entries:
+        return f"; there is {bare}, so the names lack 'model.' at their beginning"
+    for name in entries:
+        if name.endswith(f".{missing}"):
+            prefix = name.removesuffix(missing)
+            count = sum(other.startswith(prefix) for other in entries)
+            return (
+                f"; {count} of {len(entries)} names begin with {shown(prefix)}, must begin without"
+            )
+    return ""
 
 
 def read(folder: Path, load_bin: LoadBin, families: Mapping[str, ParseConfig]) -> Checkpoint[Any]:
@@ -132,36 +161,40 @@ def read(folder: Path, load_bin: LoadBin, families: Mapping[str, ParseConfig]) -
     CheckpointError for whatever is missing, extra, misshapen or of another type.  The values are
     read, and found finite or not, by the look-ups in `tensors`.
     """
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.lexists(folder) else "no such folder"
+        raise CheckpointError(f"{folder}: {what}, must be a folder with config.json and weights")
     where = folder / "config.json"
-    raw = _read_json(where)
+    raw = read_json(where, CheckpointError, CONFIG_FILE)
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in families:
         known = " or ".join(map(repr, families))
-        raise CheckpointError(f"{where}: model_type is {family!r}, must be {known}")
-    config = families[family](raw, where)
+        raise CheckpointError(f"{where}: model_type is {shown(family)}, must be {known}")
+    with reading(where, CheckpointError, CONFIG_FILE):
+        config = families[family](raw, where)
+        warnings = tuple(f"{where}: {told}" for told in config.warnings(raw))
     assert config.model_type == family, f"the parser of {family} gives {config.model_type}"
     files, reader = _weight_files(folder)
     entries: dict[str, StoredTensor] = {}
     for path in files:
         for name, entry in (reader or load_bin)(path).items():
             if name in entries:
-                raise CheckpointError(f"{path}: {name} is stored twice")
+                raise CheckpointError(f"{path}: {printable(name[:200])} is stored twice")
             entries[name] = entry
-    for problem in _check(entries, config, folder):
-        raise CheckpointError(problem)
-    return Checkpoint(
-        config, StoredTensors(folder, {name: entries[name] for name in config.shapes()})
-    )
+    _check(entries, config, folder)
+    stored = StoredTensors(folder, {name: entries[name] for name in config.shapes()})
+    return Checkpoint(config, stored, warnings)
 
 
-def write(folder: Path, checkpoint: Checkpoint[Any], dtype: str = "bfloat16") -> None:
-    """Write a checkpoint in the published format, bfloat16 or float32; each file appears whole or
-    not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        config = json.dumps(checkpoint.config.to_json(dtype), indent=2, sort_keys=True)
-        (Path(scratch) / "config.json").write_text(config + "\n", encoding="utf-8")
-        (Path(scratch) / "model.safetensors").write_bytes(serialized(checkpoint.tensors, dtype))
-        folder.mkdir(exist_ok=True)
-        for path in Path(scratch).iterdir():
-            os.replace(path, folder / path.name)
+def write(
+    folder: Path, checkpoint: Checkpoint[Any], dtype: str = "bfloat16", *, durable: bool = False
+) -> None:
+    """Write a checkpoint in the published format, bfloat16 or float32.
+
+    Each file appears whole or not at all, and no other file of the folder is touched.  With
+    `durable` they are on the disk before they take the place of older ones.
+    """
+    with whole_file(folder / "model.safetensors", durable=durable) as scratch:
+        scratch.write_bytes(serialized(checkpoint.tensors, dtype))
+    config = json.dumps(checkpoint.config.to_json(dtype), indent=2, sort_keys=True)
+    save_text(folder / "config.json", f"{config}\n", durable=durable)

@@ -10,8 +10,10 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.errors import CheckpointError, printable
+from mmfree_neuro.files.reading import opened, reading
 
+WEIGHTS = "a safetensors file"
 Float32 = NDArray[np.float32]
 
 
@@ -56,12 +58,10 @@ _KINDS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.flo
 
 
 def _load(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Float32:
-    try:
+    with reading(path, CheckpointError, WEIGHTS):
         stored = np.fromfile(
             path, np.dtype(_KINDS[dtype]).newbyteorder("<"), math.prod(shape), offset=offset
         )
-    except OSError as error:
-        raise CheckpointError(f"{path}: no longer readable ({error.strerror})") from None
     if stored.size != math.prod(shape):
         raise CheckpointError(f"{path}: changed while it was in use")
     if dtype == "BF16":
@@ -74,7 +74,7 @@ def _load(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Float3
 
 def read_safetensors(path: Path) -> Entries:
     """The tensors of one safetensors file."""
-    try:
+    with reading(path, CheckpointError, WEIGHTS), opened(path) as header:
         with safetensors.safe_open(
             path, framework="numpy"
         ) as file:  # checks that the tensors fill the file, in order
@@ -82,17 +82,13 @@ def read_safetensors(path: Path) -> Entries:
             kinds = [
                 (name, str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices
             ]
-        with path.open("rb") as header:
-            offset = 8 + int.from_bytes(header.read(8), "little")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: not readable as safetensors ({error})") from None
+        offset = 8 + int.from_bytes(header.read(8), "little")
     entries: dict[str, StoredTensor] = {}
     for name, dtype, shape in kinds:
         if dtype not in _KINDS:
             raise CheckpointError(
-                f"{path}: {name}: stored as {dtype}, must be one of BF16, F16, F32, F64"
+                f"{path}: {printable(name[:200])}: stored as {dtype}, must be one of "
+                f"{', '.join(_KINDS)}"
             )
         entries[name] = StoredTensor(shape, partial(_load, path, dtype, shape, offset))
         offset += math.prod(shape) * np.dtype(_KINDS[dtype]).itemsize

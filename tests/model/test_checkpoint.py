@@ -4,6 +4,7 @@ message."""
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.errors import CheckpointError, shown
 from mmfree_neuro.hgrn_bit.config import (
     FAMILY,
     ModelConfig,
@@ -30,6 +31,7 @@ from mmfree_neuro.model.tensors import Entries, read_safetensors, to_bfloat16
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = ModelConfig(vocab_size=5, hidden_size=4, num_hidden_layers=2, intermediate_size=3)
 WHERE = Path("config.json")
+A_BIN = "a file of tensors written by torch.save"
 STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I32": np.int32}
 LONG = {"F64": "float64", "F32": "float32", "F16": "float16", "I32": "int32", "BF16": "bfloat16"}
 
@@ -218,6 +220,7 @@ def test_published_sizes(hidden: int, layers: int, intermediate: int, parameters
     }
     config = parse_config(raw, WHERE)
     assert config.intermediate_size == intermediate
+    assert config.parameters() == parameters
     assert sum(int(np.prod(shape)) for shape in config.shapes().values()) == parameters
 
 
@@ -286,15 +289,8 @@ def test_a_written_configuration_has_the_published_keys() -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        (
-            {"attn_mode": "chunk"},
-            "config.json: attn_mode is 'chunk', must be 'fused_recurrent' (the published code "
-            "runs no other)",
-        ),
-        (
-            {"use_short_conv": True},
-            "config.json: use_short_conv is True, must be False (the published code runs no other)",
-        ),
+        ({"attn_mode": "chunk"}, "config.json: attn_mode is 'chunk', must be 'fused_recurrent'"),
+        ({"hidden_act": "gelu"}, "config.json: hidden_act is 'gelu', must be 'swish' or 'silu'"),
         ({"hidden_size": "64"}, "config.json: hidden_size is '64', must be int"),
         ({"hidden_size": 64.0}, "config.json: hidden_size is 64.0, must be int"),
         ({"hidden_size": True}, "config.json: hidden_size is True, must be int"),
@@ -333,6 +329,109 @@ def test_wrong_configurations(changed: dict[str, Any], expected: str) -> None:
     assert str(error.value) == expected
 
 
+# What another architecture says of itself
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"use_short_conv": True}, "short convolutions"),
+        ({"use_short_conv": "yes"}, "short convolutions"),
+        ({"use_short_conv": None, "conv_bias": True}, "short convolutions"),
+        ({"rotary_embeddings": True}, "rotary or other positions"),
+        ({"rope_theta": 10000.0}, "rotary or other positions"),
+        ({"rope_scaling": {"type": "linear"}}, "rotary or other positions"),
+        ({"use_moe": True, "moe_num_experts": 4}, "a mixture of experts"),
+        ({"num_local_experts": 8}, "a mixture of experts"),
+        ({"moe": 1}, "a mixture of experts"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "another quantisation"),
+        ({"weight_quant_group_size": 128}, "another quantisation"),
+        ({"sliding_window": 4096}, "sliding windows"),
+        ({"num_attention_heads": 8}, "attention"),
+        ({"attn": {"layers": [1]}}, "attention"),
+        ({"head_dim": 64}, "attention"),
+        ({"mlp_bias": True}, "biases"),
+        ({"lora_rank": 8}, "added weights"),
+        ({"is_encoder_decoder": True}, "an encoder"),
+        ({"layer_types": ["full"]}, "blocks of several kinds"),
+        ({"decay_mode": "independent"}, "another forget gate"),
+        ({"norm_eps": 1e-5}, "another norm"),
+        ({"logit_scale": 0.5}, "factors on its values"),
+        ({"use_mup": True}, "factors on its values"),
+    ],
+)
+def test_another_architecture(changed: dict[str, Any], what: str) -> None:
+    with pytest.raises(CheckpointError) as error:
+        parse_config(TINY.to_json("float32") | changed, WHERE)
+    name = next(name for name, value in changed.items() if value is not None)
+    assert str(error.value) == (
+        f"config.json: {name} is {changed[name]!r}, must be false or absent: such a model has "
+        f"{what}, which this project does not run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("attn_mode", "chunk", "'fused_recurrent'"),
+        ("token_mixer", "hgrn2", "'hgrn'"),
+        ("activation_quant_bits", 4, "8"),
+        ("weight_quant_bits", 4, "2 or 1.58"),
+        ("weight_quant_scale", "rms", "'mean_abs'"),
+        ("quantize_lm_head", False, "True"),
+        ("elementwise_affine", False, "True"),
+    ],
+)
+def test_a_value_that_the_published_model_does_not_have(
+    name: str, value: object, allowed: str
+) -> None:
+    with pytest.raises(CheckpointError) as error:
+        parse_config(TINY.to_json("float32") | {name: value}, WHERE)
+    assert str(error.value) == f"config.json: {name} is {value!r}, must be {allowed}"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hidden_act": "silu", "attn_mode": None, "use_short_conv": 0},
+        {"use_moe": False, "moe_num_experts": 4, "moe_router_bias": True, "moe_layer_indices": []},
+        {"rotary_embeddings": False, "rope_theta": 1e4, "use_ternary_rope": True},
+        {"rope_scaling": None, "sliding_window": None, "attention_bias": False, "logit_scale": 1.0},
+        {"quantization_config": None, "pruned_heads": {}, "position_embedding_type": "None"},
+        {"conv_bias": True, "conv_size": 8, "share_conv_kernel": False},
+        {"attention_dropout": 0.1, "max_position_embeddings": 1 << 20, "initializer_range": 1},
+        {"dtype": "bfloat16", "_name_or_path": "x", "auto_map": {"AutoModel": "m.M"}},
+        {"temperature": 0.7, "num_beams": 4, "id2label": {"0": "a"}, "is_decoder": True},
+    ],
+)
+def test_what_does_not_change_the_model(changed: dict[str, Any]) -> None:
+    raw = TINY.to_json("float32") | changed
+    config = parse_config(raw, WHERE)
+    assert config == TINY
+    assert config.warnings(raw) == []
+
+
+def test_unknown_keys_are_named(tmp_path: Path) -> None:
+    save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors)
+    path = tmp_path / "config.json"
+    odd = {"zeta": 1, "my\x1b[31mkey": None, "architectures": ["OtherModel"]}
+    path.write_text(json.dumps(TINY.to_json("float32") | odd), encoding="utf-8")
+    assert read(tmp_path, load_bin, FAMILY).warnings == (
+        f"{path}: unknown keys are left out: my\\x1b[31mkey, zeta",
+        f"{path}: architectures is ['OtherModel'], and the model is read as HGRNBitForCausalLM",
+    )
+    path.write_text(json.dumps(TINY.to_json("float32")), encoding="utf-8")
+    assert read(tmp_path, load_bin, FAMILY).warnings == ()
+
+
+def test_of_many_unknown_keys_some_are_named() -> None:
+    odd = {f"odd{n:02}": n for n in range(11)}
+    assert TINY.warnings(odd) == [
+        "unknown keys are left out: odd00, odd01, odd02, odd03, odd04, odd05, odd06, odd07 and 3 "
+        "others"
+    ]
+
+
 # Wrong folders
 
 
@@ -345,31 +444,56 @@ def test_another_family(family: object, tmp_path: Path) -> None:
 
 
 def test_no_config(tmp_path: Path) -> None:
-    assert message(tmp_path) == f"{tmp_path}/config.json: no such file"
+    assert (
+        message(tmp_path)
+        == f"{tmp_path}/config.json: no such file, must be a configuration in JSON"
+    )
 
 
 def test_a_config_that_is_not_json(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(json.JSONDecodeError) as reason:
-        json.loads("{")
-    assert message(tmp_path) == f"{tmp_path}/config.json: not readable as JSON ({reason.value})"
+    assert message(tmp_path) == (
+        f"{tmp_path}/config.json: not a configuration in JSON, or damaged ('Expecting property "
+        "name enc...es: line 1 column 2 (char 1)')"
+    )
 
 
 def test_a_config_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff")
-    reason = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
-    assert message(tmp_path) == f"{tmp_path}/config.json: not readable as JSON ({reason})"
+    assert message(tmp_path) == (
+        f"{tmp_path}/config.json: not a configuration in JSON, or damaged (\"'utf-8' codec can't "
+        'decode ...sition 0: invalid start byte")'
+    )
 
 
 def test_a_config_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
-    reason = f"[Errno 21] Is a directory: '{tmp_path}/config.json'"
-    assert message(tmp_path) == f"{tmp_path}/config.json: not readable as JSON ({reason})"
+    assert message(tmp_path) == (
+        f"{tmp_path}/config.json: not readable as a configuration in JSON (Is a directory)"
+    )
+
+
+def test_a_config_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    assert message(tmp_path) == (
+        f"{tmp_path}/config.json: not a configuration in JSON: is a pipe, must be a regular file"
+    )
 
 
 def test_a_config_that_is_not_an_object(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1]", encoding="utf-8")
-    assert message(tmp_path) == f"{tmp_path}/config.json: holds a list, must hold an object"
+    assert message(tmp_path) == (
+        f"{tmp_path}/config.json: not a configuration in JSON: holds [1], must hold an object"
+    )
+
+
+@pytest.mark.parametrize("name", ["gone", "file"])
+def test_a_checkpoint_that_is_no_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    what = {"gone": "no such folder", "file": "is a file"}[name]
+    assert message(tmp_path / name) == (
+        f"{tmp_path / name}: {what}, must be a folder with config.json and weights"
+    )
 
 
 def test_no_weights(tmp_path: Path) -> None:
@@ -378,27 +502,38 @@ def test_no_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "index",
+    ("index", "expected"),
     [
-        {},
-        {"weight_map": ["a"]},
-        {"weight_map": {"a": 1}},
-        {"weight_map": {"a": "../model.safetensors"}},
+        ({}, "weight_map is None, must map names of tensors to files"),
+        ({"weight_map": ["a"]}, "weight_map is ['a'], must map names of tensors to files"),
+        ({"weight_map": {}}, "weight_map is {}, must map names of tensors to files"),
+        ({"weight_map": {"a": 1}}, "'a' is said to be in 1, must be in a file in the same folder"),
+        (
+            {"weight_map": {"a": "../model.safetensors"}},
+            "'a' is said to be in '../model.safetensors', must be in a file in the same folder",
+        ),
+        (
+            {"weight_map": {"a": ".."}},
+            "'a' is said to be in '..', must be in a file in the same folder",
+        ),
+        (
+            {"weight_map": {"a": "x\0"}},
+            "'a' is said to be in 'x\\x00', must be in a file in the same folder",
+        ),
     ],
 )
-def test_an_index_that_is_none(tmp_path: Path, index: dict[str, Any]) -> None:
+def test_an_index_that_is_none(tmp_path: Path, index: dict[str, Any], expected: str) -> None:
     path = folder(tmp_path, tiny()) / "model.safetensors.index.json"
     path.write_text(json.dumps(index), encoding="utf-8")
-    assert (
-        message(tmp_path) == f"{path}: weight_map must map tensor names to files in the same folder"
-    )
+    assert message(tmp_path) == f"{path}: not an index in JSON: {expected}"
 
 
 @pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
 def test_a_missing_shard(tmp_path: Path, single: str) -> None:
     index = folder(tmp_path, tiny()) / f"{single}.index.json"
     index.write_text(json.dumps({"weight_map": {"model.norm.weight": "gone"}}), encoding="utf-8")
-    assert message(tmp_path) == f"{tmp_path}/gone: no such file"
+    what = "a safetensors file" if single.endswith("tensors") else A_BIN
+    assert message(tmp_path) == f"{tmp_path}/gone: no such file, must be {what}"
 
 
 def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
@@ -415,14 +550,14 @@ def test_a_cut_file(tmp_path: Path) -> None:
     path = folder(tmp_path, tiny()) / "model.safetensors"
     save(path, tiny().tensors)
     path.write_bytes(path.read_bytes()[:-1])
-    assert message(tmp_path) == f"{path}: not readable as safetensors ({refusal(path)})"
+    assert message(tmp_path) == refusal(path)
 
 
 def refusal(path: Path) -> str:
-    """What safetensors itself says of a file."""
+    """What is said of a file that safetensors refuses, with its reason."""
     with pytest.raises(safetensors.SafetensorError) as reason:
         safetensors.safe_open(path, framework="numpy")
-    return str(reason.value)
+    return f"{path}: not a safetensors file, or damaged ({shown(str(reason.value))})"
 
 
 def entry(start: int, stop: int, count: int) -> dict[str, object]:
@@ -467,7 +602,7 @@ def headed(content: bytes, data_bytes: int = 0) -> bytes:
 def test_a_hostile_header(tmp_path: Path, content: bytes) -> None:
     path = folder(tmp_path, tiny()) / "model.safetensors"
     path.write_bytes(content)
-    assert message(tmp_path) == f"{path}: not readable as safetensors ({refusal(path)})"
+    assert message(tmp_path) == refusal(path)
 
 
 def test_tensors_lie_in_a_file_in_any_order(tmp_path: Path) -> None:
@@ -518,6 +653,39 @@ def test_wrong_tensors(
     assert message(tmp_path) == f"{tmp_path}: {expected}"
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model."])
+def test_names_with_a_prefix(tmp_path: Path, prefix: str) -> None:
+    tensors = {f"{prefix}{name}": value for name, value in tiny().tensors.items()}
+    save(folder(tmp_path, tiny()) / "model.safetensors", {**tensors, "step": np.ones(1)})
+    assert message(tmp_path) == (
+        f"{tmp_path}: model.embeddings.weight is missing; {len(tensors)} of {len(tensors) + 1} "
+        f"names begin with {prefix!r}, must begin without"
+    )
+
+
+def test_names_without_their_prefix(tmp_path: Path) -> None:
+    tensors = {name.removeprefix("model."): value for name, value in tiny().tensors.items()}
+    save(folder(tmp_path, tiny()) / "model.safetensors", tensors)
+    assert message(tmp_path) == (
+        f"{tmp_path}: model.embeddings.weight is missing; there is embeddings.weight, so the "
+        "names lack 'model.' at their beginning"
+    )
+
+
+@pytest.mark.parametrize("layers", [10**6, 10**11])
+def test_more_blocks_than_the_files_have(tmp_path: Path, layers: int) -> None:
+    """Nothing is made for those that are only claimed."""
+    config = replace(TINY, num_hidden_layers=layers)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json("float32")), encoding="utf-8")
+    save(tmp_path / "model.safetensors", tiny().tensors)
+    tracemalloc.start()
+    said = message(tmp_path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said == f"{tmp_path}: model.layers.2.attn_norm.weight is missing"
+    assert most < 10_000_000
+
+
 @pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite(tmp_path: Path, value: float, kind: str) -> None:
@@ -559,7 +727,7 @@ def test_tensors_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (Path.unlink, "no longer readable (No such file or directory)"),
+        (Path.unlink, "no such file, must be a safetensors file"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "changed while it was in use"),
     ],
 )
@@ -602,13 +770,13 @@ def test_a_bin_is_mapped_anew_now_and_then(tmp_path: Path, monkeypatch: pytest.M
 def test_a_bin_that_is_none(tmp_path: Path, content: bytes) -> None:
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     path.write_bytes(content)
-    assert message(tmp_path) == f"{path}: not readable as a file of tensors written by torch.save"
+    assert message(tmp_path) == f"{path}: not readable as {A_BIN}"
 
 
 def test_a_bin_that_would_run_code(tmp_path: Path) -> None:
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     torch_save({"model.norm.weight": Path("/")}, path)  # any class that is not a tensor
-    assert message(tmp_path) == f"{path}: not readable as a file of tensors written by torch.save"
+    assert message(tmp_path) == f"{path}: not readable as {A_BIN}"
 
 
 @pytest.mark.parametrize("content", [[np.ones(1)], {"step": 3}, np.ones(2)])
@@ -619,7 +787,17 @@ def test_a_bin_that_is_no_state_dict(tmp_path: Path, content: Any) -> None:
         content = in_torch(content)
     path = folder(tmp_path, tiny()) / "pytorch_model.bin"
     torch_save(content, path)
-    assert message(tmp_path) == f"{path}: must hold a state dict, names to tensors"
+    assert message(tmp_path) == (
+        f"{path}: not {A_BIN}: it holds something else than names and tensors"
+    )
+
+
+def test_a_bin_that_claims_more_than_it_has(tmp_path: Path) -> None:
+    path = folder(tmp_path, tiny()) / "pytorch_model.bin"
+    torch_save({"model.norm.weight": in_torch(np.ones(1)).expand(1 << 60)}, path)
+    assert message(tmp_path) == (
+        f"{path}: not {A_BIN}: 'model.norm.weight' claims {1 << 60} values, has fewer"
+    )
 
 
 def test_a_bin_of_integers(tmp_path: Path) -> None:
@@ -647,6 +825,21 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, dtype: str, tied
         e["dtype"] for _, e in safetensors.deserialize((target / "model.safetensors").read_bytes())
     }
     assert stored == {"BF16" if dtype == "bfloat16" else "F32"}
+
+
+def test_a_folder_that_cannot_be_renamed_is_written_into(tmp_path: Path) -> None:
+    """A link as folder stays one, files have the mode that the umask leaves, and nothing else is
+    there."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    before = os.umask(0o077)
+    try:
+        write(tmp_path / "link", tiny(), durable=True)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "link").is_symlink()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "real").iterdir()}
+    assert modes == {"config.json": 0o600, "model.safetensors": 0o600}
 
 
 def test_writing_replaces_an_older_checkpoint_and_keeps_other_files(tmp_path: Path) -> None:
@@ -706,4 +899,6 @@ def test_bfloat16_rounds_as_torch_does(values: list[float]) -> None:
 def test_safetensors_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         read_safetensors(tmp_path / "gone.safetensors")
-    assert str(error.value) == f"{tmp_path}/gone.safetensors: no such file"
+    assert (
+        str(error.value) == f"{tmp_path}/gone.safetensors: no such file, must be a safetensors file"
+    )

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.errors import CheckpointError, printable, shown
+from mmfree_neuro.files.reading import Misfit, opened, reading
 from mmfree_neuro.model.tensors import Entries, Float32, StoredTensor
 
+A_BIN = "a file of tensors written by torch.save"
 _MAPPED_BYTES = 1 << 28
 """What may be read of a mapped file before it is mapped anew: until then, all that was read counts
 as memory."""
@@ -24,18 +26,18 @@ def _is_plain(value: object) -> bool:
 
 
 def _open(path: Path, mapped: bool) -> dict[Any, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch comments on files that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except Exception:  # a damaged pickle fails in a dozen ways
-        raise CheckpointError(
-            f"{path}: not readable as a file of tensors written by torch.save"
-        ) from None
-    if not isinstance(content, dict) or not all(map(_is_plain, content.values())):
-        raise CheckpointError(f"{path}: must hold a state dict, names to tensors")
+    with reading(path, CheckpointError, A_BIN), opened(path):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch comments on files that it then refuses
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except Exception:  # a damaged pickle fails in a dozen ways, and torch says so at length
+            raise CheckpointError(f"{path}: not readable as {A_BIN}") from None
+        if not isinstance(content, dict) or not all(map(_is_plain, content.values())):
+            raise Misfit("it holds something else than names and tensors")
+        for key, value in content.items():
+            if value.numel() * value.itemsize > value.untyped_storage().nbytes():
+                raise Misfit(f"{shown(key)} claims {value.numel()} values, has fewer")
     return content
 
 
@@ -64,7 +66,8 @@ def load_bin(path: Path) -> Entries:
     for key, value in file.content.items():
         if not value.is_floating_point():
             raise CheckpointError(
-                f"{path}: {key}: stored as {value.dtype}, must be of a floating type"
+                f"{path}: {printable(str(key)[:200])}: stored as {value.dtype}, must be of a "
+                "floating type"
             )
         entries[str(key)] = StoredTensor(tuple(value.shape), partial(file.load, key, value.shape))
     return entries
