@@ -6,6 +6,7 @@ depends on names alone, so a module held out under one Python is held out under 
 """
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.reading import read_bytes
 
 SEPARATOR = b"\0"
 """Stands before every module: what the model sees at the start of a text."""
 HELD_OUT_ONE_IN = 20
+A_TEXT = "a text file"
+MOST_BYTES = 1 << 36
+"""Bytes of the largest text."""
 _NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
 
 
@@ -35,15 +40,9 @@ def is_held_out(module: str) -> bool:
     """Whether a module, named by its path inside the folder with forward slashes, is kept from
     training."""
     return (
-        int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
+        int.from_bytes(hashlib.sha256(os.fsencode(module)).digest()[:8], "big") % HELD_OUT_ONE_IN
+        == 0
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({getattr(error, 'strerror', error)})") from None
 
 
 def _join(texts: list[bytes]) -> NDArray[np.uint8]:
@@ -56,7 +55,9 @@ def from_folder(folder: Path, description: str) -> Corpus:
     for path in sorted(folder.rglob("*.py"), key=lambda p: p.relative_to(folder).as_posix()):
         relative = path.relative_to(folder)
         if path.is_file() and not _NOT_LIBRARY & set(relative.parts):
-            sides[is_held_out(relative.as_posix())].append(_read(path))
+            sides[is_held_out(relative.as_posix())].append(
+                read_bytes(path, InputError, A_TEXT, most=MOST_BYTES)
+            )
     if not sides[False] or not sides[True]:
         raise InputError(f"{folder}: too few Python sources to train on some and hold out others")
     return Corpus(_join(sides[False]), _join(sides[True]), description)
@@ -64,7 +65,7 @@ def from_folder(folder: Path, description: str) -> Corpus:
 
 def from_file(path: Path) -> Corpus:
     """The bytes of one file; its last twentieth is held out."""
-    text = np.frombuffer(_read(path), np.uint8)
+    text = np.frombuffer(read_bytes(path, InputError, A_TEXT, most=MOST_BYTES), np.uint8)
     if text.size < 2 * HELD_OUT_ONE_IN:
         raise InputError(f"{path}: {text.size} bytes, must have at least {2 * HELD_OUT_ONE_IN}")
     cut = text.size - text.size // HELD_OUT_ONE_IN

@@ -1,17 +1,22 @@
 """Token ids from files, and windows of text to calibrate and to measure quality on."""
 
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.reading import Misfit, opened, reading
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model import tokenizer as texts
 
 CALIBRATION_WINDOW = 512
+TOKEN_FILE = "an .npy file of integers [sequences, time]"
+LARGEST_TOKEN = (1 << 63) - 1
 
 
 BYTES_PER_TOKEN = 8
@@ -21,17 +26,33 @@ window."""
 
 def load_tokens(path: Path) -> NDArray[np.int64]:
     """Token ids [sequences, time] from a `.npy` file; a single row may lack its first dimension."""
-    try:
-        tokens = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        raise InputError(f"{path}: not readable as an .npy file of numbers") from None
-    if (
-        not isinstance(tokens, np.ndarray)
-        or not np.issubdtype(tokens.dtype, np.integer)
-        or tokens.ndim not in (1, 2)
-    ):
-        raise InputError(f"{path}: must hold integers of shape [sequences, time]")
+    with reading(path, InputError, TOKEN_FILE), opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        shape, by_columns, dtype = _header(file)
+        if dtype.kind not in "iu" or len(shape) not in (1, 2):
+            raise Misfit(f"holds {dtype} of shape {list(shape)}")
+        needed = math.prod(shape) * dtype.itemsize
+        if min(shape) < 0 or needed > size - file.tell():
+            raise Misfit(
+                f"claims {needed} bytes of numbers, has {size - file.tell()}, or is cut short"
+            )
+        stored = np.frombuffer(file.read(needed), dtype)
+        tokens = stored.reshape(shape, order="F" if by_columns else "C")
+        if stored.size and int(stored.max()) > LARGEST_TOKEN:
+            raise Misfit(f"holds {stored.max()}, must be at most {LARGEST_TOKEN}")
     return np.atleast_2d(tokens).astype(np.int64)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What an `.npy` file says of its array: the shape, whether columns are contiguous, the
+    type."""
+    npy: Any = np.lib.format
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise Misfit(f"is of version {version[0]}.{version[1]}, must be 1.0 or 2.0")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(file)
+    return header
 
 
 _MOST_WINDOWS = 32
@@ -68,6 +89,11 @@ def described(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else f"{len(source)} texts"
 
 
+def path_of(source: Source) -> list[Path]:
+    """The file or folder that a source is read from, where it is one."""
+    return [Path(source)] if isinstance(source, str | Path) else []
+
+
 def calibration_windows(
     source: Source, count: tuple[int, int], tokenizer: str | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -97,7 +123,7 @@ def calibration_windows(
 
 def _rows(tokens: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Token ids as rows; a single row becomes at least four of them."""
-    if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (1, 2):
+    if tokens.dtype.kind not in "iu" or tokens.ndim not in (1, 2):
         raise InputError(
             f"the token ids are {tokens.dtype} {list(tokens.shape)}, must be integers of shape "
             "[rows, time] or [time]"

@@ -1,5 +1,6 @@
 """Text to train on: which bytes are trained on, which are held out, and what is not a text."""
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def sources(folder: Path, *modules: str) -> Path:
     for module in modules:
         path = folder / module
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(module.encode())
+        path.write_bytes(os.fsencode(module))
     return folder
 
 
@@ -91,7 +92,20 @@ def test_a_short_file(tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load(str(tmp_path / "gone.txt"))
-    assert str(error.value) == f"{tmp_path}/gone.txt: not readable (No such file or directory)"
+    assert str(error.value) == f"{tmp_path}/gone.txt: no such file, must be a text file"
+
+
+def test_a_text_that_never_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(InputError) as error:
+            load(str(path))
+        assert str(error.value) == f"{path}: not a text file: is {kind}, must be a regular file"
+
+
+def test_a_module_whose_name_is_no_text(tmp_path: Path) -> None:
+    sources(tmp_path, held_out_names(1)[0], os.fsdecode(b"caf\xe9.py"))
+    assert load(str(tmp_path)).train.size > 0
 
 
 def test_load_by_name(tmp_path: Path) -> None:
