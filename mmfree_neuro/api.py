@@ -43,6 +43,7 @@ from mmfree_neuro.run import run_file
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.folder import holds_run, run_folder
 from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.losses import quality_warnings
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.load import load_system
@@ -103,6 +104,11 @@ class Model:
         """The configuration, a record with the names of `config.json`."""
         return self.checkpoint.config
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was not understood in the checkpoint's files, a sentence each."""
+        return self.checkpoint.warnings
+
     def convert(self, scheme: str | Scheme = "a16", calibrate: Source = "stdlib") -> "Graph":
         """The model in integers, calibrated, proved and measured against the float model.
 
@@ -114,8 +120,8 @@ class Model:
         if isinstance(source, str) and "\n" in source:
             source = [source]
         chosen = scheme if isinstance(scheme, Scheme) else scheme_named(scheme)
-        graph = convert.to_graph(self.checkpoint, self.tokenizer, chosen, source, self.name)
-        return Graph(graph)
+        made = convert.to_graph(self.checkpoint, self.tokenizer, chosen, source, self.name)
+        return Graph(made.graph, told=made.warnings)
 
     def logits(self, tokens: Tokens) -> NDArray[np.float64]:
         """The float model's logits [rows, time, vocabulary], natural units; needs torch.
@@ -145,6 +151,8 @@ class Graph:
     graph: nodes.Graph
     path: Path | None = None
     """The file that it came from, where there is one."""
+    told: tuple[str, ...] | None = None
+    """What conversion had to say, where it was here that the graph was converted."""
 
     @property
     def name(self) -> str:
@@ -161,6 +169,12 @@ class Graph:
         """What the integers lost: nats per token of both models, ratio of perplexities, greedy
         agreement from 0 to 1, and on how many tokens."""
         return dict(self.graph.quality)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of the graph, a sentence each, such as how little of the float
+        model is left."""
+        return quality_warnings(self.graph.quality) if self.told is None else self.told
 
     @property
     def nodes(self) -> tuple[AnyNode, ...]:

@@ -192,7 +192,7 @@ def test_calibration_by_texts_files_and_ids(
     beyond[0, 0] = 256
     for wrong, said in (
         (["short"], "the texts have 6 bytes, must have at least 40"),
-        ("/no/such/file", "/no/such/file: not readable (No such file or directory)"),
+        ("/no/such/file", "/no/such/file: no such file, must be a text file"),
         (
             IDS[:3],
             "an array of shape [3, 33]: has 3 rows, must have at least 4 to calibrate on some and "

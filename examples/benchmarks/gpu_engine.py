@@ -57,7 +57,7 @@ def main() -> None:
         checkpoint = read_checkpoint(folder)
         graph = convert.to_graph(
             checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print
-        )
+        ).graph
         mapping = quality.in_one_place(graph)
         job = Job(
             np.random.default_rng(1).integers(vocabulary, size=(1, options.tokens)), NEW_TOKENS

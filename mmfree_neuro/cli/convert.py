@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_calibration, add_command, add_option
-from mmfree_neuro.cli.output import say, show
+from mmfree_neuro.cli.output import say, show, warn
 from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.pipeline import convert as converting
+from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.report import terminal
 
 
@@ -21,11 +22,18 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Turn a checkpoint into a graph of integers."""
-    graph = converting.convert(
+    converted = converting.convert(
         options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, say
     )
+    graph, warnings = converted.graph, [*converted.warnings, *slow_code_warnings()]
+    warn(warnings)
     text = (
         f"wrote {options.output}: {terminal.graph_line(graph)}\n{terminal.quality(graph.quality)}"
     )
-    content = {"scheme": graph.scheme, "nodes": len(graph.nodes), "quality": graph.quality}
+    content: dict[str, Any] = {
+        "scheme": graph.scheme,
+        "nodes": len(graph.nodes),
+        "quality": graph.quality,
+    }
+    content["warnings"] = warnings
     show({"graph": str(options.output), **content}, text, options.json)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
-from mmfree_neuro.cli.output import show
+from mmfree_neuro.cli.output import show, warn
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.pipeline import inspect as inspecting
@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
         check_outputs([options.codes], files_behind(options.path))
     content, text = inspecting.anything(options.path)
+    warn(content.get("warnings", ()))
     if options.codes is not None:
         inspecting.write_codes(read_checkpoint(options.path), options.codes)
     show(content, text, options.json)

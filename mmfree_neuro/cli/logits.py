@@ -4,16 +4,22 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmfree_neuro.cli.options import add_calibration, add_command, add_option, add_ranks, ranks
-from mmfree_neuro.cli.output import Bars, tell
+from mmfree_neuro.cli.output import Bars, show, warn
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import check_outputs, save_array
+from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline import logits as pipeline_logits
 from mmfree_neuro.pipeline import text as texts
 from mmfree_neuro.pipeline.opened import files_behind
+from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.losses import saturation_warnings
 
 
 def add(commands: Any) -> None:
@@ -64,34 +70,63 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the logits, the losses or the continuation of token sequences."""
+    floats = options.engine == "float"
+    if floats and options.raw:
+        raise InputError("--raw writes integers, which the float engine does not have")
     check_outputs(
         [options.output, options.nats, options.chosen],
         [*files_behind(options.source), options.tokens, *texts.files_of(options.calibrate)],
     )
     tokens = texts.load_tokens(options.tokens)
-    found: Any
-    if options.engine == "float":
-        if options.raw:
-            raise InputError("--raw writes integers, which the float engine does not have")
-        found, chosen = pipeline_logits.float_result(options.source, tokens, options.new_tokens)
-    else:
-        graph, mapping = pipeline_logits.load_source(
-            options.source, scheme_named(options.scheme), options.calibrate
-        )
-        bars = Bars()
-        try:
-            engine = engines.engine_named(options.engine, ranks(options.ranks))
-            result = engine(graph, mapping, Job(tokens, options.new_tokens), bars.show)
-        finally:
-            bars.close()
-        raw = result.logits[:, : tokens.shape[1]]
-        found, chosen = (raw if options.raw else raw * graph.logit_scale), result.chosen
-    outputs: list[tuple[Path, Any]] = [(options.output, found)]
-    if options.nats is not None:
-        natural = found * graph.logit_scale if options.raw else found
-        outputs.append((options.nats, quality.nats(natural[:, :-1], tokens[:, 1:])))
-    if options.chosen is not None:
-        outputs.append((options.chosen, chosen))
-    for path, array in outputs:
+    outputs, warnings = (_floats if floats else _integers)(options, tokens)
+    warn(warnings)
+    for path, array in outputs.items():
         save_array(path, array)
-    tell(f"wrote {', '.join(str(path) for path, _ in outputs)}")
+    text = f"wrote {', '.join(map(str, outputs))}"
+    content = {"wrote": [str(path) for path in outputs], "engine": options.engine}
+    show(content | {"warnings": warnings}, text, options.json)
+
+
+Outputs = dict[Path, Any]
+"""Arrays by the file that each is written to."""
+
+
+def _floats(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[Outputs, list[str]]:
+    found, chosen, warnings = pipeline_logits.float_result(
+        options.source, tokens, options.new_tokens
+    )
+    return _outputs(options, tokens, found, found, chosen), [*warnings]
+
+
+def _integers(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[Outputs, list[str]]:
+    graph, mapping, warnings = pipeline_logits.load_source(
+        options.source, scheme_named(options.scheme), options.calibrate, tokens, options.new_tokens
+    )
+    bars = Bars()
+    try:
+        engine = engines.engine_named(options.engine, ranks(options.ranks))
+        result = engine(graph, mapping, Job(tokens, options.new_tokens), bars.show)
+    finally:
+        bars.close()
+    did = result.prefill + result.generate
+    saturated = saturation_warnings(summarise(graph), mapping, did)
+    raw = result.logits[:, : tokens.shape[1]]
+    natural = raw * graph.logit_scale
+    outputs = _outputs(options, tokens, raw if options.raw else natural, natural, result.chosen)
+    return outputs, [*warnings, *saturated, *slow_code_warnings()]
+
+
+def _outputs(
+    options: argparse.Namespace,
+    tokens: NDArray[np.int64],
+    found: NDArray[Any],
+    natural: NDArray[Any],
+    chosen: NDArray[np.int64],
+) -> Outputs:
+    """What is asked for, by file; `natural` are the logits `found` in natural units."""
+    outputs: Outputs = {options.output: found}
+    if options.nats is not None:
+        outputs[options.nats] = quality.nats(natural[:, :-1], tokens[:, 1:])
+    if options.chosen is not None:
+        outputs[options.chosen] = chosen
+    return outputs

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any
@@ -93,6 +93,12 @@ def complain(text: str) -> None:
     """Say on standard error what went wrong; where nobody can be told, the status has to do."""
     with suppress(OSError):
         print(f"mmfree-neuro: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Say on standard error what a person should know of a result, a line each."""
+    for text in texts:
+        complain(f"warning: {' '.join(text.split())}")
 
 
 def show(content: Mapping[str, Any], text: str, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """From a checkpoint to a graph: calibrated, lowered, and its quality measured."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,19 @@ from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
 from mmfree_neuro.pipeline.opened import files_behind
-from mmfree_neuro.pipeline.quality import quality
+from mmfree_neuro.pipeline.quality import measure
 from mmfree_neuro.pipeline.text import Source, calibration_windows, described, files_of, windows_for
 from mmfree_neuro.run.job import Job, check
 
 Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A graph, and what a person should know of how it came about, a sentence each."""
+
+    graph: Graph
+    warnings: tuple[str, ...]
 
 
 def to_graph(
@@ -30,7 +38,7 @@ def to_graph(
     source: Source,
     name: str,
     stage: Stage = lambda _: None,
-) -> Graph:
+) -> Converted:
     """Calibrate and lower a checkpoint, and measure what it lost."""
     family, model = family_of(checkpoint), float_model(checkpoint, "calibration")
     if tokenizer is not None:
@@ -47,8 +55,10 @@ def to_graph(
     graph = family.lower(checkpoint, weights, ranges, scheme, name)
     check(graph, Job(calibration))
     stage("measuring quality")
-    return replace(
-        graph, tokenizer=tokenizer, quality=quality(checkpoint, graph, held_out, weights)
+    measured = measure(checkpoint, graph, held_out, weights)
+    return Converted(
+        replace(graph, tokenizer=tokenizer, quality=measured.quality),
+        (*checkpoint.warnings, *measured.warnings),
     )
 
 
@@ -63,18 +73,14 @@ def within(tokens: Ints, vocabulary: int, text: str) -> None:
 
 def convert(
     folder: Path, output: Path, scheme: Scheme, source: Source, stage: Stage = lambda _: None
-) -> Graph:
+) -> Converted:
     """Turn a checkpoint folder into a graph file."""
     check_outputs([output], [*files_behind(folder), *files_of(source)])
     stage("reading")
-    graph = to_graph(
-        read_checkpoint(folder),
-        checkpoints.read_tokenizer(folder),
-        scheme,
-        source,
-        folder.resolve().name,
-        stage,
+    checkpoint = read_checkpoint(folder)
+    converted = to_graph(
+        checkpoint, checkpoints.read_tokenizer(folder), scheme, source, folder.resolve().name, stage
     )
     stage("writing")
-    graph_file.save_graph(graph, output)
-    return graph
+    graph_file.save_graph(converted.graph, output)
+    return converted

@@ -29,7 +29,11 @@ def write_codes(checkpoint: Checkpoint[Any], path: Path) -> None:
 
 def _checkpoint(checkpoint: Checkpoint[Any], path: Path) -> tuple[dict[str, Any], str]:
     parameters = sum(math.prod(shape) for shape in checkpoint.config.shapes().values())
-    content = {"config": asdict(checkpoint.config), "parameters": parameters}
+    content = {
+        "config": asdict(checkpoint.config),
+        "parameters": parameters,
+        "warnings": list(checkpoint.warnings),
+    }
     lines = [f"{path}: {content['parameters']} parameters"]
     lines += [f"  {name} = {value}" for name, value in asdict(checkpoint.config).items()]
     for name, value in family_of(checkpoint).codes(checkpoint):

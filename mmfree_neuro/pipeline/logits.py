@@ -17,46 +17,57 @@ from mmfree_neuro.pipeline.convert import to_graph, within
 from mmfree_neuro.pipeline.families import float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run.job import check_new_tokens, check_shape
+from mmfree_neuro.run.losses import quality_warnings
 
 
-def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
+def load_source(
+    path: Path, scheme: Scheme, text: str, tokens: NDArray[np.int64], new_tokens: int
+) -> tuple[Graph, Mapping, tuple[str, ...]]:
     """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a
-    checkpoint folder."""
+    checkpoint folder; and what a person should know of them.
+
+    A checkpoint is not converted for tokens that could not be computed then.
+    """
     if path.is_dir():
-        graph = to_graph(
-            read_checkpoint(path),
-            checkpoints.read_tokenizer(path),
-            scheme,
-            text,
-            path.resolve().name,
-        )
-        return graph, in_one_place(graph)
+        checkpoint = read_checkpoint(path)
+        _check_tokens(checkpoint, tokens, new_tokens)
+        tokenizer = checkpoints.read_tokenizer(path)
+        converted = to_graph(checkpoint, tokenizer, scheme, text, path.resolve().name)
+        return converted.graph, in_one_place(converted.graph), converted.warnings
     if opened.is_mapping(path):
         graph, stored = opened.open_mapped(path)
-        return graph, stored.mapping
+        return graph, stored.mapping, quality_warnings(graph.quality)
     graph, _ = opened.open_graph(path)
-    return graph, in_one_place(graph)
+    return graph, in_one_place(graph), quality_warnings(graph.quality)
+
+
+def _check_tokens(
+    checkpoint: Checkpoint[Any], tokens: NDArray[np.int64], new_tokens: int = 0
+) -> None:
+    check_shape(tokens)
+    check_new_tokens(tokens, new_tokens, checkpoint.config.vocab_size)
+    within(tokens, checkpoint.config.vocab_size, "the tokens")
 
 
 def float_logits(checkpoint: Checkpoint[Any], tokens: NDArray[Any]) -> NDArray[np.float64]:
     """Logits of the float model [rows, time, vocabulary]; InputError where tokens [rows, time] are
     not its own."""
     check_shape(tokens)
-    if not np.issubdtype(tokens.dtype, np.integer):
+    if tokens.dtype.kind not in "iu":
         raise InputError(f"the tokens are {tokens.dtype}, must be integers")
-    within(tokens, checkpoint.config.vocab_size, "the tokens")
+    _check_tokens(checkpoint, tokens)
     return float_model(checkpoint, "the float model").logits(checkpoint, tokens.astype(np.int64))
 
 
 def float_result(
     folder: Path, tokens: NDArray[np.int64], new_tokens: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Logits of the float model and its greedy continuation."""
+) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...]]:
+    """Logits of the float model, its greedy continuation, and what was not understood of the
+    checkpoint."""
     checkpoint = read_checkpoint(folder)
-    check_shape(tokens)
-    check_new_tokens(tokens, new_tokens, checkpoint.config.vocab_size)
-    within(tokens, checkpoint.config.vocab_size, "the tokens")
+    _check_tokens(checkpoint, tokens, new_tokens)
     model = float_model(checkpoint, "the float engine")
-    if new_tokens == 0:
-        return model.logits(checkpoint, tokens), np.zeros((len(tokens), 0), np.int64)
-    return model.greedy(checkpoint, tokens, new_tokens)
+    if new_tokens:
+        return *model.greedy(checkpoint, tokens, new_tokens), checkpoint.warnings
+    found = model.logits(checkpoint, tokens)
+    return found, np.zeros((len(tokens), 0), np.int64), checkpoint.warnings

@@ -1,16 +1,19 @@
 """What a graph of integers loses against the float model."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline.families import float_model
+from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
 
 
 def nats(logits: NDArray[np.float64], following: Ints) -> NDArray[np.float64]:
@@ -32,12 +35,30 @@ def in_one_place(graph: Graph) -> Mapping:
     return Mapping("", "", "none", shards, locations, route(graph, shards, locations))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a graph loses against the float model, and what there is to say of it."""
+
+    quality: dict[str, float]
+    warnings: tuple[str, ...]
+
+
 def quality(
     checkpoint: Checkpoint[Any],
     graph: Graph,
     windows: NDArray[np.int64],
     weights: TernaryWeights | None = None,
 ) -> dict[str, float]:
+    """The quality of `measure` alone."""
+    return measure(checkpoint, graph, windows, weights).quality
+
+
+def measure(
+    checkpoint: Checkpoint[Any],
+    graph: Graph,
+    windows: NDArray[np.int64],
+    weights: TernaryWeights | None = None,
+) -> Measured:
     """What a graph loses against the float model on windows [n, time + 1], each from a zero state.
 
     `weights` are the checkpoint's ternary weights where they are at hand.
@@ -46,7 +67,8 @@ def quality(
 
     inputs, following = np.ascontiguousarray(windows[:, :-1]), windows[:, 1:]
     floats = float_model(checkpoint, "measuring quality").scores(checkpoint, windows, weights)
-    session, lost, agreed = fast.Fast(graph, in_one_place(graph)), 0.0, 0
+    mapping = in_one_place(graph)
+    session, lost, agreed = fast.Fast(graph, mapping), 0.0, 0
     for number, row in enumerate(inputs):
         session.reset()
         for at in range(0, len(row), fast.CHUNK):  # so that few logits are in memory at a time
@@ -57,10 +79,12 @@ def quality(
             )
             agreed += int((logits.argmax(-1) == floats.chosen[number, here]).sum())
     float_nats, integer_nats = float(floats.nats.mean()), lost / following.size
-    return {
+    found = {
         "tokens": following.size,
         "float_nats": float_nats,
         "integer_nats": integer_nats,
         "perplexity_ratio": float(np.exp(integer_nats - float_nats)),
         "greedy_agreement": agreed / following.size,
     }
+    saturated = saturation_warnings(summarise(graph), mapping, session.take_activity())
+    return Measured(found, (*quality_warnings(found), *saturated))

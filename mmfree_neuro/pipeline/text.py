@@ -89,11 +89,6 @@ def described(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else f"{len(source)} texts"
 
 
-def path_of(source: Source) -> list[Path]:
-    """The file or folder that a source is read from, where it is one."""
-    return [Path(source)] if isinstance(source, str | Path) else []
-
-
 def calibration_windows(
     source: Source, count: tuple[int, int], tokenizer: str | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

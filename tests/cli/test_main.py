@@ -605,7 +605,9 @@ def case_wrong_type(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_no_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
-    return convert(str(tmp / "no")), f"{tmp}/no/config.json: no such file"
+    return convert(str(tmp / "no")), (
+        f"{tmp}/no: no such folder, must be a folder with config.json and weights"
+    )
 
 
 def case_unknown_scheme(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -633,7 +635,7 @@ def case_calibration_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[li
 def case_no_calibration_windows(files: Files, tmp: Path) -> tuple[list[str], str]:
     return (
         convert(files("checkpoint"), "--calibrate", str(tmp / "no.txt")),
-        f"{tmp}/no.txt: not readable (No such file or directory)",
+        f"{tmp}/no.txt: no such file, must be a text file",
     )
 
 
@@ -786,15 +788,16 @@ def case_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
     floats = saved(tmp / "floats.npy", np.zeros((2, 3)))
     return (
         logits(files("a16.graph"), "--tokens", floats),
-        f"{floats}: must hold integers of shape [sequences, time]",
+        f"{floats}: not an .npy file of integers [sequences, time]: holds float64 of shape [2, 3]",
     )
 
 
 def case_tokens_are_text(files: Files, tmp: Path) -> tuple[list[str], str]:
     text = text_file(tmp / "text.npy", "1 2 3")
-    return logits(
-        files("a16.graph"), "--tokens", text
-    ), f"{text}: not readable as an .npy file of numbers"
+    return logits(files("a16.graph"), "--tokens", text), (
+        f"{text}: not an .npy file of integers [sequences, time], or damaged ('EOF: reading magic "
+        "string, expected 8 bytes got 5')"
+    )
 
 
 def case_token_outside_the_vocabulary(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -1038,7 +1041,7 @@ def test_truncated_weights(
     before = tree(tmp_path)
     assert main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"mmfree-neuro: {path}: not readable as safetensors (")
+    assert said.startswith(f"mmfree-neuro: {path}: not a safetensors file, or damaged (")
     assert said.count("\n") == 1
     assert tree(tmp_path) == before
 
@@ -1050,7 +1053,9 @@ def test_config_that_is_no_json(
     (tmp_path / "c" / "config.json").write_text("{\n")
     assert main(["convert", folder, "-o", str(tmp_path / "model.graph")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"mmfree-neuro: {folder}/config.json: not readable as JSON (")
+    assert said.startswith(
+        f"mmfree-neuro: {folder}/config.json: not a configuration in JSON, or damaged ("
+    )
     assert said.count("\n") == 1
 
 
@@ -1136,7 +1141,9 @@ def test_messages_of_the_pipeline() -> None:
     )
     with pytest.raises(InputError) as tokens:
         load_tokens(Path("nowhere.npy"))
-    assert str(tokens.value) == "nowhere.npy: not readable as an .npy file of numbers"
+    assert str(tokens.value) == (
+        "nowhere.npy: no such file, must be an .npy file of integers [sequences, time]"
+    )
 
 
 @pytest.mark.usefixtures("needs_torch")
