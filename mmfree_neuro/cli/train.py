@@ -7,7 +7,8 @@ from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show, tell
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import InputError, shown
+from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.pipeline.families import needs_torch
 
 
@@ -25,19 +26,15 @@ def add(commands: Any) -> None:
     for name, value, text in (
         ("hidden", 256, "hidden size"),
         ("layers", 6, "blocks"),
-        ("intermediate", 0, "gate width"),
         ("steps", 2000, "optimiser steps"),
         ("batch", 64, "windows a step"),
         ("window", 512, "bytes a window"),
         ("seed", 0, "seed"),
     ):
-        add_option(
-            p,
-            f"--{name}",
-            type=int,
-            default=value,
-            help=f"{text} (default {value or 'as published'})",
-        )
+        add_option(p, f"--{name}", type=int, default=value, help=f"{text} (default {value})")
+    add_option(
+        p, "--intermediate", type=int, default=0, help="gate width (default 0: as published)"
+    )
     add_option(
         p, "--learning-rate", type=float, default=4e-3, help="peak of the cosine (default 4e-3)"
     )
@@ -52,13 +49,13 @@ def run(options: argparse.Namespace) -> None:
     from mmfree_neuro.hgrn_bit.config import ModelConfig, default_intermediate_size
     from mmfree_neuro.model import corpus
 
-    if options.text is not None and not options.text.is_file():
-        raise InputError(f"{options.text}: no such file")
-    for name in ("hidden", "layers"):
-        if getattr(options, name) < 1:
-            raise InputError(f"{name} is {getattr(options, name)}, must be at least 1")
-    if options.intermediate < 0 or not options.max_seconds >= 0:
-        raise InputError("the gate width and the seconds must not be negative")
+    for name, least in (("hidden", 1), ("layers", 1), ("intermediate", 0)):
+        value = getattr(options, name)
+        if not least <= value <= train.MOST:
+            raise InputError(f"{name} is {shown(value)}, must be {least} … {train.MOST}")
+    if not options.max_seconds >= 0:
+        raise InputError(f"the seconds are {options.max_seconds}, must not be negative")
+    check_outputs((options.output / name for name in train.FILES), [options.text])
     text = corpus.load(options.corpus if options.text is None else str(options.text))
     config = ModelConfig(
         vocab_size=256,

@@ -856,7 +856,9 @@ def case_codes_of_a_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_train_on_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
-    return ["train", "--text", str(tmp / "no"), "-o", "OUT/c"], f"{tmp}/no: no such file"
+    return ["train", "--text", str(tmp / "no"), "-o", "OUT/c"], (
+        f"{tmp}/no: no such file, must be a text file"
+    )
 
 
 def case_demo_of_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -1150,10 +1152,13 @@ def test_messages_of_the_pipeline() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--hidden", "0"], "hidden is 0, must be at least 1"),
-        (["--layers", "-1"], "layers is -1, must be at least 1"),
-        (["--intermediate", "-1"], "the gate width and the seconds must not be negative"),
-        (["--max-seconds", "nan"], "the gate width and the seconds must not be negative"),
+        (["--hidden", "0"], "hidden is 0, must be 1 … 1000000000000"),
+        (["--layers", "-1"], "layers is -1, must be 1 … 1000000000000"),
+        (["--intermediate", "-1"], "intermediate is -1, must be 0 … 1000000000000"),
+        (["--hidden", "1" * 400], f"hidden is {'1' * 18}...{'1' * 19}, must be 1 … 1000000000000"),
+        (["--max-seconds", "nan"], "the seconds are nan, must not be negative"),
+        (["--seed", str(1 << 63)], f"the seed is {1 << 63}, must be 0 … {(1 << 63) - 1}"),
+        (["--batch", str(10**13)], f"batch is {10**13}, must be 1 … {10**12}"),
     ],
 )
 def test_models_that_cannot_be_trained(

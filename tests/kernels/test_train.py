@@ -4,10 +4,11 @@ is a checkpoint."""
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ from mmfree_kernels.training.train import (
     optimiser_for,
     train,
 )
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import InputError, RunFailed
+from mmfree_neuro.files.lock import locked
 from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import read
@@ -259,17 +261,196 @@ def test_resuming_from_a_damaged_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda state: [state], ": holds a list, must hold a dict"),
+        (lambda state: without(state, "step"), ": has no step, must have one"),
+        (lambda state: state | {"step": -1}, ": step is -1, must be 0 … 1"),
+        (lambda state: state | {"step": 2}, ": step is 2, must be 0 … 1"),
+        (lambda state: state | {"step": "1"}, ": step is '1', must be 0 … 1"),
+        (lambda state: state | {"model": {}}, ", or damaged ("),
+        (lambda state: state | {"model": 3}, ", or damaged ("),
+        (lambda state: state | {"optimiser": {}}, ", or damaged ("),
+        (
+            lambda state: state | {"optimiser": shrunk(state["optimiser"])},
+            ": a moment has another ",
+        ),
+    ],
+)
+def test_resuming_from_the_state_of_something_else(
+    tmp_path: Path, change: Callable[[Any], Any], problem: str
+) -> None:
+    recipe = replace(RECIPE, steps=1)
+    train(CONFIG, CORPUS, recipe, tmp_path)
+    path = tmp_path / "training.pt"
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError) as error:
+        train(CONFIG, CORPUS, recipe, tmp_path, resume=True)
+    assert str(error.value).startswith(f"{path}: not the state of a training run{problem}")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def without(state: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key != name}
+
+
+def shrunk(optimiser: dict[str, Any]) -> dict[str, Any]:
+    """The state of an optimiser whose moments have lost their last row."""
+    moments = {
+        number: {name: value[:-1] if value.dim() else value for name, value in state.items()}
+        for number, state in optimiser["state"].items()
+    }
+    return optimiser | {"state": moments}
+
+
+# What ends a run
+
+
+@pytest.mark.parametrize("save_every", [4, 1000])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    """What was kept before stays, and can be gone on from; where nothing was, nothing is left."""
+    calls, plain_loss = itertools.count(1), training.plain_loss
+
+    def loss(model: HGRNBitModel, tokens: torch.Tensor) -> torch.Tensor:
+        return plain_loss(model, tokens) * (math.nan if next(calls) == 7 else 1)
+
+    with monkeypatch.context() as broken, pytest.raises(RunFailed) as error:
+        broken.setattr(training, "plain_loss", loss)
+        train(CONFIG, CORPUS, RECIPE, tmp_path / "run", save_every=save_every)
+    kept = f"what was reached after 4 is kept in {tmp_path / 'run'}"
+    assert str(error.value) == (
+        "training stopped after 7 steps, for the loss is not finite; "
+        f"{kept if save_every == 4 else 'nothing was kept'}; try a lower learning rate"
+    )
+    if save_every == 1000:
+        assert not (tmp_path / "run").exists()
+        return
+    train(CONFIG, CORPUS, RECIPE, tmp_path / "run", resume=True)
+    train(CONFIG, CORPUS, RECIPE, tmp_path / "whole")
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_weights_that_are_not_finite_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the last step was finite, but its gradients were not."""
+
+    def loss(model: HGRNBitModel, tokens: torch.Tensor) -> torch.Tensor:
+        return (model.lm_head.norm.weight * 0).sqrt().sum()
+
+    monkeypatch.setattr(training, "plain_loss", loss)
+    with pytest.raises(RunFailed) as error:
+        train(CONFIG, CORPUS, replace(RECIPE, steps=1), tmp_path / "run")
+    assert str(error.value) == (
+        "training stopped after 1 steps, for weights are not finite; nothing was kept; try a lower "
+        "learning rate"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "recipe", "expected"),
+    [
+        (
+            {"hidden_size": 10**9},
+            {},
+            "a model of 8000000628000000032 weights in training needs at least 128000010048.0 GB",
+        ),
+        (
+            {"num_hidden_layers": 10**9},
+            {},
+            "a model of 1952000008224 weights in training needs at least 231232.0 GB",
+        ),
+        ({}, {"batch": 10**9}, "a batch of 16000000000 bytes needs at least 5120.0 GB"),
+    ],
+)
+def test_what_does_not_fit_the_memory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, int],
+    recipe: dict[str, int],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(training, "machine_bytes", lambda: 8 * 10**9)
+    with pytest.raises(InputError) as error:
+        train(replace(CONFIG, **changed), CORPUS, replace(RECIPE, **recipe), tmp_path / "run")
+    assert str(error.value) == f"{expected}, must fit the 8.0 GB of memory here"
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_by_hand() -> None:
+    """Weights, gradients and two moments of four bytes, and the objects of two blocks."""
+    needed = 16 * CONFIG.parameters() + 2 * training.BLOCK_BYTES
+    training.check_memory(CONFIG, RECIPE, needed)
+    with pytest.raises(InputError) as error:
+        training.check_memory(CONFIG, RECIPE, needed - 1)
+    assert str(error.value) == (
+        f"a model of {CONFIG.parameters()} weights in training needs at least 0.0 GB, must fit the "
+        "0.0 GB of memory here"
+    )
+    assert training.machine_bytes() > 1 << 28
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    """Before anything is computed."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "run" / "training.pt").mkdir(parents=True)
+    for folder, problem in (
+        (
+            "file/run",
+            f"cannot be written, since {tmp_path}/file is no folder that can be written to",
+        ),
+        ("file", f"cannot be written, since {tmp_path}/file is no folder that can be written to"),
+        ("run", None),
+    ):
+        with pytest.raises(InputError) as error:
+            train(CONFIG, CORPUS, RECIPE, tmp_path / folder, report=pytest.fail)
+        path = tmp_path / folder
+        assert str(error.value) == (
+            f"{path / 'training.pt'}: is a folder, must be a file to write"
+            if problem is None
+            else f"{path}: {problem}"
+        )
+
+
+def test_two_runs_into_one_folder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(InputError) as error:
+        train(CONFIG, CORPUS, RECIPE, tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: is being written to by another run of this process, must be another folder, "
+        "or wait for its end"
+    )
+
+
+def test_a_save_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk, of which torch has its own word."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(training.torch, "save", full)
+    with pytest.raises(RunFailed) as error:
+        train(CONFIG, CORPUS, replace(RECIPE, steps=1), tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}/training.pt: cannot be written ('PytorchStreamWriter failed ...le data/0: "
+        "file write failed')"
+    )
+
+
+@pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"steps": 0}, "steps is 0, must be at least 1"),
-        ({"batch": -1}, "batch is -1, must be at least 1"),
-        ({"window": 0}, "window is 0, must be at least 1"),
+        ({"steps": 0}, "steps is 0, must be 1 … 1000000000000"),
+        ({"batch": -1}, "batch is -1, must be 1 … 1000000000000"),
+        ({"window": 0}, "window is 0, must be 1 … 1000000000000"),
         (
             {"learning_rate": float("nan")},
             "the learning rate is nan, must be above 0 and at most 1",
         ),
         ({"learning_rate": 1e30}, "the learning rate is 1e+30, must be above 0 and at most 1"),
-        ({"seed": -1}, "the seed is -1, must not be negative"),
+        ({"seed": -1}, "the seed is -1, must be 0 … 9223372036854775807"),
     ],
 )
 def test_recipes_that_are_none(changed: dict[str, float], expected: str) -> None:

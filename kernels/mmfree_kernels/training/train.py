@@ -11,10 +11,11 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -24,11 +25,23 @@ from torch.nn import functional
 from mmfree_kernels.float_model.evaluate import nats
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint, to_checkpoint
 from mmfree_kernels.training.captured import Gradients
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import InputError, RunFailed, shown
+from mmfree_neuro.files.lock import locked
+from mmfree_neuro.files.reading import Misfit, opened, reading
+from mmfree_neuro.files.writing import check_folder, check_outputs, whole_file
 from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.hgrn_bit.names import harden
 from mmfree_neuro.model.checkpoint import read, write
 from mmfree_neuro.model.corpus import Corpus, windows
+
+STATE = "training.pt"
+A_STATE = "the state of a training run"
+FILES = STATE, "config.json", "model.safetensors"
+"""What a run leaves in its folder."""
+BLOCK_BYTES = 200_000
+"""What the objects of a block take at least, however small its weights are (measured: 241 kB)."""
+MOST = 10**12
+"""No number of a recipe is larger."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +59,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "window"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, must be at least 1")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise InputError(f"{name} is {shown(getattr(self, name))}, must be 1 … {MOST}")
         if not 0 < self.learning_rate <= 1:
             raise InputError(
                 f"the learning rate is {self.learning_rate}, must be above 0 and at most 1"
             )
-        if self.seed < 0:
-            raise InputError(f"the seed is {self.seed}, must not be negative")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"the seed is {shown(self.seed)}, must be 0 … {(1 << 63) - 1}")
 
 
 @dataclass(frozen=True)
@@ -126,39 +139,121 @@ def _settings(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
     return {"config": asdict(config), "recipe": asdict(recipe)}
 
 
-def _save(
-    folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int
-) -> None:
-    write(folder, harden(to_checkpoint(model)))
-    state = {
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "settings": _settings(model.config, recipe),
-        "step": step,
-    }
-    torch.save(state, folder / "training.pt.tmp")
-    os.replace(folder / "training.pt.tmp", folder / "training.pt")
+@dataclass
+class _Run:
+    """A model that is being trained, and the folder that it is kept in."""
+
+    folder: Path
+    model: HGRNBitModel
+    optimiser: torch.optim.Optimizer
+    recipe: Recipe
+    kept: int | None = None
+    """The step that the files in the folder are of, where they are of this run."""
+
+    @property
+    def path(self) -> Path:
+        """The state from which a run resumes."""
+        return self.folder / STATE
+
+    def save(self, step: int) -> None:
+        """Keep what was reached; RunFailed where that cannot be written, or is worth nothing."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            self.fail(step, "weights are not finite")
+        state = {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "settings": _settings(self.model.config, self.recipe),
+            "step": step,
+        }
+        try:
+            write(self.folder, harden(to_checkpoint(self.model)), durable=True)
+            with whole_file(self.path, durable=True) as scratch:
+                try:
+                    torch.save(state, scratch)
+                except RuntimeError as error:  # torch's own word for a full disk
+                    raise InputError(
+                        f"{self.path}: cannot be written ({shown(str(error))})"
+                    ) from None
+        except InputError as error:
+            raise RunFailed(str(error)) from None
+        self.kept = step
+
+    def fail(self, step: int, what: str) -> NoReturn:
+        """End a run that has come to nothing."""
+        rest = (
+            "nothing was kept"
+            if self.kept is None
+            else f"what was reached after {self.kept} is kept in {self.folder}"
+        )
+        raise RunFailed(
+            f"training stopped after {step} steps, for {what}; {rest}; try a lower learning rate"
+        )
+
+    def resume(self) -> int:
+        """Go on from the state in the folder: the steps that were done."""
+        if not os.path.lexists(self.path):
+            raise InputError(f"{self.path}: no such file; there is no run to resume")
+        settings = _settings(self.model.config, self.recipe)
+        with reading(self.path, InputError, A_STATE), opened(self.path):
+            state = _loaded(self.path, self.model.lm_head.weight.device)
+            if state["settings"] != settings:
+                raise InputError(
+                    f"{self.path}: belongs to a run with other settings: "
+                    f"{json.dumps(state['settings'])}"
+                )
+            step = state["step"]
+            if type(step) is not int or not 0 <= step <= self.recipe.steps:
+                raise Misfit(f"step is {shown(step)}, must be 0 … {self.recipe.steps}")
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            for parameter, moments in self.optimiser.state.items():
+                if any(moments[n].shape != parameter.shape for n in ("exp_avg", "exp_avg_sq")):
+                    raise Misfit("a moment has another shape than its weight")
+        self.kept = step
+        return step
 
 
-def _resume(
-    folder: Path, model: HGRNBitModel, optimiser: torch.optim.Optimizer, recipe: Recipe
-) -> int:
-    path = folder / "training.pt"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; there is no run to resume")
+def _loaded(path: Path, device: torch.device) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(
-            path, map_location=model.lm_head.weight.device, weights_only=True
-        )
-    except Exception:  # a damaged pickle fails in a dozen ways
-        raise InputError(f"{path}: not readable as the state of a training run") from None
-    if state["settings"] != _settings(model.config, recipe):
-        raise InputError(
-            f"{path}: belongs to a run with other settings: {json.dumps(state['settings'])}"
-        )
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch comments on files that it then refuses
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # a damaged pickle fails in a dozen ways, and torch says so at length
+        raise InputError(f"{path}: not readable as {A_STATE}") from None
+    if not isinstance(state, dict):
+        raise Misfit(f"holds a {type(state).__name__}, must hold a dict")
+    for name in ("model", "optimiser", "settings", "step"):
+        if name not in state:
+            raise Misfit(f"has no {name}, must have one")
+    return state
+
+
+def check_memory(config: ModelConfig, recipe: Recipe, memory_bytes: int) -> None:
+    """InputError where a model, its gradients and its two moments, or what one batch needs at
+    least, exceed that memory."""
+    each, tokens = 4 * config.parameters(), recipe.batch * recipe.window
+    needed = 4 * each + config.num_hidden_layers * BLOCK_BYTES
+    # The residual stream of every block in half precision, and the logits.
+    batch_bytes = tokens * (2 * config.num_hidden_layers * config.hidden_size + config.vocab_size)
+    for what, size in (
+        (f"a model of {config.parameters()} weights in training", needed),
+        (f"a batch of {tokens} bytes", batch_bytes),
+    ):
+        if size > memory_bytes:
+            raise InputError(
+                f"{what} needs at least {size / 1e9:.1f} GB, must fit the {memory_bytes / 1e9:.1f} "
+                "GB of memory here"
+            )
+
+
+def machine_bytes() -> int:
+    """The memory that a process can have here: the machine's, or what its control group allows."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        allowed = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return physical
+    return min(physical, int(allowed)) if allowed.isdigit() else physical
 
 
 def optimiser_for(
@@ -195,22 +290,48 @@ def train(
     weights stay in `training.pt`, from which a run resumes.  The held-out loss is that of the
     checkpoint as stored.
 
-    Raises InputError when the text is shorter than a window or `resume` finds no run with the same
-    recipe.
+    Raises InputError, before anything is computed, when the text is shorter than a window, the
+    model does not fit the memory, the folder cannot be written to or is being written to, or
+    `resume` finds no run with the same recipe.  Raises RunFailed where the loss or the weights are
+    no longer finite; what was kept before stays.
     """
     if corpus.train.size < recipe.window + 2 or corpus.held_out.size < recipe.window + 2:
         raise InputError(f"{corpus.description}: too short for windows of {recipe.window} bytes")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = HGRNBitModel(config)
-    model.initialise(recipe.seed)
-    model.to(device).train()
-    optimiser = optimiser_for(model, recipe, device)
-    first = _resume(folder, model, optimiser, recipe) if resume else 0
+    check_memory(config, recipe, machine_bytes())
+    if device.type == "cuda":
+        check_memory(config, recipe, torch.cuda.get_device_properties(device).total_memory)
+    check_folder(folder, folder)
+    check_outputs(folder / name for name in FILES)
+    with locked(folder):
+        model = HGRNBitModel(config)
+        model.initialise(recipe.seed)
+        model.to(device).train()
+        run = _Run(folder, model, optimiser_for(model, recipe, device), recipe)
+        first = run.resume() if resume else 0
+        step = _steps(run, corpus, first, max_seconds, save_every, report_every, report)
+        stored = from_checkpoint(read(folder, lambda _: {}, FAMILY)).to(device)
+    held_out = nats(stored, windows(corpus.held_out, min(1024, corpus.held_out.size - 1), 256))
+    seen = step * recipe.batch * recipe.window
+    return Outcome(step, seen, float(held_out.mean()), step >= recipe.steps)
+
+
+def _steps(
+    run: _Run,
+    corpus: Corpus,
+    first: int,
+    max_seconds: float,
+    save_every: int,
+    report_every: int,
+    report: Callable[[Progress], None],
+) -> int:
+    """Train from step `first` on and keep what comes out: the step that was reached."""
+    model, optimiser, recipe = run.model, run.optimiser, run.recipe
+    device = model.lm_head.weight.device
     gradients = Gradients(
-        model, fused_loss if device.type == "cuda" and can_fuse(config) else plain_loss
+        model, fused_loss if device.type == "cuda" and can_fuse(model.config) else plain_loss
     )
     text = torch.from_numpy(corpus.train.copy()).to(device)
-
     start = since = time.monotonic()
     step, total, counted = first, torch.zeros((), device=device), 0
     while step < recipe.steps and time.monotonic() - start < max_seconds:
@@ -221,16 +342,19 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimiser.step()
         total, counted, step = total + loss, counted + 1, step + 1
-        if counted == report_every or step == recipe.steps:
+        is_last = step == recipe.steps
+        # A look at the loss waits for a GPU, and on a CPU costs nothing.
+        looks = counted == report_every or is_last or step % save_every == 0
+        if (looks or device.type == "cpu") and not math.isfinite(total.item()):
+            run.fail(step, "the loss is not finite")
+        if counted == report_every or is_last:
             mean, now = total.item() / counted, time.monotonic()
             report(
                 Progress(step, mean, rate, counted * recipe.batch * recipe.window / (now - since))
             )
             total, counted, since = torch.zeros((), device=device), 0, now
         if step % save_every == 0:
-            _save(folder, model, optimiser, recipe, step)
-    _save(folder, model, optimiser, recipe, step)
-    stored = from_checkpoint(read(folder, lambda _: {}, FAMILY)).to(device)
-    held_out = nats(stored, windows(corpus.held_out, min(1024, corpus.held_out.size - 1), 256))
-    seen = step * recipe.batch * recipe.window
-    return Outcome(step, seen, float(held_out.mean()), step >= recipe.steps)
+            run.save(step)
+    if run.kept != step:
+        run.save(step)
+    return step
