@@ -13,7 +13,8 @@ from mmfree_neuro.model.tensors import Float32
 def double_norm(first: Float32, eps: float, second: Mapping[str, Float32]) -> NormGains:
     """The gains of a norm followed by the norms inside BitLinear layers, by the identity above."""
     wide = first.astype(np.float64)
-    outer = {port: (wide * gain).astype(np.float32) for port, gain in second.items()}
+    with np.errstate(over="ignore"):  # becomes infinite, which calibration has a message for
+        outer = {port: (wide * gain).astype(np.float32) for port, gain in second.items()}
     return NormGains(
         np.sqrt(wide**2 + BITLINEAR_EPS).astype(np.float32), outer, eps * BITLINEAR_EPS
     )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.hgrn_bit import config, lowering, names
 from mmfree_neuro.integers.ternary import Codes
@@ -96,14 +96,18 @@ def family_of(checkpoint: Checkpoint[Any]) -> Family:
 
 @contextmanager
 def needs_torch(what: str) -> Iterator[None]:
-    """InputError that names the extra to install, where the block finds no torch."""
+    """InputError that names the extra to install, where the block finds no torch, or one that does
+    not load."""
     try:
         yield
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
+    except (ImportError, OSError) as error:
+        name = getattr(error, "name", None)
+        if name is not None and name.partition(".")[0] != "torch":
             raise
+        missing = isinstance(error, ModuleNotFoundError)
+        state = "is not installed" if missing else f"cannot be loaded ({shown(str(error))})"
         raise InputError(
-            f"{what} needs torch, which is not installed; install it with the torch extra: "
+            f"{what} needs torch, which {state}; install it with the torch extra: "
             "pip install 'mmfree-neuro[torch]'"
         ) from None
 

@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         train(CONFIG, CORPUS, RECIPE, tmp_path / "run", save_every=save_every)
     kept = f"what was reached after 4 is kept in {tmp_path / 'run'}"
     assert str(error.value) == (
-        "training stopped after 7 steps, for the loss is not finite; "
+        "training stopped after 7 steps, because the loss is not finite; "
         f"{kept if save_every == 4 else 'nothing was kept'}; try a lower learning rate"
     )
     if save_every == 1000:
@@ -345,8 +345,8 @@ def test_weights_that_are_not_finite_are_not_kept(
     with pytest.raises(RunFailed) as error:
         train(CONFIG, CORPUS, replace(RECIPE, steps=1), tmp_path / "run")
     assert str(error.value) == (
-        "training stopped after 1 steps, for weights are not finite; nothing was kept; try a lower "
-        "learning rate"
+        "training stopped after 1 steps, because weights are not finite; nothing was kept; try a "
+        "lower learning rate"
     )
 
 

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmfree_kernels.float_model.model import Numerics
+from mmfree_kernels.float_model.model import Numerics, finite
 from mmfree_kernels.float_model.streamed import stream
 from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 from mmfree_neuro.hgrn_bit.norms import norms_of
@@ -55,6 +55,7 @@ class _Ranges:
 
     def tap(self, name: str, value: Tensor) -> Tensor:
         """The tap of the float model."""
+        finite(name, value)
         last = self.checkpoint.config.num_hidden_layers - 1
         match name.split("."):
             case ["embeddings", "x"]:

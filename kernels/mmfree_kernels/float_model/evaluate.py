@@ -77,13 +77,16 @@ def scores(
 
 
 @torch.no_grad()
-def greedy(model: HGRNBitModel, tokens: NDArray[np.int64], new_tokens: int) -> NDArray[np.int64]:
+def greedy(
+    model: HGRNBitModel, tokens: NDArray[np.int64], new_tokens: int, numerics: Numerics = DEFAULT
+) -> NDArray[np.int64]:
     """The likeliest continuation [batch, new_tokens] of tokens [batch, time], token by token with a
     carried state."""
     chosen = np.zeros((len(tokens), new_tokens), np.int64)
-    out, state = model(torch.from_numpy(tokens).to(model.lm_head.norm.weight.device))
+    device = model.lm_head.norm.weight.device
+    out, state = model(torch.from_numpy(tokens).to(device), numerics=numerics)
     for n in range(new_tokens):
         last = out[:, -1].argmax(-1)
         chosen[:, n] = last.cpu().numpy()
-        out, state = model(last[:, None], state)
+        out, state = model(last[:, None], state, numerics=numerics)
     return chosen

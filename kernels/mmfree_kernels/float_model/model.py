@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmfree_kernels.ops.bitlinear.naive import bit_product, code_product, rms_norm
 from mmfree_kernels.ops.mlgru.naive import recurrence
+from mmfree_neuro.errors import RangeError
 from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tensors import Float32
@@ -24,6 +25,19 @@ Tap = Callable[[str, Tensor], Tensor]
 
 def untouched(_name: str, value: Tensor) -> Tensor:
     """The tap that changes nothing."""
+    return value
+
+
+def finite(name: str, value: Tensor) -> Tensor:
+    """The tap that changes nothing, and raises RangeError at the first activation that is not
+    finite."""
+    low, high = value.aminmax() if value.numel() else (value.sum(), value.sum())
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        wrong = value.numel() - int(torch.isfinite(value).sum())
+        raise RangeError(
+            f"{name}: {wrong} of {value.numel()} values that the float model computes are not "
+            "finite, must all be"
+        )
     return value
 
 

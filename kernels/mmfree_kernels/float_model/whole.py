@@ -6,9 +6,13 @@ from numpy.typing import NDArray
 from mmfree_kernels.float_model import calibrate as calibration
 from mmfree_kernels.float_model import evaluate, model, streamed
 from mmfree_kernels.float_model.evaluate import Scores
+from mmfree_kernels.float_model.model import Numerics
 from mmfree_neuro.lowering.scheme import Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
+
+FINITE = Numerics(tap=model.finite)
+"""RangeError, instead of a result, where an activation is not finite."""
 
 
 def calibrate(
@@ -22,12 +26,12 @@ def scores(
     checkpoint: Checkpoint, windows: NDArray[np.int64], weights: TernaryWeights | None = None
 ) -> Scores:
     """Losses and choices on windows [n, time + 1], each from a zero state."""
-    return evaluate.scores(checkpoint, windows, weights=weights)
+    return evaluate.scores(checkpoint, windows, FINITE, weights)
 
 
 def logits(checkpoint: Checkpoint, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
     """Logits [n, time, vocabulary] of tokens [n, time]; a block is in memory at a time."""
-    rows = [row.numpy().astype(np.float64) for row in streamed.stream(checkpoint, tokens)]
+    rows = [row.numpy().astype(np.float64) for row in streamed.stream(checkpoint, tokens, FINITE)]
     return np.concatenate(rows)
 
 
@@ -37,5 +41,5 @@ def greedy(
     """The logits of tokens [n, time], and how each row goes on [n, new_tokens]; the whole model is
     in memory."""
     float_model = model.from_checkpoint(checkpoint)
-    found = evaluate.logits(float_model, tokens).astype(np.float64)
-    return found, evaluate.greedy(float_model, tokens, new_tokens)
+    found = evaluate.logits(float_model, tokens, FINITE).astype(np.float64)
+    return found, evaluate.greedy(float_model, tokens, new_tokens, FINITE)
