@@ -6,7 +6,6 @@ it is checked here, and points that a report has no place for (training, sizes w
 model) are left out.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import astuple, replace
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.baselines.published import Baseline, check_row, model_with
-from mmfree_neuro.errors import HardwareError
+from mmfree_neuro.errors import HardwareError, shown
+from mmfree_neuro.files.reading import Misfit, parsed_json, read_bytes, reading
 
 EDGE = re.compile(r"\b(jetson|orin|xavier|tegra)\b", re.IGNORECASE)
 HASH = re.compile(r"\b([0-9a-f]{9})[0-9a-f]{31}\b")
 """A commit, and what of it a page shows."""
+ROWS = "a file of rows of bench gpu"
 MODES = ("generate", "prefill", "train")
 IMPLEMENTATIONS = ("fast", "naive", "transformer")
 TEXTS = (
@@ -48,11 +49,9 @@ def load(files: Sequence[Path] = ()) -> tuple[tuple[Baseline, ...], list[str]]:
     own = resources.files("mmfree_neuro.baselines") / "measured.json"
     (rows, _), sentences = _rows(own.read_text(encoding="utf-8"), "measured.json"), []
     for path in files:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise HardwareError(f"{path}: not readable ({error})") from None
-        more, left_out = _rows(text, str(path))
+        content = read_bytes(path, HardwareError, ROWS)
+        with reading(path, HardwareError, ROWS):
+            more, left_out = _rows(content.decode(), str(path))
         rows += more
         if left_out:
             sentences.append(
@@ -81,14 +80,10 @@ def _latest(rows: Dated) -> tuple[Baseline, ...]:
 
 def _rows(text: str, where: str) -> tuple[Dated, int]:
     """The rows that a report can show, and how many others there are."""
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise HardwareError(f"{where}: not readable as JSON ({error})") from None
-    except RecursionError:
-        raise HardwareError(f"{where}: not readable as JSON (nested too deeply)") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise HardwareError(f"{where}: must hold a list of rows of bench gpu")
+    with reading(Path(where), HardwareError, ROWS):
+        rows = parsed_json(text)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise Misfit(f"holds {shown(rows)}, must hold a list of objects")
     found: Dated = []
     for number, row in enumerate(rows, start=1):
         date, baseline = _row(row, f"{where}: row {number}")
@@ -103,7 +98,7 @@ def _date(text: str, where: str) -> datetime:
         date = datetime.fromisoformat(text)
     except ValueError:
         raise HardwareError(
-            f"{where}: date is {text!r}, must be one such as 2026-01-31T12:00:00+00:00"
+            f"{where}: date is {shown(text)}, must be one such as 2026-01-31T12:00:00+00:00"
         ) from None
     return date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
 
@@ -116,7 +111,7 @@ def _row(row: dict[str, Any], where: str) -> tuple[datetime, Baseline | None]:
     for name, known in (("mode", MODES), ("impl", IMPLEMENTATIONS)):
         if row.get(name) not in known:
             raise HardwareError(
-                f"{where}: {name} is {row.get(name)!r}, must be one of {', '.join(known)}"
+                f"{where}: {name} is {shown(row.get(name))}, must be one of {', '.join(known)}"
             )
     date = _date(row["date"], where)
     synapses = row.get("ternary_synapses")

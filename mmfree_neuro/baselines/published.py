@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any, cast
 
 from mmfree_neuro.baselines.compared import Compared, Estimated, Figures, Ours, Range, Ratio, Theirs
-from mmfree_neuro.errors import HardwareError
+from mmfree_neuro.errors import HardwareError, shown
 from mmfree_neuro.graph.summary import GraphSummary
 
 if sys.version_info >= (3, 11):
@@ -23,6 +23,7 @@ else:
 SYNAPSES = {"370m": 341_049_344, "1.3b": 1_298_661_376, "2.7b": 2_619_473_920}
 """Ternary synapses of the published models, with the head."""
 TOLERANCE = 0.02
+LARGEST_COUNT = 1 << 63
 NAMED = {
     "device_kind": ("neuromorphic", "edge GPU", "GPU"),
     "mode": ("generate", "prefill"),
@@ -72,14 +73,16 @@ def check_row(raw: dict[str, Any], where: str) -> Baseline:
             raise HardwareError(f"{who} must be true or false")
         least = 0 if field.name == "sequence_length" else 1
         if field.type is int and (
-            not isinstance(value, int) or isinstance(value, bool) or value < least
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not least <= value < LARGEST_COUNT
         ):
             raise HardwareError(f"{who} must be a whole number, at least {least}")
         if field.type is float and not _is_positive(value):
             raise HardwareError(f"{who} must be a finite number above 0")
         if field.name in NAMED and value not in NAMED[field.name]:
             raise HardwareError(
-                f"{who} is {value!r}, must be one of {', '.join(NAMED[field.name])}"
+                f"{who} is {shown(value)}, must be one of {', '.join(NAMED[field.name])}"
             )
     for name in sorted(raw.keys() - {field.name for field in fields(Baseline)}):
         raise HardwareError(f"{where}: {name} is not a figure that a row may have")

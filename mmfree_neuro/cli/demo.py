@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
-from mmfree_neuro.cli.output import tell
+from mmfree_neuro.cli.output import show, tell
 from mmfree_neuro.errors import InputError
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "checkpoints" / "stdlib-5m"
@@ -74,14 +74,27 @@ def run(options: argparse.Namespace) -> None:
         ["report", str(run), "-o", str(folder / "report.md")],
         ["report", str(run), "-o", str(options.report)],
     ]
+    if options.json:
+        show({"steps": [_as_json(step) for step in steps]}, "", as_json=True)
+        return
     for step in steps:
         tell(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}")
-        status = subprocess.run(
-            [sys.executable, "-m", "mmfree_neuro", *step], check=False
-        ).returncode
-        if status:
-            raise SystemExit(status)
+        _run(step)
         tell("")
+
+
+def _as_json(step: list[str]) -> dict[str, Any]:
+    """One step and what it says as JSON."""
+    return {"command": step, "result": json.loads(_run([*step, "--json"], subprocess.PIPE))}
+
+
+def _run(step: list[str], output: int | None = None) -> str:
+    """Run a command, or end with its status; what it printed, where that is caught."""
+    command = [sys.executable, "-m", "mmfree_neuro", *step]
+    done = subprocess.run(command, check=False, stdout=output, encoding="utf-8", errors="replace")
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return done.stdout or ""
 
 
 def _quoted(word: str) -> str:

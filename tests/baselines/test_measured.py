@@ -31,6 +31,8 @@ ROW = {
     "weights_bytes": 1,
 }
 
+ROWS = "a file of rows of bench gpu"
+
 
 def text(*changes: dict[str, Any]) -> str:
     """A file of rows, each with fields changed or, where None, left out."""
@@ -112,12 +114,12 @@ def test_training_and_sizes_without_a_published_model_are_left_out() -> None:
         ({"batch": 0}, "batch must be a whole number, at least 1"),
         ({"tokens_per_s": "fast"}, "tokens_per_s must be a finite number above 0"),
         ({"millijoule_per_token": None}, "millijoule_per_token must be a finite number above 0"),
-        ({"tokens_per_s": math.inf}, "tokens_per_s must be a finite number above 0"),
         (
             {"millijoule_per_token": math.nan},
             "millijoule_per_token must be a finite number above 0",
         ),
         ({"tokens_per_s": 10**400}, "tokens_per_s must be a finite number above 0"),
+        ({"batch": 10**400}, "batch must be a whole number, at least 1"),
         ({"impl": "Transformer"}, "impl is 'Transformer', must be one of fast, naive, transformer"),
         ({"date": "today"}, "date is 'today', must be one such as 2026-01-31T12:00:00+00:00"),
     ],
@@ -132,25 +134,37 @@ def test_a_malformed_row_is_refused(change: dict[str, Any], message: str) -> Non
 def test_a_file_without_rows_is_refused(content: str) -> None:
     with pytest.raises(HardwareError) as error:
         measured.parse(content, "rows.json")
-    assert str(error.value) == "rows.json: must hold a list of rows of bench gpu"
+    assert str(error.value) == (
+        f"rows.json: not {ROWS}: holds {content}, must hold a list of objects"
+    )
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HardwareError) as error:
         measured.parse("[", "rows.json")
-    assert (
-        str(error.value)
-        == "rows.json: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
+    assert str(error.value) == (
+        f"rows.json: not {ROWS}, or damaged ('Expecting value: line 1 column 2 (char 1)')"
     )
     with pytest.raises(HardwareError) as error:
         measured.parse("[" * 100_000, "rows.json")
-    assert str(error.value) == "rows.json: not readable as JSON (nested too deeply)"
+    assert str(error.value) == f"rows.json: nested too deep, must be {ROWS}"
     none = tmp_path / "none.json"
     with pytest.raises(HardwareError) as error:
         measured.load([none])
-    assert (
-        str(error.value) == f"{none}: not readable ([Errno 2] No such file or directory: '{none}')"
+    assert str(error.value) == f"{none}: no such file, must be {ROWS}"
+    none.write_bytes(b"\xff")
+    with pytest.raises(HardwareError) as error:
+        measured.load([none])
+    assert str(error.value) == (
+        f"{none}: not {ROWS}, or damaged (\"'utf-8' codec can't decode ...sition 0: invalid start "
+        'byte")'
     )
+    with pytest.raises(HardwareError) as error:
+        measured.load([Path("/dev/zero")])
+    assert str(error.value) == f"/dev/zero: not {ROWS}: is a device, must be a regular file"
+    with pytest.raises(HardwareError) as error:
+        measured.parse("[NaN]", "rows.json")
+    assert str(error.value) == (f"rows.json: not {ROWS}: NaN is no number of JSON, must be finite")
 
 
 def test_rows_of_a_user_are_read(tmp_path: Path) -> None:

@@ -360,42 +360,35 @@ def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
     file.write_text("{}")
     with pytest.raises(InputError) as error:
         record.append(file, [{"a": 1}])
-    assert str(error.value) == f"{file}: must hold a list of rows"
+    assert str(error.value) == f"{file}: not {record.ROWS}: holds {{}}, must hold a list of objects"
     file.write_text("[")
     with pytest.raises(InputError) as error:
         record.load(file)
-    assert (
-        str(error.value)
-        == f"{file}: not readable as JSON (Expecting value: line 1 column 2 (char 1))"
+    assert str(error.value) == (
+        f"{file}: not {record.ROWS}, or damaged ('Expecting value: line 1 column 2 (char 1)')"
     )
     assert file.read_text() == "["
     file.write_text("[" * 100_000)
     with pytest.raises(InputError) as error:
         record.load(file)
-    assert str(error.value) == f"{file}: not readable as JSON (nested too deeply)"
+    assert str(error.value) == f"{file}: nested too deep, must be {record.ROWS}"
 
 
-def test_whether_a_file_can_be_written_is_known_and_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whether_a_file_can_be_written_is_known_and_nothing_is_left(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "rows.json"
     record.check_output(file)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError) as error:
         record.check_output(tmp_path)
-    assert (
-        str(error.value)
-        == f"{tmp_path}: not readable as JSON ([Errno 21] Is a directory: '{tmp_path}')"
-    )
+    assert str(error.value) == f"{tmp_path}: not readable as {record.ROWS} (Is a directory)"
 
-    def read_only(dir: Path) -> None:
-        assert dir == tmp_path.resolve()
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(record.tempfile, "TemporaryFile", read_only)
+    (tmp_path / "none").write_bytes(b"")
     with pytest.raises(InputError) as error:
-        record.check_output(file)
-    assert str(error.value) == f"{file}: cannot be written (Read-only file system)"
+        record.check_output(tmp_path / "none" / "rows.json")
+    assert str(error.value) == (
+        f"{tmp_path}/none/rows.json: cannot be written, since {tmp_path}/none is no folder that "
+        "can be written to"
+    )
 
 
 def test_the_commit_and_the_version_are_told_with_git_and_without(
@@ -896,15 +889,14 @@ def test_the_command_measures_and_adds_a_row(
     assert [row["batch"] for row in record.load(output)] == [1, 2]
     output.write_text("{}")
     assert main(command) == 2
-    assert capsys.readouterr().err == f"mmfree-neuro: {output}: must hold a list of rows\n"
+    assert capsys.readouterr().err == (
+        f"mmfree-neuro: {output}: not {record.ROWS}: holds {{}}, must hold a list of objects\n"
+    )
     assert main(["bench", "gpu", "--model", "370m", "--mode", "generate", "--seconds", "1"]) == 2
     line = "mmfree-neuro: seconds are 1, must be at least 2: the energy counter moves in ticks\n"
     assert capsys.readouterr().err == line
     assert main([*command[:-1], str(tmp_path)]) == 2
-    line = (
-        f"mmfree-neuro: {tmp_path}: not readable as JSON ([Errno 21] Is a directory: "
-        f"'{tmp_path}')\n"
-    )
+    line = f"mmfree-neuro: {tmp_path}: not readable as {record.ROWS} (Is a directory)\n"
     assert capsys.readouterr().err == line
     assert len(asked) == 3
     assert main([*command[:-2], "--embedding", "bfloat16"]) == 0
@@ -938,10 +930,7 @@ def test_a_row_that_cannot_be_kept_in_the_end_is_printed(
     )
     told = capsys.readouterr()
     assert json.loads(told.out)["tokens_per_s"] == pytest.approx(4 / 0.003)
-    assert (
-        told.err
-        == f"mmfree-neuro: {output}: not readable as JSON ([Errno 21] Is a directory: '{output}')\n"
-    )
+    assert told.err == f"mmfree-neuro: {output}: not readable as {record.ROWS} (Is a directory)\n"
 
 
 def python(*words: str) -> tuple[int, str, str]:

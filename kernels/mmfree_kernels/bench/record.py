@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,8 +18,9 @@ import torch
 
 from mmfree_kernels.bench import meter as meters
 from mmfree_kernels.bench.workload import Builder, Point, Subject, subject, ternary_synapses
-from mmfree_neuro.errors import EngineError, InputError, RunFailed
-from mmfree_neuro.files.writing import whole_file
+from mmfree_neuro.errors import EngineError, InputError, RunFailed, shown
+from mmfree_neuro.files.reading import Misfit, parsed_json, read_bytes, reading
+from mmfree_neuro.files.writing import check_outputs, save_text
 
 ENERGY = "the whole GPU by NVML's energy counter, idle power included; not the host"
 IDLE = (
@@ -29,6 +29,7 @@ IDLE = (
 )
 FAMILY = {"transformer": "Transformer++"}
 SCRIPT = "mmfree-neuro bench gpu"
+ROWS = "a file of rows of bench gpu"
 
 Row = dict[str, Any]
 
@@ -217,32 +218,23 @@ def commit() -> str:
 
 def load(path: Path) -> list[Row]:
     """The rows of a file; none where there is no file yet."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return []
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from None
-    except RecursionError:
-        raise InputError(f"{path}: not readable as JSON (nested too deeply)") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: must hold a list of rows")
+    content = read_bytes(path, InputError, ROWS)
+    with reading(path, InputError, ROWS):
+        rows = parsed_json(content)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise Misfit(f"holds {shown(rows)}, must hold a list of objects")
     return rows
 
 
 def check_output(path: Path) -> None:
     """InputError where rows could not be added to a file; leaves nothing behind."""
     load(path)
-    above = next(folder for folder in path.resolve().parents if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=above):
-            pass
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    check_outputs([path])
 
 
 def append(path: Path, rows: list[Row]) -> None:
     """Add rows to a file, which is written whole; a link stays one."""
     together = json.dumps([*load(path), *rows], indent=1, ensure_ascii=False)
-    with whole_file(path.resolve()) as scratch:
-        scratch.write_text(together + "\n", encoding="utf-8")
+    save_text(path, together + "\n", durable=True)

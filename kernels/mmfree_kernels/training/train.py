@@ -186,7 +186,8 @@ class _Run:
             else f"what was reached after {self.kept} is kept in {self.folder}"
         )
         raise RunFailed(
-            f"training stopped after {step} steps, because {what}; {rest}; try a lower learning rate"
+            f"training stopped after {step} steps, because {what}; {rest}; try a lower learning "
+            "rate"
         )
 
     def resume(self) -> int:
