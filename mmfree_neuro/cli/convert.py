@@ -22,7 +22,12 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Turn a checkpoint into a graph of integers."""
     graph = converting.convert(
-        options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, say
+        options.checkpoint,
+        options.output,
+        scheme_named(options.scheme),
+        options.calibrate,
+        say,
+        as_bytes=options.as_bytes,
     )
     text = (
         f"wrote {options.output}: {terminal.graph_line(graph)}\n{terminal.quality(graph.quality)}"

@@ -71,7 +71,10 @@ def run(options: argparse.Namespace) -> None:
         found, chosen = pipeline_logits.float_result(options.source, tokens, options.new_tokens)
     else:
         graph, mapping = pipeline_logits.load_source(
-            options.source, scheme_named(options.scheme), options.calibrate
+            options.source,
+            scheme_named(options.scheme),
+            options.calibrate,
+            as_bytes=options.as_bytes,
         )
         bars = Bars()
         try:

@@ -89,6 +89,14 @@ def read_tokenizer(folder: Path) -> str | None:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
 
 
+def _with_generation(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A configuration, in which the tokens that end a text are those of `generation_config.json`
+    where it names some, as the library transformers has it."""
+    path = folder / "generation_config.json"
+    eos = _read_json(path).get("eos_token_id") if path.exists() else None
+    return raw if eos is None else raw | {"eos_token_id": eos}
+
+
 def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], Entries] | None]:
     """The files that hold the weights, and their reader; None stands for the `.bin` reader."""
     for single, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", None)):
@@ -138,7 +146,7 @@ def read(folder: Path, load_bin: LoadBin, families: Mapping[str, ParseConfig]) -
     if not isinstance(family, str) or family not in families:
         known = " or ".join(map(repr, families))
         raise CheckpointError(f"{where}: model_type is {family!r}, must be {known}")
-    config = families[family](raw, where)
+    config = families[family](_with_generation(raw, folder), where)
     assert config.model_type == family, f"the parser of {family} gives {config.model_type}"
     files, reader = _weight_files(folder)
     entries: dict[str, StoredTensor] = {}

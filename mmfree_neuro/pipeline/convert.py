@@ -11,8 +11,8 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.tokenizer import Spelling, speller
 from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import quality
 from mmfree_neuro.pipeline.text import Source, calibration_windows, described, windows_for
@@ -28,15 +28,20 @@ def to_graph(
     source: Source,
     name: str,
     stage: Stage = lambda _: None,
+    *,
+    as_bytes: bool = False,
 ) -> Graph:
-    """Calibrate and lower a checkpoint, and measure what it lost."""
+    """Calibrate and lower a checkpoint, and measure what it lost; `as_bytes` has text read as bytes
+    whatever the tokenizer and the vocabulary say."""
     family, model = family_of(checkpoint), float_model(checkpoint, "calibration")
-    if tokenizer is not None:
-        texts.check_tokenizer(tokenizer, checkpoint.config.vocab_size)
+    spelling = Spelling(checkpoint.config.vocab_size, tokenizer, as_bytes=as_bytes)
+    if spelling.by_tokenizer:
+        with speller(spelling):  # it is read, whether it is needed for calibration or not
+            pass
     stage("packing")
     weights = family.ternary_weights(checkpoint)
     windows = windows_for(sum(part.size for weight in weights.values() for part in weight.parts))
-    calibration, held_out = calibration_windows(source, windows, tokenizer)
+    calibration, held_out = calibration_windows(source, windows, spelling)
     for tokens in (calibration, held_out):
         within(tokens, checkpoint.config.vocab_size, described(source))
     stage("calibrating")
@@ -46,7 +51,10 @@ def to_graph(
     check(graph, Job(calibration))
     stage("measuring quality")
     return replace(
-        graph, tokenizer=tokenizer, quality=quality(checkpoint, graph, held_out, weights)
+        graph,
+        tokenizer=None if as_bytes else tokenizer,
+        as_bytes=as_bytes,
+        quality=quality(checkpoint, graph, held_out, weights),
     )
 
 
@@ -60,7 +68,13 @@ def within(tokens: Ints, vocabulary: int, text: str) -> None:
 
 
 def convert(
-    folder: Path, output: Path, scheme: Scheme, source: Source, stage: Stage = lambda _: None
+    folder: Path,
+    output: Path,
+    scheme: Scheme,
+    source: Source,
+    stage: Stage = lambda _: None,
+    *,
+    as_bytes: bool = False,
 ) -> Graph:
     """Turn a checkpoint folder into a graph file."""
     stage("reading")
@@ -71,6 +85,7 @@ def convert(
         source,
         folder.resolve().name,
         stage,
+        as_bytes=as_bytes,
     )
     stage("writing")
     graph_file.save_graph(graph, output)

@@ -19,7 +19,9 @@ from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run.job import check_new_tokens, check_shape
 
 
-def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
+def load_source(
+    path: Path, scheme: Scheme, text: str, *, as_bytes: bool = False
+) -> tuple[Graph, Mapping]:
     """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a
     checkpoint folder."""
     if path.is_dir():
@@ -29,6 +31,7 @@ def load_source(path: Path, scheme: Scheme, text: str) -> tuple[Graph, Mapping]:
             scheme,
             text,
             path.resolve().name,
+            as_bytes=as_bytes,
         )
         return graph, in_one_place(graph)
     if opened.is_mapping(path):
