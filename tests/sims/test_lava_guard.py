@@ -233,7 +233,7 @@ def test_what_the_report_raises_passes_through(run: Run, tmp_path: Path) -> None
         from mmfree_neuro.cli.output import Bars
 
 
-        def failing(self, phase, done, total):
+        def failing(self, phase, done, total, chosen):
             raise ZeroDivisionError("the bar is closed")
 
 
