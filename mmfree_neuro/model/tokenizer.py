@@ -56,6 +56,9 @@ class Speller(Protocol):
         missing at the end.
         """
 
+    def settled(self, tokens: Iterable[int]) -> str:
+        """What of that text no token that follows will change, as far as one can tell."""
+
 
 @contextmanager
 def speller(spelling: Spelling) -> Iterator[Speller]:
@@ -105,6 +108,9 @@ class _ByBytes:
                 run.clear()
         return "".join(shown) + run.decode("utf-8", errors="replace")
 
+    def settled(self, tokens: Iterable[int]) -> str:
+        return self.decode(tokens).rstrip(NO_TEXT)
+
 
 class _ByTokenizer:
     def __init__(self, process: TokenizerProcess) -> None:
@@ -121,6 +127,9 @@ class _ByTokenizer:
 
     def decode(self, tokens: Iterable[int]) -> str:
         return self.process.decode([int(token) for token in tokens])
+
+    def settled(self, tokens: Iterable[int]) -> str:
+        return self.process.settled([int(token) for token in tokens]).rstrip(NO_TEXT)
 
 
 def _raw(text: str) -> bytes:
@@ -144,7 +153,7 @@ def _something(tokens: list[int]) -> list[int]:
 
 
 class Typed:
-    """Text that is shown while its tokens come, never a part that the next token may change."""
+    """Text that is shown while its tokens come, once they are settled."""
 
     def __init__(self, by: Speller) -> None:
         self.by = by
@@ -153,7 +162,7 @@ class Typed:
         self.not_before = 0.0
 
     def take(self, tokens: Iterable[int]) -> str:
-        """What can be shown after more tokens: no character whose bytes are not complete.
+        """What can be shown after more tokens.
 
         All tokens are decoded anew, so that takes a tenth of the time at most: now and then what
         there is to show comes with a later token.
@@ -162,7 +171,7 @@ class Typed:
         begin = time.monotonic()
         if begin < self.not_before:
             return ""
-        text = self.by.decode(self.tokens).rstrip(NO_TEXT)
+        text = self.by.settled(self.tokens)
         end = time.monotonic()
         self.not_before = end + 9 * (end - begin)
         if not text.startswith(self.shown):  # a decoder that mends what it has written

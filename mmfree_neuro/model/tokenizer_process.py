@@ -38,6 +38,10 @@ class TokenizerProcess:
         """The text of tokens that continue another one."""
         return self._ask("decode", tokens)
 
+    def settled(self, tokens: list[int]) -> str:
+        """What of that text no token that follows will change."""
+        return self._ask("settled", tokens)
+
     def start(self) -> None:
         """Have the library read the tokenizer, unless it has and is still there."""
         if self.process is not None and self.process.poll() is None:

@@ -16,6 +16,9 @@ from typing import Any
 BEFORE = "a"
 """Stands before a continuation when it is decoded, for decoders drop the space at the beginning of
 a text."""
+SPOILER = "<0xFF>"
+"""The token of a byte that is no UTF-8.  Bytes that stand together are text only where all of them
+are UTF-8, so this one behind them shows which are not settled yet."""
 
 
 def limited(memory_bytes: int) -> None:
@@ -50,7 +53,18 @@ def answers(content: str) -> dict[str, Callable[..., Any]]:
         """A continuation as text, special tokens left out."""
         return tokenizer.decode([*before, *ids]).removeprefix(shown_before)
 
-    return {"encode": encode, "decode": decode}
+    spoiler = tokenizer.token_to_id(SPOILER)
+
+    def settled(ids: list[int]) -> str:
+        """What of a continuation no token that follows will change."""
+        text = decode(ids)
+        if spoiler is None:
+            return text
+        spoilt = decode([*ids, spoiler])
+        same = (k for k, pair in enumerate(zip(text, spoilt, strict=False)) if len(set(pair)) > 1)
+        return text[: next(same, min(len(text), len(spoilt)))]
+
+    return {"encode": encode, "decode": decode, "settled": settled}
 
 
 def attempt(seconds: int, act: Callable[[], Any]) -> dict[str, Any]:
