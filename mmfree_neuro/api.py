@@ -131,7 +131,11 @@ class Model:
         Tokens are integers [rows, time] or [time], each row from a zero state.  Raises InputError
         where they are not, or are outside the vocabulary.
         """
-        return logits.float_logits(self.checkpoint, np.atleast_2d(tokens))
+        try:
+            rows = np.atleast_2d(tokens)
+        except ValueError:
+            raise InputError("the tokens have rows of several lengths, must have one") from None
+        return logits.float_logits(self.checkpoint, rows)
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.config.model_type}, {self._parameters:,} parameters>"

@@ -26,16 +26,22 @@ _PLAIN: dict[Any, Kind] = {
 
 def checked(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """The same function, which raises InputError where an argument is not of the type in its
-    signature."""
+    signature; numbers of NumPy become those of Python."""
     signature = inspect.signature(function)
 
     @wraps(function)
     def call(*given: Given.args, **named: Given.kwargs) -> Made:
-        for name, value in signature.bind(*given, **named).arguments.items():
+        try:
+            bound = signature.bind(*given, **named)
+        except TypeError as error:
+            raise InputError(f"{function.__name__}: {error}") from None
+        for name, value in bound.arguments.items():
             hint = signature.parameters[name].annotation
             if hint is not inspect.Parameter.empty:
                 _check(name, value, hint)
-        return function(*given, **named)
+                if isinstance(value, numbers.Number) and hasattr(value, "item"):
+                    bound.arguments[name] = value.item()
+        return function(*bound.args, **bound.kwargs)
 
     return call
 
