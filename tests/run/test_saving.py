@@ -530,6 +530,7 @@ def simulate(files: Files, out: Path, *more: str) -> list[str]:
         PROMPT,
         "--new-tokens",
         str(NEW),
+        "--ignore-eos",
         "--temperature",
         "0.9",
         "--seed",

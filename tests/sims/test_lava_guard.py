@@ -55,7 +55,8 @@ PROGRAM = """
 
     engine._watcher = watcher
     {patch}
-    what = "--prompt", "ab", "--new-tokens", "1000000", "--engine", "{engine}", "-o", sys.argv[2]
+    what = "--prompt", "ab", "--new-tokens", "1000000", "--ignore-eos"
+    what = *what, "--engine", "{engine}", "-o", sys.argv[2]
     status = main(["simulate", sys.argv[1], *what])
     print("ended", status, time.monotonic(), len(multiprocessing.active_children()), flush=True)
     sys.exit(status)
