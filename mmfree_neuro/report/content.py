@@ -73,6 +73,8 @@ def build(
             "text": run.text,
             "prompt_tokens": len(run.prompt_tokens),
             "new_tokens": len(run.new_tokens),
+            "asked": run.asked,
+            "ended": run.ended,
             "sampling": dict(run.sampling),
         },
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},

@@ -26,6 +26,8 @@ class Texts(TypedDict):
     text: str
     prompt_tokens: int
     new_tokens: int
+    asked: int
+    ended: str
     sampling: dict[str, float]
 
 

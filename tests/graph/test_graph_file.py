@@ -339,11 +339,11 @@ def _described(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
     """A graph file with another description, checksum and all."""
     start = 8 + int.from_bytes(data[:8], "little")
     head = json.loads(data[8:start])
-    content = json.loads(head["__metadata__"]["mmfree-neuro graph 2"])
+    content = json.loads(head["__metadata__"]["mmfree-neuro graph 3"])
     change(content)
     plain = json.dumps(content)
     head["__metadata__"] = {
-        "mmfree-neuro graph 2": plain,
+        "mmfree-neuro graph 3": plain,
         "sha256": hashlib.sha256(plain.encode()).hexdigest(),
     }
     text = json.dumps(head).encode()
