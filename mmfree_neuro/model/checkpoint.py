@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from mmfree_neuro.errors import CheckpointError
+from mmfree_neuro.errors import CheckpointError, shown
 from mmfree_neuro.model.tensors import (
     Entries,
     Float32,
@@ -94,6 +94,11 @@ def _with_generation(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     where it names some, as the library transformers has it."""
     path = folder / "generation_config.json"
     eos = _read_json(path).get("eos_token_id") if path.exists() else None
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(type(token) is int for token in ids):
+        raise CheckpointError(
+            f"{path}: eos_token_id is {shown(eos)}, must be int, a list of int, or null"
+        )
     return raw if eos is None else raw | {"eos_token_id": eos}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmfree_neuro.errors import InputError, shown
 
-SECONDS = 100
+SECONDS = 30
 """The longest that one wish may take."""
 MEMORY_BYTES = 8 << 30
 PROGRAM = Path(__file__).with_name("tokenizer_program.py")

@@ -750,3 +750,15 @@ def test_a_first_token_that_there_is_not(bos: int | None, tmp_path: Path) -> Non
     """It refuses no checkpoint, which may do without it."""
     write(tmp_path, tiny(replace(TINY, bos_token_id=bos)), "float32")
     assert read(tmp_path, load_bin, FAMILY).config.bos_token_id == bos
+
+
+@pytest.mark.parametrize("eos", ["</s>", [1, None], 2.5, True, {"id": 2}])
+def test_what_cannot_end_a_text(eos: object, tmp_path: Path) -> None:
+    write(tmp_path, tiny(), "float32")
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
+    with pytest.raises(CheckpointError) as error:
+        read(tmp_path, load_bin, FAMILY)
+    assert str(error.value) == (
+        f"{path}: eos_token_id is {eos!r}, must be int, a list of int, or null"
+    )
