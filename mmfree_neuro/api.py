@@ -32,17 +32,18 @@ from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.tokenizer import speller
 from mmfree_neuro.pipeline import convert, families, logits, map, opened, report, simulate
+from mmfree_neuro.pipeline.arguments import checked
 from mmfree_neuro.pipeline.engines import engine_named
-from mmfree_neuro.pipeline.text import Source
+from mmfree_neuro.pipeline.simulate import Task
+from mmfree_neuro.pipeline.text import Source, spelling_of
 from mmfree_neuro.report import content, terminal
 from mmfree_neuro.report.record import Mapped as Drawn
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.folder import holds_run, run_folder
-from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.losses import quality_warnings
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.integer[Any]]
 
 
+@checked
 def load(path: str | Path) -> Any:
     """Whatever a path holds: a `Model` of a checkpoint folder, a `Graph` of a graph file, a
     `Mapped` of a mapping file (`.map`), or a `Run` of the folder of one.
@@ -97,7 +99,7 @@ class Model:
     name: str
     checkpoint: Checkpoint[Any]
     tokenizer: str | None
-    """The content of `tokenizer.json`; without one, tokens are bytes."""
+    """The content of `tokenizer.json`, where there is one."""
 
     @property
     def config(self) -> Any:
@@ -109,18 +111,24 @@ class Model:
         """What was not understood in the checkpoint's files, a sentence each."""
         return self.checkpoint.warnings
 
-    def convert(self, scheme: str | Scheme = "a16", calibrate: Source = "stdlib") -> "Graph":
+    @checked
+    def convert(
+        self, scheme: str | Scheme = "a16", calibrate: Source = "stdlib", *, as_bytes: bool = False
+    ) -> "Graph":
         """The model in integers, calibrated, proved and measured against the float model.
 
         `calibrate` is `stdlib`, or a path of a text file, a folder of Python sources or an `.npy`
         file; a text, which has more than one line, or several of any length; or token ids, int
-        [rows, time] or [time].  Needs torch.  Raises InputError, CheckpointError or RangeError.
+        [rows, time] or [time].  `as_bytes` has text read as bytes, whatever tokenizer and
+        vocabulary the model has.  Needs torch.  Raises InputError, CheckpointError or RangeError.
         """
         source: Source = calibrate
         if isinstance(source, str) and "\n" in source:
             source = [source]
         chosen = scheme if isinstance(scheme, Scheme) else scheme_named(scheme)
-        made = convert.to_graph(self.checkpoint, self.tokenizer, chosen, source, self.name)
+        made = convert.to_graph(
+            self.checkpoint, self.tokenizer, chosen, source, self.name, as_bytes=as_bytes
+        )
         return Graph(made.graph, told=made.warnings)
 
     def logits(self, tokens: Tokens) -> NDArray[np.float64]:
@@ -129,7 +137,11 @@ class Model:
         Tokens are integers [rows, time] or [time], each row from a zero state.  Raises InputError
         where they are not, or are outside the vocabulary.
         """
-        return logits.float_logits(self.checkpoint, np.atleast_2d(tokens))
+        try:
+            rows = np.atleast_2d(tokens)
+        except ValueError:
+            raise InputError("the tokens have rows of several lengths, must have one") from None
+        return logits.float_logits(self.checkpoint, rows)
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {self.config.model_type}, {self._parameters:,} parameters>"
@@ -181,6 +193,7 @@ class Graph:
         """The nodes in topological order; each one's class says in its docstring what it is."""
         return self.graph.nodes
 
+    @checked
     def map(
         self,
         system: str | Path | SystemSpec = "kapoho-point",
@@ -208,6 +221,7 @@ class Graph:
         divided, placed = map.place(self.graph, digest, spec, request)
         return Mapped(self, divided, placed, spec, cores)
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write a graph file, as `mmfree-neuro convert` does."""
         graph_file.save_graph(self.graph, Path(path))
@@ -250,6 +264,9 @@ class Mapped:
         temperature: float = 0.0,
         seed: int = 0,
         logits: bool = True,
+        ignore_eos: bool = False,
+        special: bool = False,
+        as_bytes: bool = False,
     ) -> "Run": ...
 
     @overload
@@ -262,8 +279,12 @@ class Mapped:
         temperature: float = 0.0,
         seed: int = 0,
         logits: bool = True,
+        ignore_eos: bool = False,
+        special: bool = False,
+        as_bytes: bool = False,
     ) -> "Runs": ...
 
+    @checked
     def run(
         self,
         prompt: str | list[str] | tuple[str, ...],
@@ -273,37 +294,48 @@ class Mapped:
         temperature: float = 0.0,
         seed: int = 0,
         logits: bool = True,
+        ignore_eos: bool = False,
+        special: bool = False,
+        as_bytes: bool = False,
     ) -> "Run | Runs":
         """Run one prompt, or several one after another, on an engine by its name.
 
-        `temperature` 0 takes the likeliest token.  With `logits` False none are kept, for long
-        runs.  Raises EngineError where the engine cannot be used here, and InputError; under
-        mpiexec, ranks other than 0 raise `Served` when their part is done.
+        `temperature` 0 takes the likeliest token.  A text ends where the model ends it, unless
+        `ignore_eos`.  With `special`, names of special tokens in a prompt stand for them; with
+        `as_bytes`, text is read as bytes whatever the model has.  With `logits` False none are
+        kept, for long runs.  Raises EngineError where the engine cannot be used here, and
+        InputError; under mpiexec, ranks other than 0 raise `Served` when their part is done.
         """
-        if not isinstance(prompt, str):
-            if not prompt:
-                raise InputError("there is no prompt, must be at least one")
-            return Runs(
-                tuple(
-                    self.run(
-                        one,
-                        new_tokens,
-                        engine=engine,
-                        temperature=temperature,
-                        seed=seed,
-                        logits=logits,
-                    )
-                    for one in prompt
+        if not isinstance(prompt, str) and not prompt:
+            raise InputError("there is no prompt, must be at least one")
+        prompts, sampling = (
+            [prompt] if isinstance(prompt, str) else prompt,
+            Sampling(temperature, seed),
+        )
+        runs = Runs(
+            tuple(
+                self._run(
+                    Task(one, new_tokens, sampling, ignore_eos, special, as_bytes),
+                    engine,
+                    keep_logits=logits,
                 )
+                for one in prompts
             )
-        graph = self.divided
-        tokens = np.array([texts.encode(graph.bos, graph.tokenizer, prompt)], np.int64)
-        job = Job(tokens, new_tokens, Sampling(temperature, seed), keep_logits=logits)
-        result = engine_named(engine)(graph, self.mapping, job)
-        record = simulate.record_of(graph, self.mapping, self.system, engine, prompt, job, result)
-        natural = result.logits[0] * graph.logit_scale if logits else None
-        return Run(record, natural)
+        )
+        return runs[0] if isinstance(prompt, str) else runs
 
+    def _run(self, task: Task, engine: str, *, keep_logits: bool) -> "Run":
+        """Run one prompt."""
+        graph, start = self.divided, engine_named(engine)
+        with speller(spelling_of(graph, as_bytes=task.as_bytes)) as by:
+            job = task.job(graph, by, keep_logits=keep_logits)
+            result = start(graph, self.mapping, job)
+            record = simulate.record_of(
+                graph, self.mapping, self.system, engine, task, job, result, by
+            )
+        return Run(record, result.logits[0] * graph.logit_scale if keep_logits else None)
+
+    @checked
     def plot(self, what: str = "cores-by-kind") -> "Figure":
         """A picture of the cores in use: "cores-by-kind", "cores-by-memory" or "limits"."""
         from mmfree_neuro.report import pictures
@@ -322,6 +354,7 @@ class Mapped:
             )
         return known[what](drawn)
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write a mapping file, as `mmfree-neuro map` does; its name ends in `.map`.
 
@@ -391,11 +424,13 @@ class Run:
             if activity.tokens
         }
 
+    @checked
     def report(self, path: str | Path, gpu_rows: Sequence[str | Path] = ()) -> Path:
         """Write the report as `.html`, `.md` or `.json`, by the name of the path."""
         report.write(report.build(self.record, [Path(rows) for rows in gpu_rows]), Path(path))
         return Path(path)
 
+    @checked
     def plot(self, what: str = "energy") -> "Figure":
         """A picture of the report: "energy", "links", "limits", "cores-by-kind" or
         "cores-by-memory"."""
@@ -408,6 +443,7 @@ class Run:
             )
         return drawn[what]
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write the folder of a run, as `mmfree-neuro simulate` does; logits are not kept there."""
         with run_folder(Path(path), resume=False) as folder:

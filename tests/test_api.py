@@ -268,6 +268,7 @@ def test_mappings_are_not_written_over_other_files(folder: Path, tmp_path: Path)
         ([-1, 2], "the tokens: holds token -1, which is outside the vocabulary 0 … 255"),
         ([256], "the tokens: holds token 256, which is outside the vocabulary 0 … 255"),
         ([1.5], "the tokens are float64, must be integers"),
+        (["a"], "the tokens are <U1, must be integers"),
         ([], "the tokens have shape [1, 0], must be [sequences, time] with at least one token"),
     ],
 )
@@ -275,6 +276,93 @@ def test_tokens_that_a_model_does_not_have(tokens: list[float], said: str, folde
     with pytest.raises(mm.MMFreeError) as error:
         mm.load(folder / "tiny").logits(np.array(tokens))
     assert str(error.value) == said
+
+
+def test_rows_of_several_lengths(folder: Path) -> None:
+    with pytest.raises(mm.MMFreeError) as error:
+        mm.load(folder / "tiny").logits([[1, 2], [3]])
+    assert str(error.value) == "the tokens have rows of several lengths, must have one"
+
+
+def test_a_text_ends_at_eos(folder: Path) -> None:
+    """The tokens hold it, the text and the logits end before it; one may ask for more."""
+    mapped = mm.load(folder / "tiny.graph").map(chips=2)
+    whole = mapped.run("ab", new_tokens=9, temperature=2.0, seed=3, ignore_eos=True)
+    eos = int(whole.tokens[4])
+    assert eos not in whole.tokens[:4]
+    ending = replace(mapped, divided=replace(mapped.divided, eos=(eos,)))
+    run = ending.run("ab", new_tokens=9, temperature=2.0, seed=3)
+    assert run.tokens.tolist() == whole.tokens[:5].tolist()
+    assert run.text == bytes(whole.tokens[:4].tolist()).decode(errors="replace")
+    assert np.array_equal(run.logits, whole.logits[: 3 + 4])
+    assert run.activity["generate"].tokens == 4
+    assert "ended at EOS after 5 of 9 tokens" in str(run)
+    again = ending.run("ab", new_tokens=9, temperature=2.0, seed=3, ignore_eos=True)
+    assert again.tokens.tolist() == whole.tokens.tolist()
+    assert "ended" not in str(again)
+
+
+def test_texts_that_a_model_does_not_read(folder: Path) -> None:
+    mapped = mm.load(folder / "tiny.graph").map(chips=2)
+    for wrong, more, said in (
+        ("a\ud83d", {}, "the prompt holds U+D83D, half a character, must be Unicode text"),
+        (
+            "<s>",
+            {"special": True},
+            "the model has no tokenizer, so a prompt cannot name special tokens",
+        ),
+    ):
+        with pytest.raises(mm.MMFreeError) as error:
+            mapped.run(wrong, 2, **more)
+        assert str(error.value) == said
+
+
+def test_arguments_of_other_types(folder: Path, tmp_path: Path) -> None:
+    """One line instead of a traceback from within."""
+    graph = mm.load(folder / "tiny.graph")
+    mapped, model = graph.map(chips=2), mm.load(folder / "tiny")
+    texts = "a text or a list, of which each is a text or a tuple, of which each is a text"
+    for call, said in (
+        (lambda: mm.load(5), "path is 5, must be a text or a path"),
+        (lambda: graph.map(chips="2"), "chips is '2', must be an integer or None"),
+        (lambda: graph.map(7), "system is 7, must be a text or a path or of type SystemSpec"),
+        (lambda: graph.map(refine=1), "refine is 1, must be True or False"),
+        (lambda: graph.map(chip=2), "map: got an unexpected keyword argument 'chip'"),
+        (lambda: graph.save(None), "path is None, must be a text or a path"),
+        (lambda: mapped.run(None), f"prompt is None, must be {texts}"),
+        (lambda: mapped.run(["a", 3]), f"prompt is ['a', 3], must be {texts}"),
+        (lambda: mapped.run("a", "2"), "new_tokens is '2', must be an integer"),
+        (lambda: mapped.run("a", 2.0), "new_tokens is 2.0, must be an integer"),
+        (lambda: mapped.run("a", True), "new_tokens is True, must be an integer"),
+        (lambda: mapped.run("a", temperature="hot"), "temperature is 'hot', must be a number"),
+        (lambda: mapped.run("a", engine=None), "engine is None, must be a text"),
+        (lambda: mapped.plot(3), "what is 3, must be a text"),
+        (
+            lambda: model.convert(calibrate=5),
+            "calibrate is 5, must be a text or a path or a sequence, of which each is a text or of "
+            "type ndarray",
+        ),
+        (lambda: model.convert(8), "scheme is 8, must be a text or of type Scheme"),
+        (
+            lambda: mm.load_system(5),
+            "system 5 is not known, must be one of "
+            f"{', '.join(mm.system_names())}, or a .toml file",
+        ),
+    ):
+        with pytest.raises(mm.MMFreeError) as error:
+            call()
+        assert str(error.value) == said
+
+
+def test_arguments_of_numpy_and_paths(folder: Path, tmp_path: Path) -> None:
+    mapped = mm.load(folder / "tiny.graph").map(chips=np.int64(2))
+    run = mapped.run("ab", np.int32(2), temperature=np.float32(0.5), seed=np.uint8(1))
+    run.save(tmp_path / "run")
+    mapped.save(str(tmp_path / "model.map"))
+    assert mm.load(tmp_path / "run").text == run.text
+    assert mapped.run("ab", 2, temperature=0.5, seed=1).text == run.text
+    source = Path(mm.__file__).parent / "systems" / "kapoho-point.toml"
+    assert mm.load_system(source) == mm.load_system(str(source))
 
 
 def test_pictures_that_are_not_known(folder: Path) -> None:

@@ -195,7 +195,7 @@ def graph_nats(graph: Graph, windows: NDArray[np.int64]) -> Nats:
     return quality.nats(logits.astype(np.float64) * graph.logit_scale, windows[:, 1:])
 
 
-def silent(_phase: str, _done: int, _total: int) -> None:
+def silent(_phase: str, _done: int, _total: int, _chosen: object) -> None:
     """No progress."""
 
 

@@ -110,6 +110,7 @@ def simulate(
         PROMPT,
         "--new-tokens",
         str(NEW_TOKENS),
+        "--ignore-eos",
     ]
     return [*under, *command, *what, "--engine", engine, "--save-every", "8", "-o", str(run), *more]
 

@@ -18,6 +18,7 @@ from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.model import corpus
+from mmfree_neuro.model.tokenizer import Spelling
 from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline import text as text_
 from mmfree_neuro.pipeline.families import read_checkpoint
@@ -30,7 +31,7 @@ def main(folder: Path, count: int) -> None:
     checkpoint = read_checkpoint(folder)
     text = corpus.load("stdlib")
     windows = corpus.windows(text.held_out, 1024, count)
-    calibration, _ = text_.calibration_windows("stdlib", (WINDOWS, WINDOWS // 2))
+    calibration, _ = text_.calibration_windows("stdlib", (WINDOWS, WINDOWS // 2), Spelling(256))
     weights = ternary_weights(checkpoint)
     whole = nats(
         from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size)

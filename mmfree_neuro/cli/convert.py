@@ -22,18 +22,27 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Turn a checkpoint into a graph of integers."""
-    converted = converting.convert(
-        options.checkpoint, options.output, scheme_named(options.scheme), options.calibrate, say
+
+    def shown(converted: converting.Converted, kept: bool) -> None:
+        graph, warnings = converted.graph, [*converted.warnings, *slow_code_warnings()]
+        warn(warnings)
+        begin = f"wrote {options.output}: " if kept else ""
+        text = f"{begin}{terminal.graph_line(graph)}\n{terminal.quality(graph.quality)}"
+        content = {
+            "graph": str(options.output) if kept else None,
+            "scheme": graph.scheme,
+            "nodes": len(graph.nodes),
+            "quality": graph.quality,
+            "warnings": warnings,
+        }
+        show(content, text, options.json)
+
+    converting.convert(
+        options.checkpoint,
+        options.output,
+        scheme_named(options.scheme),
+        options.calibrate,
+        say,
+        shown,
+        as_bytes=options.as_bytes,
     )
-    graph, warnings = converted.graph, [*converted.warnings, *slow_code_warnings()]
-    warn(warnings)
-    text = (
-        f"wrote {options.output}: {terminal.graph_line(graph)}\n{terminal.quality(graph.quality)}"
-    )
-    content: dict[str, Any] = {
-        "scheme": graph.scheme,
-        "nodes": len(graph.nodes),
-        "quality": graph.quality,
-    }
-    content["warnings"] = warnings
-    show({"graph": str(options.output), **content}, text, options.json)

@@ -9,12 +9,15 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
-from mmfree_neuro.errors import InputError
-from mmfree_neuro.files.writing import check_outputs, save_text
+from mmfree_neuro.errors import InputError, shown
+from mmfree_neuro.files.writing import check_outputs, keeping, save_text
 from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline import explore as pipeline_explore
 from mmfree_neuro.report import terminal
 from mmfree_partition.placers import PLACERS
+
+LONGEST_NUMBER = 9
+"""Digits of a number of chips, bits or copies."""
 
 
 def add(commands: Any) -> None:
@@ -104,18 +107,25 @@ def run(options: argparse.Namespace) -> None:
             f"none of {len(requests)} ways to map {options.graph} is possible: {failed[0][1]}"
         )
     content = exploring.content(found, failed)
-    text = terminal.table(found, failed)
-    if options.picture is not None:
-        pipeline_explore.draw_front(found, options.picture)
-        text += f"\nwrote {options.picture}"
-    if options.output is not None:
-        save_text(options.output, json.dumps(content, indent=1))
-        text += f"\nwrote {options.output}"
-    show(content, text, options.json)
+    written = []
+
+    def result_shown(_kept: bool) -> None:
+        lines = [terminal.table(found, failed), *(f"wrote {path}" for path in written)]
+        show(content, "\n".join(lines), options.json)
+
+    with keeping(result_shown):
+        if options.picture is not None:
+            pipeline_explore.draw_front(found, options.picture)
+            written.append(options.picture)
+        if options.output is not None:
+            save_text(options.output, json.dumps(content, indent=1))
+            written.append(options.output)
 
 
 def _number(text: str, what: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"{what} are {text!r}, must be whole numbers of at least 1, such as 2,8")
+    if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < 1:
+        raise InputError(
+            f"{what} are {shown(text)}, must be whole numbers of at least 1, such as 2,8"
+        )
     return int(text)

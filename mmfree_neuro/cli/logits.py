@@ -100,7 +100,12 @@ def _floats(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[Out
 
 def _integers(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[Outputs, list[str]]:
     graph, mapping, warnings = pipeline_logits.load_source(
-        options.source, scheme_named(options.scheme), options.calibrate, tokens, options.new_tokens
+        options.source,
+        scheme_named(options.scheme),
+        options.calibrate,
+        tokens,
+        options.new_tokens,
+        as_bytes=options.as_bytes,
     )
     bars = Bars()
     try:

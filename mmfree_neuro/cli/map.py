@@ -7,6 +7,8 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.report import terminal
@@ -70,13 +72,16 @@ def run(options: argparse.Namespace) -> None:
         options.refine,
         options.seed,
     )
-    graph, stored = mapping.map_graph(options.graph, options.system, options.output, request)
-    bounds = mapping.bounds(graph, stored.mapping, stored.system, options.cores)
-    text = (
-        f"wrote {options.output}\n{terminal.mapping(graph, stored.mapping, stored.system, bounds)}"
-    )
-    content = terminal.mapping_content(graph, stored.mapping, stored.system, bounds)
-    show({"mapping": str(options.output), **content}, text, options.json)
+
+    def shown(graph: Graph, stored: StoredMapping, kept: bool) -> None:
+        bounds = mapping.bounds(graph, stored.mapping, stored.system, options.cores)
+        begin = f"wrote {options.output}\n" if kept else ""
+        found = graph, stored.mapping, stored.system, bounds
+        content = {"mapping": str(options.output) if kept else None}
+        content |= terminal.mapping_content(*found)
+        show(content, f"{begin}{terminal.mapping(*found)}", options.json)
+
+    mapping.map_graph(options.graph, options.system, options.output, request, shown)
 
 
 def _placer(options: argparse.Namespace) -> str:

@@ -3,10 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import IO, Any, NoReturn
 
 from mmfree_neuro.cli.output import tell
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.reading import Misfit, opened, reading
 from mmfree_neuro.lowering.scheme import SCHEMES
 
 
@@ -60,6 +62,59 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
             "text, folder of Python sources, or .npy of token ids to calibrate on (default stdlib)"
         ),
     )
+    add_bytes(parser)
+
+
+def add_bytes(parser: argparse.ArgumentParser) -> None:
+    add_option(
+        parser,
+        "--bytes",
+        dest="as_bytes",
+        action="store_true",
+        help="read text as bytes, whatever tokenizer and vocabulary the model has",
+    )
+
+
+LONGEST_PROMPT = 1 << 26
+"""Bytes."""
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--prompt", help="text to continue")
+    one.add_argument(
+        "--prompt-file",
+        metavar="FILE",
+        help="file with the text to continue, be it a pipe; - is standard input",
+    )
+    add_option(
+        parser,
+        "--special",
+        action="store_true",
+        help="take names of special tokens in the prompt for these tokens, not for text",
+    )
+
+
+def prompt_of(options: argparse.Namespace) -> str:
+    """The prompt, from wherever it comes; what is not UTF-8 comes as from a command line."""
+    if options.prompt_file is None:
+        return str(options.prompt)
+    standard = options.prompt_file == "-"
+    path = Path("standard input" if standard else options.prompt_file)
+    with reading(path, InputError, "a text"):
+        if standard:
+            if sys.stdin is None:
+                raise Misfit("it is closed")
+            return _text(sys.stdin.buffer)
+        with opened(path, pipes=True) as file:
+            return _text(file)
+
+
+def _text(file: IO[bytes]) -> str:
+    content = file.read(LONGEST_PROMPT + 1)
+    if len(content) > LONGEST_PROMPT:
+        raise Misfit(f"it has more than {LONGEST_PROMPT} bytes, must have no more")
+    return content.decode(errors="surrogateescape")
 
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:

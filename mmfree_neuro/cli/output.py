@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any
@@ -16,11 +16,15 @@ from mmfree_neuro.errors import RunFailed, printable
 class Bars:
     """Progress for people, on standard error and only when that is a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *without: str) -> None:
+        """Phases `without` a bar are named."""
         self.bars: dict[str, Any] = {}
+        self.without = without
 
-    def show(self, phase: str, done: int, total: int) -> None:
+    def show(self, phase: str, done: int, total: int, _chosen: Sequence[int]) -> None:
         """Move the bar of a phase."""
+        if phase in self.without:
+            return
         bar = self.bars.get(phase)
         if bar is None:
             bar = self.bars[phase] = tqdm(
@@ -77,10 +81,32 @@ def writing_out() -> Iterator[None]:
         raise RunFailed(f"standard output: cannot be written ({error.strerror})") from None
 
 
-def tell(text: str) -> None:
+def tell(text: str, end: str = "\n") -> None:
     """Print a text for people; what would move or colour a terminal is printed as its escape."""
     with writing_out():
-        print(printable(text))
+        print(printable(text), end=end)
+
+
+class Typing:
+    """A text that is typed on standard output, which is a terminal, while it comes."""
+
+    def __init__(self, prompt: str, bars: Bars) -> None:
+        self.prompt, self.bars = prompt, bars
+        self.begun = self.ended = False
+
+    def show(self, text: str) -> None:
+        """Type more of the text, behind the prompt."""
+        if not self.begun:
+            self.bars.close()  # which lie on the same terminal
+            text = f"{self.prompt}{text}"
+        self.begun = True
+        tell(text, end="")
+
+    def end(self) -> None:
+        """Leave the line on which the text ends."""
+        if self.begun and not self.ended:
+            tell("")
+        self.ended = True
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
-from mmfree_neuro.cli.output import show
+from mmfree_neuro.cli.output import show, warn
 from mmfree_neuro.pipeline import report as reporting
 from mmfree_neuro.report import terminal
 
@@ -31,4 +31,5 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the report of a run."""
     content = reporting.write_report(options.run, options.output, options.gpu_rows)
+    warn(content["warnings"])
     show(content, f"wrote {options.output}\n{terminal.estimates(content)}", options.json)

@@ -1,15 +1,24 @@
 """mmfree-neuro simulate: a mapping runs on an engine."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option, add_ranks, ranks
-from mmfree_neuro.cli.output import Bars, show
+from mmfree_neuro.cli.options import (
+    add_bytes,
+    add_command,
+    add_option,
+    add_prompt,
+    add_ranks,
+    prompt_of,
+    ranks,
+)
+from mmfree_neuro.cli.output import Bars, Typing, show, warn
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import simulate as simulating
 from mmfree_neuro.report import terminal
-from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
 
@@ -20,9 +29,17 @@ def add(commands: Any) -> None:
         commands, "simulate", run, 'simulate model.map --prompt "import os" --new-tokens 64 -o run'
     )
     add_option(p, "mapping", type=Path, help="mapping file")
-    add_option(p, "--prompt", required=True, help="text to continue")
+    add_prompt(p)
+    add_bytes(p)
     add_option(
-        p, "--new-tokens", type=int, default=64, help="how many tokens to generate (default 64)"
+        p,
+        "--new-tokens",
+        type=int,
+        default=64,
+        help="how many tokens to generate at most (default 64)",
+    )
+    add_option(
+        p, "--ignore-eos", action="store_true", help="generate all of them, beyond the text's end"
     )
     add_option(p, "--engine", default="lava", help=f"{engines.names_and_needs()} (default lava)")
     add_option(
@@ -53,31 +70,51 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run a mapping on an engine."""
-    sampling = Sampling(options.temperature, options.seed)
-    bars = Bars()
+    if options.prompt_file == "-" and engines.is_ranked(options.engine):
+        raise InputError(
+            f"standard input reaches one rank of engine {options.engine} alone, the prompt must be "
+            "in a file"
+        )
+    task = simulating.Task(
+        prompt_of(options),
+        options.new_tokens,
+        Sampling(options.temperature, options.seed),
+        options.ignore_eos,
+        options.special,
+        options.as_bytes,
+    )
+    live = sys.stdout.isatty() and not options.json
+    bars = Bars("generate") if live else Bars()
+    typing = Typing(task.prompt, bars)
 
     def shown(run: RunRecord) -> None:
         bars.close()
+        typing.end()
+        warn(run.warnings)
         content = {
             "run": str(options.output),
             "engine": run.engine,
             "text": run.text,
             "seconds": run.seconds,
+            "ended": run.ended,
+            "warnings": run.warnings,
         }
-        show(content, f"{run.prompt}{run.text}\n\n{terminal.speed(run)}", options.json)
+        before = "" if live else f"{run.prompt}{run.text}\n"
+        show(content, f"{before}\n{terminal.speed(run)}", options.json)
 
     try:
         simulating.simulate(
             options.mapping,
-            options.prompt,
-            lambda tokens: Job(tokens, options.new_tokens, sampling),
+            task,
             options.engine,
             options.output,
             bars.show,
             shown,
+            typed=typing.show if live else None,
             save_every=options.save_every,
             resume=options.resume,
             ranks_of_chips=ranks(options.ranks),
         )
     finally:
         bars.close()
+        typing.end()

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.errors import InputError, shown
+from mmfree_neuro.errors import InputError, RunFailed, shown
 
 _LONGEST_NAME = 100
 """How many bytes of a file's name its temporary name repeats; file systems allow 255."""
@@ -133,6 +133,20 @@ def made_folder(folder: Path) -> Iterator[None]:
             except OSError:
                 break
         raise
+
+
+@contextmanager
+def keeping(show: Callable[[bool], None]) -> Iterator[None]:
+    """Writes the result of work inside: `show` is called in any case, and told whether the result
+    could be kept; RunFailed where it could not."""
+    kept = False
+    try:
+        yield
+        kept = True
+    except InputError as error:
+        raise RunFailed(str(error)) from None
+    finally:
+        show(kept)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
 
-GRAPH_FORMAT = "mmfree-neuro graph 2"
+GRAPH_FORMAT = "mmfree-neuro graph 3"
 
 A_GRAPH_FILE = "a graph file"
 
@@ -224,6 +224,8 @@ def _encoded(graph: Graph) -> tuple[bytes, list[NDArray[Any]]]:
         "accumulator_bits": graph.accumulator_bits,
         "blocks": graph.blocks,
         "bos": graph.bos,
+        "eos": list(graph.eos),
+        "as_bytes": graph.as_bytes,
         "quality": graph.quality,
         "tokenizer": text,
         "sigmoid": _to_plain(graph.sigmoid, arrays),
@@ -260,6 +262,8 @@ class _Content:
     accumulator_bits: int
     blocks: int
     bos: int | None
+    eos: tuple[int, ...]
+    as_bytes: bool
     quality: dict[str, float]
     tokenizer: str | None
     sigmoid: SigmoidTable

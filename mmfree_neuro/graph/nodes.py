@@ -399,12 +399,17 @@ class Graph:
     accumulator_bits: int
     blocks: int
     bos: int | None
-    """The token that stands before every text, where the model has one."""
+    """The token that stands before a text of bytes, where the model has one; it need not be in the
+    vocabulary."""
     quality: dict[str, float]
     """What calibration measured: nats per token of the float model and of these integers, on how
     many tokens."""
     tokenizer: str | None = None
-    """The content of the checkpoint's `tokenizer.json`; without one, tokens are bytes."""
+    """The content of the checkpoint's `tokenizer.json`, by which text becomes tokens."""
+    eos: tuple[int, ...] = ()
+    """The tokens that end a text; none of them need be in the vocabulary."""
+    as_bytes: bool = False
+    """Whether text is read as bytes although the vocabulary is not one of bytes."""
 
     def __repr__(self) -> str:
         return f"<Graph {self.name}, {self.scheme}: {self.blocks} blocks, {len(self.nodes)} nodes>"

@@ -36,8 +36,14 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
     bos_token_id: int | None = 1
-    eos_token_id: int | None = 2
+    eos_token_id: int | tuple[int, ...] | None = 2
     model_type: ClassVar[str] = "hgrn_bit"
+
+    @property
+    def eos(self) -> tuple[int, ...]:
+        """The tokens that end a text."""
+        ids = self.eos_token_id
+        return () if ids is None else ids if isinstance(ids, tuple) else (ids,)
 
     @property
     def state_size(self) -> int:
@@ -104,7 +110,9 @@ class ModelConfig:
             "attn_mode": "fused_recurrent",
             "bos_token_id": self.bos_token_id,
             "conv_size": 4,
-            "eos_token_id": self.eos_token_id,
+            "eos_token_id": list(self.eos)
+            if isinstance(self.eos_token_id, tuple)
+            else self.eos_token_id,
             "expand_ratio": self.expand_ratio,
             "fuse_cross_entropy": True,
             "hidden_act": "swish",
@@ -147,6 +155,17 @@ def _field(
     return value
 
 
+def _tokens(
+    raw: Mapping[str, Any], name: str, default: int, where: Path
+) -> int | tuple[int, ...] | None:
+    """A token or several, be they in the vocabulary or not."""
+    value = raw.get(name, default)
+    if isinstance(value, list):
+        return tuple(_field({name: item}, name, None, (int,), where) for item in value)
+    token: int | None = _field(raw, name, default, (int, type(None)), where)
+    return token
+
+
 def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
     """Turn the content of a `config.json` into a `ModelConfig`; missing keys take the published
     defaults."""
@@ -168,7 +187,7 @@ def parse_config(raw: Mapping[str, Any], where: Path) -> ModelConfig:
         rms_norm_eps=float(_field(raw, "rms_norm_eps", 1e-6, number, where)),
         tie_word_embeddings=_field(raw, "tie_word_embeddings", False, (bool,), where),
         bos_token_id=_field(raw, "bos_token_id", 1, maybe_int, where),
-        eos_token_id=_field(raw, "eos_token_id", 2, maybe_int, where),
+        eos_token_id=_tokens(raw, "eos_token_id", 2, where),
     )
     for name in (
         "vocab_size",

@@ -243,6 +243,7 @@ class _Lowering:
             config.num_hidden_layers,
             config.bos_token_id,
             {},
+            eos=config.eos,
         )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from mmfree_neuro.errors import CheckpointError, printable, shown
-from mmfree_neuro.files.reading import Misfit, read_json, reading
+from mmfree_neuro.files.reading import Misfit, read_bytes, read_json, reading
 from mmfree_neuro.files.writing import save_text, whole_file
 from mmfree_neuro.model.tensors import (
     Entries,
@@ -29,6 +29,7 @@ from mmfree_neuro.model.tensors import (
     serialized,
 )
 
+TOKENIZER_FILE = "a tokenizer in JSON"
 CONFIG_FILE = "a configuration in JSON"
 INDEX_FILE = "an index in JSON"
 
@@ -81,12 +82,25 @@ class Checkpoint(Generic[AnyConfig]):
 def read_tokenizer(folder: Path) -> str | None:
     """The content of a folder's `tokenizer.json`, None where there is none."""
     path = folder / "tokenizer.json"
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
+    content = read_bytes(path, CheckpointError, TOKENIZER_FILE)
+    with reading(path, CheckpointError, TOKENIZER_FILE):
+        return content.decode()
+
+
+def _with_generation(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A configuration, in which the tokens that end a text are those of `generation_config.json`
+    where it names some, as the library transformers has it."""
+    path = folder / "generation_config.json"
+    there = read_json(path, CheckpointError, CONFIG_FILE) if path.exists() else {}
+    eos = there.get("eos_token_id")
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(type(token) is int for token in ids):
+        raise CheckpointError(
+            f"{path}: eos_token_id is {shown(eos)}, must be int, a list of int, or null"
+        )
+    return raw if eos is None else raw | {"eos_token_id": eos}
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], Callable[[Path], Entries] | None]:
@@ -171,7 +185,7 @@ def read(folder: Path, load_bin: LoadBin, families: Mapping[str, ParseConfig]) -
         known = " or ".join(map(repr, families))
         raise CheckpointError(f"{where}: model_type is {shown(family)}, must be {known}")
     with reading(where, CheckpointError, CONFIG_FILE):
-        config = families[family](raw, where)
+        config = families[family](_with_generation(raw, folder), where)
         warnings = tuple(f"{where}: {told}" for told in config.warnings(raw))
     assert config.model_type == family, f"the parser of {family} gives {config.model_type}"
     files, reader = _weight_files(folder)

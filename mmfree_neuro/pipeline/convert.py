@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.files.writing import check_outputs
+from mmfree_neuro.files.writing import check_outputs, keeping
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.model import tokenizer as texts
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.model.tokenizer import Spelling, speller
 from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
 from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.pipeline.quality import measure
@@ -38,15 +39,20 @@ def to_graph(
     source: Source,
     name: str,
     stage: Stage = lambda _: None,
+    *,
+    as_bytes: bool = False,
 ) -> Converted:
-    """Calibrate and lower a checkpoint, and measure what it lost."""
+    """Calibrate and lower a checkpoint, and measure what it lost; `as_bytes` has text read as bytes
+    whatever the tokenizer and the vocabulary say."""
     family, model = family_of(checkpoint), float_model(checkpoint, "calibration")
-    if tokenizer is not None:
-        texts.check_tokenizer(tokenizer, checkpoint.config.vocab_size)
+    spelling = Spelling(checkpoint.config.vocab_size, tokenizer, as_bytes=as_bytes)
+    if spelling.by_tokenizer:
+        with speller(spelling):  # it is read, whether it is needed for calibration or not
+            pass
     stage("packing")
     weights = family.ternary_weights(checkpoint)
     windows = windows_for(sum(part.size for weight in weights.values() for part in weight.parts))
-    calibration, held_out = calibration_windows(source, windows, tokenizer)
+    calibration, held_out = calibration_windows(source, windows, spelling)
     for tokens in (calibration, held_out):
         within(tokens, checkpoint.config.vocab_size, described(source))
     stage("calibrating")
@@ -57,7 +63,12 @@ def to_graph(
     stage("measuring quality")
     measured = measure(checkpoint, graph, held_out, weights)
     return Converted(
-        replace(graph, tokenizer=tokenizer, quality=measured.quality),
+        replace(
+            graph,
+            tokenizer=None if as_bytes else tokenizer,
+            as_bytes=as_bytes,
+            quality=measured.quality,
+        ),
         (*checkpoint.warnings, *measured.warnings),
     )
 
@@ -72,15 +83,29 @@ def within(tokens: Ints, vocabulary: int, text: str) -> None:
 
 
 def convert(
-    folder: Path, output: Path, scheme: Scheme, source: Source, stage: Stage = lambda _: None
+    folder: Path,
+    output: Path,
+    scheme: Scheme,
+    source: Source,
+    stage: Stage = lambda _: None,
+    show: Callable[[Converted, bool], None] = lambda _, __: None,
+    *,
+    as_bytes: bool = False,
 ) -> Converted:
-    """Turn a checkpoint folder into a graph file."""
+    """Turn a checkpoint folder into a graph file; `show` is given what came of it, and told whether
+    it could be kept."""
     check_outputs([output], [*files_behind(folder), *files_of(source)])
     stage("reading")
-    checkpoint = read_checkpoint(folder)
     converted = to_graph(
-        checkpoint, checkpoints.read_tokenizer(folder), scheme, source, folder.resolve().name, stage
+        read_checkpoint(folder),
+        checkpoints.read_tokenizer(folder),
+        scheme,
+        source,
+        folder.resolve().name,
+        stage,
+        as_bytes=as_bytes,
     )
     stage("writing")
-    graph_file.save_graph(converted.graph, output)
+    with keeping(partial(show, converted)):
+        graph_file.save_graph(converted.graph, output)
     return converted

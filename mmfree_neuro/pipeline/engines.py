@@ -126,6 +126,11 @@ def engine_named(name: str, ranks_of_chips: Sequence[int] | None = None) -> Engi
     return run if ranks_of_chips is None else partial(run, ranks_of_chips=ranks_of_chips)
 
 
+def is_ranked(name: str) -> bool:
+    """Whether the runs of an engine are spread over processes of ours."""
+    return name in ENGINES and ENGINES[name].ranks is not None
+
+
 class _Alone:
     """The only process of a run."""
 

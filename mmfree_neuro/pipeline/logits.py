@@ -21,7 +21,13 @@ from mmfree_neuro.run.losses import quality_warnings
 
 
 def load_source(
-    path: Path, scheme: Scheme, text: str, tokens: NDArray[np.int64], new_tokens: int
+    path: Path,
+    scheme: Scheme,
+    text: str,
+    tokens: NDArray[np.int64],
+    new_tokens: int,
+    *,
+    as_bytes: bool = False,
 ) -> tuple[Graph, Mapping, tuple[str, ...]]:
     """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a
     checkpoint folder; and what a person should know of them.
@@ -32,7 +38,8 @@ def load_source(
         checkpoint = read_checkpoint(path)
         _check_tokens(checkpoint, tokens, new_tokens)
         tokenizer = checkpoints.read_tokenizer(path)
-        converted = to_graph(checkpoint, tokenizer, scheme, text, path.resolve().name)
+        name = path.resolve().name
+        converted = to_graph(checkpoint, tokenizer, scheme, text, name, as_bytes=as_bytes)
         return converted.graph, in_one_place(converted.graph), converted.warnings
     if opened.is_mapping(path):
         graph, stored = opened.open_mapped(path)

@@ -5,10 +5,11 @@ The folder `partition/` is imported where it is needed.
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 from mmfree_neuro.errors import CapacityError, InputError
-from mmfree_neuro.files.writing import check_outputs
+from mmfree_neuro.files.writing import check_outputs, keeping
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping import mapping_file
@@ -104,13 +105,19 @@ def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None
 
 
 def map_graph(
-    graph_path: Path, system_name: str, output: Path, request: Request
+    graph_path: Path,
+    system_name: str,
+    output: Path,
+    request: Request,
+    show: Callable[[Graph, StoredMapping, bool], None] = lambda _, __, ___: None,
 ) -> tuple[Graph, StoredMapping]:
-    """Map a graph file onto a system and write the mapping file."""
+    """Map a graph file onto a system and write the mapping file; `show` is given what came of it,
+    and told whether it could be kept."""
     check_outputs([output], [graph_path, Path(system_name)])
     graph, digest = open_graph(graph_path)
     system = with_weight_bits(load_system(system_name), request.weight_bits)
     divided, mapping = place(graph, digest, system, request)
     stored = StoredMapping(mapping, system, graph_path, request.cores)
-    mapping_file.save_mapping(stored, output)
+    with keeping(partial(show, divided, stored)):
+        mapping_file.save_mapping(stored, output)
     return divided, stored

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.reading import Misfit, opened, reading
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.model import corpus
-from mmfree_neuro.model import tokenizer as texts
+from mmfree_neuro.model.tokenizer import Speller, Spelling, speller
 
 CALIBRATION_WINDOW = 512
 TOKEN_FILE = "an .npy file of integers [sequences, time]"
@@ -89,14 +90,19 @@ def described(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else f"{len(source)} texts"
 
 
+def spelling_of(graph: Graph, *, as_bytes: bool = False) -> Spelling:
+    """How the model of a graph spells text; `as_bytes` has it read as bytes."""
+    return Spelling(graph.vocabulary, graph.tokenizer, graph.bos, graph.as_bytes or as_bytes)
+
+
 def calibration_windows(
-    source: Source, count: tuple[int, int], tokenizer: str | None = None
+    source: Source, count: tuple[int, int], spelling: Spelling
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Windows of tokens [n, time] to calibrate on, and others [n, time + 1] to measure quality on;
     of texts `count` of each at most.
 
     A source is a name (`stdlib`, a folder of Python sources, a text file, an `.npy` file of token
-    ids), some texts, or an array of token ids.  Texts go through a tokenizer or byte by byte; of
+    ids), some texts, or an array of token ids.  Texts become tokens as the model spells them; of
     token ids [rows, time] every fourth row is kept for quality, and a single row is cut into rows.
     """
     if isinstance(source, np.ndarray):
@@ -109,10 +115,11 @@ def calibration_windows(
     else:
         text = corpus.from_texts(source)
     length = min(CALIBRATION_WINDOW, text.held_out.size - 1)
-    calibration, held_out = (
-        _windows(side, length, n, tokenizer)
-        for side, n in zip((text.train, text.held_out), count, strict=True)
-    )
+    with speller(spelling) as by:
+        calibration, held_out = (
+            _windows(side, length, n, by if spelling.by_tokenizer else None)
+            for side, n in zip((text.train, text.held_out), count, strict=True)
+        )
     return calibration[:, :-1], held_out
 
 
@@ -143,15 +150,14 @@ def _split(tokens: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], NDA
 
 
 def _windows(
-    side: NDArray[np.uint8], length: int, count: int, tokenizer: str | None
+    side: NDArray[np.uint8], length: int, count: int, by: Speller | None
 ) -> NDArray[np.int64]:
-    """Windows of at most `length` + 1 tokens, all of one length, spread evenly over a text."""
-    if tokenizer is None:
+    """Windows of at most `length` + 1 tokens, all of one length, spread evenly over a text: by a
+    tokenizer, or bytes."""
+    if by is None:
         return corpus.windows(side, length, count)
     stretches = corpus.windows(side, min(BYTES_PER_TOKEN * length, side.size - 1), count)
-    found = [
-        texts.encode_corpus(tokenizer, [bytes(s.astype(np.uint8))])[: length + 1] for s in stretches
-    ]
+    found = [by.encode_corpus([bytes(s.astype(np.uint8))])[: length + 1] for s in stretches]
     shortest = min(len(tokens) for tokens in found)
     if shortest < 2:
         raise InputError(

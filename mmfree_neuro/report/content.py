@@ -56,7 +56,8 @@ def build(
     }
     compared = compare(run.summary, run.system.name, ours, lengths, baselines)
     return {
-        "format": "mmfree-neuro report 2",
+        "format": "mmfree-neuro report 3",
+        "warnings": list(run.warnings),
         "header": {
             "model": run.summary.name,
             "scheme": run.scheme,
@@ -73,6 +74,8 @@ def build(
             "text": run.text,
             "prompt_tokens": len(run.prompt_tokens),
             "new_tokens": len(run.new_tokens),
+            "asked": run.asked,
+            "ended": run.ended,
             "sampling": dict(run.sampling),
         },
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},

@@ -26,6 +26,8 @@ class Texts(TypedDict):
     text: str
     prompt_tokens: int
     new_tokens: int
+    asked: int
+    ended: str
     sampling: dict[str, float]
 
 
@@ -149,6 +151,8 @@ class Content(Mapped):
     """The whole report."""
 
     format: str
+    warnings: list[str]
+    """What makes the result weaker than it looks."""
     header: Header
     run: Texts
     quality: dict[str, float | None]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.compared import Figures, Ratio, Roofline, Theirs
-from mmfree_neuro.report.record import Content, Phase
+from mmfree_neuro.report.record import Content, Phase, Texts
 from mmfree_neuro.report.wording import LIMITS, PHASES, figure, spread
 
 ESTIMATE = (
@@ -63,11 +63,17 @@ def _header(report: Content) -> Section:
         ("date", head["date"]),
         ("versions", ", ".join(map(" ".join, head["versions"].items()))),
         ("prompt", f"{run['prompt_tokens']:,} tokens"),
-        ("new text", f"{run['new_tokens']:,} tokens"),
+        ("new text", f"{run['new_tokens']:,} tokens{_end(run)}"),
         *((name, figure(value)) for name, value in run["sampling"].items()),
     ]
     texts = (("Prompt", run["prompt"]), ("Generated", run["text"]))
-    return Section("What was run", (), texts, (Table("", ("", ""), rows),))
+    warnings = tuple(f"Warning: {warning}." for warning in report["warnings"])
+    return Section("What was run", warnings, texts, (Table("", ("", ""), rows),))
+
+
+def _end(run: Texts) -> str:
+    """That a text came to its end before its length did."""
+    return "" if run["ended"] == "length" else f" of {run['asked']:,}, ended at EOS"
 
 
 def _quality(report: Content) -> Section:

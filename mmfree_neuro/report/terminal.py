@@ -159,7 +159,13 @@ def speed(run: RunRecord) -> str:
     parts.append(f"prefill {prompt / max(run.seconds['prefill'], 1e-9):.0f} tokens/s")
     if fed:
         parts.append(f"generation {fed / max(run.seconds['generate'], 1e-9):.0f} tokens/s")
-    return ", ".join(parts) + " (speed of the simulation, not of the chips)"
+    said = ", ".join(parts) + " (speed of the simulation, not of the chips)"
+    return said if run.ended == "length" else f"{how_it_ended(run)}\n{said}"
+
+
+def how_it_ended(run: RunRecord) -> str:
+    """That a text came to its end before its length did."""
+    return f"ended at EOS after {len(run.new_tokens)} of {run.asked} tokens"
 
 
 def gpu_row(row: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 run(graph, mapping, job, progress) -> Result
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,29 +18,38 @@ from mmfree_neuro.run.sampling import Sampling
 MOST_LOGITS = 1 << 30
 """Logits that a job may keep, all in memory at 8 bytes each."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with the phase ("prefill" or "generate"), the tokens done and the tokens in all."""
+Progress = Callable[[str, int, int, Sequence[int]], None]
+"""Called with the phase ("prefill" or "generate"), the tokens done, the tokens in all, and those
+that were chosen since the last call."""
 
 
-def silent(_phase: str, _done: int, _total: int) -> None:
+def silent(_phase: str, _done: int, _total: int, _chosen: Sequence[int]) -> None:
     """The progress that says nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
     """Tokens [sequences, time], each row from a zero state; each row is then continued by
-    `new_tokens` tokens."""
+    `new_tokens` tokens, or up to one of `stop`."""
 
     tokens: NDArray[np.int64]
     new_tokens: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     keep_logits: bool = True
     """Whether the result holds the logits of every token; a long run has no room for them."""
+    stop: tuple[int, ...] = ()
+    """Tokens that end a job of one sequence when they are chosen.  What it gives back is then the
+    same as if as many `new_tokens` had been asked for as were chosen, the last one among them."""
 
     @property
     def fed(self) -> int:
-        """How many tokens of a sequence are fed: the last chosen token is not fed back."""
-        return int(self.tokens.shape[1]) + max(self.new_tokens - 1, 0)
+        """How many tokens of a sequence are fed at most."""
+        return self.fed_for(self.new_tokens)
+
+    def fed_for(self, chosen: int) -> int:
+        """How many tokens of a sequence are fed where so many are chosen: the last is not fed
+        back."""
+        return int(self.tokens.shape[1]) + max(chosen - 1, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +60,7 @@ class Result:
     """
 
     logits: Ints
-    chosen: NDArray[np.int64]  # [sequences, new_tokens]
+    chosen: NDArray[np.int64]  # [sequences, chosen tokens]
     prefill: Activity
     generate: Activity
     seconds: dict[str, float]
@@ -124,6 +133,11 @@ def check(graph: Graph, job: Job) -> None:
         wrong = low if low < 0 else high
         raise InputError(
             f"token {wrong} is outside the vocabulary, must be 0 … {graph.vocabulary - 1}"
+        )
+    if job.stop and job.tokens.shape[0] != 1:
+        raise InputError(
+            f"a job of {job.tokens.shape[0]} sequences cannot end at a token, must have one "
+            "sequence"
         )
     check_new_tokens(job.tokens, job.new_tokens, graph.vocabulary, keep_logits=job.keep_logits)
 

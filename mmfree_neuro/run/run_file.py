@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,6 +53,10 @@ class RunRecord:
     """What is in use on every core."""
     warnings: tuple[str, ...] = ()
     """What makes the result weaker than it looks."""
+    ended: Literal["length", "eos"] = "length"
+    """Whether as many tokens were chosen as were asked for, or one that ends a text was."""
+    asked: int = 0
+    """How many new tokens were asked for at most."""
 
     def __repr__(self) -> str:
         return (
@@ -96,6 +100,8 @@ class _File:
     use: tuple[tuple[int, int, int, int, int, int, int], ...]
     """Chip, core and the fields of Footprint, of every core in use."""
     warnings: tuple[str, ...]
+    ended: Literal["length", "eos"]
+    asked: int
     sha256: str
 
 

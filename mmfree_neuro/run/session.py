@@ -52,6 +52,7 @@ def drive(
         graph, session, job, chunk, progress, saving, nothing_yet, {"start": start_seconds}
     )
     chosen = np.stack([walk.sequence(row, logits[row]) for row in range(rows)])
+    logits = logits[:, : job.fed_for(chosen.shape[1])]
     return Result(logits, chosen, walk.prefill, walk.generate, walk.seconds)
 
 
@@ -84,10 +85,10 @@ class _Walk:
         """Feed one row and continue it; `logits` takes what it has room for."""
         self.session.reset()
         chosen: Ints = np.zeros(self.job.new_tokens, np.int64)
-        fed = known = 0
+        fed, known, end = 0, 0, self.job.fed
         if self.saving is not None and self.saving.resumed is not None:
             fed, known = self.resume(self.saving.resumed, chosen)
-        while fed < self.job.fed:
+        while fed < end:
             begin, phase = time.monotonic(), "prefill" if fed < self.length else "generate"
             fed = self.feed(row, fed, chosen, logits)
             if known == fed - self.length < self.job.new_tokens:
@@ -97,14 +98,17 @@ class _Walk:
                     "generate",
                     row * self.job.new_tokens + known,
                     len(self.job.tokens) * self.job.new_tokens,
+                    chosen[known - 1 : known].tolist(),
                 )
+                if chosen[known - 1] in self.job.stop:
+                    end = fed
             self.seconds[phase] += time.monotonic() - begin
-            save = self.saving is not None and self.saving.due(fed, self.job.fed)
-            if save or fed in (self.length, self.job.fed):
+            save = self.saving is not None and self.saving.due(fed, end)
+            if save or fed in (self.length, end):
                 self.count(phase)
             if save:
                 self.save(self.saving, fed, chosen[:known])
-        return chosen
+        return chosen[:known]
 
     def feed(self, row: int, fed: int, chosen: Ints, logits: Ints) -> int:
         """Feed the next tokens, all of one phase; how many have been fed then."""
@@ -121,7 +125,9 @@ class _Walk:
         logits[fed:stop] = found[: len(logits[fed:stop])]
         self.last = found[-1].astype(np.int64)
         if prompting:
-            self.progress("prefill", row * self.length + stop, len(self.job.tokens) * self.length)
+            self.progress(
+                "prefill", row * self.length + stop, len(self.job.tokens) * self.length, ()
+            )
         return stop
 
     def count(self, phase: str) -> None:

@@ -30,13 +30,14 @@ A_STATE = "the saved state of a run"
 
 
 def identity(mapping: Mapping, job: Job) -> str:
-    """What a saved state belongs to: a hash of the mapping (and so of the graph), the prompt and
-    the sampling."""
+    """What a saved state belongs to: a hash of the mapping (and so of the graph), the prompt, the
+    sampling and what ends it."""
     content = [
         mapping_to_plain(mapping),
         job.tokens.tolist(),
         job.sampling.temperature,
         job.sampling.seed,
+        job.stop,
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -100,8 +101,8 @@ def load_state(folder: Path, graph: Graph, mapping: Mapping, job: Job) -> RunSta
             raise Misfit("it is damaged, for it differs from its checksum")
         if said.identity != identity(mapping, job):
             raise Misfit(
-                "it belongs to another mapping, prompt, temperature or seed, must be resumed with "
-                "those of its run"
+                "it belongs to another mapping, prompt, temperature, seed or --ignore-eos, must be "
+                "resumed with those of its run"
             )
         return _fitting(said, arrays, graph, mapping, job)
 

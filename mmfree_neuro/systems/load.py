@@ -194,7 +194,7 @@ def system_names() -> list[str]:
 
 def load_system(name: str | Path) -> SystemSpec:
     """A system by its name, or by the path of a TOML file of the user's own."""
-    if isinstance(name, Path) or name.endswith(".toml"):
+    if isinstance(name, Path) or str(name).endswith(".toml"):
         content = read_bytes(Path(name), HardwareError, SYSTEM_FILE, most=LARGEST_FILE)
         with reading(Path(name), HardwareError, SYSTEM_FILE):
             return parse_system(content.decode(), str(name))

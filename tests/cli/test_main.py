@@ -1124,6 +1124,7 @@ def test_a_prompt_outside_the_vocabulary(
             mapping,
             "--prompt",
             prompt,
+            "--bytes",
             "--engine",
             "fast",
             "-o",

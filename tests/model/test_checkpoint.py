@@ -309,7 +309,10 @@ def test_a_written_configuration_has_the_published_keys() -> None:
         ),
         ({"rms_norm_eps": "1e-6"}, "config.json: rms_norm_eps is '1e-6', must be int or float"),
         ({"bos_token_id": "<s>"}, "config.json: bos_token_id is '<s>', must be int or null"),
-        ({"eos_token_id": [2]}, "config.json: eos_token_id is [2], must be int or null"),
+        ({"eos_token_id": "</s>"}, "config.json: eos_token_id is '</s>', must be int or null"),
+        ({"eos_token_id": [2, "a"]}, "config.json: eos_token_id is 'a', must be int"),
+        ({"eos_token_id": [None]}, "config.json: eos_token_id is None, must be int"),
+        ({"eos_token_id": True}, "config.json: eos_token_id is True, must be int or null"),
         ({"vocab_size": 0}, "config.json: vocab_size is 0, must be positive"),
         ({"hidden_size": -4}, "config.json: hidden_size is -4, must be positive"),
         ({"num_hidden_layers": 0}, "config.json: num_hidden_layers is 0, must be positive"),
@@ -901,4 +904,56 @@ def test_safetensors_file_that_is_missing(tmp_path: Path) -> None:
         read_safetensors(tmp_path / "gone.safetensors")
     assert (
         str(error.value) == f"{tmp_path}/gone.safetensors: no such file, must be a safetensors file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "eos"),
+    [
+        (2, (2,)),
+        ([2, 7], (2, 7)),
+        ([], ()),
+        (None, ()),
+        (-1, (-1,)),
+        ([50_256, -100], (50_256, -100)),
+    ],
+)
+def test_what_ends_a_text(stored: object, eos: tuple[int, ...], tmp_path: Path) -> None:
+    """One token, several or none, be they in the vocabulary or not; `generation_config.json` says
+    it where it says anything."""
+    write(tmp_path, tiny(), "float32")
+    path, other = tmp_path / "config.json", tmp_path / "generation_config.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(raw | {"eos_token_id": stored}), encoding="utf-8")
+    config = read(tmp_path, load_bin, FAMILY).config
+    assert config.eos == eos
+    assert config.to_json("float32")["eos_token_id"] == stored
+    for content, expected in (
+        ({}, eos),
+        ({"eos_token_id": None}, eos),
+        ({"eos_token_id": [5]}, (5,)),
+    ):
+        other.write_text(json.dumps(content), encoding="utf-8")
+        assert read(tmp_path, load_bin, FAMILY).config.eos == expected
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    other.write_text(json.dumps({"eos_token_id": stored}), encoding="utf-8")
+    assert read(tmp_path, load_bin, FAMILY).config.eos == (TINY.eos if stored is None else eos)
+
+
+@pytest.mark.parametrize("bos", [-1, 10**9, None])
+def test_a_first_token_that_there_is_not(bos: int | None, tmp_path: Path) -> None:
+    """It refuses no checkpoint, which may do without it."""
+    write(tmp_path, tiny(replace(TINY, bos_token_id=bos)), "float32")
+    assert read(tmp_path, load_bin, FAMILY).config.bos_token_id == bos
+
+
+@pytest.mark.parametrize("eos", ["</s>", [1, None], 2.5, True, {"id": 2}])
+def test_what_cannot_end_a_text(eos: object, tmp_path: Path) -> None:
+    write(tmp_path, tiny(), "float32")
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
+    with pytest.raises(CheckpointError) as error:
+        read(tmp_path, load_bin, FAMILY)
+    assert str(error.value) == (
+        f"{path}: eos_token_id is {eos!r}, must be int, a list of int, or null"
     )

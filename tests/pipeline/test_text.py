@@ -4,7 +4,7 @@ and writes text."""
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model import checkpoint as checkpoints
-from mmfree_neuro.model import tokenizer
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
+from mmfree_neuro.model.tokenizer import Spelling, speller
 from mmfree_neuro.pipeline import engines, simulate
 from mmfree_neuro.pipeline.text import CALIBRATION_WINDOW, calibration_windows
 from mmfree_neuro.run import run_file
@@ -81,8 +81,15 @@ def made_up_tokenizer() -> str:
 
 JSON = made_up_tokenizer()
 SIZE = Tokenizer.from_str(JSON).get_vocab_size()
+SPELLING = Spelling(SIZE + 5, JSON)
 Files = Callable[[str], str]
 """The path of a file by its name, as text."""
+
+
+def as_text(tokens: Iterable[int]) -> str:
+    """Tokens as that tokenizer shows them."""
+    with speller(SPELLING) as by:
+        return by.decode(tokens)
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +150,7 @@ def converted(files: Files, tmp_path_factory: pytest.TempPathFactory, needs_torc
 def test_the_graph_carries_the_tokenizer(converted: Path, tmp_path: Path) -> None:
     graph, _ = graph_file.load_graph(converted)
     assert graph.tokenizer == JSON
-    assert graph.bos == 1
+    assert (graph.bos, graph.eos, graph.as_bytes) == (1, (2,), False)
     graph_file.save_graph(graph, tmp_path / "again.graph")
     assert (tmp_path / "again.graph").read_bytes() == converted.read_bytes()
     graph_file.save_graph(replace(graph, tokenizer=None), tmp_path / "without.graph")
@@ -158,7 +165,7 @@ def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "model.graph"
     path.write_bytes(data[:at] + b"*" + data[at + 1 :])
     with pytest.raises(
-        Exception, match=re.escape(f"{path}: damaged: array a00000 differs from its checksum")
+        Exception, match=re.escape("it is damaged, for array a00000 differs from its checksum")
     ):
         graph_file.load_graph(path)
 
@@ -188,7 +195,7 @@ def test_what_is_calibrated_on_are_words(
     ]
     assert main(arguments) == 0
     assert (tmp_path / "model.graph").read_bytes() == converted.read_bytes()
-    calibration, held_out = calibration_windows(files("text"), (32, 16), JSON)
+    calibration, held_out = calibration_windows(files("text"), (32, 16), SPELLING)
     assert np.array_equal(seen[0], calibration)
     once = Tokenizer.from_str(JSON).token_to_id("▁once")
     for tokens in (calibration, held_out):
@@ -196,14 +203,14 @@ def test_what_is_calibrated_on_are_words(
         assert (tokens[:, 0] == 1).all()
         assert 10 < tokens.shape[1] <= CALIBRATION_WINDOW + 1
         assert (tokens == once).any()
-        decoded = tokenizer.decode(JSON, tokens[0])
+        decoded = as_text(tokens[0])
         assert decoded.strip() in f"{SENTENCE}\n" * 400
     graph, _ = graph_file.load_graph(tmp_path / "model.graph")
     assert graph.quality["tokens"] == held_out[:, 1:].size
 
 
 def test_without_a_tokenizer_windows_are_bytes(files: Files) -> None:
-    calibration, held_out = calibration_windows(files("text"), (4, 2))
+    calibration, held_out = calibration_windows(files("text"), (4, 2), Spelling(256))
     assert calibration.shape == (4, CALIBRATION_WINDOW)
     assert held_out.shape[1] == CALIBRATION_WINDOW + 1
     assert bytes(calibration[0].astype(np.uint8)).decode() in f"{SENTENCE}\n" * 400
@@ -233,7 +240,7 @@ def test_a_run_prints_text(
         *map(Tokenizer.from_str(JSON).token_to_id, ("▁once", "▁upon", "▁a")),
     ]
     assert len(run.new_tokens) == 12
-    assert run.text == tokenizer.decode(JSON, run.new_tokens)
+    assert run.text == as_text(run.new_tokens)
     assert said.startswith(f"{prompt}{run.text}\n\n")
     assert max(run.new_tokens) > 255
     assert main(["simulate", files("model.map"), *what, "--json"]) == 0
@@ -313,21 +320,39 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_tokenizer_of_more_tokens_than_its_model(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: ModelConfig
 ) -> None:
+    """They are refused where a text has them, and only there."""
     folder = write_checkpoint(tmp_path / "checkpoint", replace(config, vocab_size=SIZE - 1))
-    arguments = [
-        "convert",
-        str(folder),
-        "-o",
-        str(tmp_path / "model.graph"),
-        "--calibrate",
-        files("text"),
-    ]
-    assert refused(arguments, capsys) == (
-        f"tokenizer.json: has token {SIZE - 1}, which is outside the vocabulary 0 … {SIZE - 2}"
+    graph, others = str(tmp_path / "model.graph"), tmp_path / "others"
+    arguments = ["convert", str(folder), "-o", graph, "--calibrate"]
+    assert refused([*arguments, files("text")], capsys) == (
+        f"{files('text')}: holds token {SIZE - 1}, which is outside the vocabulary 0 … {SIZE - 2}"
     )
-    assert not (tmp_path / "model.graph").exists()
-    write_checkpoint(tmp_path / "checkpoint", replace(config, vocab_size=SIZE))
-    assert main(arguments) == 0
+    assert not Path(graph).exists()
+    others.write_text("once upon a cat\n" * 400, encoding="utf-8")
+    assert main([*arguments, str(others)]) == 0
+    mapping, run = str(tmp_path / "model.map"), str(tmp_path / "run")
+    assert (
+        main(
+            [
+                "map",
+                graph,
+                "--system",
+                "kapoho-point",
+                "--block-per-chip",
+                "--cores",
+                "3",
+                "-o",
+                mapping,
+            ]
+        )
+        == 0
+    )
+    what = ["simulate", mapping, "--engine", "fast", "--new-tokens", "1", "-o", run, "--prompt"]
+    capsys.readouterr()
+    assert refused([*what, "a time"], capsys) == (
+        f"token {SIZE - 1} is outside the vocabulary, must be 0 … {SIZE - 2}"
+    )
+    assert main([*what, "a cat"]) == 0
 
 
 @pytest.mark.usefixtures("needs_torch")
@@ -441,3 +466,124 @@ def test_a_text_of_few_words(
     quality = graph_file.load_graph(tmp_path / "model.graph")[0].quality
     assert quality["tokens"] >= 1
     assert np.isfinite(list(quality.values())).all()
+
+
+# Models without a tokenizer.
+
+
+NEITHER = (
+    f"the model has no tokenizer, and its vocabulary of {SIZE + 5} tokens is not one of bytes: put "
+    "its tokenizer.json beside the weights and convert again, or have text read as bytes with "
+    "--bytes"
+)
+
+
+@pytest.mark.usefixtures("needs_torch")
+def test_a_vocabulary_that_is_not_of_bytes(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: ModelConfig
+) -> None:
+    """Text is refused everywhere, and token ids are not."""
+    folder = write_checkpoint(tmp_path / "checkpoint", config, content=None)
+    np.save(tmp_path / "ids.npy", np.random.default_rng(1).integers(0, SIZE + 5, (8, 33)))
+    graph, mapping = str(tmp_path / "model.graph"), str(tmp_path / "model.map")
+    convert = ["convert", str(folder), "-o", graph, "--calibrate"]
+    logits = ["logits", str(folder), "--engine", "fast", "--tokens", str(tmp_path / "ids.npy")]
+    logits += ["-o", str(tmp_path / "logits.npy"), "--calibrate"]
+    assert refused([*convert, files("text")], capsys) == NEITHER
+    assert refused([*logits, files("text")], capsys) == NEITHER
+    assert not Path(graph).exists()
+    assert main([*logits, str(tmp_path / "ids.npy")]) == 0
+    assert main([*convert, str(tmp_path / "ids.npy")]) == 0
+    assert (
+        main(
+            [
+                "map",
+                graph,
+                "--system",
+                "kapoho-point",
+                "--block-per-chip",
+                "--cores",
+                "3",
+                "-o",
+                mapping,
+            ]
+        )
+        == 0
+    )
+    simulate = ["simulate", mapping, "--engine", "fast", "--prompt", "ab", "--ignore-eos"]
+    simulate += ["--new-tokens", "6", "--temperature", "9", "-o", str(tmp_path / "run")]
+    capsys.readouterr()
+    assert refused(simulate, capsys) == NEITHER
+    assert not (tmp_path / "run").exists()
+    assert main([*simulate, "--bytes"]) == 0
+    run = run_file.load_run(tmp_path / "run")
+    assert run.prompt_tokens == (1, *b"ab")
+    assert max(run.new_tokens) > 255
+    assert run.text.count("\ufffd") >= sum(token > 255 for token in run.new_tokens)
+
+
+@pytest.mark.usefixtures("needs_torch")
+def test_bytes_where_one_asks_for_them(files: Files, tmp_path: Path, config: ModelConfig) -> None:
+    """Whatever tokenizer there is; the graph remembers."""
+    for content in (None, JSON):
+        folder = write_checkpoint(tmp_path / "checkpoint", config, content=content)
+        graph, mapping = str(tmp_path / "model.graph"), str(tmp_path / "model.map")
+        assert (
+            main(["convert", str(folder), "-o", graph, "--calibrate", files("text"), "--bytes"])
+            == 0
+        )
+        found, _ = graph_file.load_graph(Path(graph))
+        assert (found.tokenizer, found.as_bytes) == (None, True)
+        assert (
+            main(
+                [
+                    "map",
+                    graph,
+                    "--system",
+                    "kapoho-point",
+                    "--block-per-chip",
+                    "--cores",
+                    "3",
+                    "-o",
+                    mapping,
+                ]
+            )
+            == 0
+        )
+        what = ["--engine", "fast", "--new-tokens", "2", "-o", str(tmp_path / "run")]
+        assert main(["simulate", mapping, "--prompt", "ab", *what]) == 0
+        assert run_file.load_run(tmp_path / "run").prompt_tokens == (1, *b"ab")
+    assert main(["simulate", files("model.map"), "--bytes", "--prompt", "ab", *what]) == 0
+    assert run_file.load_run(tmp_path / "run").prompt_tokens == (1, *b"ab")
+
+
+def test_special_tokens_of_a_prompt(files: Files, tmp_path: Path) -> None:
+    what = ["--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
+    simulate = ["simulate", files("model.map"), "--prompt", "a</s>", *what]
+    assert main(simulate) == 0
+    assert 2 not in run_file.load_run(tmp_path / "run").prompt_tokens
+    assert main([*simulate, "--special"]) == 0
+    tokens = run_file.load_run(tmp_path / "run").prompt_tokens
+    assert tokens == tuple(Tokenizer.from_str(JSON).encode("a</s>").ids)
+    assert tokens[-1] == 2
+
+
+def test_a_tokenizer_that_the_library_cannot_use(
+    random_graph: Callable[[str, str], Graph], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One line, though the library panics or aborts."""
+    content = json.loads(JSON)
+    for blob in ("AAAA", "/////w=="):
+        content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": blob}
+        graph = replace(random_graph("with-a-tokenizer", "a16"), tokenizer=json.dumps(content))
+        graph_file.save_graph(graph, tmp_path / "model.graph")
+        where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3"]
+        where += ["-o", str(tmp_path / "model.map")]
+        assert main(["map", str(tmp_path / "model.graph"), *where]) == 0
+        capfd.readouterr()
+        what = ["--prompt", "a", "--engine", "fast", "-o", str(tmp_path / "run")]
+        assert main(["simulate", str(tmp_path / "model.map"), *what]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err.startswith("mmfree-neuro: tokenizer.json: ")
+        assert err.count("\n") == 1

@@ -17,7 +17,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.footprint import Footprint, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.report import content, pages, pictures, sections, wording
+from mmfree_neuro.report import content, pages, pictures, sections, terminal, wording
 from mmfree_neuro.report.wording import figure, spread
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.run.run_file import RunRecord
@@ -132,6 +132,7 @@ def made_run(synapses: int = 24, **changes: Any) -> RunRecord:
         {"python": "3.11.0"},
         "2025-01-02T03:04:05+00:00",
         USE,
+        asked=3,
     )
     return replace(run, **changes)
 
@@ -184,7 +185,7 @@ def test_the_report_is_plain_data() -> None:
         "sources",
         "comparison",
     ]
-    assert found["format"] == "mmfree-neuro report 2"
+    assert found["format"] == "mmfree-neuro report 3"
 
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:
@@ -329,6 +330,18 @@ def test_a_figure_that_is_not_known_of_every_chip_is_there_where_it_is_known() -
     page = pages.to_markdown(built(made_run(system=system)))
     assert "| chip: output axons per core | 16 | 16 | 16 | a data sheet |" in page.splitlines()
     assert "program instructions" not in page
+
+
+def test_a_text_that_came_to_its_end() -> None:
+    """Before its length did: the page, the record and the terminal say so."""
+    run = made_run(ended="eos", asked=1_064)
+    content = built(run)
+    assert (content["run"]["ended"], content["run"]["asked"]) == ("eos", 1_064)
+    lines = pages.to_markdown(content).splitlines()
+    assert "| new text | 3 tokens of 1,064, ended at EOS |" in lines
+    first, second = terminal.speed(run).splitlines()
+    assert first == "ended at EOS after 3 of 1064 tokens"
+    assert second == terminal.speed(made_run())
 
 
 MARKDOWN = [

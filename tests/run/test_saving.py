@@ -260,6 +260,8 @@ def test_what_a_state_belongs_to(hand_mapping: Mapping) -> None:
         identity(hand_mapping, replace(job, tokens=TOKENS + 1)),
         identity(hand_mapping, replace(job, sampling=Sampling(0.8, 4))),
         identity(hand_mapping, replace(job, sampling=Sampling(0.9, 5))),
+        identity(hand_mapping, replace(job, stop=(1,))),
+        identity(hand_mapping, replace(job, stop=(1, 2))),
     ]
     assert len({mine, *others}) == 1 + len(others)
 
@@ -528,6 +530,7 @@ def simulate(files: Files, out: Path, *more: str) -> list[str]:
         PROMPT,
         "--new-tokens",
         str(NEW),
+        "--ignore-eos",
         "--temperature",
         "0.9",
         "--seed",
@@ -565,8 +568,8 @@ def stopped(
     """The exit status of a command in which something happens when a phase has got so far."""
     report = Bars.show
 
-    def stop(self: Bars, phase: str, done: int, total: int) -> None:
-        report(self, phase, done, total)
+    def stop(self: Bars, phase: str, done: int, total: int, chosen: Any) -> None:
+        report(self, phase, done, total, chosen)
         if (phase, done) == where:
             how()
 

@@ -29,6 +29,10 @@ WRONG = {
     "negative": (Job(np.array([[0, -3, 9]])), "token -3 is outside the vocabulary, must be 0 … 1"),
     "too-high": (Job(np.array([[0, 2]])), "token 2 is outside the vocabulary, must be 0 … 1"),
     "backwards": (Job(np.array([[0]]), -1), "-1 new tokens were asked for, must not be negative"),
+    "rows-that-end": (
+        Job(np.array([[0], [1]]), 3, stop=(1,)),
+        "a job of 2 sequences cannot end at a token, must have one sequence",
+    ),
 }
 
 
@@ -78,16 +82,16 @@ def test_what_a_session_is_asked(hand_graph: Graph, hand_mapping: Mapping) -> No
     assert result.logits[..., 0].tolist() == [[1, 0, 0, 1, 0], [0, 1, 1, 0, 1]]
     assert (result.prefill.tokens, result.generate.tokens) == (6, 4)
     assert heard == [
-        ("prefill", 2, 6),
-        ("prefill", 3, 6),
-        ("generate", 1, 6),
-        ("generate", 2, 6),
-        ("generate", 3, 6),
-        ("prefill", 5, 6),
-        ("prefill", 6, 6),
-        ("generate", 4, 6),
-        ("generate", 5, 6),
-        ("generate", 6, 6),
+        ("prefill", 2, 6, ()),
+        ("prefill", 3, 6, ()),
+        ("generate", 1, 6, [1]),
+        ("generate", 2, 6, [0]),
+        ("generate", 3, 6, [1]),
+        ("prefill", 5, 6, ()),
+        ("prefill", 6, 6, ()),
+        ("generate", 4, 6, [0]),
+        ("generate", 5, 6, [1]),
+        ("generate", 6, 6, [0]),
     ]
     assert set(result.seconds) == {"start", "prefill", "generate"}
     assert result.seconds["start"] == 0.25
@@ -101,6 +105,31 @@ def test_the_last_token_is_not_fed_back(
     assert result.logits.shape == (1, length, 2)
     assert result.chosen.shape == (1, new)
     assert result.generate.tokens == length - 2
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_token_that_ends_a_job(keep: bool, hand_graph: Graph, hand_mapping: Mapping) -> None:
+    """As if only so many tokens had been asked for: 1 follows 0, which follows the prompt."""
+    heard: list[tuple[object, ...]] = []
+    job = Job(np.array([[1, 1]]), 9, keep_logits=keep, stop=(7, 1))
+    session = Diary(hand_mapping)
+    result = drive(hand_graph, session, job, 8, lambda *said: heard.append(said), 0.0)
+    assert session.asked == ["reset", [1, 1], [0]]
+    assert result.chosen.tolist() == [[0, 1]]
+    assert result.logits.shape == (1, 3 if keep else 0, 2)
+    assert (result.prefill.tokens, result.generate.tokens) == (2, 1)
+    assert heard == [("prefill", 2, 2, ()), ("generate", 1, 9, [0]), ("generate", 2, 9, [1])]
+
+
+def test_a_token_that_ends_a_job_at_once(hand_graph: Graph, hand_mapping: Mapping) -> None:
+    """No state is saved behind the end, be it due."""
+    written: list[RunState] = []
+    job = Job(np.array([[1, 0]]), 9, keep_logits=False, stop=(1,))
+    saving = Saving(1, written.append)
+    result = drive(hand_graph, Diary(hand_mapping), job, 8, silent, 0.0, saving)
+    assert result.chosen.tolist() == [[1]]
+    assert (result.prefill.tokens, result.generate.tokens) == (2, 0)
+    assert [state.fed for state in written] == [1]
 
 
 def test_too_many_logits_to_keep(a16: Graph) -> None:
@@ -260,7 +289,12 @@ def test_what_a_session_is_asked_when_it_goes_on(
     assert result.seconds["start"] == 0.25
     assert 100 <= result.seconds["prefill"] < 101
     assert 1000 <= result.seconds["generate"] < 1001
-    whole = [("prefill", 3, 3), ("generate", 1, 3), ("generate", 2, 3), ("generate", 3, 3)]
+    whole = [
+        ("prefill", 3, 3, ()),
+        ("generate", 1, 3, [1]),
+        ("generate", 2, 3, [0]),
+        ("generate", 3, 3, [1]),
+    ]
     assert heard == whole[len(whole) - len(heard) :]
     assert len(heard) == {1: 4, 3: 2, 4: 1, 5: 0}[state.fed]
 

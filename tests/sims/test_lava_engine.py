@@ -223,11 +223,12 @@ def test_progress_is_reported(
         graph, stored = opened.open_mapped(Path(sys.argv[1]))
         told = []
         job = Job(np.arange(8).reshape(2, 4), 3)
-        engine.run(graph, stored.mapping, job, lambda *what: told.append(what))
-        done = [number for phase, number, _ in told if phase == "prefill"]
+        result = engine.run(graph, stored.mapping, job, lambda *what: told.append(what))
+        done = [number for phase, number, *_ in told if phase == "prefill"]
         assert done == sorted(set(done))
-        assert {(phase, total) for phase, _, total in told} == {("prefill", 8), ("generate", 6)}
-        assert ("prefill", 8, 8) in told and told[-1] == ("generate", 6, 6)
+        assert {(phase, total) for phase, _, total, _ in told} == {("prefill", 8), ("generate", 6)}
+        assert ("prefill", 8, 8, ()) in told and told[-1][:3] == ("generate", 6, 6)
+        assert [token for *_, chosen in told for token in chosen] == result.chosen.ravel().tolist()
     """
     run_python(program, path)
 

@@ -55,7 +55,8 @@ PROGRAM = """
 
     engine._watcher = watcher
     {patch}
-    what = "--prompt", "ab", "--new-tokens", "1000000", "--engine", "{engine}", "-o", sys.argv[2]
+    what = "--prompt", "ab", "--new-tokens", "1000000", "--ignore-eos"
+    what = *what, "--engine", "{engine}", "-o", sys.argv[2]
     status = main(["simulate", sys.argv[1], *what])
     print("ended", status, time.monotonic(), len(multiprocessing.active_children()), flush=True)
     sys.exit(status)
@@ -233,7 +234,7 @@ def test_what_the_report_raises_passes_through(run: Run, tmp_path: Path) -> None
         from mmfree_neuro.cli.output import Bars
 
 
-        def failing(self, phase, done, total):
+        def failing(self, phase, done, total, chosen):
             raise ZeroDivisionError("the bar is closed")
 
 

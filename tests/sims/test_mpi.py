@@ -26,8 +26,8 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.model import tokenizer
 from mmfree_neuro.pipeline import engines, opened
+from mmfree_neuro.pipeline.simulate import Task
 from mmfree_neuro.pipeline.simulate import simulate as simulate_file
 from mmfree_neuro.run import reference, run_file, state_file
 from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
@@ -189,6 +189,7 @@ def simulate(
         prompt,
         "--new-tokens",
         str(new_tokens),
+        "--ignore-eos",
         "--engine",
         "mpi",
     )
@@ -203,7 +204,7 @@ def outcome(folder: Path) -> tuple[object, ...]:
 
 def unbroken(path: Path, output: Path, new_tokens: int) -> tuple[object, ...]:
     """What a run of the fast engine gives that never stops."""
-    simulate_file(path, "ab", lambda tokens: Job(tokens, new_tokens), "fast", output)
+    simulate_file(path, Task("ab", new_tokens, ignore_eos=True), "fast", output)
     return outcome(output)
 
 
@@ -303,7 +304,8 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
             messages = sum(traffic.messages for traffic in everywhere)
             values = sum(traffic.values for traffic in everywhere)
             assert values == 2 * 8 * crossings + HEADER * messages
-            assert told[-1] == ("generate", 6, 6) and ("prefill", 12, 12) in told
+            last = int(result.chosen[-1, -1])
+            assert told[-1] == ("generate", 6, 6, (last,)) and ("prefill", 12, 12, ()) in told
             print("compared")
         else:
             assert told == []
@@ -753,8 +755,8 @@ def test_a_run_that_is_disturbed_ends_and_is_resumed(
         status, out, err = running.end(SOON_S)
         running.assert_nothing_left()
     graph, stored = opened.open_mapped(path)
-    prompt = np.array([tokenizer.encode(graph.bos, graph.tokenizer, "ab")])
-    state = state_file.load_state(run, state_file.identity(stored.mapping, Job(prompt)))
+    job = Job(np.array([[0, *b"ab"]]))
+    state = state_file.load_state(run, graph, stored.mapping, job)
     assert state.fed % 32 == 0
     said = hint.format(fed=state.fed, run=run)
     assert err.startswith(said) or (name in MUTE and said.startswith(err))

@@ -705,3 +705,34 @@ def test_no_more_tokens_are_under_way_than_may_be(hand_graph: Graph, hand_mappin
         Host(plan, job, start_of(None), *both, Watched(hand_graph), in_flight).run()
         assert under_way[-1] == 0
         assert max(under_way) <= in_flight
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_a_token_ends_a_run_on_tiles_as_on_the_fast_engine(which: int, parts: Divided) -> None:
+    """Whatever is saved meanwhile, and from whatever state it goes on."""
+    rng = random.Random(which)
+    for number in range(4):
+        graph = parts[which][number % 4]
+        mapping, length = mapped(graph, rng), rng.choice([1, 4, 2 * TOGETHER + 2])
+        tokens = np.array([[rng.randrange(graph.vocabulary) for _ in range(length)]])
+        job = Job(tokens, 6, Sampling(5, 7), keep_logits=False)
+        stop = fast.run(graph, mapping, job).chosen[0, rng.randrange(6)]
+        job = replace(job, stop=(int(stop),))
+        wanted: list[RunState] = []
+        expected = fast.run(graph, mapping, job, silent, Saving(1, wanted.append))
+        count = expected.chosen.shape[1]
+        assert expected.chosen[0, -1] == stop
+        for state in (None, *wanted):
+            written: list[RunState] = []
+            saving = Saving(rng.choice([1, 2, 5]), written.append, state)
+            tiles = assignment(mapping, rng)
+            net = Net(graph, mapping, job, tiles, rng.randint(1, 8), number, saving=saving).run()
+            now = count - (0 if state is None else len(state.chosen))
+            assert net.host.end == job.fed_for(count)
+            assert net.book.all_chosen(net.chosen, now).tolist() == expected.chosen.tolist()
+            assert net.book.activities(net.tallies, net.host.end) == (
+                expected.prefill,
+                expected.generate,
+            )
+            for one in written:
+                assert_same_state(one, wanted[one.fed - 1])

@@ -124,11 +124,10 @@ def _run(
         name_of=_namer(shared, mapping, per_core),
     )
     seconds = {"start": float(shared.clock[2]) - begin} | book.seconds(shared.clock)
-    prefill, generate = book.activities(shared.tallies, job.fed)
-    chosen = np.array(shared.chosen)
-    known = book.chosen()
-    chosen[0, : len(known)] = known[: chosen.shape[1]]
-    return Result(np.array(shared.logits), chosen, prefill, generate, seconds)
+    chosen = book.all_chosen(shared.chosen, int(shared.done[1]))
+    fed = job.fed_for(chosen.shape[1])
+    prefill, generate = book.activities(shared.tallies, fed)
+    return Result(np.array(shared.logits[:, :fed]), chosen, prefill, generate, seconds)
 
 
 def _watcher(shared: Shared, job: Job, progress: Progress, book: Book) -> Callable[[], None]:
@@ -139,8 +138,10 @@ def _watcher(shared: Shared, job: Job, progress: Progress, book: Book) -> Callab
         for phase, name in enumerate(("prefill", "generate")):
             done = int(shared.done[phase])
             if done != told[phase]:
+                before, now = book.done(phase) + told[phase], book.done(phase) + done
                 told[phase] = done
-                progress(name, book.done(phase) + done, totals[phase])
+                chosen = shared.chosen.reshape(-1)[before:now].tolist() if phase else ()
+                progress(name, now, totals[phase], chosen)
         if shared.saving[0] != shared.saving[1]:
             fed = int(shared.saving[0])
             book.save(shared.kept, fed, shared.chosen[0], shared.clock)

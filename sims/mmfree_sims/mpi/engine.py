@@ -64,13 +64,13 @@ class _Wire:
             self.logits[sequence, position] = logits
         if position < self.job.tokens.shape[1]:
             self.done[0] += 1
-            self.progress("prefill", self.done[0], self.job.tokens.size)
+            self.progress("prefill", self.done[0], self.job.tokens.size, ())
 
     def chose(self, sequence: int, number: int, token: int) -> None:
         """Keep a token, and tell."""
         self.chosen[sequence, number] = token
         self.done[1] += 1
-        self.progress("generate", self.done[1], self.chosen.size)
+        self.progress("generate", self.done[1], self.chosen.size, (token,))
 
     def timed(self, seconds: NDArray[np.float64]) -> None:
         """Keep the seconds spent in prefill and generating."""
@@ -82,11 +82,11 @@ class _Wire:
 
     def result(self, started: float) -> Result:
         """What has come of the job, of which the start took so many seconds."""
-        prefill, generate = self.book.activities(self.rank.collect(self.rank.tallies), self.job.fed)
-        known = self.book.chosen()[: self.job.new_tokens]
-        self.chosen[0, : len(known)] = known
+        chosen = self.book.all_chosen(self.chosen, self.done[1] - self.book.done(1))
+        fed = self.job.fed_for(chosen.shape[1])
+        prefill, generate = self.book.activities(self.rank.collect(self.rank.tallies), fed)
         seconds = {"start": started} | self.book.seconds(self.clock)
-        return Result(self.logits, self.chosen, prefill, generate, seconds)
+        return Result(self.logits[:, :fed], chosen, prefill, generate, seconds)
 
 
 def _share(saving: Saving | None, comm: Any) -> Saving | None:

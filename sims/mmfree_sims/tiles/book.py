@@ -51,6 +51,13 @@ class Book:
         """The tokens that were chosen before."""
         return np.zeros(0, np.int64) if self.resumed is None else self.resumed.chosen
 
+    def all_chosen(self, chosen: Ints, now: int) -> Ints:
+        """All tokens [sequences, chosen tokens], of which `now` were chosen in this run."""
+        whole = np.array(chosen)
+        before = self.chosen()[: whole.shape[1]]
+        whole[0, : len(before)] = before
+        return whole if len(whole) > 1 else whole[:, : len(before) + now]
+
     def done(self, phase: int) -> int:
         """Tokens through prefill, or chosen, before."""
         fed = 0 if self.resumed is None else self.resumed.fed

@@ -78,6 +78,9 @@ class Host:
         self.tile.restore(start.fed)
         self.counted: Ints = np.zeros(2, np.int64)
         self.length, self.phase = int(job.tokens.shape[1]), 0
+        self.end = job.fed
+        """After how many fed tokens a sequence ends: earlier than asked for where a token ends
+        it."""
         self.pending: dict[int, _Pending] = {}
         self.last: Ints = np.zeros(0, np.int64)
         self.seconds = np.zeros(2)
@@ -122,7 +125,7 @@ class Host:
 
     def due(self, fed: int) -> bool:
         """Whether the state is kept after `fed` tokens."""
-        return self.start.every > 0 and fed % self.start.every == 0 and fed < self.job.fed
+        return self.start.every > 0 and fed % self.start.every == 0 and fed < self.end
 
     def prefill(self, sequence: int, fed: int, chosen: Ints) -> int:
         """Send a prompt from token `fed` on; returns how many tokens have been fed then.
@@ -190,10 +193,12 @@ class Host:
         if 0 <= number < self.job.new_tokens:
             chosen[number] = choose(self.last, self.graph.logit_scale, self.job.sampling, fed)
             self.wire.chose(sequence, number, int(chosen[number]))
+            if chosen[number] in self.job.stop:
+                self.end = fed
 
     def generate(self, sequence: int, fed: int, chosen: Ints) -> None:
         """Feed the chosen tokens one by one, each when the last has come out."""
-        while fed < self.job.fed:
+        while fed < self.end:
             token = chosen[fed - self.length : fed - self.length + 1]
             self.feed(sequence, fed, token, generated=True, save=self.due(fed + 1))
             self.read(sequence, fed)
