@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
             f"none of {len(requests)} ways to map {options.graph} is possible: {failed[0][1]}"
         )
     content = exploring.content(found, failed)
-    written = []
+    written: list[Path] = []
 
     def result_shown(_kept: bool) -> None:
         lines = [terminal.table(found, failed), *(f"wrote {path}" for path in written)]

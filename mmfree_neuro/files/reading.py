@@ -80,10 +80,17 @@ def read_bytes(
     with reading(path, error, what), opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         # Some files of the system say that they are empty, and a file may grow meanwhile.
-        content = b"" if size > most else file.read(most + 1)
-        if max(size, len(content)) > most:
-            raise Misfit(f"has {max(size, len(content))} bytes, must have at most {most}")
+        content = b"" if size > most else file.read(size)
+        while size <= most and (more := file.read(_PIECE)):
+            content += more
+            size = len(content)
+        if size > most:
+            raise Misfit(f"has {size} bytes, must have at most {most}")
         return content
+
+
+_PIECE = 1 << 16
+"""Bytes that are read at once beyond what a file is said to have."""
 
 
 def parsed_json(content: bytes | str) -> Any:
