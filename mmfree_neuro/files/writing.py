@@ -66,6 +66,8 @@ def _check_output(path: Path) -> Path:
         if mode is not None and not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
             raise InputError(f"{path}: is {kind}, must be a file to write")
+        if target.is_symlink():
+            raise InputError(f"{path}: is a link that leads in a circle, must be a file to write")
         if str(target) in mount_points():
             raise InputError(f"{path}: is mounted by itself, must be a file in a folder")
     check_folder(path, target.parent)

@@ -562,7 +562,7 @@ def test_a_disk_that_is_full_at_the_first_state(
         capsys.readouterr().err
         == f"mmfree-neuro: {out / STATE_FILE}: cannot be written (File too large)\n"
     )
-    assert tree(tmp_path) == {"run": b""}
+    assert tree(tmp_path) == {}
     assert main(simulate(files, out, "--save-every", "2")) == 0
 
 
