@@ -16,7 +16,7 @@ import pytest
 import safetensors.numpy
 
 from mmfree_neuro.cli.main import main
-from mmfree_neuro.errors import EngineError, InputError
+from mmfree_neuro.errors import EngineError, InputError, shown
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.verify import instruction_counts
@@ -749,7 +749,9 @@ def case_no_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_truncated_mapping(files: Files, tmp: Path) -> tuple[list[str], str]:
     cut = truncated(files("a16.map"), tmp / "cut.map")
-    return simulate(cut), f"{cut}: not a mapping file, or cut short"
+    with pytest.raises(json.JSONDecodeError) as reason:  # its wording is that of the Python at hand
+        json.loads(Path(cut).read_bytes())
+    return simulate(cut), f"{cut}: not a mapping file, or damaged ({shown(str(reason.value))})"
 
 
 def case_another_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -780,9 +782,14 @@ def case_negative_new_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_run_over_something_else(files: Files, tmp: Path) -> tuple[list[str], str]:
     (tmp / "mine").mkdir()
-    (tmp / "mine" / "thesis.txt").write_text("ten years of work")
-    message = f"{tmp}/mine: exists and is not a run, must be a new folder or an older run"
+    (tmp / "mine" / "run.json").write_text("ten years of work")
+    message = f"{tmp}/mine: has a run.json of something else, must be another folder"
     return simulate(files("a16.map"), "-o", str(tmp / "mine")), message
+
+
+def case_run_over_a_checkpoint(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"{files('checkpoint')}: holds a checkpoint, must be another folder"
+    return simulate(files("a16.map"), "-o", files("checkpoint")), message
 
 
 def case_float_tokens(files: Files, tmp: Path) -> tuple[list[str], str]:

@@ -536,10 +536,10 @@ WRONG = {
         ["--new-tokens", "2{rank}"],
         "rank 1 was given other chips, another mapping or job than rank 0, must be the same",
     ),
-    "a folder that is no run": (
+    "a folder of a checkpoint": (
         [],
         ["-o", "{folder}"],
-        "{folder}: exists and is not a run, must be a new folder or an older run",
+        "{folder}: holds a checkpoint, must be another folder",
     ),
     "nothing to resume": (
         [],
@@ -565,6 +565,8 @@ def test_wrong_input_is_one_line_of_all_ranks(
     words = simulate(
         Path(*map(filled, source)) if source else path, tmp_path / "run", *map(filled, more)
     )
+    if name == "a folder of a checkpoint":
+        (tmp_path / "config.json").write_text("{}")
     status, out, err = run_on(2, *PYTHON, script, *words)
     assert err == f"mmfree-neuro: {filled(message)}\n"
     assert (status, out) == (2, "")

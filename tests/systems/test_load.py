@@ -8,7 +8,13 @@ import pytest
 
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.systems import load
-from mmfree_neuro.systems.load import chip_names, load_system, parse_system, system_names
+from mmfree_neuro.systems.load import (
+    check_system,
+    chip_names,
+    load_system,
+    parse_system,
+    system_names,
+)
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 SYSTEMS = (
@@ -214,9 +220,34 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(HardwareError) as error:
         load_system(str(file))
     assert str(error.value) == (
-        f"{file}: not readable ('utf-8' codec can't decode byte 0xff in position 0: invalid "
-        "start byte)"
+        f"{file}: not a TOML file of a system, or damaged "
+        "(\"'utf-8' codec can't decode ...sition 0: invalid start byte\")"
     )
+
+
+def test_a_file_that_is_something_else(tmp_path: Path) -> None:
+    for path, said in (
+        (tmp_path, "not a TOML file of a system: is a folder, must be a regular file"),
+        (Path("/dev/zero"), "not a TOML file of a system: is a device, must be a regular file"),
+    ):
+        with pytest.raises(HardwareError) as error:
+            load_system(path)
+        assert str(error.value) == f"{path}: {said}"
+    large = tmp_path / "large.toml"
+    large.write_bytes(b" " * (load.LARGEST_FILE + 1))
+    with pytest.raises(HardwareError) as error:
+        load_system(str(large))
+    assert str(error.value) == (
+        f"{large}: not a TOML file of a system: has 1048577 bytes, must have at most 1048576"
+    )
+
+
+def test_a_file_that_is_nested_too_deep(tmp_path: Path) -> None:
+    file = tmp_path / "deep.toml"
+    file.write_text("a = " + "[" * 100_000)
+    with pytest.raises(HardwareError) as error:
+        load_system(str(file))
+    assert str(error.value) == f"{file}: not readable as TOML (nested too deep)"
 
 
 def test_a_file_that_is_not_toml() -> None:
@@ -323,6 +354,54 @@ def test_a_figure_outside_its_own_range(numbers: str, has: str) -> None:
 def test_a_count_is_a_whole_number() -> None:
     said = message(own(chip=table(ChipSpec, cores='{value = 1.5, source = "x"}')))
     assert said == "mine.toml: [chip]: cores must be a whole number of at least 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "must"),
+    [
+        ("cores", "1e9", "has 1e+09 cores on all chips, must have at most 4194304"),
+        ("cores", "2e12", "cores is 2e+12, must be at most 1099511627776"),
+        ("mesh_columns", "1e8", "has 1e+08 columns of cores on a chip, must have at most 4194304"),
+        ("payload_bits", "1e29", "payload_bits is 1e+29, must be at most 1099511627776"),
+    ],
+)
+def test_a_chip_with_more_than_anything_can_be_computed_of(
+    name: str, value: str, must: str
+) -> None:
+    said = message(own(chip=table(ChipSpec, **{name: f'{{value = {value}, source = "x"}}'})))
+    where = "mine.toml: [chip]" if "must be" in must else "mine.toml"
+    assert said == f"{where}: {must}"
+
+
+def test_a_board_with_more_places_than_anything_can_be_computed_of() -> None:
+    system = table(SystemSpec, chip_rows='{value = 1e9, source = "x"}')
+    assert message(own(system=system)) == (
+        "mine.toml: has 1e+09 places for chips, must have at most 4194304"
+    )
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e30", "9" * 400])
+def test_a_figure_that_is_no_number(value: str) -> None:
+    said = message(own(chip=table(ChipSpec, cores=f'{{value = {value}, source = "x"}}')))
+    assert said == (
+        "mine.toml: [chip]: cores must have a value, or low, central and high, none negative"
+    )
+
+
+def test_a_system_from_a_file_of_ours(system: SystemSpec) -> None:
+    """The figures in mappings and runs are held against the same rules."""
+    check_system(system, "its system")
+    chip = replace(system.chip, static_power_w=Quantity(-1, 0, 0, "x"))
+    with pytest.raises(HardwareError) as error:
+        check_system(replace(system, chip=chip), "its system")
+    assert str(error.value) == (
+        "its system: static_power_w must have a value, or low, central and high, none negative"
+    )
+    with pytest.raises(HardwareError) as error:
+        check_system(replace(system, chips=Quantity(1, 1, 1 << 40, "x")), "its system")
+    assert str(error.value) == (
+        "its system: has 1.40737e+14 cores on all chips, must have at most 4194304"
+    )
 
 
 def test_a_misspelt_end_of_a_range() -> None:
