@@ -1,6 +1,7 @@
 """Reads the data files of chips and systems: ours by name, a user's own by path."""
 
 import math
+import re
 import sys
 from dataclasses import MISSING, fields
 from importlib import resources
@@ -42,8 +43,10 @@ LARGEST_COUNT = 1 << 40
 MOST_CORES = 1 << 22
 """More cores than this, on all chips together, are not computed with; the largest known system has
 147,456."""
-LARGEST_FILE = 1 << 20
-"""Bytes of the largest TOML file that is read."""
+LARGEST_FILE = 1 << 16
+"""Bytes of the largest TOML file that is read; ours have a tenth."""
+MOST_DOTS = 200
+"""A dotted key of thousands of parts takes TOML's reader minutes."""
 SYSTEM_FILE = "a TOML file of a system"
 
 
@@ -129,6 +132,8 @@ def _text(raw: dict[str, Any], name: str, where: str) -> str:
 
 
 def _toml(text: str, where: str) -> dict[str, Any]:
+    if max(part.count(".") for part in re.split(r"[\r\n=\[\]{},#]", text)) > MOST_DOTS:
+        raise HardwareError(f"{where}: not readable as TOML (nested too deep)")
     try:
         return tomllib.loads(text)
     except ValueError as error:
