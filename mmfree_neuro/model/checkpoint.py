@@ -124,7 +124,12 @@ def _files_of(table: object) -> list[str]:
     if not isinstance(table, dict) or not table:
         raise Misfit(f"weight_map is {shown(table)}, must map names of tensors to files")
     for name, file in table.items():
-        if not isinstance(file, str) or Path(file).name != file or file == ".." or "\0" in file:
+        if (
+            not isinstance(file, str)
+            or Path(file).name != file
+            or file in ("", "..")
+            or "\0" in file
+        ):
             raise Misfit(
                 f"{shown(name)} is said to be in {shown(file)}, must be in a file in the same "
                 "folder"
@@ -168,6 +173,13 @@ def _prefix(missing: str, entries: Entries) -> str:
     return ""
 
 
+def check_is_folder(folder: Path) -> None:
+    """CheckpointError where a path is none of a folder."""
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.lexists(folder) else "no such folder"
+        raise CheckpointError(f"{folder}: {what}, must be a folder with config.json and weights")
+
+
 def read(folder: Path, load_bin: LoadBin, families: Mapping[str, ParseConfig]) -> Checkpoint[Any]:
     """Open a published folder of one of the `families`, by the `model_type` of its configuration.
 
@@ -175,17 +187,16 @@ def read(folder: Path, load_bin: LoadBin, families: Mapping[str, ParseConfig]) -
     CheckpointError for whatever is missing, extra, misshapen or of another type.  The values are
     read, and found finite or not, by the look-ups in `tensors`.
     """
-    if not os.path.isdir(folder):
-        what = "is a file" if os.path.lexists(folder) else "no such folder"
-        raise CheckpointError(f"{folder}: {what}, must be a folder with config.json and weights")
+    check_is_folder(folder)
     where = folder / "config.json"
     raw = read_json(where, CheckpointError, CONFIG_FILE)
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in families:
         known = " or ".join(map(repr, families))
         raise CheckpointError(f"{where}: model_type is {shown(family)}, must be {known}")
+    complete = _with_generation(raw, folder)
     with reading(where, CheckpointError, CONFIG_FILE):
-        config = families[family](_with_generation(raw, folder), where)
+        config = families[family](complete, where)
         warnings = tuple(f"{where}: {told}" for told in config.warnings(raw))
     assert config.model_type == family, f"the parser of {family} gives {config.model_type}"
     files, reader = _weight_files(folder)

@@ -94,6 +94,7 @@ def convert(
 ) -> Converted:
     """Turn a checkpoint folder into a graph file; `show` is given what came of it, and told whether
     it could be kept."""
+    checkpoints.check_is_folder(folder)
     check_outputs([output], [*files_behind(folder), *files_of(source)])
     stage("reading")
     converted = to_graph(

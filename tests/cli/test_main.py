@@ -611,6 +611,11 @@ def case_no_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
     )
 
 
+def case_a_file_for_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
+    path = files("checkpoint/config.json")
+    return convert(path), f"{path}: is a file, must be a folder with config.json and weights"
+
+
 def case_unknown_scheme(files: Files, tmp: Path) -> tuple[list[str], str]:
     return convert(
         files("checkpoint"), "--scheme", "a4"
@@ -990,7 +995,7 @@ def case_bench_for_too_few_seconds(files: Files, tmp: Path) -> tuple[list[str], 
 
 
 def case_bench_into_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
-    message = f"{tmp}: not readable as {ROWS} (Is a directory)"
+    message = f"{tmp}: not a file of rows of bench gpu: is a folder, must be a regular file"
     return ["bench", "gpu", "--model", "370m", "--mode", "train", "-o", str(tmp)], message
 
 

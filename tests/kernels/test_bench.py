@@ -380,7 +380,10 @@ def test_whether_a_file_can_be_written_is_known_and_nothing_is_left(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError) as error:
         record.check_output(tmp_path)
-    assert str(error.value) == f"{tmp_path}: not readable as {record.ROWS} (Is a directory)"
+    assert (
+        str(error.value)
+        == f"{tmp_path}: not a file of rows of bench gpu: is a folder, must be a regular file"
+    )
 
     (tmp_path / "none").write_bytes(b"")
     with pytest.raises(InputError) as error:
@@ -896,7 +899,7 @@ def test_the_command_measures_and_adds_a_row(
     line = "mmfree-neuro: seconds are 1, must be at least 2: the energy counter moves in ticks\n"
     assert capsys.readouterr().err == line
     assert main([*command[:-1], str(tmp_path)]) == 2
-    line = f"mmfree-neuro: {tmp_path}: not readable as {record.ROWS} (Is a directory)\n"
+    line = f"mmfree-neuro: {tmp_path}: not {record.ROWS}: is a folder, must be a regular file\n"
     assert capsys.readouterr().err == line
     assert len(asked) == 3
     assert main([*command[:-2], "--embedding", "bfloat16"]) == 0
@@ -930,7 +933,10 @@ def test_a_row_that_cannot_be_kept_in_the_end_is_printed(
     )
     told = capsys.readouterr()
     assert json.loads(told.out)["tokens_per_s"] == pytest.approx(4 / 0.003)
-    assert told.err == f"mmfree-neuro: {output}: not readable as {record.ROWS} (Is a directory)\n"
+    assert (
+        told.err
+        == f"mmfree-neuro: {output}: not {record.ROWS}: is a folder, must be a regular file\n"
+    )
 
 
 def python(*words: str) -> tuple[int, str, str]:

@@ -472,7 +472,7 @@ def test_a_config_that_is_not_text(tmp_path: Path) -> None:
 def test_a_config_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     assert message(tmp_path) == (
-        f"{tmp_path}/config.json: not readable as a configuration in JSON (Is a directory)"
+        f"{tmp_path}/config.json: not a configuration in JSON: is a folder, must be a regular file"
     )
 
 
@@ -518,6 +518,10 @@ def test_no_weights(tmp_path: Path) -> None:
         (
             {"weight_map": {"a": ".."}},
             "'a' is said to be in '..', must be in a file in the same folder",
+        ),
+        (
+            {"weight_map": {"a": ""}},
+            "'a' is said to be in '', must be in a file in the same folder",
         ),
         (
             {"weight_map": {"a": "x\0"}},

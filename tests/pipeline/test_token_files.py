@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.model.tokenizer import Spelling
 from mmfree_neuro.pipeline.text import calibration_windows, load_tokens
 
 WHAT = "an .npy file of integers [sequences, time]"
@@ -106,7 +107,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     for name, problem in (
         ("gone.npy", f"no such file, must be {WHAT}"),
         ("pipe.npy", f"not {WHAT}: is a pipe, must be a regular file"),
-        (".", f"not readable as {WHAT} (Is a directory)"),
+        (".", f"not {WHAT}: is a folder, must be a regular file"),
     ):
         with pytest.raises(InputError) as error:
             load_tokens(tmp_path / name)
@@ -115,7 +116,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 
 def test_times_are_no_token_ids() -> None:
     with pytest.raises(InputError) as error:
-        calibration_windows(np.zeros((4, 9), "m8[s]"), (1, 1))
+        calibration_windows(np.zeros((4, 9), "m8[s]"), (1, 1), Spelling(256))
     assert str(error.value) == (
         "the token ids are timedelta64[s] [4, 9], must be integers of shape [rows, time] or [time]"
     )

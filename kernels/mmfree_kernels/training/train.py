@@ -192,8 +192,6 @@ class _Run:
 
     def resume(self) -> int:
         """Go on from the state in the folder: the steps that were done."""
-        if not os.path.lexists(self.path):
-            raise InputError(f"{self.path}: no such file; there is no run to resume")
         settings = _settings(self.model.config, self.recipe)
         with reading(self.path, InputError, A_STATE), opened(self.path):
             state = _loaded(self.path, self.model.lm_head.weight.device)
@@ -302,6 +300,8 @@ def train(
     check_memory(config, recipe, machine_bytes())
     if device.type == "cuda":
         check_memory(config, recipe, torch.cuda.get_device_properties(device).total_memory)
+    if resume and not os.path.lexists(folder / STATE):
+        raise InputError(f"{folder / STATE}: no such file; there is no run to resume")
     check_folder(folder, folder)
     check_outputs(folder / name for name in FILES)
     with locked(folder):
