@@ -135,7 +135,7 @@ class Model:
         """The float model's logits [rows, time, vocabulary], natural units; needs torch.
 
         Tokens are integers [rows, time] or [time], each row from a zero state.  Raises InputError
-        where they are not, or are outside the vocabulary.
+        where they are not, or are outside the vocabulary, and RangeError where the model overflows.
         """
         try:
             rows = np.atleast_2d(tokens)

@@ -1,5 +1,7 @@
 """The door for Python: a few lines from a checkpoint to a report, and what it promises."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -385,3 +387,21 @@ def test_pictures_that_are_not_known(folder: Path) -> None:
 def test_the_float_model_behind_the_door(folder: Path, needs_torch: None) -> None:
     logits = mm.load(folder / "tiny").logits(IDS[0, :5])
     assert logits.shape == (1, 5, 256) and logits.dtype == np.float64
+
+
+@pytest.mark.usefixtures("needs_torch")
+def test_what_a_person_should_know(folder: Path, tmp_path: Path) -> None:
+    """A model says what was not understood, its graph that and what was lost, and a file of the
+    graph what was lost."""
+    shutil.copytree(folder / "tiny", tmp_path / "c")
+    path = tmp_path / "c" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"zeta": 1}))
+    model, told = mm.load(tmp_path / "c"), f"{path}: unknown keys are left out: zeta"
+    assert model.warnings == (told,)
+    graph = model.convert(calibrate=IDS)
+    assert graph.warnings[0] == told
+    poor = type(graph)(replace(graph.graph, quality={"greedy_agreement": 0.5, "tokens": 64.0}))
+    loaded = mm.load(poor.save(tmp_path / "poor.graph"))
+    assert loaded.warnings == poor.warnings
+    assert loaded.warnings[0].startswith("the integers choose the float model's token in 50.0 % of")
+    assert mm.load(folder / "tiny.graph").warnings == ()

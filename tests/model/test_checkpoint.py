@@ -414,6 +414,48 @@ def test_what_does_not_change_the_model(changed: dict[str, Any]) -> None:
     assert config.warnings(raw) == []
 
 
+OF_TRANSFORMERS: tuple[tuple[object, str], ...] = (
+    (
+        None,
+        """
+        bad_words_ids begin_suppress_tokens cross_attention_hidden_size decoder_start_token_id
+        exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+        pad_token_id prefix problem_type sep_token_id suppress_tokens task_specific_params
+        tokenizer_class moe_noise_alpha moe_expert_intermediate_size
+        """,
+    ),
+    (
+        False,
+        """
+        add_cross_attention do_sample early_stopping is_decoder is_encoder_decoder output_attentions
+        output_hidden_states output_scores remove_invalid_values return_dict_in_generate
+        tf_legacy_loss tie_encoder_decoder torchscript use_bfloat16 use_moe moe_router_bias
+        moe_grouped_topk
+        """,
+    ),
+    (
+        1,
+        """
+        chunk_size_feed_forward diversity_penalty encoder_no_repeat_ngram_size length_penalty
+        max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+        repetition_penalty temperature top_k top_p typical_p return_dict moe_num_experts
+        moe_num_experts_per_tok moe_output_scale moe_topk_per_group
+        """,
+    ),
+)
+
+
+def test_what_transformers_writes_of_itself_is_known() -> None:
+    """All that `PretrainedConfig` has with its values of version 4.40, and those of a public fork
+    that has experts and does not use them."""
+    base = {name: value for value, names in OF_TRANSFORMERS for name in names.split()}
+    base |= {"pruned_heads": {}, "id2label": {"0": "a"}, "label2id": {"a": 0}}
+    base |= {"_name_or_path": "", "moe_init_method": "copy_noise", "moe_layer_indices": [1]}
+    raw = TINY.to_json("float32") | base
+    assert parse_config(raw, WHERE) == TINY
+    assert TINY.warnings(raw) == []
+
+
 def test_unknown_keys_are_named(tmp_path: Path) -> None:
     save(folder(tmp_path, tiny()) / "model.safetensors", tiny().tensors)
     path = tmp_path / "config.json"
