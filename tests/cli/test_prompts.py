@@ -93,7 +93,7 @@ def test_a_prompt_that_is_no_file(
     path: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for prompt, problem in (
-        (tmp_path, "not readable as a text (Is a directory)"),
+        (tmp_path, "not a text: is a folder, must be a regular file"),
         (Path("/dev/zero"), "not a text: is a device, must be a regular file"),
         (tmp_path / "none", "no such file, must be a text"),
     ):
