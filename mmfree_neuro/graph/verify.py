@@ -354,10 +354,6 @@ def _check_ends(graph: Graph) -> None:
             f"{graph.name}: the embedding has {words} words, must have {graph.vocabulary} as the "
             "head"
         )
-    if graph.bos is not None and not 0 <= graph.bos < words:
-        raise GraphError(
-            f"{graph.name}: the first token is {graph.bos}, must be 0 … {words - 1} or none"
-        )
     if not 2 <= graph.accumulator_bits <= MOST_BITS:
         raise RangeError(
             f"{graph.name}: has accumulators of {graph.accumulator_bits} bits, must be 2 … "

@@ -36,6 +36,11 @@ class Spelling:
         """Whether its tokenizer spells."""
         return self.tokenizer is not None and not self.as_bytes
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything says how text is spelt."""
+        return self.by_tokenizer or self.as_bytes or self.vocabulary in BYTE_VOCABULARIES
+
 
 class Speller(Protocol):
     """Writes text as tokens of a model and reads them."""
@@ -70,7 +75,7 @@ def speller(spelling: Spelling) -> Iterator[Speller]:
             yield _ByTokenizer(process)
         finally:
             process.close()
-    elif spelling.as_bytes or spelling.vocabulary in BYTE_VOCABULARIES:
+    elif spelling.is_known:
         yield _ByBytes(spelling)
     else:
         raise InputError(

@@ -18,7 +18,14 @@ from mmfree_neuro.model.tokenizer import Spelling, speller
 from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
 from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.pipeline.quality import measure
-from mmfree_neuro.pipeline.text import Source, calibration_windows, described, files_of, windows_for
+from mmfree_neuro.pipeline.text import (
+    Source,
+    calibration_windows,
+    described,
+    files_of,
+    spelling_of,
+    windows_for,
+)
 from mmfree_neuro.run.job import Job, check
 
 Stage = Callable[[str], None]
@@ -62,15 +69,35 @@ def to_graph(
     check(graph, Job(calibration))
     stage("measuring quality")
     measured = measure(checkpoint, graph, held_out, weights)
-    return Converted(
-        replace(
-            graph,
-            tokenizer=None if as_bytes else tokenizer,
-            as_bytes=as_bytes,
-            quality=measured.quality,
-        ),
-        (*checkpoint.warnings, *measured.warnings),
+    graph = replace(
+        graph,
+        tokenizer=None if as_bytes else tokenizer,
+        as_bytes=as_bytes,
+        quality=measured.quality,
     )
+    return Converted(graph, (*checkpoint.warnings, *measured.warnings, *text_warnings(graph)))
+
+
+def text_warnings(graph: Graph) -> tuple[str, ...]:
+    """What there is to say of texts that a model cannot begin, end or read."""
+    spelling, last = spelling_of(graph), graph.vocabulary - 1
+    found = [
+        f"no text ends at token {token} (eos_token_id), which is outside the vocabulary 0 … {last}"
+        for token in graph.eos
+        if not 0 <= token <= last
+    ]
+    if not spelling.is_known:
+        found.append(
+            "the model has no tokenizer, and its vocabulary is not one of bytes: it takes token "
+            "ids, and text only with --bytes"
+        )
+    elif not spelling.by_tokenizer and graph.bos is not None and not 0 <= graph.bos <= last:
+        found.append(
+            f"token {graph.bos} (bos_token_id) stands before a text of bytes and is outside the "
+            f"vocabulary 0 … {last}: prompts are refused, until config.json has one that is not, "
+            "or null"
+        )
+    return tuple(found)
 
 
 def within(tokens: Ints, vocabulary: int, text: str) -> None:

@@ -191,14 +191,6 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
         ),
         "hand: the embedding has 3 words, must have 2 as the head",
     ),
-    "first-token": (
-        lambda g: replace(g, bos=2),
-        "hand: the first token is 2, must be 0 … 1 or none",
-    ),
-    "negative-first-token": (
-        lambda g: replace(g, bos=-1),
-        "hand: the first token is -1, must be 0 … 1 or none",
-    ),
     "blocks": (lambda g: replace(g, blocks=3), "hand: has 3 blocks, must have 0 … 2"),
     "no-block": (
         lambda g: named(g, "layers.x.y"),

@@ -22,6 +22,7 @@ from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint, read_tokenizer
 from mmfree_neuro.model.tokenizer import Spelling, speller
 from mmfree_neuro.pipeline import engines, simulate
+from mmfree_neuro.pipeline.convert import text_warnings
 from mmfree_neuro.pipeline.text import CALIBRATION_WINDOW, calibration_windows
 from mmfree_neuro.run import run_file
 
@@ -402,10 +403,10 @@ def test_a_tokenizer_that_cannot_be_read(
     folder = write_checkpoint(tmp_path / "checkpoint", config, content=b'{"\xff"}')
     path = folder / "tokenizer.json"
     for problem in (
-        "'utf-8' codec can't decode byte 0xff in position 2: invalid start byte",
-        f"[Errno 21] Is a directory: '{path}'",
+        ", or damaged (\"'utf-8' codec can't decode ...sition 2: invalid start byte\")",
+        ": is a folder, must be a regular file",
     ):
-        message = f"{path}: not readable as JSON ({problem})"
+        message = f"{path}: not a tokenizer in JSON{problem}"
         with pytest.raises(CheckpointError) as error:
             read_tokenizer(folder)
         assert str(error.value) == message
@@ -587,3 +588,54 @@ def test_a_tokenizer_that_the_library_cannot_use(
         assert out == ""
         assert err.startswith("mmfree-neuro: tokenizer.json: ")
         assert err.count("\n") == 1
+
+
+# Tokens that there are not.
+
+
+@pytest.mark.usefixtures("needs_torch")
+def test_a_first_token_that_no_text_of_bytes_can_have(
+    random_checkpoint: Callable[[str], Checkpoint],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Converting says so, token ids are taken, and a prompt is refused."""
+    model = random_checkpoint("small")
+    config = replace(model.config, bos_token_id=-1, eos_token_id=(2, 256))
+    checkpoints.write(tmp_path / "model", Checkpoint(config, model.tensors), "float32")
+    np.save(tmp_path / "ids.npy", np.random.default_rng(1).integers(0, 256, (8, 33)))
+    graph, mapping = str(tmp_path / "model.graph"), str(tmp_path / "model.map")
+    what = ["convert", str(tmp_path / "model"), "--calibrate", str(tmp_path / "ids.npy")]
+    assert main([*what, "-o", graph]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "_token_id" in line] == [
+        "mmfree-neuro: warning: no text ends at token 256 (eos_token_id), which is outside the "
+        "vocabulary 0 … 255",
+        "mmfree-neuro: warning: token -1 (bos_token_id) stands before a text of bytes and is "
+        "outside the vocabulary 0 … 255: prompts are refused, until config.json has one that is "
+        "not, or null",
+    ]
+    where = ["--system", "kapoho-point", "--block-per-chip", "--cores", "3", "-o", mapping]
+    assert main(["map", graph, *where]) == 0
+    logits = ["--tokens", str(tmp_path / "ids.npy"), "-o", str(tmp_path / "logits.npy")]
+    assert main(["logits", mapping, "--engine", "fast", *logits]) == 0
+    capsys.readouterr()
+    simulate = ["simulate", mapping, "--engine", "fast", "--prompt", "a"]
+    assert refused([*simulate, "-o", str(tmp_path / "run")], capsys) == (
+        "the model puts token -1 before a text (bos_token_id of config.json), must be one of its "
+        "vocabulary 0 … 255, or null"
+    )
+
+
+def test_what_is_said_of_texts(random_graph: Callable[[str, str], Graph]) -> None:
+    graph = replace(random_graph("with-a-tokenizer", "a16"), bos=-1, eos=(2,))
+    assert text_warnings(replace(graph, tokenizer=JSON)) == ()
+    assert text_warnings(graph) == (
+        "the model has no tokenizer, and its vocabulary is not one of bytes: it takes token ids, "
+        "and text only with --bytes",
+    )
+    assert text_warnings(replace(graph, as_bytes=True, eos=(-1,))) == (
+        f"no text ends at token -1 (eos_token_id), which is outside the vocabulary 0 … {SIZE + 4}",
+        "token -1 (bos_token_id) stands before a text of bytes and is outside the vocabulary 0 … "
+        f"{SIZE + 4}: prompts are refused, until config.json has one that is not, or null",
+    )
