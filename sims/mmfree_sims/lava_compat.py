@@ -1,5 +1,5 @@
 """What Lava needs from us before its first import: Python 3.11 and newer, NumPy 2.1 and newer, no
-torchvision.
+torchvision, a program that has started processes before.
 
 lava-nc 0.10.0 and lava-dl 0.6.0 were written for Python 3.10 and are archived, so the repairs are
 made here, in memory; no file of theirs is edited. Call `enable_lava` before any other import of
@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -23,6 +24,7 @@ import numpy as np
 from mmfree_neuro.errors import EngineError
 
 VAR_MODEL = "lava.magma.compiler.var_model"
+PROCESSES = "lava.magma.runtime.message_infrastructure.multiprocessing"
 SLAYER = "lava.lib.dl.slayer"
 DEMO_MODULES = ("cv2", "torchvision")
 
@@ -31,7 +33,7 @@ def enable_lava() -> tuple[str, ...]:
     """Make lava-nc importable and its reshape usable; returns the names of what was changed, on a
     second call none."""
     try:
-        return _import_var_model() + _repair_reshape()
+        return _import_var_model() + _import_processes() + _repair_reshape()
     except ModuleNotFoundError as missing:
         raise EngineError(
             "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as the "
@@ -86,6 +88,28 @@ def _hashable_dataclasses(module_name: str) -> Iterator[None]:
         yield
     finally:
         dataclasses.dataclass = original
+
+
+def _import_processes() -> tuple[str, ...]:
+    """Let Lava fork its processes without choosing for the whole program how processes start.
+
+    Lava sets the start method when it is imported, which fails where the program has chosen before:
+    by a lock, a pool, a progress bar.
+    """
+    if PROCESSES in sys.modules:
+        return ()
+    chosen: Any = multiprocessing.set_start_method
+    multiprocessing.set_start_method = _leave_start_method
+    try:
+        module = importlib.import_module(PROCESSES)
+    finally:
+        multiprocessing.set_start_method = chosen
+    module.SystemProcess._Popen = staticmethod(multiprocessing.get_context("fork").Process._Popen)
+    return (PROCESSES,)
+
+
+def _leave_start_method(method: str | None, force: bool = False) -> None:
+    """The program's own choice stays."""
 
 
 def _repair_reshape() -> tuple[str, ...]:

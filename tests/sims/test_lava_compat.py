@@ -11,11 +11,13 @@ pytestmark = pytest.mark.lava
 
 
 def expected_changes() -> tuple[str, ...]:
-    """Python 3.10 runs Lava as published, with NumPy 1; newer ones come with NumPy 2.1 or newer."""
+    """Python 3.10 runs Lava with NumPy 1; newer ones come with NumPy 2.1 or newer."""
+    processes = "lava.magma.runtime.message_infrastructure.multiprocessing"
     if sys.version_info < (3, 11):
-        return ()
+        return (processes,)
     return (
         "lava.magma.compiler.var_model",
+        processes,
         "ReshapePort.get_transform_func_fwd",
         "ReshapePort.get_transform_func_bwd",
     )
@@ -35,6 +37,53 @@ def test_enable_lava_says_what_it_changed_and_changes_it_once(
         """
     ).stdout
     assert out == f"{expected_changes()}\n()\n"
+
+
+BEFORE = {
+    "nothing": ("pass", None),
+    "a lock": ("multiprocessing.Lock()", "fork"),
+    "a pool": ("multiprocessing.Pool(1).terminate()", "fork"),
+    "a progress bar": ("list(tqdm.tqdm([0], file=io.StringIO()))", "fork"),
+    "the start method spawn": ("multiprocessing.set_start_method('spawn')", "spawn"),
+    "Lava itself, which may fail": ("import lava.proc.dense.process", None),
+    "Lava itself, which fails": ("multiprocessing.Lock(); import lava.proc.dense.process", "fork"),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_whatever_a_program_did_before(before: str, run_python: Callable[..., Any]) -> None:
+    """Lava is usable, and how the program starts its own processes is left to it."""
+    statement, method = BEFORE[before]
+    if before.startswith("Lava") and sys.version_info < (3, 11):
+        method = "fork"  # Lava has set it, before us
+    out = run_python(
+        f"""
+        import contextlib
+        import io
+        import multiprocessing
+        import tqdm
+
+        # what Lava says without us on Python 3.11 and newer, or after a lock
+        with contextlib.suppress(ValueError, RuntimeError):
+            {statement}
+
+        from mmfree_sims.lava_compat import enable_lava
+        enable_lava()
+        from lava.magma.runtime.message_infrastructure.multiprocessing import SystemProcess
+        print(multiprocessing.get_start_method(allow_none=True))
+
+
+        def say():
+            print("forked", flush=True)
+
+
+        if __name__ == "__main__":
+            process = SystemProcess(target=say)
+            process.start()
+            process.join()
+        """
+    ).stdout
+    assert out == f"{method}\nforked\n"
 
 
 def test_an_asynchronous_program_of_two_processes(run_python: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 behind."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -31,9 +32,9 @@ PROGRAM = """
 
     from mmfree_neuro.cli.main import main
     from mmfree_sims.tiles import tile
-    from mmfree_sims.lava import engine
+    from mmfree_sims.lava import engine, processes
 
-    # so that this run's memory is known from that of others
+    # so that this run's memory, had it a name, were known from that of others
     shared_memory._SHM_NAME_PREFIX = f"/t{os.getpid()}_"
     make_watch = engine._watcher
 
@@ -45,8 +46,7 @@ PROGRAM = """
             watch()
             if shared.done[1] >= 3 and not said:
                 said.append(True)
-                running = multiprocessing.active_children()
-                children = [p.pid for p in running if p.name.startswith("SystemProcess")]
+                children = sorted(child.pid for child in multiprocessing.active_children())
                 print("chips", *shared.ready.tolist(), flush=True)
                 print("children", *children, flush=True)
 
@@ -106,7 +106,7 @@ def children_of(launched: Any) -> dict[str, list[int]]:
     assert launched.process.stdout is not None
     lines = [launched.process.stdout.readline().split() for _ in range(2)]
     assert [line[0] for line in lines] == ["chips", "children"]
-    assert launched.left_in_memory()
+    assert launched.left_in_memory() == []
     return {line[0]: [int(word) for word in line[1:]] for line in lines}
 
 
@@ -140,9 +140,10 @@ def test_the_host_or_the_service_is_killed(number: int, run: Run, tmp_path: Path
         assert len(others) == 2
         os.kill(others[number], signal.SIGKILL)
         status, _, err = running.end()
+        who = ("the host", "Lava's service")[number]
         assert (status, err) == (
             1,
-            f"mmfree-neuro: the host or a service process ({others[number]}) died (SIGKILL)\n",
+            f"mmfree-neuro: {who} (process {others[number]}) died (SIGKILL)\n",
         )
         assert_nothing_left(running, tmp_path)
 
@@ -177,25 +178,40 @@ def test_a_model_that_raises(node: str, chip: int, run: Run, tmp_path: Path) -> 
         assert_nothing_left(running, tmp_path)
 
 
+UNBUILT = """
+build = tile.Tile.__init__
+
+
+def failing(self, plan, tiles, tallies, kept):
+    build(self, plan, tiles, tallies, kept)
+    if 1 in tiles:
+        raise {error}
+
+
+tile.Tile.__init__ = failing
+"""
+
+
 def test_a_tile_that_cannot_be_built(run: Run, tmp_path: Path) -> None:
-    """Before a chip has said that it is ready its process id is not known to be that of a chip."""
-    patch = """
-        build = tile.Tile.__init__
-
-
-        def failing(self, plan, tiles, tallies, kept):
-            build(self, plan, tiles, tallies, kept)
-            if 1 in tiles:
-                raise MemoryError("no room for chip 1")
-
-
-        tile.Tile.__init__ = failing
-    """
-    with run(patch) as running:
+    with run(UNBUILT.replace("{error}", 'ValueError("chip 1 is cursed")')) as running:
         status, out, err = running.end()
-        assert err.splitlines()[0].endswith(" failed")
-        assert err.splitlines()[-1] == "MemoryError: no room for chip 1"
+        assert err.startswith("mmfree-neuro: chip 1 (process ")
+        assert err.splitlines()[0].endswith(") failed")
+        assert err.splitlines()[-1] == "ValueError: chip 1 is cursed"
         assert (status, out.split()[1], out.split()[3]) == (1, "1", "0")
+        assert_nothing_left(running, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"), [("MemoryError", ""), ('MemoryError("no room")', " (no room)")]
+)
+def test_a_chip_without_memory(error: str, why: str, run: Run, tmp_path: Path) -> None:
+    with run(UNBUILT.replace("{error}", error)) as running:
+        status, _, err = running.end()
+        assert re.sub("process [0-9]+", "process N", err) == (
+            f"mmfree-neuro: chip 1 (process N) ran out of memory{why}\n"
+        )
+        assert status == 1
         assert_nothing_left(running, tmp_path)
 
 
@@ -206,19 +222,16 @@ def test_a_process_that_dies_while_lava_starts(number: int, run: Run, tmp_path: 
     patch = f"""
         import signal
 
-        from lava.magma.runtime.message_infrastructure import multiprocessing as infrastructure
-
-        build_actor = infrastructure.MultiProcessing.build_actor
+        start_actor = processes.Infrastructure.start_actor
 
 
         def killing(self, *arguments):
-            built = build_actor(self, *arguments)
+            start_actor(self, *arguments)
             if len(self.actors) == {number}:
                 os.kill(self.actors[-1].pid, signal.SIGKILL)
-            return built
 
 
-        infrastructure.MultiProcessing.build_actor = killing
+        processes.Infrastructure.start_actor = killing
     """
     with run(patch) as running:
         status, out, err = running.end()

@@ -1,18 +1,21 @@
 """The Lava engine: one asynchronous Lava process per chip, or per core, and one for the host."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+from lava.magma.core.process.process import ProcessServer
+from lava.magma.core.process.variable import VarServer
 from lava.magma.core.run_configs import Loihi2SimCfg
 
-from mmfree_neuro.errors import EngineError
+from mmfree_neuro.errors import EngineError, RunFailed
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, check, check_saving, silent
 from mmfree_sims.lava import guard
-from mmfree_sims.lava.chip.process import Chip, Host
+from mmfree_sims.lava.chip.process import Chip, Core, Host
 from mmfree_sims.lava.shared import NOBODY, Shared, allocate
 from mmfree_sims.tiles.book import FROM_ZERO, Book, Start, start_of
 from mmfree_sims.tiles.plan import Plan, by_chip, by_core
@@ -40,7 +43,9 @@ def build(
     """
     plan = Plan(graph, mapping, by_core(mapping) if per_core else by_chip)
     in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
-    host = Host(plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, name="host")
+    host = Host(
+        plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, name="the host"
+    )
 
     def chip_of(tile: int) -> int:
         return mapping.cores[tile].chip if per_core and tile != HOST else tile
@@ -48,7 +53,7 @@ def build(
     at_work = {chip_of(stretch.tile) for stretch in plan.stretches}
     chips = {
         chip: Chip(
-            plan=plan, mapping=mapping, chip=chip, fed=start.fed, shared=shared, name=f"chip{chip}"
+            plan=plan, mapping=mapping, chip=chip, fed=start.fed, shared=shared, name=f"chip {chip}"
         )
         for chip in mapping.chips
         if chip in at_work
@@ -109,25 +114,57 @@ def _run(
     check(graph, job)
     check_saving(job, saving)
     begin = time.monotonic()
-    shared = allocate(graph, job, len(mapping.cores if per_core else mapping.chips))
-    shared.jitter[0] = jitter_us
-    if saving is not None and saving.resumed is not None:
-        shared.tallies.load_states(saving.resumed.states)
-    book = Book(graph, mapping, job, saving)
-    host, _ = build(graph, mapping, job, shared, per_core=per_core, start=start_of(saving))
-    config = Loihi2SimCfg(select_tag="core" if per_core else "chip", select_sub_proc_model=per_core)
-    guard.run(
-        host,
-        config,
-        channel_slots=CHANNEL_SLOTS,
-        watch=_watcher(shared, job, progress, book),
-        name_of=_namer(shared, mapping, per_core),
-    )
-    seconds = {"start": float(shared.clock[2]) - begin} | book.seconds(shared.clock)
-    chosen = book.all_chosen(shared.chosen, int(shared.done[1]))
-    fed = job.fed_for(chosen.shape[1])
-    prefill, generate = book.activities(shared.tallies, fed)
-    return Result(np.array(shared.logits[:, :fed]), chosen, prefill, generate, seconds)
+    with guard.turn(), _memory(), _forgotten():
+        shared = allocate(graph, job, len(mapping.cores if per_core else mapping.chips))
+        shared.jitter[0] = jitter_us
+        if saving is not None and saving.resumed is not None:
+            shared.tallies.load_states(saving.resumed.states)
+        book = Book(graph, mapping, job, saving)
+        host, _ = build(graph, mapping, job, shared, per_core=per_core, start=start_of(saving))
+        tag = "core" if per_core else "chip"
+        guard.run(
+            host,
+            Loihi2SimCfg(select_tag=tag, select_sub_proc_model=per_core),
+            channel_slots=CHANNEL_SLOTS,
+            watch=_watcher(shared, job, progress, book),
+            pulse=lambda: (shared.counters.tobytes(), shared.ready.tolist()),
+        )
+        seconds = {"start": float(shared.clock[2]) - begin} | book.seconds(shared.clock)
+        chosen = book.all_chosen(shared.chosen, int(shared.done[1]))
+        fed = job.fed_for(chosen.shape[1])
+        prefill, generate = book.activities(shared.tallies, fed)
+        return Result(np.array(shared.logits[:, :fed]), chosen, prefill, generate, seconds)
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """RunFailed where this process runs out of memory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise RunFailed(f"the lava engine ran out of memory ({error})") from None
+
+
+@contextmanager
+def _forgotten() -> Iterator[None]:
+    """Lava keeps every Process and Var for good, with all that they refer to: none of those that
+    are made inside."""
+    processes, variables = ProcessServer(), VarServer()
+    before = {id(process) for process in processes.processes}
+    try:
+        yield
+    finally:
+        ours = {
+            id(process): process
+            for process in processes.processes
+            if isinstance(process, Host | Chip | Core) and id(process) not in before
+        }
+        processes.processes[:] = [p for p in processes.processes if id(p) not in ours]
+        variables.vars[:] = [var for var in variables.vars if id(var.process) not in ours]
+        for process in ours.values():
+            # They refer to each other in circles, and would stay until memory is searched.
+            process.__dict__.clear()
+            process._runtime = None  # Lava looks at it when a Process goes
 
 
 def _watcher(shared: Shared, job: Job, progress: Progress, book: Book) -> Callable[[], None]:
@@ -148,16 +185,3 @@ def _watcher(shared: Shared, job: Job, progress: Progress, book: Book) -> Callab
             shared.saving[1] = fed
 
     return watch
-
-
-def _namer(shared: Shared, mapping: Mapping, per_core: bool) -> Callable[[int], str]:
-    def name_of(pid: int) -> str:
-        found = np.flatnonzero(shared.ready == pid)
-        if not found.size:
-            return f"the host or a service process ({pid})"
-        if per_core:
-            place = mapping.cores[int(found[0])]
-            return f"core {place.core} of chip {place.chip} (process {pid})"
-        return f"chip {mapping.chips[int(found[0])]} (process {pid})"
-
-    return name_of

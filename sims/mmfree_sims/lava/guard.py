@@ -2,142 +2,93 @@
 memory is left behind.
 
 Lava's own `run` waits for ever when a model raises or its OS process dies.  Here the run is started
-without blocking and watched; on the first sign of trouble every OS process is ended, Lava's
-channels are released, and RunFailed says which process it was and why.  Should the user's own
-process be killed, the kernel ends the children (PR_SET_PDEATHSIG).
+without blocking and watched, in whichever thread it is; on the first sign of trouble every OS
+process is ended, and RunFailed says which process it was and why.  Should the user's own process be
+killed, the kernel ends the children (PR_SET_PDEATHSIG).
 """
 
-import ctypes
-import multiprocessing
 import os
 import resource
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from lava.magma.core.process.message_interface_enum import ActorType
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_conditions import RunSteps
-from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE
+from lava.magma.runtime.mgmt_token_enums import MGMT_COMMAND, MGMT_RESPONSE
 
-from mmfree_neuro.errors import RunFailed
+from mmfree_neuro.errors import EngineError, RunFailed
+from mmfree_sims.lava.processes import PATIENCE_SECONDS, Actor, GuestRuntime, count
+from mmfree_sims.silence import Silence
 
 POLL_SECONDS = 0.005
-LOOK_SECONDS = 0.1
-GRACE_SECONDS = 0.35
-"""After a child has died, until Lava is sure to do nothing but wait: an exception must not meet it
-while it forks."""
-PATIENCE_SECONDS = 2.0
-_PR_SET_PDEATHSIG = 1
+DESCRIPTORS_OF_A_PROCESS = 3
+SPARE_DESCRIPTORS = 16
+"""For the files that a run reads and writes meanwhile."""
+OUT_OF_MEMORY = Path("/proc/vmstat")
+"""Where Linux counts the processes that it has killed because memory had run out."""
 
-_forking_for_lava = False
-
-
-def _in_child() -> None:
-    if _forking_for_lava:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+_turn = threading.Lock()
+_turn_of: int | None = None
+"""The thread that runs Lava."""
 
 
-os.register_at_fork(after_in_child=_in_child)
+def _new_turn() -> None:
+    """In a child that was forked while a run was under way, none is."""
+    global _turn, _turn_of
+    _turn, _turn_of = threading.Lock(), None
 
 
-@contextmanager
-def _tied_to_parent() -> Iterator[None]:
-    """Processes forked inside die with this one and leave Ctrl-C to it."""
-    global _forking_for_lava
-    _forking_for_lava = True
-    try:
-        yield
-    finally:
-        _forking_for_lava = False
+os.register_at_fork(after_in_child=_new_turn)
 
 
 @contextmanager
-def _watched_children(process: AbstractProcess, name_of: Callable[[int], str]) -> Iterator[None]:
-    """RunFailed inside, when a child dies: Lava itself, starting or stopping, would wait for that
-    child for ever."""
-    since: list[float] = []
-
-    def look(_number: int, _frame: object) -> None:
-        dead = _dead(process, name_of)
-        if dead is None:
-            return
-        since.append(time.monotonic())
-        if since[-1] - since[0] > GRACE_SECONDS:
-            raise RunFailed(dead)
-
-    watched = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGALRM, look) if watched else None
-    signal.setitimer(signal.ITIMER_REAL, *((LOOK_SECONDS,) * 2 if watched else (0, 0)))
-    try:
-        yield
-    except RunFailed:
-        raise
-    except Exception as error:
-        dead = _dead(process, name_of)
-        raise error if dead is None else RunFailed(dead) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if watched:
-            signal.signal(signal.SIGALRM, before)
+def turn() -> Iterator[None]:
+    """One run at a time: another thread waits; EngineError where the run of this very thread would
+    have to end first."""
+    global _turn_of
+    if _turn_of == threading.get_ident():
+        raise EngineError(
+            "the lava engine was started by the progress of another run, must be started after it"
+        )
+    with _turn:
+        _turn_of = threading.get_ident()
+        try:
+            yield
+        finally:
+            _turn_of = None
 
 
-def _dead(process: AbstractProcess, name_of: Callable[[int], str]) -> str | None:
-    """Which of Lava's processes has died, and how."""
-    infrastructure = getattr(process._runtime, "_messaging_infrastructure", None)
-    if infrastructure is None:
-        return None
-    memory = getattr(infrastructure.smm, "_process", None)
-    with suppress(ValueError):  # Lava has ended it, and closed what Python knows of it
-        for child in (*infrastructure.actors, *([] if memory is None else [memory])):
-            if child.exitcode:
-                return f"{name_of(child.pid)} died ({_how(child.exitcode)})"
-    return None
-
-
-def _how(exit_code: int) -> str:
-    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"
-
-
-def _raise_file_limit() -> None:
+@contextmanager
+def _room_for(processes: int) -> Iterator[None]:
+    """As many file descriptors as the run may need, for as long as it lasts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    needed = len(os.listdir("/proc/self/fd")) + DESCRIPTORS_OF_A_PROCESS * processes
+    needed += SPARE_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise EngineError(
+            f"the lava engine needs {needed} file descriptors for {processes} processes, the "
+            f"limit is {hard}, must be at least {needed} (ulimit -n {needed})"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _end(runtime: Any) -> None:
-    """End every OS process of a runtime and release its channels."""
-    infrastructure = runtime._messaging_infrastructure
-    actors = [] if infrastructure is None else [a for a in infrastructure.actors if not a._is_done]
-    for actor in actors:
-        if actor.is_alive():
-            actor.terminate()
-    for actor in actors:
-        multiprocessing.Process.join(actor, PATIENCE_SECONDS)
-        if actor.is_alive():
-            actor.kill()
-            multiprocessing.Process.join(actor, PATIENCE_SECONDS)
-    runtime._is_started = runtime._is_running = False
-    with suppress(Exception):
-        runtime.join()
-    if infrastructure is not None:
-        with suppress(Exception):
-            infrastructure.stop()
-
-
-def _trouble(runtime: Any, name_of: Callable[[int], str]) -> str | None:
-    """What has gone wrong so far: a traceback, or which process died."""
-    for actor in runtime._messaging_infrastructure.actors:
-        pid = actor.pid
-        if actor.exception:
-            return f"{name_of(pid)} failed\n{actor.exception[1].rstrip()}"
-        if not actor.is_alive() and actor.exitcode:
-            return f"{name_of(pid)} died ({_how(actor.exitcode)})"
-    return None
+def _killed_for_memory() -> int:
+    """How many processes of this machine Linux has killed because memory had run out."""
+    with suppress(OSError, ValueError):
+        for line in OUT_OF_MEMORY.read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def run(
@@ -146,53 +97,77 @@ def run(
     *,
     channel_slots: int,
     watch: Callable[[], None] = lambda: None,
-    name_of: Callable[[int], str] = lambda pid: f"process {pid}",
+    pulse: Callable[[], tuple[object, Collection[int]]] = lambda: (None, ()),
 ) -> None:
     """Run the network of `process` until every model has returned, then stop it.
 
-    `watch` is called a few hundred times a second; `name_of` tells a child by its process id.
-    Raises RunFailed when a child raises or dies; KeyboardInterrupt and whatever `watch` raises pass
-    through.  Nothing is left in any case.
+    `watch` is called a few hundred times a second.  `pulse` gives another value whenever a packet
+    has moved, and the process ids of the models that cannot be idle for long.  Raises RunFailed
+    when a child raises or dies; KeyboardInterrupt and whatever `watch` raises pass through.
+    Nothing is left in any case.
     """
-    _raise_file_limit()
-    try:
-        with _tied_to_parent(), _watched_children(process, name_of):
-            process.create_runtime(run_config, compile_config={"pypy_channel_size": channel_slots})
-            runtime = process.runtime
-            process.run(RunSteps(num_steps=1, blocking=False))
-        while not all(port.probe() for port in runtime.service_to_runtime):
+    executable = process.compile(run_config, {"pypy_channel_size": channel_slots})
+    with _room_for(count(executable)):
+        runtime = GuestRuntime(executable, ActorType.MultiProcessing)
+        executable.assign_runtime_to_all_processes(runtime)
+        killed = _killed_for_memory()
+        try:
+            runtime.initialize()
+            runtime.start(RunSteps(num_steps=1, blocking=False))
+            _watch(runtime, watch, pulse)
             watch()
-            trouble = _trouble(runtime, name_of)
-            if trouble:
-                raise RunFailed(trouble)
-            time.sleep(POLL_SECONDS)
-        if any(port.peek()[0] == MGMT_RESPONSE.ERROR[0] for port in runtime.service_to_runtime):
-            raise RunFailed(_late_trouble(runtime, name_of))
+            _stop(runtime)
+        except RunFailed as failed:
+            if "(SIGKILL)" in str(failed) and _killed_for_memory() > killed:
+                raise RunFailed(f"{failed}; Linux kills processes as memory has run out") from None
+            raise
+        finally:
+            _end(runtime)
+
+
+def _watch(
+    runtime: Any, watch: Callable[[], None], pulse: Callable[[], tuple[object, Collection[int]]]
+) -> None:
+    """Return when every model has; RunFailed when one cannot."""
+    actors: list[Actor] = runtime._messaging_infrastructure.actors
+    names = {actor.pid: actor.title() for actor in actors if actor.pid is not None}
+    silence, answers = Silence(), runtime.service_to_runtime
+    while not all(port.probe() for port in answers):
         watch()
-        _stop(process, name_of)
-    except BaseException:
-        if process._runtime is not None:
-            _end(process._runtime)
-        raise
-
-
-def _stop(process: AbstractProcess, name_of: Callable[[int], str]) -> None:
-    """Stop a network whose models have all returned; whoever dies now has nothing more to say."""
-    try:
-        with _watched_children(process, name_of):
-            process.wait()
-            process.stop()
-    except RunFailed:
-        _end(process.runtime)
-
-
-def _late_trouble(runtime: Any, name_of: Callable[[int], str]) -> str:
-    """The trouble behind an error answer; the traceback may take a moment longer than the
-    answer."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end:
-        trouble = _trouble(runtime, name_of)
+        trouble = _trouble(actors)
         if trouble:
-            return trouble
+            raise RunFailed(trouble)
+        silence.tell(silence.look(*pulse(), names))
         time.sleep(POLL_SECONDS)
-    return "a Lava process failed without a word"
+    if any(port.peek()[0] == MGMT_RESPONSE.ERROR[0] for port in answers):
+        end = time.monotonic() + PATIENCE_SECONDS  # the traceback may come after the answer
+        while not (trouble := _trouble(actors)) and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+        raise RunFailed(trouble or "a Lava process failed without a word")
+
+
+def _trouble(actors: list[Actor]) -> str | None:
+    """What has gone wrong so far: a traceback, or which process died."""
+    return next(filter(None, (actor.trouble() for actor in actors)), None)
+
+
+def _stop(runtime: Any) -> None:
+    """Let the processes end by themselves; whoever dies or stays has nothing more to say."""
+    for port in runtime.runtime_to_service:
+        port.send(MGMT_COMMAND.STOP)
+    end = time.monotonic() + PATIENCE_SECONDS
+    for actor in runtime._messaging_infrastructure.actors:
+        actor.wait(end - time.monotonic())
+
+
+def _end(runtime: Any) -> None:
+    """End every OS process of a runtime, release its channels, and let go of all that it knows."""
+    infrastructure = runtime._messaging_infrastructure
+    actors: list[Actor] = [] if infrastructure is None else infrastructure.actors
+    for actor in actors:
+        actor.kill()
+    for actor in actors:
+        actor.close()
+    runtime._is_started = runtime._is_running = False
+    runtime.join()
+    runtime._executable = None

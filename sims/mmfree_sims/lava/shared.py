@@ -1,10 +1,7 @@
 """What the processes of a run share with the user's process: counts, logits and progress, in
 anonymous memory.
-
-The memory is made before Lava forks and has no name, so nothing of it can be left behind.
 """
 
-import mmap
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +11,15 @@ from numpy.typing import NDArray
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.run.job import Job
+from mmfree_sims.lava.memory import anonymous
 from mmfree_sims.tiles import tallies
 from mmfree_sims.tiles.tallies import Tallies
 
 NOBODY = -1
 """No process id."""
+COUNTERS = 4
+"""What a process counts: vectors received, vectors sent, non-zero payloads sent, saturated
+values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +37,16 @@ class Shared:
     clock: NDArray[
         np.float64
     ]  # [3]: seconds in prefill, seconds generating, monotonic time when all were ready
-    # [tiles]: process id of a tile that is ready, 0 before, NOBODY where it has nothing to do
+    # [tiles]: process id of a tile that is at work, 0 before, NOBODY where there is nothing to do
     ready: Ints
+    counters: Ints  # [tiles and host, COUNTERS]: what each has received, sent, passed, saturated
     jitter: Ints  # [1]: largest random delay of a packet in microseconds, for tests
     saving: Ints  # [2]: after how many tokens a state was kept, and the one that has been taken
 
 
 def _array(shape: tuple[int, ...], dtype: Any) -> Any:
     count = int(np.prod(shape))
-    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    memory = anonymous(count * np.dtype(dtype).itemsize)
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
@@ -59,6 +61,7 @@ def allocate(graph: Graph, job: Job, tiles: int) -> Shared:
         _array((2,), np.int64),
         _array((3,), np.float64),
         _array((tiles,), np.int64),
+        _array((tiles + 1, COUNTERS), np.int64),
         _array((1,), np.int64),
         _array((2,), np.int64),
     )

@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST
-from mmfree_sims.lava.chip.process import COUNTERS, Chip, Core, Host
+from mmfree_sims.lava.chip.process import Chip, Core, Host
+from mmfree_sims.lava.shared import COUNTERS, NOBODY
 from mmfree_sims.neurons import Int32
 from mmfree_sims.tiles import host, tallies
 from mmfree_sims.tiles.packets import END, ERROR, HEADER, Packet, Reassembly, control, encode
@@ -52,8 +53,10 @@ class PacketModel(PyAsyncProcessModel):
         keep_freed()
         self.changed = Condition()
         self.inbox: deque[Int32] = deque()
-        self.count = np.zeros(COUNTERS, np.int64)
         self.plan, self.shared = self.proc_params["plan"], self.proc_params["shared"]
+        self.count: Ints = np.zeros(COUNTERS, np.int64)
+        if self.shared is not None:
+            self.count = self.shared.counters[self.proc_params["number"]]
         self.tallies, self.kept = self.both_tallies()
         self.jitter = 0 if self.shared is None else int(self.shared.jitter[0])
         self.random = random.Random(os.getpid())
@@ -154,6 +157,8 @@ class TileModel(PacketModel):
                     if ended == 1:
                         self.finish(tile)
                         self.emit(control(int(vector[2])))
+        if self.shared is not None:
+            self.shared.ready[self.proc_params["number"]] = NOBODY
 
     def finish(self, tile: Tile) -> None:
         """Publish the counts: no token is in flight when the stream ends."""
@@ -197,15 +202,14 @@ class SubChipModel(AbstractSubProcessModel):
                 tile=number,
                 fed=fed,
                 shared=shared,
-                name=f"chip{place.chip}.core{place.core}",
+                name=f"core {place.core} of chip {place.chip}",
             )
             for number, place in enumerate(mapping.cores)
             if place.chip == params["tile"]
         ]
         for core in cores:
-            setattr(
-                self, core.name.replace(".", "_"), core
-            )  # Lava finds a model's sub-processes among its attributes
+            # Lava finds a model's sub-processes among its attributes
+            setattr(self, core.name.replace(" ", "_"), core)
             proc.in_ports.s_in.connect(core.in_ports.s_in)
             core.out_ports.s_out.connect(proc.out_ports.s_out)
             for other in cores:

@@ -5,6 +5,7 @@ All ports carry packets as `mmfree_sims.tiles.packets` describes them, in int32 
 to (`Plan.linked` tells which); a packet that concerns nobody behind a port is dropped there.
 """
 
+import logging
 from typing import Any
 
 from lava.magma.core.process.ports.ports import InPort, OutPort
@@ -13,13 +14,11 @@ from lava.magma.core.process.variable import Var
 
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.job import Job
+from mmfree_sims.lava.shared import COUNTERS
 from mmfree_sims.tiles.book import FROM_ZERO, Start
 from mmfree_sims.tiles.packets import HEADER
 from mmfree_sims.tiles.plan import Plan
 
-COUNTERS = 4
-"""Values of `counters`: vectors received, vectors sent, non-zero payloads sent, saturated
-values."""
 MOST_WORDS = 8192
 """The largest payload of a vector; what is larger takes several."""
 
@@ -31,7 +30,18 @@ def vector_words(plan: Plan) -> int:
     return HEADER + min(most, MOST_WORDS)
 
 
-class Chip(AbstractProcess):
+class _Process(AbstractProcess):
+    """A Lava Process that leaves the root logger as it is."""
+
+    def __init__(self, **params: Any) -> None:
+        root = logging.getLogger()
+        before = list(root.handlers)
+        super().__init__(**params)  # which gives that logger one more handler
+        for handler in [handler for handler in root.handlers if handler not in before]:
+            root.removeHandler(handler)
+
+
+class Chip(_Process):
     """All cores of one chip.
 
     Model `chip` runs them in one OS process; model `core` is one Lava Process for every core.  With
@@ -68,7 +78,7 @@ class Chip(AbstractProcess):
         self.counters = Var(shape=(COUNTERS,), init=0)
 
 
-class Core(AbstractProcess):
+class Core(_Process):
     """One core of a chip, with the same ports and Vars."""
 
     def __init__(self, *, plan: Plan, tile: int, fed: int, shared: Any, **kwargs: Any) -> None:
@@ -79,7 +89,7 @@ class Core(AbstractProcess):
         self.counters = Var(shape=(COUNTERS,), init=0)
 
 
-class Host(AbstractProcess):
+class Host(_Process):
     """Embeds tokens, reads logits or, where a mapping leaves the head to it, makes them, and
     chooses the next token.
 
@@ -100,7 +110,7 @@ class Host(AbstractProcess):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, **kwargs
+            plan=plan, job=job, start=start, in_flight=in_flight, number=-1, shared=shared, **kwargs
         )
         words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
