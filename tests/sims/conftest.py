@@ -1,8 +1,10 @@
 """Commands of many processes, which must end by themselves and leave nothing behind."""
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,3 +90,32 @@ def launch(
         return Launched(process, str(tmp_path), left_in_memory)
 
     return launched
+
+
+IN_NAMESPACE = """
+mount -t tmpfs -o "$1" none /dev/shm
+mount -t tmpfs none /mnt
+keep() {
+    case "$1" in /tmp/*) mkdir -p "/mnt/${1#/tmp/}"; mount --rbind "$1" "/mnt/${1#/tmp/}";; esac
+}
+keep "$2"; keep "$3"; keep "$4"
+mount --rbind /mnt /tmp
+shift 4
+exec "$@"
+"""
+
+
+@pytest.fixture
+def namespace(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
+    """The function that gives the command before a command that is to have a /dev/shm of its own,
+    mounted with some options, and an empty /tmp, but for what the tests need of it."""
+    apart = ("unshare", "--map-root-user", "--mount")
+    if shutil.which("unshare") is None:
+        pytest.skip("needs the command unshare to make a mount namespace")
+    tried = subprocess.run(
+        [*apart, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    )
+    if tried.returncode:
+        pytest.skip("needs the right to make a mount namespace")
+    kept = str(Path(__file__).parents[2]), str(tmp_path.parent), sys.prefix
+    return lambda options: (*apart, "sh", "-ec", IN_NAMESPACE, "sh", options, *kept)

@@ -3,6 +3,7 @@ is disturbed."""
 
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,7 @@ from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.route import route
 from mmfree_sims import fast
-from mmfree_sims.mpi import ranks
+from mmfree_sims.mpi import launcher, ranks
 
 pytestmark = pytest.mark.mpi
 
@@ -817,6 +818,105 @@ def test_a_run_that_is_killed_while_it_saves_is_resumed(
     assert STATE in [path.name for path in run.iterdir()]
     resume("mpi", (*words, "--resume"))
     assert outcome(run) == unbroken(path, tmp_path / "unbroken", 48)
+
+
+# Too little memory, and ranks that are silent
+
+
+@pytest.fixture
+def apart(launched: Launch, namespace: Callable[[str], tuple[str, ...]]) -> Callable[..., Any]:
+    """The function that starts a command with a /dev/shm and a temporary folder of its own."""
+    return lambda options, *command: launched(*namespace(options), *command)
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks", "message"),
+    [
+        ("size=16m", 1, "has 16.0 MiB free, must have 22 MiB free for the MPI engine on 1 rank"),
+        ("size=16m", 3, "has 16.0 MiB free, must have 34 MiB free for the MPI engine on 3 ranks"),
+        ("size=64k", 2, "has 0.1 MiB free, must have 28 MiB free for the MPI engine on 2 ranks"),
+        ("ro", 2, "cannot be written, must have 28 MiB free for the MPI engine on 2 ranks"),
+    ],
+)
+def test_too_little_shared_memory(
+    options: str, ranks: int, message: str, path: Path, tmp_path: Path, apart: Callable[..., Any]
+) -> None:
+    """MPICH would end by a segmentation fault, and say nothing of the kind."""
+    words = simulate(path, tmp_path / "run")
+    with apart(options, MPIEXEC, "-n", str(ranks), *COMMAND, *words) as running:
+        status, out, err = running.end()
+        running.assert_nothing_left()
+    assert err == f"mmfree-neuro: /dev/shm: {message}\n"
+    assert (status, out) == (2, "")
+
+
+def test_without_shared_memory(tmp_path: Path) -> None:
+    assert launcher.shortage(tmp_path / "shm") == (
+        f"{tmp_path / 'shm'}: not readable (No such file or directory), must have 22 MiB free for "
+        "the MPI engine on 1 rank"
+    )
+
+
+def test_a_run_that_is_killed_as_a_whole_leaves_no_file(
+    path: Path, tmp_path: Path, apart: Callable[..., Any]
+) -> None:
+    """Neither in shared memory nor in the temporary folder, though nobody is left to remove it."""
+    run = tmp_path / "run"
+    words = simulate(path, run, "--save-every", "8", new_tokens=ENDLESS)
+    script = 'ls -A /tmp /dev/shm; "$@"; sleep 0.2; ls -A /tmp /dev/shm'
+    command = "sh", "-c", script, "sh", MPIEXEC, "-n", "2", *COMMAND, *words
+    with apart("size=1g", *command) as running:
+        wait_until((run / STATE).is_file)
+        for process in running.living().keys() - {running.process.pid}:
+            os.kill(process, signal.SIGKILL)
+        _, out, _ = running.end()
+        running.assert_nothing_left()
+    lines = out.splitlines()
+    assert len(lines) >= 6 and "/dev/shm:" in lines and "/tmp:" in lines
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+
+
+STOPPED = """
+    from mmfree_sims import silence
+
+    silence.SILENT_SECONDS = 1.0
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_stopped_rank_is_named_and_goes_on(
+    victim: int, path: Path, tmp_path: Path, launched: Launch
+) -> None:
+    run = tmp_path / "run"
+    words = simulate(path, run, "--save-every", "32", new_tokens=2000)
+    script = program(tmp_path, patched(STOPPED))
+    with launched(MPIEXEC, "-n", "3", *PYTHON, script, *words) as running:
+        wait_until((run / STATE).is_file)
+        process = running.process_of(victim)
+        os.kill(process, signal.SIGSTOP)
+        said = running.process.stderr.readline()
+        os.kill(process, signal.SIGCONT)
+        status, _, err = running.end()
+        running.assert_nothing_left()
+    assert re.fullmatch(
+        f"mmfree-neuro: rank {victim} \\(process {process}\\) has sent nothing for [12] s: it is "
+        f"stopped, and goes on after kill -CONT {process}\n",
+        said,
+    )
+    assert (status, err) == (0, "")
+    assert outcome(run) == unbroken(path, tmp_path / "unbroken", 2000)
+
+
+def test_a_rank_without_memory(
+    path: Path, tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+) -> None:
+    patch = UNBUILT_TILE.replace("{rank}", "1").replace(
+        'ValueError("the ninth token is cursed")', 'MemoryError("no room")'
+    )
+    words = simulate(path, tmp_path / "run", new_tokens=ENDLESS)
+    status, out, err = run_on(2, *PYTHON, program(tmp_path, patched(patch)), *words)
+    assert err.startswith("mmfree-neuro: rank 1 ran out of memory (no room)\n")
+    assert status == 1 and out == ""
 
 
 # Separate hosts

@@ -131,7 +131,7 @@ def serve(
     start = start_of(saving)
     resumed = None if saving is None else saving.resumed
     rank.restore(start.fed, None if resumed is None else resumed.states)
-    comm.Barrier()
+    ranks.meet()
     started = time.monotonic() - begin
     if rank.number:
         rank.serve()
@@ -160,9 +160,10 @@ def run(
     except Exception as error:
         if not ranks.is_running() or isinstance(error, RunFailed):
             raise
-        raise RunFailed(
-            f"rank {ranks.world().Get_rank()} failed\n{traceback.format_exc().rstrip()}"
-        ) from None
+        who = f"rank {ranks.world().Get_rank()}"
+        if isinstance(error, MemoryError):
+            raise RunFailed(f"{who} ran out of memory ({error})") from None
+        raise RunFailed(f"{who} failed\n{traceback.format_exc().rstrip()}") from None
     ranks.end_run()
     if result is None:
         raise Served

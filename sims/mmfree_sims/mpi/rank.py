@@ -1,6 +1,5 @@
 """One rank at work: its tile, and the packets that it sends and takes."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
-from mmfree_sims.mpi.ranks import MPI, world
+from mmfree_sims.mpi.ranks import MPI, meet, rest, wait_for, world
 from mmfree_sims.neurons import Int32
 from mmfree_sims.tiles import tallies
 from mmfree_sims.tiles.packets import END, Packet, Reassembly, control, encode
@@ -24,9 +23,6 @@ PACKET, COLLECT = 1, 2
 """Tags: a packet, or END; and the wish of rank 0 to have the states that were kept."""
 MOST_VALUES = 1 << 28
 """The largest payload of one message."""
-SPIN_SECONDS = 0.0005
-"""How long a rank that waits only yields its core before it sleeps, too."""
-SLEEP_SECONDS = 0.00005
 
 
 @dataclass
@@ -123,10 +119,7 @@ class Rank:
         if not packets and not self.ended:
             begin = time.perf_counter()
             while not packets and not self.ended:
-                if time.perf_counter() - begin < SPIN_SECONDS:
-                    os.sched_yield()
-                else:
-                    time.sleep(SLEEP_SECONDS)
+                rest(begin)
                 packets = self.arrived()
             self.traffic.waiting += time.perf_counter() - begin
         return packets
@@ -141,7 +134,7 @@ class Rank:
     def flush(self) -> None:
         """Wait until everything has been sent."""
         while self.outgoing:
-            self.outgoing.popleft()[0].Wait()
+            wait_for(self.outgoing.popleft()[0])
 
     def end_stream(self) -> None:
         """On rank 0, have all ranks finish, this one included."""
@@ -173,6 +166,7 @@ class Rank:
     def collect(self, ours: Tallies) -> Tallies:
         """On rank 0, what all ranks have on such a tallies: every neuron's counts and state are on
         one rank alone."""
+        meet()
         whole = tallies.allocate(self.plan.graph) if self.number == 0 else ours
         for name in ("events", "saturated", "states"):
             self.comm.Reduce(

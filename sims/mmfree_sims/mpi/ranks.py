@@ -8,12 +8,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import HOST, Mapping
+from mmfree_sims.mpi import launcher
+from mmfree_sims.silence import Silence
 
 
 @contextmanager
@@ -32,6 +35,7 @@ def _default_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+SHARED = Path("/dev/shm")
 MPI_MEMORY = "mpich_", "sm_segment", "vader_segment"
 """How MPICH and Open MPI name the memory that ranks of one host share."""
 
@@ -55,18 +59,39 @@ def _unname_shared_memory() -> None:
                     os.unlink(path)
 
 
-try:
-    # MPI waits here for the other ranks, without end where one has died before
-    with _default_signals():
-        from mpi4py import MPI as MPI
-    _unname_shared_memory()
-except (ImportError, RuntimeError):  # mpi4py raises RuntimeError where it finds no MPI library
-    MPI = None  # type: ignore[assignment]
-
 PATIENCE_SECONDS = 1.0
 FORWARDING_SECONDS = 0.2
 """How long a worker that ends all ranks leaves rank 0 to say why."""
 _PR_SET_PDEATHSIG = 1
+SPIN_SECONDS = 0.0005
+"""How long a rank that waits only yields its core before it sleeps, too."""
+SLEEP_SECONDS = 0.00005
+
+MPI: Any = None
+_problem: str | None = None
+"""Why MPI cannot be used here, where it is not for want of a library."""
+
+
+def _begin() -> None:
+    """Import MPI, which begins with it and waits there for the other ranks, without end where one
+    has died before."""
+    global MPI, _problem
+    if find_spec("mpi4py") is None:
+        return
+    _problem = launcher.shortage(SHARED)
+    with _default_signals():
+        launcher.meet()
+        if _problem is None:
+            # mpi4py raises RuntimeError where it finds no MPI library
+            with suppress(ImportError, RuntimeError):
+                from mpi4py import MPI as begun
+
+                MPI = begun
+                _unname_shared_memory()
+                launcher.remove_topology_file()
+
+
+_begin()
 
 _stage: Literal["alone", "agreed", "running"] = "alone"
 """Whether the ranks have agreed to begin, and whether a run is under way."""
@@ -93,7 +118,8 @@ def world() -> Any:
     """The communicator of all ranks; EngineError where there is no MPI."""
     if MPI is None:
         raise EngineError(
-            "the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich"
+            _problem
+            or "the MPI engine needs mpi4py and an MPI library, such as: pip install mpi4py mpich"
         )
     return MPI.COMM_WORLD
 
@@ -138,8 +164,13 @@ def agree(problem: str | None, identity: str = "") -> None:
     global _stage
     _stage = "agreed"
     with _default_signals():
-        everyone = world().allgather((problem, identity))
-    for rank, (text, run) in enumerate(everyone):
+        meet()
+        everyone = world().allgather((problem, identity, _place(), os.getpid()))
+    _neighbours.clear()
+    _neighbours.update(
+        {n: pid for n, (_, _, place, pid) in enumerate(everyone) if place == _place()}
+    )
+    for rank, (text, run, _, _) in enumerate(everyone):
         if text is not None:
             raise InputError(text)
         if run != everyone[0][1]:
@@ -147,6 +178,46 @@ def agree(problem: str | None, identity: str = "") -> None:
                 f"rank {rank} was given other chips, another mapping or job than rank 0, must be "
                 "the same"
             )
+
+
+_neighbours: dict[int, int] = {}
+"""The process id of every rank that this one can look at."""
+_silence = Silence()
+
+
+def _place() -> str:
+    """Where a process id means the same process."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def rest(since: float) -> None:
+    """Leave the processor to others, as this rank has waited since then; once it has for long, say
+    which rank is silent.
+
+    Of the ranks that see the same, the first says it.
+    """
+    if time.perf_counter() - since < SPIN_SECONDS:
+        os.sched_yield()
+        return
+    time.sleep(SLEEP_SECONDS)
+    pids = {pid: f"rank {rank} (process {pid})" for rank, pid in _neighbours.items()}
+    blamed = _silence.look(since, pids, pids)
+    able = [rank for rank, pid in _neighbours.items() if pid not in blamed]
+    if blamed and min(able) == world().Get_rank():
+        _silence.tell(blamed)
+
+
+def wait_for(request: Any) -> None:
+    """Wait until a request is complete."""
+    begin = time.perf_counter()
+    while not request.Test():
+        rest(begin)
+
+
+def meet() -> None:
+    """Wait for all other ranks."""
+    wait_for(world().Ibarrier())
 
 
 def is_worker() -> bool:
@@ -157,8 +228,13 @@ def is_worker() -> bool:
 def refused(problem: str) -> str | None:
     """What the ranks are refused for where this one has a problem; None where it is for rank 0 to
     tell."""
-    if MPI is None or _stage != "alone":
-        return problem if MPI is None or not is_worker() else None
+    if MPI is None:
+        # The first rank of a host has the word, and takes all with it when it ends.
+        if launcher.local_rank():
+            time.sleep(PATIENCE_SECONDS)
+        return problem
+    if _stage != "alone":
+        return None if is_worker() else problem
     try:
         agree(problem)
     except InputError as first:
@@ -167,8 +243,11 @@ def refused(problem: str) -> str | None:
 
 
 def end(status: int, *, waited_for: bool = False) -> None:
-    """End all ranks at once, if they are in a run or wait for this one; a worker leaves rank 0 the
-    time to say why."""
+    """End all ranks at once, if they are in a run or wait for this one, or where this one cannot
+    take part; a worker leaves rank 0 the time to say why."""
+    if MPI is None and status:
+        time.sleep(FORWARDING_SECONDS)
+        launcher.abort(status)
     if MPI is not None and world().Get_size() > 1 and (is_running() or waited_for):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
