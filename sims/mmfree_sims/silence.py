@@ -7,6 +7,7 @@ has not had the processor for as long as nothing has moved.
 import logging
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 SILENT_SECONDS = 30.0
@@ -17,14 +18,18 @@ _LOG = logging.getLogger("mmfree_neuro")
 
 
 def _state(process: int) -> tuple[str, int]:
-    """The state of a process, and for how long it has had the processor; none where it has
+    """The state of a process, and a number that grows while it has the processor; none where it has
     ended."""
+    folder = Path(f"/proc/{process}")
     try:
-        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        text = (folder / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "", 0
     words = text.rpartition(")")[2].split()
-    return words[0], int(words[11]) + int(words[12])
+    worked = int(words[11]) + int(words[12])  # in hundredths of a second, of all its threads
+    with suppress(OSError, ValueError):  # and in nanoseconds, of its first
+        worked += int((folder / "schedstat").read_text(encoding="ascii").split()[0])
+    return words[0], worked
 
 
 class Silence:

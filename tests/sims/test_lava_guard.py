@@ -278,3 +278,31 @@ def test_the_users_process_is_killed(engine: str, run: Run, tmp_path: Path) -> N
         os.kill(running.process.pid, signal.SIGKILL)
         assert running.process.wait(SOON_S) == -signal.SIGKILL
         assert_nothing_left(running, tmp_path)
+
+
+STOPPED = """
+from mmfree_sims import silence
+
+silence.SILENT_SECONDS = 1.0
+"""
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_stopped_chip_is_named_and_goes_on(number: int, run: Run, tmp_path: Path) -> None:
+    with run(STOPPED) as running:
+        victim = children_of(running)["chips"][number]
+        os.kill(victim, signal.SIGSTOP)
+        said = running.process.stderr.readline()
+        assert re.fullmatch(
+            f"mmfree-neuro: chip {number} \\(process {victim}\\) has sent nothing for [12] s: it "
+            f"is stopped, and goes on after kill -CONT {victim}\n",
+            said,
+        )
+        os.kill(victim, signal.SIGCONT)
+        time.sleep(0.2)
+        os.kill(victim, signal.SIGSTOP)
+        assert running.process.stderr.readline().startswith(f"mmfree-neuro: chip {number} ")
+        os.kill(running.process.pid, signal.SIGTERM)  # a stopped process is ended as well
+        status, _, err = running.end(SOON_S)
+        assert (status, err) == (1, "mmfree-neuro: interrupted\n")
+        assert_nothing_left(running, tmp_path)
