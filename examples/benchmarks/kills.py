@@ -1,10 +1,15 @@
-"""Runs of the shipped checkpoint on 8 chips, killed at random moments: do they end, and are they
-resumed to the same?
+"""Runs of the shipped checkpoint on 8 chips, disturbed at random moments: do they end, leave
+nothing, and are they resumed to the same?
 
-A third of the kills hit a chip of a Lava run, a third a rank of an MPI run on three ranks, a third
-the process that the user started: the command of a Lava run, or mpiexec.  A run that had saved a
-state is resumed, one that had not is started anew, both on an engine drawn at random; each must
-give the tokens and the counts of a run that never stopped.
+A kill hits a process of a Lava run, a rank of an MPI run on three ranks, the process that the user
+started (the command of a Lava run, or mpiexec), or all of them.  Most are SIGKILL, some SIGTERM and
+SIGSTOP.  Each run has a mount namespace with a /dev/shm and a temporary folder of its own, which
+must be as empty afterwards as before; so must the table of processes.
+
+A chip or rank that was stopped must be named within half a minute; the run is then told to end.
+Where the user's process or all were stopped, they are let go on, and the run must come to its end.
+Every other run is resumed from its state, or started anew where it had saved none, on an engine
+drawn at random, and must give the tokens and the counts of a run that never stopped.
 
 Kills begin half a second after the start of a Lava command, and when the ranks of an MPI run are
 through MPI_Init: a process that is killed in there leaves the name of the memory that the library
@@ -13,13 +18,16 @@ was about to share, which is not ours to remove. Run: python examples/benchmarks
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rows import write
@@ -29,60 +37,64 @@ from mmfree_neuro.run import run_file
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 PROMPT = "import os\n"
 NEW_TOKENS = 300
-KILLS = 20
+SIGNALS = ["SIGKILL"] * 30 + ["SIGTERM"] * 5 + ["SIGSTOP"] * 5
 RANKS = 3
 SEED = 20
 EARLIEST_S = 0.5
 LAST_S = 0.3
 """How long before the end of a normal run the last kill may come."""
 SOON_S = 5.0
-GIVEN_UP_S = 30.0
+NAMED_S = 45.0
+"""When a silent process must have been named."""
+GIVEN_UP_S = 90.0
 STATE = "state.safetensors"
-MPI_MEMORY = "mpich_", "ucx_"
 BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
 COMMAND = sys.executable, "-m", "mmfree_neuro"
-VICTIMS = "a Lava chip", "an MPI rank", "the user's process"
-TELLING = """
-import os
-import sys
-from multiprocessing import shared_memory
-from pathlib import Path
-
-from mmfree_neuro.cli import main as cli
-from mmfree_sims.tiles import tile
-
-build, shared_memory._SHM_NAME_PREFIX = tile.Tile.__init__, f"/k{os.getpid()}_"
-
-
-def tell(self, *what):
-    Path(folder, str(os.getpid())).touch()
-    build(self, *what)
-
-
-folder, tile.Tile.__init__ = sys.argv.pop(1), tell
-sys.exit(cli.main(sys.argv[1:]))
-"""
-"""The command line, of which every process that is a chip leaves a file named by its process id in
-a folder, and whose shared memory is known from that of others."""
+PART, USERS, ALL = "one of its processes", "the user's process", "all processes"
+VICTIMS = PART, USERS, ALL
 ENGINES = {"fast": 1, "lava": 1, "mpi": 2}
 """On how many ranks each engine resumes."""
+NAMESPACE = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--map-root-user", "-m")
+HOLDER = """
+mount -t tmpfs none /dev/shm
+mount -t tmpfs none /mnt
+keep() {
+    case "$1" in /tmp/*) mkdir -p "/mnt/${1#/tmp/}"; mount --rbind "$1" "/mnt/${1#/tmp/}";; esac
+}
+keep "$1"; keep "$2"; keep "$3"
+mount --rbind /mnt /tmp
+folder=$1; shift 3
+ls -A /tmp /dev/shm | tr '\\n' ' '; echo
+setsid "$@" >"$folder/out" 2>"$folder/err" </dev/null &
+echo $!
+wait $! && echo 0 || echo $?
+read _
+ls -A /tmp /dev/shm | tr '\\n' ' '; echo
+"""
+"""Makes the namespace, runs a command in it, and says: what lies there, the command's process id,
+its exit status, and, once it is told to, what lies there then."""
 
 
 @dataclass(frozen=True)
 class Kill:
     """What one kill came to."""
 
-    victim: str
     engine: str
+    victim: str
+    signal: str
     delay_s: float
+    status: int
     seconds_to_end: float
+    said: str
+    """The last line on standard error."""
     left: str
-    """Processes and shared memory that were still there after `SOON_S`."""
+    """Processes and files that were still there after `SOON_S`, or what else was not clean."""
     had_state: bool
     resumed_on: str
+    """Empty where the run came to its end."""
     problem: str
-    """How the second run differs from one that never stopped."""
+    """How the result differs from that of a run that was not disturbed."""
 
     def clean(self) -> bool:
         """Whether everything had ended in time."""
@@ -92,27 +104,20 @@ class Kill:
         """A line for people."""
         then = f"{'resumed' if self.had_state else 'started anew'} on {self.resumed_on}"
         return (
-            f"{self.victim} of {self.engine} after {self.delay_s:.2f} s: ended in "
-            f"{self.seconds_to_end:.2f} s, left "
-            f"{self.left or 'nothing'}; {then}: {self.problem or 'the same'}"
+            f"{self.signal} to {self.victim} of {self.engine} after {self.delay_s:.2f} s: status "
+            f"{self.status} in {self.seconds_to_end:.2f} s, said {self.said!r}, left "
+            f"{self.left or 'nothing'}; {then if self.resumed_on else 'went on'}: "
+            f"{self.problem or 'the same'}"
         )
 
 
-def simulate(
-    folder: Path, engine: str, ranks: int, run: Path, *more: str, command: tuple[str, ...] = COMMAND
-) -> list[str]:
+def simulate(folder: Path, engine: str, ranks: int, run: Path, *more: str) -> list[str]:
     """The command that runs the mapping."""
     under = [MPIEXEC, "-n", str(ranks)] if ranks > 1 else []
-    what = [
-        "simulate",
-        str(folder / "model.map"),
-        "--prompt",
-        PROMPT,
-        "--new-tokens",
-        str(NEW_TOKENS),
-        "--ignore-eos",
-    ]
-    return [*under, *command, *what, "--engine", engine, "--save-every", "8", "-o", str(run), *more]
+    model = str(folder / "model.map")
+    what = ["simulate", model, "--prompt", PROMPT, "--new-tokens", str(NEW_TOKENS)]
+    what.append("--ignore-eos")
+    return [*under, *COMMAND, *what, "--engine", engine, "--save-every", "8", "-o", str(run), *more]
 
 
 def outcome(run: Path) -> tuple[object, ...]:
@@ -121,108 +126,150 @@ def outcome(run: Path) -> tuple[object, ...]:
     return found.new_tokens, found.text, found.prefill, found.generate
 
 
-def living(mark: str) -> dict[int, bytes]:
-    """The environment of every living process that inherited a mark, by process id."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            environment = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
-        except OSError:  # it ended meanwhile, or is not ours
-            continue
-        if f"KILLS={mark}\0".encode() in environment:
-            found[int(entry.name)] = environment
-    return found
+class Running:
+    """A command in a namespace of its own."""
 
-
-def candidates(process: subprocess.Popen, mark: str, kind: str, chips: Path) -> list[int]:
-    """The processes that a kill may hit by now."""
-    if kind == VICTIMS[0]:
-        return sorted(living(mark).keys() & {int(file.name) for file in chips.iterdir()})
-    if kind == VICTIMS[1]:
-        return sorted(
-            pid for pid, environment in living(mark).items() if b"PMI_RANK=" in environment
+    def __init__(self, folder: Path, command: list[str], mark: str) -> None:
+        kept = str(folder), str(Path(__file__).parents[2]), sys.prefix
+        self.folder, self.mark = folder, mark
+        self.holder = subprocess.Popen(
+            [*NAMESPACE, "sh", "-c", HOLDER, "sh", *kept, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # where a shell says that what it started was killed
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"KILLS": mark},
         )
-    return [process.pid]
+        self.before = self.line()
+        self.process = int(self.line())
+        self.begun = time.monotonic()
+
+    def line(self) -> str:
+        """What the holder says next."""
+        assert self.holder.stdout is not None
+        return self.holder.stdout.readline().strip()
+
+    def living(self) -> dict[int, bytes]:
+        """The environment of every living process of the command, by process id."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                environment = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+            except OSError:  # it ended meanwhile, or is not ours
+                continue
+            if f"KILLS={self.mark}\0".encode() in environment:
+                found[int(entry.name)] = environment
+        found.pop(self.holder.pid, None)
+        return found
+
+    def parts(self, engine: str) -> list[int]:
+        """The processes of Lava, or the ranks, that there are by now."""
+        living = self.living()
+        if engine == "mpi":
+            return sorted(pid for pid, words in living.items() if b"PMI_RANK=" in words)
+        return sorted(living.keys() - {self.process})
+
+    def wait_for_ranks(self) -> None:
+        """Wait until the ranks are through MPI_Init: its memory has then had a name, and lost
+        it."""
+        begun, shared = False, Path(f"/proc/{self.holder.pid}/root/dev/shm")
+        while self.process in self.living():
+            named = any(path.name.startswith("mpich_") for path in shared.iterdir())
+            if begun and not named:
+                return
+            begun = named
+            time.sleep(0.002)
+
+    def said(self) -> list[str]:
+        """The lines on standard error."""
+        return (self.folder / "err").read_text(errors="replace").splitlines()
+
+    def end(self, since: float) -> tuple[int, float, list[str]]:
+        """Its exit status, seconds until nothing of it lived any more, and what it left."""
+        while self.living() and time.monotonic() - since < GIVEN_UP_S:
+            time.sleep(0.01)
+        seconds = time.monotonic() - since
+        left = [f"process {process}" for process in self.living()]
+        for process in self.living():
+            os.kill(process, signal.SIGKILL)
+        status = int(self.line())
+        after = self.holder.communicate("\n")[0].strip()
+        if after != self.before:
+            left.append(f"files: {after}, before: {self.before}")
+        return status, seconds, left
 
 
-def left_in_memory(before: set[str], whose: tuple[str, ...]) -> list[str]:
-    """What of a run has come to lie in shared memory since, and no living process holds."""
-    new = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(whose)}
-    held = []
-    for entry in Path("/proc").iterdir() if new else ():
-        try:
-            held.append(
-                (entry / "maps").read_text(errors="replace") if entry.name.isdigit() else ""
-            )
-        except OSError:
-            continue
-    return sorted(name for name in new if not any(name in maps for maps in held))
+def wait_until(true: Callable[[], bool], seconds: float) -> bool:
+    """Whether it has become true in time."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
 
 
-def start(command: list[str], mark: str, engine: str) -> subprocess.Popen:
-    """Start a command, and wait for the moment of the first kill."""
-    before = set(os.listdir("/dev/shm"))
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ | {"KILLS": mark},
-    )
-    if engine == "lava":
-        time.sleep(EARLIEST_S)
-        return process
-    # MPICH's memory comes in MPI_Init, and its name goes when all ranks of the host have it open
-    begun = False
-    while process.poll() is None:
-        named = any(name.startswith("mpich_") for name in set(os.listdir("/dev/shm")) - before)
-        if begun and not named:
-            break
-        begun = named
-        time.sleep(0.002)
-    return process
-
-
-def kill(
-    folder: Path, kind: str, engine: str, delay: float, draw: random.Random
-) -> tuple[float, str] | None:
-    """Start a run and kill one of its processes: the seconds to its end, and what was left; None if
-    it was over."""
-    for old in (folder / "run", folder / "chips"):
-        shutil.rmtree(old, ignore_errors=True)
-    (folder / "chips").mkdir()
-    mark, before = f"{os.getpid()}-{draw.random()}", set(os.listdir("/dev/shm"))
-    program = (
-        (sys.executable, "-c", TELLING, str(folder / "chips")) if engine == "lava" else COMMAND
-    )
-    command = simulate(
-        folder, engine, RANKS if engine == "mpi" else 1, folder / "run", command=program
-    )
-    process = start(command, mark, engine)
-    whose = (f"k{process.pid}_",) if engine == "lava" else MPI_MEMORY
-    time.sleep(delay)
-    while (
-        not (found := candidates(process, mark, kind, folder / "chips")) and process.poll() is None
-    ):
+def hit(running: Running, engine: str, victim: str, name: str, draw: random.Random) -> list[int]:
+    """Send a signal to its victims; none where the run was over."""
+    living, parts = running.living(), running.parts(engine)
+    while victim == PART and running.process in living and not parts:
         time.sleep(0.005)
-    try:
-        os.kill(draw.choice(found), signal.SIGKILL)
-    except (IndexError, ProcessLookupError):
-        process.wait()
+        living, parts = running.living(), running.parts(engine)
+    if running.process not in living or not parts:
+        return []
+    hit = {PART: [draw.choice(parts)], USERS: [running.process], ALL: sorted(living)}[victim]
+    for process in hit:
+        try:
+            os.kill(process, getattr(signal, name))
+        except ProcessLookupError:
+            continue
+    return hit
+
+
+def disturb(
+    folder: Path, engine: str, victim: str, name: str, delay: float, draw: random.Random
+) -> tuple[int, float, str, str] | None:
+    """Start a run and disturb it: its exit status, seconds to the end, what it said and left; None
+    if it was over before."""
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    command = simulate(folder, engine, RANKS if engine == "mpi" else 1, folder / "run")
+    running = Running(folder, command, f"{os.getpid()}-{draw.random()}")
+    if engine == "mpi":
+        running.wait_for_ranks()
+    else:
+        time.sleep(EARLIEST_S)
+    time.sleep(delay)
+    victims = hit(running, engine, victim, name, draw)
+    since, wrong = time.monotonic(), []
+    if name == "SIGSTOP" and victim == PART and victims:
+        text = f"(process {victims[0]}) has sent nothing for "
+        if not wait_until(lambda: text in "".join(running.said()), NAMED_S):
+            wrong.append("a silent process was not named")
+        since = time.monotonic()
+        os.kill(running.process, signal.SIGTERM)
+    elif name == "SIGSTOP":
+        time.sleep(1)
+        for process in victims:
+            os.kill(process, signal.SIGCONT)
+        wait_until(lambda: not running.living(), GIVEN_UP_S)
+        since = time.monotonic()
+    status, seconds, left = running.end(since)
+    said = running.said()
+    if not victims:
         return None
-    begin = ended = time.monotonic()
-    while (process.poll() is None or living(mark)) and ended - begin < GIVEN_UP_S:
-        time.sleep(0.01)
-        ended = time.monotonic()
-    while left_in_memory(before, whose) and time.monotonic() - begin < SOON_S:
-        time.sleep(0.01)
-    left = [f"process {pid}" for pid in living(mark)] + left_in_memory(before, whose)
-    for pid in living(mark):
-        os.kill(pid, signal.SIGKILL)
-    if process.wait() == 0:
-        left.append("a run that went on as if nothing had happened")
-    return ended - begin, ", ".join(left)
+    goes_on = name == "SIGSTOP" and victim != PART
+    if (status == 0) != goes_on:
+        wrong.append(f"status {status}")
+    if any("Traceback" in line for line in said):
+        wrong.append("a traceback")
+    if engine == "lava" and len(said) > (2 if name == "SIGSTOP" else 1):
+        wrong.append(f"{len(said)} lines")
+    lines = [line for line in said if line.startswith("mmfree-neuro: ")]
+    if engine == "lava" and (victim, name) in ((PART, "SIGKILL"), (PART, "SIGTERM")):
+        died = rf"mmfree-neuro: .* \(process {victims[0]}\) died \({name}\)"
+        if status != 1 or not lines or not re.fullmatch(died, lines[0]):
+            wrong.append("the dead process was not named")
+    last = re.sub(re.escape(str(folder)), "FOLDER", lines[-1]) if lines else ""
+    return status, seconds, last, ", ".join([*left, *wrong])
 
 
 def second_run(
@@ -239,22 +286,37 @@ def second_run(
 def one(
     folder: Path,
     number: int,
+    name: str,
     normal_s: dict[str, float],
     expected: tuple[object, ...],
     draw: random.Random,
 ) -> Kill:
     """One kill, and what followed."""
-    kind = VICTIMS[number % 3]
-    engine = {VICTIMS[0]: "lava", VICTIMS[1]: "mpi"}.get(kind) or ("lava", "mpi")[number // 3 % 2]
-    ended = None
+    engine, victim = ("lava", "mpi")[number % 2], VICTIMS[number // 2 % 3]
+    ended, run = None, folder / "run"
     while ended is None:
         delay = draw.uniform(0, normal_s[engine] - LAST_S)
-        ended = kill(folder, kind, engine, delay, draw)
-    had_state, again = (folder / "run" / STATE).is_file(), draw.choice(sorted(ENGINES))
-    problem = second_run(
-        folder, again, folder / "run", expected, *(["--resume"] if had_state else [])
+        ended = disturb(folder, engine, victim, name, delay, draw)
+    status, seconds, said, left = ended
+    had_state, again, problem = (run / STATE).is_file(), "", ""
+    if status:
+        again = draw.choice(sorted(ENGINES))
+        problem = second_run(folder, again, run, expected, *(["--resume"] if had_state else []))
+    elif outcome(run) != expected:
+        problem = "other tokens or counts"
+    return Kill(
+        engine,
+        victim,
+        name,
+        round(delay, 3),
+        status,
+        round(seconds, 3),
+        said,
+        left,
+        had_state,
+        again,
+        problem,
     )
-    return Kill(kind, engine, delay, *ended, had_state, again, problem)
 
 
 def prepare(folder: Path) -> tuple[dict[str, float], tuple[object, ...]]:
@@ -264,19 +326,20 @@ def prepare(folder: Path) -> tuple[dict[str, float], tuple[object, ...]]:
     for step in (
         ["convert", str(SHIPPED), "-o", graph],
         ["map", graph, "--system", "kapoho-point", "--chips", "8", "-o", mapping],
+        simulate(folder, "fast", 1, folder / "fast")[len(COMMAND) :],
     ):
         subprocess.run([*COMMAND, *step], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(
-        simulate(folder, "fast", 1, folder / "fast"), check=True, stdout=subprocess.DEVNULL
-    )
     normal_s, outcomes = {}, [outcome(folder / "fast")]
     for engine, ranks in (("lava", 1), ("mpi", RANKS)):
-        process, begin = (
-            start(simulate(folder, engine, ranks, folder / engine), "none", engine),
-            time.monotonic(),
-        )
-        process.wait()
-        normal_s[engine] = time.monotonic() - begin
+        running = Running(folder, simulate(folder, engine, ranks, folder / engine), "none")
+        if engine == "mpi":
+            running.wait_for_ranks()
+        else:
+            time.sleep(EARLIEST_S)
+        status, seconds, left = running.end(time.monotonic())
+        if status or left:
+            raise SystemExit(f"{engine} ends with {status} and leaves {left}: {running.said()}")
+        normal_s[engine] = seconds
         outcomes.append(outcome(folder / engine))
     if outcomes[1:] != outcomes[:-1]:
         raise SystemExit("the engines differ: no row is written")
@@ -285,42 +348,45 @@ def prepare(folder: Path) -> tuple[dict[str, float], tuple[object, ...]]:
 
 def main(folder: Path) -> None:
     normal_s, expected = prepare(folder)
-    draw, kills = random.Random(SEED), []
-    for number in range(KILLS):
-        found = one(folder, number, normal_s, expected, draw)
+    draw, kills, names = random.Random(SEED), [], list(SIGNALS)
+    draw.shuffle(names)
+    for number, name in enumerate(names):
+        found = one(folder, number, name, normal_s, expected, draw)
         kills.append(found)
         print(found.text(), flush=True)
     clean, right = sum(found.clean() for found in kills), sum(not found.problem for found in kills)
-    if not clean == right == KILLS:
+    if not clean == right == len(kills):
         raise SystemExit(
-            f"of {KILLS} kills {clean} ended cleanly and {right} were resumed right: no row is "
-            "written"
+            f"of {len(kills)} kills {clean} ended cleanly and {right} were resumed right: no row "
+            "is written"
         )
-    about = {
+    about: dict[str, object] = {
         "seed": SEED,
-        "kinds": {kind: sum(found.victim == kind for found in kills) for kind in VICTIMS},
+        "kinds": dict(Counter(f"{k.signal} to {k.victim} of {k.engine}" for k in kills)),
         "not_before": (
             f"{EARLIEST_S} s after the start of a Lava command; the end of MPI_Init in an MPI run"
         ),
     }
+    longest = max(found.seconds_to_end for found in kills)
     write(
         "kills",
         [
-            about | {"what": "kills", "value": KILLS, "unit": "runs"},
+            about
+            | {
+                "what": "kills",
+                "value": len(kills),
+                "unit": "runs",
+                "outcomes": [asdict(found) for found in kills],
+            },
             about | {"what": "clean ends", "value": clean, "unit": "runs"},
             about
             | {
                 "what": "right resumes",
                 "value": right,
                 "unit": "runs",
-                "from_a_state": sum(found.had_state for found in kills),
+                "from_a_state": sum(bool(k.resumed_on) and k.had_state for k in kills),
             },
-            about
-            | {
-                "what": "longest time to end",
-                "value": round(max(found.seconds_to_end for found in kills), 3),
-                "unit": "s",
-            },
+            about | {"what": "longest time to end", "value": longest, "unit": "s"},
         ],
     )
 

@@ -857,6 +857,22 @@ def test_without_shared_memory(tmp_path: Path) -> None:
     )
 
 
+def test_too_few_descriptors(path: Path, tmp_path: Path, launched: Launch) -> None:
+    """Where even mpiexec has just enough."""
+    limit = 20
+    program = "sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *COMMAND
+    with launched(*program, *simulate(path, tmp_path / "run")) as running:
+        status, out, err = running.end()
+        running.assert_nothing_left()
+    found = re.fullmatch(
+        r"mmfree-neuro: the MPI engine needs (\d+) file descriptors for a rank, the limit is 20, "
+        r"must be at least (\d+) \(ulimit -n (\d+)\)\n",
+        err,
+    )
+    assert found is not None and 20 < int(found[1]) == int(found[2]) == int(found[3]) < 40
+    assert (status, out) == (2, "")
+
+
 def test_a_run_that_is_killed_as_a_whole_leaves_no_file(
     path: Path, tmp_path: Path, apart: Callable[..., Any]
 ) -> None:

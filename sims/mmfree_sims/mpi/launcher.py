@@ -5,6 +5,7 @@ wire protocol of PMI 1).  Started in another way there is nobody to ask.
 """
 
 import os
+import resource
 import select
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ BYTES_OF_A_HOST, BYTES_OF_A_RANK = 16 * MEBIBYTE, 6 * MEBIBYTE
 """What has to be free in /dev/shm: MPICH 5 takes 5.3 MiB for a rank, leaves some of it alone where
 less than 16 MiB are free, and where others take the rest meanwhile, ends by a segmentation
 fault."""
+DESCRIPTORS = 18
+"""What MPICH opens in every rank."""
 PATIENCE_SECONDS = 1.0
 LOCAL_RANKS = "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"
 LOCAL_RANK = "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK"
@@ -46,6 +49,21 @@ def shortage(folder: Path) -> str | None:
     if free >= needed:
         return None
     return f"{folder}: has {free / MEBIBYTE:.1f} MiB free, {must}"
+
+
+def too_few_descriptors() -> str | None:
+    """Why MPI cannot open what it needs; None where it can.  The limit is raised as far as it may
+    be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/proc/self/fd")) - 1 + DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        return (
+            f"the MPI engine needs {needed} file descriptors for a rank, the limit is {hard}, must "
+            f"be at least {needed} (ulimit -n {needed})"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return None
 
 
 def _ask(question: str, seconds: float | None) -> str:

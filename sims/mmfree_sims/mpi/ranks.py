@@ -78,7 +78,7 @@ def _begin() -> None:
     global MPI, _problem
     if find_spec("mpi4py") is None:
         return
-    _problem = launcher.shortage(SHARED)
+    _problem = launcher.shortage(SHARED) or launcher.too_few_descriptors()
     with _default_signals():
         launcher.meet()
         if _problem is None:
