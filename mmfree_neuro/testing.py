@@ -15,10 +15,10 @@ import numpy as np
 
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.hgrn_bit import lowering
-from mmfree_neuro.hgrn_bit.config import PUBLISHED
-from mmfree_neuro.hgrn_bit.names import is_ternary
+from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
+from mmfree_neuro.hgrn_bit.names import is_ternary, ternary_weights
 from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
-from mmfree_neuro.lowering.scheme import SCHEMES, Range
+from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeight
 from mmfree_neuro.model.checkpoint import Checkpoint
 
@@ -31,6 +31,16 @@ class _EveryRange(dict[str, Range]):
 
     def __missing__(self, name: str) -> Range:
         return Range(0.1, 4.0)
+
+
+def graph_of(
+    checkpoint: Checkpoint[ModelConfig], scheme: Scheme, name: str, tokenizer: str | None = None
+) -> Graph:
+    """The graph of a checkpoint whose ranges nobody measured, and so without torch; its tensors
+    should be about as large as those of `write_synthetic`."""
+    weights = ternary_weights(checkpoint)
+    graph = lowering.lower(checkpoint, weights, _EveryRange(), scheme, name)
+    return replace(graph, tokenizer=tokenizer)
 
 
 def published_graph(
