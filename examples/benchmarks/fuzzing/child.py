@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mmfree_neuro.cli.main import main
 
-MOST_BYTES = 3 << 30
+MOST_BYTES = 1 << 30
 """What a child may allocate beyond what it was forked with."""
 MOST_FILE_BYTES = 1 << 28
 SCRATCH = "tmp"

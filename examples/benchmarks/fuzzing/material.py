@@ -22,12 +22,13 @@ from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.model.tokenizer import encode
+from mmfree_neuro.model.tokenizer import speller
 from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline import simulate as simulating
 from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
+from mmfree_neuro.pipeline.text import spelling_of
 from mmfree_neuro.run import run_file, state_file
 from mmfree_neuro.run.job import Job, RunState, Saving
 from mmfree_neuro.run.run_file import RunRecord
@@ -97,6 +98,8 @@ class Material:
     tokens: NDArray[np.int64]
     logits: dict[str, NDArray[Any]]
     """The integer logits of the tokens, by graph file."""
+    job: Job
+    """What the run was asked for."""
     run: RunRecord
     """What the run folder holds."""
     state: RunState
@@ -215,25 +218,26 @@ def _made(folder: Path) -> Material:
     return Material(folder, tokens, logits, *_runs(folder))
 
 
-def _runs(folder: Path) -> tuple[RunRecord, RunState]:
+def _runs(folder: Path) -> tuple[Job, RunRecord, RunState]:
     """A run in a folder, and in another its state two tokens into the continuation; the clock has
     no part in either."""
     graph, stored = opened.open_mapped(folder / "a16.map")
-    ids = np.array([encode(graph.bos, graph.tokenizer, PROMPT)], np.int64)
-    job = Job(ids, NEW_TOKENS, keep_logits=False)
-    states: list[RunState] = []
-    result = fast.run(graph, stored.mapping, job, saving=Saving(1, states.append))
-    run = simulating.record_of(
-        graph, stored.mapping, stored.system, "fast", PROMPT, job, replace(result, seconds=SECONDS)
-    )
+    task, states = simulating.Task(PROMPT, NEW_TOKENS), list[RunState]()
+    with speller(spelling_of(graph, as_bytes=False)) as by:
+        job = task.job(graph, by, keep_logits=False)
+        result = fast.run(graph, stored.mapping, job, saving=Saving(1, states.append))
+        result = replace(result, seconds=SECONDS)
+        run = simulating.record_of(
+            graph, stored.mapping, stored.system, "fast", task, job, result, by
+        )
     run = replace(run, date="2026-01-31T12:00:00+00:00", versions={"python": "3.11.7"})
-    state = next(s for s in states if s.fed == ids.shape[1] + 2)
+    state = next(s for s in states if s.fed == job.tokens.shape[1] + 2)
     state = replace(state, seconds=SECONDS)
     for name in ("run", "half"):
         (folder / name).mkdir()
     run_file.save_run(run, folder / "run")
     state_file.save_state(state, state_file.identity(stored.mapping, job), folder / "half")
-    return run, state
+    return job, run, state
 
 
 def add_bin(folder: Path) -> None:

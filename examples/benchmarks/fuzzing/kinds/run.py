@@ -11,12 +11,12 @@ import numpy as np
 
 from fuzzing.case import Case
 from fuzzing.kinds import results
-from fuzzing.material import NEW_TOKENS, PROMPT, SIMULATE, Material
+from fuzzing.material import PROMPT, SIMULATE, Material
 from fuzzing.values import change, change_bytes, mended, some_path
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.run import state_file
 from mmfree_neuro.run.folder import STATE_FILE
-from mmfree_neuro.run.job import Job, RunState
+from mmfree_neuro.run.job import RunState
 
 STALE = 0.2
 """How many checksums are left stale."""
@@ -289,8 +289,7 @@ def lying_state(draw: random.Random, material: Material, folder: Path) -> Case:
     path = _resumed(material, folder, draw)
     what, changed = draw.choice(LIES)(draw, material.state)
     stored = mapping_file.load_mapping(material.folder / "a16.map")
-    ids = np.array([material.run.prompt_tokens], np.int64)
-    belongs_to = state_file.identity(stored.mapping, Job(ids, NEW_TOKENS, keep_logits=False))
+    belongs_to = state_file.identity(stored.mapping, material.job)
     state_file.save_state(changed, belongs_to, path.parent)
     return Case(what, (RESUME,), (STATE_FILE,), ("out",), must="be refused")
 

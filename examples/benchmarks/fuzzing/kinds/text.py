@@ -39,9 +39,14 @@ PIECES = [
 def prompt(draw: random.Random, material: Material, folder: Path) -> Case:
     """Any bytes as a prompt: the model reads these bytes."""
     raw = b"".join(draw.choice(PIECES) for _ in range(draw.choice([0, 1, 1, 2, 5])))
-    text = raw.decode(errors="surrogateescape")
     material.bring(folder, "a16.graph", "a16.map")
-    command = ("simulate", "a16.map", f"--prompt={text}", "--new-tokens", "2", "--engine", "fast")
+    if draw.random() < 0.3:
+        raw += draw.choice([b"", b"\0", b"x" * 200_000 if draw.random() < 0.05 else b"\xff"])
+        (folder / "prompt.txt").write_bytes(raw)
+        given = ("--prompt-file", "prompt.txt")
+    else:
+        given = (f"--prompt={raw.decode(errors='surrogateescape')}", "--seed=5")
+    command = ("simulate", "a16.map", *given, "--new-tokens", "2", "--engine", "fast")
 
     def verdict(folder: Path) -> str:
         found = bytes(run_file.load_run(folder / "out").prompt_tokens[1:])
