@@ -17,7 +17,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary, ternary_weights
-from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, packed_shape
+from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, pack, packed_shape
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeight
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -44,27 +44,44 @@ def graph_of(
 
 
 def published_graph(
-    model: str, *, scheme: str = "a16", blocks: int | None = None, zeros: float = ZEROS
+    model: str,
+    *,
+    scheme: str = "a16",
+    blocks: int | None = None,
+    zeros: float = ZEROS,
+    seed: int | None = None,
 ) -> Graph:
     """The graph of a model of a published size, for all that does not read its weights: mapping,
     counts and costs.
 
     `blocks` of it instead of all; matrices say how many of their weights are zero, and all their
-    codes are.
+    codes are.  With a `seed` the codes are drawn, so that the graph can be saved and opened.
     """
+    rng = None if seed is None else np.random.default_rng(seed)
     config = replace(
         PUBLISHED[model], num_hidden_layers=blocks or PUBLISHED[model].num_hidden_layers
     )
     weights = {}
     for name, (rows, columns) in ((n, s) for n, s in config.shapes().items() if is_ternary(n)):
         halves = 2 if name.endswith("gate_proj.weight") else 1
-        weights[name] = TernaryWeight((_claimed(rows // halves, columns, zeros),) * halves, 0.02)
+        if rng is None:
+            parts = (_claimed(rows // halves, columns, zeros),) * halves
+        else:
+            parts = tuple(_drawn(rng, rows // halves, columns, zeros) for _ in range(halves))
+        weights[name] = TernaryWeight(parts, 0.02)
     tensors = {
         n: np.broadcast_to(np.float32(len(s) == 1 or 0.05), s) for n, s in config.shapes().items()
     }
     return lowering.lower(
         Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model
     )
+
+
+def _drawn(rng: np.random.Generator, rows: int, columns: int, zeros: float) -> TernaryMatrix:
+    """A matrix whose codes are drawn."""
+    draws = rng.random((rows, columns), np.float32)
+    codes = (draws > (1 + zeros) / 2).astype(np.int8) - (draws < (1 - zeros) / 2)
+    return pack(codes.astype(np.int8))
 
 
 def _claimed(rows: int, columns: int, zeros: float) -> TernaryMatrix:
