@@ -49,6 +49,8 @@ HARMLESS = {
     "max_position_embeddings": "4096",
 }
 """Keys whose value changes nothing that is computed."""
+UNUSED = "bos_token_id", "eos_token_id"
+"""What commands that read tokens alone do not need."""
 INSPECT = ("inspect", "checkpoint")
 FLOAT = ("logits", "checkpoint", "--engine", "float", "--tokens", "tokens.npy", "-o", "out.npy")
 
@@ -67,7 +69,7 @@ def configuration(draw: random.Random, material: Material, folder: Path) -> Case
         name = draw.choice([k for k in SIZES if k not in ("hidden_ratio", "num_heads")])
         value = draw.choice(HUGE)
         what, text = f"{name} is {value[:20]}", with_value(tree, (name,), value)
-        must = "be refused"
+        must = "either" if name in UNUSED else "be refused"
     elif which < 0.35:
         name, value = draw.choice(list(OTHER_MATHS.items()))
         what, text, must = f"{name} is {value}", with_value(tree, (name,), value), "be refused"
