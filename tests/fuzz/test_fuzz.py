@@ -92,7 +92,7 @@ def outcome(name, folder, verdict=lambda folder: "", must="either"):
     child.main = lambda arguments: COMMANDS[name]()
     case = Case("", ((name,),), ("model.map",), ("out",), verdict, must)
     before = judge.snapshot(work)
-    ended = child.run((name,), work, folder, 2.0)
+    ended = child.run((name,), work, folder, 2.0 if name == "sleeps" else 30.0)
     return judge.judge(case, [ended], work, before).kind
 
 
