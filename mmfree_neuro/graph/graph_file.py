@@ -267,7 +267,7 @@ class _Content:
     quality: dict[str, float]
     tokenizer: str | None
     sigmoid: SigmoidTable
-    nodes: tuple[nodes.AnyNode, ...]
+    nodes: "tuple[nodes.AnyNode, ...]"  # a text, so that a kind that joins the union counts
     sha256: dict[str, str]
 
 

@@ -120,6 +120,8 @@ def _fitting(
         )
     if known and not 0 <= int(chosen.min()) <= int(chosen.max()) < graph.vocabulary:
         raise Misfit(f"a token that was chosen is outside the vocabulary of {graph.vocabulary}")
+    if set(job.stop) & set(chosen.tolist()):
+        raise Misfit("a token that was chosen ends its run, must not have been gone on from")
     if not all(said.seconds.get(name, -1) >= 0 for name in ("prefill", "generate")):
         raise Misfit("the seconds of prefill and of generation must not be negative")
     states = {}

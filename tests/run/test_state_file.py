@@ -124,6 +124,8 @@ def test_what_a_state_belongs_to(hand_mapping: Mapping) -> None:
         identity(hand_mapping, replace(JOB, tokens=TOKENS + 1)),
         identity(hand_mapping, replace(JOB, sampling=Sampling(0.8, 4))),
         identity(hand_mapping, replace(JOB, sampling=Sampling(0.9, 5))),
+        identity(hand_mapping, replace(JOB, stop=(1,))),
+        identity(hand_mapping, replace(JOB, stop=(1, 2))),
     ]
     assert len({mine, *others}) == 1 + len(others)
 
@@ -132,8 +134,8 @@ def test_a_state_of_another_run(going: Going, path: Path) -> None:
     with pytest.raises(InputError) as error:
         going.load(path.parent, replace(JOB, sampling=Sampling(0.9, 5)))
     assert str(error.value) == (
-        f"{path}: not the saved state of a run: it belongs to another mapping, prompt, temperature "
-        "or seed, must be resumed with those of its run"
+        f"{path}: not the saved state of a run: it belongs to another mapping, prompt, "
+        "temperature, seed or --ignore-eos, must be resumed with those of its run"
     )
 
 
@@ -248,6 +250,19 @@ def test_a_state_that_somebody_changed(change: str, going: Going, path: Path) ->
         return  # which is seen before the checksum
     assert message(going, path) == (
         "not the saved state of a run: it is damaged, for it differs from its checksum"
+    )
+
+
+def test_a_state_of_a_run_that_had_ended(going: Going, tmp_path: Path) -> None:
+    """No run goes on behind a token that ends it."""
+    state = going.states[6]
+    job = replace(JOB, stop=(int(state.chosen[1]),))
+    save_state(state, identity(going.mapping, job), tmp_path)
+    with pytest.raises(InputError) as error:
+        going.load(tmp_path, job)
+    assert str(error.value) == (
+        f"{tmp_path / STATE_FILE}: not the saved state of a run: a token that was chosen ends its "
+        "run, must not have been gone on from"
     )
 
 
