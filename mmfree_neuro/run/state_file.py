@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from collections.abc import Mapping as Mapping_
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,17 @@ def _counted(arrays: Mapping_[str, NDArray[np.int64]], phase: str, mapping: Mapp
     return Activity(**counts | {"tokens": int(counts["tokens"][0])})  # type: ignore[arg-type]
 
 
+def _fed(folder: Path) -> int:
+    """After how many tokens the state in a folder was saved; 0 where there is none.
+
+    The file is asked, as a run may be interrupted between writing it and taking note of that.
+    """
+    with suppress(Exception):  # what cannot be read, cannot be gone on from
+        with safetensors.safe_open(folder / STATE_FILE, "numpy") as file:
+            return int(parsed_json(file.metadata()[STATE_FORMAT])["fed"])
+    return 0
+
+
 @contextmanager
 def saving(
     graph: Graph, mapping: Mapping, job: Job, folder: Path, every: int, resume: bool
@@ -158,19 +169,18 @@ def saving(
     be resumed."""
     belongs_to = identity(mapping, job)
     resumed = load_state(folder, graph, mapping, job) if resume else None
-    latest = [0 if resumed is None else resumed.fed]
 
     def write(state: RunState) -> None:
         try:
             save_state(state, belongs_to, folder)
         except InputError as error:
             raise RunFailed(str(error)) from None
-        latest[0] = state.fed
 
     def hint() -> str:
+        fed = _fed(folder)
         return (
-            f"the state after {latest[0]} tokens is in {folder}, --resume goes on from there"
-            if latest[0]
+            f"the state after {fed} tokens is in {folder}, --resume goes on from there"
+            if fed
             else ""
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,29 @@ def test_the_state_of_a_finished_run_goes(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         end_of_state(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / STATE_FILE}: cannot be written (")
+
+
+@pytest.mark.slow
+def test_two_processes_into_one_folder(
+    files: Files, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"],
+    python: tuple[str, ...],
+) -> None:  # fmt: skip
+    """The second is told who writes there, and what the first has there stays."""
+    out = tmp_path / "run"
+    command = (*python, "-m", "mmfree_neuro", *simulate(files, out))
+    with run_folder(out, resume=False):
+        found = start(*command)
+        said = found.communicate(timeout=60)
+        assert [path.name for path in out.iterdir()] == [".writing"]
+    assert said == (
+        "",
+        f"mmfree-neuro: {out}: is being written to by process {os.getpid()} on {platform.node()}, "
+        "must be another folder, or wait for its end\n",
+    )
+    assert found.returncode == 2
+    found = start(*command)
+    assert found.communicate(timeout=60)[1] == ""
+    assert [path.name for path in out.iterdir()] == ["run.json"]
 
 
 # Folders of every kind.

@@ -398,6 +398,24 @@ def test_what_ends_a_run_says_that_it_can_be_resumed(going: Going, tmp_path: Pat
     assert str(failed.value) == "chip 1 died"
 
 
+def test_a_run_that_is_interrupted_while_its_state_is_written(
+    going: Going, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state has its name, and its folder is not on the disk yet."""
+    put = os.replace
+
+    def replaced(source: Path, target: Path) -> None:
+        put(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replaced)
+    with pytest.raises(KeyboardInterrupt) as interrupt, keeping(going, tmp_path) as kept:
+        kept.write(going.states[6])
+    assert str(interrupt.value) == (
+        f"the state after 7 tokens is in {tmp_path}, --resume goes on from there"
+    )
+
+
 def test_a_state_that_cannot_be_written_ends_the_run(
     going: Going, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
