@@ -155,9 +155,10 @@ def _fed(folder: Path) -> int:
 
     The file is asked, as a run may be interrupted between writing it and taking note of that.
     """
-    with suppress(Exception):  # what cannot be read, cannot be gone on from
-        with safetensors.safe_open(folder / STATE_FILE, "numpy") as file:
-            return int(parsed_json(file.metadata()[STATE_FORMAT])["fed"])
+    path = folder / STATE_FILE
+    # What cannot be read cannot be gone on from.
+    with suppress(Exception), safetensors.safe_open(path, "numpy") as file:
+        return int(parsed_json(file.metadata()[STATE_FORMAT])["fed"])
     return 0
 
 
