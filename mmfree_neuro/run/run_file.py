@@ -242,6 +242,8 @@ def _check_mapping(mapping: Mapping, summary: GraphSummary, system: SystemSpec) 
         source = mapping.shards[route.source] if 0 <= route.source < len(mapping.shards) else None
         if source is None or not source.start <= route.start < route.stop <= source.stop:
             raise Misfit(f"a route of shard {route.source} must send what the shard has")
+    # Many routes share their destinations, which are looked at once.
+    for route in {id(route.destinations): route for route in mapping.routes}.values():
         if not route.destinations or sorted(set(route.destinations)) != [*route.destinations]:
             raise Misfit(f"a route of shard {route.source} must go to cores in order, none twice")
         for place in route.destinations:
