@@ -15,7 +15,8 @@ so the root of the inner norm is never taken.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -219,7 +220,10 @@ class _Lowering:
         self.nodes.append(x)
         for layer in range(config.num_hidden_layers):
             last = layer + 1 == config.num_hidden_layers
-            x, floor = self.block(layer, x, floor, "head" if last else f"layers.{layer + 1}.attn")
+            with _named(f"layers.{layer}"):
+                x, floor = self.block(
+                    layer, x, floor, "head" if last else f"layers.{layer + 1}.attn"
+                )
         weight = self.weights["lm_head.weight"]
         source = self.norm("head", x, "x", floor, {"y": weight})["y"]
         logits = self.formats.value_type("logits")
@@ -245,6 +249,17 @@ class _Lowering:
             {},
             eos=config.eos,
         )
+
+
+@contextmanager
+def _named(block: str) -> Iterator[None]:
+    """What does not fit inside is said together with the block that it is of."""
+    try:
+        yield
+    except RangeError as error:
+        if str(error).startswith("layers."):
+            raise
+        raise RangeError(f"{block}: {error}") from None
 
 
 def _check_ranges(ranges: Mapping[str, Range]) -> None:

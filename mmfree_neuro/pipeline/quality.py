@@ -35,6 +35,10 @@ def in_one_place(graph: Graph) -> Mapping:
     return Mapping("", "", "none", shards, locations, route(graph, shards, locations))
 
 
+LARGEST_LOG = 700.0
+"""A ratio of perplexities beyond its exponential has no number; no graph of use comes near."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a graph loses against the float model, and what there is to say of it."""
@@ -83,7 +87,7 @@ def measure(
         "tokens": following.size,
         "float_nats": float_nats,
         "integer_nats": integer_nats,
-        "perplexity_ratio": float(np.exp(integer_nats - float_nats)),
+        "perplexity_ratio": float(np.exp(min(integer_nats - float_nats, LARGEST_LOG))),
         "greedy_agreement": agreed / following.size,
     }
     saturated = saturation_warnings(summarise(graph), mapping, session.take_activity())

@@ -1,6 +1,8 @@
 """A float model that overflows gives an error that names where, and no result; and what is said
 where torch does not load."""
 
+import json
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,20 +24,27 @@ HUGE = {
 
 
 @pytest.fixture
-def overflowing(
+def with_values(
     tmp_path: Path, random_checkpoint: Callable[[str], Checkpoint], needs_torch: None
-) -> Callable[[str], str]:
-    """The function that writes a checkpoint one tensor of which is as large as float32 holds."""
+) -> Callable[[str, float], str]:
+    """The function that writes a checkpoint, the values of one of its tensors all of one
+    magnitude."""
 
-    def make(name: str) -> str:
+    def make(name: str, magnitude: float) -> str:
         checkpoint = random_checkpoint("small")
-        size = checkpoint.config.shapes()[name]
-        huge = {name: np.full(size, 3e38, np.float32)}
-        write(tmp_path / "c", Checkpoint(checkpoint.config, {**checkpoint.tensors, **huge}))
+        signs = np.where(checkpoint.tensors[name] < 0, -1, 1)
+        changed = {name: (signs * magnitude).astype(np.float32)}
+        write(tmp_path / "c", Checkpoint(checkpoint.config, {**checkpoint.tensors, **changed}))
         return str(tmp_path / "c")
 
     np.save(tmp_path / "tokens.npy", np.arange(256).reshape(8, 32))
     return make
+
+
+@pytest.fixture
+def overflowing(with_values: Callable[[str, float], str]) -> Callable[[str], str]:
+    """The function that writes a checkpoint one tensor of which is as large as float32 holds."""
+    return lambda name: with_values(name, 3e38)
 
 
 @pytest.mark.parametrize("where", HUGE)
@@ -71,6 +80,31 @@ def test_a_range_that_is_not_finite_is_named(
     assert capsys.readouterr().err == (
         "mmfree-neuro: layers.0.attn.inner: calibration measured inf … inf, must be finite\n"
     )
+
+
+def converted(folder: str, tmp_path: Path) -> int:
+    arguments = ["convert", folder, "--calibrate", str(tmp_path / "tokens.npy"), "--json"]
+    return main([*arguments, "-o", str(tmp_path / "out")])
+
+
+def test_a_factor_that_no_multiplier_has_is_said_with_its_block(
+    with_values: Callable[[str, float], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert converted(with_values("model.layers.1.attn.g_norm.weight", 1e-30), tmp_path) == 2
+    before, _, behind = capsys.readouterr().err.partition(" has no ")
+    assert before.startswith("mmfree-neuro: layers.1: a factor of ")
+    assert behind == "multiplier of 16 bits, must be below 32768.0\n"
+
+
+def test_a_loss_beyond_all_numbers_is_kept_as_one(
+    with_values: Callable[[str, float], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The logits are huge, and where integers and floats differ, the ratio of perplexities is
+    too."""
+    assert converted(with_values("lm_head.weight", 1e19), tmp_path) == 0
+    ratio = json.loads(capsys.readouterr().out)["quality"]["perplexity_ratio"]
+    assert 0 <= ratio < math.inf
+    assert main(["inspect", str(tmp_path / "out")]) == 0
 
 
 @pytest.mark.parametrize(
