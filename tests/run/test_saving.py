@@ -444,7 +444,7 @@ def test_what_cannot_be_resumed(
     before, _ = tree(out), capsys.readouterr()
     other = (
         f"{out / STATE_FILE}: not the saved state of a run: it belongs to another mapping, prompt, "
-        "temperature or seed, must be resumed with those of its run"
+        "temperature, seed or --ignore-eos, must be resumed with those of its run"
     )
     for changed in (["--prompt", "abce"], ["--temperature", "0"], ["--seed", "5"]):
         assert main([*begin, "--resume", *changed]) == 2
