@@ -98,7 +98,7 @@ class _ByBytes:
                 f"the model puts token {bos} before a text (bos_token_id of config.json), must be "
                 f"one of its vocabulary 0 … {last}, or null"
             )
-        return _something([*([] if bos is None else [bos]), *_raw(text)])
+        return _something([*([] if bos is None else [bos]), *_raw(text)], text)
 
     def encode_corpus(self, documents: Iterable[bytes]) -> Ints:
         return np.frombuffer(b"".join(documents), np.uint8).astype(np.int64)
@@ -123,7 +123,7 @@ class _ByTokenizer:
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         shown = _raw(text).decode("utf-8", errors="replace")
-        return _something(self.process.encode([shown], special=special)[0])
+        return _something(self.process.encode([shown], special=special)[0], text)
 
     def encode_corpus(self, documents: Iterable[bytes]) -> Ints:
         texts = [document.decode("utf-8", errors="replace") for document in documents]
@@ -148,7 +148,10 @@ def _raw(text: str) -> bytes:
         ) from None
 
 
-def _something(tokens: list[int]) -> list[int]:
+def _something(tokens: list[int], text: str) -> list[int]:
+    """The tokens of a text, which are at least one."""
+    if not tokens and text:
+        raise InputError("the prompt becomes no token by tokenizer.json, must become at least one")
     if not tokens:
         raise InputError(
             "the prompt is empty, must have at least one byte for a model without a token to "

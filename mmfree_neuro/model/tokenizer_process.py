@@ -17,7 +17,8 @@ from mmfree_neuro.errors import InputError, shown
 
 SECONDS = 30
 """The longest that one wish may take."""
-MEMORY_BYTES = 8 << 30
+MEMORY_BYTES = 4 << 30
+"""The most that the process may take, its code and its threads included."""
 PROGRAM = Path(__file__).with_name("tokenizer_program.py")
 
 

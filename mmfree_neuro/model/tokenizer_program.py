@@ -75,7 +75,7 @@ def attempt(seconds: int, act: Callable[[], Any]) -> dict[str, Any]:
     except ImportError:
         return {"missing": True}
     except BaseException as error:  # a panic of the library is no Exception
-        return {"refused": str(error)}
+        return {"refused": str(error) or type(error).__name__}
     finally:
         signal.alarm(0)
 
