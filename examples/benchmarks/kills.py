@@ -36,7 +36,7 @@ from mmfree_neuro.run import run_file
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 PROMPT = "import os\n"
-NEW_TOKENS = 300
+NEW_TOKENS = 200
 SIGNALS = ["SIGKILL"] * 30 + ["SIGTERM"] * 5 + ["SIGSTOP"] * 5
 RANKS = 3
 SEED = 20
@@ -262,7 +262,7 @@ def disturb(
     if any("Traceback" in line for line in said):
         wrong.append("a traceback")
     if engine == "lava" and len(said) > (2 if name == "SIGSTOP" else 1):
-        wrong.append(f"{len(said)} lines")
+        wrong.append(f"the lines {said}")
     lines = [line for line in said if line.startswith("mmfree-neuro: ")]
     if engine == "lava" and (victim, name) in ((PART, "SIGKILL"), (PART, "SIGTERM")):
         died = rf"mmfree-neuro: .* \(process {victims[0]}\) died \({name}\)"
