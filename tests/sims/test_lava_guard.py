@@ -259,6 +259,33 @@ def test_what_the_report_raises_passes_through(run: Run, tmp_path: Path) -> None
         assert_nothing_left(running, tmp_path)
 
 
+def test_ctrl_c_while_a_process_is_forked(run: Run, tmp_path: Path) -> None:
+    """It is known to the parent before the parent is interrupted."""
+    patch = """
+        import signal
+        from multiprocessing import popen_fork
+        from pathlib import Path
+
+        launch = popen_fork.Popen._launch
+
+
+        def interrupted(self, process):
+            launch(self, process)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+        popen_fork.Popen._launch = interrupted
+        time_of = time.monotonic
+        children = Path(f"/proc/self/task/{os.getpid()}/children")
+        time.monotonic = lambda: print("left", children.read_text()) or time_of()
+    """
+    with run(patch) as running:
+        status, out, err = running.end()
+        assert (status, err) == (1, "mmfree-neuro: interrupted\n")
+        assert out.splitlines()[-2].split() == ["left"]
+        assert_nothing_left(running, tmp_path)
+
+
 @pytest.mark.parametrize("engine", ["lava", "lava-per-core"])
 def test_ctrl_c(engine: str, run: Run, tmp_path: Path) -> None:
     """A terminal sends SIGINT to the whole process group."""

@@ -25,6 +25,8 @@ from mmfree_sims.lava.memory import Block, Semaphore
 
 PATIENCE_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
+_HELD_BACK = {signal.SIGINT, signal.SIGTERM}
+"""What must not interrupt a fork: nobody would know of the child."""
 
 _forking: tuple[int, int] | None = None
 """The process and the thread of it that is forking for Lava."""
@@ -36,6 +38,7 @@ def _in_child() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         if os.getppid() != _forking[0]:  # it died before this one was tied to it
             os._exit(1)
 
@@ -54,6 +57,7 @@ def _forking_for_lava() -> Iterator[None]:
     settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     daemon = settings.pop("daemon", None)
     _forking = os.getpid(), threading.get_ident()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     try:
         with warnings.catch_warnings():
             # Python 3.12 and newer warn where other threads live; ours take no lock of theirs.
@@ -63,6 +67,7 @@ def _forking_for_lava() -> Iterator[None]:
             yield
     finally:
         _forking = None
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if daemon is not None:
             settings["daemon"] = daemon
 
