@@ -20,6 +20,17 @@ class Misfit(Exception):
 
 
 @contextmanager
+def named(path: Path, *errors: type[MMFreeError]) -> Iterator[None]:
+    """The same errors, whose messages begin with the path, or with that of a file in its folder."""
+    try:
+        yield
+    except errors as problem:
+        if str(problem).startswith((str(MMFreeError(f"{path}:")), str(MMFreeError(f"{path}/")))):
+            raise
+        raise type(problem)(f"{path}: {problem}") from problem
+
+
+@contextmanager
 def reading(path: Path, error: type[MMFreeError], what: str) -> Iterator[None]:
     """Whatever goes wrong inside, where a file from outside is read, as one line of `error`.
 
@@ -27,11 +38,10 @@ def reading(path: Path, error: type[MMFreeError], what: str) -> Iterator[None]:
     exception inside is taken for the file's fault, panics of compiled libraries among them.
     """
     try:
-        yield
-    except MMFreeError as problem:
-        if str(problem).startswith(str(MMFreeError(f"{path}:"))):
-            raise
-        raise type(problem)(f"{path}: {problem}") from problem
+        with named(path, MMFreeError):
+            yield
+    except MMFreeError:
+        raise
     except Misfit as problem:
         raise error(f"{path}: not {what}: {problem}") from problem
     except FileNotFoundError as problem:

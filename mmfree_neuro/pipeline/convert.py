@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import CheckpointError, InputError, RangeError
+from mmfree_neuro.files.reading import named
 from mmfree_neuro.files.writing import check_outputs, keeping
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
@@ -124,15 +125,16 @@ def convert(
     checkpoints.check_is_folder(folder)
     check_outputs([output], [*files_behind(folder), *files_of(source)])
     stage("reading")
-    converted = to_graph(
-        read_checkpoint(folder),
-        checkpoints.read_tokenizer(folder),
-        scheme,
-        source,
-        folder.resolve().name,
-        stage,
-        as_bytes=as_bytes,
-    )
+    with named(folder, CheckpointError, RangeError):
+        converted = to_graph(
+            read_checkpoint(folder),
+            checkpoints.read_tokenizer(folder),
+            scheme,
+            source,
+            folder.resolve().name,
+            stage,
+            as_bytes=as_bytes,
+        )
     stage("writing")
     with keeping(partial(show, converted)):
         graph_file.save_graph(converted.graph, output)

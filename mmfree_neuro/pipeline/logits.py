@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import CheckpointError, InputError, RangeError
+from mmfree_neuro.files.reading import named
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.mapping.mapping import Mapping
@@ -39,7 +40,8 @@ def load_source(
         _check_tokens(checkpoint, tokens, new_tokens)
         tokenizer = checkpoints.read_tokenizer(path)
         name = path.resolve().name
-        converted = to_graph(checkpoint, tokenizer, scheme, text, name, as_bytes=as_bytes)
+        with named(path, CheckpointError, RangeError):
+            converted = to_graph(checkpoint, tokenizer, scheme, text, name, as_bytes=as_bytes)
         return converted.graph, in_one_place(converted.graph), converted.warnings
     if opened.is_mapping(path):
         graph, stored = opened.open_mapped(path)
@@ -74,7 +76,8 @@ def float_result(
     checkpoint = read_checkpoint(folder)
     _check_tokens(checkpoint, tokens, new_tokens)
     model = float_model(checkpoint, "the float engine")
-    if new_tokens:
-        return *model.greedy(checkpoint, tokens, new_tokens), checkpoint.warnings
-    found = model.logits(checkpoint, tokens)
+    with named(folder, CheckpointError, RangeError):
+        if new_tokens:
+            return *model.greedy(checkpoint, tokens, new_tokens), checkpoint.warnings
+        found = model.logits(checkpoint, tokens)
     return found, np.zeros((len(tokens), 0), np.int64), checkpoint.warnings

@@ -12,7 +12,7 @@ from mmfree_neuro.files.reading import Misfit, read_json, reading
 from mmfree_neuro.files.records import decoded
 from mmfree_neuro.files.writing import save_text
 from mmfree_neuro.graph.summary import GraphSummary
-from mmfree_neuro.mapping.footprint import Footprint
+from mmfree_neuro.mapping.footprint import Footprint, limits
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.mapping_file import (
     PlainMapping,
@@ -160,7 +160,7 @@ def load_run(folder: Path) -> RunRecord:
         _check_tokens(file)
         mapping = mapping_from_plain(file.mapping)
         _check_mapping(mapping, file.summary, file.system)
-        _check_use(file, mapping)
+        _check_use(file, mapping, limits(file.system.chip))
         found = {f.name: getattr(file, f.name) for f in fields(RunRecord)}
         return RunRecord(
             **found
@@ -207,11 +207,14 @@ def _check_tokens(file: _File) -> None:
         raise Misfit(f"the seconds of {', '.join(PHASES)} must be there, none negative")
 
 
-def _check_use(file: _File, mapping: Mapping) -> None:
-    """Misfit where what is in use is not said once for each core, or is negative."""
+def _check_use(file: _File, mapping: Mapping, room: Footprint) -> None:
+    """Misfit where what is in use is not said once for each core, or no core has as much."""
     places = sorted(Location(chip, core) for chip, core, *_ in file.use)
     if tuple(places) != mapping.cores or any(min(used) < 0 for _, _, *used in file.use):
         raise Misfit("what is in use must be said once for each core, and not be negative")
+    for chip, core, *used in file.use:
+        if not Footprint(*used).fits(room):
+            raise Misfit(f"core {core} of chip {chip} must not use more than there is")
 
 
 def _check_mapping(mapping: Mapping, summary: GraphSummary, system: SystemSpec) -> None:

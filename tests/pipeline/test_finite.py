@@ -64,7 +64,7 @@ def test_what_is_not_finite_is_named(
     assert main([*arguments, "-o", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
     before, _, behind = said.err.partition(" of ")
-    assert before.startswith(f"mmfree-neuro: {where}: ")
+    assert before.startswith(f"mmfree-neuro: {folder}: {where}: ")
     assert behind.endswith(" values that the float model computes are not finite, must all be\n")
     assert said.out == ""
     assert not (tmp_path / "out").exists()
