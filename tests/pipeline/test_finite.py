@@ -78,7 +78,8 @@ def test_a_range_that_is_not_finite_is_named(
     arguments = ["convert", folder, "--calibrate", str(tmp_path / "tokens.npy")]
     assert main([*arguments, "-o", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
-        "mmfree-neuro: layers.0.attn.inner: calibration measured inf … inf, must be finite\n"
+        f"mmfree-neuro: {folder}: layers.0.attn.inner: calibration measured inf … inf, must be "
+        "finite\n"
     )
 
 
@@ -90,9 +91,10 @@ def converted(folder: str, tmp_path: Path) -> int:
 def test_a_factor_that_no_multiplier_has_is_said_with_its_block(
     with_values: Callable[[str, float], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert converted(with_values("model.layers.1.attn.g_norm.weight", 1e-30), tmp_path) == 2
+    folder = with_values("model.layers.1.attn.g_norm.weight", 1e-30)
+    assert converted(folder, tmp_path) == 2
     before, _, behind = capsys.readouterr().err.partition(" has no ")
-    assert before.startswith("mmfree-neuro: layers.1: a factor of ")
+    assert before.startswith(f"mmfree-neuro: {folder}: layers.1: a factor of ")
     assert behind == "multiplier of 16 bits, must be below 32768.0\n"
 
 
