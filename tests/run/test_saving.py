@@ -518,7 +518,8 @@ def test_a_full_disk_is_one_line(
     if older:
         assert main(arguments) == 0
     before, _ = tree(tmp_path), capsys.readouterr()
-    status, file = (1, out / "run.json") if name == "simulate" else (2, out)
+    status = 1 if name in ("map", "simulate") else 2  # what was computed is shown all the same
+    file = out / "run.json" if name == "simulate" else out
     with room_for(1000):
         assert main(arguments) == status
     assert capsys.readouterr().err == f"mmfree-neuro: {file}: cannot be written (File too large)\n"
@@ -704,8 +705,8 @@ MIXED = """
     resumed = Saving(0, None, after(7))
     rest = engine.run(graph, mapping, longer, lambda *what: told.append(what), resumed)
     same_result(rest, "longer", fast.run(graph, mapping, longer))
-    assert told[-1] == ("generate", 8, 8)
-    assert all(done > 3 for phase, done, total in told if phase == "generate")
+    assert told[-1][:3] == ("generate", 8, 8)
+    assert all(done > 3 for phase, done, total, chosen in told if phase == "generate")
     _, end = run(engine.run, 0, after(8), Job(job.tokens, 4, job.sampling, keep_logits=False))
     assert end.chosen.tolist() == expected.chosen[:, :4].tolist()
     assert "torch" not in sys.modules
