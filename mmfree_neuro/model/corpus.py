@@ -86,7 +86,7 @@ def from_texts(texts: Sequence[str]) -> Corpus:
 def files_of(name: str) -> list[Path]:
     """The files that a corpus of that name is read from."""
     path = Path(name)
-    return [*path.rglob("*.py")] if path.is_dir() else [path]
+    return [*path.rglob("*.py")] if os.path.isdir(path) else [path]
 
 
 def load(name: str) -> Corpus:
@@ -99,7 +99,7 @@ def load(name: str) -> Corpus:
     path = Path(name)
     return (
         from_folder(path, f"the Python sources of {path.name}")
-        if path.is_dir()
+        if os.path.isdir(path)
         else from_file(path)
     )
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.model.corpus import from_file, from_folder, is_held_out, load, windows
+from mmfree_neuro.model.corpus import files_of, from_file, from_folder, is_held_out, load, windows
 
 
 def sources(folder: Path, *modules: str) -> Path:
@@ -155,3 +155,10 @@ def test_a_text_without_a_window(size: int) -> None:
         str(error.value)
         == f"the held-out text has {size} bytes, must have more than one window of 8"
     )
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    name = "x" * 5000
+    assert files_of(name) == [Path(name)]
+    with pytest.raises(InputError, match=r" \(File name too long\)$"):
+        load(name)
