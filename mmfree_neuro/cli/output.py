@@ -31,6 +31,8 @@ class Bars:
                 total=total, initial=done, desc=phase, unit="token", disable=None
             )
         bar.update(done - bar.n)
+        if done == total:
+            bar.refresh()  # tqdm leaves out what comes soon after it has drawn
 
     def close(self) -> None:
         """Leave the terminal tidy."""

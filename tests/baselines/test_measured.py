@@ -114,10 +114,7 @@ def test_training_and_sizes_without_a_published_model_are_left_out() -> None:
         ({"batch": 0}, "batch must be a whole number, at least 1"),
         ({"tokens_per_s": "fast"}, "tokens_per_s must be a finite number above 0"),
         ({"millijoule_per_token": None}, "millijoule_per_token must be a finite number above 0"),
-        (
-            {"millijoule_per_token": math.nan},
-            "millijoule_per_token must be a finite number above 0",
-        ),
+        ({"millijoule_per_token": -2.0}, "millijoule_per_token must be a finite number above 0"),
         ({"tokens_per_s": 10**400}, "tokens_per_s must be a finite number above 0"),
         ({"batch": 10**400}, "batch must be a whole number, at least 1"),
         ({"impl": "Transformer"}, "impl is 'Transformer', must be one of fast, naive, transformer"),
@@ -137,6 +134,12 @@ def test_a_file_without_rows_is_refused(content: str) -> None:
     assert str(error.value) == (
         f"rows.json: not {ROWS}: holds {content}, must hold a list of objects"
     )
+
+
+def test_a_figure_that_is_no_number_of_json() -> None:
+    with pytest.raises(HardwareError) as error:
+        measured.parse(text({"millijoule_per_token": math.nan}), "rows.json")
+    assert str(error.value) == f"rows.json: not {ROWS}: NaN is no number of JSON, must be finite"
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -967,7 +967,7 @@ def case_report_over_its_rows(files: Files, tmp: Path) -> tuple[list[str], str]:
         *arguments,
         "-o",
         str(rows),
-    ], f"{rows}: is a file of GPU rows, must be another file to write"
+    ], f"{rows}: is read by this command, must be another file to write"
 
 
 def case_report_over_its_rows_through_a_link(files: Files, tmp: Path) -> tuple[list[str], str]:
@@ -975,7 +975,7 @@ def case_report_over_its_rows_through_a_link(files: Files, tmp: Path) -> tuple[l
     (tmp / "link.json").symlink_to("rows.json")
     rows = str(tmp / "rows.json")
     arguments = ["report", files("run"), "-o", rows, "--gpu-rows", str(tmp / "link.json")]
-    return arguments, f"{rows}: is a file of GPU rows, must be another file to write"
+    return arguments, f"{rows}: is read by this command, must be another file to write"
 
 
 def case_bench_for_too_few_seconds(files: Files, tmp: Path) -> tuple[list[str], str]:

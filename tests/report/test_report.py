@@ -175,6 +175,7 @@ def test_the_report_is_plain_data() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == [
         "format",
+        "warnings",
         "header",
         "run",
         "quality",
