@@ -36,7 +36,7 @@ from mmfree_neuro.run import run_file
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 PROMPT = "import os\n"
-NEW_TOKENS = 200
+NEW_TOKENS = 160
 SIGNALS = ["SIGKILL"] * 30 + ["SIGTERM"] * 5 + ["SIGSTOP"] * 5
 RANKS = 3
 SEED = 20
@@ -48,6 +48,7 @@ NAMED_S = 45.0
 """When a silent process must have been named."""
 GIVEN_UP_S = 90.0
 STATE = "state.safetensors"
+HINT = "the state after "  # how the line begins that says how to go on
 BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
 COMMAND = sys.executable, "-m", "mmfree_neuro"
@@ -261,7 +262,8 @@ def disturb(
         wrong.append(f"status {status}")
     if any("Traceback" in line for line in said):
         wrong.append("a traceback")
-    if engine == "lava" and len(said) > (2 if name == "SIGSTOP" else 1):
+    more = [line for line in said if not line.startswith(HINT)]
+    if engine == "lava" and len(more) > (2 if name == "SIGSTOP" else 1):
         wrong.append(f"the lines {said}")
     lines = [line for line in said if line.startswith("mmfree-neuro: ")]
     if engine == "lava" and (victim, name) in ((PART, "SIGKILL"), (PART, "SIGTERM")):

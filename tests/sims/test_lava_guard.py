@@ -32,7 +32,7 @@ PROGRAM = """
 
     from mmfree_neuro.cli.main import main
     from mmfree_sims.tiles import tile
-    from mmfree_sims.lava import engine, processes
+    from mmfree_sims.lava import engine, guard, processes
 
     # so that this run's memory, had it a name, were known from that of others
     shared_memory._SHM_NAME_PREFIX = f"/t{os.getpid()}_"
@@ -145,6 +145,28 @@ def test_the_host_or_the_service_is_killed(number: int, run: Run, tmp_path: Path
             1,
             f"mmfree-neuro: {who} (process {others[number]}) died (SIGKILL)\n",
         )
+        assert_nothing_left(running, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patch", "how"),
+    [
+        (
+            "counts = iter([3, 4]); guard._killed_for_memory = lambda: next(counts)",
+            "(SIGKILL); meanwhile Linux has killed for want of memory",
+        ),
+        (
+            "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+            "(its exit status was taken by another part of this program)",
+        ),
+    ],
+)
+def test_what_is_known_of_a_death(patch: str, how: str, run: Run, tmp_path: Path) -> None:
+    with run(patch) as running:
+        victim = children_of(running)["chips"][1]
+        os.kill(victim, signal.SIGKILL)
+        status, _, err = running.end()
+        assert (status, err) == (1, f"mmfree-neuro: chip 1 (process {victim}) died {how}\n")
         assert_nothing_left(running, tmp_path)
 
 

@@ -19,8 +19,8 @@ from mmfree_neuro.pipeline import map
 
 pytest.importorskip("lava")
 
-from mmfree_neuro.errors import EngineError
-from mmfree_sims.lava import guard, memory, processes
+from mmfree_neuro.errors import EngineError, RunFailed
+from mmfree_sims.lava import engine, guard, memory, processes
 
 pytestmark = pytest.mark.lava
 
@@ -229,6 +229,24 @@ def test_memory_that_is_not_there() -> None:
         f"the lava engine needs {size} bytes of memory that its processes share, must be allowed "
         "that much (Cannot allocate memory)"
     )
+
+
+def test_this_process_has_no_memory_left() -> None:
+    with pytest.raises(RunFailed) as caught, engine._memory():
+        raise MemoryError("no room")
+    assert str(caught.value) == "the lava engine ran out of memory (no room)"
+
+
+def test_a_program_that_does_not_wait_for_its_children(program: Program) -> None:
+    out = program(
+        """
+        import signal
+
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        print(run(), run())
+        """
+    )
+    assert out == "True True\n"
 
 
 def test_a_process_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,9 @@ def run(
             _stop(runtime)
         except RunFailed as failed:
             if "(SIGKILL)" in str(failed) and _killed_for_memory() > killed:
-                raise RunFailed(f"{failed}; Linux kills processes as memory has run out") from None
+                raise RunFailed(
+                    f"{failed}; meanwhile Linux has killed for want of memory"
+                ) from None
             raise
         finally:
             _end(runtime)
