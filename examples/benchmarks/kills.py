@@ -37,12 +37,10 @@ from mmfree_neuro.run import run_file
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 PROMPT = "import os\n"
 NEW_TOKENS = 160
-SIGNALS = ["SIGKILL"] * 30 + ["SIGTERM"] * 5 + ["SIGSTOP"] * 5
 RANKS = 3
 SEED = 20
 EARLIEST_S = 0.5
-LAST_S = 0.3
-"""How long before the end of a normal run the last kill may come."""
+LAST_S = 0.3  # how long before the end of a normal run the last kill may come
 SOON_S = 5.0
 NAMED_S = 45.0
 """When a silent process must have been named."""
@@ -53,7 +51,10 @@ BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
 COMMAND = sys.executable, "-m", "mmfree_neuro"
 PART, USERS, ALL = "one of its processes", "the user's process", "all processes"
-VICTIMS = PART, USERS, ALL
+KINDS = [(engine, victim) for engine in ("lava", "mpi") for victim in (PART, USERS, ALL)]
+GENTLE = [(*kind, name) for kind in KINDS for name in ("SIGTERM", "SIGSTOP")]
+PLAN = GENTLE + [(*KINDS[n % len(KINDS)], "SIGKILL") for n in range(28)]
+"""The engine, the victim and the signal of every kill."""
 ENGINES = {"fast": 1, "lava": 1, "mpi": 2}
 """On how many ranks each engine resumes."""
 NAMESPACE = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--map-root-user", "-m")
@@ -287,14 +288,14 @@ def second_run(
 
 def one(
     folder: Path,
-    number: int,
+    engine: str,
+    victim: str,
     name: str,
     normal_s: dict[str, float],
     expected: tuple[object, ...],
     draw: random.Random,
 ) -> Kill:
     """One kill, and what followed."""
-    engine, victim = ("lava", "mpi")[number % 2], VICTIMS[number // 2 % 3]
     ended, run = None, folder / "run"
     while ended is None:
         delay = draw.uniform(0, normal_s[engine] - LAST_S)
@@ -350,10 +351,9 @@ def prepare(folder: Path) -> tuple[dict[str, float], tuple[object, ...]]:
 
 def main(folder: Path) -> None:
     normal_s, expected = prepare(folder)
-    draw, kills, names = random.Random(SEED), [], list(SIGNALS)
-    draw.shuffle(names)
-    for number, name in enumerate(names):
-        found = one(folder, number, name, normal_s, expected, draw)
+    draw, kills = random.Random(SEED), []
+    for kind in draw.sample(PLAN, len(PLAN)):
+        found = one(folder, *kind, normal_s, expected, draw)
         kills.append(found)
         print(found.text(), flush=True)
     clean, right = sum(found.clean() for found in kills), sum(not found.problem for found in kills)
