@@ -36,7 +36,7 @@ ENGINE = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
-from mmfree_neuro.pipeline import engines as pipeline
+from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.errors import Served
 from mmfree_neuro.run.job import Job

@@ -53,11 +53,11 @@ import numpy as np
 from tqdm import tqdm
 
 from mmfree_neuro.errors import EngineError
-from mmfree_neuro.mapping import mapping_file
+from mmfree_neuro.pipeline import opened
 from mmfree_neuro.run.job import Job, silent
 from mmfree_sims import fast
 
-graph, stored = mapping_file.load_mapped(Path(sys.argv[1]))
+graph, stored = opened.open_mapped(Path(sys.argv[1]))
 job = Job(np.arange(6)[None], 3)
 expected = fast.run(graph, stored.mapping, job)
 
