@@ -22,6 +22,12 @@ class Parser(argparse.ArgumentParser):
         else:
             super()._print_message(message, file)
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # argparse would take an option's own value for the mark behind which there are no options.
+        if action.option_strings and arg_strings == ["--"]:
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         line = str(InputError(message))
         self.exit(2, f"{self.prog}: {line}; see {self.prog} --help\n")

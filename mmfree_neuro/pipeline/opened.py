@@ -44,7 +44,10 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
     if _begin(path)[8:9] == b"{":
         raise MappingError(f"{path}: is a graph file, must be a mapping file")
     stored = mapping_file.load_mapping(path)
-    graph, digest = graph_file.load_graph(stored.graph_path)
+    try:
+        graph, digest = graph_file.load_graph(stored.graph_path)
+    except GraphError as error:
+        raise GraphError(f"{path}: its graph {error}") from error
     if digest != stored.mapping.graph:
         raise MappingError(
             f"{path}: belongs to another graph than {stored.graph_path}; map that graph again"

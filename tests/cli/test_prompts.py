@@ -197,3 +197,10 @@ def test_json_is_not_typed(path: Path, tmp_path: Path) -> None:
     one = words(path, tmp_path / "run", "--prompt", "abc")
     assert '"ended": "length"' in at_a_terminal(*one, "--json")
     assert "abc" not in at_a_terminal(*one, "--json").replace(str(tmp_path), "")
+
+
+def test_a_prompt_of_two_dashes(path: Path, tmp_path: Path) -> None:
+    """It ends no list of options, for it is the value of one."""
+    what = ["simulate", str(path), "--prompt=--", "--new-tokens", "1", "--engine", "fast"]
+    assert main([*what, "-o", str(tmp_path / "run")]) == 0
+    assert run_file.load_run(tmp_path / "run").prompt == "--"
