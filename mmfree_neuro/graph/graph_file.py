@@ -234,7 +234,7 @@ def _encoded(graph: Graph) -> tuple[bytes, list[NDArray[Any]]]:
     # Packed matrices are whole cache lines, so behind an aligned start all of them are aligned;
     # bytes come last.
     order = sorted(arrays, key=lambda name: (arrays[name].ndim != 3, -arrays[name].itemsize, name))
-    content["sha256"] = {name: hashlib.sha256(arrays[name].data).hexdigest() for name in order}
+    content["sha256"] = _checksums([arrays[name] for name in order])
     plain = json.dumps(content)
     header: dict[str, Any] = {
         "__metadata__": {GRAPH_FORMAT: plain, "sha256": hashlib.sha256(plain.encode()).hexdigest()}
@@ -253,6 +253,25 @@ def _encoded(graph: Graph) -> tuple[bytes, list[NDArray[Any]]]:
     return head, [arrays[name] for name in order]
 
 
+PIECE_BYTES = 1 << 25
+"""How many bytes of arrays have a checksum together: many, for a thread that hashes them waits for
+others in between."""
+
+
+def _checksums(arrays: list[NDArray[Any]]) -> list[str]:
+    """The SHA-256 of every piece of some arrays, one behind another."""
+    found, piece, room = [], hashlib.sha256(), PIECE_BYTES
+    for array in arrays:
+        data = array.reshape(-1).view(np.uint8)
+        while data.size:
+            piece.update(data[:room].data)
+            data, room = data[room:], room - min(room, data.size)
+            if room == 0:
+                found.append(piece.hexdigest())
+                piece, room = hashlib.sha256(), PIECE_BYTES
+    return found if room == PIECE_BYTES else [*found, piece.hexdigest()]
+
+
 @dataclass(frozen=True)
 class _Content:
     """What a graph file says beside its arrays."""
@@ -268,7 +287,7 @@ class _Content:
     tokenizer: str | None
     sigmoid: SigmoidTable
     nodes: "tuple[nodes.AnyNode, ...]"  # a text, so that a kind that joins the union counts
-    sha256: dict[str, str]
+    sha256: tuple[str, ...]
 
 
 def load_graph(path: Path) -> tuple[Graph, str]:
@@ -291,7 +310,7 @@ def load_graph(path: Path) -> tuple[Graph, str]:
         arrays = _arrays(raw[size:], entries)
         description = parsed_json(plain)
         checksums = located(".sha256", _CHECKSUMS, description.get("sha256"))
-        with _intact(identity, arrays, checksums):
+        with _intact(identity, raw[size:], checksums):
             graph = _graph(description, arrays, len(raw))
         return graph, hashlib.sha256(head).hexdigest()
 
@@ -335,12 +354,14 @@ def _view(data: NDArray[np.uint8], name: str, entry: Any) -> NDArray[Any]:
     first, last = entry["data_offsets"]
     shape, dtype = decoded_shape(entry["shape"]), _KINDS[entry["dtype"]]
     if not 0 <= first <= last <= len(data) or math.prod(shape) * dtype.itemsize != last - first:
-        raise Misfit(f"array {shown(name)} has bytes {first} … {last}, of {len(data)}")
+        raise Misfit(
+            f"array {shown(name)} has bytes {first} … {last}, of {len(data)}, or it is cut short"
+        )
     return data[first:last].view(dtype).reshape(shape)
 
 
 decoded_shape: Decode = decoder(tuple[int, ...])
-_CHECKSUMS: Decode = decoder(dict[str, str])
+_CHECKSUMS: Decode = decoder(tuple[str, ...])
 
 
 def _graph(description: Any, arrays: Mapping_[str, NDArray[Any]], file_bytes: int) -> Graph:
@@ -361,27 +382,32 @@ def _field(hint: Any) -> Decode:
 
 @contextmanager
 def _intact(
-    identity: tuple[int, ...], arrays: Mapping_[str, NDArray[Any]], checksums: Mapping_[str, str]
+    identity: tuple[int, ...], data: NDArray[np.uint8], checksums: tuple[str, ...]
 ) -> Iterator[None]:
-    """Holds arrays against their checksums while the block does something else; Misfit at its end,
-    however it ends, where one differs."""
+    """Holds the bytes of all arrays against their checksums while the block does something else;
+    Misfit at its end, however it ends, where a piece differs."""
     if identity in _INTACT:
         yield
         return
-    if arrays.keys() != checksums.keys():
-        raise Misfit(f"its {len(arrays)} arrays have {len(checksums)} checksums, must have its own")
+    starts = range(0, len(data), PIECE_BYTES)
+    if len(starts) != len(checksums):
+        raise Misfit(f"its arrays have {len(checksums)} checksums, must have {len(starts)}")
 
-    def differs(name: str) -> bool:
-        return hashlib.sha256(arrays[name].data).hexdigest() != checksums[name]
+    def checksum(start: int) -> str:
+        return hashlib.sha256(data[start : start + PIECE_BYTES].data).hexdigest()
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
-        found = pool.map(differs, arrays)
+        found = pool.map(checksum, starts)
         try:
             yield
         finally:
-            for name, wrong in zip(arrays, found, strict=True):
-                if wrong:
-                    raise Misfit(f"it is damaged, for array {name} differs from its checksum")
+            for start, one, expected in zip(starts, found, checksums, strict=True):
+                if one != expected:
+                    stop = min(start + PIECE_BYTES, len(data))
+                    raise Misfit(
+                        f"it is damaged, for bytes {start} … {stop} of its arrays differ from "
+                        "their checksum"
+                    )
     # A file that has just changed could change again without a later time to show it.
     if time.time_ns() - max(identity[3:]) > YOUNG_NS:
         _INTACT.add(identity)

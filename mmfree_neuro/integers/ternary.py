@@ -70,14 +70,18 @@ class TernaryMatrix:
         return by_word.reshape(tiles * TILE, 2).sum(1)[: self.rows]
 
     @property
-    def is_well_packed(self) -> bool:
-        """Whether all of the packed form holds codes, of weight zero beyond the matrix; reads all
-        of it."""
+    def holds_weights(self) -> bool:
+        """Whether no two bits of the packed form are 11, which stands for no weight; reads all of
+        it."""
         words = self.data.reshape(-1).view(np.uint64)
-        for first in range(0, len(words), _STEP >> 5):
-            some = words[first : first + (_STEP >> 5)]
-            if np.any(some & (some >> np.uint64(1)) & _LOWER_BITS):
-                return False
+        return not any(
+            np.any(some & (some >> np.uint64(1)) & _LOWER_BITS)
+            for some in np.array_split(words, -(-len(words) * 32 // _STEP))
+        )
+
+    @property
+    def is_empty_beyond(self) -> bool:
+        """Whether all weights beyond the matrix, in its last tiles and groups, are zero."""
         tiles, groups, _ = self.data.shape
         whole = replace(self, rows=tiles * TILE, columns=groups * TILE)
         below = whole.codes(self.rows // TILE * TILE)[self.rows % TILE :]

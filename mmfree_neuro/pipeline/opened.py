@@ -1,11 +1,6 @@
 """Files of the flow, opened: what a file says is proved before anything is computed from it."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
 
 from mmfree_neuro.errors import GraphError, MappingError
 from mmfree_neuro.files.reading import Misfit, reading
@@ -15,8 +10,6 @@ from mmfree_neuro.graph.graph_file import A_GRAPH_FILE
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.verify import verify_matrices
-from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.integers.ternary import TernaryMatrix
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping_file import MAPPING_FILE, StoredMapping
 
@@ -30,8 +23,8 @@ def open_graph(path: Path) -> tuple[Graph, str]:
     if is_mapping(path):
         raise GraphError(f"{path}: is a mapping file, must be a graph file")
     graph, digest = graph_file.load_graph(path)
-    with _matrices_proved(graph, digest, path):
-        return graph, digest
+    _prove_matrices(graph, digest, path)
+    return graph, digest
 
 
 def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
@@ -52,10 +45,8 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
         raise MappingError(
             f"{path}: belongs to another graph than {stored.graph_path}; map that graph again"
         )
-    with (
-        _matrices_proved(graph, digest, stored.graph_path),
-        reading(path, MappingError, MAPPING_FILE),
-    ):
+    _prove_matrices(graph, digest, stored.graph_path)
+    with reading(path, MappingError, MAPPING_FILE):
         if stored.mapping.system != stored.system.name:
             raise Misfit(f"it is for {stored.mapping.system}, and holds {stored.system.name}")
         divided = by_columns(graph, stored.mapping.columns)
@@ -67,26 +58,14 @@ _PROVED: set[str] = set()
 """The graphs whose matrices are what they say, by their SHA-256, which holds all checksums."""
 
 
-@contextmanager
-def _matrices_proved(graph: Graph, digest: str, path: Path) -> Iterator[None]:
-    """Proves what the packed matrices of a file say of themselves while the block does something
-    else; GraphError at its end where they are not so."""
-    if digest in _PROVED:
-        yield
-        return
-    with ThreadPoolExecutor(1) as pool:  # products let other threads run
-        proof = pool.submit(verify_matrices, graph, _filled)
-        yield
-        with reading(path, GraphError, A_GRAPH_FILE):
-            proof.result()
-    _PROVED.add(digest)
-
-
-def _filled(matrix: TernaryMatrix) -> Ints:
-    """How many non-zero codes each row of a matrix has."""
+def _prove_matrices(graph: Graph, digest: str, path: Path) -> None:
+    """GraphError where the packed matrices of a file are not what it says of them."""
     from mmfree_kernels.cpu import products
 
-    return products.synops(matrix, np.ones(matrix.columns, np.int64))
+    if digest not in _PROVED:
+        with reading(path, GraphError, A_GRAPH_FILE):
+            verify_matrices(graph, products.is_legal, products.filled)
+        _PROVED.add(digest)
 
 
 def files_behind(path: Path) -> tuple[Path, ...]:

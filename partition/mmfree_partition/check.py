@@ -2,6 +2,7 @@
 with the placers."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -91,37 +92,33 @@ def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
     word = int(chip.synaptic_word_bits.central)
     bits = int(chip.weight_bits.central)
     sizes = _sizes(graph)
-    used: dict[Location, Counter[str]] = defaultdict(Counter)
+    words_of = {node.name: _state_words(node) for node in graph.nodes}
+    used: dict[Location, dict[str, int]] = defaultdict(lambda: dict.fromkeys(AMOUNTS, 0))
     programs: dict[Location, set[str]] = defaultdict(set)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if place.chip == HOST:
             continue
-        node, rows = graph.node(shard.node), shard.stop - shard.start
-        lists = _lists(sizes, node, shard.start, shard.stop)
+        node, rows, words = graph.node(shard.node), shard.stop - shard.start, words_of[shard.node]
+        lists = _lists(sizes, node, shard.start, shard.stop).values()
         synaptic = sum(
-            count * ((each * bits + word - 1) // word) * (word // 8)
-            for count, each in lists.values()
+            count * ((each * bits + word - 1) // word) * (word // 8) for count, each in lists
         )
-        groups = sum(entry.how == "group" for entry in node.inputs)
-        words = len(node.ports) - groups + groups * node.group + len(node.constants)
-        words += 0 if node.state_type is None else 1
         tables = 8 * graph.sigmoid.values.size if node.reads_sigmoid else 0
-        used[place].update(
-            memory=synaptic + 4 * words * rows + tables,
-            synaptic=synaptic,
-            neurons=rows,
-            axons=sum(count for count, _ in lists.values()),
-        )
+        amounts = used[place]
+        amounts["memory"] += synaptic + 4 * words * rows + tables
+        amounts["synaptic"] += synaptic
+        amounts["neurons"] += rows
+        amounts["axons"] += sum(count for count, _ in lists)
         programs[place].add(shard.node)
         if 4 * words > chip.state_bytes_per_neuron.central:
             raise MappingError(
                 f"mapping: {shard.node} has {4 * words} bytes a neuron, {chip.name} has "
                 f"{chip.state_bytes_per_neuron.central:g}"
             )
-    for route in mapping.routes:
-        place = mapping.locations[route.source]
+    for source, _, destinations, start, stop in mapping.routes:
+        place = mapping.locations[source]
         if place.chip != HOST:
-            used[place]["outgoing axons"] += (route.stop - route.start) * len(route.destinations)
+            used[place]["outgoing axons"] += (stop - start) * len(destinations)
     if chip.program_instructions_per_core is not None:
         issued = instruction_counts(graph)
         for place, names in programs.items():
@@ -129,7 +126,18 @@ def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
     _within(used, chip)
 
 
-def _within(used: dict[Location, Counter[str]], chip: ChipSpec) -> None:
+AMOUNTS = ("memory", "synaptic", "neurons", "axons", "outgoing axons", "instructions")
+"""What a core has so much of, and no more."""
+
+
+def _state_words(node: AnyNode) -> int:
+    """Words of 32 bits that a neuron of a node keeps."""
+    groups = sum(entry.how == "group" for entry in node.inputs)
+    kept = len(node.ports) - groups + groups * node.group + len(node.constants)
+    return kept + (0 if node.state_type is None else 1)
+
+
+def _within(used: dict[Location, dict[str, int]], chip: ChipSpec) -> None:
     limits = {
         "memory": chip.memory_bytes_per_core,
         "synaptic": chip.synaptic_memory_bytes_per_core,
@@ -178,39 +186,43 @@ def _needed(node: AnyNode, entry: Input, start: int, stop: int, size: int) -> ra
     return range(entry.first, size if entry.count is None else entry.first + entry.count)
 
 
+Spans = list[tuple[int, int]]
+"""Payloads of a port: from the first of each span to before its second number."""
+
+
 def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[NDArray[np.int64]]]:
     """How often routes carry every payload, one array for all routes that go to the same cores."""
-    carried: dict[tuple[str, str, tuple[Location, ...]], list[range]] = defaultdict(list)
-    sent: dict[tuple[int, str], list[range]] = defaultdict(list)
-    for route in mapping.routes:
-        if not 0 <= route.source < len(mapping.shards):
+    ports = {node.name: {output.port for output in node.outputs} for node in graph.nodes}
+    carried: dict[tuple[str, str, tuple[Location, ...]], Spans] = defaultdict(list)
+    sent: dict[tuple[int, str], Spans] = defaultdict(list)
+    ordered: set[tuple[Location, ...]] = set()
+    for source, port, destinations, start, stop in mapping.routes:
+        if not 0 <= source < len(mapping.shards):
+            raise MappingError(f"mapping: a route begins at shard {source}, which does not exist")
+        shard = mapping.shards[source]
+        if port not in ports[shard.node] or not shard.start <= start < stop <= shard.stop:
             raise MappingError(
-                f"mapping: a route begins at shard {route.source}, which does not exist"
-            )
-        shard = mapping.shards[route.source]
-        ports = {output.port for output in graph.node(shard.node).outputs}
-        if route.port not in ports or not shard.start <= route.start < route.stop <= shard.stop:
-            raise MappingError(
-                f"mapping: a route sends {shard.node}.{route.port}[{route.start}:{route.stop}], "
-                "which its shard "
+                f"mapping: a route sends {shard.node}.{port}[{start}:{stop}], which its shard "
                 "does not have"
             )
-        if not route.destinations or tuple(sorted(set(route.destinations))) != route.destinations:
-            raise MappingError(
-                f"mapping: a route of {shard.node}.{route.port} has destinations that are not "
-                "in order, none twice"
-            )
-        sent[route.source, route.port].append(range(route.start, route.stop))
-        carried[shard.node, route.port, route.destinations].append(range(route.start, route.stop))
+        if destinations not in ordered:
+            if not destinations or tuple(sorted(set(destinations))) != destinations:
+                raise MappingError(
+                    f"mapping: a route of {shard.node}.{port} has destinations that are not "
+                    "in order, none twice"
+                )
+            ordered.add(destinations)
+        sent[source, port].append((start, stop))
+        carried[shard.node, port, destinations].append((start, stop))
     for (source, port), spans in sent.items():
-        ordered = sorted(spans, key=lambda span: span.start)
-        if any(a.stop > b.start for a, b in pairwise(ordered)):
+        if len(spans) > 1 and any(a[1] > b[0] for a, b in pairwise(sorted(spans))):
             raise MappingError(
                 f"mapping: two routes of shard {source} share payloads of port {port}"
             )
+    sizes = _sizes(graph)
     delivered: dict[Stream, list[NDArray[np.int64]]] = defaultdict(list)
     for (name, port, destinations), spans in carried.items():
-        times = _times(spans, graph.node(name).output(port).size)
+        times = _times(spans, sizes[name, port])
         for destination in destinations:
             delivered[name, port, destination].append(times)
     return delivered
@@ -221,42 +233,44 @@ def _sizes(graph: Graph) -> dict[tuple[str, str], int]:
     return {(node.name, out.port): out.size for node in graph.nodes for out in node.outputs}
 
 
-def _wanted(graph: Graph, mapping: Mapping) -> dict[Stream, list[range]]:
+def _wanted(graph: Graph, mapping: Mapping) -> dict[Stream, set[tuple[int, int]]]:
     """The payloads that shards read, input by input."""
     sizes = _sizes(graph)
-    wanted: dict[Stream, list[range]] = defaultdict(list)
+    wanted: dict[Stream, set[tuple[int, int]]] = defaultdict(set)
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         node = graph.node(shard.node)
         for entry in node.inputs:
             size = sizes[entry.source, entry.source_port]
             needed = _needed(node, entry, shard.start, shard.stop, size)
-            wanted[entry.source, entry.source_port, place].append(needed)
-    wanted[graph.head.name, "logits", Location(HOST, 0)].append(range(graph.head.size))
+            wanted[entry.source, entry.source_port, place].add((needed.start, needed.stop))
+    wanted[graph.head.name, "logits", Location(HOST, 0)].add((0, graph.head.size))
     return wanted
 
 
-def _times(spans: list[range], size: int) -> NDArray[np.int64]:
+def _times(spans: Iterable[tuple[int, int]], size: int) -> NDArray[np.int64]:
     """How often each payload lies in the spans."""
-    times = np.zeros(size, np.int64)
-    for span in spans:
-        times[span.start : span.stop] += 1
-    return times
+    ends = np.zeros(size + 1, np.int64)
+    for start, stop in spans:
+        ends[start] += 1
+        ends[stop] -= 1
+    return ends[:-1].cumsum()
 
 
 def _routes(graph: Graph, mapping: Mapping) -> None:
+    sizes = _sizes(graph)
     delivered = _delivered(graph, mapping)
     wanted = _wanted(graph, mapping)
     proved = set()
-    for name, port, place in wanted | delivered:
-        arrays, spans = delivered.get((name, port, place), []), wanted.get((name, port, place), ())
+    for stream in wanted | delivered:
+        arrays, spans = delivered.get(stream, ()), wanted.get(stream, ())
+        name, port, place = stream
         # Most cores of a chip read the same payloads, by the same routes.
-        case = (name, port, *map(id, arrays), *sorted({(s.start, s.stop) for s in spans}))
+        case = (name, port, *map(id, arrays), *sorted(spans))
         if case in proved:
             continue
         proved.add(case)
-        size = graph.node(name).output(port).size
-        times = sum(arrays, np.zeros(size, np.int64))
-        due = _times(list(spans), size) > 0
+        times = sum(arrays, np.zeros(sizes[name, port], np.int64))
+        due = _times(spans, sizes[name, port]) > 0
         wrong = np.flatnonzero(times != due)
         if wrong.size:
             raise MappingError(

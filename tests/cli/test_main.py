@@ -743,7 +743,11 @@ def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_truncated_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     cut = truncated(files("a16.graph"), tmp / "cut.graph")
-    message = f"{cut}: not a graph file: it is cut short, or begins otherwise"
+    head = 8 + int.from_bytes(Path(cut).read_bytes()[:8], "little")
+    end = Path(cut).stat().st_size - head
+    message = (
+        f"{cut}: not a graph file: array 'a00011' has bytes 512 … 768, of {end}, or it is cut short"
+    )
     return ["map", cut, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 

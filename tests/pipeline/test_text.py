@@ -167,7 +167,8 @@ def test_a_damaged_tokenizer_is_found(files: Files, tmp_path: Path) -> None:
     with pytest.raises(GraphError) as error:
         graph_file.load_graph(path)
     assert str(error.value) == (
-        f"{path}: not a graph file: it is damaged, for array a00000 differs from its checksum"
+        f"{path}: not a graph file: it is damaged, for bytes 0 … {len(data) - start} of its arrays "
+        "differ from their checksum"
     )
 
 

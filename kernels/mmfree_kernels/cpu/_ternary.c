@@ -455,8 +455,35 @@ static PyObject *levels(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored
     return found;
 }
 
+/* Whether no two bits of packed weights are 11, which stands for no weight. */
+static int holds_weights(const uint8_t *data, Py_ssize_t bytes)
+{
+    const uint64_t lower = 0x5555555555555555u;
+    uint64_t bad = 0, word;
+    Py_ssize_t at = 0;
+    for (; at + 8 <= bytes; at += 8) {
+        memcpy(&word, data + at, 8);
+        bad |= word & word >> 1 & lower;
+    }
+    for (; at < bytes; at++) bad |= data[at] & data[at] >> 1 & 0x55;
+    return bad == 0;
+}
+
+static PyObject *legal(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    Py_buffer buffer;
+    int found;
+    if (PyObject_GetBuffer(data, &buffer, PyBUF_ND) < 0) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    found = holds_weights(buffer.buf, buffer.len);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&buffer);
+    return PyBool_FromLong(found);
+}
+
 static PyMethodDef METHODS[] = {
     {"levels", levels, METH_NOARGS, "The levels that this processor has, fastest first, with their numbers."},
+    {"legal", legal, METH_O, "legal(data): whether no weight of the packed ones has the bits 11."},
     {"product", (PyCFunction)(void (*)(void))product, METH_FASTCALL,
      "product(level, data, x, out, bits, start, stop, mask, threads): fill out with S - sum(x)."},
     {NULL, NULL, 0, NULL},

@@ -1,6 +1,7 @@
 from numpy import int32, uint8
 from numpy.typing import NDArray
 
+def legal(data: NDArray[uint8], /) -> bool: ...
 def levels() -> dict[str, int]: ...
 def product(
     level: int,

@@ -94,6 +94,17 @@ def synops(
     return total
 
 
+def filled(matrix: TernaryMatrix) -> NDArray[np.int64]:
+    """How many non-zero weights each row has."""
+    return synops(matrix, np.ones(matrix.columns, np.int64))
+
+
+def is_legal(matrix: TernaryMatrix) -> bool:
+    """Whether all of the packed form holds weights, of zero beyond the matrix."""
+    holds = _ternary.legal(matrix.data) if _COMPILED else matrix.holds_weights
+    return holds and matrix.is_empty_beyond
+
+
 def _check(
     matrix: TernaryMatrix, x: Integers, bits: int, start: int, stop: int, threads: int, level: str
 ) -> None:
