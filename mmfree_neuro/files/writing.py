@@ -68,6 +68,8 @@ def _check_output(path: Path) -> Path:
             raise InputError(f"{path}: is {kind}, must be a file to write")
         if target.is_symlink():
             raise InputError(f"{path}: is a link that leads in a circle, must be a file to write")
+        if mode is not None and not os.access(target, os.W_OK):
+            raise InputError(f"{path}: is protected, must be a file that may be written to")
         if str(target) in mount_points():
             raise InputError(f"{path}: is mounted by itself, must be a file in a folder")
     check_folder(path, target.parent)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmfree_neuro.errors import GraphError, MappingError
+from mmfree_neuro.errors import GraphError, InputError, MappingError
 from mmfree_neuro.files.reading import Misfit, reading
 from mmfree_neuro.files.reading import opened as opened_file
 from mmfree_neuro.graph import graph_file
@@ -72,7 +72,8 @@ def files_behind(path: Path) -> tuple[Path, ...]:
     """The files that are read where a path names a checkpoint, a graph, a mapping or a run, as far
     as can be told without reading them."""
     if path.is_dir():
-        return tuple(file for file in path.iterdir() if file.suffix in _READ_FROM_FOLDERS)
+        with reading(path, InputError, "a folder to read from"):
+            return tuple(file for file in path.iterdir() if file.suffix in _READ_FROM_FOLDERS)
     if is_mapping(path):
         return path, mapping_file.load_mapping(path).graph_path
     return (path,)

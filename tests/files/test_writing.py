@@ -239,9 +239,10 @@ def test_a_folder_of_somebody_else(
     """As anybody but root sees it."""
     program = (
         "import os, sys; from pathlib import Path; "
-        "from mmfree_neuro.files.writing import check_outputs\n"
+        "from mmfree_neuro.files.writing import check_outputs; "
+        "from mmfree_neuro.pipeline.opened import files_behind\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "try: check_outputs([Path(sys.argv[1])])\n"
+        "try: check_outputs([Path(sys.argv[1])], files_behind(Path(sys.argv[2])))\n"
         "except Exception as error: print(error)"
     )
     # The folders of pytest let nobody else through.
@@ -251,11 +252,27 @@ def test_a_folder_of_somebody_else(
         open_folder.mkdir()
         open_folder.chmod(0o777)
         closed.mkdir(mode=0o755)
+        dark = parent / "dark"
+        dark.mkdir()
+        dark.chmod(0o711)
+        protected = open_folder / "protected"
+        protected.touch(0o444)
         parent.chmod(0o755)
         closed_to_all = f"{closed} is no folder that can be written to"
-        for folder, said in (
-            (open_folder, ""),
-            (closed, f"{closed / 'a'}: cannot be written, since {closed_to_all}\n"),
+        unreadable = f"{dark}: not readable as a folder to read from (Permission denied)\n"
+        for output, source, said in (
+            (open_folder / "a", open_folder, ""),
+            (
+                closed / "a",
+                open_folder,
+                f"{closed / 'a'}: cannot be written, since {closed_to_all}\n",
+            ),
+            (
+                protected,
+                open_folder,
+                f"{protected}: is protected, must be a file that may be written to\n",
+            ),
+            (open_folder / "a", dark, unreadable),
         ):
-            out, err = start(*python, "-c", program, folder / "a").communicate(timeout=60)
+            out, err = start(*python, "-c", program, output, source).communicate(timeout=60)
             assert (out, err) == (said, "")
