@@ -236,21 +236,26 @@ def _encoded(graph: Graph) -> tuple[bytes, list[NDArray[Any]]]:
     order = sorted(arrays, key=lambda name: (arrays[name].ndim != 3, -arrays[name].itemsize, name))
     content["sha256"] = _checksums([arrays[name] for name in order])
     plain = json.dumps(content)
-    header: dict[str, Any] = {
-        "__metadata__": {GRAPH_FORMAT: plain, "sha256": hashlib.sha256(plain.encode()).hexdigest()}
-    }
+    entries: dict[str, Any] = {}
     at = 0
     for name in order:
         array = arrays[name]
-        header[name] = {
+        entries[name] = {
             "dtype": _DTYPES[array.dtype.str],
             "shape": list(array.shape),
             "data_offsets": [at, at + array.nbytes],
         }
         at += array.nbytes
-    head = json.dumps(header).encode()
+    metadata = {GRAPH_FORMAT: plain, "sha256": head_checksum(plain, entries)}
+    head = json.dumps({"__metadata__": metadata} | entries).encode()
     head += b" " * (-(8 + len(head)) % ALIGNMENT)
     return head, [arrays[name] for name in order]
+
+
+def head_checksum(plain: str, entries: Mapping_[str, Any]) -> str:
+    """The SHA-256 of what the head of a graph's file says: the description, and which array lies
+    where."""
+    return hashlib.sha256(json.dumps([plain, entries], sort_keys=True).encode()).hexdigest()
 
 
 PIECE_BYTES = 1 << 25
@@ -305,9 +310,9 @@ def load_graph(path: Path) -> tuple[Graph, str]:
         plain = metadata.get(GRAPH_FORMAT)
         if not isinstance(plain, str):
             raise Misfit(f"its format is not {GRAPH_FORMAT!r}")
-        if hashlib.sha256(plain.encode()).hexdigest() != metadata.get("sha256"):
-            raise Misfit("it is damaged, for its description differs from its checksum")
         arrays = _arrays(raw[size:], entries)
+        if head_checksum(plain, entries) != metadata.get("sha256"):
+            raise Misfit("it is damaged, for its description differs from its checksum")
         description = parsed_json(plain)
         checksums = located(".sha256", _CHECKSUMS, description.get("sha256"))
         with _intact(identity, raw[size:], checksums):

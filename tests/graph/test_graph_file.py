@@ -47,8 +47,9 @@ def described(data: bytes, content: dict[str, Any]) -> bytes:
     """A graph's file with another description, checksum and all."""
     head, rest = parts(data)
     plain = json.dumps(content)
-    digest = hashlib.sha256(plain.encode()).hexdigest()
-    return joined(head | {"__metadata__": {GRAPH_FORMAT: plain, "sha256": digest}}, rest)
+    del head["__metadata__"]
+    digest = graph_file.head_checksum(plain, head)
+    return joined({"__metadata__": {GRAPH_FORMAT: plain, "sha256": digest}} | head, rest)
 
 
 def description(data: bytes) -> dict[str, Any]:
@@ -245,6 +246,22 @@ def test_an_array_that_lies_elsewhere(case: str, path: Path) -> None:
     head["a00004"] |= change
     path.write_bytes(joined(head, rest))
     assert message(path) == f": not a graph file: {said.replace('{all}', str(len(rest)))}"
+
+
+def test_arrays_that_have_changed_places(path: Path) -> None:
+    head, rest = parts(path.read_bytes())
+    same = [name for name, entry in head.items() if entry.get("dtype") == "I32"]
+    one, other = next(
+        (one, other)
+        for one in same
+        for other in same
+        if one < other and head[one]["shape"] == head[other]["shape"]
+    )
+    head[one], head[other] = head[other], head[one]
+    path.write_bytes(joined(head, rest))
+    assert message(path) == (
+        ": not a graph file: it is damaged, for its description differs from its checksum"
+    )
 
 
 def test_bytes_that_belong_to_no_array(path: Path) -> None:

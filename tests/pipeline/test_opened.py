@@ -16,7 +16,7 @@ import pytest
 import mmfree_neuro as door
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import GraphError, HardwareError, MappingError, MMFreeError
-from mmfree_neuro.graph.graph_file import GRAPH_FORMAT, load_graph, save_graph
+from mmfree_neuro.graph.graph_file import GRAPH_FORMAT, head_checksum, load_graph, save_graph
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.mapping.mapping import Mapping
@@ -280,9 +280,9 @@ def described(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     content = json.loads(head["__metadata__"][GRAPH_FORMAT])
     change(content)
     plain = json.dumps(content)
-    digest = hashlib.sha256(plain.encode()).hexdigest()
-    head["__metadata__"] = {GRAPH_FORMAT: plain, "sha256": digest}
-    text = json.dumps(head).encode()
+    del head["__metadata__"]
+    metadata = {GRAPH_FORMAT: plain, "sha256": head_checksum(plain, head)}
+    text = json.dumps({"__metadata__": metadata} | head).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
     graph = hashlib.sha256(text).hexdigest()
     changed(path.with_suffix(".map"), lambda content: content["mapping"].update(graph=graph))

@@ -11,6 +11,7 @@ from fuzzing.case import Case, Verdict
 from fuzzing.kinds import results
 from fuzzing.material import GRAPHS, SIMULATE, SYSTEM, Material
 from fuzzing.values import VALUES, at, change, change_bytes, paths, some_path, with_value
+from mmfree_neuro.graph.graph_file import head_checksum
 
 ENGINES = "reference", "fast"
 Parts = tuple[dict[str, Any], str, bytes]
@@ -28,11 +29,7 @@ def parts(data: bytes) -> tuple[str, Parts]:
 def joined(format_: str, whole: Parts, *, mended: str | None = None) -> bytes:
     """A graph file again; its description's checksum is `mended` or right."""
     entries, plain, arrays = whole
-    try:
-        checksum = hashlib.sha256(plain.encode(errors="surrogatepass")).hexdigest()
-    except UnicodeEncodeError:
-        checksum = ""
-    metadata = {format_: plain, "sha256": mended or checksum}
+    metadata = {format_: plain, "sha256": mended or head_checksum(plain, entries)}
     head = json.dumps({"__metadata__": metadata} | entries).encode()
     head += b" " * (-(8 + len(head)) % 64)
     return len(head).to_bytes(8, "little") + head + arrays
@@ -129,7 +126,7 @@ def description(draw: random.Random, material: Material, folder: Path) -> Case:
     name, data = _chosen(draw, material, folder)
     format_, (entries, plain, arrays) = parts(data)
     what, text, _ = change(draw, json.loads(plain))
-    stale = hashlib.sha256(plain.encode()).hexdigest()
+    stale = head_checksum(plain, entries)
     (folder / name).write_bytes(joined(format_, (entries, text, arrays), mended=stale))
     reading = _reading(draw, name, results.logits_are(material.logits[name]))
     return Case(f"{name}: {what}", names=(name,), **reading)
