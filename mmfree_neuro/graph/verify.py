@@ -17,11 +17,10 @@ from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, Output
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.ternary import TernaryMatrix
 
-MAX_PAYLOAD_BITS = 32
 MAX_ARITY = 64
 """The largest group that a neuron reads."""
-MOST_BITS = 64
-"""The widest format and accumulator."""
+MOST_BITS = 32
+"""The widest format and accumulator: what a register holds."""
 MOST_FRACTION = 1000
 """The most fractional bits of a format; a power of two of as many is still a number of double
 precision."""
@@ -205,11 +204,6 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
             )
         if output.port not in sent:
             raise GraphError(f"{node.name}: output {output.port} is not sent by the program")
-        if output.qtype.bits > MAX_PAYLOAD_BITS:
-            raise RangeError(
-                f"{node.name}: output {output.port} is {output.qtype}, must have at most "
-                f"{MAX_PAYLOAD_BITS} bits"
-            )
         declared, reached = _interval(output), sent[output.port]
         if reached.low < declared.low or reached.high > declared.high:
             raise RangeError(
