@@ -46,9 +46,10 @@ def open_streams() -> None:
     A stream that is closed becomes one to nowhere, before a file of ours takes its number.  What
     standard output cannot encode becomes an escape, as on standard error.
     """
-    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
-        os.set_inheritable(number, True)
-    os.close(number)
+    with suppress(OSError):  # without /dev/null there is nothing to put in their places
+        while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+            os.set_inheritable(number, True)
+        os.close(number)
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     if sys.stderr is None:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +46,60 @@ def locked(folder: Path) -> Iterator[None]:
                 _held.discard(name)
 
 
+def check_unlocked(folder: Path) -> None:
+    """InputError where another process is writing into a folder."""
+    name = os.path.realpath(folder)
+    with _holding:
+        if name in _held:
+            return  # to close its file once more would give the lock back
+        try:
+            descriptor = os.open(Path(name) / LOCK_FILE, _OPEN)
+        except OSError:
+            return
+        try:
+            _lock(folder, descriptor)
+        finally:
+            os.close(descriptor)
+
+
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    """Take the lock of an open file, where the file system has locks."""
+    try:
+        # Record locks, unlike those of flock, are not inherited by the processes of an engine,
+        # which may outlive a killed run for a moment.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        who = os.read(descriptor, 200).decode(errors="replace").strip()
+        raise InputError(_refusal(folder, who or "another process")) from None
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a lock file is of this project, or there is none."""
+    try:
+        descriptor = os.open(path, _OPEN)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        begin = os.read(descriptor, len(BEGIN))
+        return begin == BEGIN[: len(begin)]
+    finally:
+        os.close(descriptor)
+
+
+BEGIN = b"process "
+"""How a lock file begins; one whose process was killed at once may be empty."""
+
+
 def _release(descriptor: int, path: Path) -> None:
     """Take the lock file away, unless it is by now that of another process, and give the lock
     back."""
@@ -64,25 +119,20 @@ def _lies_at(descriptor: int, path: Path) -> bool:
 
 def _acquire(folder: Path, path: Path) -> int:
     """The descriptor of the lock file, locked."""
+    if not _is_ours(path):
+        raise InputError(f"{path}: is no lock of a run, must be moved out of the way")
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, _OPEN | os.O_CREAT, 0o666)
         try:
-            # Record locks, unlike those of flock, are not inherited by the processes of an engine,
-            # which may outlive a killed run for a moment.
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            who = os.read(descriptor, 200).decode(errors="replace").strip()
+            _lock(folder, descriptor)
+        except BaseException:
             os.close(descriptor)
-            raise InputError(_refusal(folder, who or "another process")) from None
-        except OSError as error:
-            if error.errno not in _WITHOUT_LOCKS:
-                os.close(descriptor)
-                raise
+            raise
         try:
             # Whoever held it last may have taken the file away since it was opened.
             if _lies_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
+                os.write(descriptor, BEGIN + f"{os.getpid()} on {platform.node()}\n".encode())
                 return descriptor
         except OSError:
             _release(descriptor, path)

@@ -92,7 +92,7 @@ def text_warnings(graph: Graph) -> tuple[str, ...]:
             "the model has no tokenizer, and its vocabulary is not one of bytes: it takes token "
             "ids, and text only with --bytes"
         )
-    elif not spelling.by_tokenizer and graph.bos is not None and not 0 <= graph.bos <= last:
+    if not spelling.by_tokenizer and graph.bos is not None and not 0 <= graph.bos <= last:
         found.append(
             f"token {graph.bos} (bos_token_id) stands before a text of bytes and is outside the "
             f"vocabulary 0 … {last}: prompts are refused, until config.json has one that is not, "

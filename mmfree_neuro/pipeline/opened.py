@@ -1,5 +1,6 @@
 """Files of the flow, opened: what a file says is proved before anything is computed from it."""
 
+from collections import Counter
 from pathlib import Path
 
 from mmfree_neuro.errors import GraphError, InputError, MappingError
@@ -49,6 +50,9 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
     with reading(path, MappingError, MAPPING_FILE):
         if stored.mapping.system != stored.system.name:
             raise Misfit(f"it is for {stored.mapping.system}, and holds {stored.system.name}")
+        most = max(Counter(place.chip for place in stored.mapping.cores).values(), default=0)
+        if stored.cores is not None and most > stored.cores:
+            raise Misfit(f"it uses {most} cores of a chip, must use at most {stored.cores}")
         divided = by_columns(graph, stored.mapping.columns)
         check(divided, stored.mapping, stored.system)
         return divided, stored
@@ -71,8 +75,8 @@ def _prove_matrices(graph: Graph, digest: str, path: Path) -> None:
 def files_behind(path: Path) -> tuple[Path, ...]:
     """The files that are read where a path names a checkpoint, a graph, a mapping or a run, as far
     as can be told without reading them."""
-    if path.is_dir():
-        with reading(path, InputError, "a folder to read from"):
+    with reading(path, InputError, "a file or folder to read from"):
+        if path.is_dir():
             return tuple(file for file in path.iterdir() if file.suffix in _READ_FROM_FOLDERS)
     if is_mapping(path):
         return path, mapping_file.load_mapping(path).graph_path

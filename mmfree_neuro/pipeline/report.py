@@ -9,6 +9,7 @@ from mmfree_neuro.files.writing import check_outputs, save_text
 from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.report.record import Content
 from mmfree_neuro.run import run_file
+from mmfree_neuro.run.folder import holds_run
 from mmfree_neuro.run.run_file import RunRecord
 
 
@@ -55,6 +56,8 @@ def _check_ending(output: Path) -> None:
 def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> Content:
     """Write the report of the run in a folder; its content.  `gpu_rows` as in `build`."""
     _check_ending(output)
+    if not holds_run(folder):
+        raise InputError(f"{folder}: holds no run, must be a folder that simulate wrote")
     check_outputs([output], [*files_behind(folder), *gpu_rows])
     content = build(run_file.load_run(folder), gpu_rows)
     write(content, output)

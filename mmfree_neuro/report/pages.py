@@ -5,6 +5,7 @@ import re
 
 import jinja2
 
+from mmfree_neuro.errors import printable
 from mmfree_neuro.report.record import Content
 from mmfree_neuro.report.sections import Section, sections
 from mmfree_neuro.report.wording import CAPTIONS, PHASES, figure
@@ -39,7 +40,7 @@ def to_markdown(report: Content) -> str:
     lines = [f"# {_cell(_title(report))}", ""]
     for section in sections(report):
         lines += _markdown(section)
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _title(report: Content) -> str:

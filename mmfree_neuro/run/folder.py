@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.files.lock import locked
+from mmfree_neuro.files.lock import check_unlocked, locked
 from mmfree_neuro.files.writing import check_folder, check_outputs, written
 
 STATE_FILE = "state.safetensors"
@@ -61,6 +61,7 @@ def check_output(path: Path, *, resume: bool) -> None:
     if is_there and not is_folder:
         raise InputError(f"{path}: is no folder, must be a new or an existing folder")
     check_folder(path, path)
+    check_unlocked(path)
     if (path / CHECKPOINT_FILE).exists():
         raise InputError(f"{path}: holds a checkpoint, must be another folder")
     if (path / STATE_FILE).exists() and not resume:

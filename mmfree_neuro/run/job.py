@@ -18,6 +18,9 @@ from mmfree_neuro.run.sampling import Sampling
 MOST_LOGITS = 1 << 30
 """Logits that a job may keep, all in memory at 8 bytes each."""
 
+MOST_TOKENS = 1 << 24
+"""Tokens of a job; a day of the fastest engine makes as many."""
+
 Progress = Callable[[str, int, int, Sequence[int]], None]
 """Called with the phase ("prefill" or "generate"), the tokens done, the tokens in all, and those
 that were chosen since the last call."""
@@ -116,10 +119,15 @@ def check_new_tokens(
     memory."""
     if new_tokens < 0:
         raise InputError(f"{new_tokens} new tokens were asked for, must not be negative")
-    values = tokens.shape[0] * (tokens.shape[1] + new_tokens) * (vocabulary if keep_logits else 1)
-    if values > MOST_LOGITS:
+    length = tokens.shape[1] + new_tokens
+    values = tokens.shape[0] * length * vocabulary
+    if keep_logits and values > MOST_LOGITS:
         raise InputError(
             f"the job has {values} logits, must have at most {MOST_LOGITS}; ask for fewer tokens"
+        )
+    if tokens.shape[0] * length > MOST_TOKENS:
+        raise InputError(
+            f"the job has {tokens.shape[0] * length} tokens, must have at most {MOST_TOKENS}"
         )
 
 

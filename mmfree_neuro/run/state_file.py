@@ -86,6 +86,10 @@ def load_state(folder: Path, graph: Graph, mapping: Mapping, job: Job) -> RunSta
     """The state of an unfinished run; InputError where there is none, it is of another run, or does
     not fit this one."""
     path = folder / STATE_FILE
+    if not path.exists():
+        raise InputError(
+            f"{folder}: holds no state of an unfinished run, must be run without --resume"
+        )
     data = read_bytes(path, InputError, A_STATE)
     with reading(path, InputError, A_STATE):
         arrays = {

@@ -900,6 +900,21 @@ def case_bench_of_an_unknown_mode(files: Files, tmp: Path) -> tuple[list[str], s
     return ["bench", "gpu", "--model", "370m", "--mode", "chat", "-o", "OUT/rows.json"], message
 
 
+def case_report_of_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"{tmp / 'no'}: holds no run, must be a folder that simulate wrote"
+    return ["report", str(tmp / "no"), "-o", "OUT/a.md"], message
+
+
+def case_report_of_a_mapping(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"{files('a16.map')}: holds no run, must be a folder that simulate wrote"
+    return ["report", files("a16.map"), "-o", "OUT/a.md"], message
+
+
+def case_report_of_a_name_too_long(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = f"{'x' * 300}: not readable (File name too long)"
+    return ["report", "x" * 300, "-o", "OUT/a.md"], message
+
+
 def case_report_beside_nothing(files: Files, tmp: Path) -> tuple[list[str], str]:
     message = f"{tmp}/no.json: no such file, must be {ROWS}"
     return ["report", files("run"), "-o", "OUT/r.md", "--gpu-rows", str(tmp / "no.json")], message

@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.files.lock import LOCK_FILE, locked
+from mmfree_neuro.files.lock import LOCK_FILE, check_unlocked, locked
 
 Start = Callable[..., "subprocess.Popen[str]"]
 HOLD = """
@@ -167,7 +167,7 @@ def test_another_run_of_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "who"),
-    [(b"", "another process"), (b"a\x1b[31m\xff\n", "a\\x1b[31m\ufffd"), (b"x" * 999, "x" * 200)],
+    [(b"", "another process"), (b"process a\x1b[31m\xff\n", "process a\\x1b[31m\ufffd")],
 )
 def test_whoever_does_not_say_who_it_is(
     content: bytes, who: str, tmp_path: Path, held: Callable[[Path], "subprocess.Popen[str]"]
@@ -239,17 +239,37 @@ def test_a_lock_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_lock_file_that_is_something_else(tmp_path: Path) -> None:
     """Neither waited for nor written through."""
     (tmp_path / "mine").write_text("kept")
-    for name, why in (("folder", "Is a directory"), ("link", "Too many levels of symbolic links")):
+    makers: dict[str, Callable[[Path], object]] = {
+        "folder": Path.mkdir,
+        "link": lambda path: path.symlink_to(tmp_path / "mine"),
+        "pipe": os.mkfifo,
+        "notes": lambda path: path.write_text("my notes"),
+    }
+    for name, make in makers.items():
         folder = tmp_path / name
         folder.mkdir()
-        if name == "folder":
-            (folder / LOCK_FILE).mkdir()
-        else:
-            (folder / LOCK_FILE).symlink_to(tmp_path / "mine")
-        assert message(folder) == f"{folder}: cannot be written ({why})"
+        make(folder / LOCK_FILE)
+        assert message(folder) == (
+            f"{folder / LOCK_FILE}: is no lock of a run, must be moved out of the way"
+        )
+        assert os.path.lexists(folder / LOCK_FILE)
     assert (tmp_path / "mine").read_text() == "kept"
-    os.mkfifo(tmp_path / LOCK_FILE)
-    assert message(tmp_path) == f"{tmp_path}: cannot be written (Invalid argument)"
+    assert (tmp_path / "notes" / LOCK_FILE).read_text() == "my notes"
+
+
+def test_who_writes_is_told_without_waiting(
+    tmp_path: Path, held: Callable[[Path], "subprocess.Popen[str]"]
+) -> None:
+    check_unlocked(tmp_path)
+    with locked(tmp_path):
+        check_unlocked(tmp_path)
+        assert message(tmp_path) == refusal(tmp_path, "another run of this process")
+    holder = held(tmp_path)
+    with pytest.raises(InputError) as error:
+        check_unlocked(tmp_path)
+    assert str(error.value).startswith(
+        f"{tmp_path}: is being written to by process {holder.pid} on "
+    )
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_a_folder_of_somebody_else(
         protected.touch(0o444)
         parent.chmod(0o755)
         closed_to_all = f"{closed} is no folder that can be written to"
-        unreadable = f"{dark}: not readable as a folder to read from (Permission denied)\n"
+        unreadable = f"{dark}: not readable as a file or folder to read from (Permission denied)\n"
         for output, source, said in (
             (open_folder / "a", open_folder, ""),
             (

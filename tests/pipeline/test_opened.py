@@ -198,6 +198,14 @@ def test_all_of_a_mapping_on_one_core(files: Files, tmp_path: Path) -> None:
     )
 
 
+def test_a_mapping_on_more_cores_than_it_may_have(files: Files, tmp_path: Path) -> None:
+    for name in ("a16.graph", "a16.map"):
+        shutil.copy(files(name), tmp_path)
+    path = tmp_path / "a16.map"
+    changed(path, lambda content: content.update(cores=1))
+    assert message(path) == ("not a mapping file: it uses 2 cores of a chip, must use at most 1")
+
+
 def test_a_mapping_that_is_for_a_graph_elsewhere(stored: Path) -> None:
     path = stored / "maps" / "hand.map"
     for there, said in (

@@ -634,6 +634,8 @@ def test_what_is_said_of_texts(random_graph: Callable[[str, str], Graph]) -> Non
     assert text_warnings(graph) == (
         "the model has no tokenizer, and its vocabulary is not one of bytes: it takes token ids, "
         "and text only with --bytes",
+        "token -1 (bos_token_id) stands before a text of bytes and is outside the vocabulary 0 … "
+        f"{SIZE + 4}: prompts are refused, until config.json has one that is not, or null",
     )
     assert text_warnings(replace(graph, as_bytes=True, eos=(-1,))) == (
         f"no text ends at token -1 (eos_token_id), which is outside the vocabulary 0 … {SIZE + 4}",

@@ -606,3 +606,10 @@ def test_the_use_of_a_core_is_the_sum_of_its_shards(
     assert use_of_cores(hand_graph, together, system.chip) == {
         Location(0, 0): Footprint(56, 48, 2, 4, 6)
     }
+
+
+def test_escapes_in_a_page_of_markdown() -> None:
+    """A page may be shown at a terminal."""
+    page = pages.to_markdown(built(replace(made_run(), prompt="a\x1b[31mb\u202e")))
+    assert "a\\x1b[31mb\\u202e" in page
+    assert "\x1b" not in page

@@ -227,6 +227,10 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["use"][0].__setitem__(2, -1),
         "what is in use must be said once for each core, and not be negative",
     ),
+    "use of more than a core has": (
+        lambda c: c["use"][0].__setitem__(2, 10**12),
+        "core 0 of chip 0 must not use more than there is",
+    ),
 }
 
 

@@ -436,7 +436,7 @@ def test_what_cannot_be_resumed(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said, tree: Tree
 ) -> None:
     out, begin = tmp_path / "run", simulate(files, tmp_path / "run", "--save-every", "2")
-    none = f"{out / STATE_FILE}: no such file, must be the saved state of a run"
+    none = f"{out}: holds no state of an unfinished run, must be run without --resume"
     assert main([*begin, "--resume"]) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {none}\n"
     assert not out.exists()
@@ -467,7 +467,7 @@ def test_a_finished_run_cannot_be_resumed(
     assert main(simulate(files, out)) == 0
     before, _ = tree(out), capsys.readouterr()
     assert main(simulate(files, out, "--resume")) == 2
-    message = f"{out / STATE_FILE}: no such file, must be the saved state of a run"
+    message = f"{out}: holds no state of an unfinished run, must be run without --resume"
     assert capsys.readouterr().err == f"mmfree-neuro: {message}\n"
     assert tree(out) == before
 

@@ -141,11 +141,14 @@ def test_a_state_of_another_run(going: Going, path: Path) -> None:
 
 def test_no_state(going: Going, tmp_path: Path) -> None:
     (tmp_path / "folder" / STATE_FILE).mkdir(parents=True)
-    for folder, said in (
-        ("none", "no such file, must be the saved state of a run"),
-        ("folder", "not the saved state of a run: is a folder, must be a regular file"),
-    ):
-        assert message(going, tmp_path / folder / STATE_FILE) == said
+    with pytest.raises(InputError) as error:
+        going.load(tmp_path / "none")
+    assert str(error.value) == (
+        f"{tmp_path / 'none'}: holds no state of an unfinished run, must be run without --resume"
+    )
+    assert message(going, tmp_path / "folder" / STATE_FILE) == (
+        "not the saved state of a run: is a folder, must be a regular file"
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, 0.3, 0.9, -1])
