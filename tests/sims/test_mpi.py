@@ -545,7 +545,7 @@ WRONG = {
     "nothing to resume": (
         [],
         ["--resume"],
-        "{folder}/run/state.safetensors: no such file, must be the saved state of a run",
+        "{folder}/run: holds no state of an unfinished run, must be run without --resume",
     ),
 }
 
