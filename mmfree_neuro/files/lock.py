@@ -47,7 +47,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_unlocked(folder: Path) -> None:
-    """InputError where another process is writing into a folder."""
+    """InputError where another process is writing into a folder; looking takes no lock, which
+    could refuse a run that begins at that moment."""
     name = os.path.realpath(folder)
     with _holding:
         if name in _held:
@@ -57,9 +58,18 @@ def check_unlocked(folder: Path) -> None:
         except OSError:
             return
         try:
-            _lock(folder, descriptor)
+            os.lockf(descriptor, os.F_TEST, 0)
+        except (BlockingIOError, PermissionError):
+            raise InputError(_refusal(folder, _writer(descriptor))) from None
+        except OSError:
+            pass  # a file without locks, of which `locked` says what there is to say
         finally:
             os.close(descriptor)
+
+
+def _writer(descriptor: int) -> str:
+    """Who has the lock of an open file, as far as it says so."""
+    return os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
 
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -72,8 +82,7 @@ def _lock(folder: Path, descriptor: int) -> None:
         # which may outlive a killed run for a moment.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        who = os.read(descriptor, 200).decode(errors="replace").strip()
-        raise InputError(_refusal(folder, who or "another process")) from None
+        raise InputError(_refusal(folder, _writer(descriptor))) from None
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise

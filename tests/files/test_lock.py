@@ -249,6 +249,7 @@ def test_a_lock_file_that_is_something_else(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         make(folder / LOCK_FILE)
+        check_unlocked(folder)
         assert message(folder) == (
             f"{folder / LOCK_FILE}: is no lock of a run, must be moved out of the way"
         )
