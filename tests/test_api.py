@@ -19,6 +19,8 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 IDS = np.random.default_rng(6).integers(0, 256, (8, 33))
 WITHOUT = """
     import sys
@@ -84,7 +86,6 @@ def run_lines(*parts: str, without: tuple[str, ...], arguments: tuple[object, ..
     assert found.returncode == 0, found.stderr
 
 
-@pytest.mark.slow
 def test_the_lines_of_the_door_without_lava(
     folder: Path, tmp_path: Path, needs_torch: None
 ) -> None:

@@ -295,12 +295,14 @@ class _Content:
     sha256: tuple[str, ...]
 
 
-def load_graph(path: Path) -> tuple[Graph, str]:
+@contextmanager
+def loaded(path: Path) -> Iterator[tuple[Graph, str]]:
     """The verified graph of a file, and the SHA-256 of its head, which holds those of all its
     arrays.
 
     The file is mapped, not read: packed weights and the embedding are views of it.  Every array is
-    held against its checksum, once in a process for a file that has not changed since.
+    held against its checksum while the block does something else, and GraphError is raised at its
+    end; once in a process for a file that has not changed since.
     """
     with reading(path, GraphError, A_GRAPH_FILE):
         raw, size, identity = _mapped(path)
@@ -315,9 +317,17 @@ def load_graph(path: Path) -> tuple[Graph, str]:
             raise Misfit("it is damaged, for its description differs from its checksum")
         description = parsed_json(plain)
         checksums = located(".sha256", _CHECKSUMS, description.get("sha256"))
-        with _intact(identity, raw[size:], checksums):
+    with _intact(path, identity, raw[size:], checksums):
+        with reading(path, GraphError, A_GRAPH_FILE):
             graph = _graph(description, arrays, len(raw))
-        return graph, hashlib.sha256(head).hexdigest()
+        yield graph, hashlib.sha256(head).hexdigest()
+
+
+def load_graph(path: Path) -> tuple[Graph, str]:
+    """What `loaded` gives, after its end."""
+    with loaded(path) as found:
+        pass
+    return found
 
 
 _SAME = [field.name for field in fields(Graph) if field.name != "tokenizer"]
@@ -387,16 +397,17 @@ def _field(hint: Any) -> Decode:
 
 @contextmanager
 def _intact(
-    identity: tuple[int, ...], data: NDArray[np.uint8], checksums: tuple[str, ...]
+    path: Path, identity: tuple[int, ...], data: NDArray[np.uint8], checksums: tuple[str, ...]
 ) -> Iterator[None]:
     """Holds the bytes of all arrays against their checksums while the block does something else;
-    Misfit at its end, however it ends, where a piece differs."""
+    GraphError at its end, however it ends, where a piece differs."""
     if identity in _INTACT:
         yield
         return
     starts = range(0, len(data), PIECE_BYTES)
-    if len(starts) != len(checksums):
-        raise Misfit(f"its arrays have {len(checksums)} checksums, must have {len(starts)}")
+    with reading(path, GraphError, A_GRAPH_FILE):
+        if len(starts) != len(checksums):
+            raise Misfit(f"its arrays have {len(checksums)} checksums, must have {len(starts)}")
 
     def checksum(start: int) -> str:
         return hashlib.sha256(data[start : start + PIECE_BYTES].data).hexdigest()
@@ -406,13 +417,14 @@ def _intact(
         try:
             yield
         finally:
-            for start, one, expected in zip(starts, found, checksums, strict=True):
-                if one != expected:
-                    stop = min(start + PIECE_BYTES, len(data))
-                    raise Misfit(
-                        f"it is damaged, for bytes {start} … {stop} of its arrays differ from "
-                        "their checksum"
-                    )
+            with reading(path, GraphError, A_GRAPH_FILE):
+                for start, one, expected in zip(starts, found, checksums, strict=True):
+                    if one != expected:
+                        stop = min(start + PIECE_BYTES, len(data))
+                        raise Misfit(
+                            f"it is damaged, for bytes {start} … {stop} of its arrays differ from "
+                            "their checksum"
+                        )
     # A file that has just changed could change again without a later time to show it.
     if time.time_ns() - max(identity[3:]) > YOUNG_NS:
         _INTACT.add(identity)

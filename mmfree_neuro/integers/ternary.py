@@ -84,10 +84,15 @@ class TernaryMatrix:
         """Whether all weights beyond the matrix, in its last tiles and groups, are zero."""
         tiles, groups, _ = self.data.shape
         whole = replace(self, rows=tiles * TILE, columns=groups * TILE)
-        below = whole.codes(self.rows // TILE * TILE)[self.rows % TILE :]
-        right = replace(whole, data=self.data[:, -1:], columns=TILE).codes()
-        beyond = right[:, self.columns - (groups - 1) * TILE :]
-        return not (self.rows % TILE and below.any()) and not beyond.any()
+        if self.rows < whole.rows:
+            last = whole.codes(whole.rows - TILE)
+            if last[self.rows % TILE :].any():
+                return False
+        if self.columns < whole.columns:
+            last = replace(whole, data=self.data[:, -1:], columns=TILE).codes()
+            if last[:, self.columns % TILE :].any():
+                return False
+        return True
 
     def groups_between(self, first: int, last: int) -> "TernaryMatrix":
         """The columns of groups `first` … `last` - 1 as a matrix of their own."""

@@ -1,6 +1,9 @@
 """Files of the flow, opened: what a file says is proved before anything is computed from it."""
 
+import gc
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmfree_neuro.errors import GraphError, InputError, MappingError
@@ -23,8 +26,8 @@ def open_graph(path: Path) -> tuple[Graph, str]:
     """
     if is_mapping(path):
         raise GraphError(f"{path}: is a mapping file, must be a graph file")
-    graph, digest = graph_file.load_graph(path)
-    _prove_matrices(graph, digest, path)
+    with _without_collecting(), graph_file.loaded(path) as (graph, digest):
+        _prove_matrices(graph, digest, path)
     return graph, digest
 
 
@@ -33,15 +36,21 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
 
     Raises MappingError where the graph is another by now, or the mapping is not valid for it.
     """
+    with _without_collecting():
+        if _begin(path)[8:9] == b"{":
+            raise MappingError(f"{path}: is a graph file, must be a mapping file")
+        stored = mapping_file.load_mapping(path)
+        try:
+            with graph_file.loaded(stored.graph_path) as (graph, digest):
+                return _mapped(graph, digest, stored, path), stored
+        except GraphError as error:
+            raise GraphError(f"{path}: its graph {error}") from error
+
+
+def _mapped(graph: Graph, digest: str, stored: StoredMapping, path: Path) -> Graph:
+    """The graph that a mapping file maps, divided as it says, and both proved valid."""
     from mmfree_partition.check import check
 
-    if _begin(path)[8:9] == b"{":
-        raise MappingError(f"{path}: is a graph file, must be a mapping file")
-    stored = mapping_file.load_mapping(path)
-    try:
-        graph, digest = graph_file.load_graph(stored.graph_path)
-    except GraphError as error:
-        raise GraphError(f"{path}: its graph {error}") from error
     if digest != stored.mapping.graph:
         raise MappingError(
             f"{path}: belongs to another graph than {stored.graph_path}; map that graph again"
@@ -53,9 +62,25 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
         most = max(Counter(place.chip for place in stored.mapping.cores).values(), default=0)
         if stored.cores is not None and most > stored.cores:
             raise Misfit(f"it uses {most} cores of a chip, must use at most {stored.cores}")
-        divided = by_columns(graph, stored.mapping.columns)
-        check(divided, stored.mapping, stored.system)
-        return divided, stored
+        try:
+            divided = by_columns(graph, stored.mapping.columns)
+            check(divided, stored.mapping, stored.system)
+        except GraphError as error:  # the graph is legal, so what divides it is not
+            raise MappingError(str(error)) from error
+    return divided
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Opening makes many small objects and no circles of them, which the garbage collector would
+    look through again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 _PROVED: set[str] = set()

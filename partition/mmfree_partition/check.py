@@ -95,20 +95,29 @@ def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
     words_of = {node.name: _state_words(node) for node in graph.nodes}
     used: dict[Location, dict[str, int]] = defaultdict(lambda: dict.fromkeys(AMOUNTS, 0))
     programs: dict[Location, set[str]] = defaultdict(set)
+    read: dict[tuple[str, int, bool], tuple[int, int]] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if place.chip == HOST:
             continue
         node, rows, words = graph.node(shard.node), shard.stop - shard.start, words_of[shard.node]
-        lists = _lists(sizes, node, shard.start, shard.stop).values()
-        synaptic = sum(
-            count * ((each * bits + word - 1) // word) * (word // 8) for count, each in lists
-        )
+        # Shards of as many neurons read alike, but for the last group of payloads.
+        case = shard.node, rows, shard.stop == node.size
+        if case not in read:
+            lists = _lists(sizes, node, shard.start, shard.stop).values()
+            read[case] = (
+                sum(count for count, _ in lists),
+                sum(
+                    count * ((each * bits + word - 1) // word) * (word // 8)
+                    for count, each in lists
+                ),
+            )
+        axons, synaptic = read[case]
         tables = 8 * graph.sigmoid.values.size if node.reads_sigmoid else 0
         amounts = used[place]
         amounts["memory"] += synaptic + 4 * words * rows + tables
         amounts["synaptic"] += synaptic
         amounts["neurons"] += rows
-        amounts["axons"] += sum(count for count, _ in lists)
+        amounts["axons"] += axons
         programs[place].add(shard.node)
         if 4 * words > chip.state_bytes_per_neuron.central:
             raise MappingError(
@@ -190,8 +199,9 @@ Spans = list[tuple[int, int]]
 """Payloads of a port: from the first of each span to before its second number."""
 
 
-def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[NDArray[np.int64]]]:
-    """How often routes carry every payload, one array for all routes that go to the same cores."""
+def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[Spans]]:
+    """The payloads that routes carry to every core, one list for all routes that go to the same
+    cores."""
     ports = {node.name: {output.port for output in node.outputs} for node in graph.nodes}
     carried: dict[tuple[str, str, tuple[Location, ...]], Spans] = defaultdict(list)
     sent: dict[tuple[int, str], Spans] = defaultdict(list)
@@ -219,12 +229,10 @@ def _delivered(graph: Graph, mapping: Mapping) -> dict[Stream, list[NDArray[np.i
             raise MappingError(
                 f"mapping: two routes of shard {source} share payloads of port {port}"
             )
-    sizes = _sizes(graph)
-    delivered: dict[Stream, list[NDArray[np.int64]]] = defaultdict(list)
+    delivered: dict[Stream, list[Spans]] = defaultdict(list)
     for (name, port, destinations), spans in carried.items():
-        times = _times(spans, sizes[name, port])
         for destination in destinations:
-            delivered[name, port, destination].append(times)
+            delivered[name, port, destination].append(spans)
     return delivered
 
 
@@ -247,6 +255,17 @@ def _wanted(graph: Graph, mapping: Mapping) -> dict[Stream, set[tuple[int, int]]
     return wanted
 
 
+def _joined(spans: Iterable[tuple[int, int]]) -> Spans:
+    """The same payloads as spans in order, between which others lie."""
+    joined: Spans = []
+    for start, stop in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], stop)
+        elif start < stop:
+            joined.append((start, stop))
+    return joined
+
+
 def _times(spans: Iterable[tuple[int, int]], size: int) -> NDArray[np.int64]:
     """How often each payload lies in the spans."""
     ends = np.zeros(size + 1, np.int64)
@@ -256,27 +275,33 @@ def _times(spans: Iterable[tuple[int, int]], size: int) -> NDArray[np.int64]:
     return ends[:-1].cumsum()
 
 
+def _length(spans: Iterable[tuple[int, int]]) -> int:
+    return sum(stop - start for start, stop in spans)
+
+
 def _routes(graph: Graph, mapping: Mapping) -> None:
     sizes = _sizes(graph)
     delivered = _delivered(graph, mapping)
     wanted = _wanted(graph, mapping)
     proved = set()
     for stream in wanted | delivered:
-        arrays, spans = delivered.get(stream, ()), wanted.get(stream, ())
+        lists, needed = delivered.get(stream, ()), wanted.get(stream, ())
         name, port, place = stream
         # Most cores of a chip read the same payloads, by the same routes.
-        case = (name, port, *map(id, arrays), *sorted(spans))
+        case = (name, port, *map(id, lists), *sorted(needed))
         if case in proved:
             continue
         proved.add(case)
-        times = sum(arrays, np.zeros(sizes[name, port], np.int64))
-        due = _times(spans, sizes[name, port]) > 0
-        wrong = np.flatnonzero(times != due)
-        if wrong.size:
-            raise MappingError(
-                f"mapping: payload {wrong[0]} of {name}.{port} reaches core {place.core} of chip "
-                f"{place.chip} {times[wrong[0]]} times, must {int(due[wrong[0]])}"
-            )
+        arriving = [span for spans in lists for span in spans]
+        due = _joined(needed)
+        if _joined(arriving) == due and _length(arriving) == _length(due):
+            continue
+        times, once = _times(arriving, sizes[name, port]), _times(due, sizes[name, port])
+        wrong = np.flatnonzero(times != once)
+        raise MappingError(
+            f"mapping: payload {wrong[0]} of {name}.{port} reaches core {place.core} of chip "
+            f"{place.chip} {times[wrong[0]]} times, must {once[wrong[0]]}"
+        )
 
 
 def _order(graph: Graph, mapping: Mapping) -> None:

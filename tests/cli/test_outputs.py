@@ -10,6 +10,8 @@ import pytest
 
 from mmfree_neuro.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 Files = Callable[[str], str]
 Tree = Callable[[Path], dict[str, bytes]]
 READ = "is read by this command, must be another file to write"

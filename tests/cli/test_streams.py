@@ -12,6 +12,8 @@ import pytest
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.run.run_file import load_run
 
+pytestmark = pytest.mark.slow
+
 Files = Callable[[str], str]
 FULL = Path("/dev/full")
 

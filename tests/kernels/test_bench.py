@@ -30,6 +30,8 @@ from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.report import terminal
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 TINY = Subject(
     "tiny", ModelConfig(vocab_size=96, hidden_size=64, num_hidden_layers=2, intermediate_size=96)

@@ -34,6 +34,8 @@ from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import read
 from mmfree_neuro.model.corpus import Corpus, windows
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ModelConfig(
     vocab_size=256,
     hidden_size=16,

@@ -26,6 +26,8 @@ from mmfree_neuro.pipeline.convert import text_warnings
 from mmfree_neuro.pipeline.text import CALIBRATION_WINDOW, calibration_windows
 from mmfree_neuro.run import run_file
 
+pytestmark = pytest.mark.slow
+
 SPECIAL = ["<unk>", "<s>", "</s>"]
 WORDS = [
     "▁o",

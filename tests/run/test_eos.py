@@ -25,6 +25,8 @@ from mmfree_neuro.run.state_file import STATE_FILE, save_state
 from mmfree_neuro.run.state_file import saving as kept_in
 from mmfree_sims import fast
 
+pytestmark = pytest.mark.slow
+
 BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec") or "mpiexec"
 PROMPT = "ab"

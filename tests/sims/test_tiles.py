@@ -707,6 +707,7 @@ def test_no_more_tokens_are_under_way_than_may_be(hand_graph: Graph, hand_mappin
         assert max(under_way) <= in_flight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", range(6))
 def test_a_token_ends_a_run_on_tiles_as_on_the_fast_engine(which: int, parts: Divided) -> None:
     """Whatever is saved meanwhile, and from whatever state it goes on."""
