@@ -37,6 +37,8 @@ def load_tokens(path: Path) -> NDArray[np.int64]:
             raise Misfit(
                 f"claims {needed} bytes of numbers, has {size - file.tell()}, or is cut short"
             )
+        if needed < size - file.tell():
+            raise Misfit(f"claims {needed} bytes of numbers, has {size - file.tell()}")
         stored = np.frombuffer(file.read(needed), dtype)
         tokens = stored.reshape(shape, order="F" if by_columns else "C")
         if stored.size and int(stored.max()) > LARGEST_TOKEN:

@@ -76,6 +76,7 @@ MAGIC = ", or damaged (\"the magic string is n...93NUMPY', got b'PK\\\\x03\\\\x0
             ": claims 8000000000000 bytes of numbers, has 8, or is cut short",
         ),
         (headed("(-1, -1)"), ": claims 8 bytes of numbers, has 0, or is cut short"),
+        (stored(np.arange(3)) + b"!", ": claims 24 bytes of numbers, has 25"),
         (stored(np.arange(3))[:-1], ": claims 24 bytes of numbers, has 23, or is cut short"),
         (headed("(1,)", version=3), ": is of version 3.0, must be 1.0 or 2.0"),
         (b"", ", or damaged ('EOF: reading magic string, expected 8 bytes got 0')"),
