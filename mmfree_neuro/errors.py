@@ -69,6 +69,10 @@ class MappingError(MMFreeError):
     """A mapping is not valid for its graph and system, or a mapping file is not one of ours."""
 
 
+class ImageError(MMFreeError):
+    """A machine image is damaged, breaks a rule of the machine, or stopped with a trap."""
+
+
 class EngineError(MMFreeError):
     """An engine cannot be used here or was asked for something that it does not do."""
 
