@@ -74,7 +74,7 @@ class Bounds(Machine):
 
     def send(self, x: Value) -> Value:
         self._issue("SPIKE")
-        return x
+        return _interval(x)
 
     def add(self, a: Value, b: Value) -> Value:
         self._issue("ADD")
@@ -132,9 +132,13 @@ class Bounds(Machine):
             return self.mul_shr(a, b, 0)
         self._issue("MUL_SHR", "ADD", "MUL_SHR")
         self._shift(shift)
-        product = self._product(a, b)
-        half = 1 << (shift - 1)
-        return self._hold((product.low + half) >> shift, (product.high + half) >> shift)
+        twice = self._twice(self._product(a, b), shift)
+        return self._hold(twice.low >> 1, twice.high >> 1)
+
+    def _twice(self, product: Interval, shift: int) -> Interval:
+        """What is in the register before the last bit is rounded away: a MUL_SHR that saturates
+        would leave no room for the 1 that is added."""
+        return self._hold((product.low >> (shift - 1)) + 1, (product.high >> (shift - 1)) + 1)
 
     def clip(self, a: Value, low: int, high: int) -> Value:
         self._issue("MIN", "LT", "SEL")
@@ -147,8 +151,12 @@ class Bounds(Machine):
     def mul_fit(self, a: Value, b: Value, shift: int, qtype: QType) -> Value:
         self._issue("MUL_SHR", *(("ADD", "MUL_SHR") if shift else ()))
         self._shift(shift)
-        product = self._product(a, b)
-        return self.fit(Interval(product.low >> shift, (product.high >> shift) + 1), qtype)
+        product, half = self._product(a, b), (1 << shift) >> 1
+        if shift and 2 * qtype.high + 1 > REGISTER_HIGH:  # else it is clipped before it is rounded
+            self._twice(product, shift)
+        return self.fit(
+            Interval((product.low + half) >> shift, (product.high + half) >> shift), qtype
+        )
 
     def abs(self, a: Value) -> Value:
         self._issue("LT", "NEG", "SEL")

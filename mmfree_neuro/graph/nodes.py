@@ -8,13 +8,20 @@ integers in declared `QType`s.  An input reaches a neuron in one of five ways (`
                with entries -1, 0, +1;
 - "aligned":   neuron i reads source[i];
 - "sum":       the only neuron reads the sum of the source, or of `count` values from `first` on;
-- "broadcast": every neuron reads the only value of the source;
+- "broadcast": every neuron reads the only value of the source (or, at a port of `PRESENCE`, the
+               first);
 - "group":     neuron i reads source[arity·i] … source[arity·i + arity - 1],
                each in an accumulator of its own.
 
 Inputs with the same port, all of them ternary, sums or aligned, share that port's accumulator: the
 neuron reads the sum of what they bring.  So a matrix can be divided by columns: a `PartialSum` sums
 some columns, and the node that has the rest reads its sum, aligned, at the same port.
+
+A machine that works in steps runs every neuron at every step, whether a token is there or not.  A
+node fires one step after the latest of its sources (`steps.steps`), and an input with a `delay`
+holds back what its source has sent earlier.  A node that has a state, or whose program does not
+answer sums of zero with nothing, has a port of `presence`: what arrives there is never zero when a
+token is there.  Engines that work with messages need neither.
 
 A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can
 change it.  A value is saturated only where a program says `fit`, and every such change is counted.
@@ -39,6 +46,8 @@ from mmfree_neuro.integers.fixedpoint import Ints, Multiplier, QType
 from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix
 
+PRESENCE = "presence"
+"""The port of an input that says only that a token is there; no program reads it."""
 How = Literal["ternary", "aligned", "sum", "broadcast", "group"]
 
 
@@ -57,6 +66,8 @@ class Input:
     the others."""
     count: int | None = None
     """How many values a "sum" adds up; None for all from the first on, and for the others."""
+    delay: int = 0
+    """How many steps what it brings waits, so that all sums of one token meet."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +133,15 @@ class Node:
         return False
 
     @property
+    def presence(self) -> str | None:
+        """The port where what arrives is never zero when a token is there; None without one."""
+        return PRESENCE if PRESENCE in self.ports else None
+
+    @property
     def reads(self) -> tuple[str, ...]:
-        """The names of what the program reads, in order: the ports."""
-        return tuple(self.ports)
+        """The names of what the program reads, in order: the ports, but for one of presence
+        alone."""
+        return tuple(port for port in self.ports if port != PRESENCE)
 
     def stride(self, name: str) -> int:
         """How far apart neighbouring neurons read in what arrives; 0 where all read one value."""
@@ -175,7 +192,7 @@ class Rescale:
 @dataclass(frozen=True, eq=False, repr=False)
 class Embedding(Node):
     """On the host: x = fit(codes[token] · scales[token] / 2^shift), to the nearest, halves up; sq
-    as in `Squares`."""
+    as in `Squares`; here = 1, by which others know that there is a token."""
 
     codes: NDArray[np.int8] | NDArray[np.int16]  # [vocabulary, size]
     scales: Ints  # [vocabulary]
@@ -228,6 +245,11 @@ class Norm(Node):
     @property
     def constants(self) -> dict[str, Ints]:
         return {f"gains.{port}": gains for port, gains in self.gains.items()}
+
+    @property
+    def presence(self) -> str:
+        """The root, which is never zero."""
+        return "r"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -282,6 +304,11 @@ class Quantise(Node):
     code."""
 
     shifts: dict[str, int]
+
+    @property
+    def presence(self) -> str:
+        """The first of the inverses, which are never zero."""
+        return f"inv.{next(iter(self.shifts))}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

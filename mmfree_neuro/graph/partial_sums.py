@@ -20,6 +20,7 @@ import numpy as np
 
 from mmfree_neuro.errors import GraphError
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, Output, PartialSum
+from mmfree_neuro.graph.steps import delayed
 from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.ternary import TILE
@@ -41,7 +42,7 @@ def by_columns(graph: Graph, columns: Columns) -> Graph:
     nodes: list[AnyNode] = []
     for node in graph.nodes:
         nodes += _divided(graph, node, cuts[node.name]) if cuts.get(node.name) else [node]
-    return verify(replace(graph, nodes=tuple(nodes)))
+    return verify(replace(graph, nodes=delayed(nodes)))
 
 
 def evenly(graph: Graph, parts: tuple[tuple[str, int], ...]) -> Columns:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mmfree_neuro.graph.nodes import Graph, block_of
+from mmfree_neuro.graph.steps import steps
 from mmfree_neuro.graph.verify import instruction_counts
 
 
@@ -45,9 +46,8 @@ class GraphSummary:
 def summarise(graph: Graph) -> GraphSummary:
     """The summary of a verified graph."""
     counts, nodes = instruction_counts(graph), []
-    steps: dict[str, int] = {}
+    step = steps(graph.nodes)
     for node in graph.nodes:
-        steps[node.name] = max((steps[entry.source] + 1 for entry in node.inputs), default=0)
         matrices = [entry.matrix for entry in node.inputs if entry.matrix is not None]
         nodes.append(
             NodeSummary(
@@ -55,7 +55,7 @@ def summarise(graph: Graph) -> GraphSummary:
                 type(node).__name__,
                 node.size,
                 block_of(node.name),
-                steps[node.name],
+                step[node.name],
                 dict(sorted(counts[node.name].items())),
                 sum(matrix.size for matrix in matrices),
                 sum(matrix.nonzero for matrix in matrices),

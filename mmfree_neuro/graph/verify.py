@@ -13,7 +13,9 @@ from mmfree_neuro.errors import GraphError, RangeError, shown
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.bounds import Bounds, Interval
 from mmfree_neuro.graph.machine import Value
-from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, Output
+from mmfree_neuro.graph.nodes import PRESENCE, AnyNode, Embedding, Graph, Input, Output
+from mmfree_neuro.graph.presence import check_delays, check_presence
+from mmfree_neuro.graph.steps import step_of
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.ternary import TernaryMatrix
 
@@ -79,7 +81,7 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
     expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[
         entry.how
     ]
-    if source.size != expected:
+    if source.size != expected and not (entry.how == "broadcast" and entry.port == PRESENCE):
         raise GraphError(f"{who}: reads {source.size} values {entry.how}, must read {expected}")
     if entry.how == "group" and node.size != -(-source.size // node.group):
         raise GraphError(
@@ -185,8 +187,11 @@ def _words(node: Embedding) -> dict[str, Value]:
     return {"x": Interval(-reach, reach), "scale": Interval(0, int(scales.max()))}
 
 
-def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str]:
-    """What a neuron of a node issues; GraphError or RangeError where the program is not legal."""
+def _prove(
+    graph: Graph, node: AnyNode, inputs: dict[str, Value]
+) -> tuple[Counter[str], set[tuple[str, str]]]:
+    """What a neuron of a node issues, and which of its outputs are never zero; GraphError or
+    RangeError where the program is not legal."""
     machine = Bounds(node.name)
     high = 0 if node.state_type is None else node.state_type.high
     constants = _Asked(node, node.constants, "the program reads the constant {}, must declare it")
@@ -210,7 +215,8 @@ def _prove(graph: Graph, node: AnyNode, inputs: dict[str, Value]) -> Counter[str
                 f"{node.name}: output {output.port} can be {reached.low} … {reached.high}, must be "
                 f"{declared.low} … {declared.high}"
             )
-    return machine.issued
+    never_zero = {(node.name, port) for port, reached in sent.items() if reached.low > 0}
+    return machine.issued, never_zero
 
 
 def _is_passed_on(node: AnyNode, arriving: _Asked, sent: Mapping[str, Value]) -> bool:
@@ -230,7 +236,7 @@ def _check_declarations(
         raise GraphError(
             f"{node.name}: declares the constant {name}, which the program never reads"
         )
-    for name in arriving.unused:
+    for name in set(arriving.unused) - {PRESENCE}:
         raise GraphError(f"{node.name}: input {name} is never read by the program")
     if keeps_state and node.state_type is None:
         raise GraphError(f"{node.name}: the program keeps a state, must declare its state_type")
@@ -357,6 +363,8 @@ def _proved(graph: Graph) -> dict[str, Counter[str]]:
     outputs: dict[tuple[str, str], Output] = {}
     sums: dict[str, Ints] = {}
     counts: dict[str, Counter[str]] = {}
+    never_zero: set[tuple[str, str]] = set()
+    step: dict[str, int] = {}
     for node in graph.nodes:
         _check_node(node)
         if node.name in counts:
@@ -369,8 +377,13 @@ def _proved(graph: Graph) -> dict[str, Counter[str]]:
                     f"{node.name}: {name} has shape {list(values.shape)}, must have {[node.size]}"
                 )
         sources = _sources(node, outputs)
+        step[node.name] = step_of(node, step)
         reach = _inputs(graph, node, sources, sums) if node.inputs else _words(graph.embedding)
-        counts[node.name] = _prove(graph, node, reach)
+        counts[node.name], positive = _prove(graph, node, reach)
+        never_zero |= positive
+        if node.inputs:
+            check_delays(node, step)
+            check_presence(graph, node, never_zero)
         if node.passes_on:
             magnitudes = [
                 _magnitude(node, entry, source, sums) for entry, source in sources.items()

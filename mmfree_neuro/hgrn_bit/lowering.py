@@ -34,13 +34,14 @@ from mmfree_neuro.graph.nodes import (
     Output,
     Residual,
 )
+from mmfree_neuro.graph.steps import delayed
 from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.hgrn_bit.norms import norms_of
 from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
 from mmfree_neuro.integers.tables import GATE_FRAC, sigmoid_table
 from mmfree_neuro.lowering.formats import SQUARE_BITS, Formats, integer_gain
-from mmfree_neuro.lowering.norms import Norms, Source, ternary_product
+from mmfree_neuro.lowering.norms import Norms, Source, presence, ternary_product
 from mmfree_neuro.lowering.scheme import Range, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeight, TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -115,6 +116,7 @@ class _Lowering:
                 p, sources[p], weights[p].parts[0], weights[p].scale, formats[p]
             )
             inputs += added
+        inputs += (presence(self.nodes),)
         node = MLGRU(
             f"{name}.mlgru",
             size,
@@ -211,7 +213,11 @@ class _Lowering:
             "embedding",
             config.hidden_size,
             (),
-            (Output("x", config.hidden_size, x_type), sq),
+            (
+                Output("x", config.hidden_size, x_type),
+                sq,
+                Output("here", config.hidden_size, QType(2, 0), unsigned=True),
+            ),
             codes,
             scales,
             shift,
@@ -241,7 +247,7 @@ class _Lowering:
         return Graph(
             name,
             self.formats.scheme.name,
-            tuple(self.nodes),
+            delayed(self.nodes),
             table_,
             self.formats.scheme.accumulator_bits,
             config.num_hidden_layers,

@@ -2,10 +2,11 @@
 row."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmfree_neuro.graph.nodes import (
+    PRESENCE,
     AnyNode,
     Gain,
     Input,
@@ -79,7 +80,7 @@ class Norms:
         rms = InverseRms(
             f"{norm}.rms",
             1,
-            (Input("total", source.name, "sq", "sum"),),
+            (Input("total", source.name, "sq", "sum"), presence(self.nodes)),
             (Output("r", 1, root, unsigned=True),),
             floor,
             root_powers(size, sq, root),
@@ -153,7 +154,7 @@ class Norms:
         """The node that makes the scales of a token's codes, behind the trees that find its largest
         magnitudes."""
         bits, root = self.formats.scheme.value_bits, self.formats.root_type(norm)
-        inputs = [Input("total", source.name, "sq", "sum")]
+        inputs = [Input("total", source.name, "sq", "sum"), presence(self.nodes)]
         inverses, scales, powers, shifts = [], [], {}, {}
         for value in gain.outputs:
             name = value.port
@@ -195,6 +196,15 @@ class Norms:
             self.nodes.append(node)
             source, values, level = node.name, found, level + 1
         return source
+
+
+def presence(nodes: Sequence[AnyNode]) -> Input:
+    """The input that says that a token is there, for the node after these: by what the last norm
+    sends to all, which is never zero, or else by the embedding."""
+    for node in reversed(nodes):
+        if isinstance(node, InverseRms | QuantScale):
+            return Input(PRESENCE, node.name, node.outputs[0].port, "broadcast")
+    return Input(PRESENCE, nodes[0].name, "here", "broadcast")
 
 
 def ternary_product(

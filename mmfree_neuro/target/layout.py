@@ -106,14 +106,14 @@ DIRECTORY_NUMBERS = 64
 
 
 def headers(
-    format_: int, delay: int, count: int, port: int, offset: NDArray[np.int64] | int
+    format_: int, delay: int, count: int, port: NDArray[np.int64], offset: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
-    """The header words of synapse lists that differ in their offsets at most."""
-    rest = format_ | delay << 4 | count << 16 | port << 32
-    return np.asarray(np.asarray(offset, np.uint64) << np.uint64(44)) | np.uint64(rest)
+    """The header words of synapse lists that differ in their ports and offsets at most."""
+    words = format_ | delay << 4 | count << 16 | port << 32 | offset << 44
+    return words.view(np.uint64)
 
 
-def ternary_words(codes: NDArray[np.int8]) -> NDArray[np.uint64]:
+def packed_ternary(codes: NDArray[np.int8]) -> NDArray[np.uint64]:
     """The words [lists, words] of ternary lists, from codes [lists, neurons]."""
     lists, count = codes.shape
     width = -(-count // 32)

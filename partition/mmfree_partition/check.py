@@ -190,6 +190,8 @@ def _needed(node: AnyNode, entry: Input, start: int, stop: int, size: int) -> ra
         return range(start, stop)
     if entry.how == "group":
         return range(start * node.group, min(stop * node.group, size))
+    if entry.how == "broadcast":
+        return range(1)
     if entry.matrix is not None:
         return range(entry.first, entry.first + entry.matrix.columns)
     return range(entry.first, size if entry.count is None else entry.first + entry.count)

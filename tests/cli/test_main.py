@@ -737,7 +737,7 @@ def case_too_many_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     foreign = files("checkpoint/model.safetensors")
-    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 3'"
+    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 4'"
     return ["map", foreign, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 

@@ -15,7 +15,7 @@ import pytest
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_neuro.errors import GraphError
 from mmfree_neuro.graph import graph_file, nodes, programs
-from mmfree_neuro.graph.nodes import Graph, Head, Input, MaxAbs, Node, Output, Rescale
+from mmfree_neuro.graph.nodes import PRESENCE, Graph, Head, Input, MaxAbs, Node, Output, Rescale
 from mmfree_neuro.graph.recorder import record
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import instruction_counts, verify
@@ -137,6 +137,7 @@ def graph_with(kind: type[Node], hand_graph: Graph) -> Graph:
     inputs = (
         Input("y", "embedding", "x", "ternary", matrix),
         Input("x", "embedding", "x", "aligned"),
+        Input(PRESENCE, "embedding", "here", "broadcast"),
     )
     limits, leak = np.array([2, -3, 5]), kind.leak_of_a_half  # type: ignore[attr-defined]
     node = kind("threshold", 3, inputs, (Output("v", 3, QType(16, 0)),), QType(16, 4), limits, leak)  # type: ignore[call-arg]
@@ -151,7 +152,8 @@ def graph_with(kind: type[Node], hand_graph: Graph) -> Graph:
         (Output("logits", 2, QType(16, 0)),),
         {"y": Rescale(Multiplier(3, 1), None)},
     )
-    embedding = hand_graph.embedding
+    here = Output("here", 3, QType(2, 0), unsigned=True)
+    embedding = replace(hand_graph.embedding, outputs=(*hand_graph.embedding.outputs, here))
     return Graph("made up", "a16", (embedding, node, head), hand_graph.sigmoid, 32, 0, None, {})  # type: ignore[arg-type]
 
 
@@ -184,9 +186,10 @@ def test_a_made_up_node_everywhere(
     sent = [neurons.run(streams, 2)["v"] for neurons in levels]
     assert all(np.array_equal(values, sent[-1]) for values in sent)
 
-    # What it takes on a core: two accumulators, a constant and a state in words, and σ's table.
+    # What it takes on a core: three accumulators (that of presence among them), a constant and a
+    # state in words, and σ's table.
     taken = footprint(graph, node, Shard("threshold", 0, 3), system.chip)
-    assert taken.state_per_neuron == 4 * (2 + 1 + 1)
+    assert taken.state_per_neuron == 4 * (3 + 1 + 1)
     assert taken.memory > taken.synaptic_memory + 2 * 4 * len(graph.sigmoid.values)
     assert check(graph, mapped(graph), system) == mapped(graph)
     assert [about.kind for about in summarise(graph).nodes] == ["Embedding", "Threshold", "Head"]

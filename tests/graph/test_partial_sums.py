@@ -14,6 +14,7 @@ from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.graph.nodes import Graph, Input, Output, PartialSum
 from mmfree_neuro.graph.partial_sums import Columns, by_columns, evenly, sums
 from mmfree_neuro.graph.recorder import Op, record
+from mmfree_neuro.graph.steps import delayed
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import instruction_counts, verify, verify_matrices
 from mmfree_neuro.integers.fixedpoint import QType
@@ -46,7 +47,8 @@ def by_hand(hand_graph: Graph) -> Graph:
     inputs = Input("y", "embedding", "x", "ternary", first), Input("y", "part", "sum", "aligned")
     return verify(
         replace(
-            hand_graph, nodes=(hand_graph.nodes[0], part, replace(hand_graph.head, inputs=inputs))
+            hand_graph,
+            nodes=delayed((hand_graph.nodes[0], part, replace(hand_graph.head, inputs=inputs))),
         )
     )
 

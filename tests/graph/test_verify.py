@@ -19,6 +19,7 @@ from mmfree_neuro.graph.nodes import (
     QuantScale,
     Squares,
 )
+from mmfree_neuro.graph.steps import delayed
 from mmfree_neuro.graph.verify import instruction_counts, sum_bound, verify, verify_matrices
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.ternary import pack
@@ -54,9 +55,11 @@ def shared(graph: Graph, how: str) -> Graph:
     largest = inserted(graph, size, "group", QType(8, 0), 4 - size)
     return replace(
         largest,
-        nodes=(
-            *largest.nodes[:2],
-            replace(graph.head, inputs=(*graph.head.inputs, Input("y", "top", "max", how))),
+        nodes=delayed(
+            (
+                *largest.nodes[:2],
+                replace(graph.head, inputs=(*graph.head.inputs, Input("y", "top", "max", how))),
+            )
         ),
     )
 
@@ -349,13 +352,13 @@ def test_a_sum_can_be_negative_where_an_input_can(hand_graph: Graph) -> None:
     )
     unsigned = Output("logits", 2, QType(17, 0), unsigned=True)
     for inputs, low, high in (
-        ((entry,), -49151, 49151),
-        ((Input("y", "top", "max", "aligned"), entry), -49341, 49342),
+        ((entry,), -49150, 49151),
+        ((Input("y", "top", "max", "aligned"), entry), -49341, 49341),
     ):
         graph = inserted(hand_graph, 2, "group", QType(8, 0), 2)
         head = replace(hand_graph.head, inputs=inputs, outputs=(unsigned,))
         with pytest.raises(RangeError) as error:
-            verify(replace(graph, nodes=(*graph.nodes[:2], head)))
+            verify(replace(graph, nodes=delayed((*graph.nodes[:2], head))))
         assert str(error.value) == f"head: output logits can be {low} … {high}, must be 0 … 65535"
 
 

@@ -170,7 +170,9 @@ def by_machine(
             inputs = {"v": list(inputs.values())}
         sent, after = programs.run(machine, node, graph.sigmoid, own, inputs, state)
         state = None if state is None else after
-        rows.append({port: found.reshape(-1, found.shape[-1]) for port, found in sent.items()})
+        every = np.broadcast_arrays(*sent.values())  # a number is sent by all neurons
+        shape = -1, every[0].shape[-1]
+        rows.append({port: one.reshape(shape) for port, one in zip(sent, every, strict=True)})
     return Expected(
         {port: np.concatenate([row[port] for row in rows]) for port in rows[0]},
         state,

@@ -70,21 +70,21 @@ def test_ternary_aligned_and_broadcast_inputs_by_hand(a8: Graph, system: SystemS
 def test_a_recurrent_neuron_holds_constants_and_a_state(
     a16: Graph, checkpoint: Checkpoint, system: SystemSpec
 ) -> None:
-    """Three matrices of which each has inputs of its own; in the second block, a neuron may have a
-    lower bound."""
+    """Three matrices of which each has inputs of its own, and presence; in the second block, a
+    neuron may have a lower bound."""
     table, bounds = 2 * 4 * len(a16.sigmoid.values), int(checkpoint.config.use_lower_bound)
-    for name, words in (("layers.0.mlgru", 3 + 1 + 1), ("layers.1.mlgru", 3 + 1 + bounds + 1)):
+    for name, words in (("layers.0.mlgru", 4 + 1 + 1), ("layers.1.mlgru", 4 + 1 + bounds + 1)):
         assert of(a16, name, 10, system) == Footprint(
-            192 * 8 + 10 * 4 * words + table, 192 * 8, 10, 4 * words, 192
+            193 * 8 + 10 * 4 * words + table, 193 * 8, 10, 4 * words, 193
         )
 
 
 def test_groups_and_sums_by_hand(a8: Graph, a16: Graph, system: SystemSpec) -> None:
     """A neuron of the largest of 32 has 32 accumulators; that of a sum has one for all 64
-    payloads."""
+    payloads, and one for presence."""
     assert of(a8, "layers.0.o.max.y.0", 1, system) == Footprint(32 * 8 + 128, 32 * 8, 1, 128, 32)
     assert of(a8, "layers.0.o.max.y.0", 2, system) == Footprint(64 * 8 + 256, 64 * 8, 2, 128, 64)
-    assert of(a16, "layers.0.o.rms", 1, system) == Footprint(64 * 8 + 4, 64 * 8, 1, 4, 64)
+    assert of(a16, "layers.0.o.rms", 1, system) == Footprint(65 * 8 + 8, 65 * 8, 1, 8, 65)
 
 
 def test_the_use_of_cores_by_hand(
@@ -161,13 +161,14 @@ def test_a_program_is_on_a_core_once(
 def test_all_nodes_of_a_core_are_named(
     a16: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
-    """The root goes to its own core; 64 normalised values, in three formats, go to the next."""
+    """The root goes to its own core and the next, as presence; 64 normalised values, in three
+    formats, go to the next."""
     whole = in_one_place(a16)
     places = tuple(place._replace(core=place.core // 2) for place in whole.locations)
     mapping = replace(whole, locations=places, routes=route(a16, whole.shards, places))
     with pytest.raises(CapacityError) as error:
         need_programs(a16, mapping, with_figures(system, output_axons_per_core=192).chip)
     assert str(error.value) == (
-        "layers.0.attn.rms, layers.0.attn.norm: core 0 of chip 0 needs 193 outgoing axons, "
+        "layers.0.attn.rms, layers.0.attn.norm: core 0 of chip 0 needs 194 outgoing axons, "
         "loihi2 has 192"
     )

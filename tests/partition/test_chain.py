@@ -312,7 +312,8 @@ def test_what_crosses_by_hand(a16: Graph, system: SystemSpec) -> None:
         chain.number[f"layers.1.{name}"] for name in ("attn.norm", "mlgru", "o_proj")
     )
     assert cost[norm, 0] == 64 + 1  # the residual stream and the root of its squares
-    assert cost[mlgru, 0] == 64 + 3 * 64  # the residual stream, and what the norm made of it
+    # The residual stream, what the norm made of it, and the root, which says that a token is there.
+    assert cost[mlgru, 0] == 64 + 3 * 64 + 1
     # A copy of the norm needs the stream and the root; 16 finished neurons send their value and its
     # square.
     crossings = crossings_of(chain)
@@ -321,7 +322,7 @@ def test_what_crosses_by_hand(a16: Graph, system: SystemSpec) -> None:
     assert with_copies(crossings, (mlgru, 16), (mlgru, 32)) == [(norm, 0, 64), (mlgru, 16, 32)]
     # No copy pays inside a projection: 64 normalised values, the stream of its last neurons, what
     # the first finished.
-    assert cost[residual, 48] == 64 + 64 - 48 + 48 * 2
+    assert cost[residual, 48] == 64 + 64 - 48 + 48 * 2 + 1
     assert copied(crossings, (residual, 48)) == []
 
 
@@ -331,10 +332,10 @@ def test_what_crosses_a_published_block_by_hand() -> None:
     chain = chain_of(graph, load_system("alia-point-32"))
     crossings = crossings_of(chain)
     o_proj = chain.number["layers.1.o_proj"]
-    assert inside(crossings, o_proj, divided=False) == (1024 + 1024, -1 + 2)
-    assert inside(crossings, o_proj, divided=True) == (1024 + 1024 + 1, 0)
+    assert inside(crossings, o_proj, divided=False) == (1024 + 1024 + 1, -1 + 2)
+    assert inside(crossings, o_proj, divided=True) == (1024 + 1024 + 2, 0)
     mlgru, norm = chain.number["layers.1.mlgru"], chain.number["layers.1.attn.norm"]
-    assert before(crossings, mlgru) == 4096
+    assert before(crossings, mlgru) == 4097
     assert inside(crossings, mlgru, divided=False) == (1025, 2)
     assert copied(crossings, (mlgru, 1)) == [norm]
 

@@ -356,7 +356,7 @@ def test_the_hypergraph_by_hand(a16: Graph, system: SystemSpec) -> None:
     assert grains[:5] == [(0, 0, 1), (1, 0, 32), (1, 32, 64), (2, 0, 32), (2, 32, 64)]
     assert len(nets) == len(weights)
     found = {tuple(net): weight for net, weight in zip(nets, weights, strict=True)}
-    assert found[0, 1, 2] == 1  # the root
+    assert found[0, 1, 2, 3, 4, 5] == 1  # the root, also where it says that a token is there
     assert found[1, 3, 4] == 3 * 32  # half of the normalised values, for three projections
     assert found[3, 5] == 32  # squares
     assert found[3, 6] == 32  # values, one by one
@@ -443,7 +443,7 @@ def test_the_fewest_messages_of_a_published_model() -> None:
     }
     messages = {name: messages_between_chips(mapping) for name, mapping in found.items()}
     assert all(len(mapping.chips) == 24 for mapping in found.values())
-    assert messages["block-per-chip"] == 23 * 2 * 1024
+    assert messages["block-per-chip"] == 23 * (2 * 1024 + 1)  # and a root, as presence
     assert (
         messages["chain"] == 23 * 1024 + 23
     )  # the residual stream to every chip but the first, and roots of norms

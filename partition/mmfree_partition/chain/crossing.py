@@ -63,7 +63,7 @@ def _copies(chain: Chain, streams: Sequence[Stream], k: int) -> frozenset[int]:
     Say that a recurrence of 1024 neurons is cut, which reads three formats of 1024 values from the
     norm in front of it.  Without copies these 3072 payloads cross, beside the residual stream.  A
     copy of the norm makes them behind the cut from that stream, which crosses anyway, and from one
-    root: 1025 payloads in place of 4096.
+    root: 1025 payloads in place of 4097.
     """
     sources = {
         chain.number.get(entry.source, -1)
@@ -90,8 +90,9 @@ def _crossing(
     Say that an `o_proj` of 1024 neurons is cut before neuron m, and nothing is copied.  It reads
     1024 values of a norm, and every neuron behind the cut needs them all: 1024.  To its rows it
     adds the residual stream, of which each neuron needs its own value: 1024 - m.  The neurons
-    before the cut send their value and its square to nodes behind it: 2 m.  Together (2048, 1); or
-    (2049, 0) where the squares are added up before the cut.
+    before the cut send their value and its square to nodes behind it: 2 m.  The next root learns
+    from the last one that there is a token: 1.  Together (2049, 1); or (2050, 0) where the squares
+    are added up before the cut.
     """
     constant = 0
     slope = 0

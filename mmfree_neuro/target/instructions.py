@@ -7,17 +7,13 @@ a number s (a shift, a port, a table, an output, a distance), and a flag.
 from dataclasses import dataclass
 from enum import IntEnum
 
-import numpy as np
-from numpy.typing import NDArray
-
-Words = NDArray[np.uint64]
-"""Instruction words, or words of synapse lists."""
-
 REGISTERS = 64
 """Operands 0 … 63 are registers."""
 IMMEDIATE, CONSTANT, STATE = 64, 128, 192
 """Operands from 64 on are immediates, from 128 on the neuron's constants, and 192 is its state."""
 MOST_SHIFT = 62
+THE_REST = 255
+"""The number of a `SKP_C` that skips all that follows."""
 
 
 class Op(IntEnum):

@@ -1,0 +1,159 @@
+"""Programs as text that a person can read, and that assembles to the same words.
+
+    program 3
+    table t0: 8192 7168
+        RDC     r0, port 3
+        SKP_C   r0, rest
+        MOV     r1, t0[r0]
+        MIN     r1, r1, #8388607  counts
+        SPIKE   1, r1
+
+r0 is a register, #5 an immediate, c0 a constant of the neuron, h its state.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmfree_neuro.errors import ImageError
+from mmfree_neuro.target.instructions import (
+    CONSTANT,
+    IMMEDIATE,
+    SHAPES,
+    STATE,
+    THE_REST,
+    Instruction,
+    Op,
+)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A program with the immediates and tables that its fields number."""
+
+    code: tuple[Instruction, ...]
+    immediates: tuple[int, ...]
+    tables: tuple[tuple[int, ...], ...]
+
+
+def text(program: Listed, number: int) -> str:
+    """A program as text."""
+    lines = [f"program {number}"]
+    for position, table in enumerate(program.tables):
+        lines.append(f"table t{position}: {' '.join(map(str, table))}")
+    lines += [f"    {_line(one, program.immediates)}".rstrip() for one in program.code]
+    return "\n".join(lines) + "\n"
+
+
+def _line(one: Instruction, immediates: tuple[int, ...]) -> str:
+    fields = [f"r{one.d}"] if SHAPES[one.op].writes else []
+    operands = [_operand(x, immediates) for x in one.operands]
+    match SHAPES[one.op].number:
+        case "port":
+            fields.append(f"port {one.s}")
+        case "table":
+            operands = [f"t{one.s}[{operands[0]}]"]
+        case "output":
+            fields.append(str(one.s))
+        case "shift":
+            operands.append(f">> {one.s}" if one.op == Op.MUL_SHR else f"<< {one.s}")
+        case "skip":
+            operands.append("rest" if one.s == THE_REST else str(one.s))
+    return f"{one.op.name:7} {', '.join([*fields, *operands])}" + ("  counts" * one.counts)
+
+
+def _operand(field: int, immediates: tuple[int, ...]) -> str:
+    if field < IMMEDIATE:
+        return f"r{field}"
+    if field < CONSTANT:
+        return f"#{immediates[field - IMMEDIATE]}"
+    return f"c{field - CONSTANT}" if field < STATE else "h"
+
+
+def programs(lines: Iterable[str]) -> Iterator[Listed]:
+    """The programs of a text.  Raises ImageError with the number of a line that is none."""
+    made: _Program | None = None
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.startswith("program "):
+                if made is not None:
+                    yield made.done()
+                made = _Program([], [], [])
+            elif line.strip():
+                _read(made, line)
+        except (ValueError, KeyError, IndexError) as problem:
+            raise ImageError(
+                f"line {number} is {line.strip()!r}, must be an instruction"
+            ) from problem
+    if made is not None:
+        yield made.done()
+
+
+@dataclass
+class _Program:
+    code: list[Instruction]
+    immediates: list[int]
+    tables: list[tuple[int, ...]]
+
+    def done(self) -> Listed:
+        return Listed(tuple(self.code), tuple(self.immediates), tuple(self.tables))
+
+
+_LINE = re.compile(r"    (\w+) +(.*?)(  counts)?$")
+_TABLE = re.compile(r"table t\d+: (.*)$")
+
+
+def _read(program: _Program | None, line: str) -> None:
+    """Add what a line says to a program; ValueError, KeyError or IndexError where it says
+    nothing."""
+    if program is None:
+        raise ValueError("no program has begun")
+    if table := _TABLE.match(line):
+        program.tables.append(tuple(int(entry) for entry in table[1].split()))
+        return
+    found = _LINE.match(line.rstrip())
+    if found is None:
+        raise ValueError("no instruction")
+    op, parts = Op[found[1]], found[2].split(", ")
+    shape, values = SHAPES[op], {"d": 0, "a": 0, "b": 0, "c": 0, "s": 0}
+    if shape.writes:
+        values["d"] = int(parts.pop(0).removeprefix("r"))
+    match shape.number:
+        case "port":
+            values["s"] = int(parts.pop().removeprefix("port "))
+        case "table":
+            table_, _, index = parts[0].removesuffix("]").partition("[")
+            values["s"], parts = int(table_.removeprefix("t")), [index]
+        case "output":
+            values["s"] = int(parts.pop(0))
+        case "shift":
+            values["s"] = int(parts.pop()[3:])
+        case "skip":
+            last = parts.pop()
+            values["s"] = THE_REST if last == "rest" else int(last)
+    for name, part in zip("abc", parts, strict=False):
+        values[name] = _field(part, program.immediates)
+    if len(parts) != shape.reads:
+        raise ValueError(f"{len(parts)} operands")
+    program.code.append(Instruction(op, **values, counts=found[3] is not None))
+
+
+def _field(part: str, immediates: list[int]) -> int:
+    """The field of an operand; a new immediate goes into the pool."""
+    if part == "h":
+        return STATE
+    kind, number = part[0], int(part[1:])
+    if kind == "#":
+        if number not in immediates:
+            immediates.append(number)
+        return IMMEDIATE + immediates.index(number)
+    return {"r": 0, "c": CONSTANT}[kind] + number
+
+
+def listed(
+    code: tuple[Instruction, ...], immediates: Iterable[int], tables: Iterable[Iterable[int]]
+) -> Listed:
+    """A program, from whatever holds its parts."""
+    return Listed(code, tuple(immediates), tuple(tuple(map(int, np.asarray(t))) for t in tables))
