@@ -2,18 +2,23 @@
 
 from setuptools import Extension, setup
 
-CPU = "kernels/mmfree_kernels/cpu"
+CPU, EMULATOR = "kernels/mmfree_kernels/cpu", "sims/mmfree_sims/emulator"
+PARTS = ("machine", "interpret", "add", "deliver", "pool", "step", "build")
 
 setup(
     ext_modules=[
         Extension(
-            f"mmfree_kernels.cpu.{name}",
-            [f"{CPU}/{name}.c"],
-            depends=depends,
+            f"{folder.partition('/')[2].replace('/', '.')}.{name}",
+            [f"{folder}/{name}.c"],
+            depends=[f"{folder}/{header}.h" for header in headers],
             optional=True,
             extra_compile_args=["-O3", "-std=gnu11", "-pthread"],
             extra_link_args=["-pthread"],
         )
-        for name, depends in (("_ternary", []), ("_programs", [f"{CPU}/_programs_run.h"]))
+        for folder, name, headers in (
+            (CPU, "_ternary", ()),
+            (CPU, "_programs", ("_programs_run",)),
+            (EMULATOR, "_emulator", [f"_{part}" for part in PARTS]),
+        )
     ]
 )

@@ -1,0 +1,335 @@
+/* The emulator of the reference machine of docs/machine.md; mmfree_sims.emulator.emulator is its Python face.
+
+   Machine(cores, targets, (accumulator_bits, payload_bits, vocabulary, threads), embedding, level)
+
+   A core is a tuple of its chip, its number and its sections; `targets` has the core that each output entry leads to,
+   or -1 for a result; the embedding is a tuple of codes, bytes of a code, scales, group, port for codes and port for
+   scales.  The loader has proved all of it: nothing is checked here. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include "_machine.h"
+
+#if defined(__clang__)
+#define IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define IVDEP _Pragma("GCC ivdep")
+#else
+#define IVDEP
+#endif
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define X86 1
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#define NAME(what) avx512_##what
+#include "_interpret.h"
+#include "_add.h"
+#undef TARGET
+#undef NAME
+#define TARGET __attribute__((target("avx2")))
+#define NAME(what) avx2_##what
+#include "_interpret.h"
+#include "_add.h"
+#undef TARGET
+#undef NAME
+#endif
+#define TARGET
+#define NAME(what) portable_##what
+#include "_interpret.h"
+#include "_add.h"
+
+static const struct {
+    const char *name;
+    Level level;
+} LEVELS[] = {
+#ifdef X86
+    {"avx512", {avx512_run, avx512_ternary, avx512_eight_bits}},
+    {"avx2", {avx2_run, avx2_ternary, avx2_eight_bits}},
+#endif
+    {"portable", {portable_run, portable_ternary, portable_eight_bits}},
+};
+
+static int has(const char *level)
+{
+#ifdef X86
+    __builtin_cpu_init();
+    if (!strcmp(level, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+            && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (!strcmp(level, "avx2")) return __builtin_cpu_supports("avx2");
+#endif
+    return !strcmp(level, "portable");
+}
+
+#include "_deliver.h"
+#include "_pool.h"
+#include "_step.h"
+#include "_build.h"
+
+static void empty(Machine *m)
+{
+    for (Port *port = m->port; port < m->port + m->ports; port++)
+        for (long slot = 0; slot < port->slots; slot++) {
+            if (port->dirty[slot]) memset(port->sums + slot * port->neurons, 0, port->neurons * sizeof *port->sums);
+            port->dirty[slot] = 0;
+        }
+    memset(m->due, 0, (size_t)RING * m->cores);
+    for (long c = 0; c < m->cores; c++) atomic_store(&m->core[c].arrived, NULL);
+    memset(m->logits, 0, m->vocabulary * sizeof *m->logits);
+    m->trap.core = -1;
+    atomic_store(&m->trapped, m->cores);
+}
+
+static int allocate(Machine *m)
+{
+    const long states = m->all_states;
+    if (!(m->group = zeros(m->groups, sizeof *m->group)) || !(m->port = zeros(m->ports, sizeof *m->port))
+        || !(m->entry = zeros(m->entries, sizeof *m->entry)) || !(m->sums = zeros(m->all_sums, sizeof *m->sums))
+        || !(m->dirty = zeros(m->all_slots, 1)) || !(m->states = zeros(2 * states, sizeof *m->states))
+        || !(m->sent = zeros(m->all_sent, sizeof *m->sent)) || !(m->due = zeros(RING * m->cores, 1))
+        || !(m->logits = zeros(m->vocabulary, sizeof *m->logits))
+        || !(m->item = zeros(2 * m->cores, sizeof *m->item)))
+        return -1;
+    m->all_sums = m->all_slots = m->all_states = m->all_sent = 0;
+    return 0;
+}
+
+static int build(Machine *m, PyObject *cores, PyObject *targets)
+{
+    m->cores = (long)PyTuple_GET_SIZE(cores);
+    Sections *sections = zeros(m->cores, sizeof *sections);
+    int failed = -1;
+    if (!sections || !(m->core = zeros(m->cores, sizeof *m->core))
+        || !(m->view = zeros(PARTS * m->cores + 3, sizeof *m->view)))
+        goto done;
+    for (long c = 0; c < m->cores; c++)
+        if (read_core(m, PyTuple_GET_ITEM(cores, c), c, &sections[c])) goto done;
+    const int32_t *target = array_of(m, targets, NULL);
+    if (!target || allocate(m)) goto done;
+    long entries = 0;
+    for (long c = 0; c < m->cores; c++) {
+        build_core(m, &m->core[c], &sections[c], m->entry + entries, target + entries);
+        entries += sections[c].bytes[OUT] / 16;
+    }
+    memcpy(m->states + m->all_states, m->states, m->all_states * sizeof *m->states);
+    for (Entry *entry = m->entry; entry < m->entry + m->entries; entry++) aim(m, entry);
+    failed = 0;
+done:
+    PyMem_RawFree(sections);
+    return failed;
+}
+
+static int find_inert(Machine *m)
+{
+    void *room = NULL;
+    if (posix_memalign(&room, 64, sizeof(Scratch))) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memset(room, 0, sizeof(Scratch));
+    m->group[m->embed_group].embeds = 1;
+    for (Group *g = m->group; g < m->group + m->groups; g++) {
+        g->inert = !g->embeds && is_inert(m, g, room);
+        m->core[g->core].always |= !g->inert && !g->embeds;
+    }
+    free(room);
+    return 0;
+}
+
+static int machine_init(PyObject *self, PyObject *args, PyObject *names)
+{
+    Machine *m = (Machine *)self;
+    PyObject *cores, *targets, *codes, *scales;
+    const char *level;
+    int payload_bits;
+    if (m->core || !PyArg_ParseTuple(args, "O!O(iill)(OiOlll)s", &PyTuple_Type, &cores, &targets, &m->accumulator_bits,
+                                     &payload_bits, &m->vocabulary, &m->threads, &codes, &m->code_bytes, &scales,
+                                     &m->embed_group, &m->code_port, &m->scale_port, &level))
+        return -1;
+    m->most_payload = (int32_t)(((int64_t)1 << (payload_bits - 1)) - 1);
+    m->threads = m->threads < 1 ? 1 : m->threads > MOST_THREADS ? MOST_THREADS : m->threads;
+    for (size_t k = 0; k < sizeof LEVELS / sizeof *LEVELS; k++)
+        if (!strcmp(LEVELS[k].name, level)) m->level = LEVELS[k].level;
+    if (build(m, cores, targets)) return -1;
+    if (!(m->codes = array_of(m, codes, NULL)) || !(m->scales = array_of(m, scales, NULL))) return -1;
+    if (find_inert(m)) return -1;
+    empty(m);
+    return 0;
+}
+
+static void machine_free(PyObject *self)
+{
+    Machine *m = (Machine *)self;
+    for (long c = 0; m->core && c < m->cores; c++) {
+        PyMem_RawFree(m->core[c].stretch);
+        PyMem_RawFree(m->core[c].nonzero);
+    }
+    while (m->views) PyBuffer_Release(&m->view[--m->views]);
+    void *const all[] = {m->core, m->group, m->port, m->entry, m->view, m->sums, m->dirty,
+                         m->states, m->sent, m->logits, m->due, m->item};
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) PyMem_RawFree(all[k]);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyObject *trap_found(const Machine *m)
+{
+    const Trap *t = &m->trap;
+    return Py_BuildValue("lllliii", t->core, t->group, t->neuron, t->instruction, t->op, (int)t->a, (int)t->b);
+}
+
+/* advance(tokens, rows, first): a step for each token, -1 for none; the logits of the steps from `first` on go to the
+   rows.  None, or where it trapped. */
+static PyObject *advance(PyObject *self, PyObject *args)
+{
+    Machine *m = (Machine *)self;
+    Py_buffer tokens, rows;
+    long first;
+    if (!PyArg_ParseTuple(args, "y*w*l", &tokens, &rows, &first)) return NULL;
+    Pool pool;
+    PyObject *result = NULL;
+    int trapped = 0, stopped = 0;
+    if (open_pool(&pool, m)) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    const int32_t *token = tokens.buf;
+    const long steps = (long)(tokens.len / (long)sizeof *token);
+    int64_t *row = rows.buf;
+    Py_BEGIN_ALLOW_THREADS
+    for (long k = 0; k < steps && !trapped && !stopped; k++) {
+        trapped = step(m, &pool, token[k]);
+        if (k >= first && !trapped) {
+            memcpy(row, m->logits, m->vocabulary * sizeof *row);
+            row += m->vocabulary;
+        }
+        if (k % 16 == 15) {
+            Py_BLOCK_THREADS
+            stopped = PyErr_CheckSignals();
+            Py_UNBLOCK_THREADS
+        }
+    }
+    close_pool(&pool);
+    Py_END_ALLOW_THREADS
+    if (!stopped) result = trapped ? trap_found(m) : Py_NewRef(Py_None);
+done:
+    PyBuffer_Release(&tokens);
+    PyBuffer_Release(&rows);
+    return result;
+}
+
+static PyObject *reset(PyObject *self, PyObject *none)
+{
+    Machine *m = (Machine *)self;
+    empty(m);
+    memcpy(m->states, m->states + m->all_states, m->all_states * sizeof *m->states);
+    Py_RETURN_NONE;
+}
+
+/* Copies bytes between an array of the emulator and one of Python that is as long. */
+static PyObject *copied(PyObject *array, void *own, long bytes, int out)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(array, &view, out ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) return NULL;
+    if (out) memcpy(view.buf, own, bytes);
+    else memcpy(own, view.buf, bytes);
+    PyBuffer_Release(&view);
+    Py_RETURN_NONE;
+}
+
+static PyObject *read_logits(PyObject *self, PyObject *array)
+{
+    Machine *m = (Machine *)self;
+    return copied(array, m->logits, m->vocabulary * (long)sizeof *m->logits, 1);
+}
+
+static PyObject *read_states(PyObject *self, PyObject *array)
+{
+    Machine *m = (Machine *)self;
+    return copied(array, m->states, m->all_states * (long)sizeof *m->states, 1);
+}
+
+static PyObject *write_states(PyObject *self, PyObject *array)
+{
+    Machine *m = (Machine *)self;
+    return copied(array, m->states, m->all_states * (long)sizeof *m->states, 0);
+}
+
+/* take_counts(groups [groups, 7], entries [entries, 2], cores [cores, 2]): fills them and begins anew. */
+static PyObject *take_counts(PyObject *self, PyObject *args)
+{
+    Machine *m = (Machine *)self;
+    Py_buffer groups, entries, cores;
+    if (!PyArg_ParseTuple(args, "w*w*w*", &groups, &entries, &cores)) return NULL;
+    int64_t *row = groups.buf;
+    for (Group *g = m->group; g < m->group + m->groups; g++, row += 7) {
+        const int64_t steps = g->inert ? m->step - m->counted - g->visited : 0, idle = steps * g->neurons;
+        const int64_t counts[7] = {g->operations, g->synapses, g->executed + idle * (g->first_skip + 1),
+                                   g->idle + idle, g->runs, g->saturated + steps * g->idle_saturated, g->wrapped};
+        memcpy(row, counts, sizeof counts);
+        g->operations = g->synapses = g->executed = g->idle = g->runs = g->saturated = g->wrapped = g->visited = 0;
+    }
+    row = entries.buf;
+    for (Entry *entry = m->entry; entry < m->entry + m->entries; entry++) {
+        *row++ = entry->messages;
+        *row++ = entry->markers;
+        entry->messages = entry->markers = 0;
+    }
+    row = cores.buf;
+    for (Core *core = m->core; core < m->core + m->cores; core++) {
+        *row++ = core->deliveries;
+        *row++ = core->words;
+        core->deliveries = core->words = 0;
+    }
+    m->counted = m->step;
+    PyBuffer_Release(&groups);
+    PyBuffer_Release(&entries);
+    PyBuffer_Release(&cores);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef machine_methods[] = {
+    {"advance", advance, METH_VARARGS, "Some steps."},
+    {"reset", reset, METH_NOARGS, "First states, and empty accumulators."},
+    {"read_logits", read_logits, METH_O, "What the last step sent as result."},
+    {"read_states", read_states, METH_O, "The states of all neurons."},
+    {"write_states", write_states, METH_O, "Other states of all neurons."},
+    {"take_counts", take_counts, METH_VARARGS, "What was counted since it was last taken."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject machine_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "mmfree_sims.emulator._emulator.Machine",
+    .tp_basicsize = sizeof(Machine),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = PyType_GenericNew,
+    .tp_init = machine_init,
+    .tp_dealloc = machine_free,
+    .tp_methods = machine_methods,
+};
+
+static PyObject *supports(PyObject *module, PyObject *level)
+{
+    const char *name = PyUnicode_AsUTF8(level);
+    return name ? PyBool_FromLong(has(name)) : NULL;
+}
+
+static PyMethodDef methods[] = {
+    {"supports", supports, METH_O, "Whether this processor can run a level."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_emulator", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__emulator(void)
+{
+    PyObject *module = PyType_Ready(&machine_type) ? NULL : PyModule_Create(&definition);
+    if (module && PyModule_AddObjectRef(module, "Machine", (PyObject *)&machine_type)) Py_CLEAR(module);
+    return module;
+}
