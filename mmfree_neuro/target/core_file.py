@@ -37,7 +37,9 @@ def _directory(raw: Bytes, chip: int) -> Rows:
     if bytes(raw[:8]) != CORES_MAGIC:
         raise Misfit(f"it does not begin with {CORES_MAGIC.decode()}")
     if len(raw) < _HEAD_BYTES or len(raw) % 8:
-        raise Misfit(f"it has {len(raw)} bytes, must have whole words and a header, or is cut short")
+        raise Misfit(
+            f"it has {len(raw)} bytes, must have whole words and a header, or is cut short"
+        )
     number, cores = raw[8:_HEAD_BYTES].view("<u4").tolist()
     if number != chip:
         raise Misfit(f"it is of chip {number}, must be of chip {chip}")
@@ -87,7 +89,7 @@ def _core(raw: Bytes, directory: Rows, begins: list[int], lengths: list[int]) ->
                 f"core {number}: {name.upper()} has {length} bytes, must have rows of {row_bytes}"
             )
         data = raw[begin : begin + length]
-        if crc32(data) != checksum or raw[begin + length : begin + length + -length % 8].any():
+        if crc32(data.data) != checksum or raw[begin + length : begin + length + -length % 8].any():
             raise Misfit(
                 f"core {number}: {name.upper()} is damaged, for it differs from its checksum"
             )

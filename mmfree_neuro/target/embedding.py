@@ -29,7 +29,9 @@ def embedding(host: Core) -> Embedding:
     raw: Bytes = host.embed
     if len(raw) < _HEAD_BYTES:
         raise Misfit(f"EMBED has {len(raw)} bytes, must have a header of {_HEAD_BYTES}")
-    tokens, values, width, group, code_port, scale_port, *rest = raw[:_HEAD_BYTES].view("<u4").tolist()
+    tokens, values, width, group, code_port, scale_port, *rest = (
+        raw[:_HEAD_BYTES].view("<u4").tolist()
+    )
     if width not in (1, 2) or any(rest):
         raise Misfit(f"EMBED has codes of {width} bytes, must be 1 or 2, and 0 in its last numbers")
     size = tokens * values * width

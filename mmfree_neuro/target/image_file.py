@@ -29,11 +29,14 @@ from mmfree_neuro.files.writing import check_folder, made_folder, written
 from mmfree_neuro.target.core_file import read_cores
 from mmfree_neuro.target.image import About, Image
 from mmfree_neuro.target.layout import BOARD_MAGIC, HOST_CHIP, IMAGE_FORMAT, Bytes, Core, cores_file
-from mmfree_neuro.target.prove import prove_about, prove_core, prove_image
+from mmfree_neuro.target.prove import prove_about, prove_core
+from mmfree_neuro.target.prove_image import prove_image
 
 AN_IMAGE, A_FILE = "a machine image", "a file of a machine image"
 _TEXTS = ("programs.asm", "symbols.json")
-_FILE_NAME = re.compile(r"image\.json|host\.bin|board\.bin|programs\.asm|symbols\.json|chip-\d+\.bin")
+_FILE_NAME = re.compile(
+    r"image\.json|host\.bin|board\.bin|programs\.asm|symbols\.json|chip-\d+\.bin"
+)
 
 
 def chip_file(chip: int) -> str:

@@ -45,7 +45,9 @@ def weights(core: Core, at: int) -> tuple[dict[str, int], list[int], int]:
     per_word = 32 if fields["format"] == 2 else 8
     words = [int(w) for w in core.syn[at + 1 : at + 1 + -(-n // per_word)]]
     if fields["format"] == 2:
-        found = [(words[j // 32] >> j % 32 & 1) - (words[j // 32] >> 32 + j % 32 & 1) for j in range(n)]
+        found = [
+            (words[j // 32] >> j % 32 & 1) - (words[j // 32] >> 32 + j % 32 & 1) for j in range(n)
+        ]
     else:
         found = [wrap(words[j // 8] >> 8 * (j % 8) & 255, 8) for j in range(n)]
     return fields, found, 1 + len(words)
@@ -117,7 +119,9 @@ class Slow:
         while pc < len(program):
             one = program[pc]
             self.counts["instructions", at, g] += 1
-            a, b, c = (read(x) for x in (*one.operands, *[64] * 3)[:3]) if one.operands else (0,) * 3
+            a, b, c = (
+                (read(x) for x in (*one.operands, *[64] * 3)[:3]) if one.operands else (0,) * 3
+            )
             if one.op == Op.SKP_C and a == 0:
                 pc += 1 + one.s
                 if pc == len(program) and program[first_skip or 0] is one:
@@ -138,7 +142,7 @@ class Slow:
                 if value is None or wrap(value, 32) != value:
                     raise Trapped(at, g, i, pc)
                 registers[one.d] = value
-                clips = one.op == Op.SEL and a != 0 or one.op == Op.MIN and value != a
+                clips = (one.op == Op.SEL and a != 0) or (one.op == Op.MIN and value != a)
                 self.counts["saturated", at, g] += one.counts and clips
             pc += 1
         return False
@@ -185,7 +189,9 @@ class Slow:
             word += words
             self.counts["words_read", at] += words
             group = next(
-                g for g, row in enumerate(core.group.tolist()) if row[3] <= fields["port"] < row[3] + row[4]
+                g
+                for g, row in enumerate(core.group.tolist())
+                if row[3] <= fields["port"] < row[3] + row[4]
             )
             self.counts["synapses_read", at, group] += len(found)
             self.counts["synaptic_operations", at, group] += sum(w != 0 for w in found)
@@ -197,6 +203,7 @@ class Slow:
 
 def counted(slow: Slow) -> dict[str, list[int]]:
     """What the slow emulator counted, in the order of `Counts`."""
+
     def of(name: str, section: str | None) -> list[int]:
         if section is None:
             return [slow.counts[name, at] for at in slow.cores]
@@ -213,7 +220,9 @@ def counted(slow: Slow) -> dict[str, list[int]]:
 # Images drawn at random.
 
 
-def program(rng: random.Random, tables: int, outputs: int, state: bool, consts: int) -> list[Instruction]:
+def program(
+    rng: random.Random, tables: int, outputs: int, state: bool, consts: int
+) -> list[Instruction]:
     """A program that rarely traps: what it computes with is cut to 12 bits, by immediate 0."""
     code = [Instruction(Op.RDC, d=p, s=p) for p in range(2)]
     if rng.random() < 0.8:
@@ -224,11 +233,15 @@ def program(rng: random.Random, tables: int, outputs: int, state: bool, consts: 
     for _ in range(rng.randrange(3, 9)):
         a, b, c = (rng.choice(written + sources) for _ in range(3))
         d = rng.randrange(3, 9)
-        op = rng.choice([Op.SEL, Op.AND, Op.OR, Op.ADD, Op.MIN, Op.MUL_SHR, Op.LT, Op.GE, Op.EQ, Op.NEG, Op.SHL])
+        op = rng.choice(
+            [Op.SEL, Op.AND, Op.OR, Op.ADD, Op.MIN, Op.MUL_SHR, Op.LT, Op.GE, Op.EQ, Op.NEG, Op.SHL]
+        )
         reads = {Op.SEL: 3, Op.NEG: 1, Op.SHL: 1}.get(op, 2)
         shift = rng.randrange(4) if op == Op.SHL else rng.randrange(16) if op == Op.MUL_SHR else 0
         flag = op in (Op.SEL, Op.MIN) and rng.random() < 0.5
-        code.append(Instruction(op, d, *(a, b, c)[:reads], *[0] * (3 - reads), s=shift, counts=flag))
+        code.append(
+            Instruction(op, d, *(a, b, c)[:reads], *[0] * (3 - reads), s=shift, counts=flag)
+        )
         written.append(d)
         if rng.random() < 0.4:  # a step aside, of which some neurons take none
             code.append(Instruction(Op.SKP_C, a=d, s=1))
@@ -246,7 +259,9 @@ def program(rng: random.Random, tables: int, outputs: int, state: bool, consts: 
     return code
 
 
-def one_list(rng: random.Random, port: int, delay: int, offset: int, count: int, format_: int) -> list[int]:
+def one_list(
+    rng: random.Random, port: int, delay: int, offset: int, count: int, format_: int
+) -> list[int]:
     """The words of a synapse list with drawn weights."""
     header = format_ | delay << 4 | rng.choice([0, 0, 1, 3]) << 10 | count << 16 | port << 32
     words = [header | offset << 44]
@@ -263,17 +278,38 @@ def one_list(rng: random.Random, port: int, delay: int, offset: int, count: int,
 
 def draw_core(rng: random.Random, number: int, host: bool, vocabulary: int) -> dict[str, Any]:
     """The sections of a core as lists; its entries come later."""
-    s: dict[str, Any] = {n: [] for n in ("group", "port", "code", "pool", "tables", "table", "const")}
+    s: dict[str, Any] = {
+        n: [] for n in ("group", "port", "code", "pool", "tables", "table", "const")
+    }
     s |= {"state": [], "axon": [], "syn": [], "out": [], "number": number, "embed": b""}
     first = 0
     for g in range(rng.randrange(1, 4)):
-        neurons = rng.choice([1, 5, 31, 40, 70, 300]) if rng.random() < 0.5 else rng.randrange(1, 40)
+        neurons = (
+            rng.choice([1, 5, 31, 40, 70, 300]) if rng.random() < 0.5 else rng.randrange(1, 40)
+        )
         tables, outputs = rng.randrange(3), rng.randrange(1, 3)
         state, consts = rng.random() < 0.5, rng.randrange(3)
         code = program(rng, tables, outputs, state, consts)
-        s["group"].append([len(s["code"]), len(code), neurons, len(s["port"]), 2, len(s["pool"]), 4,
-                           len(s["const"]), consts, len(s["state"]), int(state), len(s["tables"]),
-                           tables, 0, 0, outputs])
+        s["group"].append(
+            [
+                len(s["code"]),
+                len(code),
+                neurons,
+                len(s["port"]),
+                2,
+                len(s["pool"]),
+                4,
+                len(s["const"]),
+                consts,
+                len(s["state"]),
+                int(state),
+                len(s["tables"]),
+                tables,
+                0,
+                0,
+                outputs,
+            ]
+        )
         for _ in range(2):
             slots = rng.randrange(2, 6)
             s["port"].append([first, slots])
@@ -303,7 +339,9 @@ def draw_axons(rng: random.Random, s: dict[str, Any], ports: list[int]) -> None:
     plan = []
     for _ in range(lists):
         port = rng.choice(ports)
-        neurons = s["group"][next(g for g, r in enumerate(s["group"]) if r[3] <= port < r[3] + r[4])][2]
+        neurons = s["group"][
+            next(g for g, r in enumerate(s["group"]) if r[3] <= port < r[3] + r[4])
+        ][2]
         delay = rng.randrange(s["port"][port][1] - 1)
         plan.append((port, delay, neurons, rng.randrange(neurons), rng.randrange(1, 4)))
     for k in range(rng.choice([1, 3, 20])):
@@ -406,7 +444,10 @@ def test_images_that_are_drawn_at_random(seed: int, tmp_path: Path) -> None:
             (chip, core), group, neuron, number = trapped
             where = "the host" if chip == HOST_CHIP else f"chip {chip} core {core}"
             assert len(said) == 1
-            assert f"{where} group {group} neuron {neuron} trapped at instruction {number}: " in said.pop()
+            assert (
+                f"{where} group {group} neuron {neuron} trapped at instruction {number}: "
+                in said.pop()
+            )
             return
     for emulator in fast:
         counts = emulator.take_counts()

@@ -1,0 +1,194 @@
+"""What is refused of the cores of an image together: entries that lead nowhere, logits without a
+sender or with two, an embedding that nobody reads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfree_neuro.files.reading import Misfit
+from mmfree_neuro.target.embedding import embedding
+from mmfree_neuro.target.image import Image
+from mmfree_neuro.target.layout import HERE, HOST_CHIP, NO_PORT, PORT_OF_HOST, RESULT
+from mmfree_neuro.target.prove import need
+from mmfree_neuro.target.prove_lists import lists_of
+
+Ints = NDArray[np.int64]
+
+MOST_ACCUMULATORS = 1 << 28
+"""Of all cores together, neurons counted too: what an emulator must have memory for."""
+_CORES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    """All output entries of an image: each array has an element for each."""
+
+    place: Ints  # of its core among all
+    chip: Ints
+    neurons: Ints  # of its group
+    outputs: Ints
+    output: Ints
+    kind: Ints
+    to_core: Ints
+    to_chip: Ints
+    first: Ints
+    count: Ints
+    to: Ints  # the axon or the logit
+
+
+def prove_image(image: Image) -> None:
+    """Misfit where cores that are right by themselves do not fit each other."""
+    _prove_sizes(image)
+    entries = _entries(image)
+    _prove_entries(image, entries)
+    _prove_logits(image, entries)
+    _prove_board(image, entries)
+    _prove_embedding(image)
+
+
+def _prove_sizes(image: Image) -> None:
+    most = image.about.machine.cores_per_chip
+    for chip, cores in image.chips.items():
+        if most is not None and len(cores) > most:
+            raise Misfit(f"chip {chip} has {len(cores)} cores, must have at most {most}")
+    size = sum(core.accumulators + int(core.group[:, 2].sum()) for _, core in image.cores)
+    if size > MOST_ACCUMULATORS:
+        raise Misfit(f"it has {size} neurons and accumulators, must have {MOST_ACCUMULATORS}")
+
+
+def _entries(image: Image) -> _Entries:
+    """Every entry, with what its group has."""
+    out = np.concatenate([core.out for _, core in image.cores]).astype(np.int64)
+    groups = np.concatenate([core.group for _, core in image.cores]).astype(np.int64)
+    has, neurons, outputs = groups[:, 14], groups[:, 2], groups[:, 15]
+    sizes = [len(core.out) for _, core in image.cores]
+    chips = [chip for chip, _ in image.cores]
+    return _Entries(
+        np.repeat(np.arange(len(sizes)), sizes),
+        np.repeat(chips, sizes),
+        np.repeat(neurons, has),
+        np.repeat(outputs, has),
+        out[:, 0] & 15,
+        out[:, 0] >> 4 & 15,
+        out[:, 0] >> 8 & 255,
+        out[:, 0] >> 16,
+        *out[:, 1:].T,
+    )
+
+
+def _prove_entries(image: Image, e: _Entries) -> None:
+    """Misfit where an entry takes what its group has not, or leads where nothing is."""
+
+    def refuse(fine: NDArray[np.bool_], message: str, *values: Ints) -> None:
+        need(fine, lambda k: f"{_where(image, e, k)} {message.format(*(v[k] for v in values))}")
+
+    refuse(e.output < e.outputs, "has output {}, of {}", e.output, e.outputs)
+    refuse(
+        (e.count >= 1) & (e.first + e.count <= e.neurons),
+        "has neurons {} and {} on, of {}",
+        e.first,
+        e.count,
+        e.neurons,
+    )
+    refuse(e.kind <= RESULT, "has kind {}, must be 0, 1 or 2", e.kind)
+    axons = _axons(image, e.to_chip, e.to_core)
+    to_core, same = e.kind != RESULT, e.to_chip == e.chip
+    refuse(~to_core | (axons >= 0), "leads to chip {} core {}, not there", e.to_chip, e.to_core)
+    refuse(
+        ~to_core | (same == (e.kind == HERE)),
+        "has kind {} for chip {}, must be 0 on one chip and 1 between two",
+        e.kind,
+        e.to_chip,
+    )
+    refuse(
+        ~to_core | (e.to + e.count <= axons),
+        "leads to axons {} and {} on, of {}",
+        e.to,
+        e.count,
+        axons,
+    )
+    refuse(
+        to_core | ((e.to_core == 0) & (e.to_chip == HOST_CHIP)),
+        "has a result for chip {} core {}, must be for the host's core 0",
+        e.to_chip,
+        e.to_core,
+    )
+
+
+def _where(image: Image, e: _Entries, k: int) -> str:
+    """The name of an entry."""
+    place = int(e.place[k])
+    chip, core = image.cores[place]
+    number = k - int(np.searchsorted(e.place, place))
+    who = "the host" if chip == HOST_CHIP else f"chip {chip} core {core.number}"
+    return f"{who}: entry {number}"
+
+
+def _axons(image: Image, chips: Ints, cores: Ints) -> Ints:
+    """How many axons cores of chips have, -1 where there is no such core."""
+    numbers = (*image.chips, HOST_CHIP)
+    row_of = np.zeros(HOST_CHIP + 1, np.int64)
+    row_of[list(numbers)] = np.arange(1, len(numbers) + 1)
+    axons = np.full((len(numbers) + 1, _CORES), -1)
+    for chip, core in image.cores:
+        axons[row_of[chip], core.number] = len(core.axon)
+    found: Ints = axons[row_of[chips], cores]
+    return found
+
+
+def _prove_logits(image: Image, e: _Entries) -> None:
+    """Misfit where a logit has no sender, or two."""
+    vocabulary = image.about.vocabulary
+    chosen = e.kind == RESULT
+    first, count = e.to[chosen], e.count[chosen]
+    order = np.argsort(first, kind="stable")
+    begins, ends = first[order], np.cumsum(count[order])
+    need(
+        begins == ends - count[order],
+        lambda k: (
+            f"results: logit {min(begins[k], ends[k] - count[order][k])} has no sender or two, "
+            "must have one"
+        ),
+    )
+    sent = int(ends[-1]) if len(ends) else 0
+    if sent != vocabulary:
+        raise Misfit(f"results: {sent} logits have a sender, must be {vocabulary}")
+
+
+def _prove_board(image: Image, e: _Entries) -> None:
+    """Misfit where a chip has no port for what it sends."""
+    board = image.board
+    if ((board > PORT_OF_HOST) & (board != NO_PORT)).any():
+        raise Misfit("board: a port is none of 0 … 6 and 255")
+    column = np.zeros(HOST_CHIP + 1, np.int64)
+    column[[*image.chips, HOST_CHIP]] = np.arange(len(image.chips) + 1)
+    away = (e.kind != HERE) & (e.chip != HOST_CHIP)
+    ports = board[column[e.chip[away]], column[e.to_chip[away]]]
+    need(
+        ports != NO_PORT,
+        lambda k: (
+            f"board: chip {e.chip[away][k]} has no port for what is for chip {e.to_chip[away][k]}"
+        ),
+    )
+
+
+def _prove_embedding(image: Image) -> None:
+    """Misfit where no group of the host can read the embedding, or others add to its ports."""
+    host = image.host
+    embed = embedding(host)
+    tokens, values = embed.codes.shape
+    if tokens != image.about.vocabulary:
+        raise Misfit(f"EMBED has {tokens} tokens, must have {image.about.vocabulary}")
+    if embed.group >= len(host.group):
+        raise Misfit(f"EMBED is for group {embed.group}, of {len(host.group)}")
+    row = host.group[embed.group].tolist()
+    if row[2] != values:
+        raise Misfit(f"EMBED has {values} values of a token, for a group of {row[2]} neurons")
+    if max(embed.code_port, embed.scale_port) >= row[4] or embed.code_port == embed.scale_port:
+        raise Misfit(
+            f"EMBED is for ports {embed.code_port} and {embed.scale_port}, must be two of {row[4]}"
+        )
+    reached = lists_of(host).port
+    if ((reached >= row[3]) & (reached < row[3] + row[4])).any():
+        raise Misfit("the host: a list leads to the group that reads the embedding")
