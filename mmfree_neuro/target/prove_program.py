@@ -6,11 +6,12 @@ from functools import lru_cache
 import numpy as np
 
 from mmfree_neuro.files.reading import Misfit
-from mmfree_neuro.target.words import (
+from mmfree_neuro.target.instructions import (
     CONSTANT,
     IMMEDIATE,
     SHAPES,
     STATE,
+    THE_REST,
     Instruction,
     Op,
     instruction,
@@ -76,7 +77,7 @@ def _prove_registers(program: list[Instruction]) -> None:
                     "written"
                 )
         if one.op == Op.SKP_C:
-            target = place + 1 + one.s
+            target = len(program) if one.s == THE_REST else place + 1 + one.s
             if target > len(program):
                 raise Misfit(
                     f"instruction {place}: SKP_C skips {one.s}, past the end of the program"

@@ -6,6 +6,7 @@ declare is refused by `verify`, in words that name the declaration.
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 

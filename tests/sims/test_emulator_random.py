@@ -13,8 +13,8 @@ import pytest
 from mmfree_neuro.errors import ImageError
 from mmfree_neuro.target.image import About, Image, Machine
 from mmfree_neuro.target.image_file import load_image, save_image
+from mmfree_neuro.target.instructions import THE_REST, Instruction, Op, instruction
 from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
-from mmfree_neuro.target.words import Instruction, Op, instruction
 from mmfree_sims.emulator.emulator import Counts, Emulator, available
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs the emulator in C")
@@ -123,7 +123,7 @@ class Slow:
                 (read(x) for x in (*one.operands, *[64] * 3)[:3]) if one.operands else (0,) * 3
             )
             if one.op == Op.SKP_C and a == 0:
-                pc += 1 + one.s
+                pc = len(program) if one.s == THE_REST else pc + 1 + one.s
                 if pc == len(program) and program[first_skip or 0] is one:
                     return True
                 continue
@@ -255,7 +255,7 @@ def program(
         code.append(Instruction(Op.RMW, a=rng.choice(written[2:])))
     code += [Instruction(Op.SPIKE, a=rng.choice(written[2:]), s=k) for k in range(outputs)]
     if code[skip].op == Op.SKP_C:
-        code[skip] = Instruction(Op.SKP_C, a=2, s=len(code) - 1 - skip)
+        code[skip] = Instruction(Op.SKP_C, a=2, s=rng.choice([THE_REST, len(code) - 1 - skip]))
     return code
 
 

@@ -104,7 +104,8 @@ static void build_group(Machine *m, Core *core, Group *g, const uint32_t *row, c
     }
     for (long pc = 0; pc < g->instructions; pc++)
         if ((g->code[pc] & 255) == SKP_C) {
-            if (pc + 1 + (long)(g->code[pc] >> 40 & 255) == g->instructions) g->first_skip = pc;
+            const long skips = (long)(g->code[pc] >> 40 & 255);
+            if (skips == THE_REST || pc + 1 + skips == g->instructions) g->first_skip = pc;
             break;
         }
 }

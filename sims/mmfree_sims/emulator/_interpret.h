@@ -115,7 +115,7 @@ TARGET static int NAME(run)(const Machine *m, Group *g, Scratch *s, long first, 
             case GE: PUT(a[i] >= b[i]); break;
             case EQ: PUT(a[i] == b[i]); break;
             case SKP_C: {
-                const int32_t target = (int32_t)(pc + 1 + shift);
+                const int32_t target = (int32_t)(shift == THE_REST ? g->instructions : pc + 1 + shift);
                 int64_t taken = 0;
                 EACH {
                     const int32_t skips = live[i] & -(a[i] == 0);

@@ -8,6 +8,7 @@
 #define STATE_ROW 192 /* rows before it: registers, immediates, constants */
 #define ROWS 194      /* and one for the state after the step */
 
+#define THE_REST 255 /* what a SKP_C skips that skips all that follows */
 enum { RDC = 1, RMW, MOV, SEL, AND, OR, SHL, ADD, NEG, MIN, MUL_SHR, LT, GE, EQ, SKP_C, SPIKE };
 enum { ALL_ONES = 1, TERNARY, EIGHT_BITS };
 

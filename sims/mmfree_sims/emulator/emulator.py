@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mmfree_neuro.errors import EngineError, ImageError, InputError, shown
 from mmfree_neuro.target.embedding import embedding
 from mmfree_neuro.target.image import Image
+from mmfree_neuro.target.instructions import Op
 from mmfree_neuro.target.layout import HOST_CHIP, RESULT, SECTIONS, Core
-from mmfree_neuro.target.words import Op
 
 try:
     from mmfree_sims.emulator import _emulator

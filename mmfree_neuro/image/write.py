@@ -1,0 +1,137 @@
+"""Writes the image of a mapping: its figures, its programs as text, names for people, its board."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.graph.assembler import Assembled
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.steps import steps
+from mmfree_neuro.image.build import Builder, distinct
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.trees import chip_path
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
+from mmfree_neuro.target import listing
+from mmfree_neuro.target.image import About, Machine
+from mmfree_neuro.target.image_file import save_image
+from mmfree_neuro.target.layout import IMAGE_FORMAT, NO_PORT, PORT_OF_HOST, Bytes
+
+REGISTER_BITS = 32
+
+
+def write_image(
+    graph: Graph, mapping: Mapping, system: SystemSpec, digest: str, path: Path
+) -> None:
+    """Write the image of a mapping, whose own SHA-256 is `digest`, into a folder.
+
+    The graph is divided as the mapping says.  Raises CapacityError where the machine cannot hold
+    back what must wait.
+    """
+    waits = max((entry.delay for node in graph.nodes for entry in node.inputs), default=0)
+    if waits > LONGEST_DELAY:
+        raise CapacityError(
+            f"{graph.name}: a sum waits {waits} steps for another one, a synapse can hold back "
+            f"{LONGEST_DELAY}"
+        )
+    builder = Builder(graph, mapping)
+    about = About(
+        IMAGE_FORMAT,
+        mapping.graph,
+        digest,
+        system.name,
+        machine_of(graph, system),
+        graph.vocabulary,
+        graph.head.outputs[0].qtype.frac,
+        max(steps(graph.nodes).values()),
+        (),
+        {},
+    )
+    save_image(
+        path,
+        about,
+        builder.host(),
+        builder.chips(),
+        ways_of_chips(mapping, system),
+        programs=programs_text(builder),
+        symbols=json.dumps(symbols(builder)),
+    )
+
+
+LONGEST_DELAY = 63
+"""What the field of a synapse list holds."""
+
+
+def machine_of(graph: Graph, system: SystemSpec) -> Machine:
+    """The figures of a system's chips as those of the machine.
+
+    Memory is not limited here: what its formulas leave out is what an image shows.
+    """
+    chip = system.chip
+
+    def whole(quantity: Quantity | None) -> int | None:
+        return None if quantity is None else int(quantity.central)
+
+    return Machine(
+        REGISTER_BITS,
+        graph.accumulator_bits,
+        int(chip.payload_bits.high),
+        int(chip.weight_bits.central),
+        None,
+        whole(chip.neurons_per_core),
+        whole(chip.input_axons_per_core),
+        None,
+        None,
+        None,
+        None,
+        None,
+        whole(chip.cores),
+        LONGEST_DELAY,
+    )
+
+
+def ways_of_chips(mapping: Mapping, system: SystemSpec) -> Bytes:
+    """Through which port each chip in use passes on what is for each other, and for the host."""
+    chips = mapping.chips
+    columns, rows = int(system.chip_columns.central), int(system.chip_rows.central)
+    found = np.full((len(chips), len(chips) + 1), NO_PORT, np.uint8)
+    found[:, -1] = PORT_OF_HOST
+    steps_of = {1: 0, -1: 1, columns: 2, -columns: 3, columns * rows: 4, -columns * rows: 5}
+    for i, here in enumerate(chips):
+        for j, there in enumerate(chips):
+            if i != j:
+                found[i, j] = steps_of[chip_path(here, there, columns, rows)[1] - here]
+    return found
+
+
+def programs_text(builder: Builder) -> str:
+    """Every program once."""
+    found = distinct(builder.programs.values())
+    return "\n".join(listing.text(as_listed(one), number) for number, one in enumerate(found))
+
+
+def as_listed(program: Assembled) -> listing.Listed:
+    """A program as the text has it."""
+    return listing.listed(program.code, program.immediates, program.tables)
+
+
+def symbols(builder: Builder) -> dict[str, Any]:
+    """Names for people: which neurons the groups of every core hold, and what arrives at its
+    axons."""
+    axons: dict[Location, list[list[Any]]] = {}
+    for (place, (node, port)), (read, first) in builder.axons.items():
+        axons.setdefault(place, []).append([first, node, port, int(read[0]), len(read)])
+    cores = [
+        {
+            "chip": "host" if place.chip == HOST else place.chip,
+            "core": place.core,
+            "groups": [
+                [group.shard.node, group.shard.start, group.shard.stop] for _, group in some
+            ],
+            "axons": axons.get(place, []),
+        }
+        for place, some in sorted(builder.groups.items())
+    ]
+    return {"cores": cores}
