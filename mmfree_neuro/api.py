@@ -37,6 +37,7 @@ from mmfree_neuro.model.tokenizer import speller
 from mmfree_neuro.pipeline import convert, families, logits, map, opened, report, simulate
 from mmfree_neuro.pipeline.arguments import checked
 from mmfree_neuro.pipeline.engines import engine_named
+from mmfree_neuro.pipeline.placed import placed
 from mmfree_neuro.pipeline.simulate import Task
 from mmfree_neuro.pipeline.text import Source, spelling_of
 from mmfree_neuro.report import content, terminal
@@ -330,9 +331,8 @@ class Mapped:
         with speller(spelling_of(graph, as_bytes=task.as_bytes)) as by:
             job = task.job(graph, by, keep_logits=keep_logits)
             result = start(graph, self.mapping, job)
-            record = simulate.record_of(
-                graph, self.mapping, self.system, engine, task, job, result, by
-            )
+            where = placed(graph, self.mapping, self.system)
+            record = simulate.record_of(where, engine, task, job, result, by)
         return Run(record, result.logits[0] * graph.logit_scale if keep_logits else None)
 
     @checked

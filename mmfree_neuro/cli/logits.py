@@ -16,10 +16,10 @@ from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline import logits as pipeline_logits
 from mmfree_neuro.pipeline import text as texts
-from mmfree_neuro.pipeline.opened import files_behind
+from mmfree_neuro.pipeline.opened import files_behind, is_image
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.run.job import Job
-from mmfree_neuro.run.losses import saturation_warnings
+from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
 
 
 def add(commands: Any) -> None:
@@ -27,7 +27,12 @@ def add(commands: Any) -> None:
     p = add_command(
         commands, "logits", run, "logits CHECKPOINT --engine float --tokens ids.npy -o logits.npy"
     )
-    add_option(p, "source", type=Path, help="checkpoint folder, graph file or mapping file (.map)")
+    add_option(
+        p,
+        "source",
+        type=Path,
+        help="checkpoint folder, graph file, mapping file (.map) or machine image",
+    )
     add_option(
         p,
         "--tokens",
@@ -44,7 +49,10 @@ def add(commands: Any) -> None:
         help="float64 logits [batch, time, vocabulary] to write",
     )
     add_option(
-        p, "--engine", default="float", help=f"float, {engines.names_and_needs()} (default float)"
+        p,
+        "--engine",
+        help=f"float, {engines.names_and_needs()} (default float; a machine image runs on engine "
+        f"{engines.EMULATOR})",
     )
     add_ranks(p)
     add_option(p, "--raw", action="store_true", help="write the integer logits themselves")
@@ -70,7 +78,14 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the logits, the losses or the continuation of token sequences."""
+    imaged = is_image(options.source)
+    options.engine = options.engine or (engines.EMULATOR if imaged else "float")
     floats = options.engine == "float"
+    if imaged != (options.engine == engines.EMULATOR):
+        raise InputError(
+            f"{options.source}: engine {options.engine} does not run it, must be "
+            f"{engines.EMULATOR if imaged else 'another one'}"
+        )
     if floats and options.raw:
         raise InputError("--raw writes integers, which the float engine does not have")
     check_outputs(
@@ -78,7 +93,8 @@ def run(options: argparse.Namespace) -> None:
         [*files_behind(options.source), options.tokens, *texts.files_of(options.calibrate)],
     )
     tokens = texts.load_tokens(options.tokens)
-    outputs, warnings = (_floats if floats else _integers)(options, tokens)
+    found = _floats if floats else _emulated if imaged else _integers
+    outputs, warnings = found(options, tokens)
     warn(warnings)
     for path, array in outputs.items():
         save_array(path, array)
@@ -119,6 +135,24 @@ def _integers(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[O
     natural = raw * graph.logit_scale
     outputs = _outputs(options, tokens, raw if options.raw else natural, natural, result.chosen)
     return outputs, [*warnings, *saturated, *slow_code_warnings()]
+
+
+def _emulated(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[Outputs, list[str]]:
+    from mmfree_neuro.pipeline import emulated
+
+    image, bars = emulated.OpenedImage(options.source), Bars()
+    try:
+        result = emulated.run(image, Job(tokens, options.new_tokens), bars.show)
+    finally:
+        bars.close()
+    did, summary = result.prefill + result.generate, image.origin.summary
+    raw = result.logits[:, : tokens.shape[1]]
+    natural = raw * image.logit_scale
+    outputs = _outputs(options, tokens, raw if options.raw else natural, natural, result.chosen)
+    return outputs, [
+        *quality_warnings(summary.quality),
+        *saturation_warnings(summary, image.mapping, did),
+    ]
 
 
 def _outputs(

@@ -15,7 +15,9 @@ from mmfree_neuro.cli import (
     convert,
     demo,
     explore,
+    image,
     inspect,
+    listing,
     logits,
     map,
     report,
@@ -29,7 +31,21 @@ from mmfree_neuro.errors import MMFreeError, RunFailed, Served
 from mmfree_neuro.pipeline.engines import ranks_of
 from mmfree_neuro.pipeline.simulate import versions
 
-COMMANDS = (convert, map, explore, simulate, report, logits, train, bench, systems, inspect, demo)
+COMMANDS = (
+    convert,
+    map,
+    explore,
+    image,
+    simulate,
+    report,
+    logits,
+    train,
+    bench,
+    systems,
+    inspect,
+    listing,
+    demo,
+)
 """In the order of `--help`: the flow, and then the tools."""
 
 

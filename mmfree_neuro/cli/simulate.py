@@ -1,4 +1,4 @@
-"""mmfree-neuro simulate: a mapping runs on an engine."""
+"""mmfree-neuro simulate: a mapping runs on an engine, or a machine image on the emulator."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     p = add_command(
         commands, "simulate", run, 'simulate model.map --prompt "import os" --new-tokens 64 -o run'
     )
-    add_option(p, "mapping", type=Path, help="mapping file")
+    add_option(p, "mapping", type=Path, help="mapping file or machine image")
     add_prompt(p)
     add_bytes(p)
     add_option(
@@ -41,7 +41,12 @@ def add(commands: Any) -> None:
     add_option(
         p, "--ignore-eos", action="store_true", help="generate all of them, beyond the text's end"
     )
-    add_option(p, "--engine", default="lava", help=f"{engines.names_and_needs()} (default lava)")
+    add_option(
+        p,
+        "--engine",
+        help=f"{engines.names_and_needs()} (default {engines.DEFAULT_ENGINE}; a machine image runs "
+        f"on engine {engines.EMULATOR})",
+    )
     add_option(
         p,
         "--temperature",
@@ -69,7 +74,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run a mapping on an engine."""
+    """Run a mapping on an engine, or an image on the emulator."""
     if options.prompt_file == "-" and engines.is_ranked(options.engine):
         raise InputError(
             f"standard input reaches one rank of engine {options.engine} alone, the prompt must be "

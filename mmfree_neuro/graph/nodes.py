@@ -474,6 +474,11 @@ class Graph:
         """What one step of an integer logit is worth in natural units; a power of two."""
         return float(2.0 ** -self.head.outputs[0].qtype.frac)
 
+    @property
+    def recurrent(self) -> dict[str, tuple[int, QType]]:
+        """The nodes that keep a state: how many neurons, and its format."""
+        return {n.name: (n.size, n.state_type) for n in self.nodes if n.state_type is not None}
+
     def node(self, name: str) -> AnyNode:
         """The node of that name."""
         return self._by_name[name]

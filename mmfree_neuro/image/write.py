@@ -11,6 +11,7 @@ from mmfree_neuro.graph.assembler import Assembled
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.steps import steps
 from mmfree_neuro.image.build import Builder, distinct
+from mmfree_neuro.image.origin import origin_text
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.trees import chip_path
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
@@ -54,9 +55,10 @@ def write_image(
         about,
         builder.host(),
         builder.chips(),
-        ways_of_chips(mapping, system),
+        next_ports(mapping, system),
         programs=programs_text(builder),
         symbols=json.dumps(symbols(builder)),
+        origin=origin_text(graph, mapping, system),
     )
 
 
@@ -92,7 +94,7 @@ def machine_of(graph: Graph, system: SystemSpec) -> Machine:
     )
 
 
-def ways_of_chips(mapping: Mapping, system: SystemSpec) -> Bytes:
+def next_ports(mapping: Mapping, system: SystemSpec) -> Bytes:
     """Through which port each chip in use passes on what is for each other, and for the host."""
     chips = mapping.chips
     columns, rows = int(system.chip_columns.central), int(system.chip_rows.central)
@@ -125,7 +127,7 @@ def symbols(builder: Builder) -> dict[str, Any]:
         axons.setdefault(place, []).append([first, node, port, int(read[0]), len(read)])
     cores = [
         {
-            "chip": "host" if place.chip == HOST else place.chip,
+            "chip": "host" if place.chip == HOST else str(place.chip),
             "core": place.core,
             "groups": [
                 [group.shard.node, group.shard.start, group.shard.stop] for _, group in some

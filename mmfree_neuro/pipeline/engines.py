@@ -104,6 +104,12 @@ ENGINES = {
 }
 
 
+DEFAULT_ENGINE = "lava"
+"""What runs a mapping unless one is named."""
+EMULATOR = "emulator"
+"""What runs a machine image; it knows no mapping, and so is none of `ENGINES`."""
+
+
 def names_and_needs() -> str:
     """The engines by name, each with what it needs."""
     return ", ".join(

@@ -112,6 +112,11 @@ _READ_FROM_FOLDERS = {".json", ".safetensors", ".bin", ".pt"}
 """The endings of what a checkpoint or a run consists of."""
 
 
+def is_image(path: Path) -> bool:
+    """Whether a folder is a machine image."""
+    return path.is_dir() and (path / "image.json").exists()
+
+
 def is_mapping(path: Path) -> bool:
     """Whether a file is a mapping file rather than a graph file: by how it begins, or else by its
     name."""

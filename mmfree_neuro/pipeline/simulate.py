@@ -5,28 +5,26 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import keeping
-from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.mapping.footprint import use_of_cores
-from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model.tokenizer import Speller, Typed, speller
 from mmfree_neuro.pipeline import opened
-from mmfree_neuro.pipeline.engines import engine_named, ranks_of
+from mmfree_neuro.pipeline.engines import DEFAULT_ENGINE, EMULATOR, engine_named, ranks_of
+from mmfree_neuro.pipeline.placed import Placed, placed
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.pipeline.text import spelling_of
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import check_output, end_of_state, run_folder
-from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
+from mmfree_neuro.run.job import Job, Model, Progress, Result, Saving, silent
 from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.run.state_file import saving
-from mmfree_neuro.systems.spec import SystemSpec
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,42 @@ class Task:
     as_bytes: bool = False
     """Whether text is read as bytes, whatever tokenizer and vocabulary the model has."""
 
-    def job(self, graph: Graph, by: Speller, *, keep_logits: bool) -> Job:
+    def job(self, model: Model, by: Speller, *, keep_logits: bool) -> Job:
         """The same in tokens of a model; one that its vocabulary has not got cannot end a text."""
         tokens = np.array([by.encode(self.prompt, special=self.special)], np.int64)
-        stop = () if self.ignore_eos else tuple(t for t in graph.eos if 0 <= t < graph.vocabulary)
+        stop = () if self.ignore_eos else tuple(t for t in model.eos if 0 <= t < model.vocabulary)
         return Job(tokens, self.new_tokens, self.sampling, keep_logits, stop)
+
+
+Start = Callable[[Job, Progress, Saving], Result]
+"""Runs a job on what was opened."""
+
+
+def _opened(
+    path: Path, engine: str | None, ranks_of_chips: Sequence[int] | None
+) -> tuple[Model, Callable[[], Placed], str, Start]:
+    """What a path names, how the records of its runs have it, and the engine that runs it."""
+    if opened.is_image(path):
+        from mmfree_neuro.pipeline import emulated
+
+        if engine not in (None, EMULATOR):
+            raise InputError(
+                f"{path}: is a machine image, which runs on engine {EMULATOR}, not on {engine}"
+            )
+        image = emulated.OpenedImage(path)
+        return image, image.placed, EMULATOR, partial(emulated.run, image)
+    if engine == EMULATOR:
+        raise InputError(f"{path}: engine {EMULATOR} runs machine images, must be one of these")
+    graph, stored = opened.open_mapped(path)
+    engine = engine or DEFAULT_ENGINE
+    start = partial(engine_named(engine, ranks_of_chips), graph, stored.mapping)
+    return graph, partial(placed, graph, stored.mapping, stored.system), engine, start
 
 
 def simulate(
     path: Path,
     task: Task,
-    engine: str,
+    engine: str | None,
     output: Path,
     progress: Progress = silent,
     show: Callable[[RunRecord], None] = lambda _: None,
@@ -64,7 +87,8 @@ def simulate(
     resume: bool = False,
     ranks_of_chips: Sequence[int] | None = None,
 ) -> RunRecord:
-    """Run a mapping file on an engine and write the run's folder.
+    """Run a mapping file on an engine, or a machine image on the emulator, and write the run's
+    folder.
 
     Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
     `show` is given the finished run, whether it can be kept or not, and `typed` its text as it
@@ -73,19 +97,19 @@ def simulate(
     worker = ranks_of(engine).is_worker()
     if not worker:
         check_output(output, resume=resume)
-    graph, stored = opened.open_mapped(path)
-    mapping, start = stored.mapping, engine_named(engine, ranks_of_chips)
-    with speller(spelling_of(graph, as_bytes=task.as_bytes)) as by:
-        job = task.job(graph, by, keep_logits=False)
+    model, placed_as, engine, start = _opened(path, engine, ranks_of_chips)
+    with speller(spelling_of(model, as_bytes=task.as_bytes)) as by:
+        job = task.job(model, by, keep_logits=False)
         if worker:
-            start(graph, mapping, job, progress, Saving(save_every, lambda _: None))
+            start(job, progress, Saving(save_every, lambda _: None))
         with run_folder(output, resume=resume) as folder:
-            with saving(graph, mapping, job, folder, save_every, resume) as kept:
+            where = placed_as()
+            with saving(model, where.mapping, job, folder, save_every, resume) as kept:
                 typing = None if typed is None else _Typing(progress, job, Typed(by), typed)
                 if typing is not None and kept.resumed is not None:
                     typing.type(kept.resumed.chosen.tolist())
-                result = start(graph, mapping, job, typing or progress, kept)
-            run = record_of(graph, mapping, stored.system, engine, task, job, result, by)
+                result = start(job, typing or progress, kept)
+            run = record_of(where, engine, task, job, result, by)
             _keep(run, folder, typing, show)
     return run
 
@@ -126,25 +150,18 @@ def _keep(
 
 
 def record_of(
-    graph: Graph,
-    mapping: Mapping,
-    system: SystemSpec,
-    engine: str,
-    task: Task,
-    job: Job,
-    result: Result,
-    by: Speller,
+    where: Placed, engine: str, task: Task, job: Job, result: Result, by: Speller
 ) -> RunRecord:
     """The record of a finished job of one sequence, as of now; a token that ended the text is one
     of its tokens and no part of the text."""
     chosen = result.chosen[0].tolist()
     ended = bool(chosen) and chosen[-1] in job.stop
-    summary = summarise(graph)
+    summary, mapping = where.summary, where.mapping
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     sampling = {"temperature": job.sampling.temperature, "seed": job.sampling.seed}
     return RunRecord(
         engine,
-        graph.scheme,
+        summary.scheme,
         task.prompt,
         by.decode(chosen[:-1] if ended else chosen),
         tuple(job.tokens[0].tolist()),
@@ -155,12 +172,12 @@ def record_of(
         result.generate,
         summary,
         mapping,
-        system,
+        where.system,
         versions(),
         now,
-        use_of_cores(graph, mapping, system.chip),
+        where.use,
         warnings=(
-            *quality_warnings(graph.quality),
+            *quality_warnings(summary.quality),
             *saturation_warnings(summary, mapping, result.prefill + result.generate),
             *slow_code_warnings(),
         ),

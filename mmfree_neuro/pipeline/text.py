@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.reading import Misfit, opened, reading
-from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.model import corpus
 from mmfree_neuro.model.tokenizer import Speller, Spelling, speller
+from mmfree_neuro.run.job import Model
 
 CALIBRATION_WINDOW = 512
 TOKEN_FILE = "an .npy file of integers [sequences, time]"
@@ -92,9 +92,9 @@ def described(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else f"{len(source)} texts"
 
 
-def spelling_of(graph: Graph, *, as_bytes: bool = False) -> Spelling:
-    """How the model of a graph spells text; `as_bytes` has it read as bytes."""
-    return Spelling(graph.vocabulary, graph.tokenizer, graph.bos, graph.as_bytes or as_bytes)
+def spelling_of(model: Model, *, as_bytes: bool = False) -> Spelling:
+    """How a model spells text; `as_bytes` has it read as bytes."""
+    return Spelling(model.vocabulary, model.tokenizer, model.bos, model.as_bytes or as_bytes)
 
 
 def calibration_windows(

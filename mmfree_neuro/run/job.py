@@ -5,13 +5,13 @@ run(graph, mapping, job, progress) -> Result
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import InputError
-from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.integers.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.sampling import Sampling
 
@@ -131,23 +131,55 @@ def check_new_tokens(
         )
 
 
-def check(graph: Graph, job: Job) -> None:
-    """InputError where a job does not fit a graph."""
+class Model(Protocol):
+    """What is run: a graph, or an image of one."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+
+    @property
+    def logit_scale(self) -> float:
+        """What one step of an integer logit is worth in natural units."""
+
+    @property
+    def recurrent(self) -> dict[str, tuple[int, QType]]:
+        """The nodes that keep a state: how many neurons, and its format."""
+
+    @property
+    def bos(self) -> int | None:
+        """The token that stands before a text of bytes, where the model has one."""
+
+    @property
+    def eos(self) -> tuple[int, ...]:
+        """The tokens that end a text."""
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The content of the checkpoint's `tokenizer.json`."""
+
+    @property
+    def as_bytes(self) -> bool:
+        """Whether text is read as bytes although the vocabulary is not one of bytes."""
+
+
+def check(model: Model, job: Job) -> None:
+    """InputError where a job does not fit a model."""
     check_shape(job.tokens)
     if not np.issubdtype(job.tokens.dtype, np.integer):
         raise InputError(f"the tokens are {job.tokens.dtype}, must be integers")
     low, high = int(job.tokens.min()), int(job.tokens.max())
-    if low < 0 or high >= graph.vocabulary:
+    if low < 0 or high >= model.vocabulary:
         wrong = low if low < 0 else high
         raise InputError(
-            f"token {wrong} is outside the vocabulary, must be 0 … {graph.vocabulary - 1}"
+            f"token {wrong} is outside the vocabulary, must be 0 … {model.vocabulary - 1}"
         )
     if job.stop and job.tokens.shape[0] != 1:
         raise InputError(
             f"a job of {job.tokens.shape[0]} sequences cannot end at a token, must have one "
             "sequence"
         )
-    check_new_tokens(job.tokens, job.new_tokens, graph.vocabulary, keep_logits=job.keep_logits)
+    check_new_tokens(job.tokens, job.new_tokens, model.vocabulary, keep_logits=job.keep_logits)
 
 
 def check_saving(job: Job, saving: Saving | None) -> None:

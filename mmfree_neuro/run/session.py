@@ -7,10 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.job import Job, Progress, Result, RunState, Saving, check, check_saving
+from mmfree_neuro.run.job import Job, Model, Progress, Result, RunState, Saving, check, check_saving
 from mmfree_neuro.run.sampling import choose
 
 
@@ -35,7 +34,7 @@ class Session(Protocol):
 
 
 def drive(
-    graph: Graph,
+    model: Model,
     session: Session,
     job: Job,
     chunk: int,
@@ -44,12 +43,12 @@ def drive(
     saving: Saving | None = None,
 ) -> Result:
     """Run a job on a session: prefill `chunk` tokens at a time, then generate one by one."""
-    check(graph, job)
+    check(model, job)
     check_saving(job, saving)
     rows, nothing_yet = job.tokens.shape[0], session.take_activity()
-    logits = np.zeros((rows, job.fed if job.keep_logits else 0, graph.vocabulary), np.int64)
+    logits = np.zeros((rows, job.fed if job.keep_logits else 0, model.vocabulary), np.int64)
     walk = _Walk(
-        graph, session, job, chunk, progress, saving, nothing_yet, {"start": start_seconds}
+        model, session, job, chunk, progress, saving, nothing_yet, {"start": start_seconds}
     )
     chosen = np.stack([walk.sequence(row, logits[row]) for row in range(rows)])
     logits = logits[:, : job.fed_for(chosen.shape[1])]
@@ -61,7 +60,7 @@ class _Walk:
 
     def __init__(
         self,
-        graph: Graph,
+        model: Model,
         session: Session,
         job: Job,
         chunk: int,
@@ -70,8 +69,8 @@ class _Walk:
         nothing_yet: Activity,
         seconds: dict[str, float],
     ) -> None:
-        self.graph, self.session, self.job, self.chunk, self.progress = (
-            graph,
+        self.model, self.session, self.job, self.chunk, self.progress = (
+            model,
             session,
             job,
             chunk,
@@ -92,7 +91,7 @@ class _Walk:
             begin, phase = time.monotonic(), "prefill" if fed < self.length else "generate"
             fed = self.feed(row, fed, chosen, logits)
             if known == fed - self.length < self.job.new_tokens:
-                chosen[known] = choose(self.last, self.graph.logit_scale, self.job.sampling, fed)
+                chosen[known] = choose(self.last, self.model.logit_scale, self.job.sampling, fed)
                 known += 1
                 self.progress(
                     "generate",

@@ -17,13 +17,12 @@ from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.files.reading import Misfit, parsed_json, read_bytes, reading
 from mmfree_neuro.files.records import decoded
 from mmfree_neuro.files.writing import whole_file
-from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import fit
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import mapping_to_plain
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.folder import STATE_FILE
-from mmfree_neuro.run.job import Job, RunState, Saving
+from mmfree_neuro.run.job import Job, Model, RunState, Saving
 
 STATE_FORMAT = "mmfree-neuro state 3"
 A_STATE = "the saved state of a run"
@@ -82,7 +81,7 @@ def _checksum(said: Mapping_[str, Any], arrays: Mapping_[str, NDArray[np.int64]]
     return found.hexdigest()
 
 
-def load_state(folder: Path, graph: Graph, mapping: Mapping, job: Job) -> RunState:
+def load_state(folder: Path, model: Model, mapping: Mapping, job: Job) -> RunState:
     """The state of an unfinished run; InputError where there is none, it is of another run, or does
     not fit this one."""
     path = folder / STATE_FILE
@@ -108,11 +107,11 @@ def load_state(folder: Path, graph: Graph, mapping: Mapping, job: Job) -> RunSta
                 "it belongs to another mapping, prompt, temperature, seed or --ignore-eos, must be "
                 "resumed with those of its run"
             )
-        return _fitting(said, arrays, graph, mapping, job)
+        return _fitting(said, arrays, model, mapping, job)
 
 
 def _fitting(
-    said: _Said, arrays: Mapping_[str, NDArray[np.int64]], graph: Graph, mapping: Mapping, job: Job
+    said: _Said, arrays: Mapping_[str, NDArray[np.int64]], model: Model, mapping: Mapping, job: Job
 ) -> RunState:
     """The state, held against the run that it is to go on; Misfit where it is none of that run."""
     chosen, length = arrays["chosen"], int(job.tokens.shape[1])
@@ -122,19 +121,18 @@ def _fitting(
             f"{len(chosen)} tokens were chosen after {said.fed} of a prompt of {length}, must be "
             f"{known}"
         )
-    if known and not 0 <= int(chosen.min()) <= int(chosen.max()) < graph.vocabulary:
-        raise Misfit(f"a token that was chosen is outside the vocabulary of {graph.vocabulary}")
+    if known and not 0 <= int(chosen.min()) <= int(chosen.max()) < model.vocabulary:
+        raise Misfit(f"a token that was chosen is outside the vocabulary of {model.vocabulary}")
     if set(job.stop) & set(chosen.tolist()):
         raise Misfit("a token that was chosen ends its run, must not have been gone on from")
     if not all(said.seconds.get(name, -1) >= 0 for name in ("prefill", "generate")):
         raise Misfit("the seconds of prefill and of generation must not be negative")
     states = {}
-    for node in graph.nodes:
-        if node.state_type is not None:
-            values = arrays[f"state.{node.name}"]
-            if len(values) != node.size:
-                raise Misfit(f"{node.name} has {len(values)} states, must have {node.size}")
-            states[node.name] = fit(values, node.state_type, f"the state of {node.name}").copy()
+    for name, (size, qtype) in model.recurrent.items():
+        values = arrays[f"state.{name}"]
+        if len(values) != size:
+            raise Misfit(f"{name} has {len(values)} states, must have {size}")
+        states[name] = fit(values, qtype, f"the state of {name}").copy()
     prefill, generate = (_counted(arrays, phase, mapping) for phase in ("prefill", "generate"))
     if (prefill.tokens, generate.tokens) != (min(said.fed, length), max(0, said.fed - length)):
         raise Misfit(
@@ -168,12 +166,12 @@ def _fed(folder: Path) -> int:
 
 @contextmanager
 def saving(
-    graph: Graph, mapping: Mapping, job: Job, folder: Path, every: int, resume: bool
+    model: Model, mapping: Mapping, job: Job, folder: Path, every: int, resume: bool
 ) -> Iterator[Saving]:
     """How the states of a run are kept in its folder; what ends the run early says whether it can
     be resumed."""
     belongs_to = identity(mapping, job)
-    resumed = load_state(folder, graph, mapping, job) if resume else None
+    resumed = load_state(folder, model, mapping, job) if resume else None
 
     def write(state: RunState) -> None:
         try:

@@ -58,6 +58,12 @@ class Image:
     host: Core
     chips: dict[int, tuple[Core, ...]]
     board: Bytes  # [chips, chips + 1]
+    programs: bytes
+    """The text of all programs."""
+    symbols: bytes
+    """Names for people, as JSON."""
+    origin: bytes
+    """What it was made from, as JSON."""
 
     @property
     def cores(self) -> tuple[tuple[int, Core], ...]:

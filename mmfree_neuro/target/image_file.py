@@ -33,10 +33,8 @@ from mmfree_neuro.target.prove import prove_about, prove_core
 from mmfree_neuro.target.prove_image import prove_image
 
 AN_IMAGE, A_FILE = "a machine image", "a file of a machine image"
-_TEXTS = ("programs.asm", "symbols.json")
-_FILE_NAME = re.compile(
-    r"image\.json|host\.bin|board\.bin|programs\.asm|symbols\.json|chip-\d+\.bin"
-)
+_TEXTS = ("programs.asm", "symbols.json", "origin.json")
+_FILE_NAME = re.compile(r"(image|symbols|origin)\.json|(host|board|chip-\d+)\.bin|programs\.asm")
 
 
 def chip_file(chip: int) -> str:
@@ -56,10 +54,10 @@ def load_image(path: Path) -> Image:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
         texts = pool.map(lambda name: _mapped(path, name, about), _TEXTS)
         found = list(pool.map(lambda chip: _cores(path, chip, about), numbers))
-        list(texts)
+        programs, symbols, origin = (bytes(raw) for raw in texts)
     board = _board(path, about)
     chips = dict(zip(about.chips, found[1:], strict=True))
-    image = Image(path, about, found[0][0], chips, board)
+    image = Image(path, about, found[0][0], chips, board, programs, symbols, origin)
     with reading(path, ImageError, AN_IMAGE):
         prove_image(image)
     return image
@@ -132,6 +130,7 @@ def save_image(
     *,
     programs: str,
     symbols: str,
+    origin: str = "{}",
 ) -> None:
     """Write an image, whole or not at all, in the place of an older one if there is one.
 
@@ -146,7 +145,7 @@ def save_image(
         rows = np.ascontiguousarray(board, np.uint8).tobytes()
         head = BOARD_MAGIC + len(numbers).to_bytes(8, "little")
         files["board.bin"] = _saved(scratch / "board.bin", [head, rows, bytes(-len(rows) % 8)])
-        for name, text in zip(_TEXTS, (programs, symbols), strict=True):
+        for name, text in zip(_TEXTS, (programs, symbols, origin), strict=True):
             files[name] = _saved(scratch / name, [text.encode("utf-8", "backslashreplace")])
         content = asdict(replace(about, chips=tuple(numbers), files=files))
         content = json.loads(json.dumps(content))

@@ -27,6 +27,7 @@ from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline import simulate as simulating
 from mmfree_neuro.pipeline.families import read_checkpoint
+from mmfree_neuro.pipeline.placed import placed
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.pipeline.text import spelling_of
 from mmfree_neuro.run import run_file, state_file
@@ -227,9 +228,8 @@ def _runs(folder: Path) -> tuple[Job, RunRecord, RunState]:
         job = task.job(graph, by, keep_logits=False)
         result = fast.run(graph, stored.mapping, job, saving=Saving(1, states.append))
         result = replace(result, seconds=SECONDS)
-        run = simulating.record_of(
-            graph, stored.mapping, stored.system, "fast", task, job, result, by
-        )
+        where = placed(graph, stored.mapping, stored.system)
+        run = simulating.record_of(where, "fast", task, job, result, by)
     run = replace(run, date="2026-01-31T12:00:00+00:00", versions={"python": "3.11.7"})
     state = next(s for s in states if s.fed == job.tokens.shape[1] + 2)
     state = replace(state, seconds=SECONDS)

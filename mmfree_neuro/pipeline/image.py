@@ -1,0 +1,64 @@
+"""From a mapping file to a machine image."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from mmfree_neuro.errors import MappingError
+from mmfree_neuro.files.reading import read_bytes
+from mmfree_neuro.files.writing import check_outputs
+from mmfree_neuro.image.write import write_image
+from mmfree_neuro.mapping.mapping_file import MAPPING_FILE
+from mmfree_neuro.pipeline import opened
+from mmfree_neuro.target.image import Image
+from mmfree_neuro.target.image_file import load_image
+from mmfree_neuro.target.listing import programs
+
+
+@dataclass(frozen=True)
+class ImageSummary:
+    """What an image amounts to."""
+
+    bytes: int
+    """Of all cores of the chips, with their accumulators."""
+    files_bytes: int
+    chips: int
+    cores: int
+    programs: int
+    steps: int
+    fullest_core: dict[str, int]
+    """The most that any core of a chip has of each: bytes in all, bytes of synapse lists, groups,
+    neurons, input axons, output entries, accumulators, instructions."""
+
+
+def image_of(path: Path, output: Path) -> ImageSummary:
+    """Write the image of a mapping file into a folder, and read it back, proved."""
+    check_outputs([output], [path])
+    graph, stored = opened.open_mapped(path)
+    digest = sha256(read_bytes(path, MappingError, MAPPING_FILE)).hexdigest()
+    write_image(graph, stored.mapping, stored.system, digest, output)
+    return summary_of(load_image(output))
+
+
+def summary_of(image: Image) -> ImageSummary:
+    """The summary of an image."""
+    cores = [core for cores in image.chips.values() for core in cores]
+    most = {
+        "bytes": [core.bytes for core in cores],
+        "synaptic_bytes": [core.syn.nbytes for core in cores],
+        "groups": [len(core.group) for core in cores],
+        "neurons": [int(core.group[:, 2].sum()) for core in cores],
+        "input_axons": [len(core.axon) for core in cores],
+        "output_entries": [len(core.out) for core in cores],
+        "accumulators": [core.accumulators for core in cores],
+        "instructions": [len(core.code) for core in cores],
+    }
+    return ImageSummary(
+        sum(most["bytes"]),
+        sum(file.stat().st_size for file in image.path.iterdir()),
+        len(image.chips),
+        len(cores),
+        len(list(programs(image.programs.decode().splitlines()))),
+        image.about.steps,
+        {name: max(values, default=0) for name, values in most.items()},
+    )
