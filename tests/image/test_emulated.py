@@ -1,37 +1,131 @@
 """An image of a mapping runs to the bits and the counts of the reference, whatever its mode."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mmfree_neuro.graph import assembler
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.image import write
 from mmfree_neuro.image.write import write_image
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.pipeline import emulated
 from mmfree_neuro.run import reference
-from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.job import Job, RunState, Saving, silent
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target.image_file import load_image
-from mmfree_sims.emulator.emulator import Emulator
+from mmfree_sims import fast
+from mmfree_sims.emulator.emulator import Emulator, available
 
 Mapper = Callable[..., Mapping]
 
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not available(), reason="needs the emulator in C"),
+]
 
-@pytest.mark.parametrize("kind", ["chain", "random", "block-per-chip"])
-def test_generation_and_prefill(
-    kind: str,
-    graph: Graph,
-    system: SystemSpec,
-    make_mapping: Mapper,
-    tokens: np.ndarray,
-    tmp_path: Path,
+
+@pytest.fixture
+def image_of(system: SystemSpec, tmp_path: Path) -> Callable[[Graph, Mapping], Path]:
+    """The function that writes the image of a mapping."""
+
+    def write(graph: Graph, mapping: Mapping) -> Path:
+        write_image(graph, mapping, system, "0" * 64, tmp_path / "model.image")
+        return tmp_path / "model.image"
+
+    return write
+
+
+Writer = Callable[[Graph, Mapping], Path]
+
+
+def test_bits_and_counts(
+    graph: Graph, mapping: Mapping, image_of: Writer, tokens: np.ndarray
 ) -> None:
-    mapping = make_mapping(graph, kind)
-    write_image(graph, mapping, system, "0" * 64, tmp_path / "model.image")
-    machine = Emulator(load_image(tmp_path / "model.image"))
-    expected = reference.run(graph, mapping, Job(tokens[:1]))
-    found = np.stack([machine.generate(int(token)) for token in tokens[0]])
-    assert np.array_equal(found, expected.logits[0])
-    machine.reset()
-    assert np.array_equal(machine.prefill(tokens[0]), expected.logits[0])
+    """One token after another, and many at once; from the image alone."""
+    opened, job = emulated.OpenedImage(image_of(graph, mapping)), Job(tokens[:1], 4)
+    expected = reference.run(graph, mapping, job)
+    found = emulated.run(opened, job)
+    assert np.array_equal(found.logits, expected.logits)
+    assert np.array_equal(found.chosen, expected.chosen)
+    assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
+    machine = Emulator(opened.image)
+    one_by_one = [machine.generate(int(token)) for token in tokens[0]]
+    assert np.array_equal(one_by_one, expected.logits[0, : len(one_by_one)])
+
+
+def test_sums_that_are_divided(
+    a16: Graph, make_mapping: Mapper, image_of: Writer, tokens: np.ndarray
+) -> None:
+    """Partial sums go from step to step, and copies of a norm stand on several cores."""
+    graph = by_columns(a16, evenly(a16, (("layers.0.o_proj", 2), ("layers.1.down_proj", 3))))
+    mapping, job = make_mapping(graph, "random", 5), Job(tokens[:1])
+    expected = reference.run(graph, mapping, job)
+    found = emulated.run(emulated.OpenedImage(image_of(graph, mapping)), job)
+    assert np.array_equal(found.logits, expected.logits)
+    assert found.prefill == expected.prefill
+
+
+def machine_of(image: Path) -> Emulator:
+    return Emulator(load_image(image))
+
+
+def test_without_presence_idle_steps_change_states(
+    a16: Graph,
+    make_mapping: Mapper,
+    image_of: Writer,
+    tokens: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between two tokens the recurrence halves its state at every step."""
+    mapping = make_mapping(a16, "chain")
+    expected = reference.run(a16, mapping, Job(tokens[:1])).logits[0]
+    monkeypatch.setattr(assembler._Assembler, "guard", lambda *_: None)
+    machine = machine_of(image_of(a16, mapping))
+    found = [machine.generate(int(token)) for token in tokens[0]]
+    same = [np.array_equal(*pair) for pair in zip(found, expected, strict=True)]
+    assert same == [True] + [False] * (len(same) - 1)
+
+
+def test_without_delays_a_token_meets_another_one(
+    a16: Graph,
+    make_mapping: Mapper,
+    image_of: Writer,
+    tokens: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The residual stream is added to the projection of an earlier token."""
+    mapping = make_mapping(a16, "chain")
+    expected = reference.run(a16, mapping, Job(tokens[:1])).logits[0]
+    hasty = replace(
+        a16,
+        nodes=tuple(
+            replace(node, inputs=tuple(replace(entry, delay=0) for entry in node.inputs))
+            for node in a16.nodes
+        ),
+    )
+    monkeypatch.setattr(write, "origin_text", lambda *_: "{}")  # no summary of what is not legal
+    found = machine_of(image_of(hasty, mapping)).prefill(tokens[0])
+    assert not any(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_goes_on_from_the_state_of_another_engine(
+    graph: Graph, mapping: Mapping, image_of: Writer, tokens: np.ndarray
+) -> None:
+    opened = emulated.OpenedImage(image_of(graph, mapping))
+    job = Job(tokens[:1], 5, keep_logits=False)
+    ours: list[RunState] = []
+    theirs: list[RunState] = []
+    expected = fast.run(graph, mapping, job, silent, Saving(4, theirs.append))
+    found = emulated.run(opened, job, silent, Saving(4, ours.append))
+    assert len(ours) == len(theirs) > 1
+    for mine, other in zip(ours, theirs, strict=True):
+        assert all(np.array_equal(mine.states[name], other.states[name]) for name in other.states)
+        again = emulated.run(opened, job, silent, Saving(0, ours.append, other))
+        assert np.array_equal(again.chosen, expected.chosen)
+        assert (again.prefill, again.generate) == (expected.prefill, expected.generate)
+    assert np.array_equal(found.chosen, expected.chosen)

@@ -1,0 +1,201 @@
+"""Programs as words: the guard, the counts, the same integers as the machine, and the same text."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmfree_neuro.errors import GraphError, ImageError
+from mmfree_neuro.graph import assembler, programs
+from mmfree_neuro.graph.assembler import Assembled, assemble, ports_of
+from mmfree_neuro.graph.machine import CheckedMachine
+from mmfree_neuro.graph.nodes import AnyNode, Graph
+from mmfree_neuro.graph.verify import instruction_counts, sum_bound
+from mmfree_neuro.image.build import distinct
+from mmfree_neuro.image.write import as_listed
+from mmfree_neuro.integers.fixedpoint import Ints, Multiplier
+from mmfree_neuro.target import listing
+from mmfree_neuro.target.instructions import CONSTANT, IMMEDIATE, STATE, Op, instruction
+
+
+def guard(node: AnyNode) -> Counter[str]:
+    """What a program issues beyond what `verify` counts: to find out whether a token is there."""
+    if not node.inputs:
+        return Counter()
+    if node.presence is not None:
+        return Counter({"SKP_C": 1, "RDC": int(node.presence not in node.reads)})
+    return Counter({"SKP_C": 1, "OR": len(ports_of(node)) - 1})
+
+
+def test_instructions_are_those_that_are_counted(graph: Graph) -> None:
+    for name, issued in instruction_counts(graph).items():
+        node = graph.node(name)
+        found = Counter(one.op.name for one in assemble(node, graph.sigmoid).code)
+        assert found == +(issued + guard(node)), name
+
+
+def test_the_head_by_hand(hand_graph: Graph) -> None:
+    """3/2 of a sum, halves up: the product is clipped before its last bit is rounded away."""
+    program = as_listed(assemble(hand_graph.head, hand_graph.sigmoid))
+    assert (
+        listing.text(program, 7)
+        == """program 7
+    RDC     r0, port 0
+    SKP_C   r0, rest
+    MUL_SHR r0, r0, #3, >> 0
+    MIN     r0, r0, #65534  counts
+    LT      r1, r0, #-65535
+    SEL     r0, r1, #-65535, r0  counts
+    ADD     r0, r0, #1
+    MUL_SHR r0, r0, #1, >> 1
+    SPIKE   0, r0
+"""
+    )
+
+
+def test_text_assembles_to_the_same_words(graph: Graph) -> None:
+    found = distinct(assemble(node, graph.sigmoid) for node in graph.nodes)
+    assert 10 < len(found) <= len(graph.nodes)
+    listed = [as_listed(program) for program in found]
+    text = "\n".join(listing.text(one, number) for number, one in enumerate(listed))
+    assert list(listing.programs(text.splitlines())) == listed
+    for program in found:
+        assert [instruction(one.word) for one in program.code] == list(program.code)
+
+
+REGISTER = 1 << 31
+
+
+def interpreted(program: Assembled, read: list[Ints], constants: list[Ints], state: Ints) -> Ints:
+    """What the words of a program send [outputs, neurons], and the state after it; one after
+    another, on arrays of neurons."""
+    registers: dict[int, Ints] = {}
+    size = len(state)
+    sent: Ints = np.zeros((len(program.outputs), size), np.int64)
+    after = state
+
+    def value(field: int) -> Ints:
+        if field < IMMEDIATE:
+            return registers[field]
+        if field < CONSTANT:
+            return np.full(size, program.immediates[field - IMMEDIATE])
+        return state if field == STATE else constants[field - CONSTANT]
+
+    for one in program.code:
+        a, b, c = ([value(x) for x in one.operands] + [np.zeros(size, np.int64)] * 3)[:3]
+        match one.op:
+            case Op.RDC:
+                found = read[one.s]
+            case Op.RMW:
+                after = a
+            case Op.SPIKE:
+                sent[one.s] = a
+            case Op.MOV:
+                found = program.tables[one.s][a]
+            case Op.SEL:
+                found = np.where(a != 0, b, c)
+            case Op.AND:
+                found = a & b
+            case Op.OR:
+                found = a | b
+            case Op.SHL:
+                found = a << one.s
+            case Op.ADD:
+                found = a + b
+            case Op.NEG:
+                found = -a
+            case Op.MIN:
+                found = np.minimum(a, b)
+            case Op.MUL_SHR:
+                found = np.clip((a * b) >> one.s, -REGISTER, REGISTER - 1)
+            case Op.LT:
+                found = (a < b).astype(np.int64)
+        if one.op not in (Op.RMW, Op.SPIKE, Op.SKP_C):
+            assert np.all((found >= -REGISTER) & (found < REGISTER)), one
+            registers[one.d] = found
+    return np.concatenate([sent, after[None]])
+
+
+def sums(rng: np.random.Generator, graph: Graph, node: AnyNode, name: str) -> Ints:
+    """What the neurons of a node may read at a port, or at one of a group's."""
+    entries = node.ports[name.partition("/")[0]]
+    sources = [graph.node(entry.source).output(entry.source_port) for entry in entries]
+    bound = sum(sum_bound(node, *pair) for pair in zip(entries, sources, strict=True))
+    reach = np.minimum(1 << rng.integers(0, 32, node.size), bound)
+    positive = all(
+        source.unsigned and entry.how != "ternary"
+        for entry, source in zip(entries, sources, strict=True)
+    )
+    return rng.integers(0 if positive else -reach, reach + 1)
+
+
+def test_words_compute_what_programs_say(graph: Graph) -> None:
+    """On sums from small ones to the largest that can be."""
+    rng = np.random.default_rng(5)
+    for node in graph.nodes[1:]:
+        program = assemble(node, graph.sigmoid)
+        named = {name: sums(rng, graph, node, name) for name in program.ports}
+        read = list(named.values())
+        inputs = {
+            port: [named[f"{port}/{k}"] for k in range(node.group)]
+            if node.reads_group(port)
+            else named[port]
+            for port in node.reads
+        }
+        state = np.zeros(node.size, np.int64)
+        if node.state_type is not None:
+            state = rng.integers(-node.state_type.high, node.state_type.high + 1, node.size)
+        machine = CheckedMachine(node.name)
+        constants = [node.constants[name] for name in program.constants]
+        sent, after = programs.run(machine, node, graph.sigmoid, node.constants, inputs, state)
+        found = interpreted(program, read, constants, state)
+        for number, output in enumerate(node.outputs):
+            assert np.array_equal(found[number], np.broadcast_to(sent[output.port], node.size))
+        assert np.array_equal(found[-1], state if after is None else after), node.name
+
+
+def test_a_program_that_is_too_long_for_its_fields(
+    hand_graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what, most, found in (
+        ("registers", "REGISTERS", 2),
+        ("immediates", "MOST_IMMEDIATES", 4),
+        ("outputs", "MOST_OUTPUTS", 1),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(assembler, most, found - 1)
+            with pytest.raises(GraphError) as error:
+                assemble(hand_graph.head, hand_graph.sigmoid)
+        assert (
+            str(error.value)
+            == f"head: its program takes {found} {what}, must take at most {found - 1}"
+        )
+
+
+def test_a_wide_value_is_rounded_before_it_is_clipped(hand_graph: Graph) -> None:
+    """Twice the largest value of 32 bits is in no register."""
+    head = hand_graph.head
+    wide = replace(head.outputs[0], qtype=replace(head.outputs[0].qtype, bits=32))
+    node = replace(head, outputs=(wide,), rescale={"y": Rescale(Multiplier(3, 1), None)})
+    ops = [one.op.name for one in assemble(node, hand_graph.sigmoid).code]
+    assert ops[2:] == ["MUL_SHR", "ADD", "MUL_SHR", "MIN", "LT", "SEL", "SPIKE"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "    ADD     r0, r1, r2",
+        "program 0\n    JMP     r0",
+        "program 0\n    ADD     r0, r1",
+        "program 0\n    ADD     r0, r1, x2",
+        "program 0\n  ADD r0",
+        "program 0\ntable t0: 1 b",
+    ],
+)
+def test_text_that_is_no_program(line: str) -> None:
+    lines = line.splitlines()
+    with pytest.raises(ImageError) as error:
+        list(listing.programs(lines))
+    last = " ".join(lines[-1].split())
+    assert str(error.value) == f"line {len(lines)} is {last!r}, must be an instruction"
