@@ -47,7 +47,7 @@ lint: $(VENV)/.dev-stamp
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis build *.egg-info
-	rm -f kernels/mmfree_kernels/cpu/*.so .coverage
+	rm -f kernels/mmfree_kernels/cpu/*.so sims/mmfree_sims/emulator/*.so .coverage
 	find . -name __pycache__ -type d -not -path './.*' -prune -exec rm -rf {} +
 
 # The environment is named explicitly but was made by another Python: say so instead of using the wrong one.
@@ -62,7 +62,7 @@ endif
 endif
 endif
 
-$(VENV)/.runtime-stamp: requirements/runtime.txt requirements/text.txt requirements/lava.txt pyproject.toml setup.py $(wildcard kernels/mmfree_kernels/cpu/*.[ch])
+$(VENV)/.runtime-stamp: requirements/runtime.txt requirements/text.txt requirements/lava.txt pyproject.toml setup.py $(wildcard kernels/mmfree_kernels/cpu/*.[ch] sims/mmfree_sims/emulator/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "$(PYTHON) must be Python 3.10, 3.11, 3.12 or 3.13; choose one with PYTHON=..."; exit 1; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

@@ -12,7 +12,38 @@ TARGET static void NAME(widen)(const int32_t *part, int64_t *sums, long count, i
     }
 }
 
-#ifndef OWN_TERNARY
+/* The sum of elements step * which[k]; `dense` where these are neighbours. */
+TARGET static int64_t NAME(total)(const uint16_t *counts, const int32_t *which, long n, long step, int dense)
+{
+    int64_t total = 0;
+    if (dense) {
+        uint32_t sum = 0; /* of at most LANES numbers of 16 bits */
+        counts += which[0];
+        IVDEP for (long k = 0; k < n; k++) sum += counts[k];
+        return sum;
+    }
+    for (long k = 0; k < n; k++) total += counts[which[k] * step];
+    return total;
+}
+
+#ifndef OWN_PARTS
+/* The payloads that are not zero, from `begin` on; how many, and the size of the largest. */
+TARGET static long NAME(compact)(const int32_t *payload, long count, long begin, int32_t *which, int32_t *value,
+                                 int64_t *largest)
+{
+    long n = 0;
+    uint32_t size = 0;
+    for (long i = 0; i < count; i++) {
+        const uint32_t here = payload[i] < 0 ? 0 - (uint32_t)payload[i] : (uint32_t)payload[i];
+        size = here > size ? here : size;
+        which[n] = (int32_t)(begin + i);
+        value[n] = payload[i];
+        n += payload[i] != 0;
+    }
+    *largest = size;
+    return n;
+}
+
 TARGET static void NAME(ternary)(const uint64_t *words, long stride, const int32_t *which, const int32_t *value, long n,
                                  int64_t *sums, long count, int exponent)
 {
@@ -25,7 +56,7 @@ TARGET static void NAME(ternary)(const uint64_t *words, long stride, const int32
             for (long w = 0; w < wide; w++) {
                 const uint32_t plus = (uint32_t)row[w], minus = (uint32_t)(row[w] >> 32);
                 int32_t *p = part + 32 * w;
-                for (int j = 0; j < 32; j++) p[j] += (plus & 1u << j ? x : 0) - (minus & 1u << j ? x : 0);
+                IVDEP for (int j = 0; j < 32; j++) p[j] += (x & -(int32_t)((plus & BIT[j]) == BIT[j])) - (x & -(int32_t)((minus & BIT[j]) == BIT[j]));
             }
         }
         NAME(widen)(part, sums + begin, here, exponent);

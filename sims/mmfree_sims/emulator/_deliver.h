@@ -59,6 +59,7 @@ static void add_stretch(Machine *m, Core *core, const Stretch *stretch, const in
 {
     const uint64_t *lists = core->syn + stretch->word;
     const long stride = stretch->stride;
+    const int dense = stretch->lists == 1 && which[n - 1] - which[0] == n - 1;
     for (long k = 0; k < stretch->lists; k++) {
         const List list = list_of(*lists);
         const int grows = stretch->axons > 1 && lists[stride] != lists[0];
@@ -68,7 +69,7 @@ static void add_stretch(Machine *m, Core *core, const Stretch *stretch, const in
         const long slot = (long)(due % port->slots);
         int64_t *sums = port->sums + slot * port->neurons + list.offset;
         const uint16_t *nonzero = core->nonzero + stretch->list + k;
-        for (long i = 0; i < n; i++) group->operations += nonzero[(long)which[i] * stretch->lists];
+        group->operations += m->level.total(nonzero, which, n, stretch->lists, dense);
         group->synapses += n * list.count;
         port->dirty[slot] = 1;
         m->due[(due % RING) * m->cores + (core - m->core)] = 1;
@@ -92,15 +93,8 @@ static void deliver(Machine *m, Core *core, Scratch *s, const Entry *entry, int6
         const long begin = axon - stretch->axon, inside = (long)stretch->axons - begin;
         long here = left < inside ? left : inside;
         here = here < LANES ? here : LANES;
-        long n = 0;
-        int64_t largest = 1;
-        for (long i = 0; i < here; i++) {
-            const int64_t size = payload[i] < 0 ? -(int64_t)payload[i] : payload[i];
-            largest = size > largest ? size : largest;
-            s->which[n] = (int32_t)(begin + i);
-            s->value[n] = payload[i];
-            n += payload[i] != 0;
-        }
+        int64_t largest;
+        const long n = m->level.compact(payload, here, begin, s->which, s->value, &largest);
         if (n) add_stretch(m, core, stretch, s->which, s->value, n, largest, step);
         if (here == inside) stretch++;
         payload += here;

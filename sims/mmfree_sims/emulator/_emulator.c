@@ -16,6 +16,11 @@
 #include <string.h>
 #include "_machine.h"
 
+static const uint32_t BIT[32] = {
+    1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,  1u << 8,  1u << 9,  1u << 10,
+    1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21,
+    1u << 22, 1u << 23, 1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
+
 #if defined(__clang__)
 #define IVDEP _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
@@ -26,10 +31,14 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define X86 1
+#include <immintrin.h>
+#include "_avx512.h"
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
 #define NAME(what) avx512_##what
+#define OWN_PARTS
 #include "_interpret.h"
 #include "_add.h"
+#undef OWN_PARTS
 #undef TARGET
 #undef NAME
 #define TARGET __attribute__((target("avx2")))
@@ -49,10 +58,10 @@ static const struct {
     Level level;
 } LEVELS[] = {
 #ifdef X86
-    {"avx512", {avx512_run, avx512_ternary, avx512_eight_bits}},
-    {"avx2", {avx2_run, avx2_ternary, avx2_eight_bits}},
+    {"avx512", {avx512_run, avx512_compact, avx512_total, avx512_ternary, avx512_eight_bits}},
+    {"avx2", {avx2_run, avx2_compact, avx2_total, avx2_ternary, avx2_eight_bits}},
 #endif
-    {"portable", {portable_run, portable_ternary, portable_eight_bits}},
+    {"portable", {portable_run, portable_compact, portable_total, portable_ternary, portable_eight_bits}},
 };
 
 static int has(const char *level)

@@ -80,6 +80,8 @@ typedef struct Machine Machine;
 
 typedef struct {
     int (*run)(const Machine *, Group *, Scratch *, long, long, Trap *);
+    long (*compact)(const int32_t *, long, long, int32_t *, int32_t *, int64_t *);
+    int64_t (*total)(const uint16_t *, const int32_t *, long, long, int);
     void (*ternary)(const uint64_t *, long, const int32_t *, const int32_t *, long, int64_t *, long, int);
     void (*eight_bits)(const uint64_t *, long, const int32_t *, const int32_t *, long, int64_t *, long, int);
 } Level;
