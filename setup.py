@@ -3,7 +3,7 @@
 from setuptools import Extension, setup
 
 CPU, EMULATOR = "kernels/mmfree_kernels/cpu", "sims/mmfree_sims/emulator"
-PARTS = ("machine", "interpret", "add", "avx512", "deliver", "pool", "step", "build")
+PARTS = ("machine", "interpret", "add", "avx512", "deliver", "pool", "step", "build", "async")
 
 setup(
     ext_modules=[

@@ -53,7 +53,8 @@ static void add_rows(const Machine *m, const List *list, const uint64_t *words, 
     }
 }
 
-/* Payloads through the lists of a stretch of axons: `which` counts from its first. */
+/* Payloads through the lists of a stretch of axons: `which` counts from its first.  Without a barrier `step` is the
+   number of a token, and delays change nothing. */
 static void add_stretch(Machine *m, Core *core, const Stretch *stretch, const int32_t *which, const int32_t *value,
                         long n, int64_t largest, int64_t step)
 {
@@ -65,7 +66,7 @@ static void add_stretch(Machine *m, Core *core, const Stretch *stretch, const in
         const int grows = stretch->axons > 1 && lists[stride] != lists[0];
         Port *port = &m->port[core->port + list.port];
         Group *group = &m->group[port->group];
-        const int64_t due = step + 1 + list.delay;
+        const int64_t due = m->asynchronous ? step : step + 1 + list.delay;
         const long slot = (long)(due % port->slots);
         int64_t *sums = port->sums + slot * port->neurons + list.offset;
         const uint16_t *nonzero = core->nonzero + stretch->list + k;

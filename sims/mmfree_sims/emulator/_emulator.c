@@ -80,6 +80,7 @@ static int has(const char *level)
 #include "_pool.h"
 #include "_step.h"
 #include "_build.h"
+#include "_async.h"
 
 static void empty(Machine *m)
 {
@@ -232,6 +233,53 @@ done:
     return result;
 }
 
+/* asynchronous(tokens, rows, order): the logits of all tokens, without a barrier.  None, where it trapped, or the group
+   that waits in vain. */
+static PyObject *asynchronous(PyObject *self, PyObject *args)
+{
+    Machine *m = (Machine *)self;
+    Py_buffer tokens, rows;
+    unsigned long long order;
+    if (!PyArg_ParseTuple(args, "y*w*K", &tokens, &rows, &order)) return NULL;
+    Async a = {.m = m, .token = tokens.buf, .tokens = (int64_t)(tokens.len / 4), .rows = rows.buf};
+    a.drawn = (order + 1) * 0x9E3779B97F4A7C15ull | 1;
+    Port *kept = zeros(m->ports, sizeof *kept);
+    int64_t *sums = NULL;
+    uint8_t *dirty = NULL;
+    PyObject *result = NULL;
+    Pool pool;
+    if (kept && open_pool(&pool, m)) PyErr_NoMemory();
+    else if (kept) {
+        if (!open_async(&a, kept, &sums, &dirty)) {
+            const int64_t step = m->step;
+            int problem;
+            a.scratch = pool.scratch;
+            Py_BEGIN_ALLOW_THREADS
+            problem = fall_through(&a);
+            Py_END_ALLOW_THREADS
+            m->step = step;
+            memcpy(m->port, kept, m->ports * sizeof *kept);
+            m->asynchronous = 0;
+            if (problem == 0) result = Py_NewRef(Py_None);
+            if (problem == 1) result = trap_found(m);
+            if (problem == 2) {
+                long group = 0;
+                while (a.ran[group] > a.finished) group++;
+                result = Py_BuildValue("ll", m->group[group].core, m->group[group].number);
+            }
+            if (problem < 0) PyErr_NoMemory();
+        }
+        close_pool(&pool);
+    }
+    close_async(&a);
+    PyMem_RawFree(kept);
+    PyMem_RawFree(sums);
+    PyMem_RawFree(dirty);
+    PyBuffer_Release(&tokens);
+    PyBuffer_Release(&rows);
+    return result;
+}
+
 static PyObject *reset(PyObject *self, PyObject *none)
 {
     Machine *m = (Machine *)self;
@@ -304,6 +352,7 @@ static PyObject *take_counts(PyObject *self, PyObject *args)
 
 static PyMethodDef machine_methods[] = {
     {"advance", advance, METH_VARARGS, "Some steps."},
+    {"asynchronous", asynchronous, METH_VARARGS, "Tokens, without a barrier."},
     {"reset", reset, METH_NOARGS, "First states, and empty accumulators."},
     {"read_logits", read_logits, METH_O, "What the last step sent as result."},
     {"read_states", read_states, METH_O, "The states of all neurons."},

@@ -114,6 +114,7 @@ struct Machine {
     int code_bytes;
     const int32_t *scales;
     long embed_group, code_port, scale_port;
+    int asynchronous; /* while there is no barrier */
     long *item; /* cores that a phase is about */
     _Atomic long arrivals;
     _Atomic int64_t work;

@@ -27,6 +27,8 @@ except ImportError:  # no compiler was found when the package was installed
 Logits = NDArray[np.int64]
 Counted = NDArray[np.int64]
 
+_ORDERS = (1 << 64) - 1
+
 LEVELS = ("avx512", "avx2", "portable")
 """The instruction sets that the emulator is compiled for, fastest first."""
 
@@ -133,6 +135,18 @@ class Emulator:
         idle = np.full(self._steps if len(chosen) else 0, -1)
         return self._advance(np.concatenate([chosen, idle]), len(chosen), self._steps)
 
+    def asynchronous(self, tokens: Sequence[int] | NDArray[np.integer], order: int) -> Logits:
+        """The logits of tokens without a barrier, [tokens, vocabulary]: groups wait for end
+        markers, and what arrives first is drawn from `order`."""
+        chosen = self._checked(tokens).astype(np.int32)
+        found: Logits = np.zeros((len(chosen), self._vocabulary), np.int64)
+        with self._lock:
+            if self._trap is None:
+                self._stopped(self._machine.asynchronous(chosen, found, order & _ORDERS))
+            if self._trap is not None:
+                raise ImageError(self._trap)
+        return found
+
     @property
     def states(self) -> NDArray[np.int32]:
         """The states of all neurons that have one, to go on from later."""
@@ -176,22 +190,25 @@ class Emulator:
         found: Logits = np.empty((rows, self._vocabulary), np.int64)
         with self._lock:
             if self._trap is None:
-                trap = self._machine.advance(tokens.astype(np.int32), found, first)
-                self._trap = None if trap is None else self._told(*trap)
+                self._stopped(self._machine.advance(tokens.astype(np.int32), found, first))
             if self._trap is not None:
                 raise ImageError(self._trap)
         return found
 
-    def _told(
-        self, place: int, group: int, neuron: int, number: int, op: int, a: int, b: int
-    ) -> str:
-        """A trap in one line."""
+    def _stopped(self, stop: tuple[int, ...] | None) -> None:
+        """Keep in one line why the machine stopped, if it did."""
+        if stop is None:
+            return
+        place, group, *trap = stop
         chip, core = self.cores[place]
         where = "the host" if chip == HOST_CHIP else f"chip {chip} core {core.number}"
-        return (
-            f"{self.image.path}: {where} group {group} neuron {neuron} trapped at instruction "
-            f"{number}: {self._reason(core, group, number, Op(op), a, b)}"
-        )
+        self._trap = f"{self.image.path}: {where} group {group} "
+        if not trap:
+            self._trap += "waits in vain for end markers, for entries lead round in a circle"
+            return
+        neuron, number, op, a, b = trap
+        reason = self._reason(core, group, number, Op(op), a, b)
+        self._trap += f"neuron {neuron} trapped at instruction {number}: {reason}"
 
     def _reason(self, core: Core, group: int, number: int, op: Op, a: int, b: int) -> str:
         """What an instruction could not do."""

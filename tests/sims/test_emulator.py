@@ -1,0 +1,432 @@
+"""The emulator on images made by hand, against what a few lines of NumPy give."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from mmfree_neuro.errors import EngineError, ImageError, InputError
+from mmfree_neuro.target.image import About, Image, Machine
+from mmfree_neuro.target.image_file import load_image, save_image
+from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
+from mmfree_neuro.target.words import Instruction as I
+from mmfree_neuro.target.words import Op
+from mmfree_sims.emulator import emulator
+from mmfree_sims.emulator.emulator import Emulator, available
+
+pytestmark = pytest.mark.skipif(not available(), reason="needs the emulator in C")
+
+ONES, TERNARY, BYTES = 1, 2, 3
+Axons = list[list[tuple[list[int], list[int]]]]
+
+
+class Group(NamedTuple):
+    """A group before it has its places in sections."""
+
+    code: list[I]
+    neurons: int
+    slots: list[int]
+    """Of each port."""
+    entries: Sequence[tuple[int, int, int, int, tuple[int, int], int]] = ()
+    """Output, kind, first neuron, count, chip and core, axon or logit."""
+    pool: Sequence[int] = ()
+    const: Sequence[int] = ()
+    """Constant by constant."""
+    state: Sequence[int] = ()
+    tables: Sequence[list[int]] = ()
+    outputs: int = 2
+
+
+def a_list(
+    format_: int, port: int, weights: list[int], offset: int = 0, delay: int = 0, exponent: int = 0
+) -> list[int]:
+    """The words of a synapse list."""
+    n = len(weights)
+    words = [format_ | delay << 4 | exponent << 10 | n << 16 | port << 32 | offset << 44]
+    bits, per_word = {ONES: (0, n), TERNARY: (1, 32), BYTES: (8, 8)}[format_]
+    for k in range(0, n if bits else 0, per_word):
+        word = 0
+        for j, weight in enumerate(weights[k : k + per_word]):
+            code = {1: 1, -1: 1 << 32}.get(weight, 0) if bits == 1 else weight & 255
+            word |= code << bits * j
+        words.append(word)
+    return words
+
+
+def core(
+    number: int, groups: list[Group], axons: list[list[list[int]]], embed: bytes = b""
+) -> Core:
+    """The sections of a core; an axon is a list of synapse lists."""
+    rows, ports, code, pool, tables, table, const, state, out = ([] for _ in range(9))
+    first = 0
+    for g in groups:
+        rows.append([len(code), len(g.code), g.neurons, len(ports), len(g.slots), len(pool)])
+        rows[-1] += [len(g.pool), len(const), len(g.const) // g.neurons, len(state)]
+        rows[-1] += [len(g.state) // g.neurons, len(tables), len(g.tables), len(out)]
+        rows[-1] += [len(g.entries), g.outputs]
+        for slots in g.slots:
+            ports.append([first, slots])
+            first += slots * g.neurons
+        code += [one.word for one in g.code]
+        pool, const, state = [*pool, *g.pool], [*const, *g.const], [*state, *g.state]
+        for entries in g.tables:
+            tables.append([len(table), len(entries)])
+            table = table + entries
+        for output, kind, start, count, (chip, to), axon in g.entries:
+            out.append([output | kind << 4 | to << 8 | chip << 16, start, count, axon])
+    syn: list[int] = []
+    places = []
+    for lists in axons:
+        places.append(len(syn) | len(lists) << 24)
+        syn = syn + [word for one in lists for word in one]
+
+    def table_of(values: Any, width: int) -> Any:
+        return np.array(values, "<u4").reshape(-1, width)
+
+    return Core(
+        number,
+        table_of(rows, 16),
+        table_of(ports, 2),
+        np.array(code, "<u8"),
+        np.array(pool, "<i4"),
+        table_of(tables, 2),
+        np.array(table, "<i4"),
+        np.array(const, "<i4"),
+        np.array(state, "<i4"),
+        np.array(places, "<u4"),
+        np.array(syn, "<u8"),
+        table_of(out, 4),
+        np.frombuffer(embed, np.uint8),
+    )
+
+
+def embed(codes: Any, scales: list[int], width: int = 1) -> bytes:
+    """EMBED for group 0 with its ports 0 and 1."""
+    data = np.array(codes, f"<i{width}")
+    head = np.array([*data.shape, width, 0, 0, 1, 0, 0], "<u4").tobytes()
+    return head + data.tobytes() + bytes(-data.nbytes % 8) + np.array(scales, "<i4").tobytes()
+
+
+FREE = dict.fromkeys(Machine.__dataclass_fields__)
+BITS = {"register_bits": 32, "accumulator_bits": 24, "payload_bits": 24, "weight_bits": 8}
+HOST = (HOST_CHIP, 0)
+
+
+def loaded(
+    path: Path, host: Core, chips: dict[int, tuple[Core, ...]], *, vocabulary: int, steps: int = 1
+) -> Image:
+    about = About(IMAGE_FORMAT, "", "", "", Machine(**FREE | BITS), vocabulary, 0, steps, (), {})
+    board = np.zeros((len(chips), len(chips) + 1), np.uint8)
+    save_image(path, about, host, chips.items(), board, programs="", symbols="{}")
+    return load_image(path)
+
+
+# A network of three layers on two chips.  The host embeds 3 values; 40 neurons with a state add up
+# ternary sums; 5 neurons add what these send, through 8 bits, to the values of the same token,
+# which wait for a step; 4 of them send logits.
+
+CODES = np.array([[5, -7, 0], [1, 2, 3], [-100, 50, 25], [0, 0, 9]])
+SCALES = [3, 40, 7, 11]
+RNG = np.random.default_rng(5)
+FIRST = RNG.integers(-1, 2, (3, 40))
+SECOND = RNG.integers(-128, 128, (40, 5))
+STATES = RNG.integers(-50, 50, 40)
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Image:
+    to_layer, to_sum = (2, 1), (7, 4)
+    host = core(
+        0,
+        [
+            Group(
+                [I(Op.RDC, 0, s=0), I(Op.RDC, 1, s=1), I(Op.MUL_SHR, 2, 0, 1), I(Op.SPIKE, a=2),
+                 I(Op.SPIKE, a=1, s=1)],
+                3, [1, 1],
+                [(0, 1, 0, 3, to_layer, 0), (1, 1, 2, 1, to_layer, 3), (0, 1, 0, 3, to_sum, 40)],
+            )
+        ],
+        [], embed(CODES, SCALES),
+    )  # fmt: skip
+    layer = core(
+        1,
+        [
+            Group(
+                [I(Op.RDC, 0, s=1), I(Op.SKP_C, a=0, s=5), I(Op.RDC, 1, s=0), I(Op.ADD, 2, 1, 192),
+                 I(Op.MIN, 3, 2, 64, counts=True), I(Op.RMW, a=3), I(Op.SPIKE, a=3)],
+                40, [2, 2], [(0, 1, 0, 40, to_sum, 0)], pool=[500], state=STATES.tolist(),
+            )
+        ],
+        [[a_list(TERNARY, 0, row)] for row in FIRST.tolist()] + [[a_list(ONES, 1, [1] * 40)]],
+    )  # fmt: skip
+    total = core(
+        4,
+        [
+            Group(
+                [I(Op.RDC, 0, s=0), I(Op.RDC, 1, s=1), I(Op.OR, 2, 0, 1), I(Op.SKP_C, a=2, s=2),
+                 I(Op.ADD, 3, 0, 1), I(Op.SPIKE, a=3)],
+                5, [2, 3], [(0, 2, 1, 4, HOST, 0)],
+            )
+        ],
+        [[a_list(BYTES, 0, row)] for row in SECOND.tolist()]
+        + [[a_list(ONES, 1, [1], offset=i, delay=1)] for i in range(3)],
+    )  # fmt: skip
+    return loaded(tmp_path / "image", host, {2: (layer,), 7: (total,)}, vocabulary=4, steps=2)
+
+
+def expected(tokens: list[int]) -> tuple[Any, Any, int]:
+    """Logits [tokens, 4], the states after the last one, and how many values were saturated."""
+    state, rows, saturated = STATES, [], 0
+    for token in tokens:
+        values = CODES[token] * SCALES[token]
+        saturated += int((values @ FIRST + state > 500).sum())
+        state = np.minimum(values @ FIRST + state, 500)
+        rows.append((state @ SECOND + np.pad(values, (0, 2)))[1:])
+    return np.array(rows), state, saturated
+
+
+TOKENS = [1, 0, 2, 2, 3, 1, 0, 2, 1, 1]
+WAYS: dict[str, Callable[[Emulator], Any]] = {
+    "generation": lambda e: np.array([e.generate(token) for token in TOKENS]),
+    "prefill": lambda e: e.prefill(TOKENS),
+    "one by one, then prefill": lambda e: np.array(
+        [*map(e.generate, TOKENS[:3]), *e.prefill(TOKENS[3:])]
+    ),
+} | {f"no barrier, {k}": lambda e, k=k: e.asynchronous(TOKENS, k) for k in (0, 1, 2**63)}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("level", available())
+def test_all_ways_give_the_same_bits(network: Image, level: str, threads: int) -> None:
+    logits, states, saturated = expected(TOKENS)
+    emulator = Emulator(network, level=level, threads=threads)
+    taken = []
+    for way, run in WAYS.items():
+        emulator.reset()
+        assert np.array_equal(run(emulator), logits), way
+        assert np.array_equal(emulator.states, states), way
+        counts = emulator.take_counts()
+        assert counts.saturated.tolist() == [0, saturated, 0]
+        assert counts.runs.tolist() == [10, 10, 10]
+        assert counts.wrapped.sum() == 0
+        without = way.startswith("no barrier")
+        assert counts.end_markers.tolist() == [10 * without] * 5
+        taken.append([counts.messages, counts.deliveries, counts.words_read, counts.synapses_read])
+    assert all(np.array_equal(a, b) for one in taken for a, b in zip(one, taken[0], strict=True))
+
+
+def test_what_is_counted(network: Image) -> None:
+    """Token 3 is 0, 0, 99 and its presence."""
+    emulator = Emulator(network)
+    emulator.generate(3)
+    counts = emulator.take_counts()
+    state = np.minimum(99 * FIRST[2] + STATES, 500)
+    sent = np.count_nonzero(state)
+    assert counts.messages.tolist() == [1, 1, 1, sent, 4]
+    assert counts.end_markers.tolist() == [0] * 5
+    assert counts.deliveries.tolist() == [0, 2, sent + 1]
+    assert counts.words_read.tolist() == [0, 3 + 1, 2 * sent + 1]
+    assert counts.synapses_read.tolist() == [0, 80, 5 * sent + 1]
+    nonzero = np.count_nonzero(SECOND[state != 0])
+    assert counts.synaptic_operations.tolist() == [0, np.count_nonzero(FIRST[2]) + 40, nonzero + 1]
+    assert counts.instructions.tolist() == [15, 40 * (2 + 7 + 2), 5 * (4 + 4 + 6)]
+    assert counts.idle_visits.tolist() == [0, 80, 10]
+    assert counts.runs.tolist() == [1, 1, 1]
+    assert emulator.take_counts().instructions.tolist() == [0, 0, 0]
+
+
+def test_steps_one_by_one(network: Image) -> None:
+    emulator = Emulator(network)
+    emulator.step(2)
+    emulator.step(None)
+    assert emulator.logits.tolist() == [0, 0, 0, 0]
+    emulator.step(None)
+    assert np.array_equal(emulator.logits, expected([2])[0][0])
+    emulator.step(None)
+    assert emulator.logits.tolist() == [0, 0, 0, 0]
+
+
+def test_states_to_go_on_from(network: Image) -> None:
+    emulator = Emulator(network)
+    emulator.prefill(TOKENS[:4])
+    kept = emulator.states
+    emulator.prefill(TOKENS)
+    emulator.restore(kept)
+    assert np.array_equal(emulator.prefill(TOKENS[4:]), expected(TOKENS)[0][4:])
+    assert emulator.prefill([]).shape == (0, 4)
+    assert emulator.asynchronous([], 0).shape == (0, 4)
+
+
+# One group of neurons on a chip, whose ports are given what a token is: its code and its scale.
+
+
+def one_group(path: Path, group: Group, codes: Any, scales: list[int], exponent: int = 0) -> Image:
+    """Neuron i gets code i at port 0; all get the scale at port 1, and once more at port 2."""
+    n = group.neurons
+    host = core(
+        0,
+        [
+            Group(
+                [I(Op.RDC, 0, s=0), I(Op.RDC, 1, s=1), I(Op.SPIKE, a=0), I(Op.SPIKE, a=1, s=1)],
+                n, [1, 1], [(0, 1, 0, n, (0, 0), 0), (1, 1, 0, 1, (0, 0), n)],
+            )
+        ],
+        [], embed(codes, scales, 2),
+    )  # fmt: skip
+    axons = [[a_list(ONES, 0, [1], offset=i, exponent=exponent)] for i in range(n)]
+    one = core(0, [group], [*axons, [a_list(ONES, 1, [1] * n)]])
+    return loaded(path, host, {0: (one,)}, vocabulary=len(codes))
+
+
+@pytest.mark.parametrize("level", available())
+def test_neurons_that_skip_beside_others_that_do_not(tmp_path: Path, level: str) -> None:
+    """Those with 0 are idle; those below 0 skip what would double them."""
+    code = [I(Op.RDC, 0, s=0), I(Op.SKP_C, a=0, s=5), I(Op.GE, 1, 0, 64), I(Op.SKP_C, a=1, s=1),
+            I(Op.ADD, 0, 0, 0), I(Op.MIN, 2, 0, 65, counts=True), I(Op.SPIKE, a=2)]  # fmt: skip
+    n = 600
+    codes = np.array([np.arange(n) % 7 - 3, np.zeros(n, int)])
+    group = Group(code, n, [2, 2], [(0, 2, 0, 2, HOST, 0)], pool=[0, 3])
+    emulator = Emulator(one_group(tmp_path / "i", group, codes, [1, 1]), level=level, threads=1)
+    assert emulator.generate(0).tolist() == [-3, -2]
+    counts = emulator.take_counts()
+    kinds = [int((codes[0] == value).sum()) for value in range(-3, 4)]
+    below, above = sum(kinds[:3]), sum(kinds[4:])
+    assert counts.idle_visits[1] == n + kinds[3]
+    assert counts.instructions[1] == 2 * n + 2 * kinds[3] + 6 * below + 7 * above
+    assert counts.saturated[1] == kinds[5] + kinds[6]
+    assert counts.runs[1] == 1
+    assert emulator.generate(1).tolist() == [0, 0]
+    assert emulator.take_counts().runs[1] == 0
+
+
+def test_accumulators_wrap_around(tmp_path: Path) -> None:
+    """100 · 2^17 is 2^23 and something more than 24 bits with sign hold."""
+    code = [I(Op.RDC, 0, s=0), I(Op.SPIKE, a=0)]
+    group = Group(code, 3, [2, 2], [(0, 2, 0, 3, HOST, 0)])
+    codes = [[100, -100, 63]] + [[0] * 3] * 2
+    emulator = Emulator(one_group(tmp_path / "i", group, codes, [1] * 3, exponent=17))
+    assert emulator.generate(0).tolist() == [
+        (100 << 17) - (1 << 24),
+        (1 << 24) - (100 << 17),
+        63 << 17,
+    ]
+    assert emulator.take_counts().wrapped.tolist() == [0, 2]
+
+
+# What stops a machine.
+
+POOL = [(1 << 31) - 1, -(1 << 31), 1, 0, -20_000, 20_000]
+BEGIN = [I(Op.RDC, 0, s=0), I(Op.LT, 1, 0, 68), I(Op.MOV, 4, 1), I(Op.LT, 2, 69, 0)]
+"""Register 2 is 1 where the code is above 20,000.  One below -20,000 traps at instruction 2."""
+TRAPS = {
+    "4: ADD gives 2147483648, which does not fit 32 bits": [I(Op.ADD, 3, 64, 2)],
+    "5: NEG gives 2147483648, which does not fit 32 bits": [
+        I(Op.SEL, 3, 2, 65, 67),
+        I(Op.NEG, 3, 3),
+    ],
+    "4: SHL gives 2147483648, which does not fit 32 bits": [I(Op.SHL, 3, 2, s=31)],
+    "4: MOV reads entry 1 of table 1, which has 1": [I(Op.MOV, 3, 2, s=1)],
+    "5: MOV reads entry -1 of table 0, which has 1": [I(Op.NEG, 3, 2), I(Op.MOV, 3, 3)],
+    "5: SPIKE sends 8388608, which does not fit 24 bits": [I(Op.SHL, 3, 2, s=23), I(Op.SPIKE, a=3)],
+}
+
+
+@pytest.mark.parametrize("level", available())
+@pytest.mark.parametrize("said", TRAPS)
+def test_traps(said: str, level: str, tmp_path: Path) -> None:
+    """Neuron 277 is the first that traps; neuron 290 would at an earlier instruction."""
+    codes = np.zeros((2, 300), int)
+    codes[1, [277, 290]] = 32_767, -32_768
+    end = [] if said.startswith("5: SPIKE") else [I(Op.SPIKE, a=2)]
+    group = Group(
+        BEGIN + TRAPS[said] + end,
+        300,
+        [2, 2],
+        [(0, 2, 0, 2, HOST, 0)],
+        pool=POOL,
+        tables=[[0], [0]],
+    )
+    image = one_group(tmp_path / "i", group, codes, [1, 1])
+    emulator = Emulator(image, level=level)
+    emulator.generate(0)
+    message = f"{image.path}: chip 0 core 0 group 0 neuron 277 trapped at instruction {said}"
+    for run in (lambda: emulator.generate(1), lambda: emulator.step(None)):
+        with pytest.raises(ImageError) as error:
+            run()
+        assert str(error.value) == message
+    emulator.reset()
+    emulator.generate(0)
+    with pytest.raises(ImageError) as error:
+        emulator.asynchronous([0, 1, 0], 3)
+    assert str(error.value) == message
+    with pytest.raises(ImageError) as error:
+        emulator.asynchronous([0], 3)
+    assert str(error.value) == message
+
+
+def test_a_host_that_traps(tmp_path: Path) -> None:
+    host = core(
+        0,
+        [Group([I(Op.RDC, 0, s=0), I(Op.SHL, 1, 0, s=31), I(Op.SPIKE, a=0)], 1, [1, 1],
+               [(0, 2, 0, 1, HOST, 0)])],
+        [], embed([[2]], [1]),
+    )  # fmt: skip
+    image = loaded(tmp_path / "i", host, {}, vocabulary=1)
+    with pytest.raises(ImageError) as error:
+        Emulator(image).generate(0)
+    assert str(error.value) == (
+        f"{image.path}: the host group 0 neuron 0 trapped at instruction 1: SHL gives 4294967296, "
+        "which does not fit 32 bits"
+    )
+
+
+def test_a_circle_without_a_barrier(tmp_path: Path) -> None:
+    """What a neuron sends to itself is for the next token, which nobody knows without a barrier."""
+    code = [I(Op.RDC, 0, s=0), I(Op.RDC, 1, s=1), I(Op.ADD, 2, 0, 1), I(Op.SPIKE, a=2)]
+    entries = [(0, 2, 0, 2, HOST, 0), (0, 0, 0, 1, (0, 0), 0)]
+    group = Group(code, 2, [2, 2], entries)
+    image = one_group(tmp_path / "i", group, [[3, 4], [5, 6]], [10, 20])
+    emulator = Emulator(image)
+    assert emulator.prefill([0, 1]).tolist() == [[13, 14], [38, 26]]
+    with pytest.raises(ImageError) as error:
+        emulator.asynchronous([0], 0)
+    assert str(error.value) == (
+        f"{image.path}: chip 0 core 0 group 0 waits in vain for end markers, for entries lead "
+        "round in a circle"
+    )
+
+
+@pytest.mark.parametrize("token", [-1, 4])
+def test_tokens_that_are_not_there(network: Image, token: int) -> None:
+    emulator = Emulator(network)
+    for run in (emulator.step, emulator.generate):
+        with pytest.raises(InputError) as error:
+            run(token)
+        assert str(error.value) == f"{network.path}: token {token} is not known, must be 0 … 3"
+    for many in (lambda: emulator.prefill([0, token]), lambda: emulator.asynchronous([token], 0)):
+        with pytest.raises(InputError):
+            many()
+
+
+def test_states_of_something_else(network: Image) -> None:
+    with pytest.raises(InputError) as error:
+        Emulator(network).restore(np.zeros(39, np.int32))
+    assert str(error.value) == f"{network.path}: the states are [39], must be [40]"
+
+
+def test_a_level_that_is_not_here(network: Image) -> None:
+    with pytest.raises(EngineError) as error:
+        Emulator(network, level="abacus")
+    assert str(error.value) == f"level 'abacus' is not here, must be one of {available()}"
+
+
+def test_without_a_compiler(network: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "_emulator", None)
+    available.cache_clear()
+    with pytest.raises(EngineError) as error:
+        Emulator(network)
+    assert str(error.value) == "the emulator was not compiled, must be built with a C compiler"
+    monkeypatch.undo()
+    available.cache_clear()
