@@ -10,7 +10,7 @@ from mmfree_neuro.errors import GraphError, ImageError
 from mmfree_neuro.graph import assembler, programs
 from mmfree_neuro.graph.assembler import Assembled, assemble, ports_of
 from mmfree_neuro.graph.machine import CheckedMachine
-from mmfree_neuro.graph.nodes import AnyNode, Graph
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Rescale
 from mmfree_neuro.graph.verify import instruction_counts, sum_bound
 from mmfree_neuro.image.build import distinct
 from mmfree_neuro.image.write import as_listed

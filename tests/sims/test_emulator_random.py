@@ -1,18 +1,23 @@
 """The emulator against a second one, slow and obvious, on images drawn at random: same bits, same
 counts, same traps."""
 
+import hashlib
+import json
+import os
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 
 from mmfree_neuro.errors import ImageError
 from mmfree_neuro.target.image import About, Image, Machine
-from mmfree_neuro.target.image_file import load_image, save_image
+from mmfree_neuro.target.image_file import digest_of, load_image, save_image
 from mmfree_neuro.target.instructions import THE_REST, Instruction, Op, instruction
 from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
 from mmfree_sims.emulator.emulator import Counts, Emulator, available
@@ -452,3 +457,98 @@ def test_images_that_are_drawn_at_random(seed: int, tmp_path: Path) -> None:
     for emulator in fast:
         counts = emulator.take_counts()
         assert {n: getattr(counts, n).tolist() for n in counted(slow)} == counted(slow)
+
+
+# Images that somebody changed.
+
+
+def mend(folder: Path, name: str, data: bytearray) -> None:
+    """Write a file of an image with the checksums that its content has now."""
+    if data[:8] == b"MMFCORES":
+        numbers = np.frombuffer(data, "<u4", offset=0, count=len(data) // 4)
+        for core in range(min(int(numbers[3]), 8)):
+            for section in range(12):
+                at = 4 + 64 * core + 2 + 5 * section
+                first, high, length = (int(x) for x in numbers[at : at + 3])
+                if not high and 8 * first + length <= len(data):
+                    crc = crc32(data[8 * first : 8 * first + length])
+                    data[4 * at + 12 : 4 * at + 16] = crc.to_bytes(4, "little")
+    about = json.loads((folder / "image.json").read_text())
+    if name != "image.json":
+        (folder / name).write_bytes(data)
+        about["files"][name] = hashlib.sha256(data).hexdigest()
+    else:
+        about = json.loads(data)
+    del about["sha256"]
+    about["sha256"] = digest_of(about)
+    (folder / "image.json").write_text(json.dumps(about))
+
+
+def spoil(rng: random.Random, data: bytearray) -> None:
+    """Change one number of a file of cores: of a directory, or somewhere in a section."""
+    width = rng.choice([1, 4, 4, 8])
+    starts = 16 if rng.random() < 0.1 else 16 + 256 * int.from_bytes(data[12:16], "little")
+    at = rng.randrange(starts // width, len(data) // width) * width
+    old = int.from_bytes(data[at : at + width], "little")
+    new = rng.choice(
+        [
+            rng.getrandbits(8 * width),
+            old ^ 1 << rng.randrange(8 * width),
+            old + rng.choice([1, -1, 2, 32, 1 << 16]),
+            rng.randrange(70),
+            (1 << 8 * width) - 1,
+        ]
+    )
+    data[at : at + width] = (new % (1 << 8 * width)).to_bytes(width, "little")
+
+
+def spoil_about(rng: random.Random, data: bytearray) -> None:
+    about = json.loads(data)
+    inside = rng.choice([about, about["machine"]])
+    name = rng.choice(list(inside))
+    inside[name] = rng.choice([None, 0, -1, 7, 1 << 40, "x", [1], {}, 2.5, True])
+    data[:] = json.dumps(about).encode()
+
+
+def run_a_little(image: Image, level: str, threads: int) -> str:
+    """What comes out, or the trap that stops it."""
+    try:
+        emulator = Emulator(image, level=level, threads=threads)
+        seen = [emulator.prefill([0, 0]), emulator.generate(0), emulator.states]
+        seen.append(emulator.asynchronous([0, 0, 0], 1))
+        counts = emulator.take_counts()
+        return repr([one.tolist() for one in (*seen, *vars(counts).values())])
+    except ImageError as error:
+        assert str(error).startswith(f"{image.path}: ")
+        return str(error)
+
+
+def test_images_that_somebody_changed(tmp_path: Path, draws: Any) -> None:
+    """Each is refused in one line or does something, the same at all levels; nothing crashes."""
+    rng = random.Random(draws.seed(0))
+    originals = [draw_image(seed, tmp_path / f"image{seed}") for seed in range(5)]
+    refused = 0
+    for _ in range(500 * draws.times):
+        folder = tmp_path / "changed"
+        shutil.copytree(rng.choice(originals), folder)
+        name = rng.choice(sorted(n for n in os.listdir(folder) if n[0] in "chi"))
+        data = bytearray((folder / name).read_bytes())
+        if name == "image.json":
+            spoil_about(rng, data)
+        else:
+            for _ in range(rng.choice([1, 1, 2])):
+                spoil(rng, data)
+        if rng.random() < 0.03:
+            del data[rng.randrange(len(data)) :]
+        if name != "image.json" or data.endswith(b"}"):
+            mend(folder, name, data)
+        try:
+            image = load_image(folder)
+        except ImageError as error:
+            refused += 1
+            assert str(error).startswith(str(folder))
+        else:
+            if image.about.steps < 1000:
+                assert len({run_a_little(image, x, n) for x in available() for n in (1, 2)}) == 1
+        shutil.rmtree(folder)
+    assert 100 * draws.times < refused < 490 * draws.times
