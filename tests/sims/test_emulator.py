@@ -10,9 +10,9 @@ import pytest
 from mmfree_neuro.errors import EngineError, ImageError, InputError
 from mmfree_neuro.target.image import About, Image, Machine
 from mmfree_neuro.target.image_file import load_image, save_image
-from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
 from mmfree_neuro.target.instructions import Instruction as I
 from mmfree_neuro.target.instructions import Op
+from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
 from mmfree_sims.emulator import emulator
 from mmfree_sims.emulator.emulator import Emulator, available
 
