@@ -65,7 +65,7 @@ AN_ORIGIN = "what a machine image was made from"
 def _check_belongs(image: Image, mapping: Mapping) -> None:
     """Misfit where groups and entries of an image are not the shards and routes of a mapping."""
     if len(mapping.shards) != len(mapping.locations):
-        raise Misfit("it has as many locations as shards, must not")
+        raise Misfit(f"it has {len(mapping.locations)} locations for {len(mapping.shards)} shards")
     found = [(chip, core.number, int(row[2])) for chip, core in image.cores for row in core.group]
     expected = []
     for position in by_group(mapping):

@@ -469,6 +469,8 @@ def mend(folder: Path, name: str, data: bytearray) -> None:
         for core in range(min(int(numbers[3]), 8)):
             for section in range(12):
                 at = 4 + 64 * core + 2 + 5 * section
+                if at + 4 > len(numbers):
+                    continue
                 first, high, length = (int(x) for x in numbers[at : at + 3])
                 if not high and 8 * first + length <= len(data):
                     crc = crc32(data[8 * first : 8 * first + length])

@@ -1,0 +1,213 @@
+"""A mapping as a machine image, its listing, and runs of it, without graph and mapping."""
+
+import json
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmfree_neuro.cli.main import main
+from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.image import write
+from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.run import run_file
+from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_neuro.target.image_file import digest_of, load_image
+from mmfree_sims.emulator.emulator import available
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not available(), reason="needs the emulator in C"),
+]
+
+Files = Callable[[str], str]
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def here(
+    make_files: Callable[[str, int], Files], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with a graph, its mapping, its image, and token ids."""
+    for name in ("a16.graph", "a16.map"):
+        shutil.copy(make_files("smallest", 2)(name), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    np.save("ids.npy", np.arange(6).reshape(2, 3))
+    assert main(["image", "a16.map", "-o", "a16.image"]) == 0
+    return tmp_path
+
+
+def test_the_image_alone_gives_what_the_mapping_gives(here: Path, capsys: Said) -> None:
+    prompt = ["--prompt", "ab", "--new-tokens", "6"]
+    assert main(["simulate", "a16.map", *prompt, "--engine", "fast", "-o", "fast"]) == 0
+    assert (
+        main(["logits", "a16.map", "--engine", "fast", "--tokens", "ids.npy", "-o", "f.npy"]) == 0
+    )
+    assert main(["report", "fast", "-o", "fast.json"]) == 0
+    for name in ("a16.graph", "a16.map"):
+        (here / name).unlink()
+    capsys.readouterr()
+    assert main(["simulate", "a16.image", *prompt, "-o", "run"]) == 0
+    assert capsys.readouterr().out.startswith("ab")
+    ours, theirs = run_file.load_run(here / "run"), run_file.load_run(here / "fast")
+    assert (ours.text, ours.prefill, ours.generate) == (
+        theirs.text,
+        theirs.prefill,
+        theirs.generate,
+    )
+    assert (ours.engine, ours.mapping, ours.summary) == ("emulator", theirs.mapping, theirs.summary)
+    assert main(["logits", "a16.image", "--tokens", "ids.npy", "-o", "i.npy"]) == 0
+    assert (here / "i.npy").read_bytes() == (here / "f.npy").read_bytes()
+    assert main(["report", "run", "-o", "run.json"]) == 0
+    mine, other = (json.loads((here / f"{name}.json").read_text()) for name in ("run", "fast"))
+    assert mine["phases"] == other["phases"]
+
+
+def test_an_image_is_told_in_figures(here: Path, capsys: Said) -> None:
+    capsys.readouterr()
+    assert main(["image", "a16.map", "-o", "a16.image", "--json"]) == 0  # in the place of itself
+    content = json.loads(capsys.readouterr().out)
+    image = load_image(here / "a16.image")
+    cores = [core for cores in image.chips.values() for core in cores]
+    assert content["cores"] == len(cores) and content["chips"] == len(image.chips)
+    assert content["bytes"] == sum(core.bytes for core in cores)
+    assert content["fullest_core"]["input_axons"] == max(len(core.axon) for core in cores)
+    assert content["steps"] == image.about.steps
+
+
+def test_listings(here: Path, capsys: Said) -> None:
+    capsys.readouterr()
+    assert main(["listing", "a16.image"]) == 0
+    assert capsys.readouterr().out == (here / "a16.image" / "programs.asm").read_text()
+    assert main(["listing", "a16.image", "--program", "layers.0.mlgru"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("program 0\n") and "RMW" in text
+    assert main(["listing", "a16.image", "--core", "host:0"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("core 0 of the host: ") and "group 0: embedding 0 … " in text
+    assert main(["listing", "a16.image", "--core", "0:0", "--json"]) == 0
+    assert "logits" not in json.loads(capsys.readouterr().out)["listing"]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (
+            "simulate a16.image --prompt a --engine fast -o out",
+            "a16.image: is a machine image, which runs on engine emulator, not on fast",
+        ),
+        (
+            "simulate a16.map --prompt a --engine emulator -o out",
+            "a16.map: engine emulator runs machine images, must be one of these",
+        ),
+        (
+            "logits a16.image --engine fast --tokens ids.npy -o out",
+            "a16.image: engine fast does not run it, must be emulator",
+        ),
+        (
+            "logits a16.map --engine emulator --tokens ids.npy -o out",
+            "a16.map: engine emulator does not run it, must be another one",
+        ),
+        (
+            "listing a16.image --core 9:9",
+            "a16.image: has no core '9:9', must be such as 0:3 or host:0",
+        ),
+        (
+            "listing a16.image --program nobody",
+            "a16.image: has no program of 'nobody', must be a node's name",
+        ),
+        ("image a16.graph -o out", "a16.graph: is a graph file, must be a mapping file"),
+    ],
+)
+def test_wrong_input(words: str, problem: str, here: Path, capsys: Said) -> None:
+    capsys.readouterr()
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err == f"mmfree-neuro: {problem}\n"
+    assert not (here / "out").exists()
+
+
+def changed(image: Path, name: str, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+    """Change a JSON file of an image, and mend its checksums."""
+    content = json.loads((image / name).read_text())
+    change(content)
+    text = json.dumps(content)
+    (image / name).write_text(text)
+    about = json.loads((image / "image.json").read_text())
+    about["files"][name] = sha256(text.encode()).hexdigest()
+    del about["sha256"]
+    (image / "image.json").write_text(json.dumps(about | {"sha256": digest_of(about)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda c: c["mapping"]["locations"].pop(), "it has {} locations for {} shards"),
+        (
+            lambda c: c["mapping"]["shards"][2].__setitem__(2, 1),
+            "its shards are not the groups of the image",
+        ),
+        (
+            lambda c: c["mapping"]["routes"].pop(),
+            "its routes are not the output entries of the image",
+        ),
+        (lambda c: c.pop("bos"), "has no bos, must have one"),
+    ],
+    ids=["locations", "shards", "routes", "bos"],
+)
+def test_an_origin_of_another_image(
+    change: Callable[[dict], None],  # type: ignore[type-arg]
+    problem: str,
+    here: Path,
+    capsys: Said,
+) -> None:
+    mapping = json.loads((here / "a16.map").read_text())["mapping"]
+    shards = len(mapping["shards"])
+    changed(here / "a16.image", "origin.json", change)
+    capsys.readouterr()
+    assert main(["simulate", "a16.image", "--prompt", "a", "-o", "out"]) == 2
+    said = f"a16.image/origin.json: not what a machine image was made from: {problem}"
+    assert capsys.readouterr().err == f"mmfree-neuro: {said.format(shards - 1, shards)}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda c: c["cores"].pop(), "its cores are not those of the image"),
+        (
+            lambda c: c["cores"][0]["groups"][0].__setitem__(2, 1),
+            "the groups of core 0 of host are not the image's",
+        ),
+    ],
+    ids=["cores", "groups"],
+)
+def test_names_of_another_image(
+    change: Callable[[dict], None],  # type: ignore[type-arg]
+    problem: str,
+    here: Path,
+    capsys: Said,
+) -> None:
+    changed(here / "a16.image", "symbols.json", change)
+    capsys.readouterr()
+    assert main(["listing", "a16.image", "--core", "0:0"]) == 2
+    said = f"a16.image/symbols.json: not the names of a machine image: {problem}"
+    assert capsys.readouterr().err == f"mmfree-neuro: {said}\n"
+
+
+def test_what_waits_longer_than_a_synapse_can_hold_back(
+    a16: Graph,
+    make_mapping: Callable[..., Mapping],
+    system: SystemSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write, "LONGEST_DELAY", 4)
+    with pytest.raises(CapacityError) as error:
+        write.write_image(a16, make_mapping(a16, "chain"), system, "0" * 64, tmp_path / "image")
+    assert str(error.value) == (
+        f"{a16.name}: a sum waits 5 steps for another one, a synapse can hold back 4"
+    )
+    assert not (tmp_path / "image").exists()
