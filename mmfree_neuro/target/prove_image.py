@@ -54,7 +54,9 @@ def _prove_sizes(image: Image) -> None:
             raise Misfit(f"chip {chip} has {len(cores)} cores, must have at most {most}")
     size = sum(core.accumulators + int(core.group[:, 2].sum()) for _, core in image.cores)
     if size > MOST_ACCUMULATORS:
-        raise Misfit(f"it has {size} neurons and accumulators, must have {MOST_ACCUMULATORS}")
+        raise Misfit(
+            f"it has {size} neurons and accumulators, must have at most {MOST_ACCUMULATORS}"
+        )
 
 
 def _entries(image: Image) -> _Entries:
