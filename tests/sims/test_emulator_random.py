@@ -19,8 +19,8 @@ import pytest
 from mmfree_neuro.errors import ImageError
 from mmfree_neuro.target.image import About, Image, Machine
 from mmfree_neuro.target.image_file import digest_of, load_image, save_image
-from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
 from mmfree_neuro.target.instructions import THE_REST, Instruction, Op, instruction
+from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
 from mmfree_sims.emulator.emulator import Counts, Emulator, available
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs the emulator in C")
@@ -274,7 +274,9 @@ def program(
             code[-1] = Instruction(Op.OR, d=12, a=rng.choice(written[2:]), b=rng.choice([66, 67]))
         code.append(Instruction(Op.SPIKE, a=12, s=output))
     if code[skip].op == Op.SKP_C:
-        code[skip] = Instruction(Op.SKP_C, a=2, s=rng.choice([THE_REST, len(code) - 1 - skip]))
+        code[skip] = Instruction(
+            Op.SKP_C, a=2, s=THE_REST if len(code) % 2 else len(code) - 1 - skip
+        )
     return code
 
 

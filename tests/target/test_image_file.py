@@ -14,9 +14,9 @@ import pytest
 from mmfree_neuro.errors import ImageError, InputError
 from mmfree_neuro.target.image import About, Machine
 from mmfree_neuro.target.image_file import digest_of, load_image, save_image
+from mmfree_neuro.target.instructions import Instruction as I
+from mmfree_neuro.target.instructions import Op
 from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, SECTIONS, Core
-from mmfree_neuro.target.words import Instruction as I
-from mmfree_neuro.target.words import Op
 
 # A host and two cores of chip 3.  Core 2 has two groups, of 40 and of 3 neurons, and five axons:
 # 0 and 1 have a ternary list to all of the first group, 2 one of 8 bits to the second, 3 a list of
@@ -125,7 +125,8 @@ def test_an_image_comes_back(tmp_path: Path) -> None:
     parts = cores()
     image = load_image(saved(tmp_path / "image", parts))
     assert sorted(os.listdir(image.path)) == [
-        "board.bin", "chip-0003.bin", "host.bin", "image.json", "programs.asm", "symbols.json",
+        "board.bin", "chip-0003.bin", "host.bin", "image.json", "origin.json", "programs.asm",
+        "symbols.json",
     ]  # fmt: skip
     assert image.about == replace(ABOUT, chips=(3,), files=image.about.files)
     assert image.board.tolist() == [[255, 6]]
@@ -528,7 +529,8 @@ def test_boards_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["board.bin", "chip-0003.bin", "host.bin", "programs.asm", "symbols.json"]
+    "name",
+    ["board.bin", "chip-0003.bin", "host.bin", "origin.json", "programs.asm", "symbols.json"],
 )
 def test_files_that_are_damaged_or_missing(name: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "image", cores())
@@ -560,10 +562,9 @@ HEADS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "steps is 65537, must be 0 … 65536": lambda about: {"steps": 65537},
     "chips is 65535, must be 0 … 65534": lambda about: {"chips": [65535]},
     "chips are not in order": lambda about: {"chips": [3, 3]},
-    "files are ['board.bin', 'host.bin', 'programs.asm', 'symbols.json'], must be ['board.bin', "
-    "'chip-0003.bin', 'host.bin', 'programs.asm', 'symbols.json']": lambda about: (
-        about["files"].pop("chip-0003.bin") and {}
-    ),
+    "files are ['board.bin', 'host.bin', 'origin.json', 'programs.asm', 'symbols.json'], must be "
+    "['board.bin', 'chip-0003.bin', 'host.bin', 'origin.json', 'programs.asm', "
+    "'symbols.json']": lambda about: about["files"].pop("chip-0003.bin") and {},
 }
 
 
