@@ -5,10 +5,10 @@
     python examples/benchmarks/emulator.py 370m | 2.7b [FOLDER FOR SEVERAL GB, KEPT]
 
 For a checkpoint every scheme is mapped in three ways: onto one chip, as a chain over many, and with
-sums that are divided, and norms that are copied where that pays.  Of each mapping an image is written, and 64 tokens
-are read and 64 more generated.  The emulator must give the reference's logits and counts in
-generation, in pipelined prefill and without a barrier, and so must the fast engine and Lava, or no
-row is written.
+sums that are divided, and norms that are copied where that pays.  Of each mapping an image is
+written, and 64 tokens are read and 64 more generated.  The emulator must give the reference's
+logits and counts in generation, in pipelined prefill and without a barrier, and so must the fast
+engine and Lava, or no row is written.
 
 A model of published shape has drawn codes.  Its image is written and run by the commands as users
 run them, and the tokens and counts of the run must be those of the fast engine.
