@@ -29,7 +29,7 @@ from mmfree_neuro.files.writing import check_folder, made_folder, written
 from mmfree_neuro.target.core_file import read_cores
 from mmfree_neuro.target.image import About, Image
 from mmfree_neuro.target.layout import BOARD_MAGIC, HOST_CHIP, IMAGE_FORMAT, Bytes, Core, cores_file
-from mmfree_neuro.target.prove import prove_about, prove_core
+from mmfree_neuro.target.prove import prove_about, prove_cores
 from mmfree_neuro.target.prove_image import prove_image
 
 AN_IMAGE, A_FILE = "a machine image", "a file of a machine image"
@@ -99,8 +99,7 @@ def _cores(path: Path, chip: int, about: About) -> tuple[Core, ...]:
     raw = _mapped(path, name, about)
     with reading(path / name, ImageError, "the cores of a chip"):
         cores = read_cores(raw, chip)
-        for core in cores:
-            prove_core(core, about.machine, chip)
+        prove_cores(cores, about.machine, chip)
         if chip == HOST_CHIP and [core.number for core in cores] != [0]:
             raise Misfit(f"it has cores {[core.number for core in cores]}, must have core 0 alone")
         return cores

@@ -1,6 +1,7 @@
 """What is refused of the cores of an image together: entries that lead nowhere, logits without a
 sender or with two, an embedding that nobody reads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ from mmfree_neuro.files.reading import Misfit
 from mmfree_neuro.target.embedding import embedding
 from mmfree_neuro.target.image import Image
 from mmfree_neuro.target.layout import HERE, HOST_CHIP, NO_PORT, PORT_OF_HOST, RESULT
-from mmfree_neuro.target.prove import need
 from mmfree_neuro.target.prove_lists import lists_of
+from mmfree_neuro.target.side_by_side import Cores
 
 Ints = NDArray[np.int64]
 
@@ -35,6 +36,12 @@ class _Entries:
     first: Ints
     count: Ints
     to: Ints  # the axon or the logit
+
+
+def _need(fine: NDArray[np.bool_], message: Callable[[int], str]) -> None:
+    """Misfit, as `message` puts it, for the first of some rows that is not as it must be."""
+    if not fine.all():
+        raise Misfit(message(int(np.argmin(fine))))
 
 
 def prove_image(image: Image) -> None:
@@ -83,7 +90,7 @@ def _prove_entries(image: Image, e: _Entries) -> None:
     """Misfit where an entry takes what its group has not, or leads where nothing is."""
 
     def refuse(fine: NDArray[np.bool_], message: str, *values: Ints) -> None:
-        need(fine, lambda k: f"{_where(image, e, k)} {message.format(*(v[k] for v in values))}")
+        _need(fine, lambda k: f"{_where(image, e, k)} {message.format(*(v[k] for v in values))}")
 
     refuse(e.output < e.outputs, "has output {}, of {}", e.output, e.outputs)
     refuse(
@@ -146,7 +153,7 @@ def _prove_logits(image: Image, e: _Entries) -> None:
     first, count = e.to[chosen], e.count[chosen]
     order = np.argsort(first, kind="stable")
     begins, ends = first[order], np.cumsum(count[order])
-    need(
+    _need(
         begins == ends - count[order],
         lambda k: (
             f"results: logit {min(begins[k], ends[k] - count[order][k])} has no sender or two, "
@@ -167,7 +174,7 @@ def _prove_board(image: Image, e: _Entries) -> None:
     column[[*image.chips, HOST_CHIP]] = np.arange(len(image.chips) + 1)
     away = (e.kind != HERE) & (e.chip != HOST_CHIP)
     ports = board[column[e.chip[away]], column[e.to_chip[away]]]
-    need(
+    _need(
         ports != NO_PORT,
         lambda k: (
             f"board: chip {e.chip[away][k]} has no port for what is for chip {e.to_chip[away][k]}"
@@ -191,6 +198,6 @@ def _prove_embedding(image: Image) -> None:
         raise Misfit(
             f"EMBED is for ports {embed.code_port} and {embed.scale_port}, must be two of {row[4]}"
         )
-    reached = lists_of(host).port
+    reached = lists_of(Cores((host,))).port
     if ((reached >= row[3]) & (reached < row[3] + row[4])).any():
         raise Misfit("the host: a list leads to the group that reads the embedding")

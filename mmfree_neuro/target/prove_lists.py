@@ -1,14 +1,13 @@
 """What is refused of synapse lists."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mmfree_neuro.files.reading import Misfit
-from mmfree_neuro.target.layout import ALL_ONES, EIGHT_BITS, TERNARY, Core
-
-Ints = NDArray[np.int64]
+from mmfree_neuro.target.layout import ALL_ONES, EIGHT_BITS, TERNARY
+from mmfree_neuro.target.side_by_side import Cores, Ints, Truths
 
 MOST_EXPONENT = 31
 _NEURONS_PER_WORD = np.array([1, 1, 32, 8])
@@ -17,46 +16,74 @@ _NEURONS_PER_WORD = np.array([1, 1, 32, 8])
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """All synapse lists of a core, as their headers say: each array has an element for each."""
+    """All synapse lists of some cores, as their headers say: each array has an element for each, in
+    the order of words."""
 
-    axon: Ints
-    word: Ints  # the header's place in SYN
+    axon: Ints  # among those of all cores
+    word: Ints  # the header's place in SYN of all cores
     words: Ints  # behind the header
     format: Ints
     delay: Ints
     exponent: Ints
     count: Ints
-    port: Ints
+    port: Ints  # of its core
     offset: Ints
 
+    def need(self, cores: Cores, fine: Truths, say: Callable[[int], str]) -> None:
+        """Misfit, as `say` puts it, for the first list that is not as it must be."""
+        if not fine.all():
+            k = int(np.argmin(fine))
+            _refuse(cores, int(self.axon[k]), f"has a list {say(k)}")
 
-def lists_of(core: Core) -> Lists:
+
+def _refuse(cores: Cores, axon: int, said: str) -> None:
+    """Misfit for an axon."""
+    starts = cores.starts["axon"]
+    owner = int(np.searchsorted(starts, axon, "right")) - 1
+    raise cores.misfit(owner, f"axon {axon - starts[owner]} {said}")
+
+
+def _need(cores: Cores, fine: Truths, axons: Ints, said: str) -> None:
+    """Misfit for the axon of the first of some lists that is not as it must be."""
+    if not fine.all():
+        _refuse(cores, int(axons[int(np.argmin(fine))]), said)
+
+
+def lists_of(cores: Cores) -> Lists:
     """The lists of all axons; Misfit where they leave SYN, share words or have no format."""
-    at = (core.axon & np.uint32(0xFFFFFF)).astype(np.int64)
-    left = (core.axon >> np.uint32(24)).astype(np.int64)
-    if left.sum() > len(core.syn):
-        raise Misfit(f"the axons have {left.sum()} lists, in SYN of {len(core.syn)} words")
-    axons, found = np.arange(len(at)), []
+    owners = cores.owners("axon")
+    at = (cores.axons & np.uint32(0xFFFFFF)).astype(np.int64) + cores.starts["syn"][owners]
+    left = (cores.axons >> np.uint32(24)).astype(np.int64)
+    total, length = cores.sums("axon", left), cores.lengths("syn")
+    for owner in np.flatnonzero(total > length)[:1]:
+        said = f"the axons have {total[owner]} lists, in SYN of {length[owner]} words"
+        raise cores.misfit(owner, said)
+    axons, ends, found = np.arange(len(at)), cores.starts["syn"][owners + 1], []
     for turn in range(int(left.max(initial=0))):
         still = left > turn
-        axons, at, left = axons[still], at[still], left[still]
-        _need(at < len(core.syn), axons, "axon {} has a list behind the end of SYN")
-        header = core.syn[at]
+        axons, at, left, ends = axons[still], at[still], left[still], ends[still]
+        _need(cores, at < ends, axons, "has a list behind the end of SYN")
+        header = cores.syn[at]
         format_ = (header & np.uint64(15)).astype(np.int64)
-        _need((format_ >= 1) & (format_ <= 3), axons, "axon {} has a list of no known format")
+        _need(cores, (format_ >= 1) & (format_ <= 3), axons, "has a list of no known format")
         count = (header >> np.uint64(16) & np.uint64(0xFFFF)).astype(np.int64)
         words = -(-count // _NEURONS_PER_WORD[format_]) * (format_ != ALL_ONES)
         found.append((axons, at, words, format_, header, count))
         at = at + 1 + words
-        _need(at <= len(core.syn), axons, "axon {} has a list past the end of SYN")
-    none = np.zeros(0, np.int64)
-    columns = [np.concatenate(parts) for parts in zip(*found, strict=True)] or [none] * 6
-    order = np.argsort(columns[1], kind="stable")
-    axons, at, words, format_, header, count = (column[order] for column in columns)
-    _need(
-        at[1:] > (at + words)[:-1], axons[1:], "axon {} has a list that shares words with another"
-    )
-    header = header.astype(np.uint64)
+        _need(cores, at <= ends, axons, "has a list past the end of SYN")
+    return _in_order(cores, found)
+
+
+def _in_order(cores: Cores, found: list[tuple[Any, ...]]) -> Lists:
+    """Axons, words, sizes, formats, headers and counts of lists by turns, as lists in order."""
+    none = [np.zeros(0, np.int64)] * 4 + [np.zeros(0, np.uint64), np.zeros(0, np.int64)]
+    columns = [np.concatenate(parts) for parts in zip(none, *found, strict=True)]
+    if len(found) > 1 or (np.diff(columns[1]) <= 0).any():
+        order = np.argsort(columns[1], kind="stable")
+        columns = [column[order] for column in columns]
+    axons, at, words, format_, header, count = columns
+    apart = at[1:] > (at + words)[:-1]
+    _need(cores, apart, axons[1:], "has a list that shares words with another")
 
     def field(first: int, bits: int) -> Ints:
         return (header >> np.uint64(first) & np.uint64((1 << bits) - 1)).astype(np.int64)
@@ -66,63 +93,57 @@ def lists_of(core: Core) -> Lists:
     )
 
 
-def _need(fine: NDArray[np.bool_], axons: Ints, message: str) -> None:
-    """Misfit, with the axon, for the first list that is not as it must be."""
-    if not fine.all():
-        raise Misfit(message.format(axons[int(np.argmin(fine))]))
-
-
-def prove_weights(core: Core, lists: Lists, weight_bits: int) -> None:
+def prove_weights(cores: Cores, lists: Lists, weight_bits: int) -> None:
     """Misfit where words of a list hold no codes, or something behind the last one."""
-    _prove_ternary(core, lists)
-    _prove_eight_bits(core, lists, weight_bits)
+    _prove_ternary(cores, lists)
+    _prove_eight_bits(cores, lists, weight_bits)
     for format_, per_word in ((TERNARY, 32), (EIGHT_BITS, 8)):
         chosen = np.flatnonzero((lists.format == format_) & (lists.count % per_word != 0))
-        last = core.syn[(lists.word + lists.words)[chosen]]
+        last = cores.syn[(lists.word + lists.words)[chosen]]
         used = (lists.count[chosen] % per_word).astype(np.uint64)
         if format_ == TERNARY:
             behind = (last & np.uint64(0xFFFFFFFF) | last >> np.uint64(32)) >> used
         else:
             behind = last >> np.uint64(8) * used
-        _need(behind == 0, lists.axon[chosen], "axon {} has a weight behind the end of a list")
+        said = "has a weight behind the end of a list"
+        _need(cores, behind == 0, lists.axon[chosen], said)
 
 
-def _marked(core: Core, lists: Lists, format_: int) -> NDArray[np.bool_] | None:
+def _marked(cores: Cores, lists: Lists, format_: int) -> Truths | None:
     """Which words of SYN hold weights of a format, None for none."""
     chosen = lists.format == format_
     if not chosen.any():
         return None
     # +1 where the words of a list begin and -1 behind them: sums of these are 1 inside.
-    steps = np.zeros(len(core.syn) + 1, np.int8)
+    steps = np.zeros(len(cores.syn) + 1, np.int8)
     steps[lists.word[chosen] + 1] = 1
     steps[(lists.word + lists.words)[chosen] + 1] -= 1
-    marked: NDArray[np.bool_] = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
+    marked: Truths = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
     return marked
 
 
-def _list_at(lists: Lists, word: int) -> int:
-    """The axon whose list has a word."""
-    return int(lists.axon[np.searchsorted(lists.word, word, "right") - 1])
+def _refuse_word(cores: Cores, lists: Lists, word: int, said: str) -> None:
+    """Misfit for the axon whose list has a word."""
+    _refuse(cores, int(lists.axon[np.searchsorted(lists.word, word, "right") - 1]), said)
 
 
-def _prove_ternary(core: Core, lists: Lists) -> None:
-    marked = _marked(core, lists, TERNARY)
+def _prove_ternary(cores: Cores, lists: Lists) -> None:
+    marked = _marked(cores, lists, TERNARY)
     if marked is None:
         return
-    halves = core.syn.view("<u4")
+    halves = cores.syn.view("<u4")
     both = (halves[::2] & halves[1::2]).astype(bool) & marked
     if both.any():
-        axon = _list_at(lists, int(np.argmax(both)))
-        raise Misfit(f"axon {axon} has a weight that is +1 and -1")
+        _refuse_word(cores, lists, int(np.argmax(both)), "has a weight that is +1 and -1")
 
 
-def _prove_eight_bits(core: Core, lists: Lists, weight_bits: int) -> None:
-    marked = _marked(core, lists, EIGHT_BITS)
+def _prove_eight_bits(cores: Cores, lists: Lists, weight_bits: int) -> None:
+    marked = _marked(cores, lists, EIGHT_BITS)
     if marked is None:
         return
     most = 1 << (weight_bits - 1)
-    codes = core.syn[marked].view("i1").reshape(-1, 8)
+    codes = cores.syn[marked].view("i1").reshape(-1, 8)
     wide = ((codes < -most) | (codes >= most)).any(axis=1)
     if wide.any():
-        axon = _list_at(lists, int(np.flatnonzero(marked)[np.argmax(wide)]))
-        raise Misfit(f"axon {axon} has a weight of more than {weight_bits} bits")
+        word = int(np.flatnonzero(marked)[np.argmax(wide)])
+        _refuse_word(cores, lists, word, f"has a weight of more than {weight_bits} bits")

@@ -1,6 +1,5 @@
 """What is refused of a program, whoever runs it, and what a group must have for it."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -17,22 +16,13 @@ from mmfree_neuro.target.instructions import (
     instruction,
 )
 
-
-@dataclass(frozen=True)
-class Needs:
-    """How many of each a group must have at least for a program; states are 0 or 1."""
-
-    ports: int = 0
-    immediates: int = 0
-    constants: int = 0
-    states: int = 0
-    tables: int = 0
-    outputs: int = 0
+NEEDED = ("ports", "immediates", "constants", "states", "tables", "outputs")
 
 
 @lru_cache(maxsize=1024)
-def needs_of(code: bytes) -> Needs:
-    """What a program needs; Misfit where it is none."""
+def needs_of(code: bytes) -> tuple[int, ...]:
+    """How many of each of `NEEDED` a group must have at least for a program; Misfit where it is
+    none."""
     program = [_instruction(place, word) for place, word in enumerate(np.frombuffer(code, "<u8"))]
     _prove_registers(program)
     _prove_once(program)
@@ -44,11 +34,12 @@ def needs_of(code: bytes) -> Needs:
     def above(first: int, behind: int) -> int:
         return 1 + max((x - first for x in operands if first <= x < behind), default=-1)
 
-    return Needs(
+    stateful = STATE in operands or any(one.op == Op.RMW for one in program)
+    return (
         most("port"),
         above(IMMEDIATE, CONSTANT),
         above(CONSTANT, STATE),
-        int(STATE in operands or any(one.op == Op.RMW for one in program)),
+        int(stateful),
         most("table"),
         most("output"),
     )

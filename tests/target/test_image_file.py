@@ -219,10 +219,10 @@ CORE_2 = {
     "group 0 has 65 constants, must have 0 … 64": with_("group", (0, 8), 65),
     "group 0 has 2 states, must have 0 … 1": with_("group", (0, 10), 2),
     "group 0 has 17 outputs, must have 0 … 16": with_("group", (0, 15), 17),
-    "group 1 has CODE 9 … 11, must end at 10": with_("group", (1, 0), 9),
-    "group 0 has POOL 1 … 2, must end at 1": with_("group", (0, 5), 1),
-    "group 0 has CONST 0 … 40, must end at 39": without_end("const"),
-    "group 0 has TABLES 0 … 2, must end at 1": with_("group", (0, 12), 2),
+    "group 1 has CODE up to 11, must end at 10": with_("group", (1, 0), 9),
+    "group 0 has POOL up to 2, must end at 1": with_("group", (0, 5), 1),
+    "group 0 has CONST up to 40, must end at 39": without_end("const"),
+    "group 0 has TABLES up to 2, must end at 1": with_("group", (0, 12), 2),
     "group 1 begins in PORT at 0, must at 1": with_("group", (1, 3), 0),
     "group 0 begins in STATE at 1, must at 0": with_("group", (0, 9), 1),
     "group 0 begins in OUT at 4294967295, must at 0": with_("group", (0, 13), (1 << 32) - 1),
@@ -237,7 +237,7 @@ CORE_2 = {
         "port", (1, 0), 119
     ),
     # programs
-    "the programs at 0 and 7 of CODE overlap": with_("group", (1, 0), 7),
+    "the program at 7 of CODE overlaps another": with_("group", (1, 0), 7),
     "group 0 has 1 ports, must have 2 for its program": code(0, I(Op.RDC, 0, s=1)),
     "group 0 has 1 immediates, must have 64 for its program": code(6, I(Op.RMW, a=127)),
     "group 0 has 1 constants, must have 3 for its program": code(6, I(Op.RMW, a=130)),
