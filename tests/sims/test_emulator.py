@@ -398,6 +398,41 @@ def test_a_circle_without_a_barrier(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("level", available())
+def test_threads_share_cores(level: str, tmp_path: Path) -> None:
+    """Four cores with so many weights and instructions that a step is shared; token 1 is too large
+    for all of them, and the first is told of."""
+    rng = np.random.default_rng(3)
+    weights = rng.integers(-1, 2, (4, 400, 320))
+    codes = rng.integers(-100, 101, (1280, 400))
+    codes[1] = 30_000
+    entries = [(0, 1, 0, 400, (0, number), 0) for number in range(4)]
+    begin = [I(Op.RDC, 0, s=0), I(Op.SPIKE, a=0)]
+    host = core(0, [Group(begin, 400, [1, 1], entries)], [], embed(codes, [1] * 1280, 2))
+    code = [I(Op.RDC, 0, s=0), *[I(Op.ADD, 0, 0, 64)] * 120, I(Op.SHL, 0, 0, s=8), I(Op.SPIKE, a=0)]
+    cores = tuple(
+        core(
+            number,
+            [Group(code, 320, [2], [(0, 2, 0, 320, HOST, 320 * number)], pool=[0])],
+            [[a_list(TERNARY, 0, row)] for row in weights[number].tolist()],
+        )
+        for number in range(4)
+    )
+    image = loaded(tmp_path / "i", host, {0: cores}, vocabulary=1280)
+    tokens = [*range(2, 12)]
+    expected = [(codes[tokens] @ one) << 8 for one in weights]
+    for threads in (1, 2, 4):
+        emulator = Emulator(image, level=level, threads=threads)
+        assert np.array_equal(emulator.prefill(tokens), np.concatenate(expected, 1))
+        with pytest.raises(ImageError) as error:
+            emulator.generate(1)
+        sent = (int(weights[0, :, 0].sum()) * 30_000) << 8
+        assert str(error.value) == (
+            f"{image.path}: chip 0 core 0 group 0 neuron 0 trapped at instruction 122: SPIKE sends "
+            f"{sent}, which does not fit 24 bits"
+        )
+
+
 @pytest.mark.parametrize("token", [-1, 4])
 def test_tokens_that_are_not_there(network: Image, token: int) -> None:
     emulator = Emulator(network)
