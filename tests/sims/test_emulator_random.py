@@ -441,7 +441,9 @@ def steps(rng: random.Random) -> Iterator[int | None]:
         yield rng.choice([None, 0, 3, 5])
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(k, marks=[pytest.mark.slow] * (k >= 6)) for k in range(24)]
+)
 def test_images_that_are_drawn_at_random(seed: int, tmp_path: Path) -> None:
     image = load_image(draw_image(seed, tmp_path / "image"))
     fast = [Emulator(image, level=level, threads=n) for level in available() for n in (1, 2)]
@@ -546,6 +548,7 @@ def run_a_little(image: Image, level: str, threads: int) -> str:
         return str(error)
 
 
+@pytest.mark.slow
 def test_images_that_somebody_changed(tmp_path: Path, draws: Any) -> None:
     """Each is refused in one line or does something, the same at all levels; nothing crashes."""
     rng = random.Random(draws.seed(0))
