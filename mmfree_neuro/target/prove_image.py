@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from mmfree_neuro.files.reading import Misfit
 from mmfree_neuro.target.embedding import embedding
 from mmfree_neuro.target.image import Image
-from mmfree_neuro.target.layout import HERE, HOST_CHIP, NO_PORT, PORT_OF_HOST, RESULT
+from mmfree_neuro.target.layout import HERE, HOST_CHIP, NO_PORT, PORT_OF_HOST, RESULT, Core
 from mmfree_neuro.target.prove_lists import lists_of
 from mmfree_neuro.target.side_by_side import Cores
 
 Ints = NDArray[np.int64]
 
-MOST_ACCUMULATORS = 1 << 28
-"""Of all cores together, neurons counted too: what an emulator must have memory for."""
+MOST_VALUES = 1 << 28
+"""Neurons, their outputs and accumulators of all cores: what an emulator needs memory for."""
 _CORES = 256
 
 
@@ -59,11 +59,17 @@ def _prove_sizes(image: Image) -> None:
     for chip, cores in image.chips.items():
         if most is not None and len(cores) > most:
             raise Misfit(f"chip {chip} has {len(cores)} cores, must have at most {most}")
-    size = sum(core.accumulators + int(core.group[:, 2].sum()) for _, core in image.cores)
-    if size > MOST_ACCUMULATORS:
+    size = sum(core.accumulators + _values(core) for _, core in image.cores)
+    if size > MOST_VALUES:
         raise Misfit(
-            f"it has {size} neurons and accumulators, must have at most {MOST_ACCUMULATORS}"
+            f"it has {size} neurons, outputs and accumulators, must have at most {MOST_VALUES}"
         )
+
+
+def _values(core: Core) -> int:
+    """How many neurons a core has, each counted for itself and for each of its outputs."""
+    rows = core.group.astype(np.int64)
+    return int((rows[:, 2] * (1 + rows[:, 15])).sum())
 
 
 def _entries(image: Image) -> _Entries:

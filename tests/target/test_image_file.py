@@ -424,10 +424,10 @@ def test_more_accumulators_than_anybody_has(tmp_path: Path) -> None:
     parts = cores()
     parts["five"] = core(5, group=groups, port=ports, code=SHORT, axon=[0, 0])
     path = saved(tmp_path / "image", parts)
-    size = 66 * 4 * (1 << 20) + 126 + 43 + 4 + 2
+    size = 67 * 4 * (1 << 20) + 126 + 2 * 43 + 4 + 2 * 2
     assert message(path) == (
-        f": not a machine image: it has {size} neurons and accumulators, must have at most "
-        "268435456"
+        f": not a machine image: it has {size} neurons, outputs and accumulators, must have "
+        "at most 268435456"
     )
 
 
