@@ -226,9 +226,9 @@ def _add_program(
 def _embedded(node: Embedding, groups: list[tuple[int, Group]]) -> Bytes:
     """The section EMBED."""
     group = next(one for _, one in groups if one.node.name == node.name)
-    code_port, scale_port = (group.first_port + k for k in range(2))
     tokens, values = node.codes.shape
-    head = [tokens, values, node.codes.itemsize, group.number, code_port, scale_port, 0, 0]
+    codes_and_scale = [node.reads.index(name) for name in ("x", "scale")]
+    head = [tokens, values, node.codes.itemsize, group.number, *codes_and_scale, 0, 0]
     codes = np.ascontiguousarray(node.codes).reshape(-1).view(np.uint8)
     scales = node.scales.astype("<i4").view(np.uint8)
     padding = np.zeros(-len(codes) % 8, np.uint8)
