@@ -38,7 +38,9 @@ WARM = (
     "jinja2",
     "matplotlib.pyplot",
     "matplotlib.backends.backend_agg",
+    "mmfree_neuro.pipeline.emulated",
     "mmfree_neuro.pipeline.explore",
+    "mmfree_neuro.pipeline.listing",
     "mmfree_neuro.report.pages",
     "mmfree_neuro.report.pictures",
     "mmfree_neuro.run.reference",
@@ -46,6 +48,7 @@ WARM = (
     "mmfree_partition.check",
     "mmfree_partition.place.anneal",
     "mmfree_partition.route",
+    "mmfree_sims.emulator.emulator",
     "mmfree_sims.fast",
 )
 """What commands import late, imported once."""

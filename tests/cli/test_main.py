@@ -660,8 +660,8 @@ def case_unknown_system(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_core_too_small(files: Files, tmp: Path) -> tuple[list[str], str]:
     system = tiny_system(tmp / "tiny.toml", memory_bytes_per_core=16)
-    # 32 payloads, each with a word of 8 bytes, and an accumulator
-    message = "layers.0.attn.rms: one neuron needs 260 of memory, a core of loihi2 has 16"
+    # 32 payloads and that of presence, each with a word of 8 bytes, and two accumulators
+    message = "layers.0.attn.rms: one neuron needs 272 of memory, a core of loihi2 has 16"
     return map_(files, "--system", system), message
 
 
@@ -742,12 +742,10 @@ def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 
 def case_truncated_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
-    cut = truncated(files("a16.graph"), tmp / "cut.graph")
+    cut = truncated(files("a16.graph"), tmp / "cut.graph", 0.95)
     head = 8 + int.from_bytes(Path(cut).read_bytes()[:8], "little")
     end = Path(cut).stat().st_size - head
-    message = (
-        f"{cut}: not a graph file: array 'a00011' has bytes 512 … 768, of {end}, or it is cut short"
-    )
+    message = f"{cut}: not a graph file: array 'a00002' has bytes 13632 … 30016, of {end}, or it is cut short"
     return ["map", cut, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 

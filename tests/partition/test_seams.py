@@ -117,7 +117,7 @@ def test_without_division_there_are_no_columns(graph: Graph, system: SystemSpec)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 53_700, 33_900), (32, 74_600, 48_800)])
+@pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 53_700, 33_900), (32, 76_200, 48_800)])
 def test_division_saves_a_third_of_the_messages_of_a_published_model(
     chips: int, rows: int, columns: int
 ) -> None:

@@ -27,6 +27,7 @@ from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline import simulate as simulating
 from mmfree_neuro.pipeline.families import read_checkpoint
+from mmfree_neuro.pipeline.image import image_of
 from mmfree_neuro.pipeline.placed import placed
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.pipeline.text import spelling_of
@@ -216,6 +217,7 @@ def _made(folder: Path) -> Material:
     }
     for name, request in REQUESTS.items():
         mapping.map_graph(folder / f"{name}.graph", SYSTEM, folder / f"{name}.map", request)
+    image_of(folder / "a16.map", folder / "a16.image")
     return Material(folder, tokens, logits, *_runs(folder))
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fuzzing.case import Draw
-from fuzzing.kinds import checkpoint, graph, mapping, options, run, system, text, tokenizer
+from fuzzing.kinds import checkpoint, graph, image, mapping, options, run, system, text, tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ KINDS = {
     "mapping: broken": Kind(mapping.broken, 350),
     "mapping: the same": Kind(mapping.equivalent, 50),
     "mapping: broken, in Lava": Kind(mapping.on_lava, 25, "lava"),
+    "image: bytes": Kind(image.any_bytes, 150),
+    "image: a number": Kind(image.any_number, 300),
+    "image: a value": Kind(image.any_value, 150),
+    "image: as it was": Kind(image.the_same, 5),
     "system": Kind(system.toml, 350),
     "run": Kind(run.record, 250),
     "run: lies": Kind(run.lying_record, 150),
