@@ -44,7 +44,7 @@ from mmfree_sims import fast
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "stdlib-5m"
 TOKENS = 64
-GENERATED = {"370m": 40, "2.7b": 1}
+GENERATED = {"370m": 40, "2.7b": 8}
 LAVA = """
 import sys
 from pathlib import Path

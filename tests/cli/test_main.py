@@ -745,7 +745,10 @@ def case_truncated_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     cut = truncated(files("a16.graph"), tmp / "cut.graph", 0.95)
     head = 8 + int.from_bytes(Path(cut).read_bytes()[:8], "little")
     end = Path(cut).stat().st_size - head
-    message = f"{cut}: not a graph file: array 'a00002' has bytes 13632 … 30016, of {end}, or it is cut short"
+    message = (
+        f"{cut}: not a graph file: array 'a00002' has bytes 13632 … 30016, of {end}, or it is cut "
+        "short"
+    )
     return ["map", cut, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 
