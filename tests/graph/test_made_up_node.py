@@ -20,18 +20,21 @@ from mmfree_neuro.graph.nodes import PRESENCE, Graph, Head, Input, MaxAbs, Node,
 from mmfree_neuro.graph.recorder import record
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.graph.verify import instruction_counts, verify
+from mmfree_neuro.image.write import write_image
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.footprint import footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.mapping_file import StoredMapping
+from mmfree_neuro.pipeline import emulated
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, Result
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims import fast
+from mmfree_sims.emulator.emulator import available
 
 TOKENS = np.array([[0, 1, 1, 0, 1], [1, 1, 0, 0, 1]])
 SHORT = Job(TOKENS[:, :3], 1)
@@ -207,6 +210,12 @@ def test_a_made_up_node_everywhere(
     expected = reference.run(loaded, mapping, job)
     assert len(np.unique(expected.logits)) > 4
     assert_same(fast.run(loaded, mapping, job), expected)
+
+    # As a machine image, from whose bytes alone the emulator gives the same.
+    if available():
+        write_image(loaded, mapping, system, digest, tmp_path / "made-up.image")
+        image = emulated.OpenedImage(tmp_path / "made-up.image")
+        assert_same(emulated.run(image, job), expected)
 
     if find_spec("triton") and find_spec("torch"):
         assert_same(in_triton(loaded, mapping), reference.run(loaded, mapping, SHORT))
