@@ -16,10 +16,11 @@ from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline import logits as pipeline_logits
 from mmfree_neuro.pipeline import text as texts
-from mmfree_neuro.pipeline.opened import files_behind, is_image
+from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
+from mmfree_neuro.target.image_file import is_image
 
 
 def add(commands: Any) -> None:
@@ -81,10 +82,19 @@ def run(options: argparse.Namespace) -> None:
     imaged = is_image(options.source)
     options.engine = options.engine or (engines.EMULATOR if imaged else "float")
     floats = options.engine == "float"
-    if imaged != (options.engine == engines.EMULATOR):
+    if imaged and options.engine != engines.EMULATOR:
         raise InputError(
-            f"{options.source}: engine {options.engine} does not run it, must be "
-            f"{engines.EMULATOR if imaged else 'another one'}"
+            f"{options.source}: is a machine image, which runs on engine {engines.EMULATOR}, not "
+            f"on {options.engine}"
+        )
+    if imaged and options.ranks is not None:
+        raise InputError(
+            f"{options.source}: is a machine image, which has no ranks to place chips on"
+        )
+    if not imaged and options.engine == engines.EMULATOR:
+        raise InputError(
+            f"{options.source}: engine {engines.EMULATOR} runs machine images, must be made one by "
+            "mmfree-neuro image"
         )
     if floats and options.raw:
         raise InputError("--raw writes integers, which the float engine does not have")

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.assembler import Assembled, assemble, ports_of
 from mmfree_neuro.graph.nodes import Embedding, Graph
 from mmfree_neuro.image.synapses import Group, Signal, lists, payloads, readings
@@ -16,6 +17,8 @@ from mmfree_neuro.target.layout import (
     AWAY,
     HERE,
     HOST_CHIP,
+    MOST_CORES,
+    MOST_PORTS,
     RESULT,
     SECTION_TYPES,
     SECTIONS,
@@ -121,6 +124,15 @@ class Builder:
             first_port = sections.add("port", ports)
             rows.append(self._row(sections, position, group, place, starts[name], first_port))
         sections.add("group", np.array(rows, np.uint32).reshape(-1, 16))
+        for what, count, most in (
+            ("ports", sections.sizes["port"], MOST_PORTS),
+            ("cores", place.core + 1, MOST_CORES),
+        ):
+            if count > most:
+                raise CapacityError(
+                    f"{self.mapping.system}: core {place.core} of chip {place.chip} needs {count} "
+                    f"{what}, an image has room for {most}"
+                )
         for signal, some in readings(
             self.graph, [group for _, group in self.groups[place]]
         ).items():

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.target.layout import (
     ALL_ONES,
     LONGEST_LIST,
+    MOST_LISTS,
+    MOST_WORDS,
     TERNARY,
     Rows,
     headers,
@@ -82,6 +85,16 @@ def lists(some: list[Reading], read: Ints, at: int) -> tuple[Rows, NDArray[np.ui
         sizes[place] += 1 + _width(one)
     ends = sizes.cumsum()
     words: NDArray[np.uint64] = np.zeros(int(ends[-1]), np.uint64)
+    for what, count, most in (
+        ("lists for a payload", int(counts.max()), MOST_LISTS),
+        ("words of lists", at + int(ends[-1]), MOST_WORDS),
+    ):
+        if count > most:
+            entry = some[0].entry
+            raise CapacityError(
+                f"{entry.source}.{entry.source_port}: a core needs {count} {what}, an image has "
+                f"room for {most}"
+            )
     here = ends - sizes
     axons = (here + at) | counts << 24
     for one, place in zip(some, places, strict=True):

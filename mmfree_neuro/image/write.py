@@ -1,12 +1,13 @@
 """Writes the image of a mapping: its figures, its programs as text, names for people, its board."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.errors import CapacityError, GraphError
 from mmfree_neuro.graph.assembler import Assembled
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.steps import steps
@@ -16,8 +17,8 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.trees import chip_path
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_neuro.target import listing
-from mmfree_neuro.target.image import About, Machine
-from mmfree_neuro.target.image_file import save_image
+from mmfree_neuro.target.image import About, Image, Machine
+from mmfree_neuro.target.image_file import load_image, save_image
 from mmfree_neuro.target.layout import IMAGE_FORMAT, NO_PORT, PORT_OF_HOST, Bytes
 
 REGISTER_BITS = 32
@@ -25,12 +26,20 @@ REGISTER_BITS = 32
 
 def write_image(
     graph: Graph, mapping: Mapping, system: SystemSpec, digest: str, path: Path
-) -> None:
-    """Write the image of a mapping, whose own SHA-256 is `digest`, into a folder.
+) -> Image:
+    """Write the image of a mapping, whose own SHA-256 is `digest`, into a folder, and give it.
 
     The graph is divided as the mapping says.  Raises CapacityError where the machine cannot hold
-    back what must wait.
+    back what must wait, or has no room for a number, and GraphError where logits are not the last
+    that a token sends.
     """
+    step = steps(graph.nodes)
+    for name, fires in step.items():
+        if fires > step[graph.head.name]:
+            raise GraphError(
+                f"{name}: fires at step {fires}, behind the head's {step[graph.head.name]}, must "
+                "be read by it in the end"
+            )
     waits = max((entry.delay for node in graph.nodes for entry in node.inputs), default=0)
     if waits > LONGEST_DELAY:
         raise CapacityError(
@@ -46,10 +55,11 @@ def write_image(
         machine_of(graph, system),
         graph.vocabulary,
         graph.head.outputs[0].qtype.frac,
-        max(steps(graph.nodes).values()),
+        step[graph.head.name],
         (),
         {},
     )
+    proved: list[Image] = []
     save_image(
         path,
         about,
@@ -59,7 +69,9 @@ def write_image(
         programs=programs_text(builder),
         symbols=json.dumps(symbols(builder)),
         origin=origin_text(graph, mapping, system),
+        check=lambda folder: proved.append(load_image(folder)),
     )
+    return replace(proved[0], path=path)
 
 
 LONGEST_DELAY = 63
@@ -76,6 +88,14 @@ def machine_of(graph: Graph, system: SystemSpec) -> Machine:
     def whole(quantity: Quantity | None) -> int | None:
         return None if quantity is None else int(quantity.central)
 
+    for what, bits, least, most in (
+        ("weight_bits", int(chip.weight_bits.central), 2, 8),
+        ("payload_bits", int(chip.payload_bits.high), 2, REGISTER_BITS),
+    ):
+        if not least <= bits <= most:
+            raise CapacityError(
+                f"{system.name}: {what} is {bits}, an image must have {least} … {most}"
+            )
     return Machine(
         REGISTER_BITS,
         graph.accumulator_bits,

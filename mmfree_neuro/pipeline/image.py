@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from mmfree_neuro.errors import MappingError
+from mmfree_neuro.errors import InputError, MappingError
 from mmfree_neuro.files.reading import read_bytes
 from mmfree_neuro.image.write import write_image
 from mmfree_neuro.mapping.mapping_file import MAPPING_FILE
 from mmfree_neuro.pipeline import opened
+from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_neuro.target.image import Image
-from mmfree_neuro.target.image_file import load_image
+from mmfree_neuro.target.image_file import check_replaceable
 from mmfree_neuro.target.listing import programs
 
 
@@ -28,18 +29,38 @@ class ImageSummary:
     fullest_core: dict[str, int]
     """The most that any core of a chip has of each: bytes in all, bytes of synapse lists, groups,
     neurons, input axons, output entries, accumulators, instructions."""
+    memory_bytes_per_core: int
+    """What a core of the system has."""
+    synaptic_bytes_per_core: int
+    overfull_cores: int
+    """How many hold more bytes than a core has."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That no machine could hold it, where that is so."""
+        if not self.overfull_cores:
+            return ()
+        return (
+            f"{self.overfull_cores} of {self.cores} cores hold more than the "
+            f"{self.memory_bytes_per_core} bytes of a core, {self.synaptic_bytes_per_core} of them "
+            "for synapse lists; map onto more cores or chips",
+        )
 
 
 def image_of(path: Path, output: Path) -> ImageSummary:
     """Write the image of a mapping file into a folder, and read it back, proved."""
-    graph, stored = opened.open_mapped(path)
+    check_replaceable(output)
+    for read in opened.files_behind(path):
+        if read.resolve().parent == output.resolve():
+            raise InputError(f"{output}: holds {read.name}, which is read, must be another folder")
     digest = sha256(read_bytes(path, MappingError, MAPPING_FILE)).hexdigest()
-    write_image(graph, stored.mapping, stored.system, digest, output)
-    return summary_of(load_image(output))
+    graph, stored = opened.open_mapped(path)
+    image = write_image(graph, stored.mapping, stored.system, digest, output)
+    return summary_of(image, stored.system.chip)
 
 
-def summary_of(image: Image) -> ImageSummary:
-    """The summary of an image."""
+def summary_of(image: Image, chip: ChipSpec) -> ImageSummary:
+    """The summary of an image for cores of a chip."""
     cores = [core for cores in image.chips.values() for core in cores]
     most = {
         "bytes": [core.bytes for core in cores],
@@ -51,6 +72,8 @@ def summary_of(image: Image) -> ImageSummary:
         "accumulators": [core.accumulators for core in cores],
         "instructions": [len(core.code) for core in cores],
     }
+    memory = chip.memory_bytes_per_core.central, chip.synaptic_memory_bytes_per_core.central
+    sizes = zip(most["bytes"], most["synaptic_bytes"], strict=True)
     return ImageSummary(
         sum(most["bytes"]),
         sum(file.stat().st_size for file in image.path.iterdir()),
@@ -59,4 +82,7 @@ def summary_of(image: Image) -> ImageSummary:
         len(list(programs(image.programs.decode().splitlines()))),
         image.about.steps,
         {name: max(values, default=0) for name, values in most.items()},
+        int(memory[0]),
+        int(memory[1]),
+        sum(size > memory[0] or synaptic > memory[1] for size, synaptic in sizes),
     )

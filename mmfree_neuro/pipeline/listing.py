@@ -7,12 +7,12 @@ from mmfree_neuro.errors import ImageError, InputError, shown
 from mmfree_neuro.files.reading import Misfit, parsed_json, reading
 from mmfree_neuro.files.records import decoded
 from mmfree_neuro.target.image import Image
-from mmfree_neuro.target.image_file import load_image
+from mmfree_neuro.target.image_file import is_image, load_image
 from mmfree_neuro.target.instructions import instruction
 from mmfree_neuro.target.layout import HERE, HOST_CHIP, RESULT, Core
 from mmfree_neuro.target.listing import Listed, text
 
-SYMBOLS = "the names of a machine image"
+SYMBOLS, PROGRAMS = "the names of a machine image", "the programs of a machine image"
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,15 @@ class Symbols:
 
 def listing(path: Path, program: str | None = None, core: str | None = None) -> str:
     """All programs of an image, or that of a node, or what a core holds."""
+    if not is_image(path):
+        raise InputError(f"{path}: is no machine image, must be one")
     image = load_image(path)
     if core is not None:
         return _core(image, core)
     if program is not None:
         return _program(image, program)
-    return image.programs.decode()
+    with reading(image.path / "programs.asm", ImageError, PROGRAMS):
+        return image.programs.decode()
 
 
 def _named(image: Image) -> list[tuple[int, Core, CoreSymbols]]:

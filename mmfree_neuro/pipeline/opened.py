@@ -16,6 +16,7 @@ from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.verify import verify_matrices
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping_file import MAPPING_FILE, StoredMapping
+from mmfree_neuro.target.image_file import is_image
 
 
 def open_graph(path: Path) -> tuple[Graph, str]:
@@ -98,8 +99,10 @@ def _prove_matrices(graph: Graph, digest: str, path: Path) -> None:
 
 
 def files_behind(path: Path) -> tuple[Path, ...]:
-    """The files that are read where a path names a checkpoint, a graph, a mapping or a run, as far
-    as can be told without reading them."""
+    """The files that are read where a path names a checkpoint, a graph, a mapping, an image or a
+    run, as far as can be told without reading them."""
+    if is_image(path):
+        return tuple(path.iterdir())
     with reading(path, InputError, "a file or folder to read from"):
         if path.is_dir():
             return tuple(file for file in path.iterdir() if file.suffix in _READ_FROM_FOLDERS)
@@ -110,11 +113,6 @@ def files_behind(path: Path) -> tuple[Path, ...]:
 
 _READ_FROM_FOLDERS = {".json", ".safetensors", ".bin", ".pt"}
 """The endings of what a checkpoint or a run consists of."""
-
-
-def is_image(path: Path) -> bool:
-    """Whether a folder is a machine image."""
-    return path.is_dir() and (path / "image.json").exists()
 
 
 def is_mapping(path: Path) -> bool:

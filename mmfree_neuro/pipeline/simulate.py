@@ -25,6 +25,7 @@ from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.run.state_file import saving
+from mmfree_neuro.target.image_file import is_image
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,21 @@ def _opened(
     path: Path, engine: str | None, ranks_of_chips: Sequence[int] | None
 ) -> tuple[Model, Callable[[], Placed], str, Start]:
     """What a path names, how the records of its runs have it, and the engine that runs it."""
-    if opened.is_image(path):
+    if is_image(path):
         from mmfree_neuro.pipeline import emulated
 
         if engine not in (None, EMULATOR):
             raise InputError(
                 f"{path}: is a machine image, which runs on engine {EMULATOR}, not on {engine}"
             )
+        if ranks_of_chips is not None:
+            raise InputError(f"{path}: is a machine image, which has no ranks to place chips on")
         image = emulated.OpenedImage(path)
         return image, image.placed, EMULATOR, partial(emulated.run, image)
     if engine == EMULATOR:
-        raise InputError(f"{path}: engine {EMULATOR} runs machine images, must be one of these")
+        raise InputError(
+            f"{path}: engine {EMULATOR} runs machine images, must be made one by mmfree-neuro image"
+        )
     graph, stored = opened.open_mapped(path)
     engine = engine or DEFAULT_ENGINE
     start = partial(engine_named(engine, ranks_of_chips), graph, stored.mapping)

@@ -12,6 +12,8 @@ STATE_FILE = "state.safetensors"
 RUN_FILE = "run.json"
 CHECKPOINT_FILE = "config.json"
 """What tells a checkpoint's folder, which no run is written to."""
+IMAGE_FILE = "image.json"
+"""What tells a machine image."""
 
 
 @contextmanager
@@ -64,6 +66,8 @@ def check_output(path: Path, *, resume: bool) -> None:
     check_unlocked(path)
     if (path / CHECKPOINT_FILE).exists():
         raise InputError(f"{path}: holds a checkpoint, must be another folder")
+    if (path / IMAGE_FILE).exists():
+        raise InputError(f"{path}: holds a machine image, must be another folder")
     if (path / STATE_FILE).exists() and not resume:
         raise InputError(
             f"{path}: holds the state of an unfinished run, must be another folder, or use --resume"

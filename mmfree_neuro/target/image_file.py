@@ -12,9 +12,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,12 @@ def save_image(
     programs: str,
     symbols: str,
     origin: str = "{}",
+    check: Callable[[Path], None] = lambda _folder: None,
 ) -> None:
     """Write an image, whole or not at all, in the place of an older one if there is one.
 
-    Chips may come one by one; `chips` and `files` of `about` are filled in here.
+    Chips may come one by one; `chips` and `files` of `about` are filled in here.  `check` is given
+    the folder before it takes its place.
     """
     with _whole_folder(path) as scratch:
         files = {"host.bin": _saved(scratch / "host.bin", cores_file(HOST_CHIP, (host,)))}
@@ -150,6 +152,7 @@ def save_image(
         content = json.loads(json.dumps(content))
         whole = content | {"sha256": digest_of(content)}
         (scratch / "image.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        check(scratch)
 
 
 def _saved(path: Path, pieces: list[bytes]) -> str:
@@ -167,7 +170,7 @@ def _whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which takes its place when the block ends well and vanishes
     when it does not."""
     check_folder(path, path.parent)
-    _check_replaceable(path)
+    check_replaceable(path)
     with written(path), made_folder(path.parent):
         target = Path(os.path.realpath(path))
         scratch = target.parent / f".image-{secrets.token_hex(6)}"
@@ -185,16 +188,25 @@ def _take_place(scratch: Path, target: Path) -> None:
         os.rename(scratch, target)
         return
     older = scratch.with_name(f"{scratch.name}-older")
+    shutil.copymode(target, scratch)
     os.rename(target, older)
     try:
         os.rename(scratch, target)
-    except OSError:
+    except BaseException:
         os.rename(older, target)
         raise
-    shutil.rmtree(older, ignore_errors=True)
+    finally:
+        shutil.rmtree(older, ignore_errors=True)
 
 
-def _check_replaceable(path: Path) -> None:
+def is_image(path: Path) -> bool:
+    """Whether a folder is that of a machine image, whatever its version."""
+    with suppress(OSError), (path / "image.json").open("rb") as file:
+        return b'"format": "mmfree-neuro image' in file.read(200)
+    return False
+
+
+def check_replaceable(path: Path) -> None:
     """InputError where something else than an image, or an empty folder, would be lost."""
     with written(path):
         if not path.exists():
@@ -202,6 +214,8 @@ def _check_replaceable(path: Path) -> None:
         if not path.is_dir():
             raise InputError(f"{path}: is no folder, must be a folder for an image, or new")
         names = sorted(os.listdir(path))
+    if names and not is_image(path):
+        raise InputError(f"{path}: is a folder of something else, must be new, or an image")
     for name in names:
         if not _FILE_NAME.fullmatch(name):
             raise InputError(

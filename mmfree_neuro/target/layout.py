@@ -39,6 +39,8 @@ GROUP_FIELDS = (
 """The numbers of a row of GROUP, in order."""
 MOST_IMMEDIATES = MOST_CONSTANTS = 64
 MOST_OUTPUTS = 16
+MOST_CORES, MOST_PORTS, MOST_LISTS, MOST_WORDS = 1 << 8, 1 << 12, (1 << 8) - 1, 1 << 24
+"""What fields have room for: cores of a chip, ports of a core, lists of an axon, words of SYN."""
 LONGEST_LIST = 65_535
 """Neurons that one synapse list reaches."""
 

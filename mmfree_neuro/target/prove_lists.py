@@ -94,7 +94,12 @@ def _in_order(cores: Cores, found: list[tuple[Any, ...]]) -> Lists:
 
 
 def prove_weights(cores: Cores, lists: Lists, weight_bits: int) -> None:
-    """Misfit where words of a list hold no codes, or something behind the last one."""
+    """Misfit where words are of no list, hold no codes, or something behind the last one."""
+    taken = np.bincount(lists.axon, 1 + lists.words, len(cores.axons)).astype(np.int64)
+    used, length = cores.sums("axon", taken), cores.lengths("syn")
+    for owner in np.flatnonzero(used != length)[:1]:
+        said = f"lists take {used[owner]} words, must take all {length[owner]} of SYN"
+        raise cores.misfit(owner, said)
     _prove_ternary(cores, lists)
     _prove_eight_bits(cores, lists, weight_bits)
     for format_, per_word in ((TERNARY, 32), (EIGHT_BITS, 8)):

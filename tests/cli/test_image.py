@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.cli.main import main
-from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.image import write
+from mmfree_neuro.errors import CapacityError, MMFreeError
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, Output, PartialSum
+from mmfree_neuro.graph.steps import steps
+from mmfree_neuro.graph.verify import verify
+from mmfree_neuro.image import build, synapses, write
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.pipeline import image as imaging
 from mmfree_neuro.run import run_file
+from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target.image_file import digest_of, load_image
 from mmfree_sims.emulator.emulator import available
@@ -102,15 +107,37 @@ def test_listings(here: Path, capsys: Said) -> None:
         ),
         (
             "simulate a16.map --prompt a --engine emulator -o out",
-            "a16.map: engine emulator runs machine images, must be one of these",
+            "a16.map: engine emulator runs machine images, must be made one by mmfree-neuro image",
         ),
         (
             "logits a16.image --engine fast --tokens ids.npy -o out",
-            "a16.image: engine fast does not run it, must be emulator",
+            "a16.image: is a machine image, which runs on engine emulator, not on fast",
         ),
         (
             "logits a16.map --engine emulator --tokens ids.npy -o out",
-            "a16.map: engine emulator does not run it, must be another one",
+            "a16.map: engine emulator runs machine images, must be made one by mmfree-neuro image",
+        ),
+        (
+            "simulate a16.image --prompt a --ranks 0,1 -o out",
+            "a16.image: is a machine image, which has no ranks to place chips on",
+        ),
+        (
+            "logits a16.image --ranks 0,1 --tokens ids.npy -o out",
+            "a16.image: is a machine image, which has no ranks to place chips on",
+        ),
+        (
+            "simulate a16.image --prompt a -o a16.image",
+            "a16.image: holds a machine image, must be another folder",
+        ),
+        (
+            "logits a16.image --tokens ids.npy -o a16.image/programs.asm",
+            "a16.image/programs.asm: is read by this command, must be another file to write",
+        ),
+        ("listing a16.map", "a16.map: is no machine image, must be one"),
+        ("image a16.map -o mine", "mine: is a folder of something else, must be new, or an image"),
+        (
+            "image a16.image/board.bin -o a16.image",
+            "a16.image: holds board.bin, which is read, must be another folder",
         ),
         (
             "listing a16.image --core 9:9",
@@ -124,10 +151,13 @@ def test_listings(here: Path, capsys: Said) -> None:
     ],
 )
 def test_wrong_input(words: str, problem: str, here: Path, capsys: Said) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "image.json").write_text("{}")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert main(words.split()) == 2
     assert capsys.readouterr().err == f"mmfree-neuro: {problem}\n"
-    assert not (here / "out").exists()
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
 def changed(image: Path, name: str, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
@@ -211,3 +241,93 @@ def test_what_waits_longer_than_a_synapse_can_hold_back(
         f"{a16.name}: a sum waits 5 steps for another one, a synapse can hold back 4"
     )
     assert not (tmp_path / "image").exists()
+
+
+def refused(graph: Graph, mapping: Mapping, system: SystemSpec, folder: Path) -> str:
+    """Why no image is written."""
+    with pytest.raises(MMFreeError) as error:
+        write.write_image(graph, mapping, system, "0" * 64, folder / "image")
+    assert not any(folder.iterdir())
+    return str(error.value)
+
+
+def test_figures_that_an_image_has_no_room_for(
+    a16: Graph,
+    make_mapping: Callable[..., Mapping],
+    system: SystemSpec,
+    with_figures: Callable[..., SystemSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mapping = make_mapping(a16, "chain")
+    for figures, said in (
+        ({"weight_bits": 16}, "weight_bits is 16, an image must have 2 … 8"),
+        ({"payload_bits": 40}, "payload_bits is 40, an image must have 2 … 32"),
+    ):
+        found = refused(a16, mapping, with_figures(system, **figures), tmp_path)
+        assert found == f"kapoho-point: {said}"
+    core = "kapoho-point: core 0 of chip -1"  # the host, which is built first
+    for where, name, most, said in (
+        (build, "MOST_PORTS", 1, f"{core} needs 2 ports, an image has room for 1"),
+        (build, "MOST_CORES", 0, f"{core} needs 1 cores, an image has room for 0"),
+        (
+            synapses,
+            "MOST_LISTS",
+            0,
+            "embedding.sq: a core needs 1 lists for a payload, an image has room for 0",
+        ),
+        (
+            synapses,
+            "MOST_WORDS",
+            1,
+            "embedding.sq: a core needs 64 words of lists, an image has room for 1",
+        ),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, most)
+            assert refused(a16, mapping, system, tmp_path) == said
+
+
+def test_what_fires_behind_the_head(
+    a16: Graph, make_mapping: Callable[..., Mapping], system: SystemSpec, tmp_path: Path
+) -> None:
+    """A node that nobody reads does no harm elsewhere; of an image, logits are the last to come."""
+    chain: list[AnyNode] = []
+    read = Input("y", "head.norm", "y", "aligned")
+    for number in range(3):
+        output = Output("sum", 64, a16.node("head.norm").output("y").qtype)
+        chain.append(PartialSum(f"behind{number}", 64, (read,), (output,)))
+        read = Input("y", f"behind{number}", "sum", "aligned")
+    graph = verify(replace(a16, nodes=(*a16.nodes[:-1], *chain, a16.nodes[-1])))
+    step = steps(graph.nodes)
+    assert refused(graph, make_mapping(graph, "chain"), system, tmp_path) == (
+        f"behind1: fires at step {step['head'] + 1}, behind the head's {step['head']}, must be "
+        "read by it in the end"
+    )
+
+
+def test_cores_that_are_too_full_are_told(here: Path, capsys: Said) -> None:
+    chip = load_system("kapoho-point").chip
+    small = replace(chip, memory_bytes_per_core=replace(chip.memory_bytes_per_core, central=9000))
+    found = imaging.summary_of(load_image(here / "a16.image"), small)
+    assert 0 < found.overfull_cores < 6
+    assert found.warnings == (
+        f"{found.overfull_cores} of 6 cores hold more than the 9000 bytes of a core, 131072 of "
+        "them for synapse lists; map onto more cores or chips",
+    )
+    assert imaging.summary_of(load_image(here / "a16.image"), chip).warnings == ()
+
+
+def test_programs_that_are_no_text(here: Path, capsys: Said) -> None:
+    (here / "a16.image" / "programs.asm").write_bytes(b"\xff\xfe")
+    about = json.loads((here / "a16.image" / "image.json").read_text())
+    about["files"]["programs.asm"] = sha256(b"\xff\xfe").hexdigest()
+    del about["sha256"]
+    (here / "a16.image" / "image.json").write_text(json.dumps(about | {"sha256": digest_of(about)}))
+    capsys.readouterr()
+    assert main(["listing", "a16.image"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "mmfree-neuro: a16.image/programs.asm: not the programs of a machine image, or damaged ("
+    )
+    assert said.count("\n") == 1

@@ -327,6 +327,15 @@ TRAPS = {
         I(Op.NEG, 3, 3),
     ],
     "4: SHL gives 2147483648, which does not fit 32 bits": [I(Op.SHL, 3, 2, s=31)],
+    # In the place of what was read.
+    "5: ADD gives 2147483649, which does not fit 32 bits": [
+        I(Op.ADD, 3, 2, 2),
+        I(Op.ADD, 3, 64, 3),
+    ],
+    "5: SHL gives 4294967296, which does not fit 32 bits": [
+        I(Op.ADD, 3, 2, 2),
+        I(Op.SHL, 3, 3, s=31),
+    ],
     "4: MOV reads entry 1 of table 1, which has 1": [I(Op.MOV, 3, 2, s=1)],
     "5: MOV reads entry -1 of table 0, which has 1": [I(Op.NEG, 3, 2), I(Op.MOV, 3, 3)],
     "5: SPIKE sends 8388608, which does not fit 24 bits": [I(Op.SHL, 3, 2, s=23), I(Op.SPIKE, a=3)],

@@ -149,10 +149,13 @@ def test_an_older_image_is_replaced(tmp_path: Path) -> None:
 
 
 def test_nothing_else_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
+    mixed = saved(tmp_path / "mixed", cores())
+    for folder in (tmp_path, mixed):
+        (folder / "notes.txt").touch()
     for path, said in {
-        tmp_path: "holds 'notes.txt', which is no file of an image, must be a folder for an image, "
-        "or new",
+        tmp_path: "is a folder of something else, must be new, or an image",
+        mixed: "holds 'notes.txt', which is no file of an image, must be a folder for an image, or "
+        "new",
         tmp_path / "notes.txt": "is no folder, must be a folder for an image, or new",
     }.items():
         with pytest.raises(InputError) as error:
@@ -250,6 +253,7 @@ CORE_2 = {
     "axon 2 has a list of no known format": with_("syn", 6, header(4, 1, 3)),
     "axon 3 has a list past the end of SYN": with_("syn", 9, header(2, 1, 2, offset=1)),
     "axon 3 has a list that shares words with another": with_("axon", 4, 9 | 1 << 24),
+    "lists take 8 words, must take all 10 of SYN": with_("syn", 0, header(1, 0, 2, delay=1)),
     "axon 0 has a list of no neurons": with_("syn", 0, header(2, 0, 0, delay=1)),
     "axon 2 has a list with exponent 32, must be at most 31": with_(
         "syn", 6, header(3, 1, 3, exponent=32)

@@ -62,6 +62,7 @@ TARGET static int NAME(run)(const Machine *m, Group *g, Scratch *s, long first, 
             int32_t *d = s->row[word >> 8 & 255];
             const int32_t *a = s->row[word >> 16 & 255], *b = s->row[word >> 24 & 255], *c = s->row[word >> 32 & 255];
             int32_t bad = 0;
+            const int32_t first_a = a[0], first_b = b[0]; /* d may be one of them */
             switch (word & 255) {
             case RDC: {
                 const Port *port = &g->port[shift];
@@ -133,7 +134,7 @@ TARGET static int NAME(run)(const Machine *m, Group *g, Scratch *s, long first, 
                 break;
             }
             if (bad) {
-                *trap = (Trap){g->core, g->number, begin, pc, (int)(word & 255), a[0], b[0]};
+                *trap = (Trap){g->core, g->number, begin, pc, (int)(word & 255), first_a, first_b};
                 return 1;
             }
         }

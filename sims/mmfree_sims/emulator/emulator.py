@@ -80,7 +80,7 @@ class Emulator:
         )
         self._shape = groups, entries, len(self.cores), states
         embed = embedding(image.host)
-        threads = threads or os.cpu_count() or 1
+        threads = threads or len(os.sched_getaffinity(0))
         self._lock = Lock()
         self._trap: str | None = None
         self._machine = _emulator.Machine(
