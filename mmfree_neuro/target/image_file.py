@@ -200,7 +200,12 @@ def _take_place(scratch: Path, target: Path) -> None:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a folder is that of a machine image, whatever its version."""
+    """Whether a folder is that of a machine image, be it a damaged one."""
+    return path.is_dir() and (path / "image.json").exists()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is that of a machine image of this project, whatever its version."""
     with suppress(OSError), (path / "image.json").open("rb") as file:
         return b'"format": "mmfree-neuro image' in file.read(200)
     return False
@@ -214,7 +219,7 @@ def check_replaceable(path: Path) -> None:
         if not path.is_dir():
             raise InputError(f"{path}: is no folder, must be a folder for an image, or new")
         names = sorted(os.listdir(path))
-    if names and not is_image(path):
+    if names and not _is_ours(path):
         raise InputError(f"{path}: is a folder of something else, must be new, or an image")
     for name in names:
         if not _FILE_NAME.fullmatch(name):

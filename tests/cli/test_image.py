@@ -318,6 +318,22 @@ def test_cores_that_are_too_full_are_told(here: Path, capsys: Said) -> None:
     assert imaging.summary_of(load_image(here / "a16.image"), chip).warnings == ()
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format": "another"}'])
+def test_an_image_with_another_head_is_no_checkpoint(
+    content: bytes, here: Path, capsys: Said
+) -> None:
+    (here / "a16.image" / "image.json").write_bytes(content)
+    for words in ("logits a16.image --raw --tokens ids.npy -o out", "listing a16.image"):
+        capsys.readouterr()
+        assert main(words.split()) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(
+            "mmfree-neuro: a16.image/image.json: not the head of a machine image"
+        )
+        assert said.count("\n") == 1
+    assert not (here / "out").exists()
+
+
 def test_programs_that_are_no_text(here: Path, capsys: Said) -> None:
     (here / "a16.image" / "programs.asm").write_bytes(b"\xff\xfe")
     about = json.loads((here / "a16.image" / "image.json").read_text())

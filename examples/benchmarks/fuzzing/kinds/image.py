@@ -90,8 +90,9 @@ def any_value(draw: random.Random, material: Material, folder: Path) -> Case:
     else:
         _write(folder, name, text.encode())
     command = draw.choice(READS)
-    # What a prompt cannot begin with is told of the model, be it a checkpoint, a graph or an image.
-    named = () if where[:1] == ("bos",) else (IMAGE,)
+    # What is wrong with the text of a model is told of the model, be it a checkpoint, a graph or an
+    # image.
+    named = () if where[:1] in (("bos",), ("tokenizer",)) else (IMAGE,)
     return Case(f"{IMAGE}/{name} {where}: {what}", (command,), named, ("out",))
 
 
