@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from mmfree_neuro.errors import GraphError
 from mmfree_neuro.graph import programs
-from mmfree_neuro.graph.machine import REGISTER_HIGH, Machine, Value
+from mmfree_neuro.graph.machine import REGISTER_HIGH, SpeltMachine, Value
 from mmfree_neuro.graph.nodes import AnyNode
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.tables import SigmoidTable
@@ -64,7 +64,7 @@ class _Operand:
     field: int
 
 
-class _Assembler(Machine):
+class _Assembler(SpeltMachine):
     """Writes the instructions of a program down."""
 
     def __init__(self, node: AnyNode) -> None:
@@ -154,16 +154,13 @@ class _Assembler(Machine):
             return self.mul_shr(a, b, 0)
         return self.mul_shr(self.add(self.mul_shr(a, b, shift - 1), 1), 1, 1)
 
-    def clip(self, a: Value, low: int, high: int) -> Value:
-        return self.clipped(a, low, high, counts=False)
-
-    def clipped(self, a: Value, low: int, high: int, *, counts: bool) -> Value:
-        """a held inside [low, high]."""
-        below = self.emit(Op.MIN, a, high, counts=counts)
-        return self.emit(Op.SEL, self.lt(below, low), low, below, counts=counts)
+    def counted(self, a: Value, low: int, high: int) -> Value:
+        """`clip`, with values that change counted as saturated."""
+        below = self.emit(Op.MIN, a, high, counts=True)
+        return self.emit(Op.SEL, self.lt(below, low), low, below, counts=True)
 
     def fit(self, a: Value, qtype: QType) -> Value:
-        return self.clipped(a, -qtype.high, qtype.high, counts=True)
+        return self.counted(a, -qtype.high, qtype.high)
 
     def mul_fit(self, a: Value, b: Value, shift: int, qtype: QType) -> Value:
         high = qtype.high
@@ -172,7 +169,7 @@ class _Assembler(Machine):
         # Clipped before it is rounded, as a product that MUL_SHR has saturated has no room for the
         # rounding's 1.  (2 high + 1) >> 1 is high, and (-2 high - 1 + 1) >> 1 is -high.
         twice = self.mul_shr(a, b, shift - 1)
-        twice = self.clipped(twice, -2 * high - 1, 2 * high, counts=True)
+        twice = self.counted(twice, -2 * high - 1, 2 * high)
         return self.mul_shr(self.add(twice, 1), 1, 1)
 
     def scan(
@@ -180,15 +177,6 @@ class _Assembler(Machine):
     ) -> tuple[Value, Value]:
         after = step(state, a, b)
         return after, after
-
-    def abs(self, a: Value) -> Value:
-        return self.select(self.lt(a, 0), self.neg(a), a)
-
-    def max(self, a: Value, b: Value) -> Value:
-        return self.select(self.lt(a, b), b, a)
-
-    def sub(self, a: Value, b: Value) -> Value:
-        return self.add(a, self.neg(b))
 
 
 def assemble(node: AnyNode, table: SigmoidTable) -> Assembled:

@@ -178,7 +178,23 @@ def _sigmoid(m: Machine, x: Value, frac: int, table: SigmoidTable) -> Value:
     return m.select(m.lt(x, 0), m.sub(1 << GATE_FRAC, y), y)
 
 
-class CheckedMachine(Machine):
+class SpeltMachine(Machine):
+    """The same, with every helper that is several instructions spelt in these."""
+
+    def abs(self, a: Value) -> Value:
+        return self.select(self.lt(a, 0), self.neg(a), a)
+
+    def max(self, a: Value, b: Value) -> Value:
+        return self.select(self.lt(a, b), b, a)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.add(a, self.neg(b))
+
+    def clip(self, a: Value, low: int, high: int) -> Value:
+        return self.max(self.min(a, high), low)
+
+
+class CheckedMachine(SpeltMachine):
     """The same, slowly: every helper is spelt in instructions and every result must fit the
     register."""
 
@@ -205,15 +221,3 @@ class CheckedMachine(Machine):
             return self.mul_shr(a, b, 0)
         down = (self._in_register(a) * self._in_register(b)) >> (shift - 1)
         return self._in_register((down + 1) >> 1)
-
-    def abs(self, a: Value) -> Value:
-        return self.select(self.lt(a, 0), self.neg(a), a)
-
-    def max(self, a: Value, b: Value) -> Value:
-        return self.select(self.lt(a, b), b, a)
-
-    def sub(self, a: Value, b: Value) -> Value:
-        return self.add(a, self.neg(b))
-
-    def clip(self, a: Value, low: int, high: int) -> Value:
-        return self.max(self.min(a, high), low)
