@@ -326,6 +326,26 @@ def system() -> SystemSpec:
 
 
 @pytest.fixture(scope="session")
+def roomy() -> SystemSpec:
+    """Eight Loihi 2 with cores that hold whatever lies on them, and messages of 32 bits."""
+    system = load_system("kapoho-point")
+    much = Quantity(1 << 30, 1 << 30, 1 << 30, "made up")
+    wide = Quantity(32, 32, 32, "made up")
+    chip = replace(
+        system.chip,
+        memory_bytes_per_core=much,
+        synaptic_memory_bytes_per_core=much,
+        neurons_per_core=much,
+        input_axons_per_core=much,
+        neuron_groups_per_core=None,
+        axon_map_entries_per_core=None,
+        accumulators_per_core=None,
+        payload_bits=wide,
+    )
+    return replace(system, chip=chip)
+
+
+@pytest.fixture(scope="session")
 def with_figures() -> Callable[..., SystemSpec]:
     """The function that gives a system's chip other figures."""
 

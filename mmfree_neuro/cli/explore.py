@@ -92,7 +92,8 @@ def run(options: argparse.Namespace) -> None:
             head_on_host=options.head_on_host,
             weight_bits=width,
             copies=copy,
-            **SPLITS[split],
+            divide=SPLITS[split]["divide"],
+            spread=SPLITS[split]["spread"],
         )
         for width in bits
         for split in options.splits.split(",")

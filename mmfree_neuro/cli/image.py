@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
-from mmfree_neuro.cli.output import show, warn
+from mmfree_neuro.cli.output import show
 from mmfree_neuro.pipeline import image as imaging
 
 
@@ -29,6 +29,4 @@ def run(options: argparse.Namespace) -> None:
         f"the most of a core: {most}\n"
         f"a token takes {found.steps} steps from the embedding to its logits"
     )
-    warn(found.warnings)
-    content = {"image": str(options.output), **asdict(found), "warnings": found.warnings}
-    show(content, text, options.json)
+    show({"image": str(options.output), **asdict(found)}, text, options.json)

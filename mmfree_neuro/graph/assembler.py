@@ -5,6 +5,7 @@
 (docs/machine.md, "Presence").
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -48,6 +49,16 @@ def ports_of(node: AnyNode) -> tuple[str, ...]:
         members = [f"{port}/{k}" for k in range(node.group)]
         names += members if node.reads_group(port) else [port]
     return tuple(names)
+
+
+def guard(node: AnyNode) -> Counter[str]:
+    """What a node's program issues beyond what `verify` counts: to find out whether a token is
+    there."""
+    if not node.inputs:
+        return Counter()
+    if node.presence is not None:
+        return Counter({"SKP_C": 1, "RDC": int(node.presence not in node.reads)})
+    return Counter({"SKP_C": 1, "OR": len(ports_of(node)) - 1})
 
 
 @dataclass(frozen=True)

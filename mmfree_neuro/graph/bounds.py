@@ -4,6 +4,8 @@ instructions."""
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.machine import MOST_SHIFT, REGISTER_BITS, REGISTER_HIGH, Machine, Value
 from mmfree_neuro.integers.fixedpoint import Ints, QType
@@ -34,6 +36,8 @@ class Bounds(Machine):
         super().__init__()
         self.name = name
         self.issued: Counter[str] = Counter()
+        self.tables: dict[bytes, int] = {}
+        """Tables that were read, by their content, with how many entries each has."""
         self.read_sigmoid = False
 
     def _issue(self, *classes: str) -> None:
@@ -119,6 +123,7 @@ class Bounds(Machine):
                 f"{self.name}: a table of {len(table)} entries is read at {index.low} … "
                 f"{index.high}"
             )
+        self.tables[table.astype(np.int32).tobytes()] = len(table)
         return _interval(table[index.low : index.high + 1])
 
     def mul_shr(self, a: Value, b: Value, shift: int) -> Value:

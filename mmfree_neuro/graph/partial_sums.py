@@ -69,6 +69,25 @@ def sums(graph: Graph, node: AnyNode) -> dict[Input, int]:
     return widths
 
 
+def widest_part(graph: Graph, node: AnyNode) -> int:
+    """The bits that are sure to hold any partial sum of a node."""
+    widest = 0
+    for entry, columns in sums(graph, node).items():
+        source = graph.node(entry.source).output(entry.source_port)
+        terms = columns if entry.matrix is None else entry.matrix.fullest
+        widest = max(widest, _bits(source.qtype.high * terms))
+    return widest
+
+
+def _bits(reach: int) -> int:
+    """The bits of a partial sum of a magnitude of at most so much.
+
+    A format of n bits holds ±(2^(n - 1) - 1).  Ten payloads of 8 bits reach 10 * 127 = 1270, which
+    has 11 bits, so the sum is sent with 12: ±2047.
+    """
+    return 1 + max(1, reach).bit_length()
+
+
 def _check(graph: Graph, name: str, cuts: tuple[int, ...]) -> None:
     node = next((node for node in graph.nodes if node.name == name), None)
     if node is None:
@@ -100,9 +119,7 @@ def _divided(graph: Graph, node: AnyNode, cuts: tuple[int, ...]) -> list[AnyNode
             part = _part(entry, first, stop)
             terms = stop - first if part.matrix is None else part.matrix.filled
             reach = reach + source.qtype.high * terms
-            # A format of n bits holds ±(2^(n - 1) - 1).  Ten payloads of 8 bits reach 10 * 127 =
-            # 1270, which has 11 bits, so the sum is sent with 12: ±2047.
-            bits = 1 + max(1, int(np.max(reach))).bit_length()
+            bits = _bits(int(np.max(reach)))
             unsigned = source.unsigned and part.matrix is None
             name = f"{node.name}.{entry.port}.part{number}"
             reads = (replace(part, port="y"), *([] if last is None else [replace(last, port="y")]))

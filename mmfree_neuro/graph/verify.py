@@ -3,7 +3,7 @@ enough."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -187,10 +187,20 @@ def _words(node: Embedding) -> dict[str, Value]:
     return {"x": Interval(-reach, reach), "scale": Interval(0, int(scales.max()))}
 
 
+@dataclass(frozen=True)
+class _Proved:
+    """What the proof of a node found."""
+
+    issued: Counter[str]
+    """What a neuron issues for a token, by instruction class."""
+    tables: dict[bytes, int]
+    """The tables that its program reads, by content, with how many entries each has."""
+
+
 def _prove(
     graph: Graph, node: AnyNode, inputs: dict[str, Value]
-) -> tuple[Counter[str], set[tuple[str, str]]]:
-    """What a neuron of a node issues, and which of its outputs are never zero; GraphError or
+) -> tuple[_Proved, set[tuple[str, str]]]:
+    """What the program of a node takes, and which of its outputs are never zero; GraphError or
     RangeError where the program is not legal."""
     machine = Bounds(node.name)
     high = 0 if node.state_type is None else node.state_type.high
@@ -216,7 +226,7 @@ def _prove(
                 f"{declared.low} … {declared.high}"
             )
     never_zero = {(node.name, port) for port, reached in sent.items() if reached.low > 0}
-    return machine.issued, never_zero
+    return _Proved(machine.issued, machine.tables), never_zero
 
 
 def _is_passed_on(node: AnyNode, arriving: _Asked, sent: Mapping[str, Value]) -> bool:
@@ -286,8 +296,8 @@ def verify(graph: Graph) -> Graph:
     return graph
 
 
-_PROVED: WeakKeyDictionary[Graph, dict[str, Counter[str]]] = WeakKeyDictionary()
-"""The instruction counts of graphs that were proved; a graph cannot change, so once is enough."""
+_PROVED: WeakKeyDictionary[Graph, dict[str, _Proved]] = WeakKeyDictionary()
+"""What was found in graphs that were proved; a graph cannot change, so once is enough."""
 
 
 def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
@@ -295,6 +305,16 @@ def instruction_counts(graph: Graph) -> dict[str, Counter[str]]:
 
     The graph is verified on the way, when this is first asked of it.
     """
+    return {name: found.issued for name, found in _proof(graph).items()}
+
+
+def tables(graph: Graph) -> dict[str, dict[bytes, int]]:
+    """The tables that the program of each node reads, by their content as 32-bit numbers, with how
+    many entries each has; the graph is verified on the way."""
+    return {name: found.tables for name, found in _proof(graph).items()}
+
+
+def _proof(graph: Graph) -> dict[str, _Proved]:
     if graph not in _PROVED:
         _PROVED[graph] = _proved(graph)
     return _PROVED[graph]
@@ -358,16 +378,16 @@ def _check_ends(graph: Graph) -> None:
         )
 
 
-def _proved(graph: Graph) -> dict[str, Counter[str]]:
+def _proved(graph: Graph) -> dict[str, _Proved]:
     _check_ends(graph)
     outputs: dict[tuple[str, str], Output] = {}
     sums: dict[str, Ints] = {}
-    counts: dict[str, Counter[str]] = {}
+    found: dict[str, _Proved] = {}
     never_zero: set[tuple[str, str]] = set()
     step: dict[str, int] = {}
     for node in graph.nodes:
         _check_node(node)
-        if node.name in counts:
+        if node.name in found:
             raise GraphError(f"{node.name}: two nodes have this name")
         if not node.inputs and node is not graph.embedding:
             raise GraphError(f"{node.name}: has no input, must read some node")
@@ -379,7 +399,7 @@ def _proved(graph: Graph) -> dict[str, Counter[str]]:
         sources = _sources(node, outputs)
         step[node.name] = step_of(node, step)
         reach = _inputs(graph, node, sources, sums) if node.inputs else _words(graph.embedding)
-        counts[node.name], positive = _prove(graph, node, reach)
+        found[node.name], positive = _prove(graph, node, reach)
         never_zero |= positive
         if node.inputs:
             check_delays(node, step)
@@ -390,4 +410,4 @@ def _proved(graph: Graph) -> dict[str, Counter[str]]:
             ]
             sums[node.name] = np.sum(np.broadcast_arrays(*magnitudes), axis=0)
         outputs |= {(node.name, output.port): output for output in node.outputs}
-    return counts
+    return found

@@ -15,6 +15,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.target.layout import (
     AWAY,
+    CURRENT_AND_NEXT,
     HERE,
     HOST_CHIP,
     MOST_CORES,
@@ -62,6 +63,8 @@ class Builder:
 
     graph: Graph
     mapping: Mapping
+    weight_bits: int
+    """What a stored weight takes: 2, or more, which are stored as 8."""
 
     @cached_property
     def programs(self) -> dict[str, Assembled]:
@@ -136,7 +139,8 @@ class Builder:
         for signal, some in readings(
             self.graph, [group for _, group in self.groups[place]]
         ).items():
-            axons, words = lists(some, self.axons[place, signal][0], sections.sizes["syn"])
+            read, at = self.axons[place, signal][0], sections.sizes["syn"]
+            axons, words = lists(some, read, at, self.weight_bits)
             sections.add("axon", axons)
             sections.add("syn", words)
         if place == HOST_CORE:
@@ -207,9 +211,9 @@ def _ports(group: Group, accumulators: int) -> tuple[Rows, int]:
     node = group.node
     for port in ports_of(node):
         entries = node.ports.get(port.partition("/")[0], ())
-        slots = 2 + max((entry.delay for entry in entries), default=0)
-        rows.append([accumulators, slots])
-        accumulators += slots * group.shard.size
+        waits = max((entry.delay for entry in entries), default=0)
+        rows.append([accumulators, CURRENT_AND_NEXT + waits])
+        accumulators += (CURRENT_AND_NEXT + waits) * group.shard.size
     return np.array(rows, np.uint32), accumulators
 
 

@@ -1,6 +1,7 @@
 """What an image was made from, as far as prompts, runs and reports need it; no machine does."""
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from mmfree_neuro.mapping.mapping_file import PlainMapping, mapping_from_plain, 
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target.image import Image
-from mmfree_neuro.target.layout import HOST_CHIP, Core
+from mmfree_neuro.target.layout import ACCUMULATOR_BYTES, HOST_CHIP, Core
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,30 @@ def by_entry(mapping: Mapping) -> Ints:
 def use_of_image(image: Image) -> dict[Location, Footprint]:
     """What the cores of an image hold, by its bytes."""
     return {
-        Location(chip, core.number): _use(core) for chip, core in image.cores if chip != HOST_CHIP
+        Location(chip, core.number): use_of(core) for chip, core in image.cores if chip != HOST_CHIP
     }
 
 
-def _use(core: Core) -> Footprint:
+def use_of(core: Core) -> Footprint:
+    """What a core holds, by its bytes."""
     neurons, ports, constants, states = (core.group[:, k].astype(np.int64) for k in (2, 4, 8, 10))
-    state = int((4 * (ports + constants + states)).max(initial=0))
-    return Footprint(core.bytes, core.syn.nbytes, int(neurons.sum()), state, len(core.axon))
+    counts = core.out[:, 2].astype(np.int64)
+    sent = {
+        (int(owner), int(output))
+        for owner, output in zip(core.senders, core.out[:, 0] & 15, strict=True)
+    }
+    outputs = Counter(owner for owner, _ in sent)
+    return Footprint(
+        memory=core.bytes,
+        synaptic_memory=core.syn.nbytes,
+        groups=len(core.group),
+        neurons=int(neurons.sum()),
+        input_axons=len(core.axon),
+        map_entries=core.map_entries,
+        output_axons=int(counts.sum()),
+        accumulators=core.accumulators,
+        instructions=len(core.code),
+        state_per_neuron=int((ACCUMULATOR_BYTES * (ports + constants + states)).max(initial=0)),
+        input_channels=int(ports.max(initial=0)),
+        output_channels=max(outputs.values(), default=0),
+    )

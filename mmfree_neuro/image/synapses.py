@@ -16,7 +16,10 @@ from mmfree_neuro.target.layout import (
     MOST_WORDS,
     TERNARY,
     Rows,
+    format_of,
     headers,
+    list_words,
+    packed_bytes,
     packed_ternary,
 )
 
@@ -74,15 +77,19 @@ def payloads(some: list[Reading]) -> Ints:
     return np.unique(np.concatenate([np.arange(one.first, one.stop) for one in some]))
 
 
-def lists(some: list[Reading], read: Ints, at: int) -> tuple[Rows, NDArray[np.uint64]]:
+def lists(
+    some: list[Reading], read: Ints, at: int, weight_bits: int
+) -> tuple[Rows, NDArray[np.uint64]]:
     """The rows of AXON for the payloads of a signal, and the words of their lists, of which the
     first is word `at` of SYN."""
+    kind = format_of(weight_bits)
+    pack = packed_ternary if kind == TERNARY else packed_bytes
     counts: Ints = np.zeros(len(read), np.int64)
     sizes: Ints = np.zeros(len(read), np.int64)
     places = [slice(*np.searchsorted(read, (one.first, one.stop))) for one in some]
     for one, place in zip(some, places, strict=True):
         counts[place] += 1
-        sizes[place] += 1 + _width(one)
+        sizes[place] += _words(one, weight_bits)
     ends = sizes.cumsum()
     words: NDArray[np.uint64] = np.zeros(int(ends[-1]), np.uint64)
     for what, count, most in (
@@ -98,27 +105,26 @@ def lists(some: list[Reading], read: Ints, at: int) -> tuple[Rows, NDArray[np.ui
     here = ends - sizes
     axons = (here + at) | counts << 24
     for one, place in zip(some, places, strict=True):
-        words[here[place]] = _headers(one)
-        if width := _width(one):
-            assert one.entry.matrix is not None
+        words[here[place]] = _headers(one, ALL_ONES if one.entry.matrix is None else kind)
+        size = _words(one, weight_bits)
+        if one.entry.matrix is not None:
             codes = one.entry.matrix.codes(one.start_neuron, one.start_neuron + one.neurons)
-            words[here[place, None] + np.arange(1, width + 1)] = packed_ternary(codes.T)
-        here[place] += 1 + _width(one)
+            words[here[place, None] + np.arange(1, size)] = pack(codes.T)
+        here[place] += size
     return axons.astype(np.uint32), words
 
 
-def _width(one: Reading) -> int:
-    """Words of codes of each list."""
-    return -(-one.neurons // 32) if one.entry.how == "ternary" else 0
+def _words(one: Reading, weight_bits: int) -> int:
+    """Words of each list."""
+    return list_words(one.neurons, 0 if one.entry.matrix is None else weight_bits)
 
 
-def _headers(one: Reading) -> NDArray[np.uint64]:
-    """The headers of the lists of one reading, payload by payload."""
+def _headers(one: Reading, kind: int) -> NDArray[np.uint64]:
+    """The headers of the lists of one reading, payload by payload, in a format."""
     entry, node, group = one.entry, one.group.node, one.group
     port = group.first_port + _first_port(node, entry.port)
     offset = np.full(one.stop - one.first, one.start_neuron - group.shard.start, np.int64)
     number: Ints = np.full(one.stop - one.first, port, np.int64)
-    kind = TERNARY if entry.how == "ternary" else ALL_ONES
     if entry.how == "aligned":
         offset = np.arange(one.first, one.stop) - group.shard.start
     elif entry.how == "group":

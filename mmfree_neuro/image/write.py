@@ -13,9 +13,10 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.steps import steps
 from mmfree_neuro.image.build import Builder, distinct
 from mmfree_neuro.image.origin import origin_text
+from mmfree_neuro.mapping.footprint import limits
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.trees import chip_path
-from mmfree_neuro.systems.spec import Quantity, SystemSpec
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target import listing
 from mmfree_neuro.target.image import About, Image, Machine
 from mmfree_neuro.target.image_file import load_image, save_image
@@ -46,7 +47,7 @@ def write_image(
             f"{graph.name}: a sum waits {waits} steps for another one, a synapse can hold back "
             f"{LONGEST_DELAY}"
         )
-    builder = Builder(graph, mapping)
+    builder = Builder(graph, mapping, int(system.chip.weight_bits.central))
     about = About(
         IMAGE_FORMAT,
         mapping.graph,
@@ -79,18 +80,11 @@ LONGEST_DELAY = 63
 
 
 def machine_of(graph: Graph, system: SystemSpec) -> Machine:
-    """The figures of a system's chips as those of the machine.
-
-    Memory is not limited here: what its formulas leave out is what an image shows.
-    """
-    chip = system.chip
-
-    def whole(quantity: Quantity | None) -> int | None:
-        return None if quantity is None else int(quantity.central)
-
+    """The figures of a system's chips as those of the machine."""
+    chip, room = system.chip, limits(system.chip)
     for what, bits, least, most in (
         ("weight_bits", int(chip.weight_bits.central), 2, 8),
-        ("payload_bits", int(chip.payload_bits.high), 2, REGISTER_BITS),
+        ("payload_bits", int(chip.payload_bits.central), 2, REGISTER_BITS),
     ):
         if not least <= bits <= most:
             raise CapacityError(
@@ -99,17 +93,17 @@ def machine_of(graph: Graph, system: SystemSpec) -> Machine:
     return Machine(
         REGISTER_BITS,
         graph.accumulator_bits,
-        int(chip.payload_bits.high),
+        int(chip.payload_bits.central),
         int(chip.weight_bits.central),
-        None,
-        whole(chip.neurons_per_core),
-        whole(chip.input_axons_per_core),
-        None,
-        None,
-        None,
-        None,
-        None,
-        whole(chip.cores),
+        room["groups"],
+        room["neurons"],
+        room["input_axons"],
+        room["map_entries"],
+        room["accumulators"],
+        room["instructions"],
+        room["memory"],
+        room["synaptic_memory"],
+        int(chip.cores.central),
         LONGEST_DELAY,
     )
 

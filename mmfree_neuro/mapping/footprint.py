@@ -1,126 +1,261 @@
-"""What a shard takes up on a core, limit by limit."""
+"""What shards take up on a core, limit by limit: the one source of sizes.
 
-from dataclasses import dataclass, fields
+The sizes are those of a machine image (docs/machine.md): programs, immediates and tables,
+constants, states, accumulators with their slots, input axons, synapse lists with their headers, and
+output entries.  What several shards of a core share in an image, its programs and tables, counts
+once.  Two things count as if nothing was shared, so that sizes can be added up: the input axons of
+payloads that two shards of a core read, and immediates, for which a program is given all the room
+that it may have.  So a core's image is never larger than this, and tests hold the one against the
+other.
+"""
 
-from mmfree_neuro.errors import CapacityError
+import operator
+from collections.abc import Mapping as ReadOnly
+from dataclasses import dataclass
+
+from mmfree_neuro.graph.assembler import guard, ports_of
 from mmfree_neuro.graph.nodes import AnyNode, Graph, span
-from mmfree_neuro.graph.verify import instruction_counts
+from mmfree_neuro.graph.verify import instruction_counts, tables
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
-from mmfree_neuro.systems.spec import ChipSpec
-
-BYTES_PER_WORD = 4
-"""An accumulator, a state variable, a constant or a table entry."""
+from mmfree_neuro.systems.spec import ChipSpec, Quantity
+from mmfree_neuro.target.layout import (
+    ACCUMULATOR_BYTES,
+    CURRENT_AND_NEXT,
+    LONGEST_LIST,
+    MOST_IMMEDIATES,
+    list_words,
+    row_bytes,
+)
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Use of a core, or its limits: memory in bytes, the rest in pieces."""
+    """Use of a core: memory in bytes, the rest in pieces; the last three are those of the neuron
+    that has most."""
 
-    memory: int
-    synaptic_memory: int
-    neurons: int
-    state_per_neuron: int
-    input_axons: int
+    memory: int = 0
+    synaptic_memory: int = 0
+    """Of it, what synapse lists take."""
+    groups: int = 0
+    neurons: int = 0
+    input_axons: int = 0
+    map_entries: int = 0
+    """Payloads that its neurons can send, each once, wherever they go."""
+    output_axons: int = 0
+    """Pairs of such a payload and a core that it goes to."""
+    accumulators: int = 0
+    """With all slots."""
+    instructions: int = 0
+    state_per_neuron: int = 0
+    """Bytes of the accumulators, constants and state of a neuron."""
+    input_channels: int = 0
+    output_channels: int = 0
 
     def __add__(self, other: "Footprint") -> "Footprint":
-        return Footprint(
-            self.memory + other.memory,
-            self.synaptic_memory + other.synaptic_memory,
-            self.neurons + other.neurons,
-            max(self.state_per_neuron, other.state_per_neuron),
-            self.input_axons + other.input_axons,
-        )
+        mine, others = self.amounts, other.amounts
+        added = map(operator.add, mine[:-OF_A_NEURON], others[:-OF_A_NEURON])
+        return Footprint(*added, *map(max, mine[-OF_A_NEURON:], others[-OF_A_NEURON:]))
 
-    def fits(self, limits: "Footprint") -> bool:
-        """Whether no use is above its limit."""
-        return (
-            self.memory <= limits.memory
-            and self.synaptic_memory <= limits.synaptic_memory
-            and self.neurons <= limits.neurons
-            and self.state_per_neuron <= limits.state_per_neuron
-            and self.input_axons <= limits.input_axons
-        )
-
-    def over(self, limits: "Footprint") -> tuple[str, int, int] | None:
-        """The first limit that is passed, as its name, the need and what there is; None where all
-        are kept."""
-        for field in fields(self):
-            need, limit = getattr(self, field.name), getattr(limits, field.name)
-            if need > limit:
-                return field.name.replace("_", " "), need, limit
-        return None
+    @property
+    def amounts(self) -> tuple[int, ...]:
+        """All figures in order; as `dataclasses.astuple` gives them, without copies."""
+        return tuple(vars(self).values())
 
 
-EMPTY = Footprint(0, 0, 0, 0, 0)
+OF_A_NEURON = 3
+"""How many figures of a footprint are those of the neuron that has most."""
+EMPTY = Footprint()
+FIGURES = {
+    "memory": "memory_bytes_per_core",
+    "synaptic_memory": "synaptic_memory_bytes_per_core",
+    "groups": "neuron_groups_per_core",
+    "neurons": "neurons_per_core",
+    "input_axons": "input_axons_per_core",
+    "map_entries": "axon_map_entries_per_core",
+    "output_axons": "output_axons_per_core",
+    "accumulators": "accumulators_per_core",
+    "instructions": "program_instructions_per_core",
+    "state_per_neuron": "state_bytes_per_neuron",
+    "input_channels": "input_channels_per_neuron",
+    "output_channels": "output_channels_per_neuron",
+}
+"""Which figure of a chip limits each of a footprint."""
+Limits = dict[str, int | None]
+"""What one core may have of each figure of a footprint; None where the chip's file leaves it
+open."""
 
 
-def limits(chip: ChipSpec) -> Footprint:
-    """What one core of a chip has."""
-    return Footprint(
-        int(chip.memory_bytes_per_core.central),
-        int(chip.synaptic_memory_bytes_per_core.central),
-        int(chip.neurons_per_core.central),
-        int(chip.state_bytes_per_neuron.central),
-        int(chip.input_axons_per_core.central),
-    )
+def limits(chip: ChipSpec, bound: str = "central") -> Limits:
+    """What one core of a chip has, by its central figures or by another end of their ranges."""
+    found: Limits = {}
+    for name, figure in FIGURES.items():
+        quantity: Quantity | None = getattr(chip, figure)
+        found[name] = None if quantity is None else int(getattr(quantity, bound))
+    return found
 
 
-def footprint(graph: Graph, node: AnyNode, shard: Shard, chip: ChipSpec) -> Footprint:
-    """What one shard takes on a core: synapses as they are stored, words of its neurons, tables and
-    axons.
+def over(used: Footprint, room: Limits) -> tuple[str, int, int] | None:
+    """The first limit that is passed, as its name, the need and what there is; None where all are
+    kept."""
+    for name, limit in room.items():
+        need = getattr(used, name)
+        if limit is not None and need > limit:
+            return name.replace("_", " "), need, limit
+    return None
 
-    Every payload that arrives has an axon and a list of synapses in whole words: one for each
-    neuron that it reaches, ternary weights dense, zeros included.  Two inputs that read the same
-    payloads (gate and up) share both.
+
+@dataclass(frozen=True)
+class Part:
+    """What shards of a core share: a program or a table."""
+
+    key: str | bytes
+    memory: int
+    instructions: int = 0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What some shards take of one core together: what each has of its own, and what they share."""
+
+    own: Footprint
+    parts: frozenset[Part] = frozenset()
+
+    def __add__(self, other: "Taken") -> "Taken":
+        return Taken(self.own + other.own, self.parts | other.parts)
+
+    @property
+    def all(self) -> Footprint:
+        """With what is shared, once."""
+        memory = sum(part.memory for part in self.parts)
+        instructions = sum(part.instructions for part in self.parts)
+        return self.own + Footprint(memory=memory, instructions=instructions)
+
+
+NOTHING = Taken(EMPTY)
+
+
+class Sizes:
+    """What the shards of a graph take of the cores of a chip.
+
+    How many output entries a shard has is known only when it has been placed: `entries` says, for
+    some nodes, with how many of them a shard is to be counted.
     """
-    rows = shard.size
-    reached: dict[tuple[str, str], tuple[int, int]] = {}
-    for entry in node.inputs:
-        source = graph.node(entry.source).output(entry.source_port)
-        first, last = span(node, entry, shard.start, shard.stop, source.size)
-        axons, each = reached.get((entry.source, entry.source_port), (0, 0))
-        more = rows if entry.how in ("ternary", "broadcast") else 1
-        reached[entry.source, entry.source_port] = max(axons, last - first), each + more
-    bits, word = int(chip.weight_bits.central), int(chip.synaptic_word_bits.central)
-    synaptic = sum(axons * -(-each * bits // word) for axons, each in reached.values()) * word // 8
-    words = node.accumulators + len(node.constants) + (node.state_type is not None)
-    table = 2 * len(graph.sigmoid.values) * BYTES_PER_WORD if node.reads_sigmoid else 0
-    state = words * BYTES_PER_WORD
-    arriving = sum(axons for axons, _ in reached.values())
-    return Footprint(synaptic + rows * state + table, synaptic, rows, state, arriving)
+
+    def __init__(
+        self, graph: Graph, chip: ChipSpec, entries: ReadOnly[str, int] | None = None
+    ) -> None:
+        self.graph, self.chip, self.entries = graph, chip, entries or {}
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.weight_bits = int(chip.weight_bits.central)
+        self.read = {
+            (entry.source, entry.source_port) for node in graph.nodes for entry in node.inputs
+        } | {(graph.head.name, "logits")}
+        self._programs: dict[str, frozenset[Part]] = {}
+        self._known: dict[tuple[str, int, int], Taken] = {}
+
+    def divided(self, graph: Graph) -> "Sizes":
+        """The same of the same graph with some sums divided."""
+        return Sizes(graph, self.chip, self.entries)
+
+    def of(self, shard: Shard) -> Taken:
+        """What a shard takes; of equal size, shards that do not end their node take the same."""
+        node = self.nodes[shard.node]
+        key = shard.node, shard.size, node.size if shard.stop == node.size else -1
+        if key not in self._known:
+            own = self._own(node, shard)
+            self._known[key] = Taken(own, self._parts(node))
+        return self._known[key]
+
+    def _own(self, node: AnyNode, shard: Shard) -> Footprint:
+        rows, words, axons, ports = shard.size, 0, 0, ports_of(node)
+        arriving: dict[tuple[str, str], int] = {}
+        for entry in node.inputs:
+            source = self.nodes[entry.source].output(entry.source_port)
+            first, last = span(node, entry, shard.start, shard.stop, source.size)
+            reached = rows if entry.how in ("ternary", "broadcast") else 1
+            bits = self.weight_bits if entry.matrix is not None else 0
+            whole, rest = divmod(reached, LONGEST_LIST)
+            each = whole * list_words(LONGEST_LIST, bits) + (rest and list_words(rest, bits))
+            words += (last - first) * each
+            # Two inputs that read the same payloads (gate and up) share their axons.
+            signal = entry.source, entry.source_port
+            arriving[signal] = max(arriving.get(signal, 0), last - first)
+        axons = sum(arriving.values())
+        outputs = [o.port for o in node.outputs if (node.name, o.port) in self.read]
+        constants, states = len(node.constants), int(node.state_type is not None)
+        accumulators = rows * sum(slots(node, port) for port in ports)
+        memory = (
+            words * row_bytes("syn")
+            + row_bytes("group")
+            + len(ports) * row_bytes("port")
+            + axons * row_bytes("axon")
+            + rows * (constants * row_bytes("const") + states * row_bytes("state"))
+            + accumulators * ACCUMULATOR_BYTES
+            + self.entries.get(node.name, 0) * row_bytes("out")
+        )
+        return Footprint(
+            memory=memory,
+            synaptic_memory=words * row_bytes("syn"),
+            groups=1,
+            neurons=rows,
+            input_axons=axons,
+            map_entries=rows * len(outputs),
+            accumulators=accumulators,
+            state_per_neuron=ACCUMULATOR_BYTES * (len(ports) + constants + states),
+            input_channels=len(ports),
+            output_channels=len(outputs),
+        )
+
+    def _parts(self, node: AnyNode) -> frozenset[Part]:
+        """The program of a node and its tables."""
+        if node.name not in self._programs:
+            counts = instruction_counts(self.graph)[node.name] + guard(node)
+            issued = counts.total()
+            memory = (
+                issued * row_bytes("code")
+                + MOST_IMMEDIATES * row_bytes("pool")
+                + counts["MOV"] * row_bytes("tables")
+            )
+            program = Part(node.name, memory, issued)
+            looked_up = tables(self.graph)[node.name].items()
+            held = (Part(table, entries * row_bytes("table")) for table, entries in looked_up)
+            self._programs[node.name] = frozenset((program, *held))
+        return self._programs[node.name]
+
+
+def slots(node: AnyNode, port: str) -> int:
+    """How many accumulators a neuron has at a port, one for each step that something may wait."""
+    entries = node.ports.get(port.partition("/")[0], ())
+    return CURRENT_AND_NEXT + max((entry.delay for entry in entries), default=0)
 
 
 def use_of_cores(graph: Graph, mapping: Mapping, chip: ChipSpec) -> dict[Location, Footprint]:
     """What the shards on each core in use take up together, core by core in order."""
-    used: dict[Location, Footprint] = {}
+    sizes = Sizes(graph, chip)
+    taken: dict[Location, Taken] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         if place.chip != HOST:
-            used[place] = used.get(place, EMPTY) + footprint(
-                graph, graph.node(shard.node), shard, chip
-            )
-    return dict(sorted(used.items()))
-
-
-def need_programs(graph: Graph, mapping: Mapping, chip: ChipSpec) -> None:
-    """CapacityError where programs or outgoing axons pass a limit that the chip's description
-    gives."""
-    issued = instruction_counts(graph) if chip.program_instructions_per_core else {}
-    programs: dict[Location, dict[str, int]] = {}
-    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
-        programs.setdefault(place, {})[shard.node] = sum(issued.get(shard.node, {}).values())
-    axons: dict[Location, int] = {}
+            taken[place] = taken.get(place, NOTHING) + sizes.of(shard)
+    entries = dict.fromkeys(taken, 0)
+    axons = dict.fromkeys(taken, 0)
     for route in mapping.routes:
         place = mapping.locations[route.source]
-        axons[place] = axons.get(place, 0) + (route.stop - route.start) * len(route.destinations)
-    instructions = {place: sum(held.values()) for place, held in programs.items()}
-    for what, limit, used in (
-        ("instructions", chip.program_instructions_per_core, instructions),
-        ("outgoing axons", chip.output_axons_per_core, axons),
-    ):
-        for place, need in used.items():
-            if limit is not None and place.chip != HOST and need > limit.central:
-                raise CapacityError(
-                    f"{', '.join(programs[place])}: core {place.core} of chip {place.chip} "
-                    f"needs {need} {what}, "
-                    f"{chip.name} has {limit.central:g}"
-                )
+        if place.chip != HOST:
+            entries[place] += len(route.destinations)
+            axons[place] += (route.stop - route.start) * len(route.destinations)
+    return {
+        place: held.all
+        + Footprint(memory=entries[place] * row_bytes("out"), output_axons=axons[place])
+        for place, held in sorted(taken.items())
+    }
+
+
+def entries_of_nodes(mapping: Mapping) -> dict[str, int]:
+    """For every node, how many output entries the shard of it has that has most."""
+    of_shard = [0] * len(mapping.shards)
+    for route in mapping.routes:
+        of_shard[route.source] += len(route.destinations)
+    most: dict[str, int] = {}
+    for shard, count in zip(mapping.shards, of_shard, strict=True):
+        most[shard.node] = max(most.get(shard.node, 0), count)
+    return most

@@ -37,6 +37,8 @@ class Request:
     """Of placers that draw."""
     copies: int = 1
     """Of the whole model, each with a sequence of its own; they share a barrier."""
+    entries: tuple[tuple[str, int], ...] = ()
+    """Output entries that a shard of a node is counted with, for some nodes; placing finds out."""
 
     @property
     def split(self) -> str:

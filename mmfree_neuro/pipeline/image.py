@@ -9,7 +9,6 @@ from mmfree_neuro.files.reading import read_bytes
 from mmfree_neuro.image.write import write_image
 from mmfree_neuro.mapping.mapping_file import MAPPING_FILE
 from mmfree_neuro.pipeline import opened
-from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_neuro.target.image import Image
 from mmfree_neuro.target.image_file import check_replaceable
 from mmfree_neuro.target.listing import programs
@@ -28,23 +27,7 @@ class ImageSummary:
     steps: int
     fullest_core: dict[str, int]
     """The most that any core of a chip has of each: bytes in all, bytes of synapse lists, groups,
-    neurons, input axons, output entries, accumulators, instructions."""
-    memory_bytes_per_core: int
-    """What a core of the system has."""
-    synaptic_bytes_per_core: int
-    overfull_cores: int
-    """How many hold more bytes than a core has."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """That no machine could hold it, where that is so."""
-        if not self.overfull_cores:
-            return ()
-        return (
-            f"{self.overfull_cores} of {self.cores} cores hold more than the "
-            f"{self.memory_bytes_per_core} bytes of a core, {self.synaptic_bytes_per_core} of them "
-            "for synapse lists; map onto more cores or chips",
-        )
+    neurons, input axons, payloads that are sent, accumulators, instructions."""
 
 
 def image_of(path: Path, output: Path) -> ImageSummary:
@@ -56,11 +39,11 @@ def image_of(path: Path, output: Path) -> ImageSummary:
     digest = sha256(read_bytes(path, MappingError, MAPPING_FILE)).hexdigest()
     graph, stored = opened.open_mapped(path)
     image = write_image(graph, stored.mapping, stored.system, digest, output)
-    return summary_of(image, stored.system.chip)
+    return summary_of(image)
 
 
-def summary_of(image: Image, chip: ChipSpec) -> ImageSummary:
-    """The summary of an image for cores of a chip."""
+def summary_of(image: Image) -> ImageSummary:
+    """The summary of an image."""
     cores = [core for cores in image.chips.values() for core in cores]
     most = {
         "bytes": [core.bytes for core in cores],
@@ -68,12 +51,10 @@ def summary_of(image: Image, chip: ChipSpec) -> ImageSummary:
         "groups": [len(core.group) for core in cores],
         "neurons": [int(core.group[:, 2].sum()) for core in cores],
         "input_axons": [len(core.axon) for core in cores],
-        "output_entries": [len(core.out) for core in cores],
+        "map_entries": [core.map_entries for core in cores],
         "accumulators": [core.accumulators for core in cores],
         "instructions": [len(core.code) for core in cores],
     }
-    memory = chip.memory_bytes_per_core.central, chip.synaptic_memory_bytes_per_core.central
-    sizes = zip(most["bytes"], most["synaptic_bytes"], strict=True)
     return ImageSummary(
         sum(most["bytes"]),
         sum(file.stat().st_size for file in image.path.iterdir()),
@@ -82,7 +63,4 @@ def summary_of(image: Image, chip: ChipSpec) -> ImageSummary:
         len(list(programs(image.programs.decode().splitlines()))),
         image.about.steps,
         {name: max(values, default=0) for name, values in most.items()},
-        int(memory[0]),
-        int(memory[1]),
-        sum(size > memory[0] or synaptic > memory[1] for size, synaptic in sizes),
     )

@@ -8,12 +8,10 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
-from mmfree_neuro.errors import CapacityError, InputError
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import check_outputs, keeping
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.mapping.footprint import need_programs
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import Request
@@ -46,10 +44,8 @@ def place(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tu
 
     The graph that comes back is divided where the mapping divides it.
     """
-    from mmfree_partition.check import check
-    from mmfree_partition.place.anneal import refine
+    from mmfree_partition.fit import fit
     from mmfree_partition.placers import PLACERS
-    from mmfree_partition.route import route
 
     if request.placer not in PLACERS:
         raise InputError(
@@ -65,22 +61,7 @@ def place(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tu
         )
     if request.seed < 0:
         raise InputError(f"the seed is {request.seed}, must not be negative")
-    if graph.accumulator_bits > system.chip.accumulator_bits.central:
-        raise CapacityError(
-            f"{graph.name}: needs accumulators of {graph.accumulator_bits} bits, "
-            f"{system.chip.name} has "
-            f"{system.chip.accumulator_bits.central:g}"
-        )
-    placed = PLACERS[request.placer](graph, system, request)
-    if request.refine:
-        placed = refine(graph, system, request, placed)
-    graph = by_columns(graph, placed.columns)
-    routes = route(graph, placed.shards, placed.locations)
-    mapping = Mapping(
-        digest, system.name, request.placer, placed.shards, placed.locations, routes, placed.columns
-    )
-    need_programs(graph, mapping, system.chip)
-    return graph, check(graph, mapping, system)
+    return fit(graph, digest, system, request)
 
 
 def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None = None) -> Bounds:

@@ -95,7 +95,7 @@ def mapping_content(
     use: dict[Location, Footprint],
 ) -> MappingContent:
     """A mapping in figures, and what lies on every core in use."""
-    room, nodes = asdict(limits(system.chip)), summary.nodes
+    room, nodes = limits(system.chip), summary.nodes
     used = [asdict(use[place]) for place in mapping.cores]
     columns = {name: [core[name] for core in used] for name in room}
     return {
@@ -144,11 +144,7 @@ def _content(
             "core": place.core,
             "kind": heaviest[place][2],
             "block": heaviest[place][3],
-            "memory": use[place].memory,
-            "synaptic_memory": use[place].synaptic_memory,
-            "neurons": use[place].neurons,
-            "state_per_neuron": use[place].state_per_neuron,
-            "input_axons": use[place].input_axons,
+            "use": asdict(use[place]),
         }
         for place in mapping.cores
     ]

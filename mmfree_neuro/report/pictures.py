@@ -153,8 +153,9 @@ def _legend(picture: Figure, entries: Iterable[tuple[str, Any]]) -> None:
 def cores_by_memory(report: Mapped) -> Figure:
     """Every core by the share of its synaptic memory in use."""
     limit = report["mapping"]["use"]["synaptic_memory"]["limit"]
+    assert limit is not None  # every chip's file says it
     shades = ScalarMappable(Normalize(0, 100), SHADES)
-    picture, axes = _chips(report, lambda core: SHADES(core["synaptic_memory"] / limit))
+    picture, axes = _chips(report, lambda core: SHADES(core["use"]["synaptic_memory"] / limit))
     bar = picture.colorbar(
         shades, ax=axes, orientation="vertical", fraction=0.03, pad=0.01, aspect=25, shrink=0.8
     )
@@ -178,9 +179,10 @@ def cores_by_kind(report: Mapped) -> Figure:
 def limits(report: Mapped) -> Figure:
     """The fullest core and the mean, as a share of each limit."""
     use = report["mapping"]["use"]
-    picture, axes = _figure(9, 3.6)
-    for row, (name, (_, unit)) in enumerate(LIMITS.items()):
-        most, mean, limit = (use[name][key] for key in ("max", "mean", "limit"))
+    limited = [(*LIMITS[name], row) for name, row in use.items() if row["limit"] is not None]
+    picture, axes = _figure(9, 1.2 + 0.44 * len(limited))
+    for row, (_, unit, used) in enumerate(limited):
+        most, mean, limit = used["max"], used["mean"], used["limit"]
         shares = [100 * value / limit if limit else 0.0 for value in (most, mean)]
         axes.barh(row, 100, height=0.62, color="#f0f2f4")
         axes.barh(
@@ -197,9 +199,7 @@ def limits(report: Mapped) -> Figure:
         axes.text(max(101.5, shares[0] + 1.5), row, text, va="center", fontsize=9, color=INK)
     axes.axvline(100, color=WARM, lw=1.2, label="limit")
     axes.set(
-        yticks=range(len(LIMITS)),
-        yticklabels=[label for label, _ in LIMITS.values()],
-        xlim=(0, 100),
+        yticks=range(len(limited)), yticklabels=[label for label, *_ in limited], xlim=(0, 100)
     )
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.invert_yaxis()

@@ -36,22 +36,19 @@ class Use(TypedDict):
 
     max: float
     mean: float
-    limit: float
+    limit: float | None
+    """None where the chip's file leaves it open."""
 
 
 class CoreInUse(TypedDict):
-    """A core: the kind and the block that most of it belongs to, and what it takes of each
-    limit."""
+    """A core: the kind and the block that most of it belongs to, and what it has of everything that
+    is limited."""
 
     chip: int
     core: int
     kind: str
     block: int | None
-    memory: int
-    synaptic_memory: int
-    neurons: int
-    state_per_neuron: int
-    input_axons: int
+    use: dict[str, int]
 
 
 class MappingContent(TypedDict):

@@ -122,11 +122,14 @@ def _mapped(report: Content) -> Section:
     ]
     limits_ = []
     for name, (label, unit) in LIMITS.items():
-        most, mean, limit = (use[name][key] for key in ("max", "mean", "limit"))
-        shares = _share(most, limit), _share(mean, limit)
-        limits_.append(
-            (label, figure(most, unit), figure(mean, unit), figure(limit, unit), *shares)
-        )
+        most, mean, limit = use[name]["max"], use[name]["mean"], use[name]["limit"]
+        if limit is None:
+            limits_.append((label, figure(most, unit), figure(mean, unit), "left open", "", ""))
+        else:
+            shares = _share(most, limit), _share(mean, limit)
+            limits_.append(
+                (label, figure(most, unit), figure(mean, unit), figure(limit, unit), *shares)
+            )
     head = ("per core in use", "most", "mean", "limit", "most of the limit", "mean of the limit")
     tables = (Table("", ("", ""), rows), Table("Use of every limit of a core", head, limits_))
     return Section("The mapping", (), (), tables, ("cores-by-memory", "cores-by-kind", "limits"))

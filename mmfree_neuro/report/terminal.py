@@ -3,7 +3,7 @@ for machines."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from typing import Any
 
 from mmfree_neuro.cost.explore import Point, front, label
@@ -70,12 +70,16 @@ def graph_text(graph: Graph) -> str:
     return "\n".join(lines)
 
 
-def utilisation(use: dict[Any, Footprint], system: SystemSpec) -> dict[str, dict[str, float]]:
-    """For every limit of a core: the most and the mean in use, and the limit."""
-    available, found = limits(system.chip), {}
-    for field, limit in zip(fields(Footprint), astuple(available), strict=True):
-        used = [getattr(footprint, field.name) for footprint in use.values()]
-        found[field.name] = {"max": max(used), "mean": sum(used) / len(used), "limit": limit}
+def utilisation(
+    use: dict[Any, Footprint], system: SystemSpec
+) -> dict[str, dict[str, float | None]]:
+    """For everything that a core has so much of: the most and the mean in use, the limit, and the
+    low end of its range; None where the chip's file leaves it open."""
+    least, found = limits(system.chip, "low"), {}
+    for name, limit in limits(system.chip).items():
+        used = [getattr(footprint, name) for footprint in use.values()]
+        most, mean = max(used), sum(used) / len(used)
+        found[name] = {"max": most, "mean": mean, "limit": limit, "low": least[name]}
     return found
 
 
@@ -109,10 +113,12 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
         f"{content['chips']} chips, {content['routes']} routes",
     ]
     for name, row in content["utilisation"].items():
+        limit = "open" if row["limit"] is None else f"{row['limit']:.0f}"
+        passed = row["low"] is not None and row["max"] > row["low"]
         lines.append(
             f"  {name.replace('_', ' '):18s} most {row['max']:>8.0f}  mean {row['mean']:>10.1f} "
-            " limit "
-            f"{row['limit']:>8.0f}"
+            f" limit {limit:>8s}"
+            + (f"  more than the low end of the limit, {row['low']:.0f}" if passed else "")
         )
     for name, gap in bounds.items():
         ratio = "" if gap["ratio"] is None else f"  ratio {gap['ratio']:.3f}"

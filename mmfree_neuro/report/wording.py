@@ -8,10 +8,18 @@ PHASES = {"prefill": "prefill", "generate": "generation"}
 LIMITS = {
     "memory": ("memory", "bytes"),
     "synaptic_memory": ("synaptic memory", "bytes"),
+    "groups": ("neuron groups", ""),
     "neurons": ("neurons", ""),
-    "state_per_neuron": ("state of a neuron", "bytes"),
     "input_axons": ("input axons", ""),
+    "map_entries": ("axon map entries", ""),
+    "output_axons": ("outgoing axons", ""),
+    "accumulators": ("accumulators, all slots", ""),
+    "instructions": ("instructions", ""),
+    "state_per_neuron": ("state of a neuron", "bytes"),
+    "input_channels": ("input channels of a neuron", ""),
+    "output_channels": ("output channels of a neuron", ""),
 }
+"""What a core can have so much of: a label and a unit for each figure of a footprint."""
 
 
 CAPTIONS = {

@@ -12,7 +12,7 @@ from mmfree_neuro.files.reading import Misfit, read_json, reading
 from mmfree_neuro.files.records import decoded
 from mmfree_neuro.files.writing import save_text
 from mmfree_neuro.graph.summary import GraphSummary
-from mmfree_neuro.mapping.footprint import Footprint, limits
+from mmfree_neuro.mapping.footprint import Footprint, Limits, limits, over
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.mapping_file import (
     PlainMapping,
@@ -97,7 +97,7 @@ class _File:
     system: SystemSpec
     versions: dict[str, str]
     date: str
-    use: tuple[tuple[int, int, int, int, int, int, int], ...]
+    use: tuple[tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int], ...]
     """Chip, core and the fields of Footprint, of every core in use."""
     warnings: tuple[str, ...]
     ended: Literal["length", "eos"]
@@ -207,13 +207,13 @@ def _check_tokens(file: _File) -> None:
         raise Misfit(f"the seconds of {', '.join(PHASES)} must be there, none negative")
 
 
-def _check_use(file: _File, mapping: Mapping, room: Footprint) -> None:
+def _check_use(file: _File, mapping: Mapping, room: Limits) -> None:
     """Misfit where what is in use is not said once for each core, or no core has as much."""
     places = sorted(Location(chip, core) for chip, core, *_ in file.use)
     if tuple(places) != mapping.cores or any(min(used) < 0 for _, _, *used in file.use):
         raise Misfit("what is in use must be said once for each core, and not be negative")
     for chip, core, *used in file.use:
-        if not Footprint(*used).fits(room):
+        if over(Footprint(*used), room):
             raise Misfit(f"core {core} of chip {chip} must not use more than there is")
 
 

@@ -36,8 +36,6 @@ class ChipSpec:
     accumulator_bits: Quantity
     weight_bits: Quantity
     """What a stored weight takes; low and high are what the chip allows."""
-    synaptic_word_bits: Quantity
-    """What reaches a core by one axon is stored in whole words of this size."""
     energy_per_synop_pj: Quantity
     energy_per_instruction_pj: Quantity
     energy_per_message_pj: Quantity
@@ -61,10 +59,21 @@ class ChipSpec:
     barrier_one_chip_ns: Quantity
     barrier_few_chips_ns: Quantity
     barrier_many_chips_ns: Quantity
+    # A file may leave these open: then nothing is limited.
+    neuron_groups_per_core: Quantity | None = None
+    """Of like neurons that run one program."""
+    axon_map_entries_per_core: Quantity | None = None
+    """Payloads that the neurons of a core can send, each once, wherever they go."""
     output_axons_per_core: Quantity | None = None
-    """How many (output, destination core) pairs a core can hold, where that is known."""
+    """Pairs of such a payload and a core that it goes to."""
+    accumulators_per_core: Quantity | None = None
+    """With all slots: a neuron has one at each of its ports for each step that something may wait
+    there, and two at least."""
     program_instructions_per_core: Quantity | None = None
-    """How many instructions the programs on a core can have together, where that is known."""
+    """Of all programs on a core together."""
+    input_channels_per_neuron: Quantity | None = None
+    """How many sums of its own a neuron reads."""
+    output_channels_per_neuron: Quantity | None = None
 
 
 @dataclass(frozen=True)

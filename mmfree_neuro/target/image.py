@@ -20,7 +20,8 @@ class Machine:
     groups_per_core: int | None
     neurons_per_core: int | None
     input_axons_per_core: int | None
-    output_entries_per_core: int | None
+    map_entries_per_core: int | None
+    """Payloads that the neurons of a core can send, each once, wherever they go."""
     accumulators_per_core: int | None
     """Slots counted."""
     instructions_per_core: int | None

@@ -44,6 +44,9 @@ MOST_CORES, MOST_PORTS, MOST_LISTS, MOST_WORDS = 1 << 8, 1 << 12, (1 << 8) - 1, 
 LONGEST_LIST = 65_535
 """Neurons that one synapse list reaches."""
 
+ACCUMULATOR_BYTES = 4
+CURRENT_AND_NEXT = 2
+"""Slots of a port whose lists have no delays: the one that is read and the one that is filled."""
 ALL_ONES, TERNARY, EIGHT_BITS = 1, 2, 3
 """Formats of synapse lists."""
 HERE, AWAY, RESULT = 0, 1, 2
@@ -82,9 +85,29 @@ class Core:
         return int((self.port[:, 1].astype(np.int64) * self.group[owners, 2]).sum())
 
     @property
+    def senders(self) -> NDArray[np.int64]:
+        """The group of each row of OUT."""
+        return np.repeat(np.arange(len(self.group)), self.group[:, 14])
+
+    @property
+    def map_entries(self) -> int:
+        """Payloads that its neurons can send, each once, wherever they go: the neurons that some
+        row of OUT has, for each output of each group."""
+        if not len(self.out):
+            return 0
+        # A group and one of its outputs have 2^32 numbers of their own, one for each neuron.
+        base = (self.senders * MOST_OUTPUTS + (self.out[:, 0] & 15).astype(np.int64)) << 32
+        starts = base + self.out[:, 1]
+        order = np.argsort(starts, kind="stable")
+        starts, stops = starts[order], (starts + self.out[:, 2])[order]
+        before = np.maximum.accumulate(np.append(0, stops[:-1]))
+        return int(np.maximum(stops - np.maximum(starts, before), 0).sum())
+
+    @property
     def bytes(self) -> int:
-        """What it takes of a core's memory: its sections, and 4 bytes an accumulator."""
-        return sum(section.nbytes for section in self.sections) + 4 * self.accumulators
+        """What it takes of a core's memory: its sections and its accumulators."""
+        sections = sum(section.nbytes for section in self.sections)
+        return sections + ACCUMULATOR_BYTES * self.accumulators
 
 
 SECTIONS = tuple(field.name for field in fields(Core) if field.name != "number")
@@ -107,6 +130,24 @@ SECTION_TYPES: dict[str, tuple[str, int]] = {
 DIRECTORY_NUMBERS = 64
 
 
+def row_bytes(section: str) -> int:
+    """What a row of a section takes."""
+    kind, width = SECTION_TYPES[section]
+    return np.dtype(kind).itemsize * width
+
+
+def format_of(weight_bits: int) -> int:
+    """The format of lists of ternary weights that are stored at so many bits."""
+    return TERNARY if weight_bits <= 2 else EIGHT_BITS
+
+
+def list_words(neurons: int, weight_bits: int) -> int:
+    """The words of a synapse list with its header; `weight_bits` is 0 where all weights are 1."""
+    if not weight_bits:
+        return 1
+    return 1 + -(-neurons // (32 if format_of(weight_bits) == TERNARY else 8))
+
+
 def headers(
     format_: int, delay: int, count: int, port: NDArray[np.int64], offset: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
@@ -126,6 +167,12 @@ def packed_ternary(codes: NDArray[np.int8]) -> NDArray[np.uint64]:
         planes[:, :, plane] = padded.reshape(lists, width, 32)
     packed = np.packbits(planes.reshape(lists, -1), axis=1, bitorder="little")
     return packed.view("<u8")
+
+
+def packed_bytes(codes: NDArray[np.int8]) -> NDArray[np.uint64]:
+    """The words [lists, words] of lists of eight bits a weight, from weights [lists, neurons]."""
+    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 8)))
+    return np.ascontiguousarray(padded).view("<u8")
 
 
 def cores_file(chip: int, cores: tuple[Core, ...]) -> list[bytes]:

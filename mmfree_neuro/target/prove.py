@@ -211,7 +211,7 @@ def _prove_limits(cores: Cores, machine: Machine) -> None:
         ("groups", cores.lengths("group")),
         ("neurons", cores.sums("group", cores.groups["neurons"])),
         ("input_axons", cores.lengths("axon")),
-        ("output_entries", cores.lengths("out")),
+        ("map_entries", np.array([core.map_entries for core in cores.cores], np.int64)),
         ("accumulators", cores.accumulators),
         ("instructions", cores.lengths("code")),
         ("memory_bytes", cores.memory_bytes),

@@ -1,5 +1,5 @@
 """Proves that a mapping is valid, from the mapping, the graph and the system alone; shares no code
-with the placers."""
+with the placers but the sizes, which machine images prove."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.errors import MappingError
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input
-from mmfree_neuro.graph.verify import instruction_counts
+from mmfree_neuro.mapping.footprint import limits, over, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.systems.spec import ChipSpec, SystemSpec
 
@@ -72,98 +72,15 @@ def _places(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
         )
 
 
-def _lists(
-    sizes: dict[tuple[str, str], int], node: AnyNode, start: int, stop: int
-) -> dict[tuple[str, str], tuple[int, int]]:
-    """For every output that a shard reads: payloads that arrive, and synapses that each of them has
-    there."""
-    lists: dict[tuple[str, str], tuple[int, int]] = {}
-    for entry in node.inputs:
-        size = sizes[entry.source, entry.source_port]
-        arriving = len(_needed(node, entry, start, stop, size))
-        synapses = stop - start if entry.how in ("ternary", "broadcast") else 1
-        before = lists.get((entry.source, entry.source_port), (0, 0))
-        lists[entry.source, entry.source_port] = max(arriving, before[0]), synapses + before[1]
-    return lists
-
-
 def _capacity(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
-    chip = system.chip
-    word = int(chip.synaptic_word_bits.central)
-    bits = int(chip.weight_bits.central)
-    sizes = _sizes(graph)
-    words_of = {node.name: _state_words(node) for node in graph.nodes}
-    used: dict[Location, dict[str, int]] = defaultdict(lambda: dict.fromkeys(AMOUNTS, 0))
-    programs: dict[Location, set[str]] = defaultdict(set)
-    read: dict[tuple[str, int, bool], tuple[int, int]] = {}
-    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
-        if place.chip == HOST:
-            continue
-        node, rows, words = graph.node(shard.node), shard.stop - shard.start, words_of[shard.node]
-        # Shards of as many neurons read alike, but for the last group of payloads.
-        case = shard.node, rows, shard.stop == node.size
-        if case not in read:
-            lists = _lists(sizes, node, shard.start, shard.stop).values()
-            read[case] = (
-                sum(count for count, _ in lists),
-                sum(
-                    count * ((each * bits + word - 1) // word) * (word // 8)
-                    for count, each in lists
-                ),
-            )
-        axons, synaptic = read[case]
-        tables = 8 * graph.sigmoid.values.size if node.reads_sigmoid else 0
-        amounts = used[place]
-        amounts["memory"] += synaptic + 4 * words * rows + tables
-        amounts["synaptic"] += synaptic
-        amounts["neurons"] += rows
-        amounts["axons"] += axons
-        programs[place].add(shard.node)
-        if 4 * words > chip.state_bytes_per_neuron.central:
+    room = limits(system.chip)
+    for place, used in use_of_cores(graph, mapping, system.chip).items():
+        if passed := over(used, room):
+            what, need, limit = passed
             raise MappingError(
-                f"mapping: {shard.node} has {4 * words} bytes a neuron, {chip.name} has "
-                f"{chip.state_bytes_per_neuron.central:g}"
+                f"mapping: core {place.core} of chip {place.chip} needs {need} of {what}, "
+                f"{system.chip.name} has {limit}"
             )
-    for source, _, destinations, start, stop in mapping.routes:
-        place = mapping.locations[source]
-        if place.chip != HOST:
-            used[place]["outgoing axons"] += (stop - start) * len(destinations)
-    if chip.program_instructions_per_core is not None:
-        issued = instruction_counts(graph)
-        for place, names in programs.items():
-            used[place]["instructions"] = sum(sum(issued[name].values()) for name in names)
-    _within(used, chip)
-
-
-AMOUNTS = ("memory", "synaptic", "neurons", "axons", "outgoing axons", "instructions")
-"""What a core has so much of, and no more."""
-
-
-def _state_words(node: AnyNode) -> int:
-    """Words of 32 bits that a neuron of a node keeps."""
-    groups = sum(entry.how == "group" for entry in node.inputs)
-    kept = len(node.ports) - groups + groups * node.group + len(node.constants)
-    return kept + (0 if node.state_type is None else 1)
-
-
-def _within(used: dict[Location, dict[str, int]], chip: ChipSpec) -> None:
-    limits = {
-        "memory": chip.memory_bytes_per_core,
-        "synaptic": chip.synaptic_memory_bytes_per_core,
-        "neurons": chip.neurons_per_core,
-        "axons": chip.input_axons_per_core,
-        "outgoing axons": chip.output_axons_per_core,
-        "instructions": chip.program_instructions_per_core,
-    }
-    for place, amounts in used.items():
-        for what, amount in amounts.items():
-            limit = limits[what]
-            if limit is not None and amount > limit.central:
-                raise MappingError(
-                    f"mapping: core {place.core} of chip {place.chip} needs {amount} of {what}, "
-                    f"{chip.name} has "
-                    f"{limit.central:g}"
-                )
 
 
 def _payloads(graph: Graph, chip: ChipSpec) -> None:
@@ -176,11 +93,11 @@ def _payloads(graph: Graph, chip: ChipSpec) -> None:
         )
     for node in graph.nodes:
         for output in node.outputs:
-            if output.qtype.bits > chip.payload_bits.high:
+            if output.qtype.bits > chip.payload_bits.central:
                 raise MappingError(
                     f"mapping: {node.name}.{output.port} has payloads of {output.qtype.bits} "
                     f"bits, {chip.name} has "
-                    f"{chip.payload_bits.high:g}"
+                    f"{chip.payload_bits.central:g}"
                 )
 
 
@@ -346,6 +263,6 @@ def check(graph: Graph, mapping: Mapping, system: SystemSpec) -> Mapping:
     _places(graph, mapping, system)
     _payloads(graph, system.chip)
     _routes(graph, mapping)
-    _capacity(graph, mapping, system)
     _order(graph, mapping)
+    _capacity(graph, mapping, system)
     return mapping

@@ -24,7 +24,7 @@ from mmfree_neuro.image.write import write_image
 from mmfree_neuro.integers.fixedpoint import Multiplier, QType
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping import mapping_file
-from mmfree_neuro.mapping.footprint import footprint
+from mmfree_neuro.mapping.footprint import Sizes
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.pipeline import emulated
@@ -192,7 +192,7 @@ def test_a_made_up_node_everywhere(
 
     # What it takes on a core: three accumulators (that of presence among them), a constant and a
     # state in words, and σ's table.
-    taken = footprint(graph, node, Shard("threshold", 0, 3), system.chip)
+    taken = Sizes(graph, system.chip).of(Shard("threshold", 0, 3)).all
     assert taken.state_per_neuron == 4 * (3 + 1 + 1)
     assert taken.memory > taken.synaptic_memory + 2 * 4 * len(graph.sigmoid.values)
     assert check(graph, mapped(graph), system) == mapped(graph)

@@ -8,7 +8,7 @@ import pytest
 
 from mmfree_neuro.errors import GraphError, ImageError
 from mmfree_neuro.graph import assembler, programs
-from mmfree_neuro.graph.assembler import Assembled, assemble, ports_of
+from mmfree_neuro.graph.assembler import Assembled, assemble, guard
 from mmfree_neuro.graph.machine import CheckedMachine
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Rescale
 from mmfree_neuro.graph.verify import instruction_counts, sum_bound
@@ -17,15 +17,6 @@ from mmfree_neuro.image.write import as_listed
 from mmfree_neuro.integers.fixedpoint import Ints, Multiplier
 from mmfree_neuro.target import listing
 from mmfree_neuro.target.instructions import CONSTANT, IMMEDIATE, STATE, Op, instruction
-
-
-def guard(node: AnyNode) -> Counter[str]:
-    """What a program issues beyond what `verify` counts: to find out whether a token is there."""
-    if not node.inputs:
-        return Counter()
-    if node.presence is not None:
-        return Counter({"SKP_C": 1, "RDC": int(node.presence not in node.reads)})
-    return Counter({"SKP_C": 1, "OR": len(ports_of(node)) - 1})
 
 
 def test_instructions_are_those_that_are_counted(graph: Graph) -> None:

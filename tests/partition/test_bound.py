@@ -18,6 +18,13 @@ from mmfree_partition.chain.crossing import copyable
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 
+
+@pytest.fixture(scope="module")
+def system(roomy: SystemSpec) -> SystemSpec:
+    """Eight chips of cores that hold whatever lies on them."""
+    return roomy
+
+
 Change = Callable[..., SystemSpec]
 HOST_0 = Location(HOST, 0)
 
@@ -62,11 +69,15 @@ def test_bounds_of_two_chips_by_hand(
     ("figures", "cores"),
     [
         ({"neurons_per_core": 1}, 2),
-        # Six weights of two bits, without rounding to words; a byte of them alone is synaptic.
-        ({"synaptic_memory_bytes_per_core": 1, "weight_bits": 2}, 2),
-        ({"synaptic_memory_bytes_per_core": 1, "weight_bits": 4}, 3),
-        ({"memory_bytes_per_core": 9, "weight_bits": 2}, 2),
-        ({"memory_bytes_per_core": 10, "weight_bits": 2}, 1),
+        # Three lists of a header and a word, as if both rows lay on one core; 64 bytes of a row
+        # of GROUP, 8 of a port, 12 of axons and 16 of accumulators.
+        ({"synaptic_memory_bytes_per_core": 48}, 1),
+        ({"synaptic_memory_bytes_per_core": 47}, 2),
+        ({"memory_bytes_per_core": 148}, 1),
+        ({"memory_bytes_per_core": 147}, 2),
+        ({"input_axons_per_core": 2}, 2),
+        ({"axon_map_entries_per_core": 1}, 2),
+        ({"accumulators_per_core": 3}, 2),
     ],
 )
 def test_the_fewest_cores_by_hand(

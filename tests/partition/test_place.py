@@ -26,12 +26,20 @@ from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import chip_order
 from mmfree_partition.check import check
+from mmfree_partition.fit import fit
 from mmfree_partition.place import anneal, mtkahypar
 from mmfree_partition.place.anneal import refine
 from mmfree_partition.place.best_cuts import GRAIN, SLACK, slowest_allowed
 from mmfree_partition.placement import Placement
 from mmfree_partition.placers import PLACERS
 from mmfree_partition.route import route
+
+
+@pytest.fixture(scope="module")
+def system(roomy: SystemSpec) -> SystemSpec:
+    """Eight chips of cores that hold whatever lies on them."""
+    return roomy
+
 
 Change = Callable[..., SystemSpec]
 EMBEDDING = frozenset({"embedding"})
@@ -73,8 +81,8 @@ CASES = [
     (196608, 120, False, True, False),
     pytest.param(196608, 60, True, False, False, marks=pytest.mark.slow),
     (196608, 3, True, True, True),
-    (12000, 17, False, False, True),
-    (12000, 17, True, True, True),
+    (16000, 17, False, False, True),
+    (16000, 17, True, True, True),
 ]
 """Bytes of a core, cores of a chip, whether nodes are spread, the head is on the host, sums may be
 divided."""
@@ -98,16 +106,16 @@ def test_placements_are_valid(
     not given."""
     system = with_figures(system, memory_bytes_per_core=memory)
     request = Request(cores=cores, head_on_host=head_on_host, spread=spread, divide=divide)
-    fewest = PLACERS[placer](graph, system, request)
-    least = len({place.chip for place in fewest.locations} - {HOST})
-    assert PLACERS[placer](graph, system, replace(request, chips=least)) == fewest
+    request = replace(request, placer=placer)
+    _, fewest = fit(graph, "", system, request)
+    least = len(fewest.chips)
+    assert fit(graph, "", system, replace(request, chips=least))[1] == fewest
     found = {least: fewest}
     if placer != "block-per-chip":
-        found[least + 2] = PLACERS[placer](graph, system, replace(request, chips=least + 2))
+        _, found[least + 2] = fit(graph, "", system, replace(request, chips=least + 2))
     for chips, placed in found.items():
         assert divide or not placed.columns
-        mapping = mapped(graph, system, placed)
-        assert mapping.chips == tuple(sorted(chip_order(system)[:chips]))
+        assert placed.chips == tuple(sorted(chip_order(system)[:chips]))
         assert max(place.core for place in placed.locations) < cores
         at_home = {
             s.node for s, p in zip(placed.shards, placed.locations, strict=True) if p.chip == HOST
@@ -170,8 +178,8 @@ MESSAGES = [
     ),
     (
         Request(cores=1, divide=False),
-        {"memory_bytes_per_core": 27},
-        "head: one neuron needs 28 of memory, a core of loihi2 has 27",
+        {"memory_bytes_per_core": 467},
+        "head: one neuron needs 468 of memory, a core of loihi2 has 467",
     ),
 ]
 
@@ -426,10 +434,10 @@ def test_a_published_model_has_a_block_on_each_chip_and_uses_every_core() -> Non
     assert blocks == {HOST: None, order[24]: None} | {order[block]: block for block in range(24)}
 
 
-@pytest.mark.parametrize(("asked", "chips"), [(None, 6), (8, 8), (24, 24)])
+@pytest.mark.parametrize(("asked", "chips"), [(None, 8), (8, 8), (24, 24)])
 def test_a_published_model_on_few_chips(asked: int | None, chips: int) -> None:
     mapping = placed_370m("greedy", asked, False)
-    assert (len(mapping.chips), len(mapping.cores)) == (chips, 705)
+    assert (len(mapping.chips), len(mapping.cores)) == (chips, 888)
 
 
 @pytest.mark.slow

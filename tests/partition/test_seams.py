@@ -27,6 +27,13 @@ from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims import fast
 
+
+@pytest.fixture(scope="module")
+def system(roomy: SystemSpec) -> SystemSpec:
+    """Eight chips of cores that hold whatever lies on them."""
+    return roomy
+
+
 some = settings(
     max_examples=settings.default.max_examples // 3,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -83,9 +90,9 @@ def test_cuts_cost_what_links_carry(
     assert np.array_equal(fast.run(divided, mapping, job).logits, expected.logits)
 
 
-def test_places_inside_a_gate_by_hand() -> None:
+def test_places_inside_a_gate_by_hand(system: SystemSpec) -> None:
     """The costs that the docstring of `places` works out."""
-    graph, system = published_graph("370m", blocks=2), load_system("alia-point-32")
+    graph = published_graph("370m", blocks=2)
     chain = Chain(graph, system.chip, frozenset({"embedding"}))
     places = Seams(chain, divide=True).places(16)
     crossed = dict(zip(places.cuts, places.crossed.tolist(), strict=True))

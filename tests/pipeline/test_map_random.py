@@ -100,12 +100,14 @@ class Case:
 
 
 LIMITS = {
-    "memory_bytes_per_core": [1500, 4000, 12000, 30000, 196608, 196608],
-    "synaptic_memory_bytes_per_core": [1000, 3000, 10000, 131072, 131072],
-    "neurons_per_core": [4, 40, 200, 8192, 8192, 8192],
+    "memory_bytes_per_core": [6000, 12000, 30000, 196608, 196608],
+    "synaptic_memory_bytes_per_core": [3000, 10000, 128000, 128000],
+    "neuron_groups_per_core": [None, 1, 3, 8, 8],
+    "neurons_per_core": [4, 40, 200, 4096, 4096, 4096],
     "state_bytes_per_neuron": [100, *7 * [4096]],
     "input_axons_per_core": [100, 250, 1000, 16000, 16000, 16000],
-    "synaptic_word_bits": [8, 64],
+    "axon_map_entries_per_core": [None, 200, 16000],
+    "accumulators_per_core": [None, 300, 2000, 8192],
     "program_instructions_per_core": [None, None, None, None, None, 300, 1000, 4000],
     "output_axons_per_core": [None, None, None, None, None, 60, 300, 2000],
 }

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.baselines import published, roofline
-from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
-from mmfree_neuro.mapping.footprint import Footprint, use_of_cores
+from mmfree_neuro.mapping.footprint import Footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.report import content, pages, pictures, sections, terminal, wording
 from mmfree_neuro.report.wording import figure, spread
@@ -24,9 +23,9 @@ from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 USE = {
-    Location(0, 0): Footprint(40, 20, 2, 12, 4),
-    Location(0, 5): Footprint(50, 30, 2, 12, 6),
-    Location(1, 6): Footprint(20, 10, 2, 4, 4),
+    Location(0, 0): Footprint(40, 20, neurons=2, input_axons=4, state_per_neuron=12),
+    Location(0, 5): Footprint(50, 30, neurons=2, input_axons=6, state_per_neuron=12),
+    Location(1, 6): Footprint(20, 10, neurons=2, input_axons=4, state_per_neuron=4),
 }
 PICTURES = ["cores-by-kind", "cores-by-memory", "energy", "limits", "links"]
 
@@ -191,13 +190,16 @@ def test_the_report_is_plain_data() -> None:
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:
     mapping = built(made_run())["mapping"]
-    assert mapping["use"] == {
+    limited = {name: row for name, row in mapping["use"].items() if row["limit"] is not None}
+    assert limited == {
         "memory": {"max": 50, "mean": 110 / 3, "limit": 100},
         "synaptic_memory": {"max": 30, "mean": 20, "limit": 60},
         "neurons": {"max": 2, "mean": 2, "limit": 8},
         "state_per_neuron": {"max": 12, "mean": 28 / 3, "limit": 16},
         "input_axons": {"max": 6, "mean": 14 / 3, "limit": 10},
     }
+    assert mapping["use"].keys() == wording.LIMITS.keys()
+    assert mapping["use"]["groups"] == {"max": 0, "mean": 0, "limit": None}
     assert (mapping["chips"], mapping["chips_of_system"], mapping["cores"], mapping["shards"]) == (
         2,
         4,
@@ -307,9 +309,8 @@ def test_messages_between_chips_are_counted_over_both_phases() -> None:
 
 def test_every_figure_of_the_system_is_there_with_its_source() -> None:
     rows = {(row["of"], row["name"]): row for row in built(made_run())["sources"]}
-    assert (
-        len(rows) == 5 + len(fields(ChipSpec)) - 1 - 2
-    )  # the name, and what is not known of this chip
+    known = [field for field in fields(ChipSpec) if field.default is MISSING]
+    assert len(rows) == 5 + len(known) - 1  # no source for the name
     assert rows["chip", "energy per synop"] == {
         "of": "chip",
         "name": "energy per synop",
@@ -591,21 +592,6 @@ def test_drawing_leaves_pyplot_and_its_state_alone() -> None:
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-def test_the_use_of_a_core_is_the_sum_of_its_shards(
-    hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
-) -> None:
-    """Three payloads arrive; each has a list of one synapse, which takes a word of 8 bytes."""
-    one = Footprint(
-        memory=3 * 8 + 4, synaptic_memory=3 * 8, neurons=1, state_per_neuron=4, input_axons=3
-    )
-    found = use_of_cores(hand_graph, hand_mapping, system.chip)
-    assert found == {Location(0, 0): one, Location(0, 1): one}
-    together = replace(hand_mapping, locations=(Location(HOST, 0), Location(0, 0), Location(0, 0)))
-    assert use_of_cores(hand_graph, together, system.chip) == {
-        Location(0, 0): Footprint(56, 48, 2, 4, 6)
-    }
 
 
 def test_escapes_in_a_page_of_markdown() -> None:

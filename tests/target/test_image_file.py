@@ -308,7 +308,7 @@ LIMITS = {
     "has 2 groups, must have at most 1": {"groups_per_core": 1},
     "has 43 neurons, must have at most 42": {"neurons_per_core": 42},
     "has 5 input axons, must have at most 4": {"input_axons_per_core": 4},
-    "has 2 output entries, must have at most 1": {"output_entries_per_core": 1},
+    "has 2 map entries, must have at most 1": {"map_entries_per_core": 1},
     "has 126 accumulators, must have at most 125": {"accumulators_per_core": 125},
     "has 10 instructions, must have at most 9": {"instructions_per_core": 9},
     "has 1204 memory bytes, must have at most 1203": {"memory_bytes_per_core": 1203},

@@ -3,8 +3,7 @@ between chips.
 
 Each bound holds for every mapping of the graph on the same chip, whatever places it:
 
-- cores and chips: whatever the nodes take of a limit, without rounding to words and without copies,
-  over that limit;
+- cores and chips: whatever the nodes take of a limit, as if all lay on one core, over that limit;
 - slowest core: the busiest of the resources that no mapping can spare (synapses read, synaptic
   operations, instructions), spread evenly over all cores of the chips in use;
 - messages from chip to chip, of mappings that divide no product by columns: what
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.mapping.footprint import EMPTY
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.bound.fewest_messages import fewest_messages
@@ -88,23 +88,23 @@ def messages_between_chips(mapping: Mapping) -> int:
 
 
 def _fewest_cores(chain: Chain) -> int:
-    synapses = words = neurons = 0
-    for link in chain.links:
-        node = link.node
-        neurons += node.size
-        state = node.state_type is not None
-        words += node.size * (node.accumulators + len(node.constants) + state)
-        for entry in node.inputs:
-            synapses += node.size if entry.matrix is None else entry.matrix.size
-    synaptic = synapses * chain.bits / 8
-    room = chain.room
-    return ceil(
-        max(
-            synaptic / room.synaptic_memory,
-            (synaptic + 4 * words) / room.memory,
-            neurons / room.neurons,
-        )
+    """The most of any limit that all nodes together take, over that limit.
+
+    Of what shards of a core take, all grows with their neurons, and no shard takes less than its
+    share of the whole node; but input axons, headers of lists, rows and programs are counted once a
+    node, as if it was never cut.
+    """
+    whole = [Shard(link.node.name, 0, link.node.size) for link in chain.links]
+    taken = sum((chain.sizes.of(shard).own for shard in whole), EMPTY)
+    return max(
+        ceil(getattr(taken, name) / limit)
+        for name, limit in chain.room.items()
+        if limit is not None and name not in ONCE
     )
+
+
+ONCE = ("state_per_neuron", "input_channels", "output_channels", "instructions", "groups")
+"""Limits that say nothing of how many cores are needed."""
 
 
 def _slowest(chain: Chain, mapping: Mapping) -> float:

@@ -5,14 +5,14 @@ Data flows along the chain, so whoever cuts it into chips, or a chip's part into
 streams.  A part is a list of pieces, each some neighbouring neurons of one node.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.verify import instruction_counts
-from mmfree_neuro.mapping.footprint import Footprint, footprint, limits
+from mmfree_neuro.mapping.footprint import Sizes, Taken, limits, over
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_partition.chain.links import Link, Piece, Position, reads
@@ -21,31 +21,36 @@ from mmfree_partition.chain.links import Link, Piece, Position, reads
 class Chain:
     """The nodes of a graph that lie on chips, and what a core of a chip can take."""
 
-    def __init__(self, graph: Graph, chip: ChipSpec, host: frozenset[str]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        chip: ChipSpec,
+        host: frozenset[str],
+        entries: Mapping[str, int] | None = None,
+    ) -> None:
+        """`entries` as `footprint.Sizes` has them."""
         issued = instruction_counts(graph)
         self.graph, self.chip, self.host, self.room = graph, chip, host, limits(chip)
-        self.bits = int(chip.weight_bits.central)
+        self.sizes = Sizes(graph, chip, entries)
         self.links = tuple(
             Link(node, reads(graph, node), sum(issued[node.name].values()))
             for node in graph.nodes
             if node.name not in host
         )
         self.number = {link.node.name: k for k, link in enumerate(self.links)}
-        self._known: dict[tuple[str, int, int], Footprint] = {}
 
     @property
     def end(self) -> Position:
         """Behind the last neuron."""
         return len(self.links), 0
 
-    def footprint(self, shard: Shard) -> Footprint:
-        """What a shard takes on a core; of equal size, shards that do not end their node take the
-        same."""
-        node = self.graph.node(shard.node)
-        key = shard.node, shard.size, node.size if shard.stop == node.size else -1
-        if key not in self._known:
-            self._known[key] = footprint(self.graph, node, shard, self.chip)
-        return self._known[key]
+    def of(self, graph: Graph) -> "Chain":
+        """The chain of the same graph with some sums divided."""
+        return Chain(graph, self.chip, self.host, self.sizes.entries)
+
+    def fits(self, taken: Taken) -> bool:
+        """Whether a core holds so much."""
+        return over(taken.all, self.room) is None
 
     @cached_property
     def nanoseconds(self) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.mapping.footprint import EMPTY, Footprint
+from mmfree_neuro.mapping.footprint import NOTHING, Taken, over
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.links import Piece
@@ -15,9 +15,8 @@ from mmfree_partition.chain.links import Piece
 def need_room(chain: Chain) -> None:
     """CapacityError where not even one neuron of a node fits an empty core."""
     for link in chain.links:
-        footprint_ = chain.footprint(Shard(link.node.name, 0, 1))
-        if over := footprint_.over(chain.room):
-            name, need, limit = over
+        if passed := over(chain.sizes.of(Shard(link.node.name, 0, 1)).all, chain.room):
+            name, need, limit = passed
             raise CapacityError(
                 f"{link.node.name}: one neuron needs {need} of {name}, a core of "
                 f"{chain.chip.name} has {limit}"
@@ -33,15 +32,15 @@ def fill(
     """
     filled: list[list[Shard]] = []
     core: list[Shard] = []
-    used = EMPTY
+    used = NOTHING
     left = [most_ns, most_ns]
     for k, first, last in pieces:
         while first < last:
-            count = _fitting(chain, k, first, last, used, left)
+            count = fitting(chain, k, first, last, used, left)
             if count:
                 shard = Shard(chain.links[k].node.name, first, first + count)
                 core.append(shard)
-                used += chain.footprint(shard)
+                used += chain.sizes.of(shard)
                 left = [
                     have - count * each
                     for have, each in zip(left, chain.nanoseconds[k], strict=True)
@@ -52,13 +51,13 @@ def fill(
                 if not core or len(filled) == cores:
                     return None
                 core = []
-                used = EMPTY
+                used = NOTHING
                 left = [most_ns, most_ns]
     return [*filled, core] if core else filled
 
 
-def _fitting(
-    chain: Chain, k: int, offset: int, last: int, used: Footprint, left: list[float]
+def fitting(
+    chain: Chain, k: int, offset: int, last: int, used: Taken, left: Sequence[float]
 ) -> int:
     """How many neurons of node k, from `offset` on and before `last`, still fit a core."""
     node = chain.links[k].node
@@ -68,7 +67,7 @@ def _fitting(
             most = int(min(most, have / each + 1e-9))
 
     def fits(count: int) -> bool:
-        return (used + chain.footprint(Shard(node.name, offset, offset + count))).fits(chain.room)
+        return chain.fits(used + chain.sizes.of(Shard(node.name, offset, offset + count)))
 
     if most < 1 or fits(most):
         return max(most, 0)
@@ -100,20 +99,45 @@ def evenly(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard
     return best
 
 
+WIDTHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Shares of the cores of a chip over which every node is spread, tried one after another: the more
+cores, the more input axons and list headers there are in all."""
+
+
 def spread(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard]] | None:
-    """Pieces on cores, each of them over all cores, so that every step has them all at work."""
+    """Pieces on cores, each of them over as many as can be, so that every step has many at work.
+
+    Each piece takes neighbouring cores, and begins where the one before it ends, around the ring of
+    all cores.  So no core holds more pieces than another by more than one, and with 13 pieces, 120
+    cores and 8 groups a core, of which four pieces have one neuron, the others take 119 cores each.
+    """
+    most = chain.room["groups"]
+    small = sum(min(last - first, cores) for _, first, last in pieces if last - first < cores)
+    large = sum(last - first >= cores for _, first, last in pieces)
+    if most is not None and large and cores * most <= small:
+        return None
+    widest = cores if most is None or not large else min(cores, (cores * most - small) // large)
+    for share in WIDTHS:
+        held = _around(chain, pieces, cores, max(1, int(share * widest)))
+        if all(chain.fits(sum(map(chain.sizes.of, shards), NOTHING)) for shards in held):
+            return [shards for shards in held if shards]
+    return None
+
+
+def _around(chain: Chain, pieces: Sequence[Piece], cores: int, width: int) -> list[list[Shard]]:
+    """Every piece over `width` neighbouring cores of a ring, or over as many as it has neurons; of
+    those, the least busy have a neuron more where they do not come out even."""
     held: list[list[Shard]] = [[] for _ in range(cores)]
     load = np.zeros(cores)
+    at = 0
     for k, first, last in pieces:
-        count, extra = divmod(last - first, cores)
-        more = set(np.argsort(load, kind="stable")[:extra].tolist())
-        for core in range(cores):
+        here = [(at + number) % cores for number in range(min(width, last - first))]
+        at += len(here)
+        count, extra = divmod(last - first, len(here))
+        more = {here[position] for position in np.argsort(load[here], kind="stable")[:extra]}
+        for core in here:
             size = count + (core in more)
-            if size:
-                held[core].append(Shard(chain.links[k].node.name, first, first + size))
-                load[core] += size * max(chain.nanoseconds[k])
-                first += size
-    for shards in held:
-        if not sum((chain.footprint(shard) for shard in shards), EMPTY).fits(chain.room):
-            return None
-    return [shards for shards in held if shards]
+            held[core].append(Shard(chain.links[k].node.name, first, first + size))
+            load[core] += size * max(chain.nanoseconds[k])
+            first += size
+    return held

@@ -7,21 +7,32 @@ product's columns for it, and sends one partial sum a row in place of all that i
 `partial_sums.by_columns` makes such a graph; this module says where, and what lies where.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.graph.partial_sums import Columns, sums
+from mmfree_neuro.graph.partial_sums import Columns, sums, widest_part
 from mmfree_neuro.integers.fixedpoint import Ints
+from mmfree_neuro.mapping.footprint import NOTHING
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_partition.chain import crossing
 from mmfree_partition.chain.chain import Chain
+from mmfree_partition.chain.filling import fitting
 from mmfree_partition.chain.links import Piece
 
-TYPICAL = 32
-"""Neurons of a shard by which the memory of one is estimated."""
+COUNTED = (
+    "memory",
+    "synaptic_memory",
+    "groups",
+    "neurons",
+    "input_axons",
+    "map_entries",
+    "accumulators",
+)
+"""The figures of a footprint of which a part of the chain takes so much from every core."""
 
 
 @dataclass(frozen=True, order=True)
@@ -41,8 +52,10 @@ class Places:
 
     cuts: list[Cut]
     crossed: Ints  # [places]
-    loads: NDArray[np.float64]  # [places, 4]
-    """Nanoseconds of synapses, nanoseconds of instructions, bytes and synaptic bytes."""
+    loads: NDArray[np.float64]  # [places, 2 + limits]
+    """Nanoseconds of synapses, nanoseconds of instructions, and for each of `limits` how much."""
+    limits: tuple[str, ...]
+    """What a core has so much of, and no more."""
 
 
 class Seams:
@@ -58,6 +71,8 @@ class Seams:
         for stream in self.crossings.streams if divide else ():
             source, readers = stream.source, stream.readers
             if all(how == "sum" for _, how in readers):
+                if not all(self._carried(reader) for reader, _ in readers):
+                    continue
                 self.squares.setdefault(source, []).extend(reader for reader, _ in readers)
             elif (
                 len(readers) == 1
@@ -65,6 +80,11 @@ class Seams:
                 and (product := self._product(source, readers[0][0]))
             ):
                 self.behind[source] = readers[0][0], product
+
+    def _carried(self, k: int) -> bool:
+        """Whether the chip's messages can carry partial sums of a node."""
+        bits = widest_part(self.chain.graph, self.chain.links[k].node)
+        return bits <= self.chain.chip.payload_bits.central
 
     def _product(self, source: int, norm: int) -> int | None:
         """The only reader of a norm, if it is a product narrower than what the norm reads."""
@@ -74,15 +94,12 @@ class Seams:
         if len(readers) != 1 or len(readers[0]) != 1 or readers[0][0][1] != "ternary":
             return None
         product = readers[0][0][0]
-        return (
-            product
-            if self.chain.links[product].node.size < self.chain.links[source].node.size
-            else None
-        )
+        narrow = self.chain.links[product].node.size < self.chain.links[source].node.size
+        return product if narrow and self._carried(product) else None
 
-    def places(self, grain: int) -> Places:
+    def places(self, grain: int, most_ns: float = math.inf) -> Places:
         """Every place to cut, `grain` neurons apart; none where a cut through the sum of columns is
-        better.
+        better.  No core may take longer than `most_ns`.
 
         In the published 370M model, a gate of 2816 neurons is normed and read by a `down_proj` of
         1024 rows.  Across a cut inside it go 1026 payloads (the residual stream, a root, the sum of
@@ -119,32 +136,32 @@ class Seams:
                 crossed.append(constant + slope * cut.offset + more)
             k = product + 1
         cuts.append(Cut(len(self.chain.links), 0))
-        return Places(cuts, np.array([*crossed, 0], np.int64), self._loads(cuts))
+        limits = tuple(name for name in COUNTED if self.chain.room[name] is not None)
+        loads = self._loads(cuts, most_ns, limits)
+        return Places(cuts, np.array([*crossed, 0], np.int64), loads, limits)
 
-    def _loads(self, cuts: list[Cut]) -> NDArray[np.float64]:
+    def _loads(
+        self, cuts: list[Cut], most_ns: float, limits: tuple[str, ...]
+    ) -> NDArray[np.float64]:
         """What lies before each cut, as `Places` has it: whole nodes, neurons of the node that is
-        cut, and columns."""
+        cut, and columns; neurons as if they lay on cores that hold as many of them as they can."""
         each = []
         for k, link in enumerate(self.chain.links):
-            shard = Shard(link.node.name, 0, min(TYPICAL, link.node.size))
-            taken = self.chain.footprint(shard)
-            each.append(
-                (
-                    *self.chain.nanoseconds[k],
-                    taken.memory / shard.size,
-                    taken.synaptic_memory / shard.size,
-                )
-            )
+            count = fitting(self.chain, k, 0, link.node.size, NOTHING, (most_ns, most_ns))
+            shard = Shard(link.node.name, 0, max(1, count))
+            taken = self.chain.sizes.of(shard).all
+            amounts = (getattr(taken, name) / shard.size for name in limits)
+            each.append((*self.chain.nanoseconds[k], *amounts))
         one = np.array(each)
         # A column is a neuron of the norm, and of every row of the product one weight in `width`.
-        column = np.zeros((len(self.chain.links) + 1, 4))
+        column = np.zeros((len(self.chain.links) + 1, one.shape[1]))
         for k, (norm, product) in self.behind.items():
             width = self.chain.links[norm].node.size
             column[k] = one[norm] + one[product] * self.chain.links[product].node.size / width
         sizes = np.array([link.node.size for link in self.chain.links])
-        before = np.vstack([np.zeros(4), (one * sizes[:, None]).cumsum(0)])
+        before = np.vstack([np.zeros(one.shape[1]), (one * sizes[:, None]).cumsum(0)])
         node, offset, done = np.array([(cut.node, cut.offset, cut.columns) for cut in cuts]).T
-        inside = np.vstack([one, np.zeros(4)])[node] * offset[:, None]
+        inside = np.vstack([one, np.zeros(one.shape[1])])[node] * offset[:, None]
         loads: NDArray[np.float64] = before[node] + inside + column[node] * done[:, None]
         return loads
 

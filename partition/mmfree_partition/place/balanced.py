@@ -15,7 +15,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
 
     Raises CapacityError where the system has too little room.
     """
-    chain = Chain(graph, system.chip, request.on_host(graph))
+    chain = Chain(graph, system.chip, request.on_host(graph), dict(request.entries))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
     cores = filling.evenly(chain, chain.whole(), chips * request.cores_of(system.chip))

@@ -35,7 +35,7 @@ kept counts.
 Where memory allows none of them, cores are filled evenly instead.
 """
 GRAIN = 16
-TIGHTER = (1.0, 0.99, 0.98, 0.96, 0.94)
+TIGHTER = (1.0, 0.99, 0.98, 0.96, 0.94, 0.9, 0.85, 0.8, 0.7)
 """How full chips may be by the sum of their neurons, tried one after another until cores hold what
 chips do."""
 MUCH = 1 << 60
@@ -50,7 +50,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
 
     Raises CapacityError where the system has too little room.
     """
-    chain = Chain(graph, system.chip, request.on_host(graph))
+    chain = Chain(graph, system.chip, request.on_host(graph), dict(request.entries))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
     divided, parts, columns = best_cuts(chain, chips, request)
@@ -63,13 +63,13 @@ def best_cuts(
     """The chain of the graph as the best cuts divide it, its pieces on every chip, and the columns
     of the division."""
     seams = Seams(chain, divide=request.divide)
-    places = seams.places(GRAIN)
-    memory = np.array([chain.room.memory, chain.room.synaptic_memory], np.float64)
     evenly = filling.evenly(chain, chain.whole(), chips * request.cores_of(chain.chip))
     assert evenly is not None
     for most in slowest_allowed(chain, evenly, chips * request.cores_of(chain.chip)):
+        places = seams.places(GRAIN, most)
+        limits = [float(chain.room[name] or 0) for name in places.limits]
         for tight in TIGHTER:
-            room = tight * request.cores_of(chain.chip) * np.array([most, most, *memory])
+            room = tight * request.cores_of(chain.chip) * np.array([most, most, *limits])
             cuts = _cheapest(_first(places.loads, room), places.crossed, chips)
             if cuts is None:
                 break
@@ -96,7 +96,7 @@ def slowest_allowed(chain: Chain, evenly: list[list[Shard]], cores: int) -> list
 
 def _divided(chain: Chain, columns: Columns) -> Chain:
     """The chain of the divided graph."""
-    return Chain(by_columns(chain.graph, columns), chain.chip, chain.host) if columns else chain
+    return chain.of(by_columns(chain.graph, columns)) if columns else chain
 
 
 def _first(loads: NDArray[np.float64], room: NDArray[np.float64]) -> Ints:

@@ -22,7 +22,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     Raises CapacityError where the system has too few chips, or `chips` is not the number that this
     mapping needs.
     """
-    chain = Chain(graph, system.chip, request.on_host(graph))
+    chain = Chain(graph, system.chip, request.on_host(graph), dict(request.entries))
     filling.need_room(chain)
     chips: list[list[list[Shard]]] = []
     for start, stop in _blocks(chain):

@@ -14,7 +14,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
 
     Raises CapacityError where the system has too little room.
     """
-    chain = Chain(graph, system.chip, request.on_host(graph))
+    chain = Chain(graph, system.chip, request.on_host(graph), dict(request.entries))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
     cores = filling.fill(chain, chain.whole(), float("inf"), chips * request.cores_of(system.chip))

@@ -35,7 +35,7 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     Raises CapacityError where the system has too little room, InputError where the package is
     missing.
     """
-    chain = Chain(graph, system.chip, request.on_host(graph))
+    chain = Chain(graph, system.chip, request.on_host(graph), dict(request.entries))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
     for room in ROOMS:
