@@ -10,11 +10,9 @@ import json
 import mmap
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import ImageError, InputError, shown
+from mmfree_neuro.files.folders import whole_folder
 from mmfree_neuro.files.reading import Misfit, opened, read_json, reading
 from mmfree_neuro.files.records import decoded
-from mmfree_neuro.files.writing import check_folder, made_folder, written
+from mmfree_neuro.files.writing import written
 from mmfree_neuro.target.core_file import read_cores
 from mmfree_neuro.target.image import About, Image
 from mmfree_neuro.target.layout import BOARD_MAGIC, HOST_CHIP, IMAGE_FORMAT, Bytes, Core, cores_file
@@ -137,7 +136,8 @@ def save_image(
     Chips may come one by one; `chips` and `files` of `about` are filled in here.  `check` is given
     the folder before it takes its place.
     """
-    with _whole_folder(path) as scratch:
+    check_replaceable(path)
+    with whole_folder(path) as scratch:
         files = {"host.bin": _saved(scratch / "host.bin", cores_file(HOST_CHIP, (host,)))}
         numbers = []
         for chip, cores in chips:
@@ -163,40 +163,6 @@ def _saved(path: Path, pieces: list[bytes]) -> str:
             digest.update(piece)
             file.write(piece)
     return digest.hexdigest()
-
-
-@contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which takes its place when the block ends well and vanishes
-    when it does not."""
-    check_folder(path, path.parent)
-    check_replaceable(path)
-    with written(path), made_folder(path.parent):
-        target = Path(os.path.realpath(path))
-        scratch = target.parent / f".image-{secrets.token_hex(6)}"
-        scratch.mkdir()
-        try:
-            yield scratch
-            _take_place(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _take_place(scratch: Path, target: Path) -> None:
-    """Rename a folder to that of an older image, which goes; or it stays where that fails."""
-    if not target.exists():
-        os.rename(scratch, target)
-        return
-    older = scratch.with_name(f"{scratch.name}-older")
-    shutil.copymode(target, scratch)
-    os.rename(target, older)
-    try:
-        os.rename(scratch, target)
-    except BaseException:
-        os.rename(older, target)
-        raise
-    finally:
-        shutil.rmtree(older, ignore_errors=True)
 
 
 def is_image(path: Path) -> bool:
