@@ -1,6 +1,6 @@
 """Builds the cores of a machine image, chip by chip, from a graph and its mapping."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -249,12 +249,3 @@ def _embedded(node: Embedding, groups: list[tuple[int, Group]]) -> Bytes:
     scales = node.scales.astype("<i4").view(np.uint8)
     padding = np.zeros(-len(codes) % 8, np.uint8)
     return np.concatenate([np.array(head, "<u4").view(np.uint8), codes, padding, scales])
-
-
-def distinct(programs: Iterable[Assembled]) -> list[Assembled]:
-    """Each of some programs once."""
-    found: dict[tuple[object, ...], Assembled] = {}
-    for program in programs:
-        tables = tuple(table.tobytes() for table in program.tables)
-        found.setdefault((program.code, program.immediates, tables), program)
-    return list(found.values())

@@ -11,7 +11,7 @@ from mmfree_neuro.errors import CapacityError, GraphError
 from mmfree_neuro.graph.assembler import Assembled
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.steps import steps
-from mmfree_neuro.image.build import Builder, distinct
+from mmfree_neuro.image.build import Builder
 from mmfree_neuro.image.origin import origin_text
 from mmfree_neuro.mapping.footprint import limits
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
@@ -124,8 +124,14 @@ def next_ports(mapping: Mapping, system: SystemSpec) -> Bytes:
 
 def programs_text(builder: Builder) -> str:
     """Every program once."""
-    found = distinct(builder.programs.values())
-    return "\n".join(listing.text(as_listed(one), number) for number, one in enumerate(found))
+    return listing.texts(
+        (kind, as_listed(builder.programs[name])) for name, kind in kinds(builder.graph).items()
+    )
+
+
+def kinds(graph: Graph) -> dict[str, str]:
+    """The kind of every node by its name, in order."""
+    return {node.name: type(node).__name__ for node in graph.nodes}
 
 
 def as_listed(program: Assembled) -> listing.Listed:
@@ -134,8 +140,8 @@ def as_listed(program: Assembled) -> listing.Listed:
 
 
 def symbols(builder: Builder) -> dict[str, Any]:
-    """Names for people: which neurons the groups of every core hold, and what arrives at its
-    axons."""
+    """Names for people: the kinds of nodes, which neurons the groups of every core hold, and what
+    arrives at its axons."""
     axons: dict[Location, list[list[Any]]] = {}
     for (place, (node, port)), (read, first) in builder.axons.items():
         axons.setdefault(place, []).append([first, node, port, int(read[0]), len(read)])
@@ -150,4 +156,4 @@ def symbols(builder: Builder) -> dict[str, Any]:
         }
         for place, some in sorted(builder.groups.items())
     ]
-    return {"cores": cores}
+    return {"kinds": kinds(builder.graph), "cores": cores}

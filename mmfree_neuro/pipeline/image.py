@@ -11,7 +11,7 @@ from mmfree_neuro.mapping.mapping_file import MAPPING_FILE
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.target.image import Image
 from mmfree_neuro.target.image_file import check_replaceable
-from mmfree_neuro.target.listing import programs
+from mmfree_neuro.target.listing import programs_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def summary_of(image: Image) -> ImageSummary:
         sum(file.stat().st_size for file in image.path.iterdir()),
         len(image.chips),
         len(cores),
-        len(list(programs(image.programs.decode().splitlines()))),
+        len({program for _, core in image.cores for program in programs_of(core)}),
         image.about.steps,
         {name: max(values, default=0) for name, values in most.items()},
     )

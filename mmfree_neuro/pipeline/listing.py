@@ -8,11 +8,10 @@ from mmfree_neuro.files.reading import Misfit, parsed_json, reading
 from mmfree_neuro.files.records import decoded
 from mmfree_neuro.target.image import Image
 from mmfree_neuro.target.image_file import is_image, load_image
-from mmfree_neuro.target.instructions import instruction
 from mmfree_neuro.target.layout import HERE, HOST_CHIP, RESULT, Core
-from mmfree_neuro.target.listing import Listed, text
+from mmfree_neuro.target.listing import Listed, programs_of, texts
 
-SYMBOLS, PROGRAMS = "the names of a machine image", "the programs of a machine image"
+SYMBOLS = "the names of a machine image"
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class CoreSymbols:
 class Symbols:
     """What symbols.json says."""
 
+    kinds: dict[str, str]
+    """The kind of every node by its name."""
     cores: tuple[CoreSymbols, ...]
 
 
@@ -41,53 +42,45 @@ def listing(path: Path, program: str | None = None, core: str | None = None) -> 
     if not is_image(path):
         raise InputError(f"{path}: is no machine image, must be one")
     image = load_image(path)
+    symbols = _symbols(image)
     if core is not None:
-        return _core(image, core)
-    if program is not None:
-        return _program(image, program)
-    with reading(image.path / "programs.asm", ImageError, PROGRAMS):
-        return image.programs.decode()
+        return _core(image, symbols, core)
+    named = _programs(image, symbols)
+    if program is not None and program not in symbols.kinds:
+        raise InputError(f"{path}: has no program of {shown(program)}, must be a node's name")
+    chosen = symbols.kinds if program is None else [program]
+    return texts((symbols.kinds[node], one) for node in chosen for one in named[node])
 
 
-def _named(image: Image) -> list[tuple[int, Core, CoreSymbols]]:
-    """The cores of an image, each with its chip and its names."""
+def _symbols(image: Image) -> Symbols:
+    """The names of an image; ImageError where they are not those of its cores."""
     with reading(image.path / "symbols.json", ImageError, SYMBOLS):
-        symbols = decoded(Symbols, parsed_json(image.symbols)).cores
+        symbols = decoded(Symbols, parsed_json(image.symbols))
         cores = [("host" if chip == HOST_CHIP else str(chip), c.number) for chip, c in image.cores]
-        if [(one.chip, one.core) for one in symbols] != cores:
+        if [(one.chip, one.core) for one in symbols.cores] != cores:
             raise Misfit("its cores are not those of the image")
-        for (_, core), one in zip(image.cores, symbols, strict=True):
+        for (_, core), one in zip(image.cores, symbols.cores, strict=True):
             if [stop - start for _, start, stop in one.groups] != core.group[:, 2].tolist():
                 raise Misfit(f"the groups of core {one.core} of {one.chip} are not the image's")
-    return [(chip, core, one) for (chip, core), one in zip(image.cores, symbols, strict=True)]
+        held = {node for one in symbols.cores for node, _, _ in one.groups}
+        if held != set(symbols.kinds):
+            raise Misfit("its kinds are not those of the nodes that cores hold")
+    return symbols
 
 
-def _program(image: Image, name: str) -> str:
-    """The program of a node, from the words that its first group runs."""
-    for _, core, names in _named(image):
-        for place, (node, _, _) in enumerate(names.groups):
-            if node == name:
-                return text(_listed(core, place), 0)
-    raise InputError(f"{image.path}: has no program of {shown(name)}, must be a node's name")
+def _programs(image: Image, symbols: Symbols) -> dict[str, list[Listed]]:
+    """The programs of every node, from the words that its groups run; one, but in an image that
+    somebody changed."""
+    found: dict[str, dict[Listed, None]] = {}
+    for (_, core), names in zip(image.cores, symbols.cores, strict=True):
+        for (node, _, _), program in zip(names.groups, programs_of(core), strict=True):
+            found.setdefault(node, {})[program] = None
+    return {node: list(some) for node, some in found.items()}
 
 
-def _listed(core: Core, group: int) -> Listed:
-    """The program that a group runs."""
-    row = core.group[group].tolist()
-    code, immediates, tables = (slice(row[k], row[k] + row[k + 1]) for k in (0, 5, 11))
-    return Listed(
-        tuple(instruction(int(word)) for word in core.code[code]),
-        tuple(core.pool[immediates].tolist()),
-        tuple(
-            tuple(core.table[first : first + count].tolist())
-            for first, count in core.tables[tables].tolist()
-        ),
-    )
-
-
-def _core(image: Image, wanted: str) -> str:
+def _core(image: Image, symbols: Symbols, wanted: str) -> str:
     """What a core holds."""
-    for chip, core, names in _named(image):
+    for (chip, core), names in zip(image.cores, symbols.cores, strict=True):
         if f"{names.chip}:{names.core}" == wanted:
             return "\n".join(_lines(chip, core, names)) + "\n"
     raise InputError(f"{image.path}: has no core {shown(wanted)}, must be such as 0:3 or host:0")

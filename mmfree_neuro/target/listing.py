@@ -1,6 +1,7 @@
 """Programs as text that a person can read, and that assembles to the same words.
 
     program 3
+    ; GLU
     table t0: 8192 7168
         RDC     r0, port 3
         SKP_C   r0, rest
@@ -8,7 +9,8 @@
         MIN     r1, r1, #8388607  counts
         SPIKE   1, r1
 
-r0 is a register, #5 an immediate, c0 a constant of the neuron, h its state.
+r0 is a register, #5 an immediate, c0 a constant of the neuron, h its state.  The comment names the
+kinds of nodes that run the program.
 """
 
 import re
@@ -26,7 +28,9 @@ from mmfree_neuro.target.instructions import (
     THE_REST,
     Instruction,
     Op,
+    instruction,
 )
+from mmfree_neuro.target.layout import Core
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,22 @@ class Listed:
     tables: tuple[tuple[int, ...], ...]
 
 
-def text(program: Listed, number: int) -> str:
-    """A program as text."""
-    lines = [f"program {number}"]
+def text(program: Listed, number: int, kinds: Iterable[str]) -> str:
+    """A program as text; `kinds` are those of the nodes that run it."""
+    lines = [f"program {number}", f"; {', '.join(kinds)}"]
     for position, table in enumerate(program.tables):
         lines.append(f"table t{position}: {' '.join(map(str, table))}")
     lines += [f"    {_line(one, program.immediates)}".rstrip() for one in program.code]
     return "\n".join(lines) + "\n"
+
+
+def texts(programs: Iterable[tuple[str, Listed]]) -> str:
+    """The text of programs, each of them once; before each stands the kind of a node that runs
+    it."""
+    kinds: dict[Listed, dict[str, None]] = {}
+    for kind, program in programs:
+        kinds.setdefault(program, {})[kind] = None
+    return "\n".join(text(one, number, some) for number, (one, some) in enumerate(kinds.items()))
 
 
 def _line(one: Instruction, immediates: tuple[int, ...]) -> str:
@@ -81,7 +94,7 @@ def programs(lines: Iterable[str]) -> Iterator[Listed]:
                 if made is not None:
                     yield made.done()
                 made = _Program([], [], [])
-            elif line.strip():
+            elif line.strip() and not line.startswith(";"):
                 _read(made, line)
         except (ValueError, KeyError, IndexError) as problem:
             raise ImageError(
@@ -157,3 +170,29 @@ def listed(
 ) -> Listed:
     """A program, from whatever holds its parts."""
     return Listed(code, tuple(immediates), tuple(tuple(map(int, np.asarray(t))) for t in tables))
+
+
+def programs_of(core: Core) -> list[Listed]:
+    """The programs that the groups of a core run, from its words."""
+    found, known = [], {}
+    for row in core.group.tolist():
+        parts = tuple(row[k] for k in (0, 1, 5, 6, 11, 12))
+        if parts not in known:
+            known[parts] = _in_words(core, *parts)
+        found.append(known[parts])
+    return found
+
+
+def _in_words(
+    core: Core, code: int, words: int, pool: int, immediates: int, table: int, tables: int
+) -> Listed:
+    """A program, from where it and what belongs to it begin in their sections, and how long they
+    are."""
+    return listed(
+        tuple(instruction(int(word)) for word in core.code[code : code + words]),
+        core.pool[pool : pool + immediates].tolist(),
+        (
+            core.table[first : first + count]
+            for first, count in core.tables[table : table + tables].tolist()
+        ),
+    )

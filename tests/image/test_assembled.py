@@ -12,7 +12,6 @@ from mmfree_neuro.graph.assembler import Assembled, assemble, guard
 from mmfree_neuro.graph.machine import CheckedMachine
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Rescale
 from mmfree_neuro.graph.verify import instruction_counts, sum_bound
-from mmfree_neuro.image.build import distinct
 from mmfree_neuro.image.write import as_listed
 from mmfree_neuro.integers.fixedpoint import Ints, Multiplier
 from mmfree_neuro.target import listing
@@ -30,8 +29,9 @@ def test_the_head_by_hand(hand_graph: Graph) -> None:
     """3/2 of a sum, halves up: the product is clipped before its last bit is rounded away."""
     program = as_listed(assemble(hand_graph.head, hand_graph.sigmoid))
     assert (
-        listing.text(program, 7)
+        listing.text(program, 7, ["Head", "Another"])
         == """program 7
+; Head, Another
     RDC     r0, port 0
     SKP_C   r0, rest
     MUL_SHR r0, r0, #3, >> 0
@@ -46,11 +46,16 @@ def test_the_head_by_hand(hand_graph: Graph) -> None:
 
 
 def test_text_assembles_to_the_same_words(graph: Graph) -> None:
-    found = distinct(assemble(node, graph.sigmoid) for node in graph.nodes)
-    assert 10 < len(found) <= len(graph.nodes)
+    found = [assemble(node, graph.sigmoid) for node in graph.nodes]
+    kinds = [type(node).__name__ for node in graph.nodes]
     listed = [as_listed(program) for program in found]
-    text = "\n".join(listing.text(one, number) for number, one in enumerate(listed))
-    assert list(listing.programs(text.splitlines())) == listed
+    text = listing.texts(zip(kinds, listed, strict=True))
+    once = list(dict.fromkeys(listed))
+    assert 10 < len(once) < len(graph.nodes)
+    assert list(listing.programs(text.splitlines())) == once
+    comments = [line[2:].split(", ") for line in text.splitlines() if line.startswith("; ")]
+    run_by = [{kind for kind, one in zip(kinds, listed, strict=True) if one == o} for o in once]
+    assert [set(comment) for comment in comments] == run_by
     for program in found:
         assert [instruction(one.word) for one in program.code] == list(program.code)
 
