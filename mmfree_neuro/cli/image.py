@@ -20,13 +20,5 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the machine image of a mapping."""
     found = imaging.image_of(options.mapping, options.output)
-    most = ", ".join(
-        f"{value:,} {name.replace('_', ' ')}" for name, value in found.fullest_core.items()
-    )
-    text = (
-        f"wrote {options.output}: {found.cores} cores on {found.chips} chips, {found.programs} "
-        f"programs, {found.bytes / 1e6:.1f} MB on chips\n"
-        f"the most of a core: {most}\n"
-        f"a token takes {found.steps} steps from the embedding to its logits"
-    )
+    text = f"wrote {options.output}: {imaging.text(found)}"
     show({"image": str(options.output), **asdict(found)}, text, options.json)

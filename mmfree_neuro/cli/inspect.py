@@ -11,13 +11,17 @@ from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.pipeline import inspect as inspecting
 from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.pipeline.opened import files_behind
+from mmfree_neuro.target.image_file import is_image
 
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
     p = add_command(commands, "inspect", run, "inspect model.graph")
     add_option(
-        p, "path", type=Path, help="checkpoint folder, graph file, mapping file or run folder"
+        p,
+        "path",
+        type=Path,
+        help="checkpoint folder, graph file, mapping file, machine image or run folder",
     )
     add_option(
         p, "--codes", type=Path, metavar="FILE", help="write a checkpoint's ternary codes as .npz"
@@ -25,9 +29,9 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Show a checkpoint, a graph, a mapping or a run as text."""
+    """Show a checkpoint, a graph, a mapping, a machine image or a run as text."""
     if options.codes is not None:
-        if not options.path.is_dir():
+        if not options.path.is_dir() or is_image(options.path):
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")
         check_outputs([options.codes], files_behind(options.path))
     content, text = inspecting.anything(options.path)

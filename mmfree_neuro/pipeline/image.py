@@ -30,8 +30,22 @@ class ImageSummary:
     neurons, input axons, payloads that are sent, accumulators, instructions."""
 
 
+def text(found: ImageSummary) -> str:
+    """What an image amounts to, in three lines."""
+    most = ", ".join(
+        f"{value:,} {name.replace('_', ' ')}" for name, value in found.fullest_core.items()
+    )
+    return (
+        f"{found.cores} cores on {found.chips} chips, {found.programs} programs, "
+        f"{found.bytes / 1e6:.1f} MB on chips\n"
+        f"the most of a core: {most}\n"
+        f"a token takes {found.steps} steps from the embedding to its logits"
+    )
+
+
 def image_of(path: Path, output: Path) -> ImageSummary:
     """Write the image of a mapping file into a folder, and read it back, proved."""
+    opened.check_no_image(path, MappingError, MAPPING_FILE)
     check_replaceable(output)
     for read in opened.files_behind(path):
         if read.resolve().parent == output.resolve():

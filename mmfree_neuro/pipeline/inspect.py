@@ -1,4 +1,4 @@
-"""What a path holds: a checkpoint, a graph, a mapping or a run."""
+"""What a path holds: a checkpoint, a graph, a mapping, a machine image or a run."""
 
 import math
 import zipfile
@@ -10,13 +10,17 @@ import numpy as np
 
 from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.image.origin import origin_of
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.families import family_of, read_checkpoint
+from mmfree_neuro.pipeline.image import summary_of, text
 from mmfree_neuro.pipeline.map import bounds
 from mmfree_neuro.report.terminal import graph_text, mapping_content, mapping_text, speed
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import holds_run
+from mmfree_neuro.target.image import Image
+from mmfree_neuro.target.image_file import is_image, load_image
 
 
 def write_codes(checkpoint: Checkpoint[Any], path: Path) -> None:
@@ -44,6 +48,23 @@ def _checkpoint(checkpoint: Checkpoint[Any], path: Path) -> tuple[dict[str, Any]
     return content, "\n".join(lines)
 
 
+def _image(image: Image) -> tuple[dict[str, Any], str]:
+    origin, _ = origin_of(image)
+    about, found = image.about, summary_of(image, origin.system.chip)
+    content = {
+        "format": about.format,
+        "system": about.system,
+        "graph": about.graph,
+        "mapping": about.mapping,
+        **asdict(found),
+        "warnings": list(found.warnings),
+    }
+    return content, (
+        f"{image.path}: {about.format}, for {about.system}\n"
+        f"of the graph {about.graph}\n{text(found)}"
+    )
+
+
 def anything(path: Path) -> tuple[dict[str, Any], str]:
     """What a path holds: as content, and as text."""
     if holds_run(path):
@@ -60,6 +81,8 @@ def anything(path: Path) -> tuple[dict[str, Any], str]:
             f"{run.prompt}{run.text}\n\n{speed(run)}\n{run.mapping.placer} on "
             f"{run.system.name}, {run.date}",
         )
+    if is_image(path):
+        return _image(load_image(path))
     if path.is_dir():
         return _checkpoint(read_checkpoint(path), path)
     if opened.is_mapping(path):

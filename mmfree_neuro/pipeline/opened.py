@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmfree_neuro.errors import GraphError, InputError, MappingError
+from mmfree_neuro.errors import GraphError, InputError, MappingError, MMFreeError
 from mmfree_neuro.files.reading import Misfit, reading
 from mmfree_neuro.files.reading import opened as opened_file
 from mmfree_neuro.graph import graph_file
@@ -25,6 +25,7 @@ def open_graph(path: Path) -> tuple[Graph, str]:
     Every array is held against its checksum, and what matrices say of themselves against their
     codes.
     """
+    check_no_image(path, GraphError, "a graph file")
     if is_mapping(path):
         raise GraphError(f"{path}: is a mapping file, must be a graph file")
     with _without_collecting(), graph_file.loaded(path) as (graph, digest):
@@ -37,6 +38,7 @@ def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
 
     Raises MappingError where the graph is another by now, or the mapping is not valid for it.
     """
+    check_no_image(path, MappingError, MAPPING_FILE)
     with _without_collecting():
         if _begin(path)[8:9] == b"{":
             raise MappingError(f"{path}: is a graph file, must be a mapping file")
@@ -96,6 +98,12 @@ def _prove_matrices(graph: Graph, digest: str, path: Path) -> None:
         with reading(path, GraphError, A_GRAPH_FILE):
             verify_matrices(graph, products.is_legal, products.filled)
         _PROVED.add(digest)
+
+
+def check_no_image(path: Path, error: type[MMFreeError], must: str) -> None:
+    """An error where a machine image is given in the place of something else."""
+    if is_image(path):
+        raise error(f"{path}: is a machine image, must be {must}")
 
 
 def files_behind(path: Path) -> tuple[Path, ...]:

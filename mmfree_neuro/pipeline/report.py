@@ -6,11 +6,13 @@ from pathlib import Path
 
 from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.files.writing import check_outputs, save_text
-from mmfree_neuro.pipeline.opened import files_behind
+from mmfree_neuro.pipeline.opened import check_no_image, files_behind
 from mmfree_neuro.report.record import Content
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import holds_run
 from mmfree_neuro.run.run_file import RunRecord
+
+A_RUN = "a folder that simulate wrote"
 
 
 def build(run: RunRecord, gpu_rows: Sequence[Path] = ()) -> Content:
@@ -56,8 +58,9 @@ def _check_ending(output: Path) -> None:
 def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> Content:
     """Write the report of the run in a folder; its content.  `gpu_rows` as in `build`."""
     _check_ending(output)
+    check_no_image(folder, InputError, A_RUN)
     if not holds_run(folder):
-        raise InputError(f"{folder}: holds no run, must be a folder that simulate wrote")
+        raise InputError(f"{folder}: holds no run, must be {A_RUN}")
     check_outputs([output], [*files_behind(folder), *gpu_rows])
     content = build(run_file.load_run(folder), gpu_rows)
     write(content, output)

@@ -166,8 +166,11 @@ def _saved(path: Path, pieces: list[bytes]) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a folder is that of a machine image, be it a damaged one."""
-    return path.is_dir() and (path / "image.json").exists()
+    """Whether a folder is that of a machine image, be it a damaged one; what cannot be looked into
+    is none."""
+    with suppress(OSError):
+        return path.is_dir() and (path / "image.json").exists()
+    return False
 
 
 def _is_ours(path: Path) -> bool:

@@ -169,7 +169,7 @@ def listed(
     code: tuple[Instruction, ...], immediates: Iterable[int], tables: Iterable[Iterable[int]]
 ) -> Listed:
     """A program, from whatever holds its parts."""
-    return Listed(code, tuple(immediates), tuple(tuple(map(int, np.asarray(t))) for t in tables))
+    return Listed(code, tuple(immediates), tuple(tuple(np.asarray(t).tolist()) for t in tables))
 
 
 def programs_of(core: Core) -> list[Listed]:

@@ -84,6 +84,39 @@ def test_an_image_is_told_in_figures(here: Path, capsys: Said) -> None:
     assert content["steps"] == image.about.steps
 
 
+def test_an_image_is_inspected(here: Path, capsys: Said) -> None:
+    capsys.readouterr()
+    assert main(["image", "a16.map", "-o", "a16.image", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    digest = sha256((here / "a16.map").read_bytes()).hexdigest()
+    graph = json.loads((here / "a16.map").read_text())["mapping"]["graph"]
+    for name in ("a16.graph", "a16.map"):
+        (here / name).unlink()
+    assert main(["inspect", "a16.image", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    del made["image"]
+    assert content == {
+        "format": "mmfree-neuro image 1",
+        "system": "kapoho-point",
+        "graph": graph,
+        "mapping": digest,
+        **made,
+    }
+    assert main(["inspect", "a16.image"]) == 0
+    most = made["fullest_core"]
+    assert capsys.readouterr().out == (
+        "a16.image: mmfree-neuro image 1, for kapoho-point\n"
+        f"of the graph {graph}\n"
+        f"{made['cores']} cores on 3 chips, {made['programs']} programs, "
+        f"{made['bytes'] / 1e6:.1f} MB on chips\n"
+        f"the most of a core: {most['bytes']:,} bytes, {most['synaptic_bytes']:,} synaptic bytes, "
+        f"{most['groups']} groups, {most['neurons']} neurons, {most['input_axons']} input axons, "
+        f"{most['output_entries']} output entries, {most['accumulators']:,} accumulators, "
+        f"{most['instructions']} instructions\n"
+        f"a token takes {made['steps']} steps from the embedding to its logits\n"
+    )
+
+
 def test_listings(here: Path, capsys: Said) -> None:
     capsys.readouterr()
     assert main(["listing", "a16.image"]) == 0
@@ -148,6 +181,21 @@ def test_listings(here: Path, capsys: Said) -> None:
             "a16.image: has no program of 'nobody', must be a node's name",
         ),
         ("image a16.graph -o out", "a16.graph: is a graph file, must be a mapping file"),
+        ("image a16.image -o out", "a16.image: is a machine image, must be a mapping file"),
+        ("image a16.image -o a16.image", "a16.image: is a machine image, must be a mapping file"),
+        (
+            "map a16.image --system kapoho-point -o out",
+            "a16.image: is a machine image, must be a graph file",
+        ),
+        (
+            "explore a16.image --system kapoho-point",
+            "a16.image: is a machine image, must be a graph file",
+        ),
+        (
+            "report a16.image -o out.json",
+            "a16.image: is a machine image, must be a folder that simulate wrote",
+        ),
+        ("inspect a16.image --codes out", "a16.image: --codes needs a checkpoint folder"),
     ],
 )
 def test_wrong_input(words: str, problem: str, here: Path, capsys: Said) -> None:
