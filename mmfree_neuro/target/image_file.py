@@ -30,6 +30,7 @@ from mmfree_neuro.target.image import About, Image
 from mmfree_neuro.target.layout import BOARD_MAGIC, HOST_CHIP, IMAGE_FORMAT, Bytes, Core, cores_file
 from mmfree_neuro.target.prove import prove_about, prove_cores
 from mmfree_neuro.target.prove_image import prove_image
+from mmfree_neuro.target.prove_steps import Leads
 
 AN_IMAGE, A_FILE = "a machine image", "a file of a machine image"
 _TEXTS = ("programs.asm", "symbols.json", "origin.json")
@@ -52,13 +53,14 @@ def load_image(path: Path) -> Image:
     numbers = (HOST_CHIP, *about.chips)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
         texts = pool.map(lambda name: _mapped(path, name, about), _TEXTS)
-        found = list(pool.map(lambda chip: _cores(path, chip, about), numbers))
+        parts = list(pool.map(lambda chip: _cores(path, chip, about), numbers))
         programs, symbols, origin = (bytes(raw) for raw in texts)
     board = _board(path, about)
-    chips = dict(zip(about.chips, found[1:], strict=True))
-    image = Image(path, about, found[0][0], chips, board, programs, symbols, origin)
+    (host,), *others = (cores for cores, _ in parts)
+    chips = dict(zip(about.chips, others, strict=True))
+    image = Image(path, about, host, chips, board, programs, symbols, origin)
     with reading(path, ImageError, AN_IMAGE):
-        prove_image(image)
+        prove_image(image, [leads for _, leads in parts])
     return image
 
 
@@ -92,16 +94,16 @@ def _mapped(path: Path, name: str, about: About) -> Bytes:
         return raw
 
 
-def _cores(path: Path, chip: int, about: About) -> tuple[Core, ...]:
-    """The cores of a chip or of the host, each right by itself."""
+def _cores(path: Path, chip: int, about: About) -> tuple[tuple[Core, ...], Leads]:
+    """The cores of a chip or of the host, each right by itself, and where their axons lead."""
     name = chip_file(chip)
     raw = _mapped(path, name, about)
     with reading(path / name, ImageError, "the cores of a chip"):
         cores = read_cores(raw, chip)
-        prove_cores(cores, about.machine, chip)
+        leads = prove_cores(cores, about.machine, chip)
         if chip == HOST_CHIP and [core.number for core in cores] != [0]:
             raise Misfit(f"it has cores {[core.number for core in cores]}, must have core 0 alone")
-        return cores
+        return cores, leads
 
 
 def _board(path: Path, about: About) -> Bytes:

@@ -15,6 +15,7 @@ from mmfree_neuro.target.layout import (
 )
 from mmfree_neuro.target.prove_lists import MOST_EXPONENT, Lists, lists_of, prove_weights
 from mmfree_neuro.target.prove_program import NEEDED, needs_of
+from mmfree_neuro.target.prove_steps import Leads, leads_of
 from mmfree_neuro.target.side_by_side import Cores
 
 Ints = NDArray[np.int64]
@@ -62,8 +63,9 @@ def _between(name: str, value: int, least: int, most: int) -> None:
         raise Misfit(f"{name} is {value}, must be {must}")
 
 
-def prove_cores(cores: tuple[Core, ...], machine: Machine, chip: int) -> None:
-    """Misfit where a core breaks a rule by itself; what others lead to it is not looked at."""
+def prove_cores(cores: tuple[Core, ...], machine: Machine, chip: int) -> Leads:
+    """Where axons lead; Misfit where a core breaks a rule by itself, without what others lead to
+    it."""
     all_ = Cores(cores)
     _prove_groups(all_)
     _prove_ports(all_)
@@ -73,6 +75,7 @@ def prove_cores(cores: tuple[Core, ...], machine: Machine, chip: int) -> None:
     prove_weights(all_, lists, machine.weight_bits)
     if chip != HOST_CHIP:
         _prove_limits(all_, machine)
+    return leads_of(all_, lists)
 
 
 def _prove_groups(cores: Cores) -> None:

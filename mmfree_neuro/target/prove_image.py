@@ -1,7 +1,7 @@
 """What is refused of the cores of an image together: entries that lead nowhere, logits without a
 sender or with two, an embedding that nobody reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from mmfree_neuro.target.embedding import embedding
 from mmfree_neuro.target.image import Image
 from mmfree_neuro.target.layout import HERE, HOST_CHIP, NO_PORT, PORT_OF_HOST, RESULT, Core
 from mmfree_neuro.target.prove_lists import lists_of
+from mmfree_neuro.target.prove_steps import Leads, depths, joined, waits
 from mmfree_neuro.target.side_by_side import Cores
 
 Ints = NDArray[np.int64]
@@ -26,6 +27,7 @@ class _Entries:
     """All output entries of an image: each array has an element for each."""
 
     place: Ints  # of its core among all
+    group: Ints  # among those of all cores
     chip: Ints
     neurons: Ints  # of its group
     outputs: Ints
@@ -33,6 +35,7 @@ class _Entries:
     kind: Ints
     to_core: Ints
     to_chip: Ints
+    to_place: Ints  # of that core among all, -1 where it is not there
     first: Ints
     count: Ints
     to: Ints  # the axon or the logit
@@ -44,14 +47,16 @@ def _need(fine: NDArray[np.bool_], message: Callable[[int], str]) -> None:
         raise Misfit(message(int(np.argmin(fine))))
 
 
-def prove_image(image: Image) -> None:
-    """Misfit where cores that are right by themselves do not fit each other."""
+def prove_image(image: Image, leads: Sequence[Leads]) -> None:
+    """Misfit where cores that are right by themselves do not fit each other; `leads` are those of
+    the host and of each chip."""
     _prove_sizes(image)
     entries = _entries(image)
     _prove_entries(image, entries)
     _prove_logits(image, entries)
     _prove_board(image, entries)
     _prove_embedding(image)
+    _prove_steps(image, entries, joined(leads))
 
 
 def _prove_sizes(image: Image) -> None:
@@ -79,15 +84,18 @@ def _entries(image: Image) -> _Entries:
     has, neurons, outputs = groups[:, 14], groups[:, 2], groups[:, 15]
     sizes = [len(core.out) for _, core in image.cores]
     chips = [chip for chip, _ in image.cores]
+    to_core, to_chip = out[:, 0] >> 8 & 255, out[:, 0] >> 16
     return _Entries(
         np.repeat(np.arange(len(sizes)), sizes),
+        np.repeat(np.arange(len(groups)), has),
         np.repeat(chips, sizes),
         np.repeat(neurons, has),
         np.repeat(outputs, has),
         out[:, 0] & 15,
         out[:, 0] >> 4 & 15,
-        out[:, 0] >> 8 & 255,
-        out[:, 0] >> 16,
+        to_core,
+        to_chip,
+        _places(image, to_chip, to_core),
         *out[:, 1:].T,
     )
 
@@ -107,9 +115,11 @@ def _prove_entries(image: Image, e: _Entries) -> None:
         e.neurons,
     )
     refuse(e.kind <= RESULT, "has kind {}, must be 0, 1 or 2", e.kind)
-    axons = _axons(image, e.to_chip, e.to_core)
+    axons = np.array([len(core.axon) for _, core in image.cores])[e.to_place]
     to_core, same = e.kind != RESULT, e.to_chip == e.chip
-    refuse(~to_core | (axons >= 0), "leads to chip {} core {}, not there", e.to_chip, e.to_core)
+    refuse(
+        ~to_core | (e.to_place >= 0), "leads to chip {} core {}, not there", e.to_chip, e.to_core
+    )
     refuse(
         ~to_core | (same == (e.kind == HERE)),
         "has kind {} for chip {}, must be 0 on one chip and 1 between two",
@@ -140,15 +150,15 @@ def _where(image: Image, e: _Entries, k: int) -> str:
     return f"{who}: entry {number}"
 
 
-def _axons(image: Image, chips: Ints, cores: Ints) -> Ints:
-    """How many axons cores of chips have, -1 where there is no such core."""
+def _places(image: Image, chips: Ints, cores: Ints) -> Ints:
+    """The places among all of cores of chips, -1 where there is no such core."""
     numbers = (*image.chips, HOST_CHIP)
     row_of = np.zeros(HOST_CHIP + 1, np.int64)
     row_of[list(numbers)] = np.arange(1, len(numbers) + 1)
-    axons = np.full((len(numbers) + 1, _CORES), -1)
-    for chip, core in image.cores:
-        axons[row_of[chip], core.number] = len(core.axon)
-    found: Ints = axons[row_of[chips], cores]
+    places = np.full((len(numbers) + 1, _CORES), -1)
+    for place, (chip, core) in enumerate(image.cores):
+        places[row_of[chip], core.number] = place
+    found: Ints = places[row_of[chips], cores]
     return found
 
 
@@ -207,3 +217,19 @@ def _prove_embedding(image: Image) -> None:
     reached = lists_of(Cores((host,))).port
     if ((reached >= row[3]) & (reached < row[3] + row[4])).any():
         raise Misfit("the host: a list leads to the group that reads the embedding")
+
+
+def _prove_steps(image: Image, e: _Entries, leads: Leads) -> None:
+    """Misfit where logits would have to be sent before what they are made of can be there.
+
+    Where entries lead round in a circle on the way, it is not known.
+    """
+    inside = e.kind != RESULT
+    pairs = waits(leads, *(part[inside] for part in (e.group, e.to_place, e.to, e.to + e.count)))
+    depth = depths(pairs, leads.groups, embedding(image.host).group)
+    needed, steps = int(depth[e.group[~inside]].max(initial=0)), image.about.steps
+    if steps < needed:
+        raise Misfit(
+            f"steps is {steps}, must be at least {needed}, for so many entries lead one after "
+            "another from the embedding to a logit"
+        )

@@ -276,6 +276,20 @@ def test_names_of_another_image(
     assert capsys.readouterr().err == f"mmfree-neuro: {said}\n"
 
 
+def test_steps_are_those_that_entries_need(here: Path, capsys: Said) -> None:
+    about = json.loads((here / "a16.image" / "image.json").read_text())
+    del about["sha256"]
+    needed = about["steps"]
+    about["steps"] -= 1
+    (here / "a16.image" / "image.json").write_text(json.dumps(about | {"sha256": digest_of(about)}))
+    capsys.readouterr()
+    assert main(["inspect", "a16.image"]) == 2
+    assert capsys.readouterr().err == (
+        f"mmfree-neuro: a16.image: not a machine image: steps is {needed - 1}, must be at least "
+        f"{needed}, for so many entries lead one after another from the embedding to a logit\n"
+    )
+
+
 def test_what_waits_longer_than_a_synapse_can_hold_back(
     a16: Graph,
     make_mapping: Callable[..., Mapping],

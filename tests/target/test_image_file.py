@@ -412,6 +412,21 @@ def test_what_is_refused_of_cores_together(said: str, tmp_path: Path) -> None:
     assert message(path) == f": not a machine image: {said}"
 
 
+def test_steps_that_are_too_few(tmp_path: Path) -> None:
+    """The host sends to a group, and this one to that of the logits, in two steps."""
+    parts = changed(cores(), "two", with_("out", (1, slice(1, 4)), [36, 1, 2]))  # no circle
+    load_image(saved(tmp_path / "image", parts))
+    for steps in (0, 1):
+        assert message(saved(tmp_path / "image", parts, replace(ABOUT, steps=steps))) == (
+            f": not a machine image: steps is {steps}, must be at least 2, for so many entries "
+            "lead one after another from the embedding to a logit"
+        )
+
+
+def test_steps_where_entries_lead_round_in_a_circle(tmp_path: Path) -> None:
+    load_image(saved(tmp_path / "image", cores(), replace(ABOUT, steps=0)))
+
+
 def test_codes_are_filled_up_with_zeros(tmp_path: Path) -> None:
     parts = cores()
     odd = np.concatenate([embed(4, 1)[:37], np.ones(1, np.uint8), embed(4, 1)[38:]])
