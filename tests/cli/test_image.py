@@ -290,6 +290,26 @@ def test_steps_are_those_that_entries_need(here: Path, capsys: Said) -> None:
     )
 
 
+def test_a_machine_that_traps_gives_nothing(here: Path, capsys: Said) -> None:
+    """Neither logits nor counts: the run ends, and no file is there."""
+    about = json.loads((here / "a16.image" / "image.json").read_text())
+    del about["sha256"]
+    about["machine"]["payload_bits"] = 9
+    (here / "a16.image" / "image.json").write_text(json.dumps(about | {"sha256": digest_of(about)}))
+    before = sorted(here.iterdir())
+    for words in (
+        "simulate a16.image --prompt ab --new-tokens 2 -o out",
+        "simulate a16.image --prompt ab --new-tokens 2 --save-every 1 -o out",
+        "logits a16.image --tokens ids.npy -o out",
+    ):
+        capsys.readouterr()
+        assert main(words.split()) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("mmfree-neuro: a16.image: the host group 0 neuron ")
+        assert said.endswith(", which does not fit 9 bits\n") and said.count("\n") == 1
+        assert sorted(here.iterdir()) == before
+
+
 def test_what_waits_longer_than_a_synapse_can_hold_back(
     a16: Graph,
     make_mapping: Callable[..., Mapping],

@@ -360,13 +360,23 @@ def test_traps(said: str, level: str, tmp_path: Path) -> None:
     image = one_group(tmp_path / "i", group, codes, [1, 1])
     emulator = Emulator(image, level=level)
     emulator.generate(0)
+    counted = emulator.take_counts()
     message = f"{image.path}: chip 0 core 0 group 0 neuron 277 trapped at instruction {said}"
-    for run in (lambda: emulator.generate(1), lambda: emulator.step(None)):
+    for run in (
+        lambda: emulator.generate(1),
+        lambda: emulator.step(None),
+        emulator.take_counts,
+        lambda: emulator.states,
+        lambda: emulator.logits,
+    ):
         with pytest.raises(ImageError) as error:
             run()
         assert str(error.value) == message
-    emulator.reset()
+    emulator.reset()  # and what the trapped step counted is gone
     emulator.generate(0)
+    again = emulator.take_counts()
+    for name, found in vars(again).items():
+        assert np.array_equal(found, getattr(counted, name)), name
     with pytest.raises(ImageError) as error:
         emulator.asynchronous([0, 1, 0], 3)
     assert str(error.value) == message

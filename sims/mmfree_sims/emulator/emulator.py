@@ -104,9 +104,11 @@ class Emulator:
     def reset(self) -> None:
         """Back to the states before the first token, and empty accumulators.
 
-        Time goes on, and counts stay.
+        Time goes on, and counts stay, but those of a machine that had trapped.
         """
         with self._lock:
+            if self._trap is not None:
+                self._take()
             self._machine.reset()
             self._trap = None
 
@@ -117,9 +119,11 @@ class Emulator:
 
     @property
     def logits(self) -> Logits:
-        """What has been sent as result in the last step, [vocabulary]."""
+        """What has been sent as result in the last step, [vocabulary]; ImageError after a trap."""
         found: Logits = np.empty(self._vocabulary, np.int64)
-        self._machine.read_logits(found)
+        with self._lock:
+            self._need_whole()
+            self._machine.read_logits(found)
         return found
 
     def generate(self, token: int) -> Logits:
@@ -141,17 +145,18 @@ class Emulator:
         chosen = self._checked(tokens).astype(np.int32)
         found: Logits = np.zeros((len(chosen), self._vocabulary), np.int64)
         with self._lock:
-            if self._trap is None:
-                self._stopped(self._machine.asynchronous(chosen, found, order & _ORDERS))
-            if self._trap is not None:
-                raise ImageError(self._trap)
+            self._need_whole()
+            self._stopped(self._machine.asynchronous(chosen, found, order & _ORDERS))
+            self._need_whole()
         return found
 
     @property
     def states(self) -> NDArray[np.int32]:
-        """The states of all neurons that have one, to go on from later."""
+        """The states of all neurons that have one, to go on from later; ImageError after a trap."""
         found: NDArray[np.int32] = np.empty(self._shape[3], np.int32)
-        self._machine.read_states(found)
+        with self._lock:
+            self._need_whole()
+            self._machine.read_states(found)
         return found
 
     def restore(self, states: NDArray[np.int32]) -> None:
@@ -166,13 +171,24 @@ class Emulator:
         self._machine.write_states(chosen)
 
     def take_counts(self) -> Counts:
-        """What was counted since it was last taken."""
+        """What was counted since it was last taken; ImageError after a trap, in whose step some
+        neurons ran and others did not."""
+        with self._lock:
+            self._need_whole()
+            return self._take()
+
+    def _take(self) -> Counts:
+        """What was counted, from now on no more."""
         groups, entries, cores, _ = self._shape
         of_groups = np.empty((groups, 7), np.int64)
         of_entries, of_cores = np.empty((entries, 2), np.int64), np.empty((cores, 2), np.int64)
-        with self._lock:
-            self._machine.take_counts(of_groups, of_entries, of_cores)
+        self._machine.take_counts(of_groups, of_entries, of_cores)
         return Counts(*of_groups.T, *of_entries.T, *of_cores.T)
+
+    def _need_whole(self) -> None:
+        """ImageError where the machine has trapped."""
+        if self._trap is not None:
+            raise ImageError(self._trap)
 
     def _checked(self, tokens: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """Tokens that the host can embed."""
@@ -189,10 +205,9 @@ class Emulator:
         """Steps with these tokens, -1 for none; the logits of those from `first` on."""
         found: Logits = np.empty((rows, self._vocabulary), np.int64)
         with self._lock:
-            if self._trap is None:
-                self._stopped(self._machine.advance(tokens.astype(np.int32), found, first))
-            if self._trap is not None:
-                raise ImageError(self._trap)
+            self._need_whole()
+            self._stopped(self._machine.advance(tokens.astype(np.int32), found, first))
+            self._need_whole()
         return found
 
     def _stopped(self, stop: tuple[int, ...] | None) -> None:
