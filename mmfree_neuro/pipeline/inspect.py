@@ -10,7 +10,6 @@ import numpy as np
 
 from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.image.origin import origin_of
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.families import family_of, read_checkpoint
@@ -49,15 +48,13 @@ def _checkpoint(checkpoint: Checkpoint[Any], path: Path) -> tuple[dict[str, Any]
 
 
 def _image(image: Image) -> tuple[dict[str, Any], str]:
-    origin, _ = origin_of(image)
-    about, found = image.about, summary_of(image, origin.system.chip)
+    about, found = image.about, summary_of(image)
     content = {
         "format": about.format,
         "system": about.system,
         "graph": about.graph,
         "mapping": about.mapping,
         **asdict(found),
-        "warnings": list(found.warnings),
     }
     return content, (
         f"{image.path}: {about.format}, for {about.system}\n"

@@ -19,7 +19,6 @@ from mmfree_neuro.image import build, synapses, write
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.pipeline import image as imaging
 from mmfree_neuro.run import run_file
-from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target.image_file import digest_of, load_image, save_image
 from mmfree_sims.emulator.emulator import available
@@ -111,7 +110,7 @@ def test_an_image_is_inspected(here: Path, capsys: Said) -> None:
         f"{made['bytes'] / 1e6:.1f} MB on chips\n"
         f"the most of a core: {most['bytes']:,} bytes, {most['synaptic_bytes']:,} synaptic bytes, "
         f"{most['groups']} groups, {most['neurons']} neurons, {most['input_axons']} input axons, "
-        f"{most['output_entries']} output entries, {most['accumulators']:,} accumulators, "
+        f"{most['map_entries']} map entries, {most['accumulators']:,} accumulators, "
         f"{most['instructions']} instructions\n"
         f"a token takes {made['steps']} steps from the embedding to its logits\n"
     )
@@ -389,16 +388,31 @@ def test_what_fires_behind_the_head(
     )
 
 
-def test_cores_that_are_too_full_are_told(here: Path, capsys: Said) -> None:
-    chip = load_system("kapoho-point").chip
-    small = replace(chip, memory_bytes_per_core=replace(chip.memory_bytes_per_core, central=9000))
-    found = imaging.summary_of(load_image(here / "a16.image"), small)
-    assert 0 < found.overfull_cores < 6
-    assert found.warnings == (
-        f"{found.overfull_cores} of 6 cores hold more than the 9000 bytes of a core, 131072 of "
-        "them for synapse lists; map onto more cores or chips",
-    )
-    assert imaging.summary_of(load_image(here / "a16.image"), chip).warnings == ()
+def test_an_image_has_the_limits_of_its_system(
+    a16: Graph,
+    make_mapping: Callable[..., Mapping],
+    system: SystemSpec,
+    with_figures: Callable[..., SystemSpec],
+    tmp_path: Path,
+) -> None:
+    """What has more than a core may is not written."""
+    mapping = make_mapping(a16, "chain")
+    image = write.write_image(a16, mapping, system, "0" * 64, tmp_path / "whole.image")
+    most = imaging.summary_of(image).fullest_core
+    assert image.about.machine.memory_bytes_per_core == 196_608
+    for name, (figure, said) in {
+        "bytes": ("memory_bytes_per_core", "memory bytes"),
+        "synaptic_bytes": ("synaptic_memory_bytes_per_core", "synaptic bytes"),
+        "neurons": ("neurons_per_core", "neurons"),
+        "input_axons": ("input_axons_per_core", "input axons"),
+        "map_entries": ("axon_map_entries_per_core", "map entries"),
+        "accumulators": ("accumulators_per_core", "accumulators"),
+        "instructions": ("program_instructions_per_core", "instructions"),
+    }.items():
+        narrow = with_figures(system, **{figure: most[name] - 1})
+        (empty := tmp_path / name).mkdir()
+        found = refused(a16, mapping, narrow, empty)
+        assert found.endswith(f"has {most[name]} {said}, must have at most {most[name] - 1}")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"format": "another"}'])

@@ -14,27 +14,19 @@ from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.image.write import write_image
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.ternary import pack
+from mmfree_neuro.mapping.footprint import limits
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target.layout import Core
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 
-LIMITS = np.array([16_000, 8, 4096, 16_000])
-"""Input axons, neuron groups, neurons and entries of the outgoing map that a core has."""
 CODE = QType(8, 0)
 
 
 def used(core: Core) -> list[int]:
     """What a core has of each."""
-    return [len(core.axon), len(core.group), int(core.group[:, 2].sum()), map_entries(core)]
-
-
-def map_entries(core: Core) -> int:
-    """The payloads that a core's groups can send, however many cores each of them goes to."""
-    group = np.repeat(np.arange(len(core.group)), core.group[:, 14])
-    ranges = np.stack([group, core.out[:, 0] & 15, core.out[:, 1], core.out[:, 2]], 1)
-    return int(np.unique(ranges, axis=0)[:, 3].sum())
+    return [len(core.axon), len(core.group), int(core.group[:, 2].sum()), core.map_entries]
 
 
 def network(hand_graph: Graph, *sizes: int) -> Graph:
@@ -89,27 +81,29 @@ def cores_of(system: SystemSpec, tmp_path: Path) -> Cores:
     return made
 
 
-def test_an_image_classifier(hand_graph: Graph, cores_of: Cores) -> None:
+def test_an_image_classifier(hand_graph: Graph, cores_of: Cores, system: SystemSpec) -> None:
     """784 pixels, layers of 64, 64 and 10, each on a core: 4.90 % of the input axons, 12.5 % of the
     groups, 1.56 % of the neurons and 0.40 % of the map are what the first takes."""
     graph = network(hand_graph, 784, 64, 64, 10)
     cores = cores_of(graph, [[("layers.0.y", 0, 64)], [("layers.1.y", 0, 64)], [("head", 0, 10)]])
     assert [used(core) for core in cores] == [[784, 1, 64, 64], [64, 1, 64, 64], [64, 1, 10, 10]]
-    assert percentages(cores[0]) == ["4.90", "12.50", "1.56", "0.40"]
+    assert percentages(cores[0], system) == ["4.90", "12.50", "1.56", "0.40"]
 
 
-def test_two_groups_of_a_core(hand_graph: Graph, cores_of: Cores) -> None:
+def test_two_groups_of_a_core(hand_graph: Graph, cores_of: Cores, system: SystemSpec) -> None:
     """256 neurons in two groups: 25 % of the groups, 6.25 % of the neurons, 1.60 % of the map."""
     graph = network(hand_graph, 784, 128, 128, 10)
     both = [("layers.0.y", 0, 128), ("layers.1.y", 0, 128)]
     cores = cores_of(graph, [both, [("head", 0, 10)]])
     assert used(cores[0]) == [784 + 128, 2, 256, 256]
-    assert percentages(cores[0])[1:] == ["25.00", "6.25", "1.60"]
+    assert percentages(cores[0], system)[1:] == ["25.00", "6.25", "1.60"]
 
 
-def percentages(core: Core) -> list[str]:
+def percentages(core: Core, system: SystemSpec) -> list[str]:
     """What a core has, as Intel's compiler prints it."""
-    return [f"{part:.2f}" for part in 100 * np.array(used(core)) / LIMITS]
+    room = limits(system.chip)
+    most = [room[name] for name in ("input_axons", "groups", "neurons", "map_entries")]
+    return [f"{100 * has / (of or 0):.2f}" for has, of in zip(used(core), most, strict=True)]
 
 
 def test_the_dense_layers_of_pilotnet(hand_graph: Graph, cores_of: Cores) -> None:

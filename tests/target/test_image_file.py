@@ -308,7 +308,7 @@ LIMITS = {
     "has 2 groups, must have at most 1": {"groups_per_core": 1},
     "has 43 neurons, must have at most 42": {"neurons_per_core": 42},
     "has 5 input axons, must have at most 4": {"input_axons_per_core": 4},
-    "has 2 map entries, must have at most 1": {"map_entries_per_core": 1},
+    "has 6 map entries, must have at most 5": {"map_entries_per_core": 5},
     "has 126 accumulators, must have at most 125": {"accumulators_per_core": 125},
     "has 10 instructions, must have at most 9": {"instructions_per_core": 9},
     "has 1204 memory bytes, must have at most 1203": {"memory_bytes_per_core": 1203},
@@ -325,6 +325,16 @@ def test_the_limits_of_a_core(said: str, tmp_path: Path) -> None:
     assert message(path) == f"/chip-0003.bin: not the cores of a chip: core 2: {said}"
     wider = {name: value + 1 for name, value in LIMITS[said].items()}
     load_image(saved(path, cores(), replace(ABOUT, machine=replace(ABOUT.machine, **wider))))
+
+
+def test_payloads_that_can_be_sent_are_counted_once() -> None:
+    """Neurons 0 … 3 and 2 … 5 of one output, twice to elsewhere, and 1 … 2 of another."""
+    core = cores()["two"]
+    rows = [[0, 2, 4, 9], [0, 0, 4, 0], [1 << 8, 2, 4, 1], [1, 1, 2, 5]]
+    group = core.group.copy()
+    group[:, 14] = [4, *[0] * (len(group) - 1)]
+    assert replace(core, group=group, out=np.array(rows, np.uint32)).map_entries == 6 + 2
+    assert replace(core, out=np.zeros((0, 4), np.uint32)).map_entries == 0
 
 
 # What is refused of cores together.
