@@ -1,5 +1,5 @@
 """Energy from counts: each operation times what the chip's data file says it takes, and static
-power times time.
+power times time.  What idle visits take is their instructions' energy, and a part of its own.
 
 Ranges are carried through: the low figure takes every constant at its low end (and the shortest
 time), the high figure every constant at its high end.  Two sums stand side by side: that of the
@@ -8,6 +8,8 @@ chips alone, and that of the whole system.
 
 from collections import Counter
 from dataclasses import dataclass
+
+import numpy as np
 
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.span import BOUNDS, Span
@@ -26,6 +28,7 @@ class Part:
 
     name: str
     operations_per_token: float
+    """Of idle visits, their instructions."""
     millijoule_per_token: Span
     source: str
 
@@ -52,7 +55,7 @@ def on_chips(mapping: Mapping, counts: Ints) -> int:
 
 
 def instructions(counted: Counted) -> Counter[str]:
-    """Instructions issued on the chips by class, over the whole phase."""
+    """Instructions of visits with a token on the chips by class, over the whole phase."""
     mapping, summary, activity = counted.mapping, counted.summary, counted.activity
     nodes = {node.name: node for node in summary.nodes}
     issued: Counter[str] = Counter()
@@ -61,6 +64,15 @@ def instructions(counted: Counted) -> Counter[str]:
             for name, count in nodes[shard.node].instructions.items():
                 issued[name] += count * shard.size * int(activity.fired[position])
     return issued
+
+
+def idle_instructions(counted: Counted) -> int:
+    """Instructions of idle visits on the chips over the whole phase, where a token falls through
+    alone: a neuron has it at one step of the machine, and is visited at all of them."""
+    mapping, summary = counted.mapping, counted.summary
+    guard = {node.name: node.idle_instructions for node in summary.nodes}
+    each = np.array([guard[shard.node] * shard.size for shard in mapping.shards])
+    return on_chips(mapping, each * counted.activity.fired) * summary.steps
 
 
 def _part(name: str, operations: float, each: Quantity, unit_to_mj: Span) -> Part:
@@ -86,6 +98,7 @@ def energy(counted: Counted, timing: Timing, *, copies: int = 1) -> Energy:
     mapping, activity, system = counted.mapping, counted.activity, counted.system
     chip, tokens, moved = system.chip, activity.tokens, traffic(counted)
     issued = sum(instructions(counted).values())
+    idle = idle_instructions(counted) if timing.idle_visits else 0
     alone = chip.fall_through_energy_ratio
     picojoule = Span(*(PJ_TO_MJ * (getattr(alone, b) if timing.alone else 1.0) for b in BOUNDS))
     parts = (
@@ -96,6 +109,7 @@ def energy(counted: Counted, timing: Timing, *, copies: int = 1) -> Energy:
             picojoule,
         ),
         _part("neuron instructions", issued / tokens, chip.energy_per_instruction_pj, picojoule),
+        _part("idle visits", idle / tokens, chip.energy_per_instruction_pj, picojoule),
         _part("messages", moved.messages / tokens, chip.energy_per_message_pj, picojoule),
         _part("mesh hops", moved.hops / tokens, chip.energy_per_hop_pj, picojoule),
         _part("link crossings", moved.crossings / tokens, chip.energy_per_crossing_pj, picojoule),

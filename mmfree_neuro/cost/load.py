@@ -43,16 +43,23 @@ class Load:
     chips: int
     """That take part in the barrier."""
     tokens: int
-    steps: int
-    """At which something on a chip fires."""
     last: int
     """The number of the last step; the first, 0, is the host's."""
     cores: tuple[Location, ...]
     per_core: dict[str, Floats]  # each [last + 1, cores], uses in the whole phase
+    idle: Floats  # [last + 1, cores]
+    """Instructions of the visits to neurons that have no token at a step, in the whole phase, if
+    one token is under way at a time."""
     trees: RouteTrees
     sent: Ints  # [routes], messages in the whole phase
     route_step: Ints  # [routes]
     farthest: tuple[Ints, Ints]  # each [last + 1], the most hops and crossings of a route
+
+    @property
+    def steps(self) -> int:
+        """How many steps the machine makes for a token alone: that in which the token enters, and
+        those after it."""
+        return self.last + 1
 
     @cached_property
     def mesh(self) -> tuple[Ints, int]:
@@ -122,6 +129,11 @@ def load(counted: Counted) -> Load:
         # With weights bincount gives floats, but integers where there is nothing to count.
         return flat.astype(np.float64, copy=False).reshape(summary.steps + 1, len(cores))
 
+    guards = activity.fired * np.array(
+        [shard.size * nodes[shard.node].idle_instructions for shard in mapping.shards]
+    )
+    # Every neuron of a core is visited at every step, and all but those that fire are idle.
+    idle = by_core(0 * shard_step, shard_core, guards)[0] - by_core(shard_step, shard_core, guards)
     # The core of the source issues a message for each destination; only links carry one for many.
     sends = activity.messages * trees.deliveries
     per_core = dict(
@@ -143,14 +155,13 @@ def load(counted: Counted) -> Load:
     )
     for most, way in zip(farthest, (trees.depth, trees.far), strict=True):
         np.maximum.at(most, route_step, way)
-    steps = len(set(shard_step[shard_core >= 0].tolist()))
     return Load(
         len(mapping.chips),
         activity.tokens,
-        steps,
         summary.steps,
         cores,
         per_core,
+        idle,
         trees,
         activity.messages,
         route_step,

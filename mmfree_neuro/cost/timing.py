@@ -9,14 +9,17 @@ of the meshes and those between chips.  They work side by side, as in the model 
 best in the literature (arXiv 2601.10035).
 
 - pipelined (prefill): every core works at every step, on a token of its own, and a token enters at
-  each step;
+  each step.  So every neuron has a token at every step, and no visit is idle: the steps in which
+  the pipeline fills and drains are not counted;
 - fall-through (generation): the next token enters when the last has left, so the steps of a token
-  follow each other, each with its own slowest resource (the way from the host is not a step, but
-  takes its time);
+  follow each other, each with its own slowest resource.  They are those of the machine
+  (docs/machine.md, "Generation"): the step of entry, in which the host sends, and those after it,
+  a head on the host among them.  At every step a core visits all of its neurons, and those that
+  have no token execute their guards (an idle visit);
 - asynchronous: what either would gain without the barrier and without what a step takes on top.  In
   prefill a token leaves whenever the slowest resource has served one; in generation the steps still
   follow each other, as every norm needs the sum over a whole layer, and what travels takes its hops
-  and crossings.
+  and crossings.  Neurons run when their inputs have come, so no visit is idle.
 """
 
 from collections.abc import Callable
@@ -52,6 +55,8 @@ class Timing:
     """Of the time, at central figures."""
     alone: bool
     """Whether one token at a time is under way."""
+    idle_visits: bool
+    """Whether neurons are visited at steps at which they have no token."""
 
 
 def barrier(chip: ChipSpec, chips: int) -> Quantity:
@@ -62,14 +67,14 @@ def barrier(chip: ChipSpec, chips: int) -> Quantity:
 
 
 def _slowest(
-    found: Load, chip: ChipSpec, bound: str, *, together: bool
+    found: Load, chip: ChipSpec, bound: str, *, together: bool, idle: bool = False
 ) -> tuple[Floats, list[tuple[str, Location]]]:
     """Nanoseconds a token of the slowest resource, at every step or over all of them together, and
-    which it is."""
+    which it is; `idle` visits are among the instructions or not."""
     cores, rows = found.cores, 1 if together else found.last + 1
     names, times = [], []
     for name, figure in PER_CORE.items():
-        uses = found.per_core[name]
+        uses = found.per_core[name] + (found.idle if idle and name == "instructions" else 0)
         uses = uses.sum(0, keepdims=True) if together else uses
         names.append([(name, cores[k]) for k in uses.argmax(1)])
         times.append(uses.max(1) * getattr(getattr(chip, figure), bound))
@@ -103,6 +108,7 @@ def _timing(
     waiting: float,
     *,
     alone: bool,
+    idle_visits: bool = False,
 ) -> Timing:
     """The record of nanoseconds a token at the three bounds, of which a barrier takes `waiting`."""
     if per_token[0] <= 0:
@@ -123,6 +129,7 @@ def _timing(
         resource,
         waiting * 1e-9 / central,
         alone,
+        idle_visits,
     )
 
 
@@ -139,9 +146,10 @@ def pipelined(found: Load, system: SystemSpec) -> Timing:
 
 
 def fall_through(found: Load, system: SystemSpec) -> Timing:
-    """The steps of one token one after another, each with its own slowest resource."""
+    """The steps of one token one after another, each with its own slowest resource, idle visits
+    among what takes time."""
     chip, ends = system.chip, barrier(system.chip, found.chips)
-    each = [_slowest(found, chip, bound, together=False) for bound in BOUNDS]
+    each = [_slowest(found, chip, bound, together=False, idle=True) for bound in BOUNDS]
     per_step = [
         getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS
     ]
@@ -149,8 +157,9 @@ def fall_through(found: Load, system: SystemSpec) -> Timing:
         [ns.sum() + found.steps * b for (ns, _), b in zip(each, per_step, strict=True)]
     )
     waiting = found.steps * ends.central
+    where = _most(each[1])
     return _timing(
-        "fall-through", system.name, per_token, found, _most(each[1]), waiting, alone=True
+        "fall-through", system.name, per_token, found, where, waiting, alone=True, idle_visits=True
     )
 
 

@@ -1,16 +1,19 @@
 """What costing and reporting need to know of a graph, without its weights."""
 
+from collections import Counter
 from dataclasses import dataclass
 
+from mmfree_neuro.graph.assembler import assemble
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.graph.steps import steps
-from mmfree_neuro.graph.verify import instruction_counts
+from mmfree_neuro.graph.verify import verify
+from mmfree_neuro.target.instructions import Instruction, Op
 
 
 @dataclass(frozen=True)
 class NodeSummary:
-    """One node: its neurons, the step at which it fires, what a neuron issues for one token, and
-    its synapses."""
+    """One node: its neurons, the step at which it fires, what a visit to a neuron issues with and
+    without a token, and its synapses."""
 
     name: str
     kind: str
@@ -19,10 +22,14 @@ class NodeSummary:
     step: int
     """How many steps after the embedding: one more than the latest of its sources."""
     instructions: dict[str, int]
+    """Of a visit with a token, by class: the whole program, its guard among it."""
     ternary_synapses: int
     nonzero_synapses: int
     states: int = 0
     """What its neurons keep from token to token, one each where they keep anything."""
+    idle_instructions: int = 0
+    """Of a visit without a token: the guard alone.  The embedding has none, for it runs only when
+    it is given a token."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,11 @@ class GraphSummary:
 
 
 def summarise(graph: Graph) -> GraphSummary:
-    """The summary of a verified graph."""
-    counts, nodes = instruction_counts(graph), []
-    step = steps(graph.nodes)
+    """The summary of a graph, which is verified on the way.  Raises GraphError where the machine
+    has no room for a program."""
+    step, nodes = steps(verify(graph).nodes), []
     for node in graph.nodes:
+        code = assemble(node, graph.sigmoid).code
         matrices = [entry.matrix for entry in node.inputs if entry.matrix is not None]
         nodes.append(
             NodeSummary(
@@ -56,10 +64,11 @@ def summarise(graph: Graph) -> GraphSummary:
                 node.size,
                 block_of(node.name),
                 step[node.name],
-                dict(sorted(counts[node.name].items())),
+                dict(sorted(Counter(one.op.name for one in code).items())),
                 sum(matrix.size for matrix in matrices),
                 sum(matrix.nonzero for matrix in matrices),
                 0 if node.state_type is None else node.size,
+                _guard(code),
             )
         )
     return GraphSummary(
@@ -71,3 +80,9 @@ def summarise(graph: Graph) -> GraphSummary:
         graph.quality,
         tuple(nodes),
     )
+
+
+def _guard(code: tuple[Instruction, ...]) -> int:
+    """How many instructions a program executes where no token is there: all of them up to the skip
+    over the rest; none where there is no skip."""
+    return next((number for number, one in enumerate(code, 1) if one.op == Op.SKP_C), 0)

@@ -3,24 +3,23 @@
 import networkx as nx
 
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.graph.verify import instruction_counts
+from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.mapping import Mapping
 
 
 def graph_to_networkx(graph: Graph) -> "nx.MultiDiGraph[str]":
-    """Nodes by name with `kind`, `size` and `instructions` (a neuron, a token); an edge for every
-    input.
+    """Nodes by name with `kind`, `size` and `instructions` (of a visit to a neuron with a token);
+    an edge for every input.
 
     Edges carry `port`, `source_port`, `how`, and `synapses`, the ternary weights behind them.
     """
     found: nx.MultiDiGraph[str] = nx.MultiDiGraph(name=graph.name, scheme=graph.scheme)
-    counts = instruction_counts(graph)
-    for node in graph.nodes:
+    for node, about in zip(graph.nodes, summarise(graph).nodes, strict=True):
         found.add_node(
             node.name,
-            kind=type(node).__name__,
-            size=node.size,
-            instructions=sum(counts[node.name].values()),
+            kind=about.kind,
+            size=about.size,
+            instructions=sum(about.instructions.values()),
         )
         for entry in node.inputs:
             synapses = 0 if entry.matrix is None else int(entry.matrix.size)

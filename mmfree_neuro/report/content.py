@@ -165,6 +165,7 @@ def _times(timing: Timing) -> Times:
         "resource": timing.resource,
         "barrier_share": timing.barrier_share,
         "alone": timing.alone,
+        "idle_visits": timing.idle_visits,
     }
 
 

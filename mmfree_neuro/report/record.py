@@ -90,6 +90,7 @@ class Times(TypedDict):
     resource: str
     barrier_share: float
     alone: bool
+    idle_visits: bool
 
 
 class EnergyPart(TypedDict):

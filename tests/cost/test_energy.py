@@ -25,8 +25,8 @@ SUMMARY = GraphSummary(
     {},
     (
         NodeSummary("embedding", "Embedding", 4, None, 0, {"ADD": 100}, 0, 0),
-        NodeSummary("mix", "MLGRU", 4, 0, 1, {"ADD": 2, "MUL_SHR": 1}, 16, 12),
-        NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, 8, 5),
+        NodeSummary("mix", "MLGRU", 4, 0, 1, {"ADD": 2, "MUL_SHR": 1}, 16, 12, 4, 3),
+        NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, 8, 5, 0, 2),
     ),
 )
 SECONDS = Span(1e-6, 2e-6, 4e-6)
@@ -39,6 +39,7 @@ PIPELINED = Timing(
     Location(0, 0),
     "instructions",
     0.5,
+    False,
     False,
 )
 
@@ -93,6 +94,14 @@ def test_instructions_are_those_of_the_neurons_on_chips() -> None:
     )
 
 
+def test_a_neuron_is_idle_at_every_step_of_the_machine_but_its_own() -> None:
+    """Three steps a token: four neurons of the mixer with guards of 3 instructions, and two heads
+    with 2, are idle at two of them; the embedding, on the host, never is."""
+    mapping, activity = example()
+    found = energy.idle_instructions(counted(mapping, SUMMARY, activity, board()))
+    assert found == 2 * 2 * (4 * 3 + 2 * 2)
+
+
 MESSAGES, HOPS, CROSSINGS = (
     7 * 2 + 4 * 2 + 3 + 4,
     7 * 2 + 4 * (2 + 3) + 3 * (2 + 3) + 4 * 3,
@@ -101,6 +110,7 @@ MESSAGES, HOPS, CROSSINGS = (
 DYNAMIC = [
     ("synaptic operations", 24 / 2, (60, 120, 240), "source of synops"),
     ("neuron instructions", 28 / 2, (14, 14, 28), "source of instructions"),
+    ("idle visits", 0, (0, 0, 0), "source of instructions"),
     ("messages", MESSAGES / 2, (0, 1450, 1450), "source of messages"),
     ("mesh hops", HOPS / 2, (305, 305, 305), "source of hops"),
     ("link crossings", CROSSINGS / 2, (4500, 9000, 27000), "source of crossings"),
@@ -147,6 +157,19 @@ def test_a_part_is_operations_times_the_figure(alone: bool) -> None:
         assert part.operations_per_token == count
         assert bounds(part.millijoule_per_token) == pytest.approx(millijoule)
         assert part.source == source
+
+
+def test_idle_visits_are_a_part_where_a_token_falls_through() -> None:
+    falling = energy_of(replace(PIPELINED, alone=True, idle_visits=True))
+    part = next(part for part in falling.parts if part.name == "idle visits")
+    assert part.operations_per_token == 32
+    assert bounds(part.millijoule_per_token) == pytest.approx(
+        (32 * 1 * 0.5 * PJ, 32 * 1 * 0.75 * PJ, 32 * 2 * PJ)
+    )
+    without = energy_of(replace(PIPELINED, alone=True))
+    assert falling.chip_millijoule_per_token.central == pytest.approx(
+        without.chip_millijoule_per_token.central + part.millijoule_per_token.central
+    )
 
 
 def test_one_sum_is_of_the_chips_and_one_of_the_system() -> None:

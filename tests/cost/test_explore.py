@@ -185,7 +185,7 @@ def of_example(copies: int) -> dict[tuple[str, str], Point]:
 MODES = {
     ("prefill", "pipelined"): (1, 8, 0),
     ("prefill", "asynchronous"): (0, 8, 0),
-    ("generate", "fall-through"): (2, 8 + 7, 2),
+    ("generate", "fall-through"): (3, 8 + 7, 3),
     ("generate", "asynchronous"): (0, 8 + 7, 0),
 }
 """For a token: barriers, synapses read one after another, and steps that take something on top."""

@@ -31,8 +31,8 @@ SUMMARY = GraphSummary(
     {},
     (
         NodeSummary("embedding", "Embedding", 4, None, 0, {"ADD": 100}, 0, 0),
-        NodeSummary("mix", "MLGRU", 4, 0, 1, {"ADD": 2, "MUL_SHR": 1}, 16, 12),
-        NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, 8, 5),
+        NodeSummary("mix", "MLGRU", 4, 0, 1, {"ADD": 2, "MUL_SHR": 1}, 16, 12, 4, 3),
+        NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, 8, 5, 0, 2),
     ),
 )
 MODES = [
@@ -119,7 +119,7 @@ def bounds(span: Span) -> tuple[float, float, float]:
 
 def test_a_load_is_what_every_core_does_at_every_step() -> None:
     found = loaded()
-    assert (found.chips, found.tokens, found.steps, found.cores) == (2, 2, 2, (FIRST, SECOND, LAST))
+    assert (found.chips, found.tokens, found.steps, found.cores) == (2, 2, 3, (FIRST, SECOND, LAST))
     assert {name: uses.tolist() for name, uses in found.per_core.items()} == {
         "instructions": [[0, 0, 0], [2 * 2 * 3, 2 * 2 * 3, 0], [0, 0, 2 * 2 * 1]],
         "synaptic operations": [[0, 0, 0], [6, 8, 0], [0, 0, 10]],
@@ -131,6 +131,14 @@ def test_a_load_is_what_every_core_does_at_every_step() -> None:
         ],  # one to each core; the host is no core
         "messages that arrive": [[7, 7, 0], [0, 4, 4 + 3], [0, 0, 0]],
     }
+
+
+def test_a_neuron_is_idle_at_all_steps_but_its_own() -> None:
+    """Two neurons a core, for two tokens: guards of 3 instructions, and of 2 in the head."""
+    mix, head = 2 * 2 * 3, 2 * 2 * 2
+    assert loaded().idle.tolist() == [[mix, mix, head], [0, 0, head], [mix, mix, 0]]
+    together = loaded(FIRST, FIRST, FIRST).idle
+    assert together.tolist() == [[mix + mix + head], [head], [mix + mix]]
 
 
 def test_a_load_is_what_every_link_does_at_every_step() -> None:
@@ -171,12 +179,25 @@ def test_every_resource_can_be_the_slowest(
         whole = mode(found, system)
         assert bounds(whole.seconds_per_token) == pytest.approx((uses / 2, uses, uses * 2))
         assert (whole.resource, whole.slowest) == (resource, place)
-    falling = timing.fall_through(found, system)
+    falling = timing.fall_through(replace(found, idle=0 * found.idle), system)
     assert bounds(falling.seconds_per_token) == pytest.approx((by_step / 2, by_step, by_step * 2))
     assert falling.resource == resource
     latency = {"time_per_hop_ns": 2 + 5 + 3, "time_per_crossing_ns": 3}.get(figure, 0)
     alone = timing.asynchronous_generation(found, system)
     assert alone.seconds_per_token.central == pytest.approx((by_step + latency) * NS)
+
+
+def test_idle_visits_take_time_where_a_token_falls_through() -> None:
+    """Two guards of the mixer are 6 instructions a token, as many as its two programs: so each of
+    the three steps takes 6, and not only the second."""
+    found, system = loaded(), only("time_per_instruction_ns")
+    falling = timing.fall_through(found, system)
+    assert falling.seconds_per_token.central == pytest.approx((6 + 6 + 6) * NS)
+    assert (falling.resource, falling.idle_visits) == ("instructions", True)
+    for mode in MODES:
+        if mode is not timing.fall_through:
+            assert mode(found, system) == mode(replace(found, idle=0 * found.idle), system)
+            assert not mode(found, system).idle_visits
 
 
 def test_pipelined_a_step_is_the_slowest_resource_and_the_barrier() -> None:
@@ -190,7 +211,7 @@ def test_pipelined_a_step_is_the_slowest_resource_and_the_barrier() -> None:
     assert found.seconds_per_token == found.step_seconds
     rates = found.tokens_per_s.low, found.tokens_per_s.central, found.tokens_per_s.high
     assert rates == pytest.approx((1e9 / high, 1e9 / central, 1e9 / low))
-    assert (found.mode, found.steps_per_token, found.alone) == ("pipelined", 2, False)
+    assert (found.mode, found.steps_per_token, found.alone) == ("pipelined", 3, False)
     assert (found.resource, found.slowest) == ("messages sent", FIRST)
     assert found.barrier_share == pytest.approx(1000 / 1400)
 
@@ -202,14 +223,14 @@ STEPS_NS = 105 + 400 + 200
 
 def test_falling_through_every_step_has_its_own_slowest_resource() -> None:
     found = timing.fall_through(loaded(), board(**CENTRAL))
-    central = STEPS_NS + 2 * (1000 + 300)
+    central = STEPS_NS + 3 * (1000 + 300)
     assert bounds(found.seconds_per_token) == pytest.approx((central / 2, central, central * 2))
-    assert bounds(found.step_seconds) == pytest.approx((central / 4, central / 2, central))
+    assert bounds(found.step_seconds) == pytest.approx((central / 6, central / 3, central / 1.5))
     rates = found.tokens_per_s.low, found.tokens_per_s.central, found.tokens_per_s.high
     assert rates == pytest.approx((5e8 / central, 1e9 / central, 2e9 / central))
-    assert (found.mode, found.steps_per_token, found.alone) == ("fall-through", 2, True)
+    assert (found.mode, found.steps_per_token, found.alone) == ("fall-through", 3, True)
     assert (found.resource, found.slowest) == ("messages sent", FIRST)
-    assert found.barrier_share == pytest.approx(2 * 1000 / central)
+    assert found.barrier_share == pytest.approx(3 * 1000 / central)
 
 
 def test_without_a_barrier_a_token_leaves_when_the_slowest_resource_has_served_it() -> None:
@@ -223,7 +244,7 @@ def test_without_a_barrier_what_travels_takes_its_time() -> None:
     found = timing.asynchronous_generation(loaded(), board(**CENTRAL))
     central = STEPS_NS + (2 + 5 + 3) * 5 + 3 * 50
     assert bounds(found.seconds_per_token) == pytest.approx((central / 2, central, central * 2))
-    assert bounds(found.step_seconds) == pytest.approx((central / 4, central / 2, central))
+    assert bounds(found.step_seconds) == pytest.approx((central / 6, central / 3, central / 1.5))
     assert (found.mode, found.alone, found.barrier_share) == ("asynchronous", True, 0)
 
 
@@ -234,7 +255,7 @@ def test_shards_that_share_a_core_share_its_time() -> None:
     )
     falling = timing.fall_through(together, system)
     assert falling.seconds_per_token.central == pytest.approx(
-        (105 + 350 + 200 + 2 * (100 + 300)) * NS
+        ((6 + 6 + 4) * 10 + 350 + 200 + 3 * (100 + 300)) * NS
     )
     assert falling.slowest == FIRST
 

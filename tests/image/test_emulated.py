@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.graph import assembler
-from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.image import write
+from mmfree_neuro.image.origin import by_group
 from mmfree_neuro.image.write import write_image
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.pipeline import emulated
 from mmfree_neuro.run import reference
@@ -20,6 +23,7 @@ from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target.image_file import load_image
 from mmfree_sims import fast
 from mmfree_sims.emulator.emulator import Emulator, available
+from mmfree_sims.second_opinions.sanafe import record
 
 Mapper = Callable[..., Mapping]
 
@@ -72,6 +76,62 @@ def test_sums_that_are_divided(
 
 def machine_of(image: Path) -> Emulator:
     return Emulator(load_image(image))
+
+
+def arrived(node: AnyNode, entry: Input, sent: Ints) -> Ints:
+    """What an input brings to the accumulators of every neuron [tokens, neurons, accumulators]."""
+    if entry.matrix is not None:
+        here = sent[:, entry.first : entry.first + entry.matrix.columns]
+        return (here @ entry.matrix.codes(0, node.size).T.astype(np.int64))[:, :, None]
+    if entry.how == "group":
+        padded = np.pad(sent, ((0, 0), (0, node.size * node.group - sent.shape[1])))
+        return padded.reshape(len(sent), node.size, node.group)
+    if entry.how == "sum":
+        last = None if entry.count is None else entry.first + entry.count
+        return sent[:, entry.first : last].sum(1)[:, None, None]
+    return np.broadcast_to(sent, (len(sent), node.size))[:, :, None]
+
+
+def only_zeros(graph: Graph, tokens: np.ndarray) -> dict[str, Ints]:
+    """How often each neuron of a node without presence reads nothing but zeros for a token."""
+    sent = record(graph, tokens)
+    found = {node.name: np.zeros(node.size, np.int64) for node in graph.nodes}
+    for node in graph.nodes[1:]:
+        if node.presence is None:
+            reads = [
+                sum(arrived(node, e, sent[e.source, e.source_port].astype(np.int64)) for e in port)
+                for port in node.ports.values()
+            ]
+            found[node.name] = (np.concatenate(reads, 2) == 0).all(2).sum(0)
+    return found
+
+
+def test_instructions_and_idle_visits_are_those_that_are_costed(
+    graph: Graph, mapping: Mapping, image_of: Writer, tokens: np.ndarray
+) -> None:
+    """A neuron is visited at every step of the machine.  A visit executes the whole program with a
+    token, and the guard without one.
+
+    A neuron that finds nothing but zeros cannot tell that a token is there: such visits are idle as
+    well, and costs count them as whole.
+    """
+    machine, summary, fed = machine_of(image_of(graph, mapping)), summarise(graph), tokens[0]
+    nodes, nothing = {node.name: node for node in summary.nodes}, only_zeros(graph, fed)
+    shards = [mapping.shards[position] for position in by_group(mapping)]
+    size = np.array([shard.size for shard in shards])
+    whole = np.array([sum(nodes[shard.node].instructions.values()) for shard in shards])
+    guard = np.array([nodes[shard.node].idle_instructions for shard in shards])
+    zeros = np.array([nothing[shard.node][shard.start : shard.stop].sum() for shard in shards])
+    for token in fed:
+        machine.generate(int(token))
+    alone = machine.take_counts(), len(fed) * (summary.steps + 1)
+    machine.reset()
+    machine.prefill(fed)
+    for counts, steps in (alone, (machine.take_counts(), len(fed) + summary.steps)):
+        idle = size * (steps - len(fed)) * (guard > 0)  # the embedding runs at no other step
+        assert counts.idle_visits.tolist() == (idle + zeros).tolist()
+        issued = (len(fed) * size - zeros) * whole + (idle + zeros) * guard
+        assert counts.instructions.tolist() == issued.tolist()
 
 
 def test_without_presence_idle_steps_change_states(

@@ -10,7 +10,7 @@ from mmfree_neuro.mapping.mapping import Mapping
 def test_a_graph_by_hand(hand_graph: Graph) -> None:
     found = graph_to_networkx(hand_graph)
     assert found.graph == {"name": "hand", "scheme": "a16"}
-    assert found.nodes["head"] == {"kind": "Head", "size": 2, "instructions": 8}
+    assert found.nodes["head"] == {"kind": "Head", "size": 2, "instructions": 9}
     assert found.nodes["embedding"]["kind"] == "Embedding"
     assert list(found.edges(data=True)) == [
         ("embedding", "head", {"port": "y", "source_port": "x", "how": "ternary", "synapses": 6})

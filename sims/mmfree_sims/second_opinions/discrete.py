@@ -14,8 +14,10 @@ of an arrival, and then, side by side, that of the synapses that its readers the
 synaptic operations (those of a shard spread evenly over its synapses).
 
 With a barrier, what has arrived waits in the core for the step of the shard that reads it, as
-`timing.load` counts it, and a step ends when nothing is under way.  So every full step of a
-pipeline is the same, and so is every token that falls through; one is simulated.  Without a
+`timing.load` counts it, and a step ends when nothing is under way.  At a step of a token that falls
+through, a core first visits its neurons that have no token, and their guards take the time of their
+instructions.  So every full step of a pipeline is the same, and so is every token that falls
+through; one is simulated.  Without a
 barrier, tokens follow each other through the queues, and a new one leaves the host whenever one has
 been finished: in generation one is under way, in prefill twice as many as a full pipeline has.
 
@@ -269,15 +271,10 @@ class _Machine:
             summary.steps,
         )
         self.step = [nodes[shard.node].step for shard in mapping.shards]
-        on_chips = (
-            step
-            for step, place in zip(self.step, mapping.locations, strict=True)
-            if place.chip != HOST
-        )
-        self.chip_steps = len(set(on_chips))
         self.issued = [
             shard.size * sum(nodes[shard.node].instructions.values()) for shard in mapping.shards
         ]
+        self.guards = [shard.size * nodes[shard.node].idle_instructions for shard in mapping.shards]
         self.reads = activity.reads.tolist()
         self.share = [
             synops / max(reads, 1)
@@ -360,9 +357,19 @@ class _Machine:
             del self.missing[key]
             self.fire(shard, token)
 
-    def together(self, shards: list[int]) -> float:
-        """Nanoseconds of a step in which some shards work, until nothing is under way."""
+    def visit(self, shards: list[int]) -> None:
+        """Visit the neurons of shards that have no token."""
+        guards = Counter[Location]()
+        for shard in shards:
+            guards[self.places[shard]] += self.guards[shard]
+        for place, instructions in guards.items():
+            self.use(place, {INSTRUCTIONS: instructions}, lambda: None)
+
+    def together(self, shards: list[int], idle: list[int]) -> float:
+        """Nanoseconds of a step in which some shards work and some are idle, until nothing is under
+        way."""
         start = float(self.servers.clock.now)
+        self.visit(idle)
         for shard in shards:
             self.begin(shard)
         self.servers.clock.run()
@@ -406,7 +413,7 @@ def _pipelined(
 ) -> Outcome:
     """One step of a full pipeline, every shard on a token of its own, and the barrier."""
     machine = _Machine(graph, mapping, system, bundle, waits=True)
-    step = machine.together(list(range(len(mapping.shards))))
+    step = machine.together(list(range(len(mapping.shards))), [])
     whole = step + barrier(system.chip, len(mapping.chips)).central
     return _outcome("pipelined", machine, whole, whole, 1, [step])
 
@@ -414,16 +421,18 @@ def _pipelined(
 def _fall_through(
     graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int
 ) -> Outcome:
-    """The steps of one token, each with a barrier but for the first, in which the host sends."""
+    """The steps of one token, each with a barrier; in the first, the host sends."""
     machine = _Machine(graph, mapping, system, bundle, waits=True)
-    by_step: list[list[int]] = [[] for _ in range(machine.steps + 1)]
-    for shard, step in enumerate(machine.step):
-        by_step[step].append(shard)
-    steps = [machine.together(shards) for shards in by_step]
+    steps = []
+    for now in range(machine.steps + 1):
+        shards: dict[bool, list[int]] = {True: [], False: []}
+        for shard, step in enumerate(machine.step):
+            shards[step == now].append(shard)
+        steps.append(machine.together(shards[True], shards[False]))
     ends = (
         barrier(system.chip, len(mapping.chips)).central + system.chip.fall_through_step_ns.central
     )
-    whole = sum(steps) + machine.chip_steps * ends
+    whole = sum(steps) + len(steps) * ends
     return _outcome("fall-through", machine, whole, whole, 1, steps)
 
 

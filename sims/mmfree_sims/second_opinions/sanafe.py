@@ -10,7 +10,8 @@ SANA-FE; the synapses of one of our neurons end at the source of its first port.
 at which the sources fire whose payload is not zero.  That they fire so, and not by what arrives, is
 done by synapses with the weight 0, and by a bias that is above the threshold at the steps at which
 the source must fire, else 0.  A neuron runs its program at every token, so every source is updated
-at every step.
+at every step.  As no step is without a token, there are no idle visits; instructions are not
+counted.
 
 The host is no chip.  Its sources are input units, which cost nothing, on a core of their own behind
 those of the chips; SANA-FE lists their fires, and they are taken off.  Nothing is sent to the host,
