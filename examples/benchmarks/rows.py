@@ -1,4 +1,5 @@
-"""Writes the rows of a benchmark: value, unit, device, versions, commit and date."""
+"""Writes the rows of a benchmark: value, unit, device, versions, commit, date and way of
+counting."""
 
 import json
 import platform
@@ -6,6 +7,7 @@ import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
+from mmfree_neuro.graph.summary import COUNTS_VERSION
 from mmfree_neuro.pipeline.simulate import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,6 +37,7 @@ def write(name: str, rows: list[dict[str, object]]) -> None:
         "versions": versions(),
         "commit": git.stdout.strip() or "unknown",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "counts_version": COUNTS_VERSION,
     }
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps([row | about for row in rows], indent=1)

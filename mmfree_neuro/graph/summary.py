@@ -9,6 +9,16 @@ from mmfree_neuro.graph.steps import steps
 from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.target.instructions import Instruction, Op
 
+COUNTS_VERSION = 2
+"""Which way of counting runs and benchmarks were made with; what does not say one is of version 1.
+
+1. A visit to a neuron issues what `verify` counts; steps are those at which something on a chip
+   fires.
+2. A visit with a token issues the whole program, its guard among it; a visit without a token
+   issues the guard; steps are those of the machine, that of entry and those of a head on the host
+   among them.
+"""
+
 
 @dataclass(frozen=True)
 class NodeSummary:

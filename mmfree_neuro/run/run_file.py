@@ -11,7 +11,7 @@ from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.files.reading import Misfit, read_json, reading
 from mmfree_neuro.files.records import decoded
 from mmfree_neuro.files.writing import save_text
-from mmfree_neuro.graph.summary import GraphSummary
+from mmfree_neuro.graph.summary import COUNTS_VERSION, GraphSummary
 from mmfree_neuro.mapping.footprint import Footprint, Limits, limits, over
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.mapping_file import (
@@ -26,7 +26,7 @@ from mmfree_neuro.run.folder import RUN_FILE
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 
-RUN_FORMAT = "mmfree-neuro run 4"
+RUN_FORMAT = "mmfree-neuro run 5"
 A_RUN = "a run"
 
 
@@ -57,6 +57,8 @@ class RunRecord:
     """Whether as many tokens were chosen as were asked for, or one that ends a text was."""
     asked: int = 0
     """How many new tokens were asked for at most."""
+    counts_version: int = COUNTS_VERSION
+    """Which way of counting it was made with."""
 
     def __repr__(self) -> str:
         return (
@@ -102,6 +104,7 @@ class _File:
     warnings: tuple[str, ...]
     ended: Literal["length", "eos"]
     asked: int
+    counts_version: int
     sha256: str
 
 
@@ -155,6 +158,10 @@ def load_run(folder: Path) -> RunRecord:
     with reading(path, InputError, A_RUN):
         check_format(content, RUN_FORMAT)
         file = decoded(_File, content)
+        if file.counts_version != COUNTS_VERSION:
+            raise Misfit(
+                f"its counts are of version {file.counts_version}, must be of {COUNTS_VERSION}"
+            )
         check_system(file.system, "its system")
         _check_summary(file.summary)
         _check_tokens(file)
@@ -183,7 +190,13 @@ def _check_summary(summary: GraphSummary) -> None:
     if len(set(names)) < len(names) or not names:
         raise Misfit(f"its graph has {len(names)} nodes, must have some, each with its own name")
     for node in summary.nodes:
-        counts = (node.step, node.ternary_synapses, node.nonzero_synapses, node.states)
+        counts = (
+            node.step,
+            node.ternary_synapses,
+            node.nonzero_synapses,
+            node.states,
+            node.idle_instructions,
+        )
         if node.size < 1 or min(*counts, *node.instructions.values(), node.block or 0) < 0:
             raise Misfit(f"{node.name} has no neuron or a negative count, must have neither")
     if min(summary.vocabulary, summary.accumulator_bits) < 1 or summary.blocks < 0:

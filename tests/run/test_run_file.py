@@ -92,10 +92,10 @@ def test_runs_come_back(
     ("content", "said"),
     [
         ("3", "not a run: holds 3, must hold an object"),
-        ("{}", "not a run: its format is not 'mmfree-neuro run 4'"),
-        ('{"format": "mmfree-neuro run 3"}', "not a run: its format is not 'mmfree-neuro run 4'"),
+        ("{}", "not a run: its format is not 'mmfree-neuro run 5'"),
+        ('{"format": "mmfree-neuro run 4"}', "not a run: its format is not 'mmfree-neuro run 5'"),
         (
-            '{"format": "mmfree-neuro run 4", "engine": "fast"}',
+            '{"format": "mmfree-neuro run 5", "engine": "fast"}',
             "not a run: it is damaged, for it differs from its checksum",
         ),
         ("[" * 100_000, "nested too deep, must be a run"),
@@ -170,6 +170,14 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "negative instructions": (
         lambda c: c["summary"]["nodes"][1]["instructions"].update(ADD=-1),
         "head has no neuron or a negative count, must have neither",
+    ),
+    "negative instructions of an idle visit": (
+        lambda c: c["summary"]["nodes"][1].update(idle_instructions=-1),
+        "head has no neuron or a negative count, must have neither",
+    ),
+    "counts of another version": (
+        lambda c: c.update(counts_version=1),
+        "its counts are of version 1, must be of 2",
     ),
     "no vocabulary": (
         lambda c: c["summary"].update(vocabulary=0),
