@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary, ternary_weights
@@ -75,6 +76,14 @@ def published_graph(
     return lowering.lower(
         Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model
     )
+
+
+def blocks_alone(summary: GraphSummary) -> GraphSummary:
+    """The summary of blocks whose head is on the host and not waited for, as in published figures
+    of one block: the head takes no steps of its own."""
+    last = max(node.step for node in summary.nodes if node.block is not None)
+    nodes = tuple(replace(node, step=min(node.step, last)) for node in summary.nodes)
+    return replace(summary, nodes=nodes)
 
 
 def _drawn(rng: np.random.Generator, rows: int, columns: int, zeros: float) -> TernaryMatrix:

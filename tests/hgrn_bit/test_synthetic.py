@@ -17,7 +17,7 @@ from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.pipeline.families import read_checkpoint
-from mmfree_neuro.testing import published_graph
+from mmfree_neuro.testing import blocks_alone, published_graph
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +170,15 @@ def test_as_many_weights_of_a_published_graph_are_zero_as_are_asked_for(zeros: f
     assert nonzero == pytest.approx(
         (1 - zeros) * stored, abs=8
     )  # a rounding for each of 8 matrices
+
+
+def test_blocks_alone_end_with_their_last_step() -> None:
+    """The three steps of the head are gone, and nothing else is."""
+    summary = summarise(published_graph("370m", blocks=2))
+    alone = blocks_alone(summary)
+    assert (summary.steps, alone.steps) == (2 * 12 + 3, 2 * 12)
+    for before, after in zip(summary.nodes, alone.nodes, strict=True):
+        assert after == replace(before, step=min(before.step, 24))
 
 
 def test_the_weights_of_a_published_graph_take_no_memory() -> None:

@@ -23,13 +23,13 @@ from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
-from mmfree_neuro.testing import published_graph
+from mmfree_neuro.testing import blocks_alone, published_graph
 
 FITTED = Path(__file__).parents[2] / "examples" / "benchmarks" / "results" / "fit_loihi2.json"
 BLOCKS = 24
-STEPS = 12
-"""Of a block; the head, which is on the host as in the publication, has three more."""
-"""The residual stream and its squares, which the host sends before the first step."""
+STEPS = 1 + 12
+"""That of entry and those of a block; the head, which is on the host, is no part of the published
+figures."""
 PREFILL_STEP_US, PREFILL_MJ = 71.6, 2.8
 GENERATION_BLOCK_US, GENERATION_MJ = 584.4, 59
 GENERATION_DYNAMIC_UJ = 0.117 * GENERATION_BLOCK_US
@@ -56,7 +56,8 @@ def estimate(blocks: int, name: str) -> Estimate:
     system, asked = load_system(name), Request("block-per-chip", head_on_host=True)
     graph, mapping = map.place(published_graph("370m", blocks=blocks), "", system, asked)
     assert len(mapping.chips) == blocks
-    counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
+    summary = blocks_alone(summarise(graph))
+    counts = counted(mapping, summary, expected(graph, mapping), system)
     asked = load(counts)
     times = timing.pipelined(asked, system), timing.fall_through(asked, system)
     prefill, generation = (energy.energy(counts, each) for each in times)
@@ -184,8 +185,19 @@ def test_the_counts_of_the_fit_are_those_of_a_block(fitted: dict[str, float]) ->
         for name in ("synops", "instructions", "messages", "hops")
     }
     parts = estimate(1, "oheo-gulch").prefill_energy.parts
-    assert list(counts.values()) == [part.operations_per_token for part in parts[:4]]
+    operations = {part.name: part.operations_per_token for part in parts}
+    names = "synaptic operations", "neuron instructions", "messages", "mesh hops"
+    assert list(counts.values()) == [operations[name] for name in names]
     picojoule = sum(count * fitted[f"energy_per_{name}_pj"] for name, count in counts.items())
     assert picojoule * 1e-6 == pytest.approx(
         fitted["dynamic_uj_of_a_block_and_token_in_prefill"], rel=1e-4
+    )
+
+
+def test_the_idle_visits_of_the_fit_are_those_of_a_block(fitted: dict[str, float]) -> None:
+    parts = estimate(1, "oheo-gulch").generation_energy.parts
+    idle = next(part for part in parts if part.name == "idle visits").operations_per_token
+    assert fitted["a block and token: instructions_of_idle_visits"] == idle
+    assert fitted["idle_visits_uj_of_a_block_and_token"] == pytest.approx(
+        idle * fitted["energy_per_instructions_pj"] * 1e-6, rel=1e-3
     )
