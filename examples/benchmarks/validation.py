@@ -23,7 +23,7 @@ from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec
-from mmfree_neuro.testing import published_graph
+from mmfree_neuro.testing import blocks_alone, published_graph
 
 BLOCKS = 24
 
@@ -52,7 +52,7 @@ def scaled(span: Span, factor: float) -> Span:
 
 
 def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
-    """Both phases of some blocks of the 370M model, one on each chip."""
+    """Both phases of some blocks of the 370M model, one on each chip and without a head."""
     system = load_system(system_name)
     graph, mapping = map.place(
         published_graph("370m", blocks=blocks),
@@ -60,7 +60,8 @@ def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
         system,
         Request("block-per-chip", head_on_host=True),
     )
-    counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
+    summary = blocks_alone(summarise(graph))
+    counts = counted(mapping, summary, expected(graph, mapping), system)
     asked = load(counts)
     return {
         name: (times, cost.energy(counts, times))

@@ -18,7 +18,8 @@ ESTIMATE = (
 PIPELINED = (
     "In prefill a token enters at every step, so the throughput is that of a full pipeline; in "
     "generation the next "
-    "token enters when the last has left. Energy is given twice: for the chips in use alone, as "
+    "token enters when the last has left, and neurons that do not have it at a step are visited "
+    "idly. Energy is given twice: for the chips in use alone, as "
     "published figures of "
     "one chip count it, and for the whole system, with its board and its host. Without a "
     "barrier is what fully "
@@ -178,7 +179,9 @@ def _counted(report: Content) -> Section:
             phase["synops_per_token"]
         ),
         "synapses read from dense storage": lambda phase: figure(phase["reads_per_token"]),
-        "instructions": lambda phase: figure(sum(phase["instructions_per_token"].values())),
+        "instructions, without idle visits": lambda phase: figure(
+            sum(phase["instructions_per_token"].values())
+        ),
     } | {
         f"instructions {name}": lambda phase, name=name: figure(
             phase["instructions_per_token"].get(name, 0)
