@@ -17,9 +17,9 @@ With a barrier, what has arrived waits in the core for the step of the shard tha
 `timing.load` counts it, and a step ends when nothing is under way.  At a step of a token that falls
 through, a core first visits its neurons that have no token, and their guards take the time of their
 instructions.  So every full step of a pipeline is the same, and so is every token that falls
-through; one is simulated.  Without a
-barrier, tokens follow each other through the queues, and a new one leaves the host whenever one has
-been finished: in generation one is under way, in prefill twice as many as a full pipeline has.
+through; one is simulated.  Without a barrier, tokens follow each other through the queues, and a
+new one leaves the host whenever one has been finished: in generation one is under way, in prefill
+twice as many as a full pipeline has.
 
 Payloads that go the same way can travel in bundles, for speed.  A bundle holds every server as long
 as its payloads do one after another, so no server works more or less for it, but it moves on only
