@@ -19,7 +19,7 @@ from mmfree_neuro.pipeline import text as texts
 from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.run.job import Job
-from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
+from mmfree_neuro.run.losses import count_warnings, quality_warnings
 from mmfree_neuro.target.image_file import is_image
 
 
@@ -140,11 +140,11 @@ def _integers(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[O
     finally:
         bars.close()
     did = result.prefill + result.generate
-    saturated = saturation_warnings(summarise(graph), mapping, did)
+    counted = count_warnings(summarise(graph), mapping, did)
     raw = result.logits[:, : tokens.shape[1]]
     natural = raw * graph.logit_scale
     outputs = _outputs(options, tokens, raw if options.raw else natural, natural, result.chosen)
-    return outputs, [*warnings, *saturated, *slow_code_warnings()]
+    return outputs, [*warnings, *counted, *slow_code_warnings()]
 
 
 def _emulated(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[Outputs, list[str]]:
@@ -161,7 +161,7 @@ def _emulated(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[O
     outputs = _outputs(options, tokens, raw if options.raw else natural, natural, result.chosen)
     return outputs, [
         *quality_warnings(summary.quality),
-        *saturation_warnings(summary, image.mapping, did),
+        *count_warnings(summary, image.mapping, did),
     ]
 
 

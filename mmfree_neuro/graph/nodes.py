@@ -23,10 +23,16 @@ holds back what its source has sent earlier.  A node that has a state, or whose 
 answer sums of zero with nothing, has a port of `presence`: what arrives there is never zero when a
 token is there.  Engines that work with messages need neither.
 
-A sum is exact: `verify.verify` proves that it fits the accumulator, so neither order nor split can
-change it.  A value is saturated only where a program says `fit`, and every such change is counted.
-A payload of zero is not sent; it is received as zero.  A state belongs to its neuron alone, and is
-zero before the first token.  Notation in the nodes' equations: `mul(a, c)` is
+A neuron's sum is defined modulo 2^accumulator_bits, as two's complement has it: an accumulator
+wraps around, so neither the order of messages nor a split can change what is read.  `verify.verify`
+proves that no sum leaves its accumulator, but for those that an input declares `calibrated`: these
+are held by what calibration saw, and whatever they wrap to is a legal input of the program.  Of
+them `verify` proves that the exact sum fits 32 bits, which engines hold; engines count every sum
+that was read and had wrapped.  A `PartialSum` of such a sum sends it wrapped (`Output.wraps`).
+
+A value is saturated only where a program says `fit`, and every such change is counted.  A payload
+of zero is not sent; it is received as zero.  A state belongs to its neuron alone, and is zero
+before the first token.  Notation in the nodes' equations: `mul(a, c)` is
 a · c.mantissa / 2^c.shift to the nearest integer, halves up; `fit[q]` saturates to the output's or
 the named format; σ and silu use the graph's table.  `programs.run` computes exactly these
 equations, instruction by instruction.
@@ -68,16 +74,33 @@ class Input:
     """How many values a "sum" adds up; None for all from the first on, and for the others."""
     delay: int = 0
     """How many steps what it brings waits, so that all sums of one token meet."""
+    calibrated: bool = False
+    """Whether the sum at its port is held inside the accumulator by calibration, not by proof; only
+    with "ternary", and with "aligned" where a sum arrives that wraps."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a node: `size` payloads of a format, none negative where `unsigned`."""
+    """One output of a node: `size` payloads of a format, none negative where `unsigned`.
+
+    Where it `wraps`, it passes a sum on that wraps, and holds one integer more: -2^(bits - 1).
+    """
 
     port: str
     size: int
     qtype: QType
     unsigned: bool = False
+    wraps: bool = False
+
+    @property
+    def low(self) -> int:
+        """The smallest payload."""
+        return 0 if self.unsigned else -self.largest
+
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of a payload."""
+        return self.qtype.high + self.wraps
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,6 +155,11 @@ class Node:
         """Whether the only output is the sum as it arrives."""
         return False
 
+    @cached_property
+    def calibrated(self) -> frozenset[str]:
+        """The ports whose sums are held by calibration."""
+        return frozenset(entry.port for entry in self.inputs if entry.calibrated)
+
     @property
     def presence(self) -> str | None:
         """The port where what arrives is never zero when a token is there; None without one."""
@@ -163,13 +191,24 @@ class Squares:
     """How a node prepares the sum of squares of the norm that follows it.
 
     u  = fit[width](mul(z, gains / 2^shift))      gains all 1 where `gains` is None
-    sq = fit(u² / 2^square_shift)                 to the nearest, halves up
+    sq = fit[whole](u² / 2^square_shift)          to the nearest, halves up
+
+    Where accumulators are too narrow for a sum of squares, a square is sent in two digits, its
+    `low_bits` lowest bits and the others:
+
+    sq = floor(square / 2^low_bits)      sq.low = square mod 2^low_bits
     """
 
     gains: Ints | None  # [size]
     shift: int
     width: QType
     square_shift: int
+    low_bits: int = 0
+    """0 where a square is sent whole."""
+
+    def whole(self, sent: QType) -> QType:
+        """The format of a square from that of the output `sq`."""
+        return QType(sent.bits + self.low_bits, sent.frac + self.low_bits)
 
     @property
     def constants(self) -> dict[str, Ints]:
@@ -220,7 +259,8 @@ class Embedding(Node):
 class InverseRms(Node):
     """One neuron: r = fit(1 / sqrt(total + floor)) in the output's format.
 
-    The total is the sum of squares.
+    The total is the sum of squares, or the sums of their digits put together:
+    total · 2^low_bits + total.low.
     The radicand is shifted left by 2k until its top bit pair is set; 24 first guesses by its top
     five bits; `newton` steps y ← y (3 - w y²) / 2; then times powers[k] / 2^28, which undoes the
     shift and holds sqrt(n).
@@ -229,6 +269,7 @@ class InverseRms(Node):
     floor: int
     powers: Ints  # [16]
     newton: int
+    low_bits: int = 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -296,6 +337,7 @@ class QuantScale(Node):
     root: QType
     inv_powers: dict[str, Ints]  # each [32]
     scale_shift: dict[str, int]
+    low_bits: int = 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -321,7 +363,7 @@ class MLGRU(Node):
     c  = i · σ(i)                                  in h's format
     h  = fit[state](c + f · (h - c))
     v  = fit(mul(g, gains / 2^gain_shift) · h · σ(h) / 2^v_shift)
-    sq = fit(the squares of v + eps · g²)
+    sq = fit[whole](the squares of v + eps · g²), sent as in `Squares`
          eps · g² as mul(floor(u² / 2^15), eps), u = fit(g / 2^g_shift)
     """
 

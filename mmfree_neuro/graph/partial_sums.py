@@ -4,7 +4,8 @@ Where one row, or its input, is too much for a core, or where a node's input is 
 some neurons can add up the columns that lie near them.  Every range of columns but the last becomes
 a `PartialSum`, which adds what the one before it sends; the node keeps the last range and adds the
 last of them in its own accumulators.  So one sum a row goes from part to part, and all bits are
-those of the undivided graph.
+those of the undivided graph.  A part that can leave its accumulator sends what the accumulator
+holds: the sums are those of the undivided graph modulo 2^accumulator_bits.
 
 A `down_proj` of 128 columns that is cut before columns 32 and 80 becomes three nodes:
 
@@ -75,16 +76,24 @@ def widest_part(graph: Graph, node: AnyNode) -> int:
     for entry, columns in sums(graph, node).items():
         source = graph.node(entry.source).output(entry.source_port)
         terms = columns if entry.matrix is None else entry.matrix.fullest
-        widest = max(widest, _bits(source.qtype.high * terms))
+        widest = max(widest, _bits(source.largest * terms, _limit(graph)))
     return widest
 
 
-def _bits(reach: int) -> int:
-    """The bits of a partial sum of a magnitude of at most so much.
+def _limit(graph: Graph) -> int:
+    """The largest sum that an accumulator holds."""
+    return (1 << (graph.accumulator_bits - 1)) - 1
+
+
+def _bits(reach: int, limit: int) -> int:
+    """The bits of a partial sum of a magnitude of at most so much, in accumulators that hold sums
+    up to `limit`.
 
     A format of n bits holds ±(2^(n - 1) - 1).  Ten payloads of 8 bits reach 10 * 127 = 1270, which
-    has 11 bits, so the sum is sent with 12: ±2047.
+    has 11 bits, so the sum is sent with 12: ±2047.  A sum that wraps has as many as an accumulator.
     """
+    if reach > limit:
+        return limit.bit_length() + 1
     return 1 + max(1, reach).bit_length()
 
 
@@ -105,7 +114,7 @@ def _check(graph: Graph, name: str, cuts: tuple[int, ...]) -> None:
 
 def _divided(graph: Graph, node: AnyNode, cuts: tuple[int, ...]) -> list[AnyNode]:
     """The partial sums of a node, and the node itself, which reads the last of each sum."""
-    widths = sums(graph, node)
+    widths, limit = sums(graph, node), _limit(graph)
     inputs: list[Input] = []
     parts: list[AnyNode] = []
     for entry in node.inputs:
@@ -118,14 +127,16 @@ def _divided(graph: Graph, node: AnyNode, cuts: tuple[int, ...]) -> list[AnyNode
         for number, (first, stop) in enumerate(pairwise((0, *cuts)), start=1):
             part = _part(entry, first, stop)
             terms = stop - first if part.matrix is None else part.matrix.filled
-            reach = reach + source.qtype.high * terms
-            bits = _bits(int(np.max(reach)))
+            reach = np.minimum(reach + source.largest * terms, limit + 1)
+            wraps = bool(np.max(reach) > limit)
+            bits = _bits(int(np.max(reach)), limit)
             unsigned = source.unsigned and part.matrix is None
             name = f"{node.name}.{entry.port}.part{number}"
-            reads = (replace(part, port="y"), *([] if last is None else [replace(last, port="y")]))
-            output = Output("sum", node.size, QType(bits, source.qtype.frac), unsigned)
+            own = replace(part, port="y", calibrated=wraps)
+            reads = (own, *([] if last is None else [replace(last, port="y")]))
+            output = Output("sum", node.size, QType(bits, source.qtype.frac), unsigned, wraps)
             parts.append(PartialSum(name, node.size, reads, (output,)))
-            last = Input(entry.port, name, "sum", "aligned")
+            last = Input(entry.port, name, "sum", "aligned", calibrated=wraps)
         assert last is not None
         inputs += [_part(entry, cuts[-1], widths[entry]), last]
     return [*parts, replace(node, inputs=tuple(inputs))]

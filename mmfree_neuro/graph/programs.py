@@ -43,7 +43,10 @@ Inputs = Mapping[str, Value]
 Outputs = dict[str, Value]
 
 
-def _inverse_root(m: Machine, total: Value, node: InverseRms | QuantScale, qtype: QType) -> Value:
+def _inverse_root(m: Machine, inputs: Inputs, node: InverseRms | QuantScale, qtype: QType) -> Value:
+    total = m.read(inputs["total"])
+    if node.low_bits:
+        total = m.add(m.shl(total, node.low_bits), m.read(inputs["total.low"]))
     w, k = m.add(total, node.floor), 0
     for shift in (16, 8, 4, 2):
         limit = 1 << (31 - shift)
@@ -77,10 +80,19 @@ def _reciprocal(m: Machine, largest: Value, powers: Ints, newton: int, qtype: QT
 
 
 def _square(m: Machine, z: Value, squares: Squares, constants: Constants, qtype: QType) -> Value:
+    """The whole square."""
     u = m.mul_fit(
         z, constants["squares"] if squares.gains is not None else 1, squares.shift, squares.width
     )
     return m.mul_fit(u, u, squares.square_shift, qtype)
+
+
+def _sent(m: Machine, squares: Squares, square: Value) -> Outputs:
+    """A square as it is sent: whole, or in two digits."""
+    if not squares.low_bits:
+        return {"sq": m.send(square)}
+    low = m.bit_and(square, (1 << squares.low_bits) - 1)
+    return {"sq": m.send(m.mul_shr(square, 1, squares.low_bits)), "sq.low": m.send(low)}
 
 
 def _rescaled(m: Machine, inputs: Inputs, port: str, rescale: Rescale, qtype: QType) -> Value:
@@ -109,7 +121,7 @@ def _mlgru(
 
     h, state = m.scan(step, state, f, c)
     swish = m.mul_round(h, m.sigmoid(h, node.state.frac, table), GATE_FRAC)
-    v_type, sq_type = node.output("v").qtype, node.output("sq").qtype
+    v_type, sq_type = node.output("v").qtype, node.squares.whole(node.output("sq").qtype)
     v = m.mul_fit(m.mul_round(g, constants["gains"], node.gain_shift), swish, node.v_shift, v_type)
     sq = _square(m, v, node.squares, constants, sq_type)
     if node.eps is not None:
@@ -118,7 +130,7 @@ def _mlgru(
             m.add(sq, m.mul_fit(m.mul_shr(u, u, 15), node.eps.mantissa, node.eps.shift, sq_type)),
             sq_type,
         )
-    return {"v": m.send(v), "sq": m.send(sq)}, state
+    return {"v": m.send(v), **_sent(m, node.squares, sq)}, state
 
 
 def _max_abs(m: Machine, node: MaxAbs, inputs: Inputs) -> Value:
@@ -129,7 +141,7 @@ def _max_abs(m: Machine, node: MaxAbs, inputs: Inputs) -> Value:
 
 
 def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
-    root = _inverse_root(m, m.read(inputs["total"]), node, node.root)
+    root = _inverse_root(m, inputs, node, node.root)
     outputs = {}
     for port, powers in node.inv_powers.items():
         largest = m.read(inputs[f"max.{port}"])
@@ -148,10 +160,9 @@ def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
 def _with_squares(
     m: Machine, node: Embedding | Residual, constants: Constants, x: Value
 ) -> Outputs:
-    return {
-        "x": m.send(x),
-        "sq": m.send(_square(m, x, node.squares, constants, node.output("sq").qtype)),
-    }
+    whole = node.squares.whole(node.output("sq").qtype)
+    square = _square(m, x, node.squares, constants, whole)
+    return {"x": m.send(x), **_sent(m, node.squares, square)}
 
 
 def run(
@@ -174,9 +185,7 @@ def run(
             x = m.mul_fit(m.read(inputs["x"]), m.read(inputs["scale"]), node.shift, x_type)
             return {**_with_squares(m, node, constants, x), "here": m.send(1)}, None
         case InverseRms():
-            return {
-                "r": m.send(_inverse_root(m, m.read(inputs["total"]), node, node.output("r").qtype))
-            }, None
+            return {"r": m.send(_inverse_root(m, inputs, node, node.output("r").qtype))}, None
         case Norm():
             t = m.mul_shr(m.read(inputs["x"]), m.read(inputs["r"]), node.pre_shift)
             return {
@@ -212,8 +221,9 @@ def run(
             up = _rescaled(m, inputs, "up", node.rescale["up"], node.gate_type)
             swish = m.mul_round(gate, m.sigmoid(gate, node.gate_type.frac, table), GATE_FRAC)
             v = m.mul_fit(swish, up, node.v_shift, node.output("v").qtype)
-            sq = _square(m, v, node.squares, constants, node.output("sq").qtype)
-            return {"v": m.send(v), "sq": m.send(sq)}, None
+            whole = node.squares.whole(node.output("sq").qtype)
+            square = _square(m, v, node.squares, constants, whole)
+            return {"v": m.send(v), **_sent(m, node.squares, square)}, None
         case Residual():
             x_type = node.output("x").qtype
             added = m.add(m.read(inputs["x"]), _rescaled(m, inputs, "y", node.rescale["y"], x_type))

@@ -1,5 +1,5 @@
-"""Proves that a graph is legal: wired right, every sum inside the accumulator, every register wide
-enough."""
+"""Proves that a graph is legal: wired right, every sum inside the accumulator unless calibration
+holds it there, every register wide enough."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ import numpy as np
 from mmfree_neuro.errors import GraphError, RangeError, shown
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.bounds import Bounds, Interval
-from mmfree_neuro.graph.machine import Value
+from mmfree_neuro.graph.machine import REGISTER_BITS, REGISTER_HIGH, Value
 from mmfree_neuro.graph.nodes import PRESENCE, AnyNode, Embedding, Graph, Input, Output
 from mmfree_neuro.graph.presence import check_delays, check_presence
 from mmfree_neuro.graph.steps import step_of
@@ -31,15 +31,15 @@ MOST_NEWTON = 16
 
 
 def _interval(output: Output) -> Interval:
-    return Interval(0 if output.unsigned else -output.qtype.high, output.qtype.high)
+    return Interval(output.low, output.qtype.high)
 
 
 def sum_bound(node: AnyNode, entry: Input, source: Output) -> int:
     """The largest magnitude that the sum behind an input can reach, whatever arrives."""
     if entry.how == "ternary":
         assert entry.matrix is not None
-        return entry.matrix.fullest * source.qtype.high
-    return (_counted(entry, source) if entry.how == "sum" else 1) * source.qtype.high
+        return entry.matrix.fullest * source.largest
+    return (_counted(entry, source) if entry.how == "sum" else 1) * source.largest
 
 
 def _counted(entry: Input, source: Output) -> int:
@@ -49,6 +49,12 @@ def _counted(entry: Input, source: Output) -> int:
 
 def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
     who = f"{node.name}: input {entry.port}"
+    passed_on = entry.how == "aligned" and source.wraps
+    if entry.calibrated and not passed_on and entry.how != "ternary":
+        raise GraphError(
+            f"{who}: is held by calibration, but reads {entry.how}, must read ternary or a sum "
+            "that wraps"
+        )
     if entry.how == "ternary":
         matrix = entry.matrix
         if entry.count is not None:
@@ -116,10 +122,10 @@ def _sources(node: AnyNode, outputs: dict[tuple[str, str], Output]) -> dict[Inpu
 def _magnitude(node: AnyNode, entry: Input, source: Output, sums: dict[str, Ints]) -> Ints | int:
     """The largest magnitude that a ternary, sum or aligned input can bring to each neuron."""
     if entry.matrix is not None:
-        return entry.matrix.filled * source.qtype.high
+        return entry.matrix.filled * source.largest
     if entry.how == "sum":
         return sum_bound(node, entry, source)
-    return sums.get(entry.source, source.qtype.high)
+    return sums.get(entry.source, source.largest)
 
 
 def _inputs(
@@ -131,7 +137,6 @@ def _inputs(
     Those of a shared port are added neuron by neuron, so a sum in parts is proved to be no larger
     than in one.
     """
-    limit = (1 << (graph.accumulator_bits - 1)) - 1
     found: dict[str, Value] = {}
     for port, entries in node.ports.items():
         if len(entries) == 1:
@@ -140,15 +145,34 @@ def _inputs(
             bound = int(
                 np.max(sum(_magnitude(node, entry, sources[entry], sums) for entry in entries))
             )
-        if bound > limit:
-            raise RangeError(
-                f"{node.name}: input {port}: the sum can reach {bound}, which a "
-                f"{graph.accumulator_bits}-bit accumulator cannot hold"
-            )
         positive = all(sources[entry].unsigned and entry.how != "ternary" for entry in entries)
-        reach = Interval(0 if positive else -bound, bound)
+        reach = _read(graph, node, port, Interval(0 if positive else -bound, bound))
         found[port] = [reach] * node.group if node.reads_group(port) else reach
     return found
+
+
+def _highest(graph: Graph) -> int:
+    """The largest sum that an accumulator holds."""
+    return (1 << (graph.accumulator_bits - 1)) - 1
+
+
+def _read(graph: Graph, node: AnyNode, port: str, exact: Interval) -> Interval:
+    """What a program reads of a sum: the sum itself where it is sure to fit the accumulator, and
+    all that an accumulator holds where calibration holds it."""
+    who, bound, limit = f"{node.name}: input {port}", exact.high, _highest(graph)
+    reaches = f"{who}: the sum can reach {bound}, which"
+    if port not in node.calibrated:
+        if bound > limit:
+            raise RangeError(f"{reaches} a {graph.accumulator_bits}-bit accumulator cannot hold")
+        return exact
+    if bound <= limit:
+        raise GraphError(
+            f"{who}: is held by calibration, but the sum cannot pass {bound}, which a "
+            f"{graph.accumulator_bits}-bit accumulator holds, must not declare it"
+        )
+    if bound > REGISTER_HIGH:
+        raise RangeError(f"{reaches} does not fit the {REGISTER_BITS} bits of an exact sum")
+    return Interval(-limit - 1, limit)
 
 
 class _Asked(dict[str, Any]):
@@ -170,10 +194,10 @@ class _Asked(dict[str, Any]):
         return [name for name in self if name not in self.asked]
 
 
-def _words(node: Embedding) -> dict[str, Value]:
+def _words(graph: Graph) -> dict[str, Value]:
     """What the embedding's program can read; GraphError where codes and scales do not match,
-    RangeError where one is none that a format has."""
-    codes, scales = node.codes, node.scales
+    RangeError where one is none that a format or an accumulator has."""
+    node, codes, scales = graph.embedding, graph.embedding.codes, graph.embedding.scales
     if codes.ndim != 2 or codes.shape[1] != node.size or scales.shape != codes.shape[:1]:
         raise GraphError(
             f"{node.name}: {list(codes.shape)} codes have {list(scales.shape)} scales, must be "
@@ -184,7 +208,14 @@ def _words(node: Embedding) -> dict[str, Value]:
         raise RangeError(f"{node.name}: a code is {-reach - 1}, must be {-reach} … {reach}")
     if int(scales.min()) < 0:
         raise RangeError(f"{node.name}: a scale is {int(scales.min())}, must not be negative")
-    return {"x": Interval(-reach, reach), "scale": Interval(0, int(scales.max()))}
+    found = {"x": Interval(-reach, reach), "scale": Interval(0, int(scales.max()))}
+    for port, read in found.items():
+        if read.high > _highest(graph):
+            raise RangeError(
+                f"{node.name}: {port} can be {read.high}, which a {graph.accumulator_bits}-bit "
+                "accumulator cannot hold"
+            )
+    return dict(found)
 
 
 @dataclass(frozen=True)
@@ -219,6 +250,11 @@ def _prove(
             )
         if output.port not in sent:
             raise GraphError(f"{node.name}: output {output.port} is not sent by the program")
+        if output.wraps and not (node.passes_on and node.calibrated):
+            raise GraphError(
+                f"{node.name}: output {output.port} wraps, must pass on a sum that is held by "
+                "calibration"
+            )
         declared, reached = _interval(output), sent[output.port]
         if reached.low < declared.low or reached.high > declared.high:
             raise RangeError(
@@ -398,7 +434,7 @@ def _proved(graph: Graph) -> dict[str, _Proved]:
                 )
         sources = _sources(node, outputs)
         step[node.name] = step_of(node, step)
-        reach = _inputs(graph, node, sources, sums) if node.inputs else _words(graph.embedding)
+        reach = _inputs(graph, node, sources, sums) if node.inputs else _words(graph)
         found[node.name], positive = _prove(graph, node, reach)
         never_zero |= positive
         if node.inputs:
@@ -408,6 +444,8 @@ def _proved(graph: Graph) -> dict[str, _Proved]:
             magnitudes = [
                 _magnitude(node, entry, source, sums) for entry, source in sources.items()
             ]
-            sums[node.name] = np.sum(np.broadcast_arrays(*magnitudes), axis=0)
+            # What an accumulator holds is passed on, also of a sum that wraps.
+            together = np.sum(np.broadcast_arrays(*magnitudes), axis=0)
+            sums[node.name] = np.minimum(together, _highest(graph) + 1)
         outputs |= {(node.name, output.port): output for output in node.outputs}
     return found

@@ -32,6 +32,7 @@ from mmfree_neuro.graph.nodes import (
     Head,
     Input,
     Output,
+    Rescale,
     Residual,
 )
 from mmfree_neuro.graph.steps import delayed
@@ -40,8 +41,9 @@ from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.hgrn_bit.norms import norms_of
 from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, quantise
 from mmfree_neuro.integers.tables import GATE_FRAC, sigmoid_table
+from mmfree_neuro.integers.ternary import TernaryMatrix
 from mmfree_neuro.lowering.formats import SQUARE_BITS, Formats, integer_gain
-from mmfree_neuro.lowering.norms import Norms, Source, presence, ternary_product
+from mmfree_neuro.lowering.norms import Norms, Source, Squaring, presence, ternary_product
 from mmfree_neuro.lowering.scheme import Range, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeight, TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -61,7 +63,7 @@ class _Lowering:
     def norm(
         self,
         norm: str,
-        source: AnyNode,
+        source: Squaring,
         port: str,
         floor: int,
         consumers: Mapping[str, TernaryWeight],
@@ -69,18 +71,25 @@ class _Lowering:
         """The nodes of one norm of source.port; where each consumer's matrix reads."""
         return Norms(self.formats, self.nodes).of(norm, source, port, floor, consumers)
 
+    def product(
+        self, port: str, source: Source, matrix: TernaryMatrix, scale: float, out: QType
+    ) -> tuple[tuple[Input, ...], Rescale]:
+        """The inputs of one ternary product and how its sum becomes a value of `out`."""
+        calibrated = self.formats.is_calibrated(matrix, source.format)
+        return ternary_product(port, source, matrix, scale, out, calibrated=calibrated)
+
     def residual(
         self, name: str, x: AnyNode, source: Source, weight: TernaryWeight, next_norm: str
     ) -> tuple[Residual, int]:
         """The node that adds a projection to the residual stream."""
         x_out = x.output("x")
-        inputs, rescale = ternary_product("y", source, weight.parts[0], weight.scale, x_out.qtype)
+        inputs, rescale = self.product("y", source, weight.parts[0], weight.scale, x_out.qtype)
         squares, sq, floor = self.formats.squares(next_norm, x.size, x_out.qtype)
         node = Residual(
             name,
             x.size,
             (Input("x", x.name, "x", "aligned"), *inputs),
-            (x_out, sq),
+            (x_out, *sq),
             {"y": rescale},
             squares,
         )
@@ -107,12 +116,13 @@ class _Lowering:
                 self.formats.room * self.formats.ranges[f"{name}.attn.g.sum"].high, SQUARE_BITS
             ),
         )
-        eps_factor = BITLINEAR_EPS * 2.0 ** (sq.qtype.frac - 2 * g_frac + 15)
+        whole = squares.whole(sq[0].qtype)
+        eps_factor = BITLINEAR_EPS * 2.0 ** (whole.frac - 2 * g_frac + 15)
         eps = multiplier(eps_factor) if eps_factor * 2**15 >= 0.5 else None
         inputs: tuple[Input, ...] = ()
         rescale = {}
         for p in "ifg":
-            added, rescale[p] = ternary_product(
+            added, rescale[p] = self.product(
                 p, sources[p], weights[p].parts[0], weights[p].scale, formats[p]
             )
             inputs += added
@@ -121,7 +131,7 @@ class _Lowering:
             f"{name}.mlgru",
             size,
             inputs,
-            (Output("v", size, v), sq),
+            (Output("v", size, v), *sq),
             rescale,
             formats["i"],
             formats["f"],
@@ -153,16 +163,16 @@ class _Lowering:
         name = f"layers.{layer}"
         weight = self.weights[f"model.layers.{layer}.mlp.gate_proj.weight"]
         (gate_matrix, up_matrix), scale, size = weight.parts, weight.scale, weight.parts[0].rows
-        gate_type = self.formats.value_type(f"{name}.gate_up")
-        gate, rescale = ternary_product("gate", source, gate_matrix, scale, gate_type)
-        up, up_rescale = ternary_product("up", source, up_matrix, scale, gate_type)
+        gate_type = self.formats.value_type(f"{name}.mlp.y.sum")
+        gate, rescale = self.product("gate", source, gate_matrix, scale, gate_type)
+        up, up_rescale = self.product("up", source, up_matrix, scale, gate_type)
         v = self.formats.value_type(f"{name}.down.source", at_most=2 * gate_type.frac)
         squares, sq, floor = self.formats.squares(f"{name}.down", size, v)
         node = GLU(
             f"{name}.glu",
             size,
             gate + up,
-            (Output("v", size, v), sq),
+            (Output("v", size, v), *sq),
             {"gate": rescale, "up": up_rescale},
             gate_type,
             2 * gate_type.frac - v.frac,
@@ -171,7 +181,7 @@ class _Lowering:
         self.nodes.append(node)
         return node, floor
 
-    def block(self, layer: int, x: AnyNode, floor: int, next_norm: str) -> tuple[Residual, int]:
+    def block(self, layer: int, x: Squaring, floor: int, next_norm: str) -> tuple[Residual, int]:
         """All nodes of one block."""
         name, prefix = f"layers.{layer}", f"model.layers.{layer}."
         mixing = {p: self.weights[f"{prefix}attn.{p}_proj.weight"] for p in "ifgo"}
@@ -194,8 +204,9 @@ class _Lowering:
         bits = self.formats.scheme.embedding_bits or (16 if table.size <= WIDE_EMBEDDING else 8)
         high = QType(bits, 0).high
         largest = np.array([np.abs(row).max() for row in table], np.float64)
-        shift = max(0, frac_for(float(largest.max()) / high * 2.0**x.frac, EMBEDDING_SCALE_BITS))
-        scales = quantise(largest / high * 2.0**x.frac, QType(EMBEDDING_SCALE_BITS, shift))
+        scale_bits = min(EMBEDDING_SCALE_BITS, self.formats.scheme.accumulator_bits)
+        shift = max(0, frac_for(float(largest.max()) / high * 2.0**x.frac, scale_bits))
+        scales = quantise(largest / high * 2.0**x.frac, QType(scale_bits, shift))
         codes = np.zeros(table.shape, np.int8 if bits == 8 else np.int16)
         for token, row in enumerate(table):
             if scales[token]:
@@ -209,13 +220,13 @@ class _Lowering:
         x_type = self.formats.value_type("residual")
         squares, sq, floor = self.formats.squares("layers.0.attn", config.hidden_size, x_type)
         codes, scales, shift = self.embedding(x_type)
-        x: AnyNode = Embedding(
+        x: Squaring = Embedding(
             "embedding",
             config.hidden_size,
             (),
             (
                 Output("x", config.hidden_size, x_type),
-                sq,
+                *sq,
                 Output("here", config.hidden_size, QType(2, 0), unsigned=True),
             ),
             codes,
@@ -232,8 +243,8 @@ class _Lowering:
                 )
         weight = self.weights["lm_head.weight"]
         source = self.norm("head", x, "x", floor, {"y": weight})["y"]
-        logits = self.formats.value_type("logits")
-        inputs, rescale = ternary_product("y", source, weight.parts[0], weight.scale, logits)
+        logits = self.formats.value_type("head.y.sum")
+        inputs, rescale = self.product("y", source, weight.parts[0], weight.scale, logits)
         self.nodes.append(
             Head(
                 "head",

@@ -7,6 +7,7 @@ overflows.
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from mmfree_neuro.errors import RangeError
 
 Ints = NDArray[np.int64]
+Signed = TypeVar("Signed", NDArray[np.int32], NDArray[np.int64])
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,10 @@ class QType:
         return f"s{self.bits}.{self.frac}"
 
 
-def fit(x: Ints, qtype: QType, name: str) -> Ints:
-    """The same integers, or a RangeError when one of them is outside the format."""
-    if x.size and max(int(x.max()), -int(x.min())) > qtype.high:
+def fit(x: Ints, qtype: QType, name: str, low: int | None = None) -> Ints:
+    """The same integers, or a RangeError when one of them is outside the format, which is symmetric
+    unless its lowest integer is said."""
+    if x.size and (x.max() > qtype.high or x.min() < (-qtype.high if low is None else low)):
         raise RangeError(f"{name}: {int(x.flat[np.abs(x).argmax()])} does not fit {qtype}")
     return x
 
@@ -88,6 +91,15 @@ def multiplier(factor: float, bits: int = 16) -> Multiplier:
         )
     excess = max(0, shift - 62)
     return Multiplier(mantissa >> excess, shift - excess)
+
+
+def wrapped(x: Signed, bits: int) -> Signed:
+    """The same integers as an accumulator of `bits` bits holds them, in two's complement.
+
+    Of 4 bits, 7 stays, 8 becomes -8 and 17 becomes 1; fewer bits than those of the array's type.
+    """
+    sign = 1 << (bits - 1)
+    return ((x & (2 * sign - 1)) ^ sign) - sign
 
 
 def rshift_half_up(x: Ints, shift: int) -> Ints:

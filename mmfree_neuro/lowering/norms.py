@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmfree_neuro.graph.nodes import (
+    GLU,
+    MLGRU,
     PRESENCE,
     AnyNode,
+    Embedding,
     Gain,
     Input,
     InverseRms,
@@ -17,6 +20,7 @@ from mmfree_neuro.graph.nodes import (
     Quantise,
     QuantScale,
     Rescale,
+    Residual,
 )
 from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier
 from mmfree_neuro.integers.tables import ROOT_FRAC, power_table
@@ -31,6 +35,10 @@ MAX_ARITY = 32
 """How many accumulators a neuron that finds a maximum has."""
 
 
+Squaring = Embedding | MLGRU | GLU | Residual
+"""The nodes that prepare the sum of squares of a norm."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a ternary matrix reads: a node's port, and for per-token scales the scale's."""
@@ -41,10 +49,20 @@ class Source:
     scale: tuple[str, str, QType] | None
 
 
-def root_powers(size: int, squares: QType, root: QType) -> Ints:
+def root_powers(source: Squaring, root: QType) -> Ints:
+    """The powers of the root of a node's squares."""
+    squares = source.squares.whole(source.output("sq").qtype)
     return power_table(
-        math.sqrt(size) * 2.0 ** (squares.frac / 2 + root.frac - ROOT_FRAC - 15.5), 16
+        math.sqrt(source.size) * 2.0 ** (squares.frac / 2 + root.frac - ROOT_FRAC - 15.5), 16
     )
+
+
+def totals(source: Squaring) -> tuple[Input, ...]:
+    """The inputs that sum a node's squares, or their digits."""
+    whole = Input("total", source.name, "sq", "sum")
+    if not source.squares.low_bits:
+        return (whole,)
+    return whole, Input("total.low", source.name, "sq.low", "sum")
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ class Norms:
     def of(
         self,
         norm: str,
-        source: AnyNode,
+        source: Squaring,
         port: str,
         floor: int,
         consumers: Mapping[str, TernaryWeight],
@@ -70,29 +88,29 @@ class Norms:
     def _static(
         self,
         norm: str,
-        source: AnyNode,
+        source: Squaring,
         port: str,
         floor: int,
         consumers: Mapping[str, TernaryWeight],
     ) -> dict[str, Source]:
-        size, x, sq = source.size, source.output(port).qtype, source.output("sq").qtype
+        size, x = source.size, source.output(port).qtype
         root = self.formats.root_type(norm)
         rms = InverseRms(
             f"{norm}.rms",
             1,
-            (Input("total", source.name, "sq", "sum"), presence(self.nodes)),
+            (*totals(source), presence(self.nodes)),
             (Output("r", 1, root, unsigned=True),),
             floor,
-            root_powers(size, sq, root),
+            root_powers(source, root),
             self.formats.scheme.newton_steps,
+            source.squares.low_bits,
         )
         pre_shift = x.bits + root.bits - 32
         t_frac = x.frac + root.frac - pre_shift
         gains, shifts, outputs = {}, {}, []
         for name, weight in consumers.items():
             integer, gain_frac = integer_gain(self.formats.norms[norm].outer[name])
-            bits = self.formats.activation_bits(weight.fullest)
-            y = self.formats.value_type(f"{norm}.{name}", bits=bits, at_most=t_frac + gain_frac)
+            y = self.formats.activations(f"{norm}.{name}", weight, t_frac + gain_frac)
             gains[name], shifts[name] = integer, t_frac + gain_frac - y.frac
             outputs.append(Output(name, size, y))
         inputs = (Input("x", source.name, port, "aligned"), Input("r", rms.name, "r", "broadcast"))
@@ -103,7 +121,7 @@ class Norms:
     def _per_token(
         self,
         norm: str,
-        source: AnyNode,
+        source: Squaring,
         port: str,
         floor: int,
         consumers: Mapping[str, TernaryWeight],
@@ -150,11 +168,11 @@ class Norms:
         self.nodes.append(node)
         return node
 
-    def _scales(self, norm: str, source: AnyNode, floor: int, gain: Gain) -> QuantScale:
+    def _scales(self, norm: str, source: Squaring, floor: int, gain: Gain) -> QuantScale:
         """The node that makes the scales of a token's codes, behind the trees that find its largest
         magnitudes."""
         bits, root = self.formats.scheme.value_bits, self.formats.root_type(norm)
-        inputs = [Input("total", source.name, "sq", "sum"), presence(self.nodes)]
+        inputs = [*totals(source), presence(self.nodes)]
         inverses, scales, powers, shifts = [], [], {}, {}
         for value in gain.outputs:
             name = value.port
@@ -175,11 +193,12 @@ class Norms:
             tuple(inputs),
             (*inverses, *scales),
             floor,
-            root_powers(source.size, source.output("sq").qtype, root),
+            root_powers(source, root),
             self.formats.scheme.newton_steps,
             root,
             powers,
             shifts,
+            source.squares.low_bits,
         )
         self.nodes.append(node)
         return node
@@ -208,10 +227,16 @@ def presence(nodes: Sequence[AnyNode]) -> Input:
 
 
 def ternary_product(
-    port: str, source: Source, matrix: TernaryMatrix, weight_scale: float, out: QType
+    port: str,
+    source: Source,
+    matrix: TernaryMatrix,
+    weight_scale: float,
+    out: QType,
+    *,
+    calibrated: bool,
 ) -> tuple[tuple[Input, ...], Rescale]:
     """The inputs of one ternary product and how its sum becomes a value of `out`."""
-    entry = Input(port, source.node, source.port, "ternary", matrix)
+    entry = Input(port, source.node, source.port, "ternary", matrix, calibrated=calibrated)
     if source.scale is None:
         return (entry,), Rescale(
             multiplier(weight_scale * 2.0 ** (out.frac - source.format.frac)), None

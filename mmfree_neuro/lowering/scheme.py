@@ -10,7 +10,7 @@ from mmfree_neuro.errors import InputError
 @dataclass(frozen=True)
 class Scheme:
     """How a model is made of integers; the defaults of `a16` lose nothing (arXiv 2503.18002, table
-    1).
+    1), and `a14` does with accumulators and payloads of 24 bits.
 
     Activations are "static", with one power-of-two scale per tensor from calibration, or
     "per-token", 8-bit codes scaled by the token's largest magnitude.
@@ -27,13 +27,22 @@ class Scheme:
     it is not said, 16 for tables of up to 2^24 entries and 8 for larger ones, which would dwarf the
     ternary weights."""
     accumulator_bits: int = 32
+    calibrated_sums: bool = False
+    """Whether calibration may hold a ternary sum inside its accumulator where proof would take bits
+    of its activations.  Static activations then have `activation_bits`, or up to 16 where more are
+    proved to fit."""
     headroom_bits: int = 1
     """How many times the calibrated range, as a power of two, every format still holds."""
     log2_sigmoid_segments: int = 8
     newton_steps: int = 3
 
 
-SCHEMES = {"a16": Scheme("a16", "static"), "a8": Scheme("a8", "per-token", activation_bits=8)}
+_SCHEMES = (
+    Scheme("a14", "static", activation_bits=14, accumulator_bits=24, calibrated_sums=True),
+    Scheme("a16", "static"),
+    Scheme("a8", "per-token", activation_bits=8),
+)
+SCHEMES = {scheme.name: scheme for scheme in _SCHEMES}
 
 
 def scheme_named(name: str) -> Scheme:

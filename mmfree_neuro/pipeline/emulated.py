@@ -118,6 +118,7 @@ class Emulated:
             by_shard(counts.synaptic_operations),
             by_shard(counts.synapses_read),
             by_shard(counts.saturated),
+            by_shard(counts.wrapped),
             messages,
         )
 

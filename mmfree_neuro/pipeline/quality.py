@@ -13,7 +13,7 @@ from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline.families import float_model
-from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
+from mmfree_neuro.run.losses import count_warnings, quality_warnings
 
 
 def nats(logits: NDArray[np.float64], following: Ints) -> NDArray[np.float64]:
@@ -90,5 +90,5 @@ def measure(
         "perplexity_ratio": float(np.exp(min(integer_nats - float_nats, LARGEST_LOG))),
         "greedy_agreement": agreed / following.size,
     }
-    saturated = saturation_warnings(summarise(graph), mapping, session.take_activity())
-    return Measured(found, (*quality_warnings(found), *saturated))
+    counted = count_warnings(summarise(graph), mapping, session.take_activity())
+    return Measured(found, (*quality_warnings(found), *counted))

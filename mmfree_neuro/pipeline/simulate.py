@@ -21,7 +21,7 @@ from mmfree_neuro.pipeline.text import spelling_of
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import check_output, end_of_state, run_folder
 from mmfree_neuro.run.job import Job, Model, Progress, Result, Saving, silent
-from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
+from mmfree_neuro.run.losses import count_warnings, quality_warnings
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.run.state_file import saving
@@ -183,7 +183,7 @@ def record_of(
         where.use,
         warnings=(
             *quality_warnings(summary.quality),
-            *saturation_warnings(summary, mapping, result.prefill + result.generate),
+            *count_warnings(summary, mapping, result.prefill + result.generate),
             *slow_code_warnings(),
         ),
         ended="eos" if ended else "length",

@@ -56,7 +56,7 @@ def build(
     }
     compared = compare(run.summary, run.system.name, ours, lengths, baselines)
     return {
-        "format": "mmfree-neuro report 3",
+        "format": "mmfree-neuro report 4",
         "warnings": list(run.warnings),
         "header": {
             "model": run.summary.name,
@@ -184,6 +184,7 @@ def _phase(phase: str, counts: Counted) -> Phase | None:
         "reads_per_token": energy.on_chips(mapping, activity.reads) / tokens,
         "instructions_per_token": {key: count / tokens for key, count in sorted(issued.items())},
         "saturations": int(activity.saturations.sum()),
+        "wrapped": int(activity.wrapped.sum()),
         **_times(estimated.timing),
         "without_barrier": _times(estimated.without_barrier),
         "chip_millijoule_per_token": _figures(estimated.chip_millijoule_per_token),

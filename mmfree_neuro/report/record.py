@@ -111,6 +111,7 @@ class Counts(TypedDict):
     reads_per_token: float
     instructions_per_token: dict[str, float]
     saturations: int
+    wrapped: int
 
 
 class Phase(Counts, Times):

@@ -188,10 +188,13 @@ def _counted(report: Content) -> Section:
         )
         for name in classes
     }
-    saturated = {"saturated values": lambda phase: f"{phase['saturations']:,}"}
+    lost = {
+        "saturated values": lambda phase: f"{phase['saturations']:,}",
+        "wrapped sums": lambda phase: f"{phase['wrapped']:,}",
+    }
     tables = (
         _phase_table(report, "Per token", rows),
-        _phase_table(report, "In the whole phase", saturated),
+        _phase_table(report, "In the whole phase", lost),
     )
     return Section("Counts", _left_out(report), (), tables)
 

@@ -19,7 +19,8 @@ class Activity:
     synapses read from memory when storage is dense: every arriving payload reads its whole column
     of the shard, zeros included. `messages` counts a non-zero payload of a route once, however many
     cores it is delivered to.  A payload of zero is no message; how many were saved is the size of
-    the route times the tokens, less its messages.
+    the route times the tokens, less its messages.  `wrapped` are the sums that did not fit their
+    accumulators, of those that calibration holds there.
     """
 
     tokens: int
@@ -27,6 +28,7 @@ class Activity:
     synops: Ints
     reads: Ints
     saturations: Ints
+    wrapped: Ints
     messages: Ints
 
     def __eq__(self, other: object) -> bool:
@@ -40,7 +42,7 @@ class Activity:
             *(a + b for a, b in zip(self.arrays()[1:], other.arrays()[1:], strict=True)),
         )
 
-    def arrays(self) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints]:
+    def arrays(self) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
         """All counts, the token count first."""
         return (
             np.array(self.tokens),
@@ -48,6 +50,7 @@ class Activity:
             self.synops,
             self.reads,
             self.saturations,
+            self.wrapped,
             self.messages,
         )
 
@@ -55,7 +58,7 @@ class Activity:
 def nothing(mapping: Mapping) -> Activity:
     """The activity of no tokens."""
     shards, routes = len(mapping.shards), len(mapping.routes)
-    return Activity(0, *(np.zeros(n, np.int64) for n in (shards, shards, shards, shards, routes)))
+    return Activity(0, *(np.zeros(n, np.int64) for n in (*[shards] * 5, routes)))
 
 
 def expected(graph: Graph, mapping: Mapping) -> Activity:
@@ -73,7 +76,8 @@ def expected(graph: Graph, mapping: Mapping) -> Activity:
                 count if matrix is None else round(matrix.nonzero / matrix.size * count)
             )
     sent = np.array([route.stop - route.start for route in mapping.routes], np.int64)
-    return Activity(1, np.ones(shards, np.int64), synops, reads, np.zeros(shards, np.int64), sent)
+    none, lost = (np.zeros(shards, np.int64) for _ in range(2))
+    return Activity(1, np.ones(shards, np.int64), synops, reads, lost, none, sent)
 
 
 def _synapses(graph: Graph, node: AnyNode, entry: Input, start: int, stop: int) -> int:

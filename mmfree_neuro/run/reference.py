@@ -14,7 +14,7 @@ import numpy as np
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.machine import CheckedMachine, Value
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
-from mmfree_neuro.integers.fixedpoint import Ints, fit
+from mmfree_neuro.integers.fixedpoint import Ints, fit, wrapped
 from mmfree_neuro.integers.ternary import Codes
 from mmfree_neuro.mapping.mapping import Mapping, Shard
 from mmfree_neuro.run.activity import Activity, nothing
@@ -79,15 +79,21 @@ class Reference:
             for output in node.outputs:
                 values = np.broadcast_to(sent[output.port], output.size)
                 signals[node.name, output.port] = fit(
-                    values, output.qtype, f"{node.name}: output {output.port}"
+                    values, output.qtype, f"{node.name}: output {output.port}", output.low
                 )
         self.count(signals, token, before)
         return signals[self.graph.head.name, "logits"]
 
     def inputs(self, node: AnyNode, signals: Signals, token: int) -> dict[str, Value]:
-        """What the neurons of a node read."""
+        """What the neurons of a node read: every sum as its accumulator holds it."""
         if not node.inputs:
             return {**self.graph.embedding.read(np.array(token))}
+        held = self.sums(node, signals)
+        bits = self.graph.accumulator_bits
+        return held | {port: wrapped(held[port], bits) for port in node.calibrated}
+
+    def sums(self, node: AnyNode, signals: Signals) -> dict[str, Value]:
+        """What arrives at the ports of a node, exact."""
         found = {}
         for port, entries in node.ports.items():
             arrived = [
@@ -123,6 +129,7 @@ class Reference:
             activity.synops[position] += synops
             activity.reads[position] += reads
             activity.saturations[position] += self.saturations(node, shard, signals, token, before)
+            activity.wrapped[position] += self.wrapped(node, shard, signals)
         for position, route in enumerate(self.mapping.routes):
             values = signals[self.mapping.shards[route.source].node, route.port]
             activity.messages[position] += np.count_nonzero(values[route.start : route.stop])
@@ -144,6 +151,14 @@ class Reference:
                 synops += int(active.sum()) * each
                 reads += int(active.sum()) * each
         return synops, reads
+
+    def wrapped(self, node: AnyNode, shard: Shard, signals: Signals) -> int:
+        """How many sums of one shard did not fit their accumulators for one token."""
+        if not node.calibrated:
+            return 0
+        bits, sums = self.graph.accumulator_bits, self.sums(node, signals)
+        exact = [sums[port][shard.start : shard.stop] for port in node.calibrated]
+        return sum(int(np.count_nonzero(wrapped(one, bits) != one)) for one in exact)
 
     def saturations(
         self, node: AnyNode, shard: Shard, signals: Signals, token: int, before: dict[str, Ints]

@@ -76,6 +76,7 @@ class _PlainActivity:
     synops: tuple[int, ...]
     reads: tuple[int, ...]
     saturations: tuple[int, ...]
+    wrapped: tuple[int, ...]
     messages: tuple[int, ...]
 
 

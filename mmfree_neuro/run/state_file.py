@@ -24,7 +24,7 @@ from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.folder import STATE_FILE
 from mmfree_neuro.run.job import Job, Model, RunState, Saving
 
-STATE_FORMAT = "mmfree-neuro state 3"
+STATE_FORMAT = "mmfree-neuro state 4"
 A_STATE = "the saved state of a run"
 
 

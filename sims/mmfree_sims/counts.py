@@ -1,6 +1,7 @@
 """Turns what neurons counted into the `Activity` of a mapping.
 
-Engines count, neuron by neuron, the non-zero payloads of every output and the saturated values.
+Engines count, neuron by neuron, the non-zero payloads of every output, the saturated values and the
+sums that wrapped.
 All else follows: a synaptic operation is a non-zero payload that meets a non-zero weight, a message
 a non-zero payload on a route.
 """
@@ -18,8 +19,8 @@ from mmfree_neuro.run.activity import Activity
 
 
 class Layout:
-    """Where the counts of every neuron stand in two flat vectors: `events` by output and neuron,
-    `saturated`."""
+    """Where the counts of every neuron stand in flat vectors: `events` by output and neuron,
+    `saturated` by neuron; wrapped sums as saturated values."""
 
     def __init__(self, graph: Graph) -> None:
         keys = [
@@ -59,25 +60,33 @@ class Counting:
             self.shards.setdefault(shard.node, []).append(position)
 
     def of_neurons(
-        self, events: Mapping[tuple[str, str], Ints], saturated: Mapping[str, Ints], tokens: int
+        self,
+        events: Mapping[tuple[str, str], Ints],
+        saturated: Mapping[str, Ints],
+        wrapped: Mapping[str, Ints],
+        tokens: int,
     ) -> Activity:
-        """The activity of `tokens` tokens, from events by node and output and saturations by node,
-        of every node."""
+        """The activity of `tokens` tokens, from events by node and output, and saturations and
+        wrapped sums by node, of every node."""
         sent: Ints = np.zeros(self.layout.events_size, np.int64)
-        lost: Ints = np.zeros(self.layout.saturated_size, np.int64)
         for signal, counted in events.items():
             at = self.layout.events[signal]
             sent[at : at + len(counted)] = counted
-        for name, counted in saturated.items():
-            at = self.layout.saturated[name]
-            lost[at : at + len(counted)] = counted
-        return self.activity(sent, lost, tokens)
+        return self.activity(sent, self._flat(saturated), self._flat(wrapped), tokens)
 
-    def activity(self, events: Ints, saturated: Ints, tokens: int) -> Activity:
+    def _flat(self, counts: Mapping[str, Ints]) -> Ints:
+        """Counts by node as one vector."""
+        found: Ints = np.zeros(self.layout.saturated_size, np.int64)
+        for name, counted in counts.items():
+            at = self.layout.saturated[name]
+            found[at : at + len(counted)] = counted
+        return found
+
+    def activity(self, events: Ints, saturated: Ints, wrapped: Ints, tokens: int) -> Activity:
         """The activity of `tokens` tokens; the vectors are laid out as `Layout` says."""
         before, shards = _before(events), self.mapping.shards
-        changed = _before(saturated)
-        done, read, lost = (np.zeros(len(shards), np.int64) for _ in range(3))
+        changed, left = _before(saturated), _before(wrapped)
+        done, read, lost, over = (np.zeros(len(shards), np.int64) for _ in range(4))
         for node in self.graph.nodes:
             positions = self.shards[node.name]
             start, stop = (
@@ -86,12 +95,13 @@ class Counting:
             )
             at = self.layout.saturated[node.name]
             lost[positions] = changed[at + stop] - changed[at + start]
+            over[positions] = left[at + stop] - left[at + start]
             for entry in node.inputs:
                 did, took = self._synapses(node, entry, start, stop, events, before)
                 done[positions] += did
                 read[positions] += took
         messages = before[self.route_stop] - before[self.route_start]
-        return Activity(tokens, np.full(len(shards), tokens), done, read, lost, messages)
+        return Activity(tokens, np.full(len(shards), tokens), done, read, lost, over, messages)
 
     def _synapses(
         self, node: AnyNode, entry: Input, start: Ints, stop: Ints, events: Ints, before: Ints

@@ -78,8 +78,9 @@ class Fast:
             for port, n in program.events.items()
         }
         saturated = {name: program.saturated for name, program in programs.items()}
+        wrapped = {name: program.wrapped for name, program in programs.items()}
         tokens, self.tokens = self.tokens, 0
-        activity = self.counting.of_neurons(events, saturated, tokens)
+        activity = self.counting.of_neurons(events, saturated, wrapped, tokens)
         for program in programs.values():
             forget(program)
         return activity

@@ -53,9 +53,9 @@ class Gpu:
 
     def take_activity(self) -> Activity:
         """The counts since they were last taken."""
-        events, saturated = self.network.counters.take()
+        events, saturated, wrapped = self.network.counters.take()
         tokens, self.tokens = self.tokens, 0
-        return self.counting.of_neurons(events, saturated, tokens)
+        return self.counting.of_neurons(events, saturated, wrapped, tokens)
 
 
 def run(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.cpu.products import product
 from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, span
-from mmfree_neuro.integers.fixedpoint import Ints
+from mmfree_neuro.integers.fixedpoint import Ints, wrapped
 from mmfree_neuro.integers.ternary import TernaryMatrix
 
 Int32 = NDArray[np.int32]
@@ -25,6 +25,7 @@ _DIGIT_BITS = 15
 def forget(program: cpu.Neurons) -> None:
     """The counts of a program to zero."""
     program.saturated[:] = 0
+    program.wrapped[:] = 0
     for events in program.events.values():
         events[:] = 0
 
@@ -37,6 +38,7 @@ class Neurons:
         self, graph: Graph, node: AnyNode, start: int, stop: int, threads: int = 1
     ) -> None:
         self.node, self.start, self.stop, self.threads = node, start, stop, threads
+        self.accumulator_bits = graph.accumulator_bits
         own = {name: values[start:stop] for name, values in node.constants.items()}
         self.program = cpu.bind(node, graph.sigmoid, own, stop - start, threads=threads)
         sources = [graph.node(entry.source).output(entry.source_port) for entry in node.inputs]
@@ -62,7 +64,19 @@ class Neurons:
                 both = inputs[entry.port][0] + arrived[entry.port][0]
                 arrived = {entry.port: (both, 0, inputs[entry.port][2])}
             inputs |= arrived
+        for port in self.node.calibrated:
+            sums, first, stride = inputs[port]
+            inputs[port] = self.held(sums), first, stride
         return self.program.run(inputs, len(payloads[0]))
+
+    def held(self, sums: Int32) -> Int32:
+        """Sums [tokens, neurons] as accumulators hold them; those that change are counted."""
+        high = (1 << (self.accumulator_bits - 1)) - 1
+        if sums.max() <= high and sums.min() >= -high - 1:
+            return sums
+        kept = wrapped(sums, self.accumulator_bits)
+        self.program.wrapped += np.count_nonzero(kept != sums, axis=0)
+        return kept
 
     def arrived(self, entry: Input, payloads: Int32, bits: int) -> dict[str, cpu.Stream]:
         """What the program reads of the payloads at one input."""

@@ -84,7 +84,9 @@ def example() -> tuple[Mapping, Activity]:
         np.array([0, 6, 8, 10]),
         np.array([0, 12, 16, 14]),
     )
-    return mapping, Activity(2, fired, synops, reads, np.zeros(4, np.int64), np.array([7, 4, 3, 4]))
+    return mapping, Activity(
+        2, fired, synops, reads, *np.zeros((2, 4), np.int64), np.array([7, 4, 3, 4])
+    )
 
 
 def test_instructions_are_those_of_the_neurons_on_chips() -> None:

@@ -157,6 +157,7 @@ def example() -> tuple[Mapping, GraphSummary, Activity]:
         np.array([0, 3, 4, 5]),
         np.array([0, 6, 8, 7]),
         np.zeros(4, np.int64),
+        np.zeros(4, np.int64),
         np.array([4, 2, 1, 2]),
     )
     return mapping, GraphSummary("made up", "a16", 1, 2, 32, {}, nodes), activity

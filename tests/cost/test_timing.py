@@ -103,7 +103,7 @@ def active() -> Activity:
         np.array([0, 6, 8, 10]),
         np.array([0, 12, 16, 14]),
     )
-    return Activity(2, fired, synops, reads, np.zeros(4, np.int64), np.array([7, 4, 3, 4]))
+    return Activity(2, fired, synops, reads, *np.zeros((2, 4), np.int64), np.array([7, 4, 3, 4]))
 
 
 def loaded(*places: Location) -> Load:

@@ -163,7 +163,7 @@ def example() -> tuple[Mapping, Activity]:
     )
     mapping = Mapping("", "board", "by hand", shards, (HOST_CORE, first, second, last), routes)
     none = np.zeros(4, np.int64)
-    return mapping, Activity(2, none, none, none, none, np.array([7, 4, 3, 4]))
+    return mapping, Activity(2, none, none, none, none, none, np.array([7, 4, 3, 4]))
 
 
 def counts(mapping: Mapping, activity: Activity) -> Counted:
@@ -183,7 +183,7 @@ def test_messages_are_weighed_with_their_trees() -> None:
 
 def test_a_message_over_two_links_is_one_message_and_two_crossings() -> None:
     mapping, none = sending(Location(0, 0), Location(3, 0)), np.zeros(1, np.int64)
-    activity = Activity(5, none, none, none, none, np.array([3]))
+    activity = Activity(5, none, none, none, none, none, np.array([3]))
     assert traffic(counts(mapping, activity)) == Traffic(3, 2, 0, crossings=6, between_chips=3)
 
 
@@ -275,7 +275,11 @@ def mapped(draw: st.DrawFn) -> tuple[Mapping, SystemSpec, Activity]:
     shards += tuple(Shard("end", k, k + 1) for k in range(len(ends)))
     none = np.zeros(len(shards), np.int64)
     mapping = Mapping("", "board", "drawn", shards, (*locations, *ends), tuple(routes))
-    return mapping, board(mesh, columns, rows, cores=11), Activity(1, none, none, none, none, sent)
+    return (
+        mapping,
+        board(mesh, columns, rows, cores=11),
+        Activity(1, none, none, none, none, none, sent),
+    )
 
 
 @given(mapped())

@@ -74,6 +74,7 @@ def test_bits_and_counts_by_hand(by_hand: Graph) -> None:
         np.array([0, 1 + 2 + 1, 2 + 1, 2]),
         np.array([0, 6, 2 + 1, 2 + 2]),
         np.zeros(4, np.int64),
+        np.zeros(4, np.int64),
         np.array([2, 3, 1, 2, 2, 2]),
     )
     for engine in (reference, fast):

@@ -401,7 +401,7 @@ def test_the_embedding_table_fits(hand_graph: Graph) -> None:
         verify(replace(hand_graph, nodes=(large, head)))
     assert (
         str(range_error.value)
-        == "embedding: a value can reach 2147483648, which a 32-bit register cannot hold"
+        == "embedding: scale can be 2147483648, which a 32-bit accumulator cannot hold"
     )
 
 

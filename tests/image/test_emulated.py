@@ -74,6 +74,25 @@ def test_sums_that_are_divided(
     assert found.prefill == expected.prefill
 
 
+@pytest.mark.parametrize("kind", ["whole", "divided"])
+def test_sums_that_wrap(
+    kind: str, wraps: Graph, make_mapping: Mapper, image_of: Writer, tokens: np.ndarray
+) -> None:
+    """The machine's accumulators wrap, and it counts what the reference and the fast engine do."""
+    parts = ("layers.0.mlgru", 3), ("layers.0.o.rms", 2), ("layers.1.down_proj", 4)
+    graph = by_columns(wraps, evenly(wraps, parts)) if kind == "divided" else wraps
+    mapping, job = make_mapping(graph, "random", 5), Job(tokens[:1], 3)
+    expected = reference.run(graph, mapping, job)
+    assert min(expected.prefill.wrapped.sum(), expected.generate.wrapped.sum()) > 0
+    for found in (
+        fast.run(graph, mapping, job),
+        emulated.run(emulated.OpenedImage(image_of(graph, mapping)), job),
+    ):
+        assert np.array_equal(found.logits, expected.logits)
+        assert np.array_equal(found.chosen, expected.chosen)
+        assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
+
+
 def machine_of(image: Path) -> Emulator:
     return Emulator(load_image(image))
 

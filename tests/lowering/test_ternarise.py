@@ -103,4 +103,4 @@ def test_schemes_by_name() -> None:
     assert all(name == scheme.name for name, scheme in SCHEMES.items())
     with pytest.raises(InputError) as error:
         scheme_named("a4")
-    assert str(error.value) == "scheme 'a4' is not known, must be one of a16, a8"
+    assert str(error.value) == "scheme 'a4' is not known, must be one of a14, a16, a8"

@@ -61,7 +61,7 @@ def test_a_mapping_moves_with_its_graph(path: Path, tmp_path: Path) -> None:
         (f'{{"a": {"9" * 5000}}}', None),
         ("{}", "not a mapping file: its format is not 'mmfree-neuro mapping 3'"),
         (
-            '{"format": "mmfree-neuro run 4"}',
+            '{"format": "mmfree-neuro run 5"}',
             "not a mapping file: its format is not 'mmfree-neuro mapping 3'",
         ),
         (

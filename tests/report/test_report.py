@@ -113,7 +113,15 @@ def made_run(synapses: int = 24, **changes: Any) -> RunRecord:
         np.array([0, 6, 8, 10]),
         np.array([0, 12, 16, 14]),
     )
-    activity = Activity(2, fired, synops, reads, np.array([0, 1, 0, 2]), np.array([7, 4, 3, 4]))
+    activity = Activity(
+        2,
+        fired,
+        synops,
+        reads,
+        np.array([0, 1, 0, 2]),
+        np.array([0, 0, 4, 1]),
+        np.array([7, 4, 3, 4]),
+    )
     run = RunRecord(
         "reference",
         "a16",
@@ -185,7 +193,7 @@ def test_the_report_is_plain_data() -> None:
         "sources",
         "comparison",
     ]
-    assert found["format"] == "mmfree-neuro report 3"
+    assert found["format"] == "mmfree-neuro report 4"
 
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:
@@ -225,11 +233,8 @@ def test_a_phase_has_counts_per_token() -> None:
             "crossings": (7 + 4 + 3 + 4) / 2,
             "between_chips": (7 + 4 + 3 + 4) / 2,
         }
-        assert (phase["synops_per_token"], phase["reads_per_token"], phase["saturations"]) == (
-            12,
-            21,
-            3,
-        )
+        assert (phase["synops_per_token"], phase["reads_per_token"]) == (12, 21)
+        assert (phase["saturations"], phase["wrapped"]) == (3, 5)
         assert phase["instructions_per_token"] == {"ADD": 10, "MUL_SHR": 4}
 
 
@@ -366,6 +371,7 @@ MARKDOWN = [
     "| synapses read from dense storage | 21.0 | 21.0 |",
     r"| instructions MUL\_SHR | 4.00 | 4.00 |",
     "| saturated values | 3 | 3 |",
+    "| wrapped sums | 5 | 5 |",
     "| throughput | 556,000 (385,000 to 714,000) tokens/s | 222,000 (167,000 to 267,000) "
     "tokens/s |",
     "| energy of the chips alone | 0.00180 (0.000700 to 0.00520) mJ/token | 0.00450 (0.00188 to "

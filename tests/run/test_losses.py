@@ -9,7 +9,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import nothing
-from mmfree_neuro.run.losses import quality_warnings, saturation_warnings
+from mmfree_neuro.run.losses import count_warnings, quality_warnings
 
 
 @pytest.mark.parametrize("agreement", [0.9, 1.0, None])
@@ -24,13 +24,22 @@ def test_a_graph_of_little_agreement() -> None:
     )
 
 
-def test_saturations(hand_graph: Graph, hand_mapping: Mapping) -> None:
+def test_what_did_not_fit(hand_graph: Graph, hand_mapping: Mapping) -> None:
     """Three in the embedding and seven in the two neurons of the head, each of which lies on a core
     of its own."""
     summary, none = summarise(hand_graph), replace(nothing(hand_mapping), tokens=10)
-    assert saturation_warnings(summary, hand_mapping, none) == ()
+    assert count_warnings(summary, hand_mapping, none) == ()
     some = replace(none, saturations=np.array([3, 5, 2]))
-    assert saturation_warnings(summary, hand_mapping, some) == (
+    assert count_warnings(summary, hand_mapping, some) == (
         "10 values were saturated in 10 tokens, 7 of them in head (35 % of its firings); they did "
         "not fit the ranges that calibration found",
     )
+    wrapped = (
+        "7 sums wrapped around in 10 tokens, 7 of them in head (35 % of its firings); they did not "
+        "fit the accumulators in which calibration was to hold them; calibrate on text of this "
+        "kind, or take scheme a16",
+    )
+    over = np.array([0, 3, 4])
+    assert count_warnings(summary, hand_mapping, replace(none, wrapped=over)) == wrapped
+    both = count_warnings(summary, hand_mapping, replace(some, wrapped=over))
+    assert both == (*count_warnings(summary, hand_mapping, some), *wrapped)

@@ -36,6 +36,7 @@ def test_counts_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
         np.array([0, 2 + 1, 2 + 1]),
         np.array([0, 5, 5]),
         np.array([0, 0, 0]),
+        np.array([0, 0, 0]),
         np.array([5, 2, 2]),
     )
     assert activity == expected

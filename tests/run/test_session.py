@@ -175,7 +175,7 @@ def test_when_a_state_is_saved() -> None:
 def stored(fed: int, *chosen: int, prefill: int = 0, generate: int = 0) -> RunState:
     """A state of the graph made by hand, with three shards and three routes."""
     counts = [
-        Activity(tokens, *(np.zeros(n, np.int64) for n in (3, 3, 3, 3, 3)))
+        Activity(tokens, *(np.zeros(n, np.int64) for n in (3, 3, 3, 3, 3, 3)))
         for tokens in (prefill, generate)
     ]
     seconds = {"start": 9.0, "prefill": 100.0, "generate": 1000.0}

@@ -169,13 +169,13 @@ def test_a_bit_of_a_state_that_flipped(going: Going, path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"mmfree-neuro state 2": "{}"}])
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"mmfree-neuro state 3": "{}"}])
 def test_another_safetensors_file(
     metadata: dict[str, str] | None, going: Going, path: Path
 ) -> None:
     path.write_bytes(safetensors.numpy.save({"chosen": np.zeros(3, np.int64)}, metadata))
     assert message(going, path) == (
-        "not the saved state of a run: its format is not 'mmfree-neuro state 3'"
+        "not the saved state of a run: its format is not 'mmfree-neuro state 4'"
     )
 
 

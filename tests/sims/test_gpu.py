@@ -105,6 +105,16 @@ def test_equal_to_the_reference_divided_and_loud(
     assert_equal_runs(divided, mapping, job)
 
 
+def test_equal_to_the_reference_where_sums_wrap(
+    wraps: Graph, make_mapping: Mapper, tokens: np.ndarray
+) -> None:
+    parts = ("layers.0.mlgru", 2), ("layers.0.attn.rms", 2), ("layers.1.down_proj", 3)
+    divided, job = by_columns(wraps, evenly(wraps, parts)), Job(tokens[:1, :2])
+    mapping = make_mapping(divided, "random", 7)
+    assert reference.run(divided, mapping, job).prefill.wrapped.sum() > 0
+    assert_equal_runs(divided, mapping, job)
+
+
 def _sums(node: AnyNode) -> bool:
     return any(entry.how in ("ternary", "sum") for entry in node.inputs)
 
@@ -210,7 +220,8 @@ def assert_equal_programs(
         port: torch.zeros(node.size, dtype=torch.int64, device=place)
         for port in ("", *_ports(node))
     }
-    counts = Counts({port: zeros[port] for port in _ports(node)}, zeros[""])
+    events = {port: zeros[port] for port in _ports(node)}
+    counts = Counts(events, zeros[""], torch.zeros_like(zeros[""]))
     here = Neurons(node, table, all_sigmoids(table, place), counts)
     there = cpu.bind(node, table, node.constants, node.size, level="numpy")
     for _ in range(2):  # the second time from the state that the first one left

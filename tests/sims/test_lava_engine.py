@@ -74,7 +74,7 @@ GRAPHS = {
     f"{number}-{scheme}": (model, scheme)
     for number, model in ((1, "two-blocks"), (2, "two-other-blocks"))
     for scheme in ("a16", "a8")
-}
+} | {"1-a14": ("two-blocks", "a14"), "2-wraps": ("two-other-blocks", "wraps")}
 
 # Lava forks; the parent that forks must not have torch in memory, as the process of these tests
 # has.
@@ -147,7 +147,8 @@ def graphs(
 def test_every_engine_gives_the_bits_of_the_reference(
     name: str, graphs: dict[str, Path], tmp_path: Path, run_python: Callable[..., Any]
 ) -> None:
-    """Fast, Lava per chip (also with random delays) and per core; 2 checkpoints, 2 schemes."""
+    """Fast, Lava per chip (also with random delays) and per core; 2 checkpoints, 3 schemes,
+    and sums that wrap."""
     for graph_name, path in graphs.items():
         graph, digest = graph_file.load_graph(path)
         mapping = check(graph, MAPPINGS[name](graph, digest), SYSTEM)
@@ -168,9 +169,9 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
     is read by nobody.
     """
     parts = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
-    for name in ("1-a16", "2-a8"):
+    for name in ("1-a16", "2-a8", "2-wraps"):
         graph, digest = graph_file.load_graph(graphs[name])
-        squares = "layers.0.mlp.rms" if name.endswith("a16") else "layers.0.mlp.scale"
+        squares = "layers.0.mlp.rms" if not name.endswith("a8") else "layers.0.mlp.scale"
         columns = evenly(graph, (*parts, (squares, 2)))
         divided = by_columns(graph, columns)
         mapping = scattered(divided, digest)
@@ -199,7 +200,7 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
             mapping_file.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map"
         )
     paths = sorted(tmp_path.glob("*.map"))
-    assert run_python(COMPARE, *paths).stdout.split() == ["1-a16.map", "2-a8.map"]
+    assert run_python(COMPARE, *paths).stdout.split() == ["1-a16.map", "2-a8.map", "2-wraps.map"]
 
 
 def test_progress_is_reported(

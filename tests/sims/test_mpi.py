@@ -53,7 +53,11 @@ STATE = "state.safetensors"
 MEMORY = *ranks.MPI_MEMORY, "ucx_"
 
 
-GRAPHS = {"2-a16": ("two-blocks", "a16"), "3-a8": ("three-blocks", "a8")}
+GRAPHS = {
+    "2-a16": ("two-blocks", "a16"),
+    "3-a8": ("three-blocks", "a8"),
+    "2-wraps": ("two-blocks", "wraps"),
+}
 TOKENS = np.random.default_rng(3).integers(0, 256, (2, 20))
 JOBS = Job(TOKENS[:, :4], 3, Sampling(0.8, seed=4)), Job(TOKENS[:1])
 
@@ -345,7 +349,9 @@ SAVING = """
 """
 
 
-@pytest.mark.parametrize("name", ["2-a16-random", "3-a8-block-per-chip", "3-a8-divided"])
+@pytest.mark.parametrize(
+    "name", ["2-a16-random", "3-a8-block-per-chip", "3-a8-divided", "2-wraps-divided"]
+)
 def test_states_are_saved_and_resumed_across_engines(
     name: str, maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
 ) -> None:

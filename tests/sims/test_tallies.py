@@ -22,6 +22,9 @@ class Counted:
     events: dict[str, Any]
     state: Any = None
 
+    def __post_init__(self) -> None:
+        self.wrapped = 10 * self.saturated
+
 
 @dataclass
 class Memory:
@@ -41,7 +44,7 @@ def recurrent(graph: Graph) -> list[str]:
 def filled(graph: Graph, seed: int) -> Tallies:
     """A tallies full of numbers."""
     tallies, random = allocate(graph), np.random.default_rng(seed)
-    for array in (tallies.events, tallies.saturated, tallies.states):
+    for array in (tallies.events, tallies.saturated, tallies.wrapped, tallies.states):
         array[:] = random.integers(1, 1000, array.shape)
     return tallies
 
@@ -50,9 +53,11 @@ def test_an_empty_board(graph: Graph) -> None:
     memory = Memory()
     tallies, layout = allocate(graph, memory), Layout(graph)
     size = graph.node(recurrent(graph)[0]).size
-    shapes = (2, layout.events_size), (2, layout.saturated_size), (2 * size,)
+    neurons = 2, layout.saturated_size
+    shapes = (2, layout.events_size), neurons, neurons, (2 * size,)
     assert memory.asked == [(shape, np.int64) for shape in shapes]
-    assert not any(array.any() for array in (tallies.events, tallies.saturated, tallies.states))
+    arrays = tallies.events, tallies.saturated, tallies.wrapped, tallies.states
+    assert not any(array.any() for array in arrays)
     assert tallies.offsets == {name: k * size for k, name in enumerate(recurrent(graph))}
 
 
@@ -63,6 +68,7 @@ def test_counts_by_hand(hand_graph: Graph) -> None:
     assert tallies.add(stretch, 1, program) == (9, 4)
     assert tallies.add(stretch, 1, program) == (0, 0)
     assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([0], [0])
+    assert program.wrapped.tolist() == [0]
     assert tallies.events.tolist() == [[0] * 8, [0] * 7 + [9]]
     assert tallies.saturated.tolist() == [[0] * 5, [0] * 4 + [4]]
     tallies.add(stretch, 0, Counted(np.array([1]), {"logits": np.array([2])}))
@@ -71,6 +77,7 @@ def test_counts_by_hand(hand_graph: Graph) -> None:
     assert tallies.add(Stretch(0, "embedding", 0, 3, -1), 0, words) == (39, 6)
     assert tallies.events[0].tolist() == [4, 5, 6, 7, 8, 9, 0, 2]
     assert tallies.saturated[0].tolist() == [1, 2, 3, 0, 1]
+    assert tallies.wrapped.tolist() == [[10, 20, 30, 0, 10], [0] * 4 + [40]]
     assert tallies.states_by_node(hand_graph) == {}
 
 
@@ -83,10 +90,10 @@ def test_what_a_copy_counts_is_told_and_not_added(hand_graph: Graph) -> None:
     program = Counted(np.array([4, 0]), {"logits": np.array([9, 2])})
     assert tallies.add(copy, 0, program) == (11, 4)
     assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([0, 0], [0, 0])
-    assert not tallies.events.any() and not tallies.saturated.any()
-    tallies.events[:], tallies.saturated[:] = 7, 7
+    assert not any(array.any() for array in (tallies.events, tallies.saturated, tallies.wrapped))
+    tallies.events[:], tallies.saturated[:], tallies.wrapped[:] = 7, 7, 7
     tallies.copy_to(kept, copy, ["logits"])
-    assert not kept.events.any() and not kept.saturated.any()
+    assert not any(array.any() for array in (kept.events, kept.saturated, kept.wrapped))
 
 
 def test_states_are_kept_by_neuron(graph: Graph) -> None:
@@ -132,11 +139,12 @@ def test_a_copy_is_of_one_stretch(node: str, graph: Graph) -> None:
         at = one.layout.events[node, port]
         expected.events[:, at + start : at + stop] = one.events[:, at + start : at + stop]
     at = one.layout.saturated[node]
-    expected.saturated[:, at + start : at + stop] = one.saturated[:, at + start : at + stop]
+    for mine, others in ((expected.saturated, one.saturated), (expected.wrapped, one.wrapped)):
+        mine[:, at + start : at + stop] = others[:, at + start : at + stop]
     if node in one.offsets:
         at = one.offsets[node]
         expected.states[at + start : at + stop] = one.states[at + start : at + stop]
-    for name in ("events", "saturated", "states"):
+    for name in ("events", "saturated", "wrapped", "states"):
         assert np.array_equal(getattr(other, name), getattr(expected, name))
 
 
@@ -155,6 +163,7 @@ def test_stretches_own_their_parts(graph: Graph) -> None:
             )
     assert (tallies.events == [[1], [0]]).all()
     assert (tallies.saturated == [[1], [0]]).all()
+    assert (tallies.wrapped == [[10], [0]]).all()
     assert (tallies.states == 1).all()
 
 

@@ -72,7 +72,8 @@ Divided = tuple[tuple[Graph, ...], ...]
 
 @pytest.fixture(scope="module")
 def models(random_graph: Callable[[str, str], Graph]) -> tuple[Graph, ...]:
-    """Blocks 1 … 3, hidden sizes 16 … 64, both schemes, with lower bounds and without, odd
+    """Blocks 1 … 3, hidden sizes 16 … 64, all schemes, sums that
+    wrap, with lower bounds and without, odd
     sizes."""
     names = (
         ("16x1x24", "a16"),
@@ -81,6 +82,8 @@ def models(random_graph: Callable[[str, str], Graph]) -> tuple[Graph, ...]:
         ("24x2x33", "a8"),
         ("48x2x80", "a16"),
         ("20x1x37-expanded", "a16"),
+        ("24x2x33", "a14"),
+        ("48x2x80", "wraps"),
     )
     return tuple(random_graph(name, scheme) for name, scheme in names)
 

@@ -59,6 +59,9 @@ class Neurons(Protocol):
     """How many non-zero values each neuron sent, by output."""
     saturated: Ints
     """How many values each neuron saturated."""
+    wrapped: Ints
+    """How many sums of each neuron did not fit their accumulators; who makes the sums counts them
+    here."""
     state: Int32 | None
     """The recurrent state of each neuron."""
 
@@ -99,6 +102,7 @@ class Compiled:
         self.state: Int32 | None = np.zeros(neurons, np.int32) if program.stateful else None
         self.events = {port: np.zeros(neurons, np.int64) for port in program.outputs}
         self.saturated: Ints = np.zeros(neurons, np.int64)
+        self.wrapped: Ints = np.zeros(neurons, np.int64)
         self._code = np.ascontiguousarray(program.code)
         self._immediates = np.array(program.immediates, np.int32)
         self._constants = tuple(_narrow(constants[name]) for name in program.constants)
@@ -155,6 +159,7 @@ class Interpreted:
         self.node, self.program, self.constants, self.neurons = node, program, constants, neurons
         self.machine = VectorMachine(neurons)
         self.saturated = self.machine.saturated
+        self.wrapped: Ints = np.zeros(neurons, np.int64)
         self.state: Int32 | None = np.zeros(neurons, np.int32) if program.stateful else None
         self.events = {port: np.zeros(neurons, np.int64) for port in program.outputs}
 

@@ -77,12 +77,16 @@ class _Ranges:
                 )
                 v = self.g * gains * value * torch.sigmoid(value)
                 self.norm(f"layers.{layer}.o", v, BITLINEAR_EPS * self.g.square().mean(-1))
+            case ["layers", layer, "attn", "o"]:
+                self.magnitude(f"layers.{layer}.o.y.sum", value)
             case ["layers", layer, "mlp", "gate_up"]:
-                self.magnitude(f"layers.{layer}.gate_up", value)
+                self.magnitude(f"layers.{layer}.mlp.y.sum", value)
             case ["layers", layer, "mlp", "v"]:
                 self.norm(f"layers.{layer}.down", value)
+            case ["layers", layer, "mlp", "down"]:
+                self.magnitude(f"layers.{layer}.down.y.sum", value)
             case ["logits"]:
-                self.magnitude("logits", value)
+                self.magnitude("head.y.sum", value)
         return value
 
     def residual(self, x: Tensor, next_norm: str) -> None:

@@ -118,7 +118,7 @@ class TokenMixer(nn.Module):
             c = c * mask[:, :, None]
         h = tap(f"{name}.h", numerics.recurrence(f, c, initial))
         v = tap(f"{name}.v", numerics.norm(g, self.g_norm.weight, self.eps) * h * sigmoid(h))
-        return self.o_proj(v, f"{name}.o_proj", numerics), h[:, -1]
+        return tap(f"{name}.o", self.o_proj(v, f"{name}.o_proj", numerics)), h[:, -1]
 
 
 class ChannelMixer(nn.Module):
@@ -134,7 +134,7 @@ class ChannelMixer(nn.Module):
             f"{name}.gate_up", self.gate_proj(x, f"{name}.gate_proj", numerics)
         ).chunk(2, -1)
         v = numerics.tap(f"{name}.v", gate * numerics.sigmoid(gate) * up)
-        return self.down_proj(v, f"{name}.down_proj", numerics)
+        return numerics.tap(f"{name}.down", self.down_proj(v, f"{name}.down_proj", numerics))
 
 
 class Block(nn.Module):

@@ -20,6 +20,9 @@ _ALIGNED = 16
 """Counts begin at multiples of so many, so that all of them lie alike in memory and one kernel
 serves all."""
 
+SATURATED, WRAPPED = "saturated values", "wrapped sums"
+"""What nodes count beside their outputs, whose names are no two words."""
+
 Signal = tuple[str, str]
 """A node and one of its outputs."""
 
@@ -44,8 +47,8 @@ class _Counters:
         self.places: dict[Signal, tuple[int, int]] = {}
         at = 0
         for node in graph.nodes:
-            sizes = {output.port: output.size for output in node.outputs} | {"": node.size}
-            for port, size in sizes.items():
+            sizes = {output.port: output.size for output in node.outputs}
+            for port, size in (sizes | dict.fromkeys((SATURATED, WRAPPED), node.size)).items():
                 self.places[node.name, port] = at, at + size
                 at += -(-size // _ALIGNED) * _ALIGNED
         self.all = torch.zeros(at, dtype=torch.int64, device=device)
@@ -53,20 +56,27 @@ class _Counters:
     def of(self, node: AnyNode) -> Counts:
         """Where a node counts."""
         events = {output.port: self._view(node.name, output.port) for output in node.outputs}
-        return Counts(events, self._view(node.name, ""))
+        saturated, wrapped = (self._view(node.name, what) for what in (SATURATED, WRAPPED))
+        return Counts(events, saturated, wrapped)
 
     def _view(self, name: str, port: str) -> Tensor:
         first, last = self.places[name, port]
         return self.all[first:last]
 
-    def take(self) -> tuple[dict[Signal, Ints], dict[str, Ints]]:
-        """Non-zero values by output and saturations by node, neuron by neuron, since they were last
-        taken."""
+    def take(self) -> tuple[dict[Signal, Ints], dict[str, Ints], dict[str, Ints]]:
+        """Non-zero values by output, and saturations and wrapped sums by node, neuron by neuron,
+        since they were last taken."""
         taken = self.all.cpu().numpy().copy()
         self.all.zero_()
-        parts = {key: taken[first:last] for key, (first, last) in self.places.items()}
-        events = {key: counted for key, counted in parts.items() if key[1]}
-        return events, {name: counted for (name, port), counted in parts.items() if not port}
+        events: dict[Signal, Ints] = {}
+        of_nodes: dict[str, dict[str, Ints]] = {SATURATED: {}, WRAPPED: {}}
+        for (name, what), (first, last) in self.places.items():
+            counted = taken[first:last]
+            if what in of_nodes:
+                of_nodes[what][name] = counted
+            else:
+                events[name, what] = counted
+        return events, of_nodes[SATURATED], of_nodes[WRAPPED]
 
 
 class _Step:
@@ -74,7 +84,8 @@ class _Step:
 
     def __init__(self, graph: Graph, node: AnyNode, sigmoids: Tensor, counters: _Counters) -> None:
         self.node, self.done = node, list[Signal]()
-        self.neurons = Neurons(node, graph.sigmoid, sigmoids, counters.of(node))
+        self.counts, self.accumulator_bits = counters.of(node), graph.accumulator_bits
+        self.neurons = Neurons(node, graph.sigmoid, sigmoids, self.counts)
         self.matrices = {
             e: Packed(e.matrix, sigmoids.device) for e in node.inputs if e.matrix is not None
         }
@@ -92,6 +103,16 @@ class _Step:
             return values[:, self.spans[entry]].sum(1, keepdim=True, dtype=torch.int32)
         return values
 
+    def held(self, sums: Tensor) -> Tensor:
+        """Sums [tokens, neurons] as accumulators hold them; those that change are counted.
+
+        Nothing is asked of the device on the way, so that a recorded token can do it, too.
+        """
+        sign = 1 << (self.accumulator_bits - 1)
+        kept = ((sums & (2 * sign - 1)) ^ sign) - sign
+        self.counts.wrapped.add_((kept != sums).sum(0))
+        return kept
+
     def fire(self, signals: dict[Signal, Tensor]) -> None:
         """Add what the node sends to the signals."""
         inputs = {
@@ -100,6 +121,7 @@ class _Step:
             )
             for port, entries in self.node.ports.items()
         }
+        inputs |= {port: self.held(inputs[port]) for port in self.node.calibrated}
         signals |= {(self.node.name, port): sent for port, sent in self.neurons.run(inputs).items()}
         for signal in self.done:
             del signals[signal]

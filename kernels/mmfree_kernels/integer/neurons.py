@@ -37,10 +37,12 @@ def all_sigmoids(table: SigmoidTable, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Counts:
-    """What neurons counted, int64: non-zero values sent, by output, and saturated values."""
+    """What neurons counted, int64: non-zero values sent, by output, saturated values, and sums that
+    did not fit their accumulators."""
 
     events: dict[str, Tensor]
     saturated: Tensor
+    wrapped: Tensor
 
 
 class Neurons:

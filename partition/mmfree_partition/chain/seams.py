@@ -73,7 +73,8 @@ class Seams:
             if all(how == "sum" for _, how in readers):
                 if not all(self._carried(reader) for reader, _ in readers):
                     continue
-                self.squares.setdefault(source, []).extend(reader for reader, _ in readers)
+                summing = self.squares.setdefault(source, [])  # two digits have the same readers
+                summing.extend(reader for reader, _ in readers if reader not in summing)
             elif (
                 len(readers) == 1
                 and readers[0][1] == "aligned"

@@ -168,7 +168,7 @@ class Rank:
         one rank alone."""
         meet()
         whole = tallies.allocate(self.plan.graph) if self.number == 0 else ours
-        for name in ("events", "saturated", "states"):
+        for name in ("events", "saturated", "wrapped", "states"):
             self.comm.Reduce(
                 getattr(ours, name),
                 getattr(whole, name) if self.number == 0 else None,

@@ -172,7 +172,7 @@ def _sanafe() -> ModuleType:
 def _ours(graph: Graph, mapping: Mapping, payloads: Payloads, unread: tuple[int, ...]) -> Counts:
     """The counts of every token from its `Activity`."""
     counting = Counting(graph, mapping)
-    saturated = np.zeros(counting.layout.saturated_size, np.int64)
+    none = np.zeros(counting.layout.saturated_size, np.int64)
     copies = np.array(
         [sum(core.chip != HOST for core in route.destinations) for route in mapping.routes]
     )
@@ -194,7 +194,7 @@ def _ours(graph: Graph, mapping: Mapping, payloads: Payloads, unread: tuple[int,
         for key, values in payloads.items():
             at = counting.layout.events[key]
             events[at : at + values.shape[1]] = values[token] != 0
-        activity = counting.activity(events, saturated, 1)
+        activity = counting.activity(events, none, none, 1)
         fires = sum(int(np.count_nonzero(values[token])) for values in sent)
         packets = int(activity.messages @ copies) - unread[token]
         rows.append((int(activity.synops @ on_chips), fires, programs, packets))

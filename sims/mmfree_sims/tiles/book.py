@@ -80,7 +80,9 @@ class Book:
             max(fed - length, 0) - max(begun - length, 0),
         )
         found = [
-            self.counting.activity(tallies.events[p], tallies.saturated[p], rows * fed_now[p])
+            self.counting.activity(
+                tallies.events[p], tallies.saturated[p], tallies.wrapped[p], rows * fed_now[p]
+            )
             for p in (0, 1)
         ]
         if self.resumed is not None:

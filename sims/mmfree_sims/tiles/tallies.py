@@ -29,6 +29,7 @@ class Tallies:
     """Where the states of a recurrent node begin."""
     events: Ints  # [2, events], as `Layout` says
     saturated: Ints  # [2, neurons]
+    wrapped: Ints  # [2, neurons]
     states: Ints  # [recurrent neurons]
 
     def add(self, stretch: Stretch, phase: int, program: Any) -> tuple[int, int]:
@@ -44,6 +45,7 @@ class Tallies:
         if stretch.primary:
             at = self.layout.saturated[stretch.node] + stretch.start
             self.saturated[phase, at : at + stretch.size] += program.saturated
+            self.wrapped[phase, at : at + stretch.size] += program.wrapped
             for port, events in program.events.items():
                 at = self.layout.events[stretch.node, port] + stretch.start
                 self.events[phase, at : at + stretch.size] += events
@@ -63,6 +65,7 @@ class Tallies:
             return
         at = self.layout.saturated[stretch.node] + stretch.start
         other.saturated[:, at : at + stretch.size] = self.saturated[:, at : at + stretch.size]
+        other.wrapped[:, at : at + stretch.size] = self.wrapped[:, at : at + stretch.size]
         for port in ports:
             at = self.layout.events[stretch.node, port] + stretch.start
             other.events[:, at : at + stretch.size] = self.events[:, at : at + stretch.size]
@@ -98,6 +101,7 @@ def allocate(graph: Graph, memory: Allocate = private) -> Tallies:
         layout,
         offsets,
         memory((2, layout.events_size), np.int64),
+        memory((2, layout.saturated_size), np.int64),
         memory((2, layout.saturated_size), np.int64),
         memory((end,), np.int64),
     )
