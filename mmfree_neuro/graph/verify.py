@@ -13,7 +13,7 @@ from mmfree_neuro.errors import GraphError, RangeError, shown
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.bounds import Bounds, Interval
 from mmfree_neuro.graph.machine import REGISTER_BITS, REGISTER_HIGH, Value
-from mmfree_neuro.graph.nodes import PRESENCE, AnyNode, Embedding, Graph, Input, Output
+from mmfree_neuro.graph.nodes import PRESENCE, AnyNode, Graph, Input, Output
 from mmfree_neuro.graph.presence import check_delays, check_presence
 from mmfree_neuro.graph.steps import step_of
 from mmfree_neuro.integers.fixedpoint import Ints, QType

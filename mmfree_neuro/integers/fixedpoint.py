@@ -37,8 +37,10 @@ class QType:
 def fit(x: Ints, qtype: QType, name: str, low: int | None = None) -> Ints:
     """The same integers, or a RangeError when one of them is outside the format, which is symmetric
     unless its lowest integer is said."""
-    if x.size and (x.max() > qtype.high or x.min() < (-qtype.high if low is None else low)):
-        raise RangeError(f"{name}: {int(x.flat[np.abs(x).argmax()])} does not fit {qtype}")
+    low = -qtype.high if low is None else low
+    if x.size and (x.max() > qtype.high or x.min() < low):
+        worst = np.maximum(x - qtype.high, low - x).argmax()
+        raise RangeError(f"{name}: {int(x.flat[worst])} does not fit {qtype}")
     return x
 
 

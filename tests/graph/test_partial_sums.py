@@ -20,6 +20,7 @@ from mmfree_neuro.graph.verify import instruction_counts, verify, verify_matrice
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.ternary import TILE, pack
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job
@@ -111,6 +112,63 @@ def test_recorded_programs(by_hand: Graph) -> None:
     assert program.code.tolist() == [[Op.INPUT, 0, 0, 0, 0, 0, 0], [Op.OUTPUT, 0, 0, 0, 0, 0, 0]]
     assert (program.inputs, program.outputs, program.registers) == (("y",), ("sum",), 1)
     assert record(by_hand.head, by_hand.sigmoid).inputs == ("y",)
+
+
+def wrapping(graph: Graph, columns: Columns) -> Graph:
+    """The graph made by hand with 17 columns: sums of [100, -28, 0 … 0, 7] in accumulators of 8
+    bits, which calibration holds, and so [128 + 7, 100 - 28] leaves them in the first row."""
+    codes, rows = np.zeros((1, 17), np.int8), np.zeros((2, 17), np.int8)
+    codes[0, [0, 1, 16]], rows[:, [0, 1, 16]] = (100, -28, 7), [[1, -1, 1], [1, 1, 0]]
+    outputs = tuple(replace(output, size=17) for output in graph.embedding.outputs)
+    embedding = replace(
+        graph.embedding, size=17, codes=codes, scales=np.array([1]), outputs=outputs
+    )
+    entry = Input("y", "embedding", "x", "ternary", pack(rows), calibrated=True)
+    head = replace(graph.head, inputs=(entry,))
+    same_words = replace(embedding, codes=codes.repeat(2, 0), scales=np.array([1, 1]))
+    whole = replace(graph, nodes=(same_words, head), accumulator_bits=8)
+    return by_columns(verify(whole), columns)
+
+
+def test_sums_wrap_by_hand(hand_graph: Graph) -> None:
+    """128 is sent as -128, and -128 + 7 = -121 fits; 3/2 times it, halves up, is -181."""
+    whole, divided = wrapping(hand_graph, ()), wrapping(hand_graph, (("head", (16,)),))
+    for graph, wrapped in ((whole, [0, 1]), (divided, [0, 1, 0])):
+        mapping = in_one_place(graph)
+        for engine in (reference, fast):
+            result = engine.run(graph, mapping, Job(np.array([[0]])))
+            assert result.logits.tolist() == [[[-181, 108]]]
+            assert result.prefill.wrapped.tolist() == wrapped
+    part = divided.node("head.y.part1")
+    assert part.outputs == (Output("sum", 2, QType(8, 0), wraps=True),)
+    assert (part.outputs[0].low, part.outputs[0].largest) == (-128, 128)
+    assert [entry.calibrated for entry in (*part.inputs, *divided.head.inputs)] == [True] * 3
+
+
+def test_a_wrapped_sum_needs_its_lowest_integer(hand_graph: Graph) -> None:
+    graph = wrapping(hand_graph, (("head", (16,)),))
+    part = graph.node("head.y.part1")
+    plain = replace(part, outputs=(Output("sum", 2, QType(8, 0)),))
+    with pytest.raises(RangeError) as error:
+        verify(replace(graph, nodes=(graph.embedding, plain, graph.head)))
+    assert str(error.value) == ("head.y.part1: output sum can be -128 … 127, must be -127 … 127")
+
+
+def test_parts_of_a_sum_that_wraps(wraps: Graph) -> None:
+    """Parts that cannot leave their accumulators declare nothing; from the first that can on, all
+    do, and the bits are those of the whole."""
+    parts = tuple((node.name, 4) for node in wraps.nodes if sums(wraps, node))
+    divided, job = by_columns(wraps, evenly(wraps, parts)), Job(np.array([[7, 200, 31]]))
+    passed_on = [node.outputs[0] for node in divided.nodes if isinstance(node, PartialSum)]
+    assert {output.wraps for output in passed_on} == {True, False}
+    assert {output.qtype.bits for output in passed_on if output.wraps} == {17}
+    assert max(output.qtype.bits for output in passed_on) == 17
+    expected = reference.run(wraps, in_one_place(wraps), job)
+    slow, quick = (e.run(divided, in_one_place(divided), job) for e in (reference, fast))
+    assert np.array_equal(slow.logits, expected.logits)
+    assert np.array_equal(quick.logits, expected.logits)
+    assert quick.prefill == slow.prefill
+    assert slow.prefill.wrapped.sum() > 0
 
 
 @pytest.mark.parametrize("level", cpu.available())

@@ -423,3 +423,102 @@ def test_matrices_are_what_they_say(hand_graph: Graph) -> None:
             "head: input y: the matrix has 4 non-zero codes, 2 in its fullest row, must have "
             f"{nonzero} and {fullest}"
         )
+
+
+def held(graph: Graph, bits: int) -> Graph:
+    """The graph with accumulators of so many bits, in which calibration holds the sums of its
+    head."""
+    return replace(read(graph, calibrated=True), accumulator_bits=bits)
+
+
+def test_a_sum_that_calibration_holds(hand_graph: Graph) -> None:
+    """254 leaves 8 bits, and is refused where nobody says that calibration holds it."""
+    assert verify(held(hand_graph, 8)).head.calibrated == {"y"}
+    assert not hand_graph.head.calibrated
+
+
+def wide(graph: Graph) -> Graph:
+    """The graph with values of 32 bits."""
+    x, *others = graph.embedding.outputs
+    outputs = replace(x, qtype=QType(32, 0)), *others
+    squares = replace(graph.embedding.squares, shift=24)
+    embedding = replace(graph.embedding, outputs=outputs, squares=squares)
+    return replace(graph, nodes=(embedding, graph.head))
+
+
+NOT_HELD = {
+    "sure": (
+        lambda g: held(g, 9),
+        GraphError,
+        "head: input y: is held by calibration, but the sum cannot pass 254, which a 9-bit "
+        "accumulator holds, must not declare it",
+    ),
+    "group": (
+        lambda g: replace(
+            inserted(g, 2, "group", QType(8, 0), 2),
+            nodes=(
+                g.embedding,
+                MaxAbs(
+                    "top",
+                    2,
+                    (Input("v", "embedding", "x", "group", calibrated=True),),
+                    (Output("max", 2, QType(8, 0), unsigned=True),),
+                    2,
+                ),
+                g.head,
+            ),
+        ),
+        GraphError,
+        "top: input v: is held by calibration, but reads group, must read ternary or a sum that "
+        "wraps",
+    ),
+    "aligned": (
+        lambda g: replace(
+            shared(g, "aligned"),
+            nodes=(
+                *shared(g, "aligned").nodes[:2],
+                replace(
+                    shared(g, "aligned").head,
+                    inputs=tuple(
+                        replace(entry, calibrated=entry.how == "aligned")
+                        for entry in shared(g, "aligned").head.inputs
+                    ),
+                ),
+            ),
+        ),
+        GraphError,
+        "head: input y: is held by calibration, but reads aligned, must read ternary or a sum that "
+        "wraps",
+    ),
+    "exact": (
+        lambda g: held(wide(g), 32),
+        RangeError,
+        f"head: input y: the sum can reach {2 * (2**31 - 1)}, which does not fit the 32 bits of an "
+        "exact sum",
+    ),
+    "output": (
+        lambda g: broken(g, outputs=(Output("logits", 2, QType(16, 0), wraps=True),)),
+        GraphError,
+        "head: output logits wraps, must pass on a sum that is held by calibration",
+    ),
+    "scale": (
+        lambda g: replace(
+            g, nodes=(replace(g.embedding, scales=np.array([1, 512])), g.head), accumulator_bits=10
+        ),
+        RangeError,
+        "embedding: scale can be 512, which a 10-bit accumulator cannot hold",
+    ),
+    "codes": (
+        lambda g: replace(g, accumulator_bits=7),
+        RangeError,
+        "embedding: x can be 127, which a 7-bit accumulator cannot hold",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_HELD)
+def test_what_calibration_cannot_hold(case: str, hand_graph: Graph) -> None:
+    make, kind, message = NOT_HELD[case]
+    with pytest.raises(kind) as error:
+        verify(make(hand_graph))
+    assert str(error.value) == message

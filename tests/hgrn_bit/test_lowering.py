@@ -10,6 +10,7 @@ from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
 from mmfree_neuro.hgrn_bit import lowering, norms
 from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.hgrn_bit.names import ternary_weights
+from mmfree_neuro.lowering.formats import low_bits
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Ranges, Scheme
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import quality
@@ -244,3 +245,79 @@ def test_narrow_accumulators_narrow_the_activations(
     graph = with_stored_ranges(bounded_checkpoint, ranges, scheme)
     assert graph.accumulator_bits == bits
     assert graph.node("head.norm").outputs[0].qtype.bits < 16 or bits == 24
+
+
+A14 = SCHEMES["a14"]
+
+
+def test_24_bits_hold_all_that_16_bit_activations_send(
+    bounded_checkpoint: Checkpoint, stored_ranges: dict[str, dict[str, Ranges]], tokens: np.ndarray
+) -> None:
+    """Where all sums are proved, activations have 16 bits, and two digits of a square are all of
+    it: so the bits are those of `a16`."""
+    graphs = [
+        with_stored_ranges(bounded_checkpoint, stored_ranges["lower-bounds"]["a16"], SCHEMES[name])
+        for name in ("a14", "a16")
+    ]
+    narrow, wide = (fast.run(g, quality.in_one_place(g), Job(tokens)) for g in graphs)
+    assert np.array_equal(narrow.logits, wide.logits)
+    outputs = [output for node in graphs[0].nodes for output in node.outputs]
+    assert max(output.qtype.bits for output in outputs) == graphs[0].accumulator_bits == 24
+    assert [o.port for o in graphs[0].embedding.outputs] == ["x", "sq", "sq.low", "here"]
+    assert [o.port for o in graphs[1].embedding.outputs] == ["x", "sq", "here"]
+
+
+@pytest.mark.parametrize(
+    ("size", "high", "floor", "limit", "low"),
+    [
+        (256, 2**23 - 1, 1, 2**31 - 1, 0),
+        (256, 2**23 - 1, 1, 2**23 - 1, 15),
+        (1024, 2**21 - 1, 1, 2**23 - 1, 13),
+        (2816, 2**19 - 1, 1, 2**23 - 1, 11),
+        (1, 2**23 - 1, 1, 2**23 - 1, 22),  # as the floor does not fit beside it
+        (2, 3, 1, 3, 1),
+        (2, 7, 1, 3, None),
+    ],
+)
+def test_digits_of_squares_by_hand(
+    size: int, high: int, floor: int, limit: int, low: int | None
+) -> None:
+    assert low_bits(size, high, floor, limit) == low
+
+
+@pytest.mark.parametrize(
+    ("bits", "activations", "calibrated"), [(24, 16, False), (21, 15, False), (19, 14, True)]
+)
+def test_activations_are_as_wide_as_is_proved_and_then_as_calibration_allows(
+    bits: int,
+    activations: int,
+    calibrated: bool,
+    bounded_checkpoint: Checkpoint,
+    stored_ranges: dict[str, dict[str, Ranges]],
+) -> None:
+    scheme = replace(A14, accumulator_bits=bits, value_bits=min(bits, 24))
+    ranges = stored_ranges["lower-bounds"]["a14"]
+    graph = with_stored_ranges(bounded_checkpoint, ranges, scheme)
+    assert graph.node("layers.0.attn.norm").outputs[0].qtype.bits == activations
+    assert ("i" in graph.node("layers.0.mlgru").calibrated) == calibrated
+
+
+def test_a_sum_that_calibration_saw_leaves_room(
+    bounded_checkpoint: Checkpoint, stored_ranges: dict[str, dict[str, Ranges]]
+) -> None:
+    """Twice the largest sum that was seen fits the accumulator, and with a bit more it would not:
+    a sum four times as large costs two bits."""
+    scheme = replace(A14, accumulator_bits=17, value_bits=17)
+    ranges = dict(stored_ranges["lower-bounds"]["a14"])
+    name, weight = (
+        "layers.0.o.y.sum",
+        ternary_weights(bounded_checkpoint)["model.layers.0.attn.o_proj.weight"],
+    )
+    limit, found = 2**16 - 1, []
+    frac = with_stored_ranges(bounded_checkpoint, ranges, scheme).node("layers.0.o.norm")
+    step = weight.scale * 2.0 ** -frac.outputs[0].qtype.frac
+    for seen in (limit / 2, limit / 2 + 1, 2 * limit):
+        ranges[name] = Range(0.0, seen * step)
+        graph = with_stored_ranges(bounded_checkpoint, ranges, scheme)
+        found.append(graph.node("layers.0.o.norm").outputs[0].qtype.bits)
+    assert found == [14, 13, 12]

@@ -18,6 +18,7 @@ from mmfree_neuro.integers.fixedpoint import (
     multiplier,
     quantise,
     rshift_half_up,
+    wrapped,
 )
 
 LARGEST = st.floats(1e-12, 1e12)
@@ -129,3 +130,29 @@ def test_shifts_by_hand() -> None:
 def test_shifts_round_as_they_are_named(x: int, shift: int) -> None:
     exact = Fraction(x, 1 << shift)
     assert rshift_half_up(np.array([x]), shift)[0] == math.floor(exact + Fraction(1, 2))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_wrapped_by_hand(kind: type) -> None:
+    values = np.array([7, 8, 17, -8, -9, 0, 2**31 - 1, -(2**31)], kind)
+    found = wrapped(values, 4)
+    assert found.tolist() == [7, -8, 1, -8, 7, 0, -1, 0]
+    assert found.dtype == kind
+
+
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(2, 31))
+def test_wrapped_is_equal_modulo_the_accumulator(x: int, bits: int) -> None:
+    (found,) = wrapped(np.array([x]), bits).tolist()
+    assert -(1 << bits - 1) <= found < 1 << bits - 1
+    assert (found - x) % (1 << bits) == 0
+
+
+def test_a_lowest_integer_of_its_own() -> None:
+    values = np.array([-8, 7])
+    assert fit(values, QType(4, 0), "sum", -8) is values
+    with pytest.raises(RangeError) as error:
+        fit(values - 1, QType(4, 0), "sum", -8)
+    assert str(error.value) == "sum: -9 does not fit s4.0"
+    with pytest.raises(RangeError) as error:
+        fit(np.array([-1, 7]), QType(4, 0), "sum", 0)
+    assert str(error.value) == "sum: -1 does not fit s4.0"

@@ -52,7 +52,7 @@ CHECKED_BY_THE_REFERENCE = 100
 
 COPIED = InverseRms, Norm, Gain, MaxAbs, QuantScale, Quantise
 """Nodes of which several cores may hold the same neurons."""
-OFTEN = 7, 1, 2, 1, 1, 7
+OFTEN = 7, 1, 2, 1, 1, 7, 2, 2
 """How often each model has its turn: small ones more often, as their cases take less time."""
 
 
