@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> None:
             "graph": str(options.output) if kept else None,
             "scheme": graph.scheme,
             "nodes": len(graph.nodes),
+            "accumulator_bits": graph.accumulator_bits,
+            "payload_bits": graph.payload_bits,
             "quality": graph.quality,
             "warnings": warnings,
         }

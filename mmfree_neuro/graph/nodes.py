@@ -512,6 +512,11 @@ class Graph:
         return self.head.size
 
     @property
+    def payload_bits(self) -> int:
+        """The bits of the widest payload that a node sends."""
+        return max(output.qtype.bits for node in self.nodes for output in node.outputs)
+
+    @property
     def logit_scale(self) -> float:
         """What one step of an integer logit is worth in natural units; a power of two."""
         return float(2.0 ** -self.head.outputs[0].qtype.frac)

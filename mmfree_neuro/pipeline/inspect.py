@@ -96,4 +96,5 @@ def anything(path: Path) -> tuple[dict[str, Any], str]:
     return {
         "sha256": digest,
         **asdict(summary),
+        "payload_bits": graph.payload_bits,
     }, f"{graph_text(graph)}\nevery array is what its checksum says"

@@ -34,7 +34,8 @@ def graph_line(graph: Graph) -> str:
         f"{graph.blocks} blocks, {len(graph.nodes)} nodes, {neurons} neurons, {synapses} "
         "ternary weights"
     )
-    return f"{graph.name}, scheme {graph.scheme}: {size}"
+    needs = f"accumulators of {graph.accumulator_bits} bits, payloads of {graph.payload_bits} bits"
+    return f"{graph.name}, scheme {graph.scheme}: {size}; needs {needs}"
 
 
 def quality(measured: dict[str, float]) -> str:

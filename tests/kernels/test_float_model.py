@@ -393,8 +393,9 @@ def test_the_tap_sees_activations_and_may_replace_them(load: Load) -> None:
 
     out = logits(load("a_h64_l2_v256"), golden("a_h64_l2_v256", "inputs"), Numerics(tap=tap))
     assert not out.any()
-    block = ("i_proj.in", "i", "f_proj.in", "f", "g_proj.in", "g", "h", "v", "o_proj.in", "x")
+    block = "i_proj.in", "i", "f_proj.in", "f", "g_proj.in", "g", "h", "v", "o_proj.in", "o", "x"
     layer = [f"attn.{name}" for name in block]
-    layer += [f"mlp.{name}" for name in ("gate_proj.in", "gate_up", "v", "down_proj.in", "x")]
+    mixer = "gate_proj.in", "gate_up", "v", "down_proj.in", "down", "x"
+    layer += [f"mlp.{name}" for name in mixer]
     layers = [f"layers.{n}.{name}" for n in range(2) for name in layer]
     assert names == ["embeddings.x", *layers, "lm_head.in", "logits"]

@@ -378,7 +378,10 @@ def test_messages_of_the_kernels(
     head, counted = hand_graph.head, torch.zeros(2, dtype=torch.int64, device=device)
     table = hand_graph.sigmoid
     neurons = Neurons(
-        head, table, all_sigmoids(table, torch.device(device)), Counts({"logits": counted}, counted)
+        head,
+        table,
+        all_sigmoids(table, torch.device(device)),
+        Counts({"logits": counted}, counted, counted),
     )
     with pytest.raises(ValueError) as strided:
         neurons.run({"y": x[:, :2].int().T})
