@@ -22,7 +22,7 @@ from rows import device, write
 from torch import Tensor
 
 from mmfree_kernels.float_model import evaluate
-from mmfree_kernels.float_model.calibrate import WINDOWS, calibrate
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_kernels.float_model.model import HGRNBitModel, Numerics, Tap, from_checkpoint
 from mmfree_kernels.ops.bitlinear.naive import rms_norm
 from mmfree_neuro.errors import RangeError
@@ -44,6 +44,7 @@ from mmfree_neuro.model import corpus
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline.families import read_checkpoint
+from mmfree_neuro.pipeline.text import windows_for
 from mmfree_neuro.run.job import Job
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
@@ -204,10 +205,7 @@ def graphs() -> dict[str, tuple[Scheme, str]]:
     a16 = SCHEMES["a16"]
     return {
         WHOLE: (a16, TRAINED),
-        f"a16, accumulators of 24 bits instead of {a16.accumulator_bits}": (
-            replace(a16, accumulator_bits=24),
-            WHOLE,
-        ),
+        "a14, whole graph": (SCHEMES["a14"], TRAINED),
         f"a16, values of 16 bits instead of {a16.value_bits}": (replace(a16, value_bits=16), WHOLE),
         "a8, whole graph": (SCHEMES["a8"], TRAINED),
     }
@@ -297,7 +295,9 @@ def main(folder: Path, count: int, length: int, quick: bool) -> None:
     """Measure, write the rows unless quick, and print the table."""
     checkpoint, text = read_checkpoint(folder), corpus.load("stdlib")
     windows = corpus.windows(text.held_out, length, count)
-    calibration = corpus.windows(text.train, length, 2 if quick else WINDOWS)[:, :-1]
+    weights = ternary_weights(checkpoint).values()
+    enough, _ = windows_for(sum(part.size for weight in weights for part in weight.parts))
+    calibration = corpus.windows(text.train, length, 2 if quick else enough)[:, :-1]
     torch.set_flush_denormal(True)  # long products of forget gates are slow otherwise
     digests = [
         hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What the integers of both schemes lose against the float model, on library modules that training
+"""What the integers of every scheme lose against the float model, on library modules that training
 never saw.
 
 Run: python examples/benchmarks/quality.py [CHECKPOINT] [WINDOWS]
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rows import write
 
-from mmfree_kernels.float_model.calibrate import WINDOWS, calibrate
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_kernels.float_model.evaluate import nats
 from mmfree_kernels.float_model.model import from_checkpoint
 from mmfree_neuro.hgrn_bit import lowering
@@ -31,8 +31,9 @@ def main(folder: Path, count: int) -> None:
     checkpoint = read_checkpoint(folder)
     text = corpus.load("stdlib")
     windows = corpus.windows(text.held_out, 1024, count)
-    calibration, _ = text_.calibration_windows("stdlib", (WINDOWS, WINDOWS // 2), Spelling(256))
     weights = ternary_weights(checkpoint)
+    enough = text_.windows_for(sum(part.size for w in weights.values() for part in w.parts))
+    calibration, _ = text_.calibration_windows("stdlib", enough, Spelling(256))
     whole = nats(
         from_checkpoint(checkpoint), corpus.windows(text.held_out, 1024, text.held_out.size)
     )
