@@ -201,7 +201,8 @@ class Seams:
                 first = start.columns if start.node == stop.node else 0
                 ranges[self._name(norm)] = first, stop.columns
                 ranges |= self._partial(product, columns, stop.columns)
-            if stop.offset:
+            # A part that only does columns has no squares of its own to add up.
+            if stop.offset and (start.node, start.offset) != (stop.node, stop.offset):
                 for reader in self.squares.get(stop.node, ()):
                     ranges |= self._partial(reader, columns, stop.offset)
             on_divided = (
