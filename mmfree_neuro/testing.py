@@ -18,7 +18,7 @@ from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary, ternary_weights
-from mmfree_neuro.integers.ternary import ZERO, TernaryMatrix, pack, packed_shape
+from mmfree_neuro.integers.ternary import TILE, TernaryMatrix, pack, packed_shape
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeight
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -55,8 +55,8 @@ def published_graph(
     """The graph of a model of a published size, for all that does not read its weights: mapping,
     counts and costs.
 
-    `blocks` of it instead of all; matrices say how many of their weights are zero, and all their
-    codes are.  With a `seed` the codes are drawn, so that the graph can be saved and opened.
+    `blocks` of it instead of all; a share `zeros` of the weights is zero, the same in every row.
+    With a `seed` the codes are drawn, so that the graph can be saved and opened.
     """
     rng = None if seed is None else np.random.default_rng(seed)
     config = replace(
@@ -94,7 +94,9 @@ def _drawn(rng: np.random.Generator, rows: int, columns: int, zeros: float) -> T
 
 
 def _claimed(rows: int, columns: int, zeros: float) -> TernaryMatrix:
-    """A matrix that takes no memory."""
-    data = np.broadcast_to(np.array(ZERO, np.uint8), packed_shape(rows, columns))
-    nonzero = round((1 - zeros) * rows * columns)
-    return TernaryMatrix(data, rows, columns, round((1 - zeros) * columns), nonzero)
+    """A matrix that takes hardly any memory: in all rows the same weights are zero, evenly spaced,
+    and the others are 1."""
+    filled = np.diff(np.floor((1 - zeros) * np.arange(columns + 1) + 0.5)).astype(np.int8)
+    tile = pack(np.broadcast_to(filled, (TILE, columns)))
+    data = np.broadcast_to(tile.data, packed_shape(rows, columns))
+    return TernaryMatrix(data, rows, columns, tile.fullest, tile.fullest * rows)

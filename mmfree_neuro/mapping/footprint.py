@@ -10,12 +10,16 @@ other.
 """
 
 import operator
+from collections.abc import Hashable
 from collections.abc import Mapping as ReadOnly
 from dataclasses import dataclass
+
+import numpy as np
 
 from mmfree_neuro.graph.assembler import guard, ports_of
 from mmfree_neuro.graph.nodes import AnyNode, Graph, span
 from mmfree_neuro.graph.verify import instruction_counts, tables
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import ChipSpec, Quantity
 from mmfree_neuro.target.layout import (
@@ -132,6 +136,16 @@ class Taken:
 
 
 NOTHING = Taken(EMPTY)
+GROWING = (
+    "memory",
+    "synaptic_memory",
+    "groups",
+    "neurons",
+    "input_axons",
+    "map_entries",
+    "accumulators",
+)
+"""The figures of a footprint of which more neurons take more."""
 
 
 class Sizes:
@@ -150,21 +164,81 @@ class Sizes:
         self.read = {
             (entry.source, entry.source_port) for node in graph.nodes for entry in node.inputs
         } | {(graph.head.name, "logits")}
+        self.room = limits(chip)
         self._programs: dict[str, frozenset[Part]] = {}
-        self._known: dict[tuple[str, int, int], Taken] = {}
+        self._shapes: dict[str, Hashable] = {}
+        self._known: dict[tuple[Hashable, int, bool], Footprint] = {}
+        self._tables: dict[Hashable, Ints] = {}
 
     def divided(self, graph: Graph) -> "Sizes":
-        """The same of the same graph with some sums divided."""
-        return Sizes(graph, self.chip, self.entries)
+        """The same of the same graph with some sums divided; what is known already is shared."""
+        other = Sizes(graph, self.chip, self.entries)
+        other._known, other._tables = self._known, self._tables
+        return other
 
     def of(self, shard: Shard) -> Taken:
         """What a shard takes; of equal size, shards that do not end their node take the same."""
         node = self.nodes[shard.node]
-        key = shard.node, shard.size, node.size if shard.stop == node.size else -1
+        key = self._shape(node), shard.size, shard.stop == node.size
         if key not in self._known:
-            own = self._own(node, shard)
-            self._known[key] = Taken(own, self._parts(node))
-        return self._known[key]
+            self._known[key] = self._own(node, shard)
+        return Taken(self._known[key], self._parts(node))
+
+    def most(self, name: str, used: Taken) -> int:
+        """How many neurons of a node fit a core beside what is there already: so many, or a few
+        more where they are the last of the node."""
+        node, have = self.nodes[name], used.all
+        new = self._parts(node) - used.parts
+        more = Footprint(
+            memory=sum(part.memory for part in new),
+            instructions=sum(part.instructions for part in new),
+        )
+        if over(have + more, self.room):
+            return 0
+        table = self._table(node)
+        counts = [
+            np.searchsorted(column, limit - getattr(have, kind) - getattr(more, kind), "right")
+            for column, kind in zip(table, GROWING, strict=True)
+            if (limit := self.room[kind]) is not None
+        ]
+        return int(min(counts, default=table.shape[1])) - 1
+
+    def _table(self, node: AnyNode) -> Ints:
+        """What any number of neurons of a node takes, up to as many as an empty core holds
+        [GROWING, numbers]."""
+        shape = self._shape(node)
+        if shape not in self._tables:
+            rows = [(0,) * len(GROWING)]
+            for count in range(1, node.size + 1):
+                own = self._own(node, Shard(node.name, 0, count))
+                if over(own, self.room):
+                    break
+                rows.append(tuple(getattr(own, kind) for kind in GROWING))
+            self._tables[shape] = np.array(rows, np.int64).T.copy()
+        return self._tables[shape]
+
+    def _shape(self, node: AnyNode) -> Hashable:
+        """What decides how much the neurons of a node take, but for their program: nodes of the
+        same shape take the same."""
+        if node.name not in self._shapes:
+            signals: dict[tuple[str, str], int] = {}
+            inputs = tuple(
+                (
+                    entry.port,
+                    entry.how,
+                    signals.setdefault((entry.source, entry.source_port), len(signals)),
+                    self.nodes[entry.source].output(entry.source_port).size,
+                    entry.first,
+                    entry.count,
+                    entry.delay,
+                    entry.matrix and entry.matrix.columns,
+                )
+                for entry in node.inputs
+            )
+            read = sum((node.name, output.port) in self.read for output in node.outputs)
+            own = node.size, node.group, len(node.constants), node.state_type is not None, read
+            self._shapes[node.name] = inputs, own, self.entries.get(node.name, 0)
+        return self._shapes[node.name]
 
     def _own(self, node: AnyNode, shard: Shard) -> Footprint:
         rows, words, axons, ports = shard.size, 0, 0, ports_of(node)

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mmfree_neuro.graph.assembler import guard
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.mapping.footprint import Sizes, Taken, limits, over
@@ -27,13 +28,15 @@ class Chain:
         chip: ChipSpec,
         host: frozenset[str],
         entries: Mapping[str, int] | None = None,
+        sizes: Sizes | None = None,
     ) -> None:
-        """`entries` as `footprint.Sizes` has them."""
+        """`entries` as `footprint.Sizes` has them; `sizes` where they are known already."""
         issued = instruction_counts(graph)
+        counts = {node.name: issued[node.name] + guard(node) for node in graph.nodes}
         self.graph, self.chip, self.host, self.room = graph, chip, host, limits(chip)
-        self.sizes = Sizes(graph, chip, entries)
+        self.sizes = sizes or Sizes(graph, chip, entries)
         self.links = tuple(
-            Link(node, reads(graph, node), sum(issued[node.name].values()))
+            Link(node, reads(graph, node), counts[node.name].total())
             for node in graph.nodes
             if node.name not in host
         )
@@ -46,7 +49,7 @@ class Chain:
 
     def of(self, graph: Graph) -> "Chain":
         """The chain of the same graph with some sums divided."""
-        return Chain(graph, self.chip, self.host, self.sizes.entries)
+        return Chain(graph, self.chip, self.host, sizes=self.sizes.divided(graph))
 
     def fits(self, taken: Taken) -> bool:
         """Whether a core holds so much."""

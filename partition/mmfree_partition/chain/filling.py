@@ -71,11 +71,7 @@ def fitting(
 
     if most < 1 or fits(most):
         return max(most, 0)
-    low, high = 0, most  # the first fits, the second does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return min(most, chain.sizes.most(node.name, used))
 
 
 def evenly(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard]] | None:

@@ -16,23 +16,12 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.graph.partial_sums import Columns, sums, widest_part
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping.footprint import NOTHING
+from mmfree_neuro.mapping.footprint import GROWING, NOTHING
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_partition.chain import crossing
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.filling import fitting
 from mmfree_partition.chain.links import Piece
-
-COUNTED = (
-    "memory",
-    "synaptic_memory",
-    "groups",
-    "neurons",
-    "input_axons",
-    "map_entries",
-    "accumulators",
-)
-"""The figures of a footprint of which a part of the chain takes so much from every core."""
 
 
 @dataclass(frozen=True, order=True)
@@ -137,7 +126,7 @@ class Seams:
                 crossed.append(constant + slope * cut.offset + more)
             k = product + 1
         cuts.append(Cut(len(self.chain.links), 0))
-        limits = tuple(name for name in COUNTED if self.chain.room[name] is not None)
+        limits = tuple(name for name in GROWING if self.chain.room[name] is not None)
         loads = self._loads(cuts, most_ns, limits)
         return Places(cuts, np.array([*crossed, 0], np.int64), loads, limits)
 
