@@ -79,6 +79,7 @@ def main() -> None:
             for phase, value in run.seconds.items()
         },
         "saturations": int(results["gpu"].prefill.saturations.sum()),
+        "wrapped": int(results["gpu"].prefill.wrapped.sum()),
         "logits that are not zero": int(np.count_nonzero(results["gpu"].logits)),
         "gpu peak bytes": torch.cuda.max_memory_allocated(),
         "device": torch.cuda.get_device_name(),

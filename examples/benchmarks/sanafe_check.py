@@ -1,7 +1,7 @@
 """Our counts of a small random model beside those of SANA-FE, which replays the same events on its
 Loihi.
 
-Two blocks of 64 channels, in both schemes on three mappings.  A row has the count of all tokens;
+Two blocks of 64 channels, in all schemes on three mappings.  A row has the count of all tokens;
 none is written unless every count of every token is equal, and the energies are to a part in 10⁹.
 Run: pip install sanafe; python examples/benchmarks/sanafe_check.py
 """

@@ -434,7 +434,8 @@ class Head(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PartialSum(Node):
-    """sum = the sum y as it arrives, of some columns; the node that adds the rest reads it."""
+    """sum = the sum y of some columns, as its accumulator holds it; the node that adds the rest
+    reads it."""
 
     @property
     def passes_on(self) -> bool:

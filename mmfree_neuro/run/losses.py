@@ -19,7 +19,7 @@ def quality_warnings(quality: Mapping_[str, float]) -> tuple[str, ...]:
     return (
         f"the integers choose the float model's token in {100 * agreement:.1f} % of "
         f"{quality.get('tokens', 0):.0f} tokens, fewer than {100 * LEAST_AGREEMENT:.0f} %; "
-        "calibrate on text of the kind that the model was trained on, or take the other scheme",
+        "calibrate on text of the kind that the model was trained on, or take another scheme",
     )
 
 

@@ -621,7 +621,7 @@ def case_a_file_for_a_folder(files: Files, tmp: Path) -> tuple[list[str], str]:
 def case_unknown_scheme(files: Files, tmp: Path) -> tuple[list[str], str]:
     return convert(
         files("checkpoint"), "--scheme", "a4"
-    ), "scheme 'a4' is not known, must be one of a16, a8"
+    ), "scheme 'a4' is not known, must be one of a14, a16, a8"
 
 
 def case_calibration_of_few_rows(files: Files, tmp: Path) -> tuple[list[str], str]:

@@ -21,7 +21,7 @@ from mmfree_neuro.run import losses
 Files = Callable[[str], str]
 FEW = (
     "the integers choose the float model's token in 50.0 % of 64 tokens, fewer than 90 %; "
-    "calibrate on text of the kind that the model was trained on, or take the other scheme"
+    "calibrate on text of the kind that the model was trained on, or take another scheme"
 )
 SLOW = (
     "there is no compiled code for products here, so engines run 13 to 90 times slower; install a "

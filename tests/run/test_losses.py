@@ -20,7 +20,7 @@ def test_a_graph_that_is_as_its_checkpoint_was(agreement: float | None) -> None:
 def test_a_graph_of_little_agreement() -> None:
     assert quality_warnings({"greedy_agreement": 0.0911, "tokens": 1024.0}) == (
         "the integers choose the float model's token in 9.1 % of 1024 tokens, fewer than 90 %; "
-        "calibrate on text of the kind that the model was trained on, or take the other scheme",
+        "calibrate on text of the kind that the model was trained on, or take another scheme",
     )
 
 

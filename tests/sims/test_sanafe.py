@@ -82,7 +82,7 @@ def test_energies_from_figures() -> None:
 
 @pytest.mark.usefixtures("sanafe")
 def test_counts_of_random_models(graph: Graph, mapping: Mapping, tokens: np.ndarray) -> None:
-    """Every token in both schemes on three mappings, and all tokens as the fast engine counts
+    """Every token in all schemes on three mappings, and all tokens as the fast engine counts
     them."""
     few = tokens[:1, :4]
     found, run = (

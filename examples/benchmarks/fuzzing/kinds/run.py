@@ -52,7 +52,7 @@ def record(draw: random.Random, material: Material, folder: Path) -> Case:
 
 def _counted(draw: random.Random, tree: Any) -> str:
     phase = draw.choice(["prefill", "generate"])
-    name = draw.choice(["fired", "synops", "reads", "saturations", "messages"])
+    name = draw.choice(["fired", "synops", "reads", "saturations", "wrapped", "messages"])
     counts = tree[phase][name]
     k, how = draw.randrange(len(counts)), draw.choice(["negative", "gone", "one more", "half"])
     if how == "negative":
@@ -244,7 +244,9 @@ def _beyond(draw: random.Random, state: RunState) -> tuple[str, RunState]:
 
 
 def _other_counts(draw: random.Random, state: RunState) -> tuple[str, RunState]:
-    field = draw.choice(["fired", "synops", "reads", "saturations", "messages", "tokens"])
+    field = draw.choice(
+        ["fired", "synops", "reads", "saturations", "wrapped", "messages", "tokens"]
+    )
     if field == "tokens":
         tokens = draw.choice([-1, 0, 4, 10**6])
         return f"{tokens} tokens counted", replace(
