@@ -25,7 +25,7 @@ from mmfree_kernels.float_model import evaluate
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_kernels.float_model.model import HGRNBitModel, Numerics, Tap, from_checkpoint
 from mmfree_kernels.ops.bitlinear.naive import rms_norm
-from mmfree_neuro.errors import RangeError
+from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.graph.machine import Machine
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.hgrn_bit import lowering
@@ -223,7 +223,7 @@ def measure(
         ranges = fixed if scheme.activations == "static" else per_token
         try:
             graph = lowering.lower(checkpoint, ternary_weights(checkpoint), ranges, scheme, what)
-        except RangeError as refusal:
+        except (GraphError, RangeError) as refusal:
             whole.append(Row(what, None, against, f"cannot be lowered: {refusal}"))
             continue
         whole.append(Row(what, graph_nats(graph, few), against))
