@@ -15,7 +15,7 @@ CHECKPOINT = Path(__file__).parent / "checkpoints" / "stdlib-5m"
 def main(folder: Path) -> None:
     model = mm.load(CHECKPOINT)
     # Calibration reads text: here the library sources of the Python that runs this.
-    graph = model.convert("a16", calibrate="stdlib")
+    graph = model.convert("a14", calibrate="stdlib")
     graph.save(folder / "model.graph")
     ratio, agreement = graph.quality["perplexity_ratio"], graph.quality["greedy_agreement"]
     print(f"perplexity ratio {ratio:.5f}, greedy token equal in {100 * agreement:.2f} %")

@@ -1,7 +1,7 @@
 """The door for Python: `import mmfree_neuro as mm`.
 
     model = mm.load("examples/checkpoints/stdlib-5m")        a checkpoint folder
-    graph = model.convert("a16", calibrate="stdlib")         integers, and what they cost in quality
+    graph = model.convert("a14", calibrate="stdlib")         integers, and what they cost in quality
     mapped = graph.map("kapoho-point", chips=8)              cores, chips and routes, checked
     run = mapped.run("import os", new_tokens=64)             text, logits, counts and estimates
     run.report("report.html")
@@ -26,7 +26,7 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph import graph_file, nodes
 from mmfree_neuro.graph.nodes import AnyNode
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.lowering.scheme import Scheme, scheme_named
+from mmfree_neuro.lowering.scheme import DEFAULT, Scheme, scheme_named
 from mmfree_neuro.mapping import mapping, mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping_file import StoredMapping
@@ -114,7 +114,11 @@ class Model:
 
     @checked
     def convert(
-        self, scheme: str | Scheme = "a16", calibrate: Source = "stdlib", *, as_bytes: bool = False
+        self,
+        scheme: str | Scheme = DEFAULT,
+        calibrate: Source = "stdlib",
+        *,
+        as_bytes: bool = False,
     ) -> "Graph":
         """The model in integers, calibrated, proved and measured against the float model.
 

@@ -160,7 +160,7 @@ def test_files_are_those_of_the_command_line(
     np.save(tmp_path / "ids.npy", IDS)
     convert = ["convert", str(folder / "tiny"), "-o", str(tmp_path / "cli.graph")]
     assert main([*convert, "--calibrate", str(tmp_path / "ids.npy")]) == 0
-    mm.load(folder / "tiny").convert("a16", calibrate=IDS).save(tmp_path / "door.graph")
+    mm.load(folder / "tiny").convert(calibrate=IDS).save(tmp_path / "door.graph")
     assert (tmp_path / "door.graph").read_bytes() == (tmp_path / "cli.graph").read_bytes()
     where = ["--system", "kapoho-point", "--chips", "2", "-o", str(tmp_path / "cli.map")]
     assert main(["map", str(tmp_path / "cli.graph"), *where]) == 0

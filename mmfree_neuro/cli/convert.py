@@ -14,7 +14,7 @@ from mmfree_neuro.report import terminal
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
-    p = add_command(commands, "convert", run, "convert CHECKPOINT -o model.graph --scheme a16")
+    p = add_command(commands, "convert", run, "convert CHECKPOINT -o model.graph --scheme a14")
     add_option(p, "checkpoint", type=Path, help="folder with config.json and weights (hgrn_bit)")
     add_option(p, "-o", "--output", type=Path, required=True, help="graph file to write")
     add_calibration(p)

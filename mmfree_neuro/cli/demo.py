@@ -10,6 +10,7 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show, tell
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.lowering.scheme import DEFAULT, SCHEMES
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "checkpoints" / "stdlib-5m"
 PROMPT = 'def read_lines(path):\n    """Return the lines of a file."""\n'
@@ -29,7 +30,8 @@ def add(commands: Any) -> None:
     add_option(
         p, "--new-tokens", type=int, default=160, help="how many tokens to generate (default 160)"
     )
-    add_option(p, "--scheme", default="a16", help="a16 (default) or a8")
+    schemes = " or ".join(sorted(SCHEMES))
+    add_option(p, "--scheme", default=DEFAULT, help=f"{schemes} (default {DEFAULT})")
     add_option(
         p,
         "-o",

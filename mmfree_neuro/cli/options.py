@@ -9,7 +9,7 @@ from typing import IO, Any, NoReturn
 from mmfree_neuro.cli.output import tell
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.reading import Misfit, opened, reading
-from mmfree_neuro.lowering.scheme import SCHEMES
+from mmfree_neuro.lowering.scheme import DEFAULT, SCHEMES
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,8 +56,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     add_option(
         parser,
         "--scheme",
-        default="a16",
-        help=f"how to make integers: {' or '.join(sorted(SCHEMES))} (default a16)",
+        default=DEFAULT,
+        help=f"how to make integers: {' or '.join(sorted(SCHEMES))} (default {DEFAULT})",
     )
     add_option(
         parser,

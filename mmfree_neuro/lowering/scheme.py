@@ -43,6 +43,8 @@ _SCHEMES = (
     Scheme("a8", "per-token", activation_bits=8),
 )
 SCHEMES = {scheme.name: scheme for scheme in _SCHEMES}
+DEFAULT = "a14"
+"""The scheme that is taken where none is asked for."""
 
 
 def scheme_named(name: str) -> Scheme:
