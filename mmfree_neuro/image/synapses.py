@@ -18,7 +18,7 @@ from mmfree_neuro.target.layout import (
     Rows,
     format_of,
     headers,
-    list_words,
+    list_size,
     packed_bytes,
     packed_ternary,
 )
@@ -116,7 +116,7 @@ def lists(
 
 def _words(one: Reading, weight_bits: int) -> int:
     """Words of each list."""
-    return list_words(one.neurons, 0 if one.entry.matrix is None else weight_bits)
+    return list_size(one.neurons, 0 if one.entry.matrix is None else weight_bits)
 
 
 def _headers(one: Reading, kind: int) -> NDArray[np.uint64]:

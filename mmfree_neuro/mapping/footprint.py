@@ -27,7 +27,7 @@ from mmfree_neuro.target.layout import (
     CURRENT_AND_NEXT,
     LONGEST_LIST,
     MOST_IMMEDIATES,
-    list_words,
+    list_size,
     row_bytes,
 )
 
@@ -249,7 +249,7 @@ class Sizes:
             reached = rows if entry.how in ("ternary", "broadcast") else 1
             bits = self.weight_bits if entry.matrix is not None else 0
             whole, rest = divmod(reached, LONGEST_LIST)
-            each = whole * list_words(LONGEST_LIST, bits) + (rest and list_words(rest, bits))
+            each = whole * list_size(LONGEST_LIST, bits) + (rest and list_size(rest, bits))
             words += (last - first) * each
             # Two inputs that read the same payloads (gate and up) share their axons.
             signal = entry.source, entry.source_port

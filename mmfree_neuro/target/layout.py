@@ -141,7 +141,7 @@ def format_of(weight_bits: int) -> int:
     return TERNARY if weight_bits <= 2 else EIGHT_BITS
 
 
-def list_words(neurons: int, weight_bits: int) -> int:
+def list_size(neurons: int, weight_bits: int) -> int:
     """The words of a synapse list with its header; `weight_bits` is 0 where all weights are 1."""
     if not weight_bits:
         return 1
