@@ -1,12 +1,13 @@
-"""Every placer on the published models: seconds, and each mapping beside its bounds; then few chips
+"""Placers on the published models: seconds, and each mapping beside its bounds; then few chips
 against many.
 
-    python examples/benchmarks/mapping.py [MODEL ...]        (370m and 2.7b unless told)
+    python examples/benchmarks/mapping.py [MODEL ...]        (370m, 1.3b and 2.7b unless told)
 
 Shapes alone matter, so graphs are those of `testing.published_graph`; every mapping has passed
-`check`.  Mappings have a checksum, the same on every run and every Python.  The second part costs
-the 370M model on as few chips as hold it at two bits a weight beside the published one block per
-chip.
+`check`.  Of mappings on the fewest chips the cores of an image are built, and must keep every limit
+of a core, or no row is written.  Mappings have a checksum, the same on every run and every Python.
+Every placer maps the 370M model, `chain` the larger ones.  The last part costs the 370M model on as
+few chips as hold it at two bits a weight beside the published one block per chip.
 """
 
 import hashlib
@@ -21,16 +22,21 @@ from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.image.build import Builder
+from mmfree_neuro.image.origin import use_of
+from mmfree_neuro.lowering.scheme import DEFAULT
+from mmfree_neuro.mapping.footprint import limits, over
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import mapping_to_plain
 from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_partition.placers import PLACERS
 
-CHIPS = {"370m": (24, 32), "1.3b": (32, 64), "2.7b": (64, 96)}
+CHIPS = {"370m": (24, 32), "1.3b": (64,), "2.7b": (96,)}
 
 
 def checksum(mapping: Mapping) -> str:
@@ -59,6 +65,8 @@ def placed(model: str, graph: Graph, request: Request) -> list[dict[str, object]
         "cores": len(mapping.cores),
         "checksum": checksum(mapping),
     }
+    if request.chips is None:
+        row |= of_image(divided, mapping, system)
     for name, gap in found.items():
         row |= {
             name: round(gap["found"]),
@@ -66,6 +74,21 @@ def placed(model: str, graph: Graph, request: Request) -> list[dict[str, object]
             f"{name} ratio": round(gap["ratio"] or 0, 4),
         }
     return [row]
+
+
+def of_image(graph: Graph, mapping: Mapping, system: SystemSpec) -> dict[str, object]:
+    """Bytes of the cores of the mapping's image, of which none has more of anything than it may."""
+    builder = Builder(graph, mapping, int(system.chip.weight_bits.central))
+    room, sizes = limits(system.chip), list[int]()
+    for chip, cores in builder.chips():
+        for core in cores:
+            if passed := over(use := use_of(core), room):
+                raise SystemExit(f"core {core.number} of chip {chip}: {passed}: no row is written")
+            sizes.append(use.memory)
+    return {
+        "image: bytes of the fullest core": max(sizes),
+        "image: bytes of the mean core": round(sum(sizes) / len(sizes)),
+    }
 
 
 def compared(graph: Graph) -> list[dict[str, object]]:
@@ -110,18 +133,18 @@ def compared(graph: Graph) -> list[dict[str, object]]:
 def main(models: list[str]) -> None:
     rows = []
     for model in models:
-        graph = published_graph(model)
-        for placer in PLACERS:
+        graph = published_graph(model, scheme=DEFAULT)
+        for placer in PLACERS if model == "370m" else ("chain",):
             counts = (None,) if placer == "block-per-chip" else (None, *CHIPS[model])
             for chips in counts:
                 for home in (True, False):
                     rows += placed(model, graph, Request(placer, chips, head_on_host=home))
                     print(rows[-1]["what"], rows[-1]["value"], flush=True)
-        rows += placed(model, graph, Request("chain", CHIPS[model][1], divide=False))
         if model == "370m":
+            rows += placed(model, graph, Request("chain", 32, divide=False))
             rows += compared(graph)
     write("mapping", rows)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["370m", "2.7b"])
+    main(sys.argv[1:] or ["370m", "1.3b", "2.7b"])

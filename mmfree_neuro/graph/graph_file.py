@@ -165,8 +165,9 @@ def _as_graphs_have_it(hint: Any, inside: Callable[[Any], Decode]) -> Decode | N
     """The `Special` of graph files: arrays and matrices stand there, and records say their kind."""
     if hint is TernaryMatrix:
         return _instance(TernaryMatrix, "a matrix")
-    if get_origin(hint) is np.ndarray:
-        (kind,) = get_args(get_args(hint)[1])
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (np.ndarray, NDArray):  # since NumPy 2.5, NDArray is a type of its own
+        (kind,) = parts if origin is NDArray else get_args(parts[1])
         return _instance(np.ndarray, f"an array of {kind.__name__}", np.dtype(kind))
     known = records(nodes.AnyNode)
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)

@@ -1,0 +1,139 @@
+"""Placed again until cores have room for their output entries, or refused in one line."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.mapping.footprint import NOTHING, Sizes, limits, over, use_of_cores
+from mmfree_neuro.mapping.mapping import Shard
+from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_partition.chain import filling
+from mmfree_partition.chain.chain import Chain
+from mmfree_partition.fit import fit
+from mmfree_partition.placers import PLACERS
+from mmfree_partition.route import route
+
+Change = Callable[..., SystemSpec]
+EMBEDDING = frozenset({"embedding"})
+
+
+def test_what_has_no_room_for_its_entries_is_placed_again(
+    a16: Graph, system: SystemSpec, with_figures: Change
+) -> None:
+    """Greedy fills cores to the brim, so the first placement has none left for output entries."""
+    narrow = with_figures(system, memory_bytes_per_core=20_000)
+    request = Request("greedy", cores=40, divide=False)
+    first = PLACERS["greedy"](a16, narrow, request)
+    routes = route(a16, first.shards, first.locations)
+    _, mapping = fit(a16, "", narrow, request)
+    assert mapping.shards != first.shards
+    once = replace(mapping, shards=first.shards, locations=first.locations, routes=routes)
+    room = limits(narrow.chip)
+    assert any(over(use, room) for use in use_of_cores(a16, once, narrow.chip).values())
+    assert not any(over(use, room) for use in use_of_cores(a16, mapping, narrow.chip).values())
+
+
+def test_a_limit_that_only_routes_pass_is_said(
+    hand_graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
+    narrow = with_figures(system, output_axons_per_core=1)
+    with pytest.raises(CapacityError) as error:
+        fit(hand_graph, "", narrow, Request("greedy", divide=False))
+    assert str(error.value) == "head: core 0 of chip 0 needs 2 of output axons, loihi2 has 1"
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "message"),
+    [
+        ("accumulator_bits", 31, "hand: needs accumulators of 32 bits, loihi2 has 31"),
+        ("payload_bits", 15, "embedding.sq: has payloads of 16 bits, loihi2 has 15"),
+    ],
+)
+def test_widths_of_a_chip(
+    figure: str,
+    value: int,
+    message: str,
+    hand_graph: Graph,
+    system: SystemSpec,
+    with_figures: Change,
+) -> None:
+    fit(hand_graph, "", with_figures(system, **{figure: value + 1}), Request("greedy"))
+    with pytest.raises(CapacityError) as error:
+        fit(hand_graph, "", with_figures(system, **{figure: value}), Request("greedy"))
+    assert str(error.value) == message
+
+
+@settings(
+    max_examples=settings.default.max_examples // 3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_as_many_neurons_as_fit(
+    data: st.DataObject, graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
+    """The tables say what trying one number after another finds."""
+    narrow = with_figures(
+        system,
+        memory_bytes_per_core=data.draw(st.integers(8000, 40_000)),
+        accumulators_per_core=data.draw(st.integers(100, 2000)),
+        neuron_groups_per_core=data.draw(st.integers(1, 3)),
+    )
+    sizes, room = Sizes(graph, narrow.chip), limits(narrow.chip)
+    nodes = graph.nodes[1:]
+    there = data.draw(st.sampled_from(nodes))
+    used = sizes.of(Shard(there.name, 0, data.draw(st.integers(1, there.size))))
+    node = data.draw(st.sampled_from(nodes))
+    found = sizes.most(node.name, used)
+    fitting = [
+        count
+        for count in range(1, node.size)
+        if over((used + sizes.of(Shard(node.name, 0, count))).all, room) is None
+    ]
+    if node.size > 1 and found < node.size:
+        assert found == max(fitting, default=0)
+
+
+def test_nodes_are_spread_over_as_many_cores_as_groups_allow(
+    graph: Graph, roomy: SystemSpec, with_figures: Change
+) -> None:
+    """Around a ring of cores, of which none holds more pieces than another by more than one."""
+    for groups in (2, 4, 8):
+        chain = Chain(graph, with_figures(roomy, neuron_groups_per_core=groups).chip, EMBEDDING)
+        pieces = chain.whole()[:9]
+        held = filling.spread(chain, pieces, 30)
+        assert held is not None
+        counts = [len(core) for core in held]
+        assert max(counts) <= groups
+        assert max(counts) - min(counts) <= 1 or len(held) < 30
+        sizes: dict[str, list[int]] = {}
+        for core in held:
+            for shard in core:
+                sizes.setdefault(shard.node, []).append(shard.size)
+        for k, first, last in pieces:
+            parts = sizes[chain.links[k].node.name]
+            assert sum(parts) == last - first
+            assert max(parts) - min(parts) <= 1
+        large = [len(parts) for parts in sizes.values() if max(parts) > 1]
+        assert len(set(large)) == 1
+        assert large[0] == min(
+            30, (30 * groups - sum(len(p) for p in sizes.values() if max(p) == 1)) // len(large)
+        )
+
+
+def test_too_few_groups_to_spread_anything(
+    graph: Graph, roomy: SystemSpec, with_figures: Change
+) -> None:
+    chain = Chain(graph, with_figures(roomy, neuron_groups_per_core=1).chip, EMBEDDING)
+    assert filling.spread(chain, chain.whole(), 3) is None
+    assert np.isfinite(chain.least_slowest(3))
+
+
+def test_nothing_takes_nothing(system: SystemSpec) -> None:
+    assert over(NOTHING.all, limits(system.chip)) is None
