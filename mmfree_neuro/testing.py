@@ -22,6 +22,7 @@ from mmfree_neuro.integers.ternary import TILE, TernaryMatrix, pack, packed_shap
 from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeight
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 ZEROS = 0.354
 """How many weights of the published 370M model are zero (arXiv 2503.18002v2)."""
@@ -76,6 +77,23 @@ def published_graph(
     return lowering.lower(
         Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model
     )
+
+
+def with_room(system: SystemSpec) -> SystemSpec:
+    """The same system with cores that hold whatever lies on them, and messages of 32 bits."""
+    much = Quantity(1 << 30, 1 << 30, 1 << 30, "made up")
+    chip = replace(
+        system.chip,
+        memory_bytes_per_core=much,
+        synaptic_memory_bytes_per_core=much,
+        neurons_per_core=much,
+        input_axons_per_core=much,
+        neuron_groups_per_core=None,
+        axon_map_entries_per_core=None,
+        accumulators_per_core=None,
+        payload_bits=Quantity(32, 32, 32, "made up"),
+    )
+    return replace(system, chip=chip)
 
 
 def blocks_alone(summary: GraphSummary) -> GraphSummary:

@@ -38,6 +38,7 @@ from mmfree_neuro.model.checkpoint import Checkpoint, write
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
+from mmfree_neuro.testing import with_room
 from mmfree_partition.route import route
 
 MAPPINGS = ("chain", "random", "block-per-chip")
@@ -353,21 +354,7 @@ def system() -> SystemSpec:
 @pytest.fixture(scope="session")
 def roomy() -> SystemSpec:
     """Eight Loihi 2 with cores that hold whatever lies on them, and messages of 32 bits."""
-    system = load_system("kapoho-point")
-    much = Quantity(1 << 30, 1 << 30, 1 << 30, "made up")
-    wide = Quantity(32, 32, 32, "made up")
-    chip = replace(
-        system.chip,
-        memory_bytes_per_core=much,
-        synaptic_memory_bytes_per_core=much,
-        neurons_per_core=much,
-        input_axons_per_core=much,
-        neuron_groups_per_core=None,
-        axon_map_entries_per_core=None,
-        accumulators_per_core=None,
-        payload_bits=wide,
-    )
-    return replace(system, chip=chip)
+    return with_room(load_system("kapoho-point"))
 
 
 @pytest.fixture(scope="session")

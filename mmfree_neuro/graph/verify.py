@@ -384,6 +384,11 @@ def _check_node(node: AnyNode) -> None:
                 f"{node.name}: a format is {qtype}, must have 2 … {MOST_BITS} bits, "
                 f"{-MOST_FRACTION} … {MOST_FRACTION} of them fractional"
             )
+    digits = getattr(getattr(node, "squares", None), "low_bits", 0)
+    if not 0 <= digits < MOST_BITS:
+        raise RangeError(
+            f"{node.name}: a low digit has {digits} bits, must have 0 … {MOST_BITS - 1}"
+        )
     steps = getattr(node, "newton", 0)
     if not 0 <= steps <= MOST_NEWTON:
         raise GraphError(f"{node.name}: has {steps} Newton steps, must have 0 … {MOST_NEWTON}")

@@ -15,6 +15,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.footprint import Footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.mapping_file import PlainMapping, mapping_from_plain, mapping_to_plain
+from mmfree_neuro.mapping.plausible import check_mapping, check_summary
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target.image import Image
@@ -55,8 +56,10 @@ def origin_of(image: Image) -> tuple[Origin, Mapping]:
     with reading(path, ImageError, AN_ORIGIN):
         origin = decoded(Origin, parsed_json(image.origin))
         check_system(origin.system, "its system")
+        check_summary(origin.summary)
         mapping = mapping_from_plain(origin.mapping)
         _check_belongs(image, mapping)
+        check_mapping(mapping, origin.summary, origin.system)
     return origin, mapping
 
 
@@ -76,7 +79,7 @@ def _check_belongs(image: Image, mapping: Mapping) -> None:
     if found != expected:
         raise Misfit("its shards are not the groups of the image")
     entries = sum(len(core.out) for _, core in image.cores)
-    if entries != len(by_entry(mapping)):
+    if entries != sum(len(route.destinations) for route in mapping.routes):
         raise Misfit("its routes are not the output entries of the image")
 
 

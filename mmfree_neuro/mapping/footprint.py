@@ -241,8 +241,8 @@ class Sizes:
         return self._shapes[node.name]
 
     def _own(self, node: AnyNode, shard: Shard) -> Footprint:
-        rows, words, axons, ports = shard.size, 0, 0, ports_of(node)
-        arriving: dict[tuple[str, str], int] = {}
+        rows, words, ports = shard.size, 0, ports_of(node)
+        arriving: dict[tuple[str, str], set[tuple[int, int]]] = {}
         for entry in node.inputs:
             source = self.nodes[entry.source].output(entry.source_port)
             first, last = span(node, entry, shard.start, shard.stop, source.size)
@@ -252,9 +252,8 @@ class Sizes:
             each = whole * list_size(LONGEST_LIST, bits) + (rest and list_size(rest, bits))
             words += (last - first) * each
             # Two inputs that read the same payloads (gate and up) share their axons.
-            signal = entry.source, entry.source_port
-            arriving[signal] = max(arriving.get(signal, 0), last - first)
-        axons = sum(arriving.values())
+            arriving.setdefault((entry.source, entry.source_port), set()).add((first, last))
+        axons = sum(map(_covered, arriving.values()))
         outputs = [o.port for o in node.outputs if (node.name, o.port) in self.read]
         constants, states = len(node.constants), int(node.state_type is not None)
         accumulators = rows * sum(slots(node, port) for port in ports)
@@ -295,6 +294,15 @@ class Sizes:
             held = (Part(table, entries * row_bytes("table")) for table, entries in looked_up)
             self._programs[node.name] = frozenset((program, *held))
         return self._programs[node.name]
+
+
+def _covered(spans: set[tuple[int, int]]) -> int:
+    """How many numbers lie in some spans."""
+    covered = reached = 0
+    for first, last in sorted(spans):
+        covered += max(0, last - max(first, reached))
+        reached = max(reached, last)
+    return covered
 
 
 def slots(node: AnyNode, port: str) -> int:

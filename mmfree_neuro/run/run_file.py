@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmfree_neuro.errors import InputError, shown
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.reading import Misfit, read_json, reading
 from mmfree_neuro.files.records import decoded
 from mmfree_neuro.files.writing import save_text
 from mmfree_neuro.graph.summary import COUNTS_VERSION, GraphSummary
 from mmfree_neuro.mapping.footprint import Footprint, Limits, limits, over
-from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.mapping.mapping import Location, Mapping
 from mmfree_neuro.mapping.mapping_file import (
     PlainMapping,
     check_format,
@@ -21,6 +21,7 @@ from mmfree_neuro.mapping.mapping_file import (
     mapping_from_plain,
     mapping_to_plain,
 )
+from mmfree_neuro.mapping.plausible import check_mapping, check_summary
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.folder import RUN_FILE
 from mmfree_neuro.systems.load import check_system
@@ -164,10 +165,10 @@ def load_run(folder: Path) -> RunRecord:
                 f"its counts are of version {file.counts_version}, must be of {COUNTS_VERSION}"
             )
         check_system(file.system, "its system")
-        _check_summary(file.summary)
+        check_summary(file.summary)
         _check_tokens(file)
         mapping = mapping_from_plain(file.mapping)
-        _check_mapping(mapping, file.summary, file.system)
+        check_mapping(mapping, file.summary, file.system)
         _check_use(file, mapping, limits(file.system.chip))
         found = {f.name: getattr(file, f.name) for f in fields(RunRecord)}
         return RunRecord(
@@ -183,25 +184,6 @@ def load_run(folder: Path) -> RunRecord:
 
 PHASES = ("start", "prefill", "generate")
 """What a run takes seconds for."""
-
-
-def _check_summary(summary: GraphSummary) -> None:
-    """Misfit where a summary is not one that a graph has."""
-    names = [node.name for node in summary.nodes]
-    if len(set(names)) < len(names) or not names:
-        raise Misfit(f"its graph has {len(names)} nodes, must have some, each with its own name")
-    for node in summary.nodes:
-        counts = (
-            node.step,
-            node.ternary_synapses,
-            node.nonzero_synapses,
-            node.states,
-            node.idle_instructions,
-        )
-        if node.size < 1 or min(*counts, *node.instructions.values(), node.block or 0) < 0:
-            raise Misfit(f"{node.name} has no neuron or a negative count, must have neither")
-    if min(summary.vocabulary, summary.accumulator_bits) < 1 or summary.blocks < 0:
-        raise Misfit(f"{summary.name} must have words, bits of its accumulators, and blocks")
 
 
 def _check_tokens(file: _File) -> None:
@@ -229,47 +211,3 @@ def _check_use(file: _File, mapping: Mapping, room: Limits) -> None:
     for chip, core, *used in file.use:
         if over(Footprint(*used), room):
             raise Misfit(f"core {core} of chip {chip} must not use more than there is")
-
-
-def _check_mapping(mapping: Mapping, summary: GraphSummary, system: SystemSpec) -> None:
-    """Misfit where a mapping is not one of the nodes and chips that a run tells of; more than that
-    only the graph could say."""
-    sizes = {node.name: node.size for node in summary.nodes}
-    held: dict[str, list[Shard]] = {name: [] for name in sizes}
-    if mapping.system != system.name:
-        raise Misfit(f"its mapping is for {shown(mapping.system)}, must be for {system.name}")
-    if len(mapping.shards) != len(mapping.locations):
-        raise Misfit(
-            f"{len(mapping.shards)} shards have {len(mapping.locations)} locations, must have one "
-            "each"
-        )
-    for shard, place in zip(mapping.shards, mapping.locations, strict=True):
-        if not 0 <= shard.start < shard.stop <= sizes.get(shard.node, 0):
-            raise Misfit(f"shard {shard.node}[{shard.start}:{shard.stop}] must be a part of a node")
-        held[shard.node].append(shard)
-        _check_place(place, system)
-    for name, size in sizes.items():
-        reached = 0
-        for shard in sorted(held[name], key=lambda shard: shard.start):
-            if shard.start <= reached:
-                reached = max(reached, shard.stop)
-        if reached < size:
-            raise Misfit(f"neuron {reached} of {name} lies nowhere, must lie on a core")
-    for route in mapping.routes:
-        source = mapping.shards[route.source] if 0 <= route.source < len(mapping.shards) else None
-        if source is None or not source.start <= route.start < route.stop <= source.stop:
-            raise Misfit(f"a route of shard {route.source} must send what the shard has")
-    # Many routes share their destinations, which are looked at once.
-    for route in {id(route.destinations): route for route in mapping.routes}.values():
-        if not route.destinations or sorted(set(route.destinations)) != [*route.destinations]:
-            raise Misfit(f"a route of shard {route.source} must go to cores in order, none twice")
-        for place in route.destinations:
-            _check_place(place, system)
-
-
-def _check_place(place: Location, system: SystemSpec) -> None:
-    """Misfit where a system has no such core."""
-    chips, cores = int(system.chips.central), int(system.chip.cores.central)
-    on_host = place == Location(HOST, 0)
-    if not on_host and not (0 <= place.chip < chips and 0 <= place.core < cores):
-        raise Misfit(f"core {place.core} of chip {place.chip} must be one of {system.name}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmfree_neuro.files.reading import Misfit
 from mmfree_neuro.target.prove_lists import Lists
 from mmfree_neuro.target.side_by_side import Cores, Ints
 
@@ -68,22 +69,35 @@ def joined(leads: Sequence[Leads]) -> Leads:
 
 MOST_AT_ONCE = 1 << 22
 """Pairs of entries and stretches of axons that are looked at together."""
+MOST_COMPARED = 1 << 31
+"""Such pairs that are looked at in all; the largest published model has a hundredth of it."""
+MOST_PAIRS = 1 << 24
+"""Pairs of groups of which one waits for the other."""
 
 
 def waits(leads: Leads, source: Ints, core: Ints, first: Ints, stop: Ints) -> Ints:
     """Pairs of groups, [pairs, 2]: one sends to axons `first` … `stop` - 1 of a core, and of these
-    some lead to the other."""
-    found = [np.zeros(0, np.int64)]
+    some lead to the other.  Misfit where there are more than any image needs."""
+    rows = np.stack([core, source, first, stop], 1).astype(np.int64)
+    core, source, first, stop = np.unique(rows, axis=0).T.reshape(4, -1)
     entries, stretches = _by_core(core, leads.cores), _by_core(leads.core, leads.cores)
+    if sum(len(some) * len(there) for some, there in zip(entries, stretches, strict=True)) > (
+        MOST_COMPARED
+    ):
+        raise Misfit("its entries and lists are too many to be followed")
+    found, count = [np.zeros(0, np.int64)], 0
     for some, there in zip(entries, stretches, strict=True):
-        pairs = [np.zeros(0, np.int64)]
-        rows = MOST_AT_ONCE // max(1, len(there)) + 1
-        for begin in range(0, len(some), rows):
-            e = some[begin : begin + rows]
+        step = MOST_AT_ONCE // max(1, len(there)) + 1
+        for begin in range(0, len(some), step):
+            e = some[begin : begin + step]
             meet = (first[e, None] < leads.stop[there]) & (leads.first[there] < stop[e, None])
             senders, readers = np.nonzero(meet)
-            pairs.append(source[e[senders]] * leads.groups + leads.group[there[readers]])
-        found.append(np.unique(np.concatenate(pairs)))
+            pairs = np.unique(source[e[senders]] * leads.groups + leads.group[there[readers]])
+            count += len(pairs)
+            if count > MOST_PAIRS:
+                raise Misfit("its entries and lists are too many to be followed")
+            found.append(pairs)
+    found = [np.unique(np.concatenate(found))]
     return np.stack(np.divmod(np.concatenate(found), max(1, leads.groups)), 1)
 
 
@@ -112,8 +126,9 @@ def depths(pairs: Ints, groups: int, begin: int) -> Ints:
     while len(turn):
         found[turn] = step
         after = _after(pairs, starts, turn)
-        left -= np.bincount(after, minlength=groups)
-        turn, step = np.unique(after[left[after] == 0]), step + 1
+        groups_after, times = np.unique(after, return_counts=True)
+        left[groups_after] -= times
+        turn, step = groups_after[left[groups_after] == 0], step + 1
     return found
 
 

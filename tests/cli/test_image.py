@@ -232,8 +232,16 @@ def changed(image: Path, name: str, change: Callable[[dict], None]) -> None:  # 
             "its routes are not the output entries of the image",
         ),
         (lambda c: c.pop("bos"), "has no bos, must have one"),
+        (
+            lambda c: c["summary"]["nodes"].clear(),
+            "its graph has 0 nodes, must have some, each with its own name",
+        ),
+        (
+            lambda c: c["mapping"]["shards"][2].__setitem__(0, "nobody"),
+            "shard nobody[0:16] must be a part of a node",
+        ),
     ],
-    ids=["locations", "shards", "routes", "bos"],
+    ids=["locations", "shards", "routes", "bos", "summary", "names"],
 )
 def test_an_origin_of_another_image(
     change: Callable[[dict], None],  # type: ignore[type-arg]

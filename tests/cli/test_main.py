@@ -101,10 +101,12 @@ def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], t
     assert set(tree(tmp_path)) == {"m.map"}
 
 
-def mapped(files: Files, output: Path, *more: str) -> mapping_file.StoredMapping:
+def mapped(
+    files: Files, output: Path, *more: str, graph: str = "a16.graph"
+) -> mapping_file.StoredMapping:
     """The mapping that the command writes, on eight chips of which each may use 16 cores."""
     where = ["--system", "kapoho-point", "--cores", "16"]
-    assert main(["map", files("a16.graph"), *where, *more, "-o", str(output)]) == 0
+    assert main(["map", files(graph), *where, *more, "-o", str(output)]) == 0
     return mapping_file.load_mapping(output)
 
 
@@ -197,7 +199,7 @@ def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFi
     text, divided = {}, {}
     for name, more in (("columns", []), ("rows", ["--rows-only"])):
         divided[name] = mapped(
-            files, tmp_path / f"{name}.map", "--chips", "5", *more
+            files, tmp_path / f"{name}.map", "--chips", "5", *more, graph="a14.graph"
         ).mapping.columns
         capsys.readouterr()
         what = [
@@ -223,7 +225,7 @@ def test_messages_of_a_mapping_whose_sums_are_divided_have_no_bound(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On five chips some sums are divided, and the bound holds for mappings by rows alone."""
-    arguments = ["map", files("a16.graph"), "--system", "kapoho-point", "--chips", "5"]
+    arguments = ["map", files("a14.graph"), "--system", "kapoho-point", "--chips", "5"]
     arguments += ["-o", str(tmp_path / "columns.map")]
     assert main([*arguments, "--json"]) == 0
     gap = json.loads(capsys.readouterr().out)["bounds"]["messages_between_chips"]

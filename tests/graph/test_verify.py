@@ -17,6 +17,7 @@ from mmfree_neuro.graph.nodes import (
     MaxAbs,
     Output,
     QuantScale,
+    Residual,
     Squares,
 )
 from mmfree_neuro.graph.steps import delayed
@@ -302,6 +303,14 @@ def changed(graph: Graph, kind: type[AnyNode], **changes: Any) -> Graph:
     at = next(n for n, node in enumerate(graph.nodes) if isinstance(node, kind))
     node = replace(graph.nodes[at], **changes)
     return replace(graph, nodes=(*graph.nodes[:at], node, *graph.nodes[at + 1 :]))
+
+
+@pytest.mark.parametrize("bits", [-1, 32, 10**11])
+def test_a_low_digit_has_few_bits(bits: int, a16: Graph) -> None:
+    squares = replace(a16.node("layers.0.o_proj").squares, low_bits=bits)  # type: ignore[union-attr]
+    with pytest.raises(RangeError) as error:
+        verify(changed(a16, Residual, squares=squares))
+    assert str(error.value) == f"layers.0.o_proj: a low digit has {bits} bits, must have 0 … 31"
 
 
 @pytest.mark.parametrize("steps", [-1, 17, 10**9])

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mmfree_neuro.graph.nodes import Graph
@@ -10,6 +11,7 @@ from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.verify import tables
 from mmfree_neuro.image.build import Builder
 from mmfree_neuro.image.origin import use_of
+from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping.footprint import (
     EMPTY,
     FIGURES,
@@ -75,6 +77,18 @@ def test_gate_and_up_share_their_axons(
     found = of(a16, "layers.0.glu", rows, with_figures(system, weight_bits=bits))
     assert found.input_axons == 64
     assert found.synaptic_memory == 2 * 64 * (1 + words) * WORD
+
+
+def test_inputs_that_read_parts_of_a_signal(hand_graph: Graph, system: SystemSpec) -> None:
+    """Columns 0 and 1 by one matrix and column 2 by another have three axons, as all by one."""
+    entry, codes = hand_graph.head.inputs[0], np.array([[1, -1, 0], [0, 1, 1]], np.int8)
+    inputs = tuple(
+        replace(entry, matrix=pack(codes[:, first:stop]), first=first)
+        for first, stop in ((0, 2), (2, 3))
+    )
+    head = replace(hand_graph.head, inputs=inputs)
+    graph = replace(hand_graph, nodes=(hand_graph.nodes[0], head))
+    assert of(graph, "head", 2, system) == of(hand_graph, "head", 2, system)
 
 
 def test_ternary_aligned_and_broadcast_inputs_by_hand(a8: Graph, system: SystemSpec) -> None:

@@ -194,7 +194,7 @@ def test_all_of_a_mapping_on_one_core(files: Files, tmp_path: Path) -> None:
 
     changed(path, gather)
     assert message(path) == (
-        "mapping: payload 10 of layers.0.mlgru.v reaches core 0 of chip 0 0 times, must 1"
+        "mapping: payload 15 of layers.0.mlgru.v reaches core 0 of chip 0 0 times, must 1"
     )
 
 

@@ -175,6 +175,18 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["summary"]["nodes"][1].update(idle_instructions=-1),
         "head has no neuron or a negative count, must have neither",
     ),
+    "more instructions than a program has": (
+        lambda c: c["summary"]["nodes"][1].update(idle_instructions=1 << 17),
+        "head has a count that no graph has",
+    ),
+    "more weights than there are": (
+        lambda c: c["summary"]["nodes"][1].update(ternary_synapses=1 << 60),
+        "head has a count that no graph has",
+    ),
+    "a step too late": (
+        lambda c: c["summary"]["nodes"][1].update(step=10**7),
+        "head fires at step 10000000, of 2 nodes",
+    ),
     "counts of another version": (
         lambda c: c.update(counts_version=1),
         "its counts are of version 1, must be of 2",

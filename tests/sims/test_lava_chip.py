@@ -20,10 +20,10 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "04_own_lava_progra
 def mapping(
     tmp_path_factory: pytest.TempPathFactory, random_graph: Callable[[str, str], Graph]
 ) -> Path:
-    """A random model of two blocks on three chips of two cores."""
+    """A random model of two blocks on three chips of three cores."""
     folder, graph = tmp_path_factory.mktemp("mapping"), random_graph("small", "a8")
     graph_file.save_graph(graph, folder / "model.graph")
-    asked = Request("block-per-chip", cores=2)
+    asked = Request("block-per-chip", cores=3)
     map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", asked)
     return folder / "model.map"
 

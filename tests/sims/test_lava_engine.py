@@ -20,6 +20,7 @@ from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline.map import place
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.testing import with_room
 from mmfree_partition.check import check
 from mmfree_partition.route import route
 from mmfree_sims.tiles.plan import Plan, by_chip
@@ -30,7 +31,7 @@ from mmfree_sims.lava import engine
 
 pytestmark = pytest.mark.lava
 
-SYSTEM = load_system("kapoho-point")
+SYSTEM = with_room(load_system("kapoho-point"))
 
 
 def chain(graph: Graph, digest: str) -> Mapping:

@@ -30,10 +30,10 @@ pytestmark = pytest.mark.lava
 def mapping(
     tmp_path_factory: pytest.TempPathFactory, random_graph: Callable[[str, str], Graph]
 ) -> Path:
-    """A random model of two blocks on two chips of two cores."""
+    """A random model on two chips of three cores."""
     folder, graph = tmp_path_factory.mktemp("mapping"), random_graph("smallest", "a8")
     graph_file.save_graph(graph, folder / "model.graph")
-    asked = Request("block-per-chip", cores=2)
+    asked = Request("block-per-chip", cores=3)
     map.map_graph(folder / "model.graph", "kapoho-point", folder / "model.map", asked)
     return folder / "model.map"
 

@@ -88,7 +88,7 @@ def with_head_on_host(graph: Graph, mapping: Mapping) -> Mapping:
 def maps(
     tmp_path_factory: pytest.TempPathFactory,
     make_mapping: Callable[..., Mapping],
-    system: SystemSpec,
+    roomy: SystemSpec,
     random_graph: Callable[[str, str], Graph],
 ) -> dict[str, Path]:
     """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of
@@ -112,7 +112,7 @@ def maps(
                 mapping = replace(with_head_on_host(one, mapping), columns=columns)
             assert len(mapping.chips) >= 3
             path = found[f"{name}-{kind}"] = folder / f"{name}-{kind}.map"
-            mapping_file.save_mapping(mapping_file.StoredMapping(mapping, system, graph_path), path)
+            mapping_file.save_mapping(mapping_file.StoredMapping(mapping, roomy, graph_path), path)
             expected = [(job, reference.run(one, mapping, job)) for job in JOBS]
             for job, result in expected:
                 same(fast.run(one, mapping, job), result)

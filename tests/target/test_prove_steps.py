@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mmfree_neuro.files.reading import Misfit
 from mmfree_neuro.target import prove_steps
 from mmfree_neuro.target.layout import Core
 from mmfree_neuro.target.prove_lists import lists_of
@@ -33,6 +34,20 @@ def a_core(rng: np.random.Generator, number: int) -> tuple[Core, list[tuple[int,
         "syn": np.array(syn, "<u8"),
     }
     return Core(number, **rest | made), pairs
+
+
+def test_more_than_can_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that are written a thousand times are one."""
+    three, zero = np.arange(3), np.zeros(3, np.int64)
+    leads = Leads(zero, three, zero, zero + 9, 1, 3)
+    source, core, first = np.repeat(three, 1000), np.zeros(3000, int), np.zeros(3000, int)
+    assert len(waits(leads, source, core, first, first + 9)) == 9
+    for name, most in (("MOST_COMPARED", 8), ("MOST_PAIRS", 8)):
+        with monkeypatch.context() as patch:
+            patch.setattr(prove_steps, name, most)
+            with pytest.raises(Misfit) as error:
+                waits(leads, source, core, first, first + 9)
+            assert str(error.value) == "its entries and lists are too many to be followed"
 
 
 @pytest.mark.parametrize("at_once", [1, 50, prove_steps.MOST_AT_ONCE])
