@@ -41,8 +41,7 @@ def add(commands: Any) -> None:
         "--splits",
         default="columns,spread",
         help="rows; columns (sums are divided too where it saves messages); "
-        "spread (every node over all cores of "
-        "its chip) (default columns,spread)",
+        "spread (every node over as many cores of its chip as can be) (default columns,spread)",
     )
     add_option(
         p,

@@ -33,7 +33,8 @@ def add(commands: Any) -> None:
         p,
         "--spread",
         action="store_true",
-        help="every node of a chip over all of its cores: faster generation, more messages",
+        help="every node of a chip over as many of its cores as can be: faster generation, more "
+        "messages",
     )
     add_option(
         p,

@@ -10,8 +10,8 @@ SPLITS = {
     "columns": {"divide": True, "spread": False},
     "spread": {"divide": True, "spread": True},
 }
-"""By rows alone; and by columns where that saves messages; and every node over all cores of its
-chip besides."""
+"""By rows alone; and by columns where that saves messages; and every node over as many cores of its
+chip as can be besides."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Request:
     cores: int | None = None
     """At most so many of a chip; None for all."""
     spread: bool = False
-    """Every node of a chip over all of its cores, instead of each core filled before the next."""
+    """Every node of a chip over as many of its cores as have room, instead of each core filled
+    before the next."""
     head_on_host: bool = False
     """The head and its norm stay on the host, beside the embedding."""
     weight_bits: int | None = None

@@ -1,7 +1,8 @@
 """What no mapping can go below, beside what a mapping has: cores, chips, the slowest core, messages
 between chips.
 
-Each bound holds for every mapping of the graph on the same chip, whatever places it:
+Each bound holds for every mapping of the graph, divided as this one divides it, on the same chip,
+whatever places it:
 
 - cores and chips: whatever the nodes take of a limit, as if all lay on one core, over that limit;
 - slowest core: the busiest of the resources that no mapping can spare (synapses read, synaptic

@@ -104,8 +104,9 @@ def spread(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard
     """Pieces on cores, each of them over as many as can be, so that every step has many at work.
 
     Each piece takes neighbouring cores, and begins where the one before it ends, around the ring of
-    all cores.  So no core holds more pieces than another by more than one, and with 13 pieces, 120
-    cores and 8 groups a core, of which four pieces have one neuron, the others take 119 cores each.
+    all cores.  So no core holds more pieces than another by more than one.  Say that a chip of 120
+    cores with 8 groups each has 13 pieces, of which four have one neuron: the other nine take up to
+    (960 - 4) // 9 = 106 cores each, or fewer where lists and axons leave no room for as many.
     """
     most = chain.room["groups"]
     small = sum(min(last - first, cores) for _, first, last in pieces if last - first < cores)
