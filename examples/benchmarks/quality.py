@@ -55,17 +55,18 @@ def main(folder: Path, count: int) -> None:
         )
         if not np.array_equal(fast.logits, reference.logits):
             raise SystemExit("the fast engine differs from the reference: no row is written")
-        measured = quality.quality(checkpoint, graph, windows)
-        for key, value in measured.items():
+        measured = quality.measure(checkpoint, graph, windows)
+        size = windows[:, 1:].size
+        for key, count in (
+            ("saturated values", measured.saturated),
+            ("wrapped sums", measured.wrapped),
+        ):
+            rows.append({"what": f"{name} {key}", "value": count, "unit": "", "bytes": size})
+        for key, value in measured.quality.items():
             if key != "tokens":
                 unit = "nats/byte" if key.endswith("nats") else "ratio"
                 rows.append(
-                    {
-                        "what": f"{name} {key}",
-                        "value": round(value, 6),
-                        "unit": unit,
-                        "bytes": windows[:, 1:].size,
-                    }
+                    {"what": f"{name} {key}", "value": round(value, 6), "unit": unit, "bytes": size}
                 )
     write("quality", rows)
 

@@ -45,6 +45,10 @@ class Measured:
 
     quality: dict[str, float]
     warnings: tuple[str, ...]
+    saturated: int
+    """Values that did not fit their formats."""
+    wrapped: int
+    """Sums that did not fit their accumulators."""
 
 
 def quality(
@@ -90,5 +94,7 @@ def measure(
         "perplexity_ratio": float(np.exp(min(integer_nats - float_nats, LARGEST_LOG))),
         "greedy_agreement": agreed / following.size,
     }
-    counted = count_warnings(summarise(graph), mapping, session.take_activity())
-    return Measured(found, (*quality_warnings(found), *counted))
+    activity = session.take_activity()
+    counted = count_warnings(summarise(graph), mapping, activity)
+    told = (*quality_warnings(found), *counted)
+    return Measured(found, told, int(activity.saturations.sum()), int(activity.wrapped.sum()))
