@@ -5,10 +5,10 @@
     python examples/benchmarks/emulator.py 370m | 2.7b [FOLDER FOR SEVERAL GB, KEPT]
 
 For a checkpoint every scheme is mapped in three ways: onto one chip, as a chain over many, and with
-sums that are divided, and norms that are copied where that pays.  Of each mapping an image is
-written, and 64 tokens are read and 64 more generated.  The emulator must give the reference's
-logits and counts in generation, in pipelined prefill and without a barrier, and so must the fast
-engine and Lava, or no row is written.
+sums that are divided, and norms that are copied where that pays; schemes of 32 bits onto chips
+whose messages have as many.  Of each mapping an image is written, and 64 tokens are read and 64
+more generated.  The emulator must give the reference's logits and counts in generation, in
+pipelined prefill and without a barrier, and so must the fast engine and Lava, or no row is written.
 
 A model of published shape has drawn codes.  Its image is written and run by the commands as users
 run them, and the tokens and counts of the run must be those of the fast engine.
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ from mmfree_neuro.pipeline.convert import convert
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, Result
 from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
 from mmfree_neuro.testing import published_graph
 from mmfree_sims import fast
 
@@ -60,10 +62,20 @@ np.savez(sys.argv[4], result.logits, result.chosen, *counts)
 """
 
 
+def system_of(graph: Graph, name: str) -> SystemSpec:
+    """A system by its name, with messages of 32 bits for schemes whose partial sums may need as
+    many."""
+    system = load_system(name)
+    wide = Quantity(32, 32, 32, "made up, for partial sums of 32 bits")
+    if graph.accumulator_bits <= system.chip.payload_bits.central:
+        return system
+    return replace(system, chip=replace(system.chip, payload_bits=wide))
+
+
 def mappings(graph: Graph) -> dict[str, tuple[Graph, Mapping]]:
     """A graph on one chip, as a chain over many chips, and on chips so small that sums are divided
     and norms copied."""
-    one, many = load_system("oheo-gulch"), load_system("kapoho-point")
+    one, many = system_of(graph, "oheo-gulch"), system_of(graph, "kapoho-point")
     digest = graph_file.digest_of(graph)
     return {
         "one chip": map.place(graph, digest, one, Request("balanced")),
@@ -80,7 +92,7 @@ def divided(graph: Graph, digest: str) -> tuple[Graph, Mapping]:
     for chips, cores in ((5, 25), (5, 36), (4, 12), (4, 7), (3, 9), (3, 5), (2, 5)):
         request = Request("chain", chips=chips, cores=cores)
         with suppress(CapacityError):
-            found = map.place(graph, digest, load_system("kapoho-point"), request)
+            found = map.place(graph, digest, system_of(graph, "kapoho-point"), request)
             if found[1].columns and copies(*found):
                 return found
             best = found if best is None and found[1].columns else best
@@ -109,7 +121,9 @@ def same(found: list[np.ndarray], expected: list[np.ndarray], what: str) -> None
 def in_lava(folder: Path, graph: Graph, mapping: Mapping, job: Job) -> list[np.ndarray]:
     """What Lava gives, in a process of its own."""
     whole = folder / "whole.graph"
-    save_mapping(StoredMapping(mapping, load_system(mapping.system), whole), folder / "one.map")
+    save_mapping(
+        StoredMapping(mapping, system_of(graph, mapping.system), whole), folder / "one.map"
+    )
     np.save(folder / "tokens.npy", job.tokens)
     arguments = [folder / "one.map", folder / "tokens.npy", job.new_tokens, folder / "lava.npz"]
     command = [sys.executable, "-c", LAVA, *(str(argument) for argument in arguments)]
@@ -124,7 +138,7 @@ def checked(folder: Path, name: str, graph: Graph, mapping: Mapping) -> dict[str
     job = Job(rng.integers(0, graph.vocabulary, (1, TOKENS)), TOKENS)
     expected = reference.run(graph, mapping, job)
     wanted = counted(expected)
-    system = load_system(mapping.system)
+    system = system_of(graph, mapping.system)
     write_image(graph, mapping, system, "0" * 64, folder / "one.image")
     image = emulated.OpenedImage(folder / "one.image")
     same(counted(emulated.run(image, job)), wanted, f"the emulator, {name},")
