@@ -12,7 +12,7 @@ other.
 import operator
 from collections.abc import Hashable
 from collections.abc import Mapping as ReadOnly
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -130,9 +130,13 @@ class Taken:
     @property
     def all(self) -> Footprint:
         """With what is shared, once."""
-        memory = sum(part.memory for part in self.parts)
-        instructions = sum(part.instructions for part in self.parts)
-        return self.own + Footprint(memory=memory, instructions=instructions)
+        return self.with_parts(EMPTY)
+
+    def with_parts(self, more: Footprint) -> Footprint:
+        """With what is shared, once, and with something else."""
+        memory = more.memory + sum(part.memory for part in self.parts)
+        instructions = more.instructions + sum(part.instructions for part in self.parts)
+        return self.own + replace(more, memory=memory, instructions=instructions)
 
 
 NOTHING = Taken(EMPTY)
@@ -165,6 +169,7 @@ class Sizes:
             (entry.source, entry.source_port) for node in graph.nodes for entry in node.inputs
         } | {(graph.head.name, "logits")}
         self.room = limits(chip)
+        self._issued, self._looked_up = instruction_counts(graph), tables(graph)
         self._programs: dict[str, frozenset[Part]] = {}
         self._shapes: dict[str, Hashable] = {}
         self._known: dict[tuple[Hashable, int, bool], Footprint] = {}
@@ -282,7 +287,7 @@ class Sizes:
     def _parts(self, node: AnyNode) -> frozenset[Part]:
         """The program of a node and its tables."""
         if node.name not in self._programs:
-            counts = instruction_counts(self.graph)[node.name] + guard(node)
+            counts = self._issued[node.name] + guard(node)
             issued = counts.total()
             memory = (
                 issued * row_bytes("code")
@@ -290,7 +295,7 @@ class Sizes:
                 + counts["MOV"] * row_bytes("tables")
             )
             program = Part(node.name, memory, issued)
-            looked_up = tables(self.graph)[node.name].items()
+            looked_up = self._looked_up[node.name].items()
             held = (Part(table, entries * row_bytes("table")) for table, entries in looked_up)
             self._programs[node.name] = frozenset((program, *held))
         return self._programs[node.name]
@@ -325,9 +330,9 @@ def use_of_cores(graph: Graph, mapping: Mapping, chip: ChipSpec) -> dict[Locatio
         if place.chip != HOST:
             entries[place] += len(route.destinations)
             axons[place] += (route.stop - route.start) * len(route.destinations)
+    entry = row_bytes("out")
     return {
-        place: held.all
-        + Footprint(memory=entries[place] * row_bytes("out"), output_axons=axons[place])
+        place: held.with_parts(Footprint(memory=entries[place] * entry, output_axons=axons[place]))
         for place, held in sorted(taken.items())
     }
 
