@@ -124,11 +124,11 @@ def test_without_division_there_are_no_columns(graph: Graph, system: SystemSpec)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 53_700, 33_900), (32, 76_200, 48_800)])
+@pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 62_400, 37_500), (32, 91_400, 53_400)])
 def test_division_saves_a_third_of_the_messages_of_a_published_model(
     chips: int, rows: int, columns: int
 ) -> None:
-    graph, system = published_graph("370m"), load_system("alia-point-32")
+    graph, system = published_graph("370m", scheme="a14"), load_system("alia-point-32")
     by_rows = place(graph, "", system, Request("chain", chips, divide=False))[1]
     divided = place(graph, "", system, Request("chain", chips))[1]
     assert messages_between_chips(by_rows) == pytest.approx(rows, rel=0.01)
