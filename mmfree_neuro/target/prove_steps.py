@@ -78,8 +78,10 @@ MOST_PAIRS = 1 << 24
 def waits(leads: Leads, source: Ints, core: Ints, first: Ints, stop: Ints) -> Ints:
     """Pairs of groups, [pairs, 2]: one sends to axons `first` … `stop` - 1 of a core, and of these
     some lead to the other.  Misfit where there are more than any image needs."""
-    rows = np.stack([core, source, first, stop], 1).astype(np.int64)
-    core, source, first, stop = np.unique(rows, axis=0).T.reshape(4, -1)
+    rows = np.stack([core, source, first, stop]).astype(np.int64)
+    rows = rows[:, np.lexsort(rows[::-1])]
+    again = (np.diff(rows) == 0).all(0)
+    core, source, first, stop = rows[:, np.append(True, ~again)[: rows.shape[1]]]
     entries, stretches = _by_core(core, leads.cores), _by_core(leads.core, leads.cores)
     if sum(len(some) * len(there) for some, there in zip(entries, stretches, strict=True)) > (
         MOST_COMPARED
