@@ -208,3 +208,21 @@ def test_goes_on_from_the_state_of_another_engine(
         assert np.array_equal(again.chosen, expected.chosen)
         assert (again.prefill, again.generate) == (expected.prefill, expected.generate)
     assert np.array_equal(found.chosen, expected.chosen)
+
+
+def test_weights_of_eight_bits_give_the_same(
+    a16: Graph,
+    make_mapping: Mapper,
+    system: SystemSpec,
+    with_figures: Callable[..., SystemSpec],
+    tmp_path: Path,
+    tokens: np.ndarray,
+) -> None:
+    """Where a chip stores more than two bits a weight, lists have eight."""
+    mapping, job = make_mapping(a16, "random"), Job(tokens[:1], 2)
+    wide = with_figures(system, weight_bits=4)
+    image = write_image(a16, mapping, wide, "0" * 64, tmp_path / "wide.image")
+    expected = reference.run(a16, mapping, job)
+    found = emulated.run(emulated.OpenedImage(image.path), job)
+    assert np.array_equal(found.logits, expected.logits)
+    assert (found.prefill, found.generate) == (expected.prefill, expected.generate)

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.mapping.footprint import NOTHING, Sizes, limits, over, use_of_cores
+from mmfree_neuro.mapping.footprint import Sizes, limits, over, use_of_cores
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
@@ -132,8 +131,3 @@ def test_too_few_groups_to_spread_anything(
 ) -> None:
     chain = Chain(graph, with_figures(roomy, neuron_groups_per_core=1).chip, EMBEDDING)
     assert filling.spread(chain, chain.whole(), 3) is None
-    assert np.isfinite(chain.least_slowest(3))
-
-
-def test_nothing_takes_nothing(system: SystemSpec) -> None:
-    assert over(NOTHING.all, limits(system.chip)) is None
