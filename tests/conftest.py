@@ -244,6 +244,8 @@ def _stored_ranges() -> dict[str, dict[str, Ranges]]:
 
 TIGHT = replace(SCHEMES["a14"], name="wraps", accumulator_bits=17, value_bits=17)
 """Accumulators that no sum of a random model is sure to fit."""
+LATE = {f"{name}-late": replace(SCHEMES[name], root="after") for name in ("a14", "a16")}
+"""Schemes in which norms take their roots after the products."""
 _PRODUCT = re.compile(r".*\.(attn\.[ifg]|y)(\.sum)?")
 """The names of what products read and give."""
 
@@ -262,6 +264,9 @@ def _random_graph(name: str, scheme: str) -> Graph:
     weights = ternary_weights(checkpoint)
     if scheme == TIGHT.name:
         return lowering.lower(checkpoint, weights, _too_small(ranges["a14"]), TIGHT, "tiny")
+    if scheme in LATE:
+        measured = ranges[scheme.removesuffix("-late")]
+        return lowering.lower(checkpoint, weights, measured, LATE[scheme], "tiny")
     return lowering.lower(checkpoint, weights, ranges[scheme], SCHEMES[scheme], "tiny")
 
 
@@ -279,8 +284,8 @@ def random_checkpoint() -> Callable[[str], Checkpoint]:
 
 @pytest.fixture(scope="session")
 def random_graph() -> Callable[[str, str], Graph]:
-    """The function that gives the graph of a random model in a scheme, or one whose sums wrap in
-    "wraps"."""
+    """The function that gives the graph of a random model in a scheme, one whose roots come after
+    the products in "a14-late" and "a16-late", or one whose sums wrap in "wraps"."""
     return _random_graph
 
 
@@ -339,9 +344,9 @@ def wraps() -> Graph:
     return _random_graph("lower-bounds", "wraps")
 
 
-@pytest.fixture(scope="session", params=sorted(SCHEMES))
+@pytest.fixture(scope="session", params=[*sorted(SCHEMES), "a14-late"])
 def graph(request: pytest.FixtureRequest) -> Graph:
-    """The tiny model with lower bounds, in every scheme."""
+    """The tiny model with lower bounds, in every scheme, and with roots after the products."""
     return _random_graph("lower-bounds", request.param)
 
 

@@ -54,6 +54,8 @@ from mmfree_neuro.integers.ternary import TernaryMatrix
 
 PRESENCE = "presence"
 """The port of an input that says only that a token is there; no program reads it."""
+ROOT = "r"
+"""The port at which the root of a norm arrives."""
 How = Literal["ternary", "aligned", "sum", "broadcast", "group"]
 
 
@@ -220,12 +222,16 @@ class Squares:
 class Rescale:
     """How a ternary sum becomes a value of the output's format.
 
-    value = fit(mul(sum, factor))                                  without a dynamic scale
-    value = fit(mul(floor(sum · scale / 2^dynamic_shift), factor))  with one from a QuantScale
+    value = fit(mul(sum, factor))                           without a scale
+    value = fit(mul(floor(sum · scale / 2^shift), factor))   with what arrives at the port `scale`
+
+    A scale belongs to the token: that of its 8-bit codes from a `QuantScale`, or the root of the
+    norm of what the sum is made of.
     """
 
     factor: Multiplier
-    dynamic_shift: int | None
+    scale: str | None = None
+    shift: int = 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -379,6 +385,12 @@ class MLGRU(Node):
     squares: Squares
     g_shift: int
     eps: Multiplier | None
+
+    @property
+    def presence(self) -> str | None:
+        """The port of presence, or the root by which its sums are multiplied, which is never
+        zero."""
+        return next((port for port in (PRESENCE, ROOT) if port in self.ports), None)
 
     @property
     def state_type(self) -> QType:

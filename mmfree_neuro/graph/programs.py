@@ -95,21 +95,33 @@ def _sent(m: Machine, squares: Squares, square: Value) -> Outputs:
     return {"sq": m.send(m.mul_shr(square, 1, squares.low_bits)), "sq.low": m.send(low)}
 
 
-def _rescaled(m: Machine, inputs: Inputs, port: str, rescale: Rescale, qtype: QType) -> Value:
+def _rescaled(
+    m: Machine,
+    inputs: Inputs,
+    port: str,
+    rescale: Rescale,
+    qtype: QType,
+    scales: dict[str, Value] | None = None,
+) -> Value:
+    """The sum of a port as a value; `scales` are those that the program has read already."""
     total = m.read(inputs[port])
-    if rescale.dynamic_shift is not None:
-        total = m.mul_shr(total, m.read(inputs[f"{port}.scale"]), rescale.dynamic_shift)
+    if rescale.scale is not None:
+        scales = {} if scales is None else scales
+        if rescale.scale not in scales:
+            scales[rescale.scale] = m.read(inputs[rescale.scale])
+        total = m.mul_shr(total, scales[rescale.scale], rescale.shift)
     return m.mul_fit(total, rescale.factor.mantissa, rescale.factor.shift, qtype)
 
 
 def _mlgru(
     m: Machine, node: MLGRU, table: SigmoidTable, constants: Constants, inputs: Inputs, state: Value
 ) -> tuple[Outputs, Value]:
-    i = _rescaled(m, inputs, "i", node.rescale["i"], node.i_type)
+    scales: dict[str, Value] = {}
+    i = _rescaled(m, inputs, "i", node.rescale["i"], node.i_type, scales)
     f = m.sigmoid(
-        _rescaled(m, inputs, "f", node.rescale["f"], node.f_type), node.f_type.frac, table
+        _rescaled(m, inputs, "f", node.rescale["f"], node.f_type, scales), node.f_type.frac, table
     )
-    g = _rescaled(m, inputs, "g", node.rescale["g"], node.g_type)
+    g = _rescaled(m, inputs, "g", node.rescale["g"], node.g_type, scales)
     if node.bounds is not None:
         bound = constants["bounds"]
         f = m.add(bound, m.mul_round(m.sub(ONE, bound), f, GATE_FRAC))
@@ -217,8 +229,9 @@ def run(
         case MLGRU():
             return _mlgru(m, node, table, constants, inputs, state)
         case GLU():
-            gate = _rescaled(m, inputs, "gate", node.rescale["gate"], node.gate_type)
-            up = _rescaled(m, inputs, "up", node.rescale["up"], node.gate_type)
+            scales: dict[str, Value] = {}
+            gate = _rescaled(m, inputs, "gate", node.rescale["gate"], node.gate_type, scales)
+            up = _rescaled(m, inputs, "up", node.rescale["up"], node.gate_type, scales)
             swish = m.mul_round(gate, m.sigmoid(gate, node.gate_type.frac, table), GATE_FRAC)
             v = m.mul_fit(swish, up, node.v_shift, node.output("v").qtype)
             whole = node.squares.whole(node.output("sq").qtype)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mmfree_neuro.graph.assembler import assemble
 from mmfree_neuro.graph.nodes import Graph, block_of
@@ -58,6 +59,15 @@ class GraphSummary:
     def steps(self) -> int:
         """How many steps a token takes from the embedding to its logits."""
         return max(node.step for node in self.nodes)
+
+    @property
+    def steps_per_block(self) -> int:
+        """How many steps a token takes through a block, of the longest block; 0 without any."""
+        last = {node.block: 0 for node in self.nodes}
+        for node in self.nodes:
+            last[node.block] = max(last[node.block], node.step)
+        ends = [0, *(last[block] for block in range(self.blocks))]
+        return max((b - a for a, b in pairwise(ends)), default=0)
 
 
 def summarise(graph: Graph) -> GraphSummary:

@@ -12,6 +12,13 @@ step gives
     RMS(r · v, w, e2) = v · w / sqrt( Σ (v² + e2 · g²) / N + e1 · e2 )
 
 so the root of the inner norm is never taken.
+
+A root r is one number of a token, and a ternary product T is linear, so with u = x · g · w
+
+    T (r · u) = r · (T u)
+
+and a product can begin with u before r is known (`Scheme.root` "after"): the neurons that read the
+sum multiply it by r.  Then a block takes 8 steps, with the root before the product 12.
 """
 
 import math
@@ -43,7 +50,7 @@ from mmfree_neuro.integers.fixedpoint import Ints, QType, frac_for, multiplier, 
 from mmfree_neuro.integers.tables import GATE_FRAC, sigmoid_table
 from mmfree_neuro.integers.ternary import TernaryMatrix
 from mmfree_neuro.lowering.formats import SQUARE_BITS, Formats, integer_gain
-from mmfree_neuro.lowering.norms import Norms, Source, Squaring, presence, ternary_product
+from mmfree_neuro.lowering.norms import Norms, Source, Squaring, presence, ternary_product, together
 from mmfree_neuro.lowering.scheme import Range, Ranges, Scheme
 from mmfree_neuro.lowering.ternarise import TernaryWeight, TernaryWeights
 from mmfree_neuro.model.checkpoint import Checkpoint
@@ -76,7 +83,8 @@ class _Lowering:
     ) -> tuple[tuple[Input, ...], Rescale]:
         """The inputs of one ternary product and how its sum becomes a value of `out`."""
         calibrated = self.formats.is_calibrated(matrix, source.format)
-        return ternary_product(port, source, matrix, scale, out, calibrated=calibrated)
+        limit = self.formats.limit
+        return ternary_product(port, source, matrix, scale, out, limit, calibrated=calibrated)
 
     def residual(
         self, name: str, x: AnyNode, source: Source, weight: TernaryWeight, next_norm: str
@@ -125,8 +133,9 @@ class _Lowering:
             added, rescale[p] = self.product(
                 p, sources[p], weights[p].parts[0], weights[p].scale, formats[p]
             )
-            inputs += added
-        inputs += (presence(self.nodes),)
+            inputs = together(inputs, added)
+        if not any(source.scale and source.scale.shared for source in sources.values()):
+            inputs += (presence(self.nodes),)
         node = MLGRU(
             f"{name}.mlgru",
             size,
@@ -171,7 +180,7 @@ class _Lowering:
         node = GLU(
             f"{name}.glu",
             size,
-            gate + up,
+            together(gate, up),
             (Output("v", size, v), *sq),
             {"gate": rescale, "up": up_rescale},
             gate_type,

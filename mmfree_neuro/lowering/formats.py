@@ -130,16 +130,21 @@ class Formats:
     def activations(self, name: str, weight: TernaryWeight, at_most: int) -> QType:
         """The widest format, of those that the scheme allows, for the output `name` of a norm that
         a product reads: the fullest row's sum is sure to fit the accumulator, or calibration holds
-        it there."""
+        it there.
+
+        Where the root comes after the product, these are the values and sums without the root.
+        """
+        before = self.scheme.root == "before"
+        values, sums = (name, f"{name}.sum") if before else (f"{name}.largest", f"{name}.folded")
         own = self.scheme.activation_bits
         widest = max(own, WIDEST_ACTIVATIONS) if self.scheme.calibrated_sums else own
         for bits in range(widest, 1, -1):
-            found = self.value_type(name, bits=bits, at_most=at_most)
+            found = self.value_type(values, bits=bits, at_most=at_most)
             if weight.fullest * found.high <= self.limit:
                 break
             if self.scheme.calibrated_sums and bits <= own:
                 # A sum of integers is the natural one in units of the weights' scale.
-                seen = self.ranges[f"{name}.sum"].high * 2.0**found.frac / weight.scale
+                seen = self.ranges[sums].high * 2.0**found.frac / weight.scale
                 if self.room * seen <= self.limit:
                     break
         return found

@@ -2,13 +2,14 @@
 row."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmfree_neuro.graph.nodes import (
     GLU,
     MLGRU,
     PRESENCE,
+    ROOT,
     AnyNode,
     Embedding,
     Gain,
@@ -40,13 +41,26 @@ Squaring = Embedding | MLGRU | GLU | Residual
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a ternary matrix reads: a node's port, and for per-token scales the scale's."""
+class Scale:
+    """What a product's sum is multiplied by, token by token, and where it comes from."""
 
     node: str
     port: str
     format: QType
-    scale: tuple[str, str, QType] | None
+    unit: float
+    """What a sum of values one times a scale of one is worth."""
+    shared: bool
+    """Whether all products behind the norm read it at one port, `ROOT`; else each at its own."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a ternary matrix reads: a node's port, and where its sum has a scale, that."""
+
+    node: str
+    port: str
+    format: QType
+    scale: Scale | None
 
 
 def root_powers(source: Squaring, root: QType) -> Ints:
@@ -81,19 +95,16 @@ class Norms:
         consumers: Mapping[str, TernaryWeight],
     ) -> dict[str, Source]:
         """The nodes of one norm of source.port; where each consumer's matrix reads."""
-        if self.formats.scheme.activations == "static":
-            return self._static(norm, source, port, floor, consumers)
-        return self._per_token(norm, source, port, floor, consumers)
+        scheme = self.formats.scheme
+        if scheme.activations == "per-token":
+            return self._per_token(norm, source, port, floor, consumers)
+        root = self._root(norm, source, floor)
+        if scheme.root == "before":
+            return self._root_before(norm, source, port, root, consumers)
+        return self._root_after(norm, source, port, root, consumers)
 
-    def _static(
-        self,
-        norm: str,
-        source: Squaring,
-        port: str,
-        floor: int,
-        consumers: Mapping[str, TernaryWeight],
-    ) -> dict[str, Source]:
-        size, x = source.size, source.output(port).qtype
+    def _root(self, norm: str, source: Squaring, floor: int) -> InverseRms:
+        """The node that takes a norm's root."""
         root = self.formats.root_type(norm)
         rms = InverseRms(
             f"{norm}.rms",
@@ -105,6 +116,36 @@ class Norms:
             self.formats.scheme.newton_steps,
             source.squares.low_bits,
         )
+        self.nodes.append(rms)
+        return rms
+
+    def _root_after(
+        self,
+        norm: str,
+        source: Squaring,
+        port: str,
+        rms: InverseRms,
+        consumers: Mapping[str, TernaryWeight],
+    ) -> dict[str, Source]:
+        """Gains alone; the root goes where the products' sums arrive, while they are made."""
+
+        def value_type(name: str, frac: int) -> QType:
+            return self.formats.activations(f"{norm}.{name}", consumers[name], frac)
+
+        gain = self._gain(norm, source, port, consumers, value_type)
+        scale = Scale(rms.name, "r", rms.output("r").qtype, 1.0, shared=True)
+        return {o.port: Source(gain.name, o.port, o.qtype, scale) for o in gain.outputs}
+
+    def _root_before(
+        self,
+        norm: str,
+        source: Squaring,
+        port: str,
+        rms: InverseRms,
+        consumers: Mapping[str, TernaryWeight],
+    ) -> dict[str, Source]:
+        """Root and gains at once, before the products."""
+        size, x, root = source.size, source.output(port).qtype, rms.output("r").qtype
         pre_shift = x.bits + root.bits - 32
         t_frac = x.frac + root.frac - pre_shift
         gains, shifts, outputs = {}, {}, []
@@ -115,7 +156,7 @@ class Norms:
             outputs.append(Output(name, size, y))
         inputs = (Input("x", source.name, port, "aligned"), Input("r", rms.name, "r", "broadcast"))
         node = Norm(f"{norm}.norm", size, inputs, tuple(outputs), pre_shift, gains, shifts)
-        self.nodes.extend([rms, node])
+        self.nodes.append(node)
         return {o.port: Source(node.name, o.port, o.qtype, None) for o in outputs}
 
     def _per_token(
@@ -127,7 +168,11 @@ class Norms:
         consumers: Mapping[str, TernaryWeight],
     ) -> dict[str, Source]:
         """Gains without the root, the largest magnitudes, scales made of these, and the codes."""
-        gain = self._gain(norm, source, port, consumers)
+
+        def value_type(name: str, frac: int) -> QType:
+            return self.formats.value_type(f"{norm}.{name}.largest", at_most=frac)
+
+        gain = self._gain(norm, source, port, consumers, value_type)
         scales = self._scales(norm, source, floor, gain)
         inputs = [Input(f"v.{name}", gain.name, name, "aligned") for name in consumers]
         inputs += [
@@ -146,21 +191,32 @@ class Norms:
                 codes.name,
                 name,
                 CODE,
-                (scales.name, f"scale.{name}", scales.output(f"scale.{name}").qtype),
+                Scale(
+                    scales.name,
+                    f"scale.{name}",
+                    scales.output(f"scale.{name}").qtype,
+                    1 / 127,
+                    shared=False,
+                ),
             )
             for name in consumers
         }
 
     def _gain(
-        self, norm: str, source: AnyNode, port: str, consumers: Mapping[str, TernaryWeight]
+        self,
+        norm: str,
+        source: AnyNode,
+        port: str,
+        consumers: Mapping[str, TernaryWeight],
+        value_type: Callable[[str, int], QType],
     ) -> Gain:
-        """The node that multiplies by the gains of every consumer, without the root."""
+        """The node that multiplies by the gains of every consumer, without the root; `value_type`
+        gives the format of what it sends to one, of at most so many fractional bits."""
         x = source.output(port).qtype
         gains, shifts, outputs = {}, {}, []
         for name in consumers:
             integer, gain_frac = integer_gain(self.formats.norms[norm].outer[name])
-            largest = f"{norm}.{name}.largest"
-            value = self.formats.value_type(largest, at_most=x.frac + gain_frac)
+            value = value_type(name, x.frac + gain_frac)
             gains[name], shifts[name] = integer, x.frac + gain_frac - value.frac
             outputs.append(Output(name, source.size, value))
         entry = Input("x", source.name, port, "aligned")
@@ -232,17 +288,27 @@ def ternary_product(
     matrix: TernaryMatrix,
     weight_scale: float,
     out: QType,
+    limit: int,
     *,
     calibrated: bool,
 ) -> tuple[tuple[Input, ...], Rescale]:
-    """The inputs of one ternary product and how its sum becomes a value of `out`."""
+    """The inputs of one ternary product, and how its sum, which an accumulator of up to `limit`
+    holds, becomes a value of `out`."""
     entry = Input(port, source.node, source.port, "ternary", matrix, calibrated=calibrated)
-    if source.scale is None:
-        return (entry,), Rescale(
-            multiplier(weight_scale * 2.0 ** (out.frac - source.format.frac)), None
-        )
-    node, scale_port, format_ = source.scale
-    reach = max(1, matrix.fullest) * source.format.high * format_.high
-    shift = max(0, reach.bit_length() - 31)
-    factor = multiplier(weight_scale / 127 * 2.0 ** (out.frac - format_.frac + shift))
-    return (entry, Input(f"{port}.scale", node, scale_port, "broadcast")), Rescale(factor, shift)
+    scale, frac = source.scale, out.frac - source.format.frac
+    if scale is None:
+        return (entry,), Rescale(multiplier(weight_scale * 2.0**frac))
+    largest = min(max(1, matrix.fullest) * source.format.high, limit + 1)
+    shift = max(0, (largest * scale.format.high).bit_length() - 31)
+    factor = multiplier(weight_scale * scale.unit * 2.0 ** (frac - scale.format.frac + shift))
+    at = ROOT if scale.shared else f"{port}.scale"
+    return (entry, Input(at, scale.node, scale.port, "broadcast")), Rescale(factor, at, shift)
+
+
+def together(*products: tuple[Input, ...]) -> tuple[Input, ...]:
+    """The inputs of several products, with what they share once."""
+    inputs: dict[str, Input] = {}
+    for product in products:
+        for entry in product:
+            inputs.setdefault(entry.port, entry)
+    return tuple(inputs.values())

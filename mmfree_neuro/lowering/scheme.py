@@ -31,6 +31,10 @@ class Scheme:
     """Whether calibration may hold a ternary sum inside its accumulator where proof would take bits
     of its activations.  Static activations then have `activation_bits`, or up to 16 where more are
     proved to fit."""
+    root: Literal["before", "after"] = "before"
+    """Whether a norm's root multiplies what a product reads, or the product's sum: then the product
+    need not wait for the root, which saves a step a norm.  Of static activations alone; per-token
+    codes are made without the root anyway."""
     headroom_bits: int = 1
     """How many times the calibrated range, as a power of two, every format still holds."""
     log2_sigmoid_segments: int = 8

@@ -96,5 +96,6 @@ def anything(path: Path) -> tuple[dict[str, Any], str]:
     return {
         "sha256": digest,
         **asdict(summary),
+        "steps_per_block": summary.steps_per_block,
         "payload_bits": graph.payload_bits,
     }, f"{graph_text(graph)}\nevery array is what its checksum says"

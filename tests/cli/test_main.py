@@ -432,7 +432,9 @@ def test_inspect(what: str, files: Files, capsys: pytest.CaptureFixture[str]) ->
     assert main(["inspect", files(what)]) == 0
     assert capsys.readouterr().out
     assert main(["inspect", files(what), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)
+    content = json.loads(capsys.readouterr().out)
+    assert content
+    assert content.get("steps_per_block") == (12 if what == "a16.graph" else None)
 
 
 def test_inspect_writes_codes(
@@ -729,7 +731,7 @@ def case_too_many_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     foreign = files("checkpoint/model.safetensors")
-    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 5'"
+    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 6'"
     return ["map", foreign, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 

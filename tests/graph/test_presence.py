@@ -1,11 +1,23 @@
 """Neurons that run at every step must know whether a token is there, and sums must meet."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from mmfree_neuro.errors import GraphError
-from mmfree_neuro.graph.nodes import MLGRU, PRESENCE, AnyNode, Graph, Input, InverseRms, QuantScale
+from mmfree_neuro.graph.nodes import (
+    MLGRU,
+    PRESENCE,
+    ROOT,
+    AnyNode,
+    Graph,
+    Input,
+    InverseRms,
+    Norm,
+    Quantise,
+    QuantScale,
+)
 from mmfree_neuro.graph.steps import delayed, steps
 from mmfree_neuro.graph.verify import verify
 
@@ -29,7 +41,7 @@ def test_every_root_and_recurrence_knows_of_the_token_from_the_root_before(graph
         node.name: entry.source
         for node in graph.nodes
         for entry in node.inputs
-        if entry.port == PRESENCE
+        if entry.port == node.presence and not isinstance(node, Norm | Quantise)
     }
     assert [before[node.name] for node in roots] == [
         "embedding",
@@ -51,6 +63,19 @@ def test_delays_by_hand(a16: Graph) -> None:
     assert delayed(a16.nodes) == a16.nodes  # the nodes themselves
 
 
+def test_delays_by_hand_with_roots_after_products(
+    random_graph: Callable[[str, str], Graph],
+) -> None:
+    """Root and gains work at step 1, the recurrence at 2, and so on: a product's sum and its root
+    arrive together, and the residual stream waits three steps."""
+    late = random_graph("lower-bounds", "a14-late")
+    step = steps(late.nodes)
+    names = ["attn.rms", "attn.gain", "mlgru", "o.rms", "o.gain", "o_proj"]
+    assert [step[f"layers.0.{name}"] for name in names] == [1, 1, 2, 3, 3, 4]
+    entries = {entry.port: entry.delay for entry in late.node("layers.0.o_proj").inputs}
+    assert entries == {"x": 3, "y": 0, "r": 0}
+
+
 def test_an_input_that_waits_too_long_or_not_enough(a16: Graph) -> None:
     node = a16.node("layers.0.o_proj")
     for wait in (4, 6):
@@ -65,8 +90,13 @@ def test_an_input_that_waits_too_long_or_not_enough(a16: Graph) -> None:
 
 def test_what_keeps_a_state_must_know_of_the_token(graph: Graph) -> None:
     node = graph.node("layers.0.mlgru")
-    inputs = tuple(entry for entry in node.inputs if entry.port != PRESENCE)
-    assert refused(with_node(graph, replace(node, inputs=inputs))) == (
+    scales = {
+        port: replace(one, scale=None) if one.scale == ROOT else one
+        for port, one in node.rescale.items()
+    }
+    inputs = tuple(entry for entry in node.inputs if entry.port not in (PRESENCE, ROOT))
+    changed = replace(node, inputs=inputs, rescale=scales)
+    assert refused(with_node(graph, changed)) == (
         "layers.0.mlgru: keeps a state, must have an input of presence"
     )
 

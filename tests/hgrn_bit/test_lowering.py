@@ -1,12 +1,15 @@
 """The lowered graph means what the float model means."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from mmfree_neuro.errors import RangeError
-from mmfree_neuro.graph.nodes import MLGRU, Graph, MaxAbs, QuantScale
+from mmfree_neuro.graph.nodes import MLGRU, PRESENCE, ROOT, Graph, MaxAbs, Norm, QuantScale
+from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.hgrn_bit import lowering, norms
 from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS, ModelConfig
 from mmfree_neuro.hgrn_bit.names import ternary_weights
@@ -150,6 +153,50 @@ def test_the_nodes_of_a_block(a16: Graph, a8: Graph) -> None:
     assert sum(isinstance(node, QuantScale) for node in a8.nodes) == 9
     # 64 and 128 values in groups of 32: two levels each.
     assert sum(isinstance(node, MaxAbs) for node in a8.nodes) == 2 * (2 * (3 + 1 + 1 + 1) + 1)
+
+
+@pytest.mark.parametrize("scheme", ["a14-late", "a16-late"])
+def test_the_nodes_of_a_block_with_roots_after_products(
+    scheme: str, random_graph: Callable[[str, str], Graph]
+) -> None:
+    """No node multiplies by a root before a product: all that read a sum multiply it."""
+    graph = random_graph("lower-bounds", scheme)
+    norms = [
+        f"layers.{layer}.{norm}" for layer in range(2) for norm in ("attn", "o", "mlp", "down")
+    ]
+    for norm in (*norms, "head"):
+        readers = {
+            node.name: entry.port
+            for node in graph.nodes
+            for entry in node.inputs
+            if (entry.source, entry.source_port) == (f"{norm}.rms", "r") and entry.port != PRESENCE
+        }
+        products = {
+            node.name
+            for node in graph.nodes
+            for entry in node.inputs
+            if entry.source == f"{norm}.gain"
+        }
+        assert readers == dict.fromkeys(products, ROOT)
+    assert not any(isinstance(node, Norm) for node in graph.nodes)
+
+
+def test_steps_of_a_block(random_graph: Callable[[str, str], Graph]) -> None:
+    found = {
+        scheme: summarise(random_graph("lower-bounds", scheme)).steps_per_block
+        for scheme in ("a14", "a16", "a8", "a14-late", "a16-late")
+    }
+    assert found == {"a14": 12, "a16": 12, "a8": 24, "a14-late": 8, "a16-late": 8}
+
+
+@pytest.mark.usefixtures("needs_torch")
+@pytest.mark.parametrize("scheme", ["a14", "a16"])
+def test_roots_after_products_are_near_the_float_model(
+    scheme: str, checkpoint: Checkpoint, tokens: np.ndarray
+) -> None:
+    late = lowered(checkpoint, tokens, replace(SCHEMES[scheme], root="after"), "late")
+    others = np.random.default_rng(8).integers(256, size=(2, 24))
+    assert error_of(checkpoint, late, others, quantise=False) < 0.005
 
 
 def test_lower_bounds_begin_behind_the_first_block(checkpoint: Checkpoint, a16: Graph) -> None:
@@ -302,22 +349,29 @@ def test_activations_are_as_wide_as_is_proved_and_then_as_calibration_allows(
     assert ("i" in graph.node("layers.0.mlgru").calibrated) == calibrated
 
 
+@pytest.mark.parametrize(
+    ("root", "node", "seen_as"), [("before", "norm", "sum"), ("after", "gain", "folded")]
+)
 def test_a_sum_that_calibration_saw_leaves_room(
-    bounded_checkpoint: Checkpoint, stored_ranges: dict[str, dict[str, Ranges]]
+    root: Literal["before", "after"],
+    node: str,
+    seen_as: str,
+    bounded_checkpoint: Checkpoint,
+    stored_ranges: dict[str, dict[str, Ranges]],
 ) -> None:
     """Twice the largest sum that was seen fits the accumulator, and with a bit more it would not:
     a sum four times as large costs two bits."""
-    scheme = replace(A14, accumulator_bits=17, value_bits=17)
+    scheme = replace(A14, accumulator_bits=17, value_bits=17, root=root)
     ranges = dict(stored_ranges["lower-bounds"]["a14"])
     name, weight = (
-        "layers.0.o.y.sum",
+        f"layers.0.o.y.{seen_as}",
         ternary_weights(bounded_checkpoint)["model.layers.0.attn.o_proj.weight"],
     )
     limit, found = 2**16 - 1, []
-    frac = with_stored_ranges(bounded_checkpoint, ranges, scheme).node("layers.0.o.norm")
+    frac = with_stored_ranges(bounded_checkpoint, ranges, scheme).node(f"layers.0.o.{node}")
     step = weight.scale * 2.0 ** -frac.outputs[0].qtype.frac
     for seen in (limit / 2, limit / 2 + 1, 2 * limit):
         ranges[name] = Range(0.0, seen * step)
         graph = with_stored_ranges(bounded_checkpoint, ranges, scheme)
-        found.append(graph.node("layers.0.o.norm").outputs[0].qtype.bits)
+        found.append(graph.node(f"layers.0.o.{node}").outputs[0].qtype.bits)
     assert found == [14, 13, 12]

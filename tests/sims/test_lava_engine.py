@@ -75,7 +75,11 @@ GRAPHS = {
     f"{number}-{scheme}": (model, scheme)
     for number, model in ((1, "two-blocks"), (2, "two-other-blocks"))
     for scheme in ("a16", "a8")
-} | {"1-a14": ("two-blocks", "a14"), "2-wraps": ("two-other-blocks", "wraps")}
+} | {
+    "1-a14": ("two-blocks", "a14"),
+    "2-wraps": ("two-other-blocks", "wraps"),
+    "1-late": ("two-blocks", "a14-late"),
+}
 
 # Lava forks; the parent that forks must not have torch in memory, as the process of these tests
 # has.

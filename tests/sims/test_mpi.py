@@ -57,6 +57,7 @@ GRAPHS = {
     "2-a16": ("two-blocks", "a16"),
     "3-a8": ("three-blocks", "a8"),
     "2-wraps": ("two-blocks", "wraps"),
+    "1-late": ("two-blocks", "a14-late"),
 }
 TOKENS = np.random.default_rng(3).integers(0, 256, (2, 20))
 JOBS = Job(TOKENS[:, :4], 3, Sampling(0.8, seed=4)), Job(TOKENS[:1])

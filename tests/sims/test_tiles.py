@@ -52,7 +52,7 @@ CHECKED_BY_THE_REFERENCE = 100
 
 COPIED = InverseRms, Norm, Gain, MaxAbs, QuantScale, Quantise
 """Nodes of which several cores may hold the same neurons."""
-OFTEN = 7, 1, 2, 1, 1, 7, 2, 2
+OFTEN = 7, 1, 2, 1, 1, 7, 2, 2, 1
 """How often each model has its turn: small ones more often, as their cases take less time."""
 
 
@@ -73,7 +73,7 @@ Divided = tuple[tuple[Graph, ...], ...]
 @pytest.fixture(scope="module")
 def models(random_graph: Callable[[str, str], Graph]) -> tuple[Graph, ...]:
     """Blocks 1 … 3, hidden sizes 16 … 64, all schemes, sums that
-    wrap, with lower bounds and without, odd
+    wrap, roots after the products, with lower bounds and without, odd
     sizes."""
     names = (
         ("16x1x24", "a16"),
@@ -84,6 +84,7 @@ def models(random_graph: Callable[[str, str], Graph]) -> tuple[Graph, ...]:
         ("20x1x37-expanded", "a16"),
         ("24x2x33", "a14"),
         ("48x2x80", "wraps"),
+        ("48x2x80", "a16-late"),
     )
     return tuple(random_graph(name, scheme) for name, scheme in names)
 

@@ -1,5 +1,7 @@
 """Measures, with the float model on real text, the ranges that lowering builds its formats from."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,6 +30,10 @@ class _Ranges:
         self.norms = norms_of(checkpoint)
         self.checkpoint = checkpoint
         self.g = torch.empty(0)
+        self.roots: dict[str, list[Tensor]] = {}
+        """For each norm, the roots of the mean squares [windows, time], in order."""
+        self.summed: Counter[str] = Counter()
+        """For each product, of how many windows its sums are known."""
 
     def add(self, name: str, value: Tensor) -> None:
         """Widen a range by a quantity that has one value per token."""
@@ -45,6 +51,7 @@ class _Ranges:
         gains: NormGains = self.norms[name]
         inner = z if gains.inner is None else z * torch.from_numpy(gains.inner)
         mean_square = inner.square().mean(-1) + extra + gains.floor
+        self.roots.setdefault(name, []).append(mean_square.sqrt())
         self.magnitude(f"{name}.source", z)
         self.magnitude(f"{name}.inner", inner)
         self.add(f"{name}.mean_square", mean_square)
@@ -52,6 +59,18 @@ class _Ranges:
             scaled = largest(z * torch.from_numpy(outer))
             self.add(f"{name}.{port}.largest", scaled)
             self.add(f"{name}.{port}", scaled * mean_square.rsqrt())
+
+    def product(self, norm: str, port: str, value: Tensor) -> None:
+        """The sums of a product behind a norm: as they are, and as they would be without its root.
+
+        Windows come in the same order to both, but not always as many at once.
+        """
+        name = f"{norm}.{port}"
+        first = self.summed[name]
+        self.summed[name] += len(value)
+        roots = torch.cat(self.roots[norm])[first : first + len(value)]
+        self.magnitude(f"{name}.sum", value)
+        self.add(f"{name}.folded", largest(value) * roots)
 
     def tap(self, name: str, value: Tensor) -> Tensor:
         """The tap of the float model."""
@@ -67,7 +86,7 @@ class _Ranges:
                     value, "head" if int(layer) == last else f"layers.{int(layer) + 1}.attn"
                 )
             case ["layers", layer, "attn", ("i" | "f" | "g") as port]:
-                self.magnitude(f"layers.{layer}.attn.{port}.sum", value)
+                self.product(f"layers.{layer}.attn", port, value)
                 if port == "g":
                     self.g = value
             case ["layers", layer, "attn", "h"]:
@@ -78,15 +97,15 @@ class _Ranges:
                 v = self.g * gains * value * torch.sigmoid(value)
                 self.norm(f"layers.{layer}.o", v, BITLINEAR_EPS * self.g.square().mean(-1))
             case ["layers", layer, "attn", "o"]:
-                self.magnitude(f"layers.{layer}.o.y.sum", value)
+                self.product(f"layers.{layer}.o", "y", value)
             case ["layers", layer, "mlp", "gate_up"]:
-                self.magnitude(f"layers.{layer}.mlp.y.sum", value)
+                self.product(f"layers.{layer}.mlp", "y", value)
             case ["layers", layer, "mlp", "v"]:
                 self.norm(f"layers.{layer}.down", value)
             case ["layers", layer, "mlp", "down"]:
-                self.magnitude(f"layers.{layer}.down.y.sum", value)
+                self.product(f"layers.{layer}.down", "y", value)
             case ["logits"]:
-                self.magnitude("head.y.sum", value)
+                self.product("head", "y", value)
         return value
 
     def residual(self, x: Tensor, next_norm: str) -> None:
