@@ -138,7 +138,9 @@ def test_every_name_that_lowering_reads_is_there(scheme: Scheme, shape: str) -> 
             "down.y.sum",
         )
     }
-    assert set(ranges) == {"residual", "head.y.sum"} | sums | norm_names(checkpoint)
+    products = {f"{norm}.{port}" for norm, g in norms_of(checkpoint).items() for port in g.outer}
+    folded = {f"{product}.folded" for product in products}
+    assert set(ranges) == {"residual", "head.y.sum"} | sums | folded | norm_names(checkpoint)
     assert all(0 <= found.low <= found.high < float("inf") for found in ranges.values())
     assert all(ranges[f"{norm}.mean_square"].low > 0 for norm in norms_of(checkpoint))
 

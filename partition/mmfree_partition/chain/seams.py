@@ -100,6 +100,8 @@ class Seams:
           partial sums, and the root of all squares, which comes back: 2563;
         - before neuron 2048, 2048 columns done: 1026 + 1024 + 1, as before any behind 1024.
 
+        Where the root comes after the product it does not come back: one payload less.
+
         Without columns, the last would be 1026 + 2048.  So up to as many neurons as the product has
         rows no column is done, there the columns catch up, and behind that they keep step.  Where
         they have caught up, a cut costs less than any inside the norm and the product, which
@@ -113,16 +115,18 @@ class Seams:
             cuts.append(Cut(k, 0))
             crossed.append(crossing.before(self.crossings, k))
             constant, slope = crossing.inside(self.crossings, k, divided=k in self.squares)
-            product = self.behind.get(k, (k, k))[1]
+            norm, product = self.behind.get(k, (k, k))
             rows = self.chain.links[product].node.size
             narrow = min(size, rows // grain * grain)
             inner = [Cut(k, offset) for offset in range(grain, min(size, narrow + 1), grain)]
             if k in self.behind:
                 inner += [Cut(k, narrow, columns) for columns in range(grain, narrow + 1, grain)]
                 inner += [Cut(k, offset, offset) for offset in range(narrow + grain, size, grain)]
+            # A norm with a root has it come back; gains alone need none.
+            roots = sum(e.how == "broadcast" for e in self.chain.links[norm].node.inputs)
             for cut in inner:
                 cuts.append(cut)
-                more = rows + 1 - cut.columns if cut.columns else 0
+                more = rows + roots - cut.columns if cut.columns else 0
                 crossed.append(constant + slope * cut.offset + more)
             k = product + 1
         cuts.append(Cut(len(self.chain.links), 0))
