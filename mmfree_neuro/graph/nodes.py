@@ -296,7 +296,7 @@ class Norm(Node):
     @property
     def presence(self) -> str:
         """The root, which is never zero."""
-        return "r"
+        return ROOT
 
 
 @dataclass(frozen=True, eq=False, repr=False)

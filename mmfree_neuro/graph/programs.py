@@ -10,6 +10,7 @@ from mmfree_neuro.graph.machine import Machine, Value
 from mmfree_neuro.graph.nodes import (
     GLU,
     MLGRU,
+    ROOT,
     AnyNode,
     Embedding,
     Gain,
@@ -199,7 +200,7 @@ def run(
         case InverseRms():
             return {"r": m.send(_inverse_root(m, inputs, node, node.output("r").qtype))}, None
         case Norm():
-            t = m.mul_shr(m.read(inputs["x"]), m.read(inputs["r"]), node.pre_shift)
+            t = m.mul_shr(m.read(inputs["x"]), m.read(inputs[ROOT]), node.pre_shift)
             return {
                 p: m.send(m.mul_fit(t, constants[f"gains.{p}"], shift, node.output(p).qtype))
                 for p, shift in node.shifts.items()

@@ -63,10 +63,11 @@ class GraphSummary:
     @property
     def steps_per_block(self) -> int:
         """How many steps a token takes through a block, of the longest block; 0 without any."""
-        last = {node.block: 0 for node in self.nodes}
+        last: dict[int, int] = {}
         for node in self.nodes:
-            last[node.block] = max(last[node.block], node.step)
-        ends = [0, *(last[block] for block in range(self.blocks))]
+            if node.block is not None:
+                last[node.block] = max(last.get(node.block, 0), node.step)
+        ends = [0, *(last[block] for block in sorted(last))]
         return max((b - a for a, b in pairwise(ends)), default=0)
 
 

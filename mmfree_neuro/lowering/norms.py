@@ -154,7 +154,7 @@ class Norms:
             y = self.formats.activations(f"{norm}.{name}", weight, t_frac + gain_frac)
             gains[name], shifts[name] = integer, t_frac + gain_frac - y.frac
             outputs.append(Output(name, size, y))
-        inputs = (Input("x", source.name, port, "aligned"), Input("r", rms.name, "r", "broadcast"))
+        inputs = (Input("x", source.name, port, "aligned"), Input(ROOT, rms.name, "r", "broadcast"))
         node = Norm(f"{norm}.norm", size, inputs, tuple(outputs), pre_shift, gains, shifts)
         self.nodes.append(node)
         return {o.port: Source(node.name, o.port, o.qtype, None) for o in outputs}

@@ -32,6 +32,11 @@ def test_a_visit_with_a_token_issues_what_is_proved_and_the_guard(graph: Graph) 
             assert 1 <= more <= about.idle_instructions
 
 
+def test_steps_of_blocks_that_no_node_names(hand_graph: Graph) -> None:
+    """A file may claim blocks that its nodes know nothing of."""
+    assert summarise(replace(hand_graph, blocks=2)).steps_per_block == 0
+
+
 def test_a_graph_that_is_not_legal_has_no_summary(hand_graph: Graph) -> None:
     head = replace(hand_graph.head, name="embedding")
     with pytest.raises(GraphError, match=r"^embedding: two nodes have this name$"):
