@@ -12,7 +12,7 @@ import pytest
 
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.graph.nodes import Graph, Norm, Quantise, block_of
+from mmfree_neuro.graph.nodes import Gain, Graph, Norm, Quantise, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
@@ -174,7 +174,7 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
     is read by nobody.
     """
     parts = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
-    for name in ("1-a16", "2-a8", "2-wraps"):
+    for name in ("1-a16", "1-late", "2-a8", "2-wraps"):
         graph, digest = graph_file.load_graph(graphs[name])
         squares = "layers.0.mlp.rms" if not name.endswith("a8") else "layers.0.mlp.scale"
         columns = evenly(graph, (*parts, (squares, 2)))
@@ -188,7 +188,7 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
         for node in (
             n
             for n in divided.nodes
-            if isinstance(n, Norm | Quantise) and block_of(n.name) is not None
+            if isinstance(n, Norm | Gain | Quantise) and block_of(n.name) is not None
         ):
             shards += [
                 Shard(node.name, 0, node.size // 2),
@@ -205,7 +205,8 @@ def test_a_divided_graph_with_copies_and_its_head_on_the_host(
             mapping_file.StoredMapping(mapping, SYSTEM, graphs[name]), tmp_path / f"{name}.map"
         )
     paths = sorted(tmp_path.glob("*.map"))
-    assert run_python(COMPARE, *paths).stdout.split() == ["1-a16.map", "2-a8.map", "2-wraps.map"]
+    names = ["1-a16.map", "1-late.map", "2-a8.map", "2-wraps.map"]
+    assert run_python(COMPARE, *paths).stdout.split() == names
 
 
 def test_progress_is_reported(

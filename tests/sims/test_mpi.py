@@ -23,7 +23,7 @@ import pytest
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError, printable
 from mmfree_neuro.graph import graph_file
-from mmfree_neuro.graph.nodes import Graph, InverseRms, Norm, Quantise, QuantScale, block_of
+from mmfree_neuro.graph.nodes import Gain, Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping import mapping_file
@@ -76,7 +76,7 @@ def with_head_on_host(graph: Graph, mapping: Mapping) -> Mapping:
     ]
     for node in graph.nodes:
         if (
-            isinstance(node, InverseRms | Norm | QuantScale | Quantise)
+            isinstance(node, InverseRms | Norm | Gain | QuantScale | Quantise)
             and block_of(node.name) is not None
         ):
             shards += [Shard(node.name, 0, node.size)] * 2
@@ -351,7 +351,8 @@ SAVING = """
 
 
 @pytest.mark.parametrize(
-    "name", ["2-a16-random", "3-a8-block-per-chip", "3-a8-divided", "2-wraps-divided"]
+    "name",
+    ["2-a16-random", "3-a8-block-per-chip", "3-a8-divided", "2-wraps-divided", "1-late-divided"],
 )
 def test_states_are_saved_and_resumed_across_engines(
     name: str, maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
