@@ -12,7 +12,7 @@ an `MMFreeError`, whose text says who, what it is and what it must be.
 """
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -212,6 +212,7 @@ class Graph:
         divide: bool = True,
         refine: bool = False,
         seed: int = 0,
+        local_roots: Collection[str] = (),
     ) -> "Mapped":
         """The graph on the cores of a system: a name, a TOML file of your own, or a record.
 
@@ -219,7 +220,16 @@ class Graph:
         fit, and InputError or HardwareError where an option or the system cannot be.
         """
         request = Request(
-            placer, chips, cores, spread, head_on_host, weight_bits, divide, refine, seed
+            placer,
+            chips,
+            cores,
+            spread,
+            head_on_host,
+            weight_bits,
+            divide,
+            refine,
+            seed,
+            local_roots=tuple(local_roots),
         )
         spec = map.with_weight_bits(_system(system), weight_bits)
         digest = graph_file.digest_of(self.graph)

@@ -19,7 +19,7 @@ from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary, ternary_weights
 from mmfree_neuro.integers.ternary import TILE, TernaryMatrix, pack, packed_shape
-from mmfree_neuro.lowering.scheme import SCHEMES, Range, Scheme
+from mmfree_neuro.lowering.scheme import Range, Root, Scheme, scheme_named
 from mmfree_neuro.lowering.ternarise import TernaryWeight
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
@@ -49,12 +49,16 @@ def published_graph(
     model: str,
     *,
     scheme: str = "a16",
+    root: Root = "before",
     blocks: int | None = None,
     zeros: float = ZEROS,
     seed: int | None = None,
 ) -> Graph:
     """The graph of a model of a published size, for all that does not read its weights: mapping,
     counts and costs.
+
+    The roots of norms come before products, as in the published deployment, unless `root` says
+    otherwise.
 
     `blocks` of it instead of all; a share `zeros` of the weights is zero, the same in every row.
     With a `seed` the codes are drawn, so that the graph can be saved and opened.
@@ -75,7 +79,7 @@ def published_graph(
         n: np.broadcast_to(np.float32(len(s) == 1 or 0.05), s) for n, s in config.shapes().items()
     }
     return lowering.lower(
-        Checkpoint(config, tensors), weights, _EveryRange(), SCHEMES[scheme], model
+        Checkpoint(config, tensors), weights, _EveryRange(), scheme_named(scheme, root), model
     )
 
 

@@ -24,6 +24,7 @@ import pytest
 from hypothesis import settings
 
 from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.local_roots import ALL, with_local_roots
 from mmfree_neuro.graph.nodes import Embedding, Graph, Head, Input, Output, Rescale, Squares
 from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.config import ModelConfig
@@ -242,10 +243,14 @@ def _stored_ranges() -> dict[str, dict[str, Ranges]]:
     }
 
 
-TIGHT = replace(SCHEMES["a14"], name="wraps", accumulator_bits=17, value_bits=17)
+EARLY = {name: replace(scheme, root="before") for name, scheme in SCHEMES.items()}
+"""The schemes with roots before the products, whose nodes and steps are easier to write down."""
+TIGHT = replace(EARLY["a14"], name="wraps", accumulator_bits=17, value_bits=17)
 """Accumulators that no sum of a random model is sure to fit."""
-LATE = {f"{name}-late": replace(SCHEMES[name], root="after") for name in ("a14", "a16")}
-"""Schemes in which norms take their roots after the products."""
+LATE = {f"{name}-late": SCHEMES[name] for name in ("a14", "a16")}
+"""Schemes as they are unless told otherwise: norms take their roots after the products."""
+LOCAL = {name.replace("late", "local"): name for name in LATE}
+"""Graphs of these whose neurons find all roots for themselves."""
 _PRODUCT = re.compile(r".*\.(attn\.[ifg]|y)(\.sum)?")
 """The names of what products read and give."""
 
@@ -264,10 +269,12 @@ def _random_graph(name: str, scheme: str) -> Graph:
     weights = ternary_weights(checkpoint)
     if scheme == TIGHT.name:
         return lowering.lower(checkpoint, weights, _too_small(ranges["a14"]), TIGHT, "tiny")
+    if scheme in LOCAL:
+        return with_local_roots(_random_graph(name, LOCAL[scheme]), [ALL])
     if scheme in LATE:
         measured = ranges[scheme.removesuffix("-late")]
         return lowering.lower(checkpoint, weights, measured, LATE[scheme], "tiny")
-    return lowering.lower(checkpoint, weights, ranges[scheme], SCHEMES[scheme], "tiny")
+    return lowering.lower(checkpoint, weights, ranges[scheme], EARLY[scheme], "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -284,8 +291,9 @@ def random_checkpoint() -> Callable[[str], Checkpoint]:
 
 @pytest.fixture(scope="session")
 def random_graph() -> Callable[[str, str], Graph]:
-    """The function that gives the graph of a random model in a scheme, one whose roots come after
-    the products in "a14-late" and "a16-late", or one whose sums wrap in "wraps"."""
+    """The function that gives the graph of a random model in a scheme, its roots before the
+    products: after these in "a14-late" and "a16-late", and found by every neuron in "a14-local" and
+    "a16-local"; or one whose sums wrap in "wraps"."""
     return _random_graph
 
 
@@ -344,9 +352,10 @@ def wraps() -> Graph:
     return _random_graph("lower-bounds", "wraps")
 
 
-@pytest.fixture(scope="session", params=[*sorted(SCHEMES), "a14-late"])
+@pytest.fixture(scope="session", params=[*sorted(SCHEMES), "a14-late", "a14-local"])
 def graph(request: pytest.FixtureRequest) -> Graph:
-    """The tiny model with lower bounds, in every scheme, and with roots after the products."""
+    """The tiny model with lower bounds, in every scheme, and with roots after the products: one for
+    all, or one in every neuron."""
     return _random_graph("lower-bounds", request.param)
 
 

@@ -1,11 +1,12 @@
 """What the integers of every scheme lose against the float model, on library modules that training
-never saw.
+never saw; static activations with the roots of norms after the products and before them.
 
 Run: python examples/benchmarks/quality.py [CHECKPOINT] [WINDOWS]
 (windows of 1024 bytes, 64 of them unless told)
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,11 @@ def main(folder: Path, count: int) -> None:
             "bytes": whole.size,
         }
     ]
+    schemes = dict(SCHEMES)
     for name, scheme in SCHEMES.items():
+        if scheme.activations == "static":
+            schemes[f"{name}, roots before products,"] = replace(scheme, root="before")
+    for name, scheme in schemes.items():
         ranges = calibrate(checkpoint, calibration, scheme, weights=weights)
         graph = lowering.lower(checkpoint, weights, ranges, scheme, folder.name)
         placed, few = quality.in_one_place(graph), Job(windows[:1, :6])

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     converting.convert(
         options.checkpoint,
         options.output,
-        scheme_named(options.scheme),
+        scheme_named(options.scheme, options.root),
         options.calibrate,
         say,
         shown,

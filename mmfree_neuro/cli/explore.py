@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.options import add_command, add_option, local_roots
 from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
 from mmfree_neuro.errors import InputError, shown
@@ -60,6 +60,15 @@ def add(commands: Any) -> None:
     )
     add_option(
         p,
+        "--local-roots",
+        default="none",
+        help=(
+            "norms whose roots every neuron finds for itself, as none,all,attn+mlp: fewer steps, "
+            "more synaptic operations (default none)"
+        ),
+    )
+    add_option(
+        p,
         "--head-on-host",
         action="store_true",
         help="leave the head and its norm to the host, as published",
@@ -93,12 +102,14 @@ def run(options: argparse.Namespace) -> None:
             copies=copy,
             divide=SPLITS[split]["divide"],
             spread=SPLITS[split]["spread"],
+            local_roots=local_roots(kinds),
         )
         for width in bits
         for split in options.splits.split(",")
         for placer in options.placers.split(",")
         for count in chips
         for copy in copies
+        for kinds in options.local_roots.split(",")
         if placer != "block-per-chip" or count == chips[0]
     ]
     found, failed = pipeline_explore.explore(options.graph, options.system, requests, say)

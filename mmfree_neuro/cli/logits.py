@@ -127,7 +127,7 @@ def _floats(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[Out
 def _integers(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[Outputs, list[str]]:
     graph, mapping, warnings = pipeline_logits.load_source(
         options.source,
-        scheme_named(options.scheme),
+        scheme_named(options.scheme, options.root),
         options.calibrate,
         tokens,
         options.new_tokens,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.options import add_command, add_local_roots, add_option, local_roots
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph.nodes import Graph
@@ -57,6 +57,7 @@ def add(commands: Any) -> None:
         type=int,
         help="what a stored weight takes (default: as the chip's description says)",
     )
+    add_local_roots(p)
     add_option(p, "--seed", type=int, default=0, help="seed of placers that draw (default 0)")
 
 
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
         not options.rows_only,
         options.refine,
         options.seed,
+        local_roots=local_roots(options.local_roots),
     )
 
     def shown(graph: Graph, stored: StoredMapping, kept: bool) -> None:

@@ -9,7 +9,7 @@ from typing import IO, Any, NoReturn
 from mmfree_neuro.cli.output import tell
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.reading import Misfit, opened, reading
-from mmfree_neuro.lowering.scheme import DEFAULT, SCHEMES
+from mmfree_neuro.lowering.scheme import DEFAULT, ROOTS, SCHEMES
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +58,15 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         "--scheme",
         default=DEFAULT,
         help=f"how to make integers: {' or '.join(sorted(SCHEMES))} (default {DEFAULT})",
+    )
+    add_option(
+        parser,
+        "--root",
+        default="after",
+        help=(
+            f"the root of a norm comes {' or '.join(ROOTS)} the product behind it: before takes 12 "
+            "steps a block in place of 8 (default after; scheme a8 has one way alone)"
+        ),
     )
     add_option(
         parser,
@@ -121,6 +130,24 @@ def _text(file: IO[bytes]) -> str:
     if len(content) > LONGEST_PROMPT:
         raise Misfit(f"it has more than {LONGEST_PROMPT} bytes, must have no more")
     return content.decode(errors="surrogateescape")
+
+
+def add_local_roots(parser: argparse.ArgumentParser) -> None:
+    add_option(
+        parser,
+        "--local-roots",
+        default="none",
+        metavar="NORMS",
+        help=(
+            "norms whose roots every neuron finds for itself, a step a norm fewer for more "
+            "synaptic operations: none, all, or some as attn+mlp (default none)"
+        ),
+    )
+
+
+def local_roots(text: str) -> tuple[str, ...]:
+    """The kinds of norms that are named."""
+    return () if text == "none" else tuple(text.split("+"))
 
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:

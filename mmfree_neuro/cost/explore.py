@@ -25,13 +25,15 @@ def label(request: Request) -> str:
     """A request in a few words."""
     parts = [request.placer, request.split, f"{request.weight_bits} bits"]
     parts += ["head on the host"] if request.head_on_host else []
+    parts += [f"local roots {'+'.join(request.local_roots)}"] if request.local_roots else []
     return ", ".join([*parts, f"{request.copies} copies"] if request.copies > 1 else parts)
 
 
 def plain(request: Request) -> dict[str, Any]:
     """A request as plain data: what differs between the points of one exploration."""
     names = ("placer", "chips", "split", "weight_bits", "head_on_host", "copies")
-    return {name: getattr(request, name) for name in names}
+    found = {name: getattr(request, name) for name in names}
+    return found | {"local_roots": list(request.local_roots)}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ integers in declared `QType`s.  An input reaches a neuron in one of five ways (`
 - "ternary":   neuron i reads the sum over j of matrix[i, j] · source[first + j],
                with entries -1, 0, +1;
 - "aligned":   neuron i reads source[i];
-- "sum":       the only neuron reads the sum of the source, or of `count` values from `first` on;
-- "broadcast": every neuron reads the only value of the source (or, at a port of `PRESENCE`, the
-               first);
+- "sum":       every neuron reads the sum of the source, or of `count` values from `first` on;
+- "broadcast": every neuron reads the only value of the source (or, at a port that only says
+               something of the token, the first);
 - "group":     neuron i reads source[arity·i] … source[arity·i + arity - 1],
                each in an accumulator of its own.
 
@@ -54,6 +54,14 @@ from mmfree_neuro.integers.ternary import TernaryMatrix
 
 PRESENCE = "presence"
 """The port of an input that says only that a token is there; no program reads it."""
+PACE = "pace"
+"""The port of an input that says only when its node fires; no program reads it."""
+UNREAD = frozenset({PRESENCE, PACE})
+"""The ports that no program reads."""
+HERE = "here"
+"""The port of what passes from node to node with a token, and is never zero."""
+OF_TOKENS = UNREAD | {HERE}
+"""The ports of what says something of a token, which all values of an output say alike."""
 ROOT = "r"
 """The port at which the root of a norm arrives."""
 How = Literal["ternary", "aligned", "sum", "broadcast", "group"]
@@ -79,6 +87,11 @@ class Input:
     calibrated: bool = False
     """Whether the sum at its port is held inside the accumulator by calibration, not by proof; only
     with "ternary", and with "aligned" where a sum arrives that wraps."""
+
+    @property
+    def reaches_all(self) -> bool:
+        """Whether each of the source's values that it needs goes to every neuron; else to one."""
+        return self.how in ("ternary", "sum", "broadcast")
 
 
 @dataclass(frozen=True)
@@ -169,9 +182,9 @@ class Node:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The names of what the program reads, in order: the ports, but for one of presence
-        alone."""
-        return tuple(port for port in self.ports if port != PRESENCE)
+        """The names of what the program reads, in order: the ports, but for those of presence or
+        pace alone."""
+        return tuple(port for port in self.ports if port not in UNREAD)
 
     def stride(self, name: str) -> int:
         """How far apart neighbouring neurons read in what arrives; 0 where all read one value."""
@@ -218,6 +231,41 @@ class Squares:
         return {} if self.gains is None else {"squares": self.gains}
 
 
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """What a value z is multiplied by for each of several products: for each output p
+
+    p = fit(mul(z, values[p] / 2^shifts[p]))
+    """
+
+    values: dict[str, Ints]  # each [size]
+    shifts: dict[str, int]
+
+    @property
+    def constants(self) -> dict[str, Ints]:
+        """The gains as constants of the node."""
+        return {f"gains.{port}": values for port, values in self.values.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class InverseRoot:
+    """How the root of a norm comes from a sum of squares: r = fit(1 / sqrt(total + floor)).
+
+    The total is what arrives at the port `total`, or the sums of two digits put together:
+    total · 2^low_bits + total.low.
+    The radicand is shifted left by 2k until its top bit pair is set; 24 first guesses by its top
+    five bits; `newton` steps y ← y (3 - w y²) / 2; then times powers[k] / 2^28, which undoes the
+    shift and holds sqrt(n).
+    """
+
+    floor: int
+    powers: Ints  # [16]
+    newton: int
+    low_bits: int
+    root: QType
+    """The format of r."""
+
+
 @dataclass(frozen=True)
 class Rescale:
     """How a ternary sum becomes a value of the output's format.
@@ -226,7 +274,8 @@ class Rescale:
     value = fit(mul(floor(sum · scale / 2^shift), factor))   with what arrives at the port `scale`
 
     A scale belongs to the token: that of its 8-bit codes from a `QuantScale`, or the root of the
-    norm of what the sum is made of.
+    norm of what the sum is made of.  A node that has a root of its own (`Node.root`) finds that
+    from the squares, and nothing arrives at `ROOT`.
     """
 
     factor: Multiplier
@@ -234,19 +283,24 @@ class Rescale:
     shift: int = 0
 
 
+def _folded(gains: Gains | None) -> dict[str, Ints]:
+    return {} if gains is None else gains.constants
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Embedding(Node):
     """On the host: x = fit(codes[token] · scales[token] / 2^shift), to the nearest, halves up; sq
-    as in `Squares`; here = 1, by which others know that there is a token."""
+    as in `Squares`; `folded` of x; here = 1, by which others know that there is a token."""
 
     codes: NDArray[np.int8] | NDArray[np.int16]  # [vocabulary, size]
     scales: Ints  # [vocabulary]
     shift: int
     squares: Squares
+    folded: Gains | None = None
 
     @property
     def constants(self) -> dict[str, Ints]:
-        return self.squares.constants
+        return self.squares.constants | _folded(self.folded)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -263,35 +317,21 @@ class Embedding(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class InverseRms(Node):
-    """One neuron: r = fit(1 / sqrt(total + floor)) in the output's format.
+    """One neuron: r as in `InverseRoot`, for all that read it."""
 
-    The total is the sum of squares, or the sums of their digits put together:
-    total · 2^low_bits + total.low.
-    The radicand is shifted left by 2k until its top bit pair is set; 24 first guesses by its top
-    five bits; `newton` steps y ← y (3 - w y²) / 2; then times powers[k] / 2^28, which undoes the
-    shift and holds sqrt(n).
-    """
-
-    floor: int
-    powers: Ints  # [16]
-    newton: int
-    low_bits: int = 0
+    inverse: InverseRoot
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Norm(Node):
-    """t = floor(x · r / 2^pre_shift), and for each output p
-
-    p = fit(mul(t, gains[p] / 2^shifts[p]))
-    """
+    """t = floor(x · r / 2^pre_shift), and the gains of t as in `Gains`."""
 
     pre_shift: int
-    gains: dict[str, Ints]  # each [size]
-    shifts: dict[str, int]
+    gains: Gains
 
     @property
     def constants(self) -> dict[str, Ints]:
-        return {f"gains.{port}": gains for port, gains in self.gains.items()}
+        return self.gains.constants
 
     @property
     def presence(self) -> str:
@@ -301,17 +341,13 @@ class Norm(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gain(Node):
-    """A norm's gains without its root: for each output p
+    """A norm's gains without its root: those of x as in `Gains`."""
 
-    p = fit(mul(x, gains[p] / 2^shifts[p]))
-    """
-
-    gains: dict[str, Ints]  # each [size]
-    shifts: dict[str, int]
+    gains: Gains
 
     @property
     def constants(self) -> dict[str, Ints]:
-        return {f"gains.{port}": gains for port, gains in self.gains.items()}
+        return self.gains.constants
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -329,21 +365,17 @@ class MaxAbs(Node):
 class QuantScale(Node):
     """One neuron that turns a norm's root and the largest magnitudes into scales of 8-bit codes.
 
-    r        = 1 / sqrt(total + floor)      as in `InverseRms`, in the format `root`
+    r        as in `InverseRoot`
     inv_p    = fit(127 / max_p)                                    max_p at least 1
     scale_p  = fit(max_p · r / 2^scale_shift[p])
 
     1 / max: max is shifted left until its top bit is set; 16 first guesses by its top five bits;
-    `newton` steps y ← y (2 - a y); then times inv_powers[p][k] / 2^28.
+    as many Newton steps as for the root, y ← y (2 - a y); then times inv_powers[p][k] / 2^28.
     """
 
-    floor: int
-    powers: Ints  # [16]
-    newton: int
-    root: QType
+    inverse: InverseRoot
     inv_powers: dict[str, Ints]  # each [32]
     scale_shift: dict[str, int]
-    low_bits: int = 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -371,6 +403,7 @@ class MLGRU(Node):
     v  = fit(mul(g, gains / 2^gain_shift) · h · σ(h) / 2^v_shift)
     sq = fit[whole](the squares of v + eps · g²), sent as in `Squares`
          eps · g² as mul(floor(u² / 2^15), eps), u = fit(g / 2^g_shift)
+    `folded` of v
     """
 
     rescale: dict[str, Rescale]  # i, f, g
@@ -385,6 +418,8 @@ class MLGRU(Node):
     squares: Squares
     g_shift: int
     eps: Multiplier | None
+    root: InverseRoot | None = None
+    folded: Gains | None = None
 
     @property
     def presence(self) -> str | None:
@@ -399,7 +434,7 @@ class MLGRU(Node):
     @property
     def constants(self) -> dict[str, Ints]:
         bounds = {} if self.bounds is None else {"bounds": self.bounds}
-        return {"gains": self.gains} | bounds | self.squares.constants
+        return {"gains": self.gains} | bounds | self.squares.constants | _folded(self.folded)
 
     @property
     def reads_sigmoid(self) -> bool:
@@ -409,16 +444,18 @@ class MLGRU(Node):
 @dataclass(frozen=True, eq=False, repr=False)
 class GLU(Node):
     """The channel mixer's gate: v = fit(gate · σ(gate) · up / 2^v_shift), gate and up the rescaled
-    sums; sq of v."""
+    sums; sq and `folded` of v."""
 
     rescale: dict[str, Rescale]  # gate, up
     gate_type: QType
     v_shift: int
     squares: Squares
+    root: InverseRoot | None = None
+    folded: Gains | None = None
 
     @property
     def constants(self) -> dict[str, Ints]:
-        return self.squares.constants
+        return self.squares.constants | _folded(self.folded)
 
     @property
     def reads_sigmoid(self) -> bool:
@@ -427,14 +464,16 @@ class GLU(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Residual(Node):
-    """x' = fit(x + rescaled ternary sum), sq as in `Squares`."""
+    """x' = fit(x + rescaled ternary sum), sq as in `Squares`, `folded` of x'."""
 
     rescale: dict[str, Rescale]  # y
     squares: Squares
+    root: InverseRoot | None = None
+    folded: Gains | None = None
 
     @property
     def constants(self) -> dict[str, Ints]:
-        return self.squares.constants
+        return self.squares.constants | _folded(self.folded)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -442,6 +481,17 @@ class Head(Node):
     """logits = the rescaled ternary sum; sent to the host."""
 
     rescale: dict[str, Rescale]  # y
+    root: InverseRoot | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Relay(Node):
+    """One neuron that passes on what says that there is a token: here = here."""
+
+    @property
+    def presence(self) -> str:
+        """What it passes on."""
+        return HERE
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -466,6 +516,7 @@ AnyNode = (
     | GLU
     | Residual
     | Head
+    | Relay
     | PartialSum
 )
 

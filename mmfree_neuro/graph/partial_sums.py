@@ -3,7 +3,8 @@
 Where one row, or its input, is too much for a core, or where a node's input is made on two chips,
 some neurons can add up the columns that lie near them.  Every range of columns but the last becomes
 a `PartialSum`, which adds what the one before it sends; the node keeps the last range and adds the
-last of them in its own accumulators.  So one sum a row goes from part to part, and all bits are
+last of them in its own accumulators.  So one sum a row goes from part to part (of squares one for
+all rows), and all bits are
 those of the undivided graph.  A part that can leave its accumulator sends what the accumulator
 holds: the sums are those of the undivided graph modulo 2^accumulator_bits.
 
@@ -20,7 +21,7 @@ from itertools import pairwise
 import numpy as np
 
 from mmfree_neuro.errors import GraphError
-from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, Output, PartialSum
+from mmfree_neuro.graph.nodes import AnyNode, Graph, How, Input, Output, PartialSum
 from mmfree_neuro.graph.steps import delayed
 from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.fixedpoint import Ints, QType
@@ -117,6 +118,7 @@ def _divided(graph: Graph, node: AnyNode, cuts: tuple[int, ...]) -> list[AnyNode
     widths, limit = sums(graph, node), _limit(graph)
     inputs: list[Input] = []
     parts: list[AnyNode] = []
+    how: How
     for entry in node.inputs:
         if entry not in widths:
             inputs.append(entry)
@@ -134,9 +136,11 @@ def _divided(graph: Graph, node: AnyNode, cuts: tuple[int, ...]) -> list[AnyNode
             name = f"{node.name}.{entry.port}.part{number}"
             own = replace(part, port="y", calibrated=wraps)
             reads = (own, *([] if last is None else [replace(last, port="y")]))
-            output = Output("sum", node.size, QType(bits, source.qtype.frac), unsigned, wraps)
-            parts.append(PartialSum(name, node.size, reads, (output,)))
-            last = Input(entry.port, name, "sum", "aligned", calibrated=wraps)
+            # A sum that is the same for all neurons is added up by one.
+            size, how = (1, "sum") if part.matrix is None else (node.size, "aligned")
+            output = Output("sum", size, QType(bits, source.qtype.frac), unsigned, wraps)
+            parts.append(PartialSum(name, size, reads, (output,)))
+            last = Input(entry.port, name, "sum", how, calibrated=wraps)
         assert last is not None
         inputs += [_part(entry, cuts[-1], widths[entry]), last]
     return [*parts, replace(node, inputs=tuple(inputs))]

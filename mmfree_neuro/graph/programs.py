@@ -9,18 +9,22 @@ from collections.abc import Mapping
 from mmfree_neuro.graph.machine import Machine, Value
 from mmfree_neuro.graph.nodes import (
     GLU,
+    HERE,
     MLGRU,
     ROOT,
     AnyNode,
     Embedding,
     Gain,
+    Gains,
     Head,
     InverseRms,
+    InverseRoot,
     MaxAbs,
     Norm,
     PartialSum,
     Quantise,
     QuantScale,
+    Relay,
     Rescale,
     Residual,
     Squares,
@@ -44,11 +48,11 @@ Inputs = Mapping[str, Value]
 Outputs = dict[str, Value]
 
 
-def _inverse_root(m: Machine, inputs: Inputs, node: InverseRms | QuantScale, qtype: QType) -> Value:
+def _inverse_root(m: Machine, inputs: Inputs, inverse: InverseRoot) -> Value:
     total = m.read(inputs["total"])
-    if node.low_bits:
-        total = m.add(m.shl(total, node.low_bits), m.read(inputs["total.low"]))
-    w, k = m.add(total, node.floor), 0
+    if inverse.low_bits:
+        total = m.add(m.shl(total, inverse.low_bits), m.read(inputs["total.low"]))
+    w, k = m.add(total, inverse.floor), 0
     for shift in (16, 8, 4, 2):
         limit = 1 << (31 - shift)
         small = m.lt(w, limit)
@@ -56,10 +60,10 @@ def _inverse_root(m: Machine, inputs: Inputs, node: InverseRms | QuantScale, qty
         k = m.select(small, m.add(k, shift // 2), k)
     top = m.max(m.add(m.mul_shr(w, 1, 26), -ROOT_FIRST), 0)
     y = m.lookup(inverse_root_guess(), top)
-    for _ in range(node.newton):
+    for _ in range(inverse.newton):
         wyy = m.mul_shr(m.mul_shr(w, y, 31), y, ROOT_FRAC)
         y = m.clip(m.mul_shr(y, m.sub(3 * ROOT_ONE, wyy), ROOT_FRAC + 1), ROOT_ONE, 2 * ROOT_ONE)
-    return m.mul_fit(y, m.lookup(node.powers, k), POWER_SHIFT, qtype)
+    return m.mul_fit(y, m.lookup(inverse.powers, k), POWER_SHIFT, inverse.root)
 
 
 def _reciprocal(m: Machine, largest: Value, powers: Ints, newton: int, qtype: QType) -> Value:
@@ -96,28 +100,40 @@ def _sent(m: Machine, squares: Squares, square: Value) -> Outputs:
     return {"sq": m.send(m.mul_shr(square, 1, squares.low_bits)), "sq.low": m.send(low)}
 
 
+def _scales(m: Machine, node: MLGRU | GLU | Residual | Head, inputs: Inputs) -> dict[str, Value]:
+    """The scales that a program has before it reads any: its own root, where it finds that."""
+    return {} if node.root is None else {ROOT: _inverse_root(m, inputs, node.root)}
+
+
 def _rescaled(
-    m: Machine,
-    inputs: Inputs,
-    port: str,
-    rescale: Rescale,
-    qtype: QType,
-    scales: dict[str, Value] | None = None,
+    m: Machine, inputs: Inputs, port: str, rescale: Rescale, qtype: QType, scales: dict[str, Value]
 ) -> Value:
-    """The sum of a port as a value; `scales` are those that the program has read already."""
+    """The sum of a port as a value; `scales` are those that the program has already, to which the
+    one that is read here is added."""
     total = m.read(inputs[port])
     if rescale.scale is not None:
-        scales = {} if scales is None else scales
         if rescale.scale not in scales:
             scales[rescale.scale] = m.read(inputs[rescale.scale])
         total = m.mul_shr(total, scales[rescale.scale], rescale.shift)
     return m.mul_fit(total, rescale.factor.mantissa, rescale.factor.shift, qtype)
 
 
+def _gained(
+    m: Machine, node: AnyNode, gains: Gains | None, constants: Constants, z: Value
+) -> Outputs:
+    """A value times the gains of every product, as it is sent; nothing without gains."""
+    if gains is None:
+        return {}
+    return {
+        p: m.send(m.mul_fit(z, constants[f"gains.{p}"], shift, node.output(p).qtype))
+        for p, shift in gains.shifts.items()
+    }
+
+
 def _mlgru(
     m: Machine, node: MLGRU, table: SigmoidTable, constants: Constants, inputs: Inputs, state: Value
 ) -> tuple[Outputs, Value]:
-    scales: dict[str, Value] = {}
+    scales = _scales(m, node, inputs)
     i = _rescaled(m, inputs, "i", node.rescale["i"], node.i_type, scales)
     f = m.sigmoid(
         _rescaled(m, inputs, "f", node.rescale["f"], node.f_type, scales), node.f_type.frac, table
@@ -143,7 +159,8 @@ def _mlgru(
             m.add(sq, m.mul_fit(m.mul_shr(u, u, 15), node.eps.mantissa, node.eps.shift, sq_type)),
             sq_type,
         )
-    return {"v": m.send(v), **_sent(m, node.squares, sq)}, state
+    folded = _gained(m, node, node.folded, constants, v)
+    return {"v": m.send(v), **_sent(m, node.squares, sq), **folded}, state
 
 
 def _max_abs(m: Machine, node: MaxAbs, inputs: Inputs) -> Value:
@@ -154,7 +171,7 @@ def _max_abs(m: Machine, node: MaxAbs, inputs: Inputs) -> Value:
 
 
 def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
-    root = _inverse_root(m, inputs, node, node.root)
+    root = _inverse_root(m, inputs, node.inverse)
     outputs = {}
     for port, powers in node.inv_powers.items():
         largest = m.read(inputs[f"max.{port}"])
@@ -162,7 +179,7 @@ def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
             node.output(f"inv.{port}").qtype,
             node.output(f"scale.{port}").qtype,
         )
-        inverse = _reciprocal(m, largest, powers, node.newton, inverse_type)
+        inverse = _reciprocal(m, largest, powers, node.inverse.newton, inverse_type)
         outputs[f"inv.{port}"] = m.send(inverse)
         outputs[f"scale.{port}"] = m.send(
             m.mul_fit(largest, root, node.scale_shift[port], scale_type)
@@ -175,7 +192,8 @@ def _with_squares(
 ) -> Outputs:
     whole = node.squares.whole(node.output("sq").qtype)
     square = _square(m, x, node.squares, constants, whole)
-    return {"x": m.send(x), **_sent(m, node.squares, square)}
+    folded = _gained(m, node, node.folded, constants, x)
+    return {"x": m.send(x), **_sent(m, node.squares, square), **folded}
 
 
 def run(
@@ -196,21 +214,14 @@ def run(
         case Embedding():
             x_type = node.output("x").qtype
             x = m.mul_fit(m.read(inputs["x"]), m.read(inputs["scale"]), node.shift, x_type)
-            return {**_with_squares(m, node, constants, x), "here": m.send(1)}, None
+            return {**_with_squares(m, node, constants, x), HERE: m.send(1)}, None
         case InverseRms():
-            return {"r": m.send(_inverse_root(m, inputs, node, node.output("r").qtype))}, None
+            return {"r": m.send(_inverse_root(m, inputs, node.inverse))}, None
         case Norm():
             t = m.mul_shr(m.read(inputs["x"]), m.read(inputs[ROOT]), node.pre_shift)
-            return {
-                p: m.send(m.mul_fit(t, constants[f"gains.{p}"], shift, node.output(p).qtype))
-                for p, shift in node.shifts.items()
-            }, None
+            return _gained(m, node, node.gains, constants, t), None
         case Gain():
-            x = m.read(inputs["x"])
-            return {
-                p: m.send(m.mul_fit(x, constants[f"gains.{p}"], shift, node.output(p).qtype))
-                for p, shift in node.shifts.items()
-            }, None
+            return _gained(m, node, node.gains, constants, m.read(inputs["x"])), None
         case MaxAbs():
             return {"max": _max_abs(m, node, inputs)}, None
         case QuantScale():
@@ -230,23 +241,26 @@ def run(
         case MLGRU():
             return _mlgru(m, node, table, constants, inputs, state)
         case GLU():
-            scales: dict[str, Value] = {}
+            scales = _scales(m, node, inputs)
             gate = _rescaled(m, inputs, "gate", node.rescale["gate"], node.gate_type, scales)
             up = _rescaled(m, inputs, "up", node.rescale["up"], node.gate_type, scales)
             swish = m.mul_round(gate, m.sigmoid(gate, node.gate_type.frac, table), GATE_FRAC)
             v = m.mul_fit(swish, up, node.v_shift, node.output("v").qtype)
             whole = node.squares.whole(node.output("sq").qtype)
             square = _square(m, v, node.squares, constants, whole)
-            return {"v": m.send(v), **_sent(m, node.squares, square)}, None
+            folded = _gained(m, node, node.folded, constants, v)
+            return {"v": m.send(v), **_sent(m, node.squares, square), **folded}, None
         case Residual():
             x_type = node.output("x").qtype
-            added = m.add(m.read(inputs["x"]), _rescaled(m, inputs, "y", node.rescale["y"], x_type))
+            scales = _scales(m, node, inputs)
+            y = _rescaled(m, inputs, "y", node.rescale["y"], x_type, scales)
+            added = m.add(m.read(inputs["x"]), y)
             return _with_squares(m, node, constants, m.fit(added, x_type)), None
         case Head():
-            return {
-                "logits": m.send(
-                    _rescaled(m, inputs, "y", node.rescale["y"], node.output("logits").qtype)
-                )
-            }, None
+            scales, logits = _scales(m, node, inputs), node.output("logits").qtype
+            y = _rescaled(m, inputs, "y", node.rescale["y"], logits, scales)
+            return {"logits": m.send(y)}, None
+        case Relay():
+            return {HERE: m.send(m.read(inputs[HERE]))}, None
         case PartialSum():
             return {"sum": m.send(m.read(inputs["y"]))}, None

@@ -13,7 +13,7 @@ from mmfree_neuro.errors import GraphError, RangeError, shown
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.bounds import Bounds, Interval
 from mmfree_neuro.graph.machine import REGISTER_BITS, REGISTER_HIGH, Value
-from mmfree_neuro.graph.nodes import PRESENCE, AnyNode, Graph, Input, Output
+from mmfree_neuro.graph.nodes import OF_TOKENS, UNREAD, AnyNode, Graph, Input, Output
 from mmfree_neuro.graph.presence import check_delays, check_presence
 from mmfree_neuro.graph.steps import step_of
 from mmfree_neuro.integers.fixedpoint import Ints, QType
@@ -87,15 +87,13 @@ def _check_shape(node: AnyNode, entry: Input, source: Output) -> None:
     expected = {"aligned": node.size, "sum": source.size, "broadcast": 1, "group": source.size}[
         entry.how
     ]
-    if source.size != expected and not (entry.how == "broadcast" and entry.port == PRESENCE):
+    if source.size != expected and not (entry.how == "broadcast" and entry.port in OF_TOKENS):
         raise GraphError(f"{who}: reads {source.size} values {entry.how}, must read {expected}")
     if entry.how == "group" and node.size != -(-source.size // node.group):
         raise GraphError(
             f"{who}: {source.size} values in groups of {node.group} need another number of neurons "
             f"than {node.size}"
         )
-    if entry.how == "sum" and node.size != 1:
-        raise GraphError(f"{who}: a sum is read by one neuron, not by {node.size}")
 
 
 def _sources(node: AnyNode, outputs: dict[tuple[str, str], Output]) -> dict[Input, Output]:
@@ -123,9 +121,9 @@ def _magnitude(node: AnyNode, entry: Input, source: Output, sums: dict[str, Ints
     """The largest magnitude that a ternary, sum or aligned input can bring to each neuron."""
     if entry.matrix is not None:
         return entry.matrix.filled * source.largest
-    if entry.how == "sum":
-        return sum_bound(node, entry, source)
-    return sums.get(entry.source, source.largest)
+    if entry.source in sums:  # of a partial sum, which at "sum" is the only value
+        return sums[entry.source]
+    return sum_bound(node, entry, source)
 
 
 def _inputs(
@@ -146,7 +144,9 @@ def _inputs(
                 np.max(sum(_magnitude(node, entry, sources[entry], sums) for entry in entries))
             )
         positive = all(sources[entry].unsigned and entry.how != "ternary" for entry in entries)
-        reach = _read(graph, node, port, Interval(0 if positive else -bound, bound))
+        # What says that a token is there is never zero, as `check_presence` proves.
+        low = int(port == node.presence) if positive else -bound
+        reach = _read(graph, node, port, Interval(low, bound))
         found[port] = [reach] * node.group if node.reads_group(port) else reach
     return found
 
@@ -282,7 +282,7 @@ def _check_declarations(
         raise GraphError(
             f"{node.name}: declares the constant {name}, which the program never reads"
         )
-    for name in set(arriving.unused) - {PRESENCE}:
+    for name in set(arriving.unused) - UNREAD:
         raise GraphError(f"{node.name}: input {name} is never read by the program")
     if keeps_state and node.state_type is None:
         raise GraphError(f"{node.name}: the program keeps a state, must declare its state_type")
@@ -368,6 +368,13 @@ def _qtypes(value: Any) -> Iterator[QType]:
             yield from _qtypes(item)
 
 
+def _numbers(node: AnyNode, name: str) -> Iterator[int]:
+    """The fields of that name in the records that a node holds."""
+    for field in fields(node):
+        if hasattr(record := getattr(node, field.name), name):
+            yield getattr(record, name)
+
+
 def _check_node(node: AnyNode) -> None:
     """GraphError or RangeError where a node by itself cannot be, or would take for ever to prove.
 
@@ -384,14 +391,14 @@ def _check_node(node: AnyNode) -> None:
                 f"{node.name}: a format is {qtype}, must have 2 … {MOST_BITS} bits, "
                 f"{-MOST_FRACTION} … {MOST_FRACTION} of them fractional"
             )
-    digits = getattr(getattr(node, "squares", None), "low_bits", 0)
-    if not 0 <= digits < MOST_BITS:
-        raise RangeError(
-            f"{node.name}: a low digit has {digits} bits, must have 0 … {MOST_BITS - 1}"
-        )
-    steps = getattr(node, "newton", 0)
-    if not 0 <= steps <= MOST_NEWTON:
-        raise GraphError(f"{node.name}: has {steps} Newton steps, must have 0 … {MOST_NEWTON}")
+    for digits in _numbers(node, "low_bits"):
+        if not 0 <= digits < MOST_BITS:
+            raise RangeError(
+                f"{node.name}: a low digit has {digits} bits, must have 0 … {MOST_BITS - 1}"
+            )
+    for steps in _numbers(node, "newton"):
+        if not 0 <= steps <= MOST_NEWTON:
+            raise GraphError(f"{node.name}: has {steps} Newton steps, must have 0 … {MOST_NEWTON}")
     ports = Counter(output.port for output in node.outputs)
     for port, times in ports.items():
         if times > 1:

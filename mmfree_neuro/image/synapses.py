@@ -65,9 +65,9 @@ def readings(graph: Graph, groups: list[Group]) -> dict[Signal, list[Reading]]:
             first, stop = span(group.node, entry, shard.start, shard.stop, size)
             for begin in range(shard.start, shard.stop, LONGEST_LIST):
                 neurons = min(LONGEST_LIST, shard.stop - begin)
-                if entry.how in ("ternary", "broadcast"):
+                if entry.reaches_all:
                     found[signal].append(Reading(group, entry, first, stop, begin, neurons))
-            if entry.how not in ("ternary", "broadcast"):
+            if not entry.reaches_all:
                 found[signal].append(Reading(group, entry, first, stop, shard.start, 1))
     return {signal: some for signal, some in found.items() if some}
 

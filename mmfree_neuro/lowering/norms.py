@@ -13,8 +13,10 @@ from mmfree_neuro.graph.nodes import (
     AnyNode,
     Embedding,
     Gain,
+    Gains,
     Input,
     InverseRms,
+    InverseRoot,
     MaxAbs,
     Norm,
     Output,
@@ -111,13 +113,15 @@ class Norms:
             1,
             (*totals(source), presence(self.nodes)),
             (Output("r", 1, root, unsigned=True),),
-            floor,
-            root_powers(source, root),
-            self.formats.scheme.newton_steps,
-            source.squares.low_bits,
+            self._inverse(source, root, floor),
         )
         self.nodes.append(rms)
         return rms
+
+    def _inverse(self, source: Squaring, root: QType, floor: int) -> InverseRoot:
+        """How the root of a node's squares is found, in a format."""
+        powers, steps = root_powers(source, root), self.formats.scheme.newton_steps
+        return InverseRoot(floor, powers, steps, source.squares.low_bits, root)
 
     def _root_after(
         self,
@@ -155,7 +159,7 @@ class Norms:
             gains[name], shifts[name] = integer, t_frac + gain_frac - y.frac
             outputs.append(Output(name, size, y))
         inputs = (Input("x", source.name, port, "aligned"), Input(ROOT, rms.name, "r", "broadcast"))
-        node = Norm(f"{norm}.norm", size, inputs, tuple(outputs), pre_shift, gains, shifts)
+        node = Norm(f"{norm}.norm", size, inputs, tuple(outputs), pre_shift, Gains(gains, shifts))
         self.nodes.append(node)
         return {o.port: Source(node.name, o.port, o.qtype, None) for o in outputs}
 
@@ -220,7 +224,7 @@ class Norms:
             gains[name], shifts[name] = integer, x.frac + gain_frac - value.frac
             outputs.append(Output(name, source.size, value))
         entry = Input("x", source.name, port, "aligned")
-        node = Gain(f"{norm}.gain", source.size, (entry,), tuple(outputs), gains, shifts)
+        node = Gain(f"{norm}.gain", source.size, (entry,), tuple(outputs), Gains(gains, shifts))
         self.nodes.append(node)
         return node
 
@@ -248,13 +252,9 @@ class Norms:
             1,
             tuple(inputs),
             (*inverses, *scales),
-            floor,
-            root_powers(source, root),
-            self.formats.scheme.newton_steps,
-            root,
+            self._inverse(source, root, floor),
             powers,
             shifts,
-            source.squares.low_bits,
         )
         self.nodes.append(node)
         return node

@@ -1,10 +1,14 @@
 """Schemes, and the ranges that calibration measures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from mmfree_neuro.errors import InputError
+
+Root = Literal["before", "after"]
+"""Whether the root of a norm comes before the ternary product behind it, or after."""
+ROOTS: tuple[Root, ...] = get_args(Root)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Scheme:
     """Whether calibration may hold a ternary sum inside its accumulator where proof would take bits
     of its activations.  Static activations then have `activation_bits`, or up to 16 where more are
     proved to fit."""
-    root: Literal["before", "after"] = "before"
+    root: Root = "after"
     """Whether a norm's root multiplies what a product reads, or the product's sum: then the product
     need not wait for the root, which saves a step a norm.  Of static activations alone; per-token
     codes are made without the root anyway."""
@@ -51,13 +55,16 @@ DEFAULT = "a14"
 """The scheme that is taken where none is asked for."""
 
 
-def scheme_named(name: str) -> Scheme:
-    """The scheme of that name."""
+def scheme_named(name: str, root: str = "after") -> Scheme:
+    """The scheme of that name, its roots before the products or after.  Raises InputError."""
     if name not in SCHEMES:
         raise InputError(
             f"scheme {name!r} is not known, must be one of {', '.join(sorted(SCHEMES))}"
         )
-    return SCHEMES[name]
+    for known in ROOTS:
+        if root == known:
+            return replace(SCHEMES[name], root=known)
+    raise InputError(f"root {root!r} is not known, must be one of {', '.join(ROOTS)}")
 
 
 @dataclass(frozen=True)

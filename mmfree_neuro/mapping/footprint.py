@@ -84,6 +84,8 @@ FIGURES = {
     "output_channels": "output_channels_per_neuron",
 }
 """Which figure of a chip limits each of a footprint."""
+ADDED = tuple(FIGURES)[:-OF_A_NEURON]
+"""The figures of a footprint that add up on a core."""
 Limits = dict[str, int | None]
 """What one core may have of each figure of a footprint; None where the chip's file leaves it
 open."""
@@ -251,7 +253,7 @@ class Sizes:
         for entry in node.inputs:
             source = self.nodes[entry.source].output(entry.source_port)
             first, last = span(node, entry, shard.start, shard.stop, source.size)
-            reached = rows if entry.how in ("ternary", "broadcast") else 1
+            reached = rows if entry.reaches_all else 1
             bits = self.weight_bits if entry.matrix is not None else 0
             whole, rest = divmod(reached, LONGEST_LIST)
             each = whole * list_size(LONGEST_LIST, bits) + (rest and list_size(rest, bits))

@@ -58,6 +58,9 @@ class Mapping:
     columns: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """The nodes whose sums are divided by columns, and before which of these;
     `partial_sums.by_columns` does it."""
+    local_roots: tuple[str, ...] = ()
+    """The kinds of norms whose roots every neuron finds for itself;
+    `local_roots.with_local_roots` does it, before sums are divided."""
 
     def __repr__(self) -> str:
         return (

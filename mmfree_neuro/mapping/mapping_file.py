@@ -15,7 +15,7 @@ from mmfree_neuro.mapping.mapping import Location, Mapping, Route, Shard
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 
-MAPPING_FORMAT = "mmfree-neuro mapping 3"
+MAPPING_FORMAT = "mmfree-neuro mapping 4"
 MAPPING_FILE = "a mapping file"
 
 
@@ -44,6 +44,7 @@ class PlainMapping:
     routes: tuple[tuple[int, str, int, int, int], ...]
     """Each the number of its shard, a port, the number of its destinations, start and stop."""
     columns: tuple[tuple[str, tuple[int, ...]], ...]
+    local_roots: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
             [r.source, r.port, sets[r.destinations], r.start, r.stop] for r in mapping.routes
         ],
         "columns": [[name, list(cuts)] for name, cuts in mapping.columns],
+        "local_roots": list(mapping.local_roots),
     }
 
 
@@ -95,6 +97,7 @@ def mapping_from_plain(plain: PlainMapping) -> Mapping:
             for source, port, number, start, stop in plain.routes
         ),
         plain.columns,
+        plain.local_roots,
     )
 
 

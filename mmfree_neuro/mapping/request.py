@@ -38,6 +38,8 @@ class Request:
     """Of placers that draw."""
     copies: int = 1
     """Of the whole model, each with a sequence of its own; they share a barrier."""
+    local_roots: tuple[str, ...] = ()
+    """The kinds of norms whose roots every neuron finds for itself, or all; none unless told."""
     entries: tuple[tuple[str, int], ...] = ()
     """Output entries that a shard of a node is counted with, for some nodes; placing finds out."""
 

@@ -85,4 +85,4 @@ def _synapses(graph: Graph, node: AnyNode, entry: Input, start: int, stop: int) 
     first, last = span(
         node, entry, start, stop, graph.node(entry.source).output(entry.source_port).size
     )
-    return (last - first) * (stop - start if entry.how in ("ternary", "broadcast") else 1)
+    return (last - first) * (stop - start if entry.reaches_all else 1)

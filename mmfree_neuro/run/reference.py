@@ -116,7 +116,9 @@ class Reference:
                 padded = np.zeros(node.size * node.group, np.int64)
                 padded[: source.size] = source
                 return list(padded.reshape(node.size, node.group).T)
-            case _:
+            case "broadcast":
+                return source[:1]
+            case "aligned":
                 return source
 
     def count(self, signals: Signals, token: int, before: dict[str, Ints]) -> None:
@@ -147,7 +149,7 @@ class Reference:
                 synops += int(np.count_nonzero(rows[:, active]))
                 reads += int(active.sum()) * shard.size
             else:
-                each = shard.size if entry.how == "broadcast" else 1
+                each = shard.size if entry.reaches_all else 1
                 synops += int(active.sum()) * each
                 reads += int(active.sum()) * each
         return synops, reads

@@ -27,7 +27,7 @@ from mmfree_neuro.run.folder import RUN_FILE
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 
-RUN_FORMAT = "mmfree-neuro run 5"
+RUN_FORMAT = "mmfree-neuro run 6"
 A_RUN = "a run"
 
 

@@ -8,6 +8,7 @@ with as many entries as the fullest of them had.
 from dataclasses import replace
 
 from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.graph.local_roots import chosen, with_local_roots
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping.footprint import entries_of_nodes, limits, over, use_of_cores
@@ -24,10 +25,13 @@ ROUNDS = 6
 
 
 def fit(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tuple[Graph, Mapping]:
-    """The graph as the mapping divides it, and the mapping, proved valid; `digest` is the graph's.
+    """The graph as the mapping has it, and the mapping, proved valid; `digest` is the graph's.
 
-    Raises CapacityError where the system has too little room.
+    Raises CapacityError where the system has too little room, and GraphError where the graph has
+    not the norms that are to find their roots by themselves.
     """
+    request = replace(request, local_roots=chosen(graph, request.local_roots))
+    graph = with_local_roots(graph, request.local_roots)
     _need_widths(graph, system.chip)
     entries: dict[str, int] = {}
     passed: str | None = None
@@ -68,7 +72,14 @@ def _placed(
     divided = by_columns(graph, placed.columns)
     routes = route(divided, placed.shards, placed.locations)
     return divided, Mapping(
-        digest, system.name, request.placer, placed.shards, placed.locations, routes, placed.columns
+        digest,
+        system.name,
+        request.placer,
+        placed.shards,
+        placed.locations,
+        routes,
+        placed.columns,
+        request.local_roots,
     )
 
 

@@ -115,7 +115,7 @@ class Counting:
             columns = slice(at + entry.first, at + entry.first + entry.matrix.columns)
             rows = _before(synops(entry.matrix, events[columns]))
             return rows[stop] - rows[start], arrived * (stop - start)
-        each = arrived * (stop - start) if entry.how == "broadcast" else arrived
+        each = arrived * (stop - start) if entry.reaches_all else arrived
         return each, each
 
     def _size(self, entry: Input) -> int:

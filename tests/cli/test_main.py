@@ -731,7 +731,7 @@ def case_too_many_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     foreign = files("checkpoint/model.safetensors")
-    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 6'"
+    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 7'"
     return ["map", foreign, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 

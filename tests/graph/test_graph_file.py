@@ -137,7 +137,7 @@ def test_a_graph_file_cut_short(kept: float, said: str, path: Path) -> None:
 def test_another_safetensors_file(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors.serialize({}, metadata))
-    assert message(path) == ": not a graph file: its format is not 'mmfree-neuro graph 6'"
+    assert message(path) == ": not a graph file: its format is not 'mmfree-neuro graph 7'"
 
 
 def test_no_graph_file(tmp_path: Path) -> None:
@@ -171,12 +171,12 @@ DESCRIBED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another kind": (
         lambda c: c["nodes"][0].update({"$record": "Embeding"}),
         ".nodes[0]: is 'Embeding', must be one of Embedding, InverseRms, Norm, Gain, MaxAbs, "
-        "QuantScale, Quantise, MLGRU, GLU, Residual, Head, PartialSum",
+        "QuantScale, Quantise, MLGRU, GLU, Residual, Head, Relay, PartialSum",
     ),
     "no node": (
         lambda c: c["nodes"].append(3),
         ".nodes[2]: is 3, must be one of Embedding, InverseRms, Norm, Gain, MaxAbs, QuantScale, "
-        "Quantise, MLGRU, GLU, Residual, Head, PartialSum",
+        "Quantise, MLGRU, GLU, Residual, Head, Relay, PartialSum",
     ),
     "no matrix": (
         lambda c: c["nodes"][1]["inputs"][0].update(matrix=4),

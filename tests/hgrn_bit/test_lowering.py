@@ -184,9 +184,10 @@ def test_the_nodes_of_a_block_with_roots_after_products(
 def test_steps_of_a_block(random_graph: Callable[[str, str], Graph]) -> None:
     found = {
         scheme: summarise(random_graph("lower-bounds", scheme)).steps_per_block
-        for scheme in ("a14", "a16", "a8", "a14-late", "a16-late")
+        for scheme in ("a14", "a16", "a8", "a14-late", "a16-late", "a14-local", "a16-local")
     }
-    assert found == {"a14": 12, "a16": 12, "a8": 24, "a14-late": 8, "a16-late": 8}
+    late, local = {"a14-late": 8, "a16-late": 8}, {"a14-local": 4, "a16-local": 4}
+    assert found == {"a14": 12, "a16": 12, "a8": 24} | late | local
 
 
 @pytest.mark.usefixtures("needs_torch")
@@ -194,7 +195,7 @@ def test_steps_of_a_block(random_graph: Callable[[str, str], Graph]) -> None:
 def test_roots_after_products_are_near_the_float_model(
     scheme: str, checkpoint: Checkpoint, tokens: np.ndarray
 ) -> None:
-    late = lowered(checkpoint, tokens, replace(SCHEMES[scheme], root="after"), "late")
+    late = lowered(checkpoint, tokens, SCHEMES[scheme], "late")
     others = np.random.default_rng(8).integers(256, size=(2, 24))
     assert error_of(checkpoint, late, others, quantise=False) < 0.005
 
@@ -277,8 +278,11 @@ def ranges(stored_ranges: dict[str, dict[str, Ranges]]) -> Ranges:
     return stored_ranges["lower-bounds"]["a16"]
 
 
+A14, A16 = (replace(SCHEMES[name], root="before") for name in ("a14", "a16"))
+
+
 def test_squares_fit_the_accumulator(bounded_checkpoint: Checkpoint, ranges: Ranges) -> None:
-    narrow = replace(SCHEMES["a16"], accumulator_bits=6)
+    narrow = replace(A16, accumulator_bits=6)
     with pytest.raises(RangeError) as error:
         with_stored_ranges(bounded_checkpoint, ranges, narrow)
     assert str(error.value) == "layers.0.attn: the sum of 64 squares does not fit 6 bits"
@@ -288,13 +292,10 @@ def test_squares_fit_the_accumulator(bounded_checkpoint: Checkpoint, ranges: Ran
 def test_narrow_accumulators_narrow_the_activations(
     bits: int, bounded_checkpoint: Checkpoint, ranges: Ranges
 ) -> None:
-    scheme = replace(SCHEMES["a16"], accumulator_bits=bits, value_bits=bits)
+    scheme = replace(A16, accumulator_bits=bits, value_bits=bits)
     graph = with_stored_ranges(bounded_checkpoint, ranges, scheme)
     assert graph.accumulator_bits == bits
     assert graph.node("head.norm").outputs[0].qtype.bits < 16 or bits == 24
-
-
-A14 = SCHEMES["a14"]
 
 
 def test_24_bits_hold_all_that_16_bit_activations_send(

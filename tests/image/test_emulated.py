@@ -107,7 +107,8 @@ def arrived(node: AnyNode, entry: Input, sent: Ints) -> Ints:
         return padded.reshape(len(sent), node.size, node.group)
     if entry.how == "sum":
         last = None if entry.count is None else entry.first + entry.count
-        return sent[:, entry.first : last].sum(1)[:, None, None]
+        total = sent[:, entry.first : last].sum(1)[:, None]
+        return np.broadcast_to(total, (len(sent), node.size))[:, :, None]
     return np.broadcast_to(sent, (len(sent), node.size))[:, :, None]
 
 

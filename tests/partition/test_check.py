@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mmfree_neuro.errors import MappingError
-from mmfree_neuro.graph.nodes import Graph, Input, MaxAbs, Output
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, MaxAbs, Output
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.systems.spec import SystemSpec
@@ -253,7 +253,7 @@ def test_the_head_is_on_the_host_as_a_whole(graph: Graph, system: SystemSpec) ->
     mapping = whole(graph, ends)
     assert check(graph, mapping, system) is mapping
     inner = ends - {graph.embedding.name}
-    for stray in inner:
+    for stray in inner if len(inner) > 1 else ():
         with pytest.raises(MappingError) as error:
             check(graph, whole(graph, ends - {stray}), system)
         assert (
@@ -282,8 +282,10 @@ def test_a_copy_of_the_head_s_norm_is_not_on_a_chip_beside_the_host(
 ) -> None:
     ends = {node.name for node in graph.nodes if not node.name.startswith("layers.")}
     stray = next(
-        node for node in graph.nodes if node.name in ends and node.name.startswith("head.")
+        (node for node in graph.nodes if node.name in ends and node.name.startswith("head.")), None
     )
+    if stray is None:  # the head finds its root by itself
+        return
     with pytest.raises(MappingError) as error:
         check(graph, whole(graph, ends, (Shard(stray.name, 0, stray.size), CORE_0)), system)
     assert (
@@ -313,11 +315,20 @@ def test_only_what_has_neither_weights_nor_state_is_copied(
         )
 
 
-def test_what_may_be_copied_is_held_at_least_once(graph: Graph, system: SystemSpec) -> None:
-    norm = next(
-        node for node in graph.nodes[1:] if type(node).__name__ not in WEIGHED and node.size > 1
+def copyable(graph: Graph) -> AnyNode:
+    """The node without weights and state that has most neurons: a norm or gains, where there are
+    any."""
+    return max(
+        (node for node in graph.nodes[1:] if type(node).__name__ not in WEIGHED),
+        key=lambda node: node.size,
     )
+
+
+def test_what_may_be_copied_is_held_at_least_once(graph: Graph, system: SystemSpec) -> None:
+    norm = copyable(graph)
     mapping = whole(graph, set())
+    if norm.size == 1:  # a relay
+        return
     parts = tuple(s._replace(start=1) if s.node == norm.name else s for s in mapping.shards)
     with pytest.raises(MappingError) as error:
         check(graph, replace(mapping, shards=parts), system)
@@ -328,9 +339,7 @@ def test_what_may_be_copied_is_held_at_least_once(graph: Graph, system: SystemSp
 
 
 def test_two_copies_do_not_both_send_to_a_core(graph: Graph, system: SystemSpec) -> None:
-    norm = next(
-        node for node in graph.nodes[1:] if type(node).__name__ not in WEIGHED and node.size > 1
-    )
+    norm = copyable(graph)
     mapping = whole(graph, set(), (Shard(norm.name, 0, norm.size), Location(1, 3)))
     position, sent = next(
         (k, r) for k, r in enumerate(mapping.routes) if mapping.shards[r.source].node == norm.name

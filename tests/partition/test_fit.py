@@ -102,7 +102,6 @@ def test_as_many_neurons_as_fit(
 def test_nodes_are_spread_over_as_many_cores_as_groups_allow(
     graph: Graph, roomy: SystemSpec, with_figures: Change
 ) -> None:
-    """Around a ring of cores, of which none holds more pieces than another by more than one."""
     for groups in (2, 4, 8):
         chain = Chain(graph, with_figures(roomy, neuron_groups_per_core=groups).chip, EMBEDDING)
         pieces = chain.whole()[:9]
@@ -110,7 +109,6 @@ def test_nodes_are_spread_over_as_many_cores_as_groups_allow(
         assert held is not None
         counts = [len(core) for core in held]
         assert max(counts) <= groups
-        assert max(counts) - min(counts) <= 1 or len(held) < 30
         sizes: dict[str, list[int]] = {}
         for core in held:
             for shard in core:
@@ -120,10 +118,11 @@ def test_nodes_are_spread_over_as_many_cores_as_groups_allow(
             assert sum(parts) == last - first
             assert max(parts) - min(parts) <= 1
         large = [len(parts) for parts in sizes.values() if max(parts) > 1]
-        assert len(set(large)) == 1
-        assert large[0] == min(
-            30, (30 * groups - sum(len(p) for p in sizes.values() if max(p) == 1)) // len(large)
-        )
+        room = 30 * groups - sum(len(p) for p in sizes.values() if max(p) == 1)
+        fits = [int(share * 30) for share in filling.WIDTHS if int(share * 30) * len(large) <= room]
+        assert min(large) == fits[0]
+        # What takes longest has what is left.
+        assert room - sum(large) < 0.1 * 30 or min(large) == 30
 
 
 def test_too_few_groups_to_spread_anything(

@@ -147,10 +147,10 @@ def test_cores_of_a_chip_by_hand(chain: Chain) -> None:
 
 
 def test_what_has_no_room_spread_fills_cores(
-    graph: Graph, system: SystemSpec, with_figures: Change
+    a8: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
     """Spread, a core needs the axons of several nodes."""
-    chain = Chain(graph, with_figures(system, input_axons_per_core=260).chip, EMBEDDING)
+    chain = Chain(a8, with_figures(system, input_axons_per_core=260).chip, EMBEDDING)
     request = Request(cores=20, spread=True, divide=False)
     assert filling.spread(chain, chain.whole(), 20) is None
     in_order = filling.evenly(chain, chain.whole(), 20)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.nodes import Graph, InverseRms, QuantScale
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.request import Request
@@ -112,7 +112,8 @@ def test_the_reference_agrees(graph: Graph, system: SystemSpec) -> None:
     ]
     ends = [places.cuts[0], deepest[len(deepest) // 3], deepest[-1], places.cuts[-1]]
     divided, mapping = mapped(graph, system, ends, host)
-    assert mapping.columns
+    # Where all roots are local, no norm and no sum for one neuron alone is there to be divided.
+    assert mapping.columns or not any(isinstance(n, InverseRms | QuantScale) for n in graph.nodes)
     job = Job(np.array([[7, 1, 200]]), 2)
     slow, quick = reference.run(divided, mapping, job), fast.run(divided, mapping, job)
     assert np.array_equal(slow.logits, fast.run(graph, in_one_place(graph), job).logits)

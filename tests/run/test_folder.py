@@ -16,7 +16,7 @@ from mmfree_neuro.run.folder import STATE_FILE, check_output, end_of_state, hold
 
 Files = Callable[[str], str]
 Said = pytest.CaptureFixture[str]
-A_RUN = '{"format": "mmfree-neuro run 4"}'
+A_RUN = '{"format": "mmfree-neuro run 5"}'
 """How the file of a run of any version begins."""
 
 

@@ -92,10 +92,10 @@ def test_runs_come_back(
     ("content", "said"),
     [
         ("3", "not a run: holds 3, must hold an object"),
-        ("{}", "not a run: its format is not 'mmfree-neuro run 5'"),
-        ('{"format": "mmfree-neuro run 4"}', "not a run: its format is not 'mmfree-neuro run 5'"),
+        ("{}", "not a run: its format is not 'mmfree-neuro run 6'"),
+        ('{"format": "mmfree-neuro run 5"}', "not a run: its format is not 'mmfree-neuro run 6'"),
         (
-            '{"format": "mmfree-neuro run 5", "engine": "fast"}',
+            '{"format": "mmfree-neuro run 6", "engine": "fast"}',
             "not a run: it is damaged, for it differs from its checksum",
         ),
         ("[" * 100_000, "nested too deep, must be a run"),

@@ -58,6 +58,7 @@ GRAPHS = {
     "3-a8": ("three-blocks", "a8"),
     "2-wraps": ("two-blocks", "wraps"),
     "1-late": ("two-blocks", "a14-late"),
+    "1-local": ("two-blocks", "a14-local"),
 }
 TOKENS = np.random.default_rng(3).integers(0, 256, (2, 20))
 JOBS = Job(TOKENS[:, :4], 3, Sampling(0.8, seed=4)), Job(TOKENS[:1])
@@ -352,7 +353,14 @@ SAVING = """
 
 @pytest.mark.parametrize(
     "name",
-    ["2-a16-random", "3-a8-block-per-chip", "3-a8-divided", "2-wraps-divided", "1-late-divided"],
+    [
+        "2-a16-random",
+        "3-a8-block-per-chip",
+        "3-a8-divided",
+        "2-wraps-divided",
+        "1-late-divided",
+        "1-local-divided",
+    ],
 )
 def test_states_are_saved_and_resumed_across_engines(
     name: str, maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]

@@ -26,6 +26,7 @@ from mmfree_neuro.graph.nodes import (
     Norm,
     Quantise,
     QuantScale,
+    Relay,
     block_of,
 )
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
@@ -50,9 +51,9 @@ CHECKED_BY_THE_REFERENCE = 100
 """One in so many cases has its counts compared with the reference's, too."""
 
 
-COPIED = InverseRms, Norm, Gain, MaxAbs, QuantScale, Quantise
+COPIED = InverseRms, Norm, Gain, MaxAbs, QuantScale, Quantise, Relay
 """Nodes of which several cores may hold the same neurons."""
-OFTEN = 7, 1, 2, 1, 1, 7, 2, 2, 1
+OFTEN = 7, 1, 2, 1, 1, 7, 2, 2, 1, 2
 """How often each model has its turn: small ones more often, as their cases take less time."""
 
 
@@ -73,7 +74,7 @@ Divided = tuple[tuple[Graph, ...], ...]
 @pytest.fixture(scope="module")
 def models(random_graph: Callable[[str, str], Graph]) -> tuple[Graph, ...]:
     """Blocks 1 … 3, hidden sizes 16 … 64, all schemes, sums that
-    wrap, roots after the products, with lower bounds and without, odd
+    wrap, roots after the products, for all and in every neuron, with lower bounds and without, odd
     sizes."""
     names = (
         ("16x1x24", "a16"),
@@ -85,6 +86,7 @@ def models(random_graph: Callable[[str, str], Graph]) -> tuple[Graph, ...]:
         ("24x2x33", "a14"),
         ("48x2x80", "wraps"),
         ("48x2x80", "a16-late"),
+        ("24x2x33", "a14-local"),
     )
     return tuple(random_graph(name, scheme) for name, scheme in names)
 

@@ -4,9 +4,10 @@ of everything."""
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmfree_neuro.errors import CapacityError
-from mmfree_neuro.mapping.footprint import NOTHING, Taken, over
+from mmfree_neuro.mapping.footprint import ADDED, NOTHING, Taken, over
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.links import Piece
@@ -95,46 +96,89 @@ def evenly(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard
     return best
 
 
-WIDTHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-"""Shares of the cores of a chip over which every node is spread, tried one after another: the more
+WIDTHS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Shares of the cores of a chip over which a node is spread, tried one after another: the more
 cores, the more input axons and list headers there are in all."""
 
 
 def spread(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard]] | None:
     """Pieces on cores, each of them over as many as can be, so that every step has many at work.
 
-    Each piece takes neighbouring cores, and begins where the one before it ends, around the ring of
-    all cores.  So no core holds more pieces than another by more than one.  Say that a chip of 120
-    cores with 8 groups each has 13 pieces, of which four have one neuron: the other nine take up to
-    (960 - 4) // 9 = 106 cores each, or fewer where lists and axons leave no room for as many.
+    All take the same share of the cores first, the largest for which there is room; then those that
+    take longest take more, as far as there is room.
+
+    A token waits for every piece in turn, so a chip of the published 370M model, whose recurrence,
+    `o_proj`, gate and `down_proj` take 6144, 2048, 4096 and 5632 words of lists on every core that
+    they are on, has them on three of four cores each, and not on one after another: a core has
+    16,000 words, for any three of them.
     """
-    most = chain.room["groups"]
-    small = sum(min(last - first, cores) for _, first, last in pieces if last - first < cores)
-    large = sum(last - first >= cores for _, first, last in pieces)
-    if most is not None and large and cores * most <= small:
-        return None
-    widest = cores if most is None or not large else min(cores, (cores * most - small) // large)
     for share in WIDTHS:
-        held = _around(chain, pieces, cores, max(1, int(share * widest)))
-        if all(chain.fits(sum(map(chain.sizes.of, shards), NOTHING)) for shards in held):
-            return [shards for shards in held if shards]
+        widths = [max(1, int(share * cores))] * len(pieces)
+        if held := _shared(chain, pieces, cores, widths):
+            break
+    else:
+        return None
+    each = [
+        (last - first) * max(chain.nanoseconds[k]) / width
+        for (k, first, last), width in zip(pieces, widths, strict=True)
+    ]
+    for number in sorted(range(len(pieces)), key=lambda number: -each[number]):
+        for share in WIDTHS:
+            if (width := int(share * cores)) <= widths[number]:
+                break
+            wider = [*widths[:number], width, *widths[number + 1 :]]
+            if found := _shared(chain, pieces, cores, wider):
+                held, widths = found, wider
+                break
+    return [shards for shards in held if shards]
+
+
+def _shared(
+    chain: Chain, pieces: Sequence[Piece], cores: int, widths: Sequence[int]
+) -> list[list[Shard]] | None:
+    """Every piece over so many cores, or over as many as it has neurons; None where there is no
+    room.
+
+    Those that take most of a core are placed first, and each on the cores that have most room left;
+    of those, the least busy have a neuron more where a piece does not come out even.
+    """
+    counts = [
+        (last - first, min(width, last - first, cores))
+        for (_, first, last), width in zip(pieces, widths, strict=True)
+    ]
+    shares = [
+        _share(chain, Shard(chain.links[k].node.name, first, first + -(-size // width)))
+        for (k, first, _), (size, width) in zip(pieces, counts, strict=True)
+    ]
+    used, load = np.zeros((cores, len(shares[0]))), np.zeros(cores)
+    places: list[list[int]] = [[]] * len(pieces)
+    for number in sorted(range(len(pieces)), key=lambda number: -shares[number].max()):
+        after = (used + shares[number]).max(1)
+        here = np.lexsort((load, after))[: counts[number][1]]
+        if after[here].max() > 1:
+            return None
+        used[here] += shares[number]
+        load[here] += max(chain.nanoseconds[pieces[number][0]]) * counts[number][0] / len(here)
+        places[number] = sorted(here.tolist())
+    held: list[list[Shard]] = [[] for _ in range(cores)]
+    load = np.zeros(cores)
+    for (k, first, _), (size, width), here in zip(pieces, counts, places, strict=True):
+        count, extra = divmod(size, width)
+        more = {here[position] for position in np.argsort(load[here], kind="stable")[:extra]}
+        for core in here:
+            stop = first + count + (core in more)
+            held[core].append(Shard(chain.links[k].node.name, first, stop))
+            load[core] += (stop - first) * max(chain.nanoseconds[k])
+            first = stop
+    if all(chain.fits(sum(map(chain.sizes.of, shards), NOTHING)) for shards in held):
+        return held
     return None
 
 
-def _around(chain: Chain, pieces: Sequence[Piece], cores: int, width: int) -> list[list[Shard]]:
-    """Every piece over `width` neighbouring cores of a ring, or over as many as it has neurons; of
-    those, the least busy have a neuron more where they do not come out even."""
-    held: list[list[Shard]] = [[] for _ in range(cores)]
-    load = np.zeros(cores)
-    at = 0
-    for k, first, last in pieces:
-        here = [(at + number) % cores for number in range(min(width, last - first))]
-        at += len(here)
-        count, extra = divmod(last - first, len(here))
-        more = {here[position] for position in np.argsort(load[here], kind="stable")[:extra]}
-        for core in here:
-            size = count + (core in more)
-            held[core].append(Shard(chain.links[k].node.name, first, first + size))
-            load[core] += size * max(chain.nanoseconds[k])
-            first += size
-    return held
+def _share(chain: Chain, shard: Shard) -> NDArray[np.float64]:
+    """What a shard takes of each limit of a core, as shares of these."""
+    taken = chain.sizes.of(shard).all
+    shares = [
+        getattr(taken, kind) / room for kind in ADDED if (room := chain.room[kind]) is not None
+    ]
+    return np.array(shares or [0.0])

@@ -59,7 +59,7 @@ class Seams:
         """For a node, the norm and the narrower product behind it."""
         for stream in self.crossings.streams if divide else ():
             source, readers = stream.source, stream.readers
-            if all(how == "sum" for _, how in readers):
+            if all(how == "sum" and self._is_one(reader) for reader, how in readers):
                 if not all(self._carried(reader) for reader, _ in readers):
                     continue
                 summing = self.squares.setdefault(source, [])  # two digits have the same readers
@@ -70,6 +70,10 @@ class Seams:
                 and (product := self._product(source, readers[0][0]))
             ):
                 self.behind[source] = readers[0][0], product
+
+    def _is_one(self, k: int) -> bool:
+        """Whether a node has one neuron; where many sum the same squares, each has them sent."""
+        return self.chain.links[k].node.size == 1
 
     def _carried(self, k: int) -> bool:
         """Whether the chip's messages can carry partial sums of a node."""

@@ -228,7 +228,7 @@ def _streams(
         for entry in node.inputs:
             size = graph.node(entry.source).output(entry.source_port).size
             first, last = span(node, entry, shard.start, shard.stop, size)
-            each = shard.size if entry.how in ("ternary", "broadcast") else 1
+            each = shard.size if entry.reaches_all else 1
             readers.setdefault((place, entry.source, entry.source_port), []).append(
                 _Reader(number, first, last, each)
             )

@@ -1,0 +1,173 @@
+"""Roots of norms that every neuron finds for itself, so that a token does not wait for them.
+
+Where the root of a norm comes after the product, it takes a token a step to go from the squares to
+the one neuron that finds the root, and the values take a step to go through their gains.  With a
+local root both steps are gone: the node in front sends its values times the gains beside its
+squares, and each neuron behind the product sums the squares itself and finds the root by the same
+program.  All bits stay; what it costs is a synaptic operation for each square and neuron, and the
+program of a root in each.
+
+    residual → gains → product (waits for the root)      residual, gains → product, with its root
+             → root  ↗                                             squares ↗
+
+A recurrence that has lost the root that told it of a token (`nodes.MLGRU.presence`) learns of it
+from the last root that is left, or else from a `Relay`: one in each block that has no root, in step
+with the end of the block.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from mmfree_neuro.errors import GraphError
+from mmfree_neuro.graph.nodes import (
+    GLU,
+    HERE,
+    MLGRU,
+    PACE,
+    PRESENCE,
+    ROOT,
+    AnyNode,
+    Embedding,
+    Gain,
+    Graph,
+    Head,
+    Input,
+    InverseRms,
+    Output,
+    QuantScale,
+    Relay,
+    Residual,
+    block_of,
+)
+from mmfree_neuro.graph.steps import delayed
+from mmfree_neuro.graph.verify import verify
+from mmfree_neuro.integers.fixedpoint import QType
+
+ALL = "all"
+"""The word for every norm of a graph."""
+
+
+def kind_of(root: InverseRms) -> str:
+    """Which norm of its block a root belongs to: such as `attn` for layers.3.attn.rms."""
+    return root.name.split(".")[-2]
+
+
+@dataclass(frozen=True, eq=False)
+class _Norm:
+    """A norm whose root comes after the product."""
+
+    root: InverseRms
+    gain: Gain
+
+
+def _norms(graph: Graph) -> Iterator[_Norm]:
+    """The norms that can have local roots: a root and gains side by side behind one node."""
+    gains = {node.inputs[0].source: node for node in graph.nodes if isinstance(node, Gain)}
+    for node in graph.nodes:
+        if isinstance(node, InverseRms):
+            source = next(entry.source for entry in node.inputs if entry.port != PRESENCE)
+            if source in gains:
+                yield _Norm(node, gains[source])
+
+
+def kinds(graph: Graph) -> tuple[str, ...]:
+    """The kinds of norms of a graph that can have local roots, in their order."""
+    return tuple(dict.fromkeys(kind_of(norm.root) for norm in _norms(graph)))
+
+
+def chosen(graph: Graph, names: Collection[str]) -> tuple[str, ...]:
+    """The kinds of norms that are named, in their order; `ALL` names every one.
+
+    Raises GraphError where the graph has no norm of such a kind that can have a local root.
+    """
+    known = kinds(graph)
+    if names and not known:
+        raise GraphError(
+            f"{graph.name}: no norm can have a local root, for none has its root after the product"
+        )
+    for name in names:
+        if name not in (ALL, *known):
+            raise GraphError(
+                f"{graph.name}: local roots of {name!r} were asked for, must be {ALL} or some of "
+                f"{', '.join(known)}"
+            )
+    return tuple(kind for kind in known if ALL in names or kind in names)
+
+
+def with_local_roots(graph: Graph, names: Collection[str]) -> Graph:
+    """The same function of tokens, bit for bit, with local roots in the norms of these kinds;
+    raises what `chosen` does."""
+    local = chosen(graph, names)
+    if not local:
+        return graph
+    norms = [norm for norm in _norms(graph) if kind_of(norm.root) in local]
+    return verify(replace(graph, nodes=delayed(_relayed(_folded(graph, norms)))))
+
+
+def _folded(graph: Graph, norms: list[_Norm]) -> list[AnyNode]:
+    """The nodes without the roots and gains of some norms; what these did, the nodes around do."""
+    source_of = {norm.gain.name: norm.gain.inputs[0].source for norm in norms}
+    gain_of = {norm.gain.inputs[0].source: norm.gain for norm in norms}
+    root_of = {norm.root.name: norm.root for norm in norms}
+    nodes: list[AnyNode] = []
+    for node in graph.nodes:
+        if node.name in source_of or node.name in root_of:
+            continue
+        inputs: list[Input] = []
+        root: InverseRms | None = None
+        for entry in node.inputs:
+            if entry.source in source_of:
+                inputs.append(replace(entry, source=source_of[entry.source]))
+            elif entry.source in root_of and entry.port == ROOT:
+                root = root_of[entry.source]
+                inputs += [other for other in root.inputs if other.port != PRESENCE]
+            else:
+                inputs.append(entry)
+        if root is not None:
+            assert isinstance(node, MLGRU | GLU | Residual | Head)
+            if isinstance(node, MLGRU):  # whose presence the root was
+                inputs.append(Input(PRESENCE, root.name, "r", "broadcast"))
+            node = replace(node, inputs=tuple(inputs), root=root.inverse)
+        else:
+            node = replace(node, inputs=tuple(inputs))
+        gain = gain_of.get(node.name)
+        if gain is not None:
+            assert isinstance(node, Embedding | MLGRU | GLU | Residual)
+            outputs = (*node.outputs, *gain.outputs)
+            node = replace(node, outputs=outputs, folded=gain.gains)
+        nodes.append(node)
+    return nodes
+
+
+def _relayed(nodes: list[AnyNode]) -> list[AnyNode]:
+    """The same nodes, whose inputs of presence read the last node in front that tells of a token;
+    with a relay in every block that has none and another behind it."""
+    told = {block_of(node.name) for node in nodes if isinstance(node, InverseRms | QuantScale)}
+    last_of = {block_of(node.name): node.name for node in nodes}
+    here = nodes[0].name, HERE
+    found: list[AnyNode] = []
+    for node in nodes:
+        block = block_of(node.name)
+        if block is not None and block not in told and node.name == last_of[block]:
+            found.append(_relay(block, here, node))
+            here = found[-1].name, HERE
+        inputs = tuple(
+            replace(entry, source=here[0], source_port=here[1]) if entry.port == PRESENCE else entry
+            for entry in node.inputs
+        )
+        found.append(replace(node, inputs=inputs))
+        if isinstance(node, InverseRms | QuantScale):
+            here = node.name, node.outputs[0].port
+    read = {entry.source for node in found for entry in node.inputs}
+    return [node for node in found if not isinstance(node, Relay) or node.name in read]
+
+
+def _relay(block: int, here: tuple[str, str], last: AnyNode) -> Relay:
+    """The relay of a block, which fires together with the last node of it."""
+    product = next(entry for entry in last.inputs if entry.matrix is not None)
+    inputs = (
+        Input(HERE, *here, "broadcast"),
+        Input(PACE, product.source, product.source_port, "broadcast"),
+    )
+    output = Output(HERE, 1, QType(2, 0), unsigned=True)
+    return Relay(f"layers.{block}.here", 1, inputs, (output,))

@@ -1,0 +1,142 @@
+"""Roots that every neuron finds for itself."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mmfree_neuro.errors import GraphError
+from mmfree_neuro.graph.local_roots import ALL, chosen, kinds, with_local_roots
+from mmfree_neuro.graph.nodes import (
+    HERE,
+    PACE,
+    PRESENCE,
+    Gain,
+    Graph,
+    InverseRms,
+    PartialSum,
+    Relay,
+    block_of,
+)
+from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.graph.steps import steps
+from mmfree_neuro.pipeline.quality import in_one_place
+from mmfree_neuro.run import reference
+from mmfree_neuro.run.job import Job
+from mmfree_sims import fast
+
+Graphs = Callable[[str, str], Graph]
+NORMS = "attn", "o", "mlp", "down", "head"
+JOB = Job(np.array([[7, 1, 200, 33, 5], [0, 255, 9, 9, 1]]), 3)
+
+
+@pytest.fixture(scope="module", params=["lower-bounds", "no-lower-bounds"])
+def late(request: pytest.FixtureRequest, random_graph: Graphs) -> Graph:
+    """A tiny model with roots after the products."""
+    return random_graph(request.param, "a14-late")
+
+
+@pytest.mark.parametrize("names", [[name] for name in NORMS] + [["mlp", "o"], ["o", "down"], [ALL]])
+def test_all_bits_stay(names: list[str], late: Graph) -> None:
+    local = with_local_roots(late, names)
+    expected, found = (fast.run(graph, in_one_place(graph), JOB) for graph in (late, local))
+    assert np.array_equal(found.logits, expected.logits)
+    assert np.array_equal(found.chosen, expected.chosen)
+
+
+def test_the_reference_counts_a_sum_for_every_neuron(late: Graph) -> None:
+    local = with_local_roots(late, [ALL])
+    place, job = in_one_place(local), Job(JOB.tokens[:1, :3])
+    slow, quick = reference.run(local, place, job), fast.run(local, place, job)
+    assert np.array_equal(slow.logits, quick.logits)
+    assert slow.prefill == quick.prefill
+
+
+def test_a_local_root_by_hand(late: Graph) -> None:
+    """The node in front sends what the gains sent; those behind sum its squares, in two digits."""
+    local = with_local_roots(late, ["o"])
+    gone = {f"layers.{block}.o.{what}" for block in (0, 1) for what in ("rms", "gain")}
+    assert {n.name for n in late.nodes} - {n.name for n in local.nodes} == gone
+    assert len(local.nodes) == len(late.nodes) - 4  # and no relay: other roots are left
+    source, reader = local.node("layers.0.mlgru"), local.node("layers.0.o_proj")
+    assert [output.port for output in source.outputs] == ["v", "sq", "sq.low", "y"]
+    assert source.output("y") == late.node("layers.0.o.gain").output("y")
+    read = {e.port: (e.source, e.source_port, e.how) for e in reader.inputs if e.port != "x"}
+    assert read == {
+        "y": ("layers.0.mlgru", "y", "ternary"),
+        "total": ("layers.0.mlgru", "sq", "sum"),
+        "total.low": ("layers.0.mlgru", "sq.low", "sum"),
+    }
+    step = steps(local.nodes)
+    assert step["layers.0.o_proj"] == step["layers.0.mlgru"] + 1
+
+
+def test_a_block_takes_four_steps_and_has_a_relay_in_step_with_its_end(late: Graph) -> None:
+    local = with_local_roots(late, [ALL])
+    assert not any(isinstance(node, InverseRms | Gain) for node in local.nodes)
+    step = steps(local.nodes)
+    names = ["mlgru", "o_proj", "glu", "down_proj"]
+    assert [step[f"layers.{k}.{name}"] for k in (0, 1) for name in names] == [*range(1, 9)]
+    assert step["head"] == 9
+    (relay,) = (node for node in local.nodes if isinstance(node, Relay))
+    assert (relay.name, step[relay.name]) == ("layers.0.here", 4)
+    assert [(e.port, e.source, e.delay) for e in relay.inputs] == [
+        (HERE, "embedding", 3),
+        (PACE, "layers.0.glu", 0),
+    ]
+    assert max(entry.delay for node in local.nodes for entry in node.inputs) == 3
+
+
+def test_a_root_that_is_left_says_that_a_token_is_there(late: Graph) -> None:
+    local = with_local_roots(late, ["attn", "head"])
+    assert not any(isinstance(node, Relay) for node in local.nodes)
+    (entry,) = local.node("layers.1.mlgru").ports[PRESENCE]
+    assert entry.source == "layers.0.down.rms"
+
+
+def test_a_sum_that_every_neuron_needs_is_divided_once_for_all(late: Graph) -> None:
+    """Each part of a sum of squares has one neuron, whose sum all behind it read."""
+    local = with_local_roots(late, ["down"])
+    divided = by_columns(local, (("layers.1.down_proj", (32, 80)),))
+    parts = {node.name: node for node in divided.nodes if isinstance(node, PartialSum)}
+    assert {name: node.size for name, node in parts.items()} == {
+        f"layers.1.down_proj.{port}.part{number}": size
+        for port, size in (("y", 64), ("total", 1), ("total.low", 1))
+        for number in (1, 2)
+    }
+    reader = divided.node("layers.1.down_proj")
+    assert [(e.source, e.how, e.first, e.count) for e in reader.ports["total"]] == [
+        ("layers.1.glu", "sum", 80, 48),
+        ("layers.1.down_proj.total.part2", "sum", 0, None),
+    ]
+    expected, found = (fast.run(graph, in_one_place(graph), JOB) for graph in (late, divided))
+    assert np.array_equal(found.logits, expected.logits)
+
+
+def test_kinds_are_named_in_any_order(late: Graph) -> None:
+    assert kinds(late) == NORMS
+    assert chosen(late, ["head", "o"]) == ("o", "head")
+    assert chosen(late, [ALL]) == chosen(late, [ALL, "o"]) == NORMS
+    assert chosen(late, ()) == ()
+    assert with_local_roots(late, ()) is late
+
+
+def test_what_a_graph_does_not_have(late: Graph, a8: Graph, a16: Graph) -> None:
+    for graph in (a8, a16, with_local_roots(late, [ALL])):
+        with pytest.raises(GraphError) as error:
+            with_local_roots(graph, [ALL])
+        assert str(error.value) == (
+            "tiny: no norm can have a local root, for none has its root after the product"
+        )
+        assert with_local_roots(graph, ()) is graph
+    with pytest.raises(GraphError) as error:
+        with_local_roots(late, ["o", "norm"])
+    assert str(error.value) == (
+        "tiny: local roots of 'norm' were asked for, must be all or some of attn, o, mlp, down, "
+        "head"
+    )
+
+
+def test_blocks_of_relays(late: Graph) -> None:
+    local = with_local_roots(late, [ALL])
+    assert [block_of(node.name) for node in local.nodes if isinstance(node, Relay)] == [0]
