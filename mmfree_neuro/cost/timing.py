@@ -99,6 +99,13 @@ def _slowest(
     return table.max(0), [names[k][row] for row, k in enumerate(which)]
 
 
+def waits(found: Load, chip: ChipSpec) -> list[tuple[float, str]]:
+    """For every step of a token that falls through alone: the nanoseconds that its slowest resource
+    takes, at central figures, and which that is; what else a step takes comes on top."""
+    times, names = _slowest(found, chip, "central", together=False, idle=True)
+    return [(float(ns), name) for ns, (name, _) in zip(times, names, strict=True)]
+
+
 def _timing(
     mode: str,
     system: str,
