@@ -20,7 +20,7 @@ from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import filling
 from mmfree_partition.chain.chain import Chain
-from mmfree_partition.chain.layout import chips_for, on_chips, parts_of, shares
+from mmfree_partition.chain.layout import chips_for, lay_out, on_chips, parts_of, shares
 from mmfree_partition.chain.links import Piece
 from mmfree_partition.chain.seams import Seams
 from mmfree_partition.placement import Placement
@@ -53,8 +53,38 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     chain = Chain(graph, system.chip, request.on_host(graph), dict(request.entries))
     filling.need_room(chain)
     chips = chips_for(chain, system, request)
+    if request.spread and (placed := _head_on_all(chain, chips, system, request)):
+        return placed
     divided, parts, columns = best_cuts(chain, chips, request)
     return replace(on_chips(divided, parts, system, request), columns=columns)
+
+
+def _head_on_all(
+    chain: Chain, chips: int, system: SystemSpec, request: Request
+) -> Placement | None:
+    """The best cuts of what stands before the head, and of the head a share on every chip; None
+    where chips have no room for it, or the head is on the host.
+
+    A token waits for all rows of the head at one step: on two of 24 chips the published 370M model
+    has 133 of its 32,000 rows on a core, on all of them 11.
+    """
+    head = chain.graph.head
+    if head.name in chain.host or len(chain.links) == 1:
+        return None
+    before = Chain(chain.graph, chain.chip, chain.host | {head.name}, dict(request.entries))
+    if sum(link.node.size for link in before.links) < chips or head.size < chips:
+        return None
+    divided, parts, columns = best_cuts(before, chips, request)
+    whole = chain.of(divided.graph)
+    held = []
+    for number, part in enumerate(parts):
+        share = tuple(head.size * end // chips for end in (number, number + 1))
+        pieces = [*part, (whole.number[head.name], *share)]
+        cores = filling.spread(whole, pieces, request.cores_of(chain.chip))
+        if cores is None:
+            return None
+        held.append(cores)
+    return replace(lay_out(whole, held, system, request), columns=columns)
 
 
 def best_cuts(
