@@ -460,7 +460,8 @@ def hand_mapping(hand_graph: Graph) -> Mapping:
 @pytest.fixture(scope="session")
 def make_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Files]:
     """The function that makes a folder with a random model's checkpoint, files of tokens, and for
-    each scheme a graph and its mapping, one block on so many cores of each chip."""
+    each scheme, with roots before products and one with these after, a graph and its mapping, one
+    block on so many cores of each chip."""
 
     def make(model: str, cores: int) -> Files:
         folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(6)
@@ -469,7 +470,7 @@ def make_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int],
         np.save(folder / "calibration.npy", rng.integers(0, vocabulary, (8, 33)))
         np.save(folder / "tokens.npy", rng.integers(0, vocabulary, (2, 7)))
         request = Request("block-per-chip", cores=cores)
-        for scheme in SCHEMES:
+        for scheme in (*SCHEMES, "a14-late"):
             path = folder / f"{scheme}.graph"
             graph_file.save_graph(_random_graph(model, scheme), path)
             map.map_graph(path, "kapoho-point", path.with_suffix(".map"), request)

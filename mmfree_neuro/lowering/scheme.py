@@ -63,7 +63,8 @@ def scheme_named(name: str, root: str = "after") -> Scheme:
         )
     for known in ROOTS:
         if root == known:
-            return replace(SCHEMES[name], root=known)
+            chosen = SCHEMES[name]
+            return chosen if chosen.root == known else replace(chosen, root=known)
     raise InputError(f"root {root!r} is not known, must be one of {', '.join(ROOTS)}")
 
 

@@ -112,6 +112,7 @@ def mapping_content(
             if place.chip == HOST
         },
         "sums_divided": len(mapping.columns),
+        "local_roots": list(mapping.local_roots),
         "copied_neurons": sum(shard.size for shard in mapping.shards)
         - sum(node.size for node in nodes),
         "steps_per_token": summary.steps,

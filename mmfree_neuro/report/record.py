@@ -62,6 +62,7 @@ class MappingContent(TypedDict):
     shards: int
     head_on_host: bool
     sums_divided: int
+    local_roots: list[str]
     copied_neurons: int
     steps_per_token: int
     blocks: int

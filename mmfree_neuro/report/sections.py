@@ -114,6 +114,7 @@ def _mapped(report: Content) -> Section:
         ),
         ("head", "on the host, not counted here" if mapping["head_on_host"] else "on the chips"),
         ("nodes whose sums are divided by columns", f"{mapping['sums_divided']:,}"),
+        ("norms whose roots every neuron finds", ", ".join(mapping["local_roots"]) or "none"),
         ("neurons held by a second core", f"{mapping['copied_neurons']:,}"),
         ("shards", f"{mapping['shards']:,}"),
         ("blocks", f"{mapping['blocks']:,}"),

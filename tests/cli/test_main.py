@@ -79,6 +79,24 @@ def test_convert(
     )
 
 
+@pytest.mark.usefixtures("needs_torch")
+@pytest.mark.parametrize(("root", "steps"), [((), 8), (("after",), 8), (("before",), 12)])
+def test_convert_with_roots_before_products_or_after(
+    root: tuple[str, ...],
+    steps: int,
+    files: Files,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    graph = str(tmp_path / "model.graph")
+    more = ["--root", *root] if root else []
+    calibrated = ["--calibrate", files("calibration.npy"), "-o", graph]
+    assert main(["convert", files("checkpoint"), *calibrated, *more]) == 0
+    capsys.readouterr()
+    assert main(["inspect", graph, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps_per_block"] == steps
+
+
 def test_map(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Tree) -> None:
     output = tmp_path / "m.map"
     arguments = [
@@ -190,6 +208,40 @@ def test_map_with_the_head_on_the_host(
         assert main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
         text[name] = json.loads(capsys.readouterr().out)["text"]
     assert text["chips"] == text["host"]
+
+
+@pytest.mark.parametrize(
+    ("names", "local"),
+    [("none", ()), ("down+o", ("o", "down")), ("all", ("attn", "o", "mlp", "down", "head"))],
+)
+def test_map_with_local_roots(
+    names: str,
+    local: tuple[str, ...],
+    files: Files,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The mapping says which norms have them, and whoever opens it gives the same tokens and writes
+    the same report."""
+    more = ["--local-roots", names]
+    stored = mapped(files, tmp_path / "local.map", *more, graph="a14-late.graph")
+    assert stored.mapping.local_roots == local
+    text = []
+    for number, mapping in enumerate((files("a14-late.map"), str(tmp_path / "local.map"))):
+        run = str(tmp_path / f"run{number}")
+        capsys.readouterr()
+        what = ["--prompt", "ab", "--new-tokens", "6", "--engine", "fast", "-o", run, "--json"]
+        assert main(["simulate", mapping, *what]) == 0
+        text.append(json.loads(capsys.readouterr().out)["text"])
+        assert main(["report", run, "-o", f"{run}.json"]) == 0
+        content = json.loads(Path(f"{run}.json").read_text(encoding="utf-8"))
+        assert content["mapping"]["local_roots"] == list(local if number else ())
+    assert text[0] == text[1]
+    assert main(["image", str(tmp_path / "local.map"), "-o", str(tmp_path / "local.image")]) == 0
+    what = ["--prompt", "ab", "--new-tokens", "6", "-o", str(tmp_path / "emulated"), "--json"]
+    capsys.readouterr()
+    assert main(["simulate", str(tmp_path / "local.image"), *what]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == text[0]
 
 
 @pytest.mark.slow
@@ -711,6 +763,25 @@ def case_weights_too_narrow(files: Files, tmp: Path) -> tuple[list[str], str]:
 def case_two_placers(files: Files, tmp: Path) -> tuple[list[str], str]:
     message = "--block-per-chip and --placer greedy contradict each other"
     return map_(files, "--system", "oheo-gulch", "--block-per-chip", "--placer", "greedy"), message
+
+
+def case_unknown_root(files: Files, tmp: Path) -> tuple[list[str], str]:
+    return convert(
+        files("checkpoint"), "--root", "beside"
+    ), "root 'beside' is not known, must be one of before, after"
+
+
+def case_local_roots_before_products(files: Files, tmp: Path) -> tuple[list[str], str]:
+    message = "tiny: no norm can have a local root, for none has its root after the product"
+    return map_(files, "--system", "oheo-gulch", "--local-roots", "o"), message
+
+
+def case_local_roots_of_no_norm(files: Files, tmp: Path) -> tuple[list[str], str]:
+    arguments = map_(files, "--system", "oheo-gulch", "--local-roots", "o+norm")
+    return [a.replace("a16.graph", "a14-late.graph") for a in arguments], (
+        "tiny: local roots of 'norm' were asked for, must be all or some of attn, o, mlp, down, "
+        "head"
+    )
 
 
 def case_unknown_placer(files: Files, tmp: Path) -> tuple[list[str], str]:

@@ -392,6 +392,22 @@ def test_the_points_are_those_of_mappings_made_one_by_one(
     assert {p["chips"] for p in content["points"]} == {6}
 
 
+def test_local_roots_are_an_axis(
+    random_graph: Callable[[str, str], Graph], tmp_path: Path, capsys: Capture
+) -> None:
+    """Each set of norms is a choice of its own, and takes fewer steps."""
+    graph = tmp_path / "late.graph"
+    graph_file.save_graph(random_graph("lower-bounds", "a14-late"), graph)
+    what = ["--placers", "chain", "--splits", "spread", "--json", "--local-roots", "none,o+mlp,all"]
+    assert main(["explore", str(graph), "--system", "kapoho-point", *what]) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    found = [p for p in points if (p["phase"], p["mode"]) == ("generate", "fall-through")]
+    assert [p["choice"]["local_roots"] for p in found] == [[], ["o", "mlp"], ["all"]]
+    assert len({p["tokens_per_s"]["central"] for p in found}) == 3
+    names = [explore.label(Request(local_roots=tuple(p["choice"]["local_roots"]))) for p in found]
+    assert [name.partition("local")[2] for name in names] == ["", " roots o+mlp", " roots all"]
+
+
 def test_wider_weights_and_a_head_on_the_host(
     run: Callable[..., int], tmp_path: Path, capsys: Capture
 ) -> None:

@@ -187,6 +187,18 @@ def test_every_resource_can_be_the_slowest(
     assert alone.seconds_per_token.central == pytest.approx((by_step + latency) * NS)
 
 
+def test_what_a_token_waits_for_is_its_time() -> None:
+    """The slowest resources of all steps, and what every step takes besides."""
+    found, system = loaded(), board(**CENTRAL)
+    waits = timing.waits(found, system.chip)
+    assert len(waits) == found.steps
+    besides = timing.barrier(system.chip, found.chips).central + 300
+    whole = sum(ns for ns, _ in waits) + found.steps * besides
+    falling = timing.fall_through(found, system)
+    assert falling.seconds_per_token.central == pytest.approx(whole * NS)
+    assert falling.resource in {name for _, name in waits}
+
+
 def test_idle_visits_take_time_where_a_token_falls_through() -> None:
     """Two guards of the mixer are 6 instructions a token, as many as its two programs: so each of
     the three steps takes 6, and not only the second."""

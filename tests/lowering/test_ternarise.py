@@ -1,5 +1,7 @@
 """Ternary codes are those of the published kernel, and survive being stored."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -104,3 +106,7 @@ def test_schemes_by_name() -> None:
     with pytest.raises(InputError) as error:
         scheme_named("a4")
     assert str(error.value) == "scheme 'a4' is not known, must be one of a14, a16, a8"
+    assert scheme_named("a14", "before") == replace(SCHEMES["a14"], root="before")
+    with pytest.raises(InputError) as error:
+        scheme_named("a14", "beside")
+    assert str(error.value) == "root 'beside' is not known, must be one of before, after"

@@ -150,6 +150,28 @@ def assert_spread(placed: Placement, cores: int) -> None:
         assert max(parts.values()) - min(parts.values()) <= 1
 
 
+def test_the_head_is_spread_over_all_chips(
+    graph: Graph, system: SystemSpec, with_figures: Change
+) -> None:
+    """Beside the blocks where there is room for it, and behind them where there is not."""
+    request = Request(chips=3, cores=40, spread=True)
+    placed = PLACERS["chain"](graph, system, request)
+    rows = Counter[int]()
+    for shard, place in zip(placed.shards, placed.locations, strict=True):
+        if shard.node == "head":
+            rows[place.chip] += shard.size
+    assert len(rows) == 3
+    assert sum(rows.values()) == graph.head.size
+    assert max(rows.values()) - min(rows.values()) <= 1
+    divided, mapping = fit(graph, "", system, request)
+    assert check(divided, mapping, system) is mapping
+    # No more than an entry of 16 bytes for each of 960 cores, and programs take room, too.
+    narrow = with_figures(system, memory_bytes_per_core=960 * 16)
+    behind = PLACERS["chain"](graph, narrow, replace(request, chips=8, cores=120))
+    held = zip(behind.shards, behind.locations, strict=True)
+    assert len({place.chip for shard, place in held if shard.node == "head"}) < 8
+
+
 def test_a_block_on_several_chips_is_spread_over_each(
     graph: Graph, system: SystemSpec, with_figures: Change
 ) -> None:

@@ -7,6 +7,7 @@ cross its cuts.  Where the request allows it, sums are passed from chip to chip 
 `seams`).
 """
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -68,22 +69,31 @@ def _head_on_all(
     A token waits for all rows of the head at one step: on two of 24 chips the published 370M model
     has 133 of its 32,000 rows on a core, on all of them 11.
     """
-    head = chain.graph.head
-    if head.name in chain.host or len(chain.links) == 1:
+    head, cores = chain.graph.head, request.cores_of(chain.chip)
+    if head.name in chain.host or head.size < chips:
         return None
-    before = Chain(chain.graph, chain.chip, chain.host | {head.name}, dict(request.entries))
-    if sum(link.node.size for link in before.links) < chips or head.size < chips:
+    # Whoever sends to the head sends to all cores, and has an output entry for each.
+    entries = dict(request.entries)
+    for source, streams in Counter(entry.source for entry in head.inputs).items():
+        entries[source] = max(entries.get(source, 0), streams * chips * cores)
+    chain = Chain(chain.graph, chain.chip, chain.host, entries)
+    before = Chain(chain.graph, chain.chip, chain.host | {head.name}, entries)
+    one_neuron = (chain.sizes.of(Shard(link.node.name, 0, 1)) for link in chain.links)
+    enough = sum(link.node.size for link in before.links) >= chips
+    if not (enough and all(map(chain.fits, one_neuron))):
+        return None
+    if filling.evenly(before, before.whole(), chips * cores) is None:
         return None
     divided, parts, columns = best_cuts(before, chips, request)
     whole = chain.of(divided.graph)
     held = []
     for number, part in enumerate(parts):
-        share = tuple(head.size * end // chips for end in (number, number + 1))
-        pieces = [*part, (whole.number[head.name], *share)]
-        cores = filling.spread(whole, pieces, request.cores_of(chain.chip))
-        if cores is None:
+        first, last = (head.size * end // chips for end in (number, number + 1))
+        pieces = [*part, (whole.number[head.name], first, last)]
+        on_cores = filling.spread(whole, pieces, cores)
+        if on_cores is None:
             return None
-        held.append(cores)
+        held.append(on_cores)
     return replace(lay_out(whole, held, system, request), columns=columns)
 
 
