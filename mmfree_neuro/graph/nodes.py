@@ -366,29 +366,37 @@ class QuantScale(Node):
     """One neuron that turns a norm's root and the largest magnitudes into scales of 8-bit codes.
 
     r        as in `InverseRoot`
-    inv_p    = fit(127 / max_p)                                    max_p at least 1
     scale_p  = fit(max_p · r / 2^scale_shift[p])
-
-    1 / max: max is shifted left until its top bit is set; 16 first guesses by its top five bits;
-    as many Newton steps as for the root, y ← y (2 - a y); then times inv_powers[p][k] / 2^28.
+    here     = 1, by which others know that there is a token
     """
 
     inverse: InverseRoot
-    inv_powers: dict[str, Ints]  # each [32]
     scale_shift: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Reciprocal:
+    """How the largest magnitude becomes what codes are made with: inv = fit(127 / max), max at
+    least 1.
+
+    max is shifted left until its top bit is set; 16 first guesses by its top five bits; `newton`
+    steps y ← y (2 - a y); then times powers[k] / 2^28.
+    """
+
+    powers: Ints  # [32]
+    newton: int
+    inverse: QType
+    """The format of inv."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Quantise(Node):
     """For each output p: p = fit(v_p · inv_p / 2^shifts[p]), to the nearest, halves up: an 8-bit
-    code."""
+    code; inv_p from the largest magnitude max_p as in `Reciprocal`, which every neuron finds, so
+    that codes do not wait for it."""
 
+    reciprocals: dict[str, Reciprocal]
     shifts: dict[str, int]
-
-    @property
-    def presence(self) -> str:
-        """The first of the inverses, which are never zero."""
-        return f"inv.{next(iter(self.shifts))}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

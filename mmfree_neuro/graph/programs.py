@@ -24,6 +24,7 @@ from mmfree_neuro.graph.nodes import (
     PartialSum,
     Quantise,
     QuantScale,
+    Reciprocal,
     Relay,
     Rescale,
     Residual,
@@ -66,7 +67,7 @@ def _inverse_root(m: Machine, inputs: Inputs, inverse: InverseRoot) -> Value:
     return m.mul_fit(y, m.lookup(inverse.powers, k), POWER_SHIFT, inverse.root)
 
 
-def _reciprocal(m: Machine, largest: Value, powers: Ints, newton: int, qtype: QType) -> Value:
+def _reciprocal(m: Machine, largest: Value, reciprocal: Reciprocal) -> Value:
     a, k = m.max(largest, 1), 0
     for step in (16, 8, 4, 2, 1):
         limit = 1 << (31 - step)
@@ -75,13 +76,13 @@ def _reciprocal(m: Machine, largest: Value, powers: Ints, newton: int, qtype: QT
         k = m.select(small, m.add(k, step), k)
     top = m.max(m.add(m.mul_shr(a, 1, 26), -RECIPROCAL_FIRST), 0)
     y = m.lookup(reciprocal_guess(), top)
-    for _ in range(newton):
+    for _ in range(reciprocal.newton):
         y = m.clip(
             m.mul_shr(y, m.sub(2 * ROOT_ONE, m.mul_shr(a, y, 31)), ROOT_FRAC),
             ROOT_ONE,
             2 * ROOT_ONE,
         )
-    return m.mul_fit(y, m.lookup(powers, k), POWER_SHIFT, qtype)
+    return m.mul_fit(y, m.lookup(reciprocal.powers, k), POWER_SHIFT, reciprocal.inverse)
 
 
 def _square(m: Machine, z: Value, squares: Squares, constants: Constants, qtype: QType) -> Value:
@@ -172,19 +173,21 @@ def _max_abs(m: Machine, node: MaxAbs, inputs: Inputs) -> Value:
 
 def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
     root = _inverse_root(m, inputs, node.inverse)
-    outputs = {}
-    for port, powers in node.inv_powers.items():
+    outputs = {HERE: m.send(1)}
+    for port, shift in node.scale_shift.items():
         largest = m.read(inputs[f"max.{port}"])
-        inverse_type, scale_type = (
-            node.output(f"inv.{port}").qtype,
-            node.output(f"scale.{port}").qtype,
-        )
-        inverse = _reciprocal(m, largest, powers, node.inverse.newton, inverse_type)
-        outputs[f"inv.{port}"] = m.send(inverse)
-        outputs[f"scale.{port}"] = m.send(
-            m.mul_fit(largest, root, node.scale_shift[port], scale_type)
-        )
+        scale_type = node.output(f"scale.{port}").qtype
+        outputs[f"scale.{port}"] = m.send(m.mul_fit(largest, root, shift, scale_type))
     return outputs
+
+
+def _quantise(m: Machine, node: Quantise, inputs: Inputs) -> Outputs:
+    codes = {}
+    for port, reciprocal in node.reciprocals.items():
+        inverse = _reciprocal(m, m.read(inputs[f"max.{port}"]), reciprocal)
+        value, qtype = m.read(inputs[f"v.{port}"]), node.output(port).qtype
+        codes[port] = m.send(m.mul_fit(value, inverse, node.shifts[port], qtype))
+    return codes
 
 
 def _with_squares(
@@ -227,17 +230,7 @@ def run(
         case QuantScale():
             return _quant_scale(m, node, inputs), None
         case Quantise():
-            return {
-                p: m.send(
-                    m.mul_fit(
-                        m.read(inputs[f"v.{p}"]),
-                        m.read(inputs[f"inv.{p}"]),
-                        shift,
-                        node.output(p).qtype,
-                    )
-                )
-                for p, shift in node.shifts.items()
-            }, None
+            return _quantise(m, node, inputs), None
         case MLGRU():
             return _mlgru(m, node, table, constants, inputs, state)
         case GLU():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmfree_neuro.graph.nodes import (
     GLU,
+    HERE,
     MLGRU,
     PRESENCE,
     ROOT,
@@ -22,6 +23,7 @@ from mmfree_neuro.graph.nodes import (
     Output,
     Quantise,
     QuantScale,
+    Reciprocal,
     Rescale,
     Residual,
 )
@@ -34,8 +36,9 @@ from mmfree_neuro.lowering.ternarise import TernaryWeight
 CODE = QType(8, 0)
 
 
-MAX_ARITY = 32
-"""How many accumulators a neuron that finds a maximum has."""
+MAX_ARITY = 62
+"""How many accumulators a neuron that finds a maximum has: with two registers more, all of the
+machine's are taken."""
 
 
 Squaring = Embedding | MLGRU | GLU | Residual
@@ -177,19 +180,17 @@ class Norms:
             return self.formats.value_type(f"{norm}.{name}.largest", at_most=frac)
 
         gain = self._gain(norm, source, port, consumers, value_type)
-        scales = self._scales(norm, source, floor, gain)
-        inputs = [Input(f"v.{name}", gain.name, name, "aligned") for name in consumers]
-        inputs += [
-            Input(f"inv.{name}", scales.name, f"inv.{name}", "broadcast") for name in consumers
-        ]
-        # A code is v · (127 / largest) in units of one: both formats' fractional bits go.
-        shifts = {
-            name: gain.output(name).qtype.frac + scales.output(f"inv.{name}").qtype.frac
-            for name in consumers
-        }
-        outputs = tuple(Output(name, source.size, CODE) for name in consumers)
-        codes = Quantise(f"{norm}.quantise", source.size, tuple(inputs), outputs, shifts)
-        self.nodes.append(codes)
+        largest = tuple(
+            Input(
+                f"max.{value.port}",
+                self._max_tree(f"{norm}.max.{value.port}", gain.name, value),
+                "max",
+                "broadcast",
+            )
+            for value in gain.outputs
+        )
+        scales = self._scales(norm, source, floor, gain, largest)
+        codes = self._codes(norm, gain, largest)
         return {
             name: Source(
                 codes.name,
@@ -228,33 +229,44 @@ class Norms:
         self.nodes.append(node)
         return node
 
-    def _scales(self, norm: str, source: Squaring, floor: int, gain: Gain) -> QuantScale:
-        """The node that makes the scales of a token's codes, behind the trees that find its largest
-        magnitudes."""
-        bits, root = self.formats.scheme.value_bits, self.formats.root_type(norm)
-        inputs = [*totals(source), presence(self.nodes)]
-        inverses, scales, powers, shifts = [], [], {}, {}
+    def _scales(
+        self, norm: str, source: Squaring, floor: int, gain: Gain, largest: tuple[Input, ...]
+    ) -> QuantScale:
+        """The node that makes the scales of a token's codes from its largest magnitudes."""
+        root = self.formats.root_type(norm)
+        scales, shifts = [], {}
         for value in gain.outputs:
-            name = value.port
-            top = self._max_tree(f"{norm}.max.{name}", gain.name, value)
-            inputs.append(Input(f"max.{name}", top, "max", "broadcast"))
-            seen = self.formats.ranges[f"{norm}.{name}.largest"]
-            most = self.formats.room * 127 / smallest_seen(seen, WIDEST_RANGE)
-            inverse = QType(bits, frac_for(most, bits))
-            frac = value.qtype.frac
-            scale = self.formats.value_type(f"{norm}.{name}", at_most=frac + root.frac)
-            inverses.append(Output(f"inv.{name}", 1, inverse, unsigned=True))
-            scales.append(Output(f"scale.{name}", 1, scale, unsigned=True))
-            powers[name] = power_table(127 * 2.0 ** (frac + inverse.frac - ROOT_FRAC - 31), 32)
-            shifts[name] = frac + root.frac - scale.frac
+            frac = value.qtype.frac + root.frac
+            scale = self.formats.value_type(f"{norm}.{value.port}", at_most=frac)
+            scales.append(Output(f"scale.{value.port}", 1, scale, unsigned=True))
+            shifts[value.port] = frac - scale.frac
         node = QuantScale(
             f"{norm}.scale",
             1,
-            tuple(inputs),
-            (*inverses, *scales),
+            (*totals(source), presence(self.nodes), *largest),
+            (Output(HERE, 1, QType(2, 0), unsigned=True), *scales),
             self._inverse(source, root, floor),
-            powers,
             shifts,
+        )
+        self.nodes.append(node)
+        return node
+
+    def _codes(self, norm: str, gain: Gain, largest: tuple[Input, ...]) -> Quantise:
+        """The node that makes a token's codes, beside the one that makes their scales."""
+        bits, steps = self.formats.scheme.value_bits, self.formats.scheme.newton_steps
+        inputs, reciprocals, shifts = [], {}, {}
+        for value in gain.outputs:
+            inputs.append(Input(f"v.{value.port}", gain.name, value.port, "aligned"))
+            seen = self.formats.ranges[f"{norm}.{value.port}.largest"]
+            most = self.formats.room * 127 / smallest_seen(seen, WIDEST_RANGE)
+            inverse = QType(bits, frac_for(most, bits))
+            # A code is v · (127 / largest) in units of one: both formats' fractional bits go.
+            shifts[value.port] = frac = value.qtype.frac + inverse.frac
+            powers = power_table(127 * 2.0 ** (frac - ROOT_FRAC - 31), 32)
+            reciprocals[value.port] = Reciprocal(powers, steps, inverse)
+        outputs = tuple(Output(value.port, gain.size, CODE) for value in gain.outputs)
+        node = Quantise(
+            f"{norm}.quantise", gain.size, (*inputs, *largest), outputs, reciprocals, shifts
         )
         self.nodes.append(node)
         return node
