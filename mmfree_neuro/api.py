@@ -30,7 +30,7 @@ from mmfree_neuro.lowering.scheme import DEFAULT, Scheme, scheme_named
 from mmfree_neuro.mapping import mapping, mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping_file import StoredMapping
-from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.mapping.request import Request, kinds_of
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tokenizer import speller
@@ -118,9 +118,13 @@ class Model:
         scheme: str | Scheme = DEFAULT,
         calibrate: Source = "stdlib",
         *,
+        root: str = "after",
         as_bytes: bool = False,
     ) -> "Graph":
         """The model in integers, calibrated, proved and measured against the float model.
+
+        The `root` of a norm comes "before" or "after" the product behind it, where the scheme is
+        given by its name.
 
         `calibrate` is `stdlib`, or a path of a text file, a folder of Python sources or an `.npy`
         file; a text, which has more than one line, or several of any length; or token ids, int
@@ -130,7 +134,7 @@ class Model:
         source: Source = calibrate
         if isinstance(source, str) and "\n" in source:
             source = [source]
-        chosen = scheme if isinstance(scheme, Scheme) else scheme_named(scheme)
+        chosen = scheme if isinstance(scheme, Scheme) else scheme_named(scheme, root)
         made = convert.to_graph(
             self.checkpoint, self.tokenizer, chosen, source, self.name, as_bytes=as_bytes
         )
@@ -212,11 +216,12 @@ class Graph:
         divide: bool = True,
         refine: bool = False,
         seed: int = 0,
-        local_roots: Collection[str] = (),
+        local_roots: str | Collection[str] = (),
     ) -> "Mapped":
         """The graph on the cores of a system: a name, a TOML file of your own, or a record.
 
-        The options are those of `mmfree-neuro map`.  Raises CapacityError where the graph does not
+        The options are those of `mmfree-neuro map`, `local_roots` such as "o+mlp" or ["o", "mlp"].
+        Raises CapacityError where the graph does not
         fit, and InputError or HardwareError where an option or the system cannot be.
         """
         request = Request(
@@ -229,7 +234,7 @@ class Graph:
             divide,
             refine,
             seed,
-            local_roots=tuple(local_roots),
+            local_roots=kinds_of(local_roots),
         )
         spec = map.with_weight_bits(_system(system), weight_bits)
         digest = graph_file.digest_of(self.graph)

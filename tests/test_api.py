@@ -248,6 +248,22 @@ def test_what_is_shown_is_short(folder: Path) -> None:
         assert page.startswith(("<table>", "<pre>")) and len(page) < 6000
 
 
+def test_local_roots_are_named_as_by_the_command_or_one_by_one(
+    random_graph: Callable[[str, str], Graph], tmp_path: Path
+) -> None:
+    graph = mm.Graph(random_graph("small", "a14-late"))
+    for names in ("o+mlp", ["mlp", "o"], ("o", "mlp")):
+        mapped = graph.map("kapoho-point", chips=2, local_roots=names)
+        assert mapped.mapping.local_roots == ("o", "mlp")
+    everywhere = graph.map("kapoho-point", chips=2, local_roots="all")
+    assert everywhere.mapping.local_roots == ("attn", "o", "mlp", "down", "head")
+    for names in ("none", ()):
+        assert graph.map("kapoho-point", chips=2, local_roots=names).mapping.local_roots == ()
+    plain = graph.map("kapoho-point", chips=2).run("ab", new_tokens=4, engine="fast")
+    other = everywhere.run("ab", new_tokens=4, engine="fast")
+    assert (plain.text, plain.logits.tobytes()) == (other.text, other.logits.tobytes())
+
+
 def test_mappings_are_not_written_over_other_files(folder: Path, tmp_path: Path) -> None:
     mapped = mm.load(folder / "tiny.graph").map(chips=2)
     with pytest.raises(mm.MMFreeError) as error:

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option, local_roots
+from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
 from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.files.writing import check_outputs, keeping, save_text
-from mmfree_neuro.mapping.request import SPLITS, Request
+from mmfree_neuro.mapping.request import SPLITS, Request, kinds_of
 from mmfree_neuro.pipeline import explore as pipeline_explore
 from mmfree_neuro.report import terminal
 from mmfree_partition.placers import PLACERS
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
             copies=copy,
             divide=SPLITS[split]["divide"],
             spread=SPLITS[split]["spread"],
-            local_roots=local_roots(kinds),
+            local_roots=kinds_of(kinds),
         )
         for width in bits
         for split in options.splits.split(",")

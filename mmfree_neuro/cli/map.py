@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_local_roots, add_option, local_roots
+from mmfree_neuro.cli.options import add_command, add_local_roots, add_option
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping_file import StoredMapping
-from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.mapping.request import Request, kinds_of
 from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.report import terminal
 from mmfree_partition import placers
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         not options.rows_only,
         options.refine,
         options.seed,
-        local_roots=local_roots(options.local_roots),
+        local_roots=kinds_of(options.local_roots),
     )
 
     def shown(graph: Graph, stored: StoredMapping, kept: bool) -> None:

@@ -64,8 +64,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         "--root",
         default="after",
         help=(
-            f"the root of a norm comes {' or '.join(ROOTS)} the product behind it: before takes 12 "
-            "steps a block in place of 8 (default after; scheme a8 has one way alone)"
+            f"the root of a norm comes {' or '.join(ROOTS)} the product behind it: before takes "
+            "more steps a block (default after; scheme a8 has one way alone)"
         ),
     )
     add_option(
@@ -143,11 +143,6 @@ def add_local_roots(parser: argparse.ArgumentParser) -> None:
             "synaptic operations: none, all, or some as attn+mlp (default none)"
         ),
     )
-
-
-def local_roots(text: str) -> tuple[str, ...]:
-    """The kinds of norms that are named."""
-    return () if text == "none" else tuple(text.split("+"))
 
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:

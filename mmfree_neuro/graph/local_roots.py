@@ -60,14 +60,37 @@ class _Norm:
     gain: Gain
 
 
+_VALUE = {Embedding: "x", MLGRU: "v", GLU: "v", Residual: "x"}
+"""The output of a node in front of a norm that its gains multiply."""
+_Reader = MLGRU | GLU | Residual | Head
+"""The nodes behind the product of a norm."""
+
+
 def _norms(graph: Graph) -> Iterator[_Norm]:
-    """The norms that can have local roots: a root and gains side by side behind one node."""
-    gains = {node.inputs[0].source: node for node in graph.nodes if isinstance(node, Gain)}
+    """The norms that can have local roots: a root and gains side by side behind one node, the root
+    read by nodes that can find it for themselves."""
+    gains = {}
     for node in graph.nodes:
-        if isinstance(node, InverseRms):
-            source = next(entry.source for entry in node.inputs if entry.port != PRESENCE)
-            if source in gains:
-                yield _Norm(node, gains[source])
+        if isinstance(node, Gain) and len(node.inputs) == 1:
+            (entry,) = node.inputs
+            value = _VALUE.get(type(graph.node(entry.source)))
+            if (entry.how, entry.source_port) == ("aligned", value):
+                gains[entry.source] = node
+    elsewhere = {
+        entry.source
+        for node in graph.nodes
+        for entry in node.inputs
+        if entry.port not in (PRESENCE, HERE)
+        and not (entry.port == ROOT and isinstance(node, _Reader))
+    }
+    for node in graph.nodes:
+        if isinstance(node, InverseRms) and node.name not in elsewhere and "." in node.name:
+            totals = [entry for entry in node.inputs if entry.port != PRESENCE]
+            sources = {entry.source for entry in totals}
+            if len(sources) == 1 and all(entry.how == "sum" for entry in totals):
+                gain = gains.get(sources.pop())
+                if gain is not None:
+                    yield _Norm(node, gain)
 
 
 def kinds(graph: Graph) -> tuple[str, ...]:
@@ -80,8 +103,10 @@ def chosen(graph: Graph, names: Collection[str]) -> tuple[str, ...]:
 
     Raises GraphError where the graph has no norm of such a kind that can have a local root.
     """
+    if not names:
+        return ()
     known = kinds(graph)
-    if names and not known:
+    if not known:
         raise GraphError(
             f"{graph.name}: no norm can have a local root, for none has its root after the product"
         )
@@ -124,7 +149,7 @@ def _folded(graph: Graph, norms: list[_Norm]) -> list[AnyNode]:
             else:
                 inputs.append(entry)
         if root is not None:
-            assert isinstance(node, MLGRU | GLU | Residual | Head)
+            assert isinstance(node, _Reader)
             if isinstance(node, MLGRU):  # whose presence the root was
                 inputs.append(Input(PRESENCE, root.name, "r", "broadcast"))
             node = replace(node, inputs=tuple(inputs), root=root.inverse)
@@ -139,35 +164,46 @@ def _folded(graph: Graph, norms: list[_Norm]) -> list[AnyNode]:
     return nodes
 
 
+_TELLERS = InverseRms, QuantScale, Relay
+"""The nodes on chips whose first output tells of a token."""
+
+
 def _relayed(nodes: list[AnyNode]) -> list[AnyNode]:
     """The same nodes, whose inputs of presence read the last node in front that tells of a token;
     with a relay in every block that has none and another behind it."""
-    told = {block_of(node.name) for node in nodes if isinstance(node, InverseRms | QuantScale)}
+    told = {block_of(node.name) for node in nodes if isinstance(node, _TELLERS)}
     last_of = {block_of(node.name): node.name for node in nodes}
+    step: dict[str, int] = {}  # what only tells of a token, which decides no step, is left out
+    for node in nodes:
+        reads = [entry for entry in node.inputs if entry.port not in (PRESENCE, HERE)]
+        step[node.name] = max((step[entry.source] + 1 for entry in reads), default=0)
     here = nodes[0].name, HERE
     found: list[AnyNode] = []
     for node in nodes:
         block = block_of(node.name)
         if block is not None and block not in told and node.name == last_of[block]:
-            found.append(_relay(block, here, node))
+            last = max(node.inputs, key=lambda entry: step.get(entry.source, 0))
+            found.append(_relay(block, here, last))
             here = found[-1].name, HERE
         inputs = tuple(
-            replace(entry, source=here[0], source_port=here[1]) if entry.port == PRESENCE else entry
+            replace(entry, source=here[0], source_port=here[1])
+            if entry.port in (PRESENCE, HERE)
+            else entry
             for entry in node.inputs
         )
         found.append(replace(node, inputs=inputs))
-        if isinstance(node, InverseRms | QuantScale):
+        if isinstance(node, _TELLERS):
             here = node.name, node.outputs[0].port
     read = {entry.source for node in found for entry in node.inputs}
     return [node for node in found if not isinstance(node, Relay) or node.name in read]
 
 
-def _relay(block: int, here: tuple[str, str], last: AnyNode) -> Relay:
-    """The relay of a block, which fires together with the last node of it."""
-    product = next(entry for entry in last.inputs if entry.matrix is not None)
+def _relay(block: int, here: tuple[str, str], last: Input) -> Relay:
+    """The relay of a block, which fires together with the block's last node: by what arrives there
+    last."""
     inputs = (
         Input(HERE, *here, "broadcast"),
-        Input(PACE, product.source, product.source_port, "broadcast"),
+        Input(PACE, last.source, last.source_port, "broadcast"),
     )
     output = Output(HERE, 1, QType(2, 0), unsigned=True)
     return Relay(f"layers.{block}.here", 1, inputs, (output,))

@@ -113,6 +113,12 @@ def _sources(node: AnyNode, outputs: dict[tuple[str, str], Output]) -> dict[Inpu
                 "share, must read ternary, "
                 "sum or aligned there"
             )
+        hows = {other.how for other in node.ports[entry.port]}
+        if node.size > 1 and "sum" in hows and len(hows) > 1:
+            raise GraphError(
+                f"{node.name}: input {entry.port}: reads one sum for all and a value for each "
+                "neuron at one port, must read either there"
+            )
         found[entry] = source
     return found
 
@@ -121,9 +127,12 @@ def _magnitude(node: AnyNode, entry: Input, source: Output, sums: dict[str, Ints
     """The largest magnitude that a ternary, sum or aligned input can bring to each neuron."""
     if entry.matrix is not None:
         return entry.matrix.filled * source.largest
-    if entry.source in sums:  # of a partial sum, which at "sum" is the only value
-        return sums[entry.source]
-    return sum_bound(node, entry, source)
+    if entry.source not in sums:
+        return sum_bound(node, entry, source)
+    each = np.broadcast_to(sums[entry.source], source.size)  # of a partial sum, value by value
+    if entry.how == "aligned":
+        return each
+    return int(each[entry.first : entry.first + _counted(entry, source)].sum())
 
 
 def _inputs(

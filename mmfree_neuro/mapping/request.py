@@ -1,5 +1,6 @@
 """How a graph is to be mapped onto a system: one record, from the command line to the placers."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mmfree_neuro.graph.nodes import Graph, block_of
@@ -12,6 +13,13 @@ SPLITS = {
 }
 """By rows alone; and by columns where that saves messages; and every node over as many cores of its
 chip as can be besides."""
+
+
+def kinds_of(local_roots: str | Collection[str]) -> tuple[str, ...]:
+    """The kinds of norms that are named: as "o+mlp", or one by one; "none" names none."""
+    if isinstance(local_roots, str):
+        return () if local_roots == "none" else tuple(local_roots.split("+"))
+    return tuple(local_roots)
 
 
 @dataclass(frozen=True)

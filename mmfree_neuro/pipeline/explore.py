@@ -8,6 +8,7 @@ from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.explore import Point, label, points
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.files.writing import whole_file
+from mmfree_neuro.graph.local_roots import chosen
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline.map import Stage, place, with_weight_bits
@@ -22,6 +23,9 @@ def explore(
     """Map a graph file in many ways; what each gives, and why others cannot be."""
     graph, digest = open_graph(graph_path)
     system = load_system(system_name)
+    requests = [
+        replace(request, local_roots=chosen(graph, request.local_roots)) for request in requests
+    ]
     found: list[Point] = []
     failed: list[tuple[Request, str]] = []
     for one in dict.fromkeys(replace(request, copies=1) for request in requests):

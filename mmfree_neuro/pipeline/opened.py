@@ -11,7 +11,7 @@ from mmfree_neuro.files.reading import Misfit, reading
 from mmfree_neuro.files.reading import opened as opened_file
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import A_GRAPH_FILE
-from mmfree_neuro.graph.local_roots import with_local_roots
+from mmfree_neuro.graph.local_roots import chosen, with_local_roots
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.graph.verify import verify_matrices
@@ -67,7 +67,12 @@ def _mapped(graph: Graph, digest: str, stored: StoredMapping, path: Path) -> Gra
         if stored.cores is not None and most > stored.cores:
             raise Misfit(f"it uses {most} cores of a chip, must use at most {stored.cores}")
         try:
-            rooted = with_local_roots(graph, stored.mapping.local_roots)
+            roots = stored.mapping.local_roots
+            if roots != chosen(graph, roots):
+                raise Misfit(
+                    f"its local roots are {', '.join(roots)}, must be each kind once and in order"
+                )
+            rooted = with_local_roots(graph, roots)
             divided = by_columns(rooted, stored.mapping.columns)
             check(divided, stored.mapping, stored.system)
         except GraphError as error:  # the graph is legal, so what divides it is not

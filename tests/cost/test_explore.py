@@ -402,10 +402,15 @@ def test_local_roots_are_an_axis(
     assert main(["explore", str(graph), "--system", "kapoho-point", *what]) == 0
     points = json.loads(capsys.readouterr().out)["points"]
     found = [p for p in points if (p["phase"], p["mode"]) == ("generate", "fall-through")]
-    assert [p["choice"]["local_roots"] for p in found] == [[], ["o", "mlp"], ["all"]]
+    whole = ["attn", "o", "mlp", "down", "head"]
+    assert [p["choice"]["local_roots"] for p in found] == [[], ["o", "mlp"], whole]
     assert len({p["tokens_per_s"]["central"] for p in found}) == 3
     names = [explore.label(Request(local_roots=tuple(p["choice"]["local_roots"]))) for p in found]
-    assert [name.partition("local")[2] for name in names] == ["", " roots o+mlp", " roots all"]
+    assert [name.partition("local")[2] for name in names] == [
+        "",
+        " roots o+mlp",
+        " roots attn+o+mlp+down+head",
+    ]
 
 
 def test_wider_weights_and_a_head_on_the_host(

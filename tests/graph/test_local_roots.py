@@ -1,6 +1,8 @@
 """Roots that every neuron finds for itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +13,22 @@ from mmfree_neuro.graph.nodes import (
     HERE,
     PACE,
     PRESENCE,
+    ROOT,
     Gain,
+    Gains,
     Graph,
+    Input,
     InverseRms,
+    Norm,
+    Output,
     PartialSum,
     Relay,
     block_of,
 )
 from mmfree_neuro.graph.partial_sums import by_columns
-from mmfree_neuro.graph.steps import steps
+from mmfree_neuro.graph.steps import delayed, steps
+from mmfree_neuro.graph.verify import verify
+from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job
@@ -135,6 +144,66 @@ def test_what_a_graph_does_not_have(late: Graph, a8: Graph, a16: Graph) -> None:
         "tiny: local roots of 'norm' were asked for, must be all or some of attn, o, mlp, down, "
         "head"
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(["o"], ["attn", "head"]), (["attn", "o", "mlp", "down"], ["head"]), (["head"], ["all"])],
+)
+def test_roots_may_become_local_one_after_another(
+    first: list[str], then: list[str], late: Graph
+) -> None:
+    """Also where relays are there already."""
+    twice, once = (
+        with_local_roots(with_local_roots(late, first), then),
+        with_local_roots(late, [*first, *then]),
+    )
+    assert [node.name for node in twice.nodes] == [node.name for node in once.nodes]
+    assert steps(twice.nodes) == steps(once.nodes)
+    expected, found = (fast.run(graph, in_one_place(graph), JOB) for graph in (late, twice))
+    assert np.array_equal(found.logits, expected.logits)
+
+
+def with_node(graph: Graph, name: str, **changes: Any) -> Graph:
+    """The graph with another node of that name."""
+    nodes = (replace(n, **changes) if n.name == name else n for n in graph.nodes)
+    return verify(replace(graph, nodes=delayed(nodes)))
+
+
+def test_norms_that_cannot_have_a_local_root_are_left_out(late: Graph) -> None:
+    """Gains of something else than the value, a root that a norm reads too, and one without a
+    kind."""
+    gain = late.node("layers.0.o.gain")
+    squares = tuple(replace(entry, source_port="sq") for entry in gain.inputs)
+    other = with_node(late, gain.name, inputs=squares)
+    assert set(kinds(other)) == set(NORMS)  # the other block has all
+    assert with_local_roots(other, ["o"]).node(gain.name) is not None
+    size = gain.size
+    norm = Norm(
+        "layers.0.o.norm",
+        size,
+        (
+            Input("x", "layers.0.mlgru", "v", "aligned"),
+            Input(ROOT, "layers.0.o.rms", "r", "broadcast"),
+        ),
+        (Output("y", size, QType(24, 0)),),
+        24,
+        Gains({"y": np.ones(size, np.int64)}, {"y": 8}),
+    )
+    at = [node.name for node in late.nodes].index("layers.0.o_proj")
+    nodes = (*late.nodes[:at], norm, *late.nodes[at:])
+    both = verify(replace(late, nodes=delayed(nodes)))
+    assert with_local_roots(both, ["o"]).node("layers.0.o.rms") is not None
+    renamed = {"head.rms": "rms"}
+    nodes = tuple(
+        replace(
+            node,
+            name=renamed.get(node.name, node.name),
+            inputs=tuple(replace(e, source=renamed.get(e.source, e.source)) for e in node.inputs),
+        )
+        for node in late.nodes
+    )
+    assert kinds(verify(replace(late, nodes=nodes))) == NORMS[:-1]
 
 
 def test_blocks_of_relays(late: Graph) -> None:

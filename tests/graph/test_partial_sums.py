@@ -218,7 +218,7 @@ def test_what_a_division_makes(graph: Graph) -> None:
     """Every part but the last is a node of its own that adds what the one before it sends; the last
     stays.  (Sums that every neuron needs are divided in test_local_roots.py.)"""
     if any(entry.how == "sum" for entry in graph.node("layers.0.glu").inputs):
-        return
+        pytest.skip("its parts are others")
     divided = by_columns(graph, (("layers.1.down_proj", (32, 80)), ("layers.0.glu", (32,))))
     names = [node.name for node in divided.nodes]
     assert [name for name in names if "part" not in name] == [node.name for node in graph.nodes]

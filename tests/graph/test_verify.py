@@ -17,6 +17,7 @@ from mmfree_neuro.graph.nodes import (
     InverseRoot,
     MaxAbs,
     Output,
+    PartialSum,
     QuantScale,
     Residual,
     Squares,
@@ -226,6 +227,13 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
         lambda g: read(g, how="broadcast", matrix=None),
         "head: input y: reads 3 values broadcast, must read 1",
     ),
+    "one-sum-and-many": (
+        lambda g: broken(
+            g, inputs=(Input("y", "embedding", "x", "sum"), replace(g.head.inputs[0]))
+        ),
+        "head: input y: reads one sum for all and a value for each neuron at one port, must read "
+        "either there",
+    ),
     "group": (
         lambda g: inserted(g, 1, "group", QType(8, 0), 2),
         "top: input v: 3 values in groups of 2 need another number of neurons than 1",
@@ -330,6 +338,23 @@ def test_a_table_is_a_row(a16: Graph) -> None:
         verify(changed(a16, InverseRms, inverse=table))
     name = next(node.name for node in a16.nodes if isinstance(node, InverseRms))
     assert str(error.value) == f"{name}: a table has 2 axes, must have 1"
+
+
+def test_a_sum_of_partial_sums_is_as_large_as_all_of_them(hand_graph: Graph) -> None:
+    """Two neurons of up to 254 each are summed, and three of the values of the embedding, 381: 889
+    in all, of which accumulators of 11 bits hold 1023, and those of 10 bits 511."""
+    entry = hand_graph.head.inputs[0]
+    part = PartialSum("part", 2, (entry,), (Output("sum", 2, QType(12, 0)),))
+    reads = Input("y", "embedding", "x", "sum"), Input("y", "part", "sum", "sum")
+    nodes = (hand_graph.nodes[0], part, replace(hand_graph.head, inputs=reads))
+    graph = replace(hand_graph, nodes=delayed(nodes))
+    assert verify(replace(graph, accumulator_bits=11))
+    with pytest.raises(RangeError) as error:
+        verify(replace(graph, accumulator_bits=10))
+    assert (
+        str(error.value)
+        == "head: input y: the sum can reach 889, which a 10-bit accumulator cannot hold"
+    )
 
 
 def test_a_sum_fits_the_accumulator(hand_graph: Graph) -> None:

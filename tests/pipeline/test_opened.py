@@ -163,6 +163,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda m: m.update(system="hala-point"),
         "not a mapping file: it is for hala-point, and holds kapoho-point",
     ),
+    "local roots of no norm": (
+        lambda m: m.update(local_roots=["o"]),
+        "hand: no norm can have a local root, for none has its root after the product",
+    ),
     "columns of no node": (
         lambda m: m.update(columns=[["tail", [16]]]),
         "tail: divided by columns, but no node of hand has this name",
@@ -181,6 +185,18 @@ def test_a_mapping_that_is_not_valid(change: str, stored: Path) -> None:
     path = stored / "maps" / "hand.map"
     changed(path, lambda content: how(content["mapping"]))
     assert message(path) == said
+
+
+def test_a_mapping_names_each_kind_of_local_root_once(files: Files, tmp_path: Path) -> None:
+    shutil.copy(files("a14-late.graph"), tmp_path)
+    shutil.copy(files("a14-late.map"), tmp_path)
+    path = tmp_path / "a14-late.map"
+    for roots in (["o", "o"], ["all"], ["down", "o"]):
+        changed(path, lambda content, r=roots: content["mapping"].update(local_roots=r))
+        assert message(path) == (
+            f"not a mapping file: its local roots are {', '.join(roots)}, must be each kind once "
+            "and in order"
+        )
 
 
 def test_all_of_a_mapping_on_one_core(files: Files, tmp_path: Path) -> None:

@@ -112,8 +112,9 @@ def spread(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard
     they are on, has them on three of four cores each, and not on one after another: a core has
     16,000 words, for any three of them.
     """
-    for share in WIDTHS:
-        widths = [max(1, int(share * cores))] * len(pieces)
+    choices = list(dict.fromkeys(max(1, int(share * cores)) for share in WIDTHS))
+    for width in choices:
+        widths = [width] * len(pieces)
         if held := _shared(chain, pieces, cores, widths):
             break
     else:
@@ -123,8 +124,8 @@ def spread(chain: Chain, pieces: Sequence[Piece], cores: int) -> list[list[Shard
         for (k, first, last), width in zip(pieces, widths, strict=True)
     ]
     for number in sorted(range(len(pieces)), key=lambda number: -each[number]):
-        for share in WIDTHS:
-            if (width := int(share * cores)) <= widths[number]:
+        for width in choices:
+            if width <= widths[number]:
                 break
             wider = [*widths[:number], width, *widths[number + 1 :]]
             if found := _shared(chain, pieces, cores, wider):
@@ -150,15 +151,16 @@ def _shared(
         _share(chain, Shard(chain.links[k].node.name, first, first + -(-size // width)))
         for (k, first, _), (size, width) in zip(pieces, counts, strict=True)
     ]
-    used, load = np.zeros((cores, len(shares[0]))), np.zeros(cores)
+    used, expected = np.zeros((cores, len(shares[0]))), np.zeros(cores)
     places: list[list[int]] = [[]] * len(pieces)
     for number in sorted(range(len(pieces)), key=lambda number: -shares[number].max()):
         after = (used + shares[number]).max(1)
-        here = np.lexsort((load, after))[: counts[number][1]]
+        here = np.lexsort((expected, after))[: counts[number][1]]
         if after[here].max() > 1:
             return None
         used[here] += shares[number]
-        load[here] += max(chain.nanoseconds[pieces[number][0]]) * counts[number][0] / len(here)
+        work = max(chain.nanoseconds[pieces[number][0]]) * counts[number][0]
+        expected[here] += work / len(here)
         places[number] = sorted(here.tolist())
     held: list[list[Shard]] = [[] for _ in range(cores)]
     load = np.zeros(cores)
