@@ -111,13 +111,13 @@ class Reference:
                 return _product(self.matrices[entry], source[first:last])
             case "sum":
                 first, last = span(node, entry, 0, node.size, source.size)
-                return source[first:last].sum(keepdims=True)
+                return np.full(node.size, source[first:last].sum())
             case "group":
                 padded = np.zeros(node.size * node.group, np.int64)
                 padded[: source.size] = source
                 return list(padded.reshape(node.size, node.group).T)
             case "broadcast":
-                return source[:1]
+                return np.full(node.size, source[0])
             case "aligned":
                 return source
 

@@ -203,7 +203,8 @@ def assert_all_levels_agree(
     saturations, events = 0, {output.port: np.zeros(neurons, np.int64) for output in node.outputs}
     for number, (tokens, kind) in enumerate(batches):
         values = given_to(graph, node, (tokens, neurons), kind, seed + number)
-        expected = by_machine(node, graph, own, values, state)
+        each = {name: np.broadcast_to(array, (tokens, neurons)) for name, array in values.items()}
+        expected = by_machine(node, graph, own, each, state)
         state, saturations = expected.state, saturations + expected.saturations
         for port, sent in expected.sent.items():
             events[port] += np.count_nonzero(sent, axis=0)

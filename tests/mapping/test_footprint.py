@@ -118,10 +118,10 @@ def test_a_recurrent_neuron_holds_constants_and_a_state(
 
 
 def test_groups_and_sums_by_hand(a8: Graph, a16: Graph, system: SystemSpec) -> None:
-    """A neuron of the largest of 32 has 32 ports; that of a sum has one for all 64 payloads, and
+    """A neuron of the largest of 62 has 62 ports; that of a sum has one for all 64 payloads, and
     one for presence."""
     largest = of(a8, "layers.0.o.max.y.0", 2, system)
-    assert (largest.accumulators, largest.input_axons) == (2 * 32 * 2, 64)
+    assert (largest.accumulators, largest.input_axons) == (2 * 62 * 2, 64)
     assert largest.synaptic_memory == 64 * WORD
     root = of(a16, "layers.0.o.rms", 1, system)
     assert (root.input_axons, root.input_channels) == (65, 2)

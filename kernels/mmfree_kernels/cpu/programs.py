@@ -169,6 +169,8 @@ class Interpreted:
             array, first, stride = inputs[name]
             last = first + 1 if stride == 0 else first + (self.neurons - 1) * stride + 1
             value = array[:, first : last : stride or 1].astype(np.int64)
+            # What all neurons read is a value of each, so that saturations are counted for each.
+            value = np.broadcast_to(value, (len(value), self.neurons))
             port = name.partition("/")[0]
             if self.node.reads_group(port):
                 read.setdefault(port, []).append(value)

@@ -3,8 +3,9 @@ the places to cut.
 
 Every chip holds a part of the chain and no core may be slower than the slack over the bound
 allows.  Within that, and up to the grain of the places, no other way to cut the chain has less
-cross its cuts.  Where the request allows it, sums are passed from chip to chip in parts (see
-`seams`).
+cross its cuts; but where neurons are so large that few cuts fill whole cores, the cuts between
+evenly filled cores may have less, and stay.  Where the request allows it, sums are passed from chip
+to chip in parts (see `seams`).
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
-from mmfree_partition.chain import filling
+from mmfree_partition.chain import crossing, filling
 from mmfree_partition.chain.chain import Chain
 from mmfree_partition.chain.layout import chips_for, lay_out, on_chips, parts_of, shares
 from mmfree_partition.chain.links import Piece
@@ -105,6 +106,7 @@ def best_cuts(
     seams = Seams(chain, divide=request.divide)
     evenly = filling.evenly(chain, chain.whole(), chips * request.cores_of(chain.chip))
     assert evenly is not None
+    even_parts = parts_of(chain, shares(evenly, chips))
     for most in slowest_allowed(chain, evenly, chips * request.cores_of(chain.chip)):
         places = seams.places(GRAIN, most)
         limits = [float(chain.room[name] or 0) for name in places.limits]
@@ -121,8 +123,22 @@ def best_cuts(
                 filling.fill(divided, part, most, request.cores_of(chain.chip)) is not None
                 for part in parts
             ):
+                if _crossed(seams, even_parts) < int(places.crossed[cuts].sum()):
+                    return chain, even_parts, ()
                 return divided, parts, columns
-    return chain, parts_of(chain, shares(evenly, chips)), ()
+    return chain, even_parts, ()
+
+
+def _crossed(seams: Seams, parts: list[list[Piece]]) -> int:
+    """What crosses all cuts between some parts of which each begins where the last one ends."""
+    crossed = 0
+    for k, first, _ in (part[0] for part in parts[1:]):
+        if first:
+            constant, slope = crossing.inside(seams.crossings, k, divided=False)
+            crossed += constant + slope * first
+        else:
+            crossed += crossing.before(seams.crossings, k)
+    return crossed
 
 
 def slowest_allowed(chain: Chain, evenly: list[list[Shard]], cores: int) -> list[float]:
