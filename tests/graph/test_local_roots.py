@@ -23,6 +23,7 @@ from mmfree_neuro.graph.nodes import (
     Output,
     PartialSum,
     Relay,
+    Residual,
     block_of,
 )
 from mmfree_neuro.graph.partial_sums import by_columns
@@ -59,6 +60,21 @@ def test_the_reference_counts_a_sum_for_every_neuron(late: Graph) -> None:
     slow, quick = reference.run(local, place, job), fast.run(local, place, job)
     assert np.array_equal(slow.logits, quick.logits)
     assert slow.prefill == quick.prefill
+
+
+def test_a_root_that_saturates_is_counted_for_every_neuron(late: Graph) -> None:
+    local = with_local_roots(late, ["o"])
+    node = local.node("layers.0.o_proj")
+    assert isinstance(node, Residual)
+    assert node.root is not None
+    narrow = replace(node.root.root, bits=8)
+    changed = with_node(local, node.name, root=replace(node.root, root=narrow))
+    place, job = in_one_place(changed), Job(JOB.tokens[:1, :3])
+    slow, quick = reference.run(changed, place, job), fast.run(changed, place, job)
+    assert np.array_equal(slow.logits, quick.logits)
+    assert slow.prefill == quick.prefill
+    at = [shard.node for shard in place.shards].index(node.name)
+    assert slow.prefill.saturations[at] >= 3 * node.size
 
 
 def test_a_local_root_by_hand(late: Graph) -> None:
