@@ -463,7 +463,7 @@ def test_the_best_cuts_by_brute_force(
     memory: int, cores: int, chips: int, a16: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
     """The first slack and fullness at which cheapest cuts fit their cores decide, and nothing is
-    cheaper there."""
+    cheaper there, but perhaps the cuts between evenly filled cores."""
     chain = chain_of(a16, with_figures(system, memory_bytes_per_core=memory), head_on_host=True)
     filled = filling.fill(chain, chain.whole(), float("inf"), 1 << 40)
     assert filled is not None
@@ -476,6 +476,7 @@ def test_the_best_cuts_by_brute_force(
     costs, seams = crossed[ways].sum(1), Seams(chain, divide=False)
     evenly = filling.evenly(chain, chain.whole(), chips * cores)
     assert evenly is not None
+    even = parts_of(chain, shares(evenly, chips))
     for most in best_cuts.slowest_allowed(chain, evenly, chips * cores):
         found = seams.places(best_cuts.GRAIN, most)
         held = np.diff(found.loads[ways], axis=1)  # [ways, chips, resources]
@@ -493,5 +494,8 @@ def test_the_best_cuts_by_brute_force(
             ]
             if parts in cheapest and fitting[cheapest.index(parts)]:
                 return
+            if any(fitting) and best_cuts.crossed_between(seams, even) < costs[best[0]]:
+                assert parts == even
+                return
             assert not fitting or not all(fitting)
-    assert parts == parts_of(chain, shares(evenly, chips))  # memory allows none of these
+    assert parts == even  # memory allows none of these

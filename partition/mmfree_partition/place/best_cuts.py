@@ -123,13 +123,13 @@ def best_cuts(
                 filling.fill(divided, part, most, request.cores_of(chain.chip)) is not None
                 for part in parts
             ):
-                if _crossed(seams, even_parts) < int(places.crossed[cuts].sum()):
+                if crossed_between(seams, even_parts) < int(places.crossed[cuts].sum()):
                     return chain, even_parts, ()
                 return divided, parts, columns
     return chain, even_parts, ()
 
 
-def _crossed(seams: Seams, parts: list[list[Piece]]) -> int:
+def crossed_between(seams: Seams, parts: list[list[Piece]]) -> int:
     """What crosses all cuts between some parts of which each begins where the last one ends."""
     crossed = 0
     for k, first, _ in (part[0] for part in parts[1:]):
