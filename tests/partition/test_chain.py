@@ -277,17 +277,34 @@ def pieces_held(crossings: Crossings, places: Sequence[Position]) -> list[list[P
 
 def carried(crossings: Crossings, places: Sequence[Position]) -> int:
     """Payloads from chip to chip, by the routes of a mapping that cuts a chain into chips there."""
-    chain = crossings.chain
+    return carried_by(crossings.chain, pieces_held(crossings, places))
+
+
+def carried_by(chain: Chain, parts: Sequence[Sequence[Piece]]) -> int:
+    """The same, of parts on chips of their own."""
     graph = chain.graph
     shards = [
         Shard(node.name, 0, node.size) for node in graph.nodes if node.name not in chain.number
     ]
     locations = [Location(HOST, 0)] * len(shards)
-    for chip, pieces in enumerate(pieces_held(crossings, places)):
+    for chip, pieces in enumerate(parts):
         shards += [Shard(chain.links[k].node.name, first, last) for k, first, last in pieces]
         locations += [Location(chip, 0)] * len(pieces)
     routes = route(graph, tuple(shards), tuple(locations))
     return messages_between_chips(Mapping("", "", "", tuple(shards), tuple(locations), routes))
+
+
+@pytest.mark.parametrize("cores", [3, 10, 40])
+def test_what_crosses_between_evenly_filled_chips_is_what_routes_carry(
+    cores: int, graph: Graph, system: SystemSpec
+) -> None:
+    """Wherever the cut falls, without copies."""
+    chain = chain_of(graph, system)
+    evenly = filling.evenly(chain, chain.whole(), 2 * cores)
+    assert evenly is not None
+    parts = parts_of(chain, shares(evenly, 2))
+    crossed = best_cuts.crossed_between(Seams(chain, divide=False), parts)
+    assert carried_by(chain, parts) == crossed
 
 
 @pytest.mark.slow

@@ -126,10 +126,11 @@ def before(crossings: Crossings, k: int) -> int:
     )
 
 
-def inside(crossings: Crossings, k: int, *, divided: bool) -> tuple[int, int]:
+def inside(crossings: Crossings, k: int, *, divided: bool, copying: bool = True) -> tuple[int, int]:
     """What crosses a cut inside node k, as a constant and how much more for each neuron before
-    the cut."""
-    return _crossing(crossings.streams, k, crossings.copies[k], divided=divided)
+    the cut; behind it are the copies that pay, unless there are none."""
+    copies = crossings.copies[k] if copying else frozenset[int]()
+    return _crossing(crossings.streams, k, copies, divided=divided)
 
 
 def copied(crossings: Crossings, start: Position) -> list[int]:

@@ -130,11 +130,12 @@ def best_cuts(
 
 
 def crossed_between(seams: Seams, parts: list[list[Piece]]) -> int:
-    """What crosses all cuts between some parts of which each begins where the last one ends."""
+    """What crosses all cuts between some parts without copies, of which each begins where the last
+    one ends."""
     crossed = 0
     for k, first, _ in (part[0] for part in parts[1:]):
         if first:
-            constant, slope = crossing.inside(seams.crossings, k, divided=False)
+            constant, slope = crossing.inside(seams.crossings, k, divided=False, copying=False)
             crossed += constant + slope * first
         else:
             crossed += crossing.before(seams.crossings, k)
