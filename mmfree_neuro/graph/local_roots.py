@@ -41,7 +41,6 @@ from mmfree_neuro.graph.nodes import (
 )
 from mmfree_neuro.graph.steps import delayed
 from mmfree_neuro.graph.verify import verify
-from mmfree_neuro.integers.fixedpoint import QType
 
 ALL = "all"
 """The word for every norm of a graph."""
@@ -177,33 +176,34 @@ def _relayed(nodes: list[AnyNode]) -> list[AnyNode]:
     for node in nodes:
         reads = [entry for entry in node.inputs if entry.port not in (PRESENCE, HERE)]
         step[node.name] = max((step[entry.source] + 1 for entry in reads), default=0)
-    here = nodes[0].name, HERE
+    here = nodes[0].name, nodes[0].output(HERE)
     found: list[AnyNode] = []
     for node in nodes:
         block = block_of(node.name)
         if block is not None and block not in told and node.name == last_of[block]:
             last = max(node.inputs, key=lambda entry: step.get(entry.source, 0))
             found.append(_relay(block, here, last))
-            here = found[-1].name, HERE
+            here = found[-1].name, found[-1].output(HERE)
         inputs = tuple(
-            replace(entry, source=here[0], source_port=here[1])
+            replace(entry, source=here[0], source_port=here[1].port)
             if entry.port in (PRESENCE, HERE)
             else entry
             for entry in node.inputs
         )
         found.append(replace(node, inputs=inputs))
         if isinstance(node, _TELLERS):
-            here = node.name, node.outputs[0].port
+            here = node.name, node.outputs[0]
     read = {entry.source for node in found for entry in node.inputs}
     return [node for node in found if not isinstance(node, Relay) or node.name in read]
 
 
-def _relay(block: int, here: tuple[str, str], last: Input) -> Relay:
+def _relay(block: int, here: tuple[str, Output], last: Input) -> Relay:
     """The relay of a block, which fires together with the block's last node: by what arrives there
     last."""
+    source, told = here
     inputs = (
-        Input(HERE, *here, "broadcast"),
+        Input(HERE, source, told.port, "broadcast"),
         Input(PACE, last.source, last.source_port, "broadcast"),
     )
-    output = Output(HERE, 1, QType(2, 0), unsigned=True)
+    output = replace(told, port=HERE, size=1)
     return Relay(f"layers.{block}.here", 1, inputs, (output,))

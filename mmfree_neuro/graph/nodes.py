@@ -274,7 +274,7 @@ class Rescale:
     value = fit(mul(floor(sum · scale / 2^shift), factor))   with what arrives at the port `scale`
 
     A scale belongs to the token: that of its 8-bit codes from a `QuantScale`, or the root of the
-    norm of what the sum is made of.  A node that has a root of its own (`Node.root`) finds that
+    norm of what the sum is made of.  A node with a `root` of its own finds that
     from the squares, and nothing arrives at `ROOT`.
     """
 

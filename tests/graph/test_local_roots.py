@@ -194,6 +194,11 @@ def test_norms_that_cannot_have_a_local_root_are_left_out(late: Graph) -> None:
     other = with_node(late, gain.name, inputs=squares)
     assert set(kinds(other)) == set(NORMS)  # the other block has all
     assert with_local_roots(other, ["o"]).node(gain.name) is not None
+    # The root that is left in block 0 tells the relay of block 1, which passes it on as it is.
+    relayed = with_local_roots(other, NORMS[:-1])
+    assert relayed.node("layers.1.here").inputs[0].source == "layers.0.o.rms"
+    expected, found = (fast.run(graph, in_one_place(graph), JOB) for graph in (other, relayed))
+    assert np.array_equal(found.logits, expected.logits)
     size = gain.size
     norm = Norm(
         "layers.0.o.norm",
