@@ -30,7 +30,7 @@ from mmfree_neuro.lowering.scheme import DEFAULT, Scheme, scheme_named
 from mmfree_neuro.mapping import mapping, mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping_file import StoredMapping
-from mmfree_neuro.mapping.request import Request, kinds_of
+from mmfree_neuro.mapping.request import InFlight, Request, kinds_of
 from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tokenizer import speller
@@ -45,6 +45,7 @@ from mmfree_neuro.report.record import Mapped as Drawn
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.folder import holds_run, run_folder
+from mmfree_neuro.run.job import Result
 from mmfree_neuro.run.losses import quality_warnings
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
@@ -217,12 +218,14 @@ class Graph:
         refine: bool = False,
         seed: int = 0,
         local_roots: str | Collection[str] = (),
+        in_flight: InFlight = 1,
     ) -> "Mapped":
         """The graph on the cores of a system: a name, a TOML file of your own, or a record.
 
-        The options are those of `mmfree-neuro map`, `local_roots` such as "o+mlp" or ["o", "mlp"].
-        Raises CapacityError where the graph does not
-        fit, and InputError or HardwareError where an option or the system cannot be.
+        The options are those of `mmfree-neuro map`, `local_roots` such as "o+mlp" or ["o", "mlp"];
+        `in_flight` sequences can then be under way at once, with "fill" as many as fill the
+        machine.  Raises CapacityError where the graph does not fit, and InputError or HardwareError
+        where an option or the system cannot be.
         """
         request = Request(
             placer,
@@ -235,6 +238,7 @@ class Graph:
             refine,
             seed,
             local_roots=kinds_of(local_roots),
+            in_flight=in_flight,
         )
         spec = map.with_weight_bits(_system(system), weight_bits)
         digest = graph_file.digest_of(self.graph)
@@ -287,6 +291,7 @@ class Mapped:
         ignore_eos: bool = False,
         special: bool = False,
         as_bytes: bool = False,
+        in_flight: int = 1,
     ) -> "Run": ...
 
     @overload
@@ -302,6 +307,7 @@ class Mapped:
         ignore_eos: bool = False,
         special: bool = False,
         as_bytes: bool = False,
+        in_flight: int = 1,
     ) -> "Runs": ...
 
     @checked
@@ -317,8 +323,10 @@ class Mapped:
         ignore_eos: bool = False,
         special: bool = False,
         as_bytes: bool = False,
+        in_flight: int = 1,
     ) -> "Run | Runs":
-        """Run one prompt, or several one after another, on an engine by its name.
+        """Run one prompt, or several, of which `in_flight` are under way at once, on an engine by
+        its name; each comes to the same as by itself.
 
         `temperature` 0 takes the likeliest token.  A text ends where the model ends it, unless
         `ignore_eos`.  With `special`, names of special tokens in a prompt stand for them; with
@@ -332,27 +340,34 @@ class Mapped:
             [prompt] if isinstance(prompt, str) else prompt,
             Sampling(temperature, seed),
         )
+        tasks = [Task(one, new_tokens, sampling, ignore_eos, special, as_bytes) for one in prompts]
+        parts = [[task] for task in tasks] if in_flight == 1 else [tasks]
         runs = Runs(
             tuple(
-                self._run(
-                    Task(one, new_tokens, sampling, ignore_eos, special, as_bytes),
-                    engine,
-                    keep_logits=logits,
-                )
-                for one in prompts
+                run
+                for part in parts
+                for run in self._run(part, engine, keep_logits=logits, in_flight=in_flight)
             )
         )
         return runs[0] if isinstance(prompt, str) else runs
 
-    def _run(self, task: Task, engine: str, *, keep_logits: bool) -> "Run":
-        """Run one prompt."""
+    def _run(
+        self, tasks: Sequence[Task], engine: str, *, keep_logits: bool, in_flight: int
+    ) -> Iterator["Run"]:
+        """Run some prompts together; the seconds of each run are those of all of them."""
         graph, start = self.divided, engine_named(engine)
-        with speller(spelling_of(graph, as_bytes=task.as_bytes)) as by:
-            job = task.job(graph, by, keep_logits=keep_logits)
+        with speller(spelling_of(graph, as_bytes=tasks[0].as_bytes)) as by:
+            job = simulate.job_of(tasks, graph, by, keep_logits=keep_logits, in_flight=in_flight)
             result = start(graph, self.mapping, job)
             where = placed(graph, self.mapping, self.system)
-            record = simulate.record_of(where, engine, task, job, result, by)
-        return Run(record, result.logits[0] * graph.logit_scale if keep_logits else None)
+            for task, asked, outcome in zip(tasks, job.sequences, result.outcomes, strict=True):
+                alone = replace(
+                    job, tokens=[asked.tokens], new_tokens=asked.new_tokens, sampling=asked.sampling
+                )
+                came = Result((outcome,), result.seconds)
+                record = simulate.record_of(where, engine, [task], alone, came, by)
+                natural = outcome.logits.astype(np.float64) * graph.logit_scale
+                yield Run(record, natural if keep_logits else None)
 
     @checked
     def plot(self, what: str = "cores-by-kind") -> "Figure":
@@ -414,17 +429,17 @@ class Run:
     @property
     def prompt(self) -> str:
         """The prompt."""
-        return self.record.prompt
+        return self.record.only.prompt
 
     @property
     def text(self) -> str:
         """What follows the prompt."""
-        return self.record.text
+        return self.record.only.text
 
     @property
     def tokens(self) -> NDArray[np.int64]:
         """The tokens that were chosen [new tokens]."""
-        return np.array(self.record.new_tokens, np.int64)
+        return np.array(self.record.only.new_tokens, np.int64)
 
     @property
     def activity(self) -> dict[str, Activity]:

@@ -230,6 +230,125 @@ def test_several_prompts(folder: Path) -> None:
     assert str(error.value) == "there is no prompt, must be at least one"
 
 
+PROMPTS = ["ab", "import os", "x", "def a_function(a, b):"]
+
+
+@pytest.fixture(scope="module")
+def roomy(folder: Path) -> mm.Mapped:
+    """A mapping with room for three sequences in flight."""
+    graph = mm.load(folder / "tiny.graph")
+    assert isinstance(graph, mm.Graph)
+    return graph.map(chips=2, in_flight=3)
+
+
+@pytest.mark.parametrize("in_flight", [2, 3])
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_prompts_in_flight_are_as_one_by_one(engine: str, in_flight: int, roomy: mm.Mapped) -> None:
+    """Tokens, logits and counts, drawn or not."""
+    for temperature in (0.0, 2.0):
+        how = {"new_tokens": 5, "temperature": temperature, "seed": 3, "ignore_eos": True}
+        runs = roomy.run(PROMPTS, engine=engine, in_flight=in_flight, **how)
+        assert len(runs) == len(PROMPTS)
+        for prompt, run in zip(PROMPTS, runs, strict=True):
+            alone = roomy.run(prompt, engine="fast", **how)
+            assert (run.prompt, run.text) == (prompt, alone.text)
+            assert run.tokens.tolist() == alone.tokens.tolist()
+            assert run.logits.shape == (len(prompt) + 1 + 4, 256)
+            assert run.logits.tobytes() == alone.logits.tobytes()
+            assert run.activity == alone.activity
+            assert run.record.only == alone.record.only
+            assert run.record.in_flight == in_flight
+        one_by_one = roomy.run(PROMPTS, engine="fast", **how)
+        assert runs.text == one_by_one.text
+        assert runs.activity == one_by_one.activity
+
+
+def test_prompts_in_flight_end_each_by_itself(roomy: mm.Mapped) -> None:
+    whole = roomy.run(PROMPTS, new_tokens=9, temperature=2.0, seed=3, ignore_eos=True, in_flight=3)
+    eos = int(whole.tokens[1][4])
+    ending = replace(roomy, divided=replace(roomy.divided, eos=(eos,)))
+    runs = ending.run(PROMPTS, new_tokens=9, temperature=2.0, seed=3, in_flight=3)
+    for one, other in zip(runs, whole, strict=True):
+        tokens = other.tokens.tolist()
+        cut = tokens.index(eos) + 1 if eos in tokens else 9
+        assert one.tokens.tolist() == tokens[:cut]
+        assert np.array_equal(one.logits, other.logits[: len(one.logits)])
+        assert one.record.only.ended == ("eos" if eos in tokens else "length")
+
+
+def test_runs_in_flight_can_be_kept_one_by_one(roomy: mm.Mapped, tmp_path: Path) -> None:
+    runs = roomy.run(PROMPTS, new_tokens=2, in_flight=3, logits=False)
+    assert [run.logits for run in runs] == [None] * 4
+    for number, run in enumerate(runs):
+        run.save(tmp_path / str(number))
+        assert mm.load(tmp_path / str(number)).record.results == run.record.results
+        run.report(tmp_path / f"{number}.html")
+
+
+def test_a_mapping_for_several_sequences(folder: Path, tmp_path: Path, roomy: mm.Mapped) -> None:
+    """It is the same as a file, and gives what a mapping for one gives."""
+    graph = mm.load(folder / "tiny.graph")
+    assert (roomy.mapping.in_flight, roomy.divided.slots, roomy.graph.graph.slots) == (3, 3, 1)
+    full = graph.map(chips=2, in_flight="fill")
+    assert full.mapping.in_flight == full.divided.slots > 3
+    one = graph.map(chips=2).run(PROMPTS, new_tokens=4)
+    for mapped in (roomy, full):
+        runs = mapped.run(PROMPTS, new_tokens=4, in_flight=3)
+        assert [run.logits.tobytes() for run in runs] == [run.logits.tobytes() for run in one]
+    full.save(tmp_path / "full.map")
+    loaded = mm.load(tmp_path / "full.map")
+    assert (loaded.mapping, loaded.divided.slots) == (full.mapping, full.divided.slots)
+
+
+def test_sequences_in_flight_that_cannot_be(folder: Path, roomy: mm.Mapped) -> None:
+    graph = mm.load(folder / "tiny.graph")
+    asked = "sequences in flight were asked for, must be 1"
+    for call, said in (
+        (lambda: graph.map(chips=2, in_flight=0), f"tiny: 0 {asked} … 4096"),
+        (lambda: graph.map(chips=2, in_flight=5000), f"tiny: 5000 {asked} … 4096"),
+        (
+            lambda: graph.map(chips=2, in_flight="full"),
+            "in_flight is 'full', must be an integer or 'fill'",
+        ),
+        (
+            lambda: graph.map(chips=2, in_flight=2.0),
+            "in_flight is 2.0, must be an integer or 'fill'",
+        ),
+        (lambda: roomy.run(PROMPTS, in_flight=0), f"0 {asked} … 3"),
+        (
+            lambda: roomy.run(PROMPTS, in_flight=4),
+            f"4 {asked} … 3; map the graph for more with --in-flight",
+        ),
+        (lambda: roomy.run(PROMPTS, in_flight="fill"), "in_flight is 'fill', must be an integer"),
+        (lambda: roomy.run([], in_flight=2), "there is no prompt, must be at least one"),
+    ):
+        with pytest.raises(mm.MMFreeError) as error:
+            call()
+        assert str(error.value) == said
+
+
+def test_a_run_of_several_prompts_is_estimated_as_it_is_reported(
+    folder: Path, tmp_path: Path, roomy: mm.Mapped
+) -> None:
+    """A folder of the command line has all of them in one run."""
+    mm.Graph(roomy.graph.graph).save(tmp_path / "tiny.graph")
+    replace(roomy, graph=mm.load(tmp_path / "tiny.graph")).save(tmp_path / "model.map")
+    (tmp_path / "prompts").write_text("\n".join(PROMPTS))
+    what = ["--prompts", str(tmp_path / "prompts"), "--new-tokens", "3", "--engine", "fast"]
+    assert main(["simulate", str(tmp_path / "model.map"), *what, "-o", str(tmp_path / "run")]) == 0
+    run = mm.load(tmp_path / "run")
+    assert isinstance(run, mm.Run)
+    assert (run.prompt, run.record.in_flight) == ("ab", 3)
+    alone = roomy.run(PROMPTS, new_tokens=3, in_flight=3)
+    assert [one.text for one in run.record.results] == alone.text
+    assert run.activity == alone.activity
+    run.report(tmp_path / "report.json")
+    reported = json.loads((tmp_path / "report.json").read_text())["phases"]["generate"]
+    estimated = run.estimates["generate"]
+    assert reported["in_flight"] == estimated.timing.in_flight == 3
+    assert reported["tokens_per_s"]["central"] == estimated.timing.tokens_per_s.central
+
+
 def test_what_is_shown_is_short(folder: Path) -> None:
     model = mm.load(folder / "tiny")
     graph = mm.load(folder / "tiny.graph")

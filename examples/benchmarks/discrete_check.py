@@ -119,7 +119,7 @@ def agree(found: Outcome, load: Load, system: SystemSpec) -> None:
     """Stop where the busiest server of a resource works longer or shorter than the formulas say."""
     uses = dict(load.per_core)
     if found.mode == "fall-through":
-        uses["instructions"] = uses["instructions"] + load.idle
+        uses["instructions"] = uses["instructions"] + load.guards.sum(0) - load.guards
     wanted = {name: uses[name].sum(0).max() for name in PER_CORE} | {MESH: load.mesh[1]}
     for name, most in wanted.items():
         ns = getattr(system.chip, PER_CORE.get(name, "time_per_hop_ns")).central

@@ -66,7 +66,7 @@ def counts(scheme: str, *, spread: bool = False) -> dict[str, float]:
     bare = replace(system, chip=replace(system.chip, fall_through_step_ns=nothing))
     slowest, without_idle = (
         timing.fall_through(each, bare).seconds_per_token.central * 1e6
-        for each in (asked, replace(asked, idle=0 * asked.idle))
+        for each in (asked, replace(asked, guards=0 * asked.guards))
     )
     return {
         "synops": energy.on_chips(mapping, activity.synops),

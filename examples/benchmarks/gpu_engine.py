@@ -4,7 +4,10 @@ long both take.
 The checkpoint is synthetic, of the published shape.  Build the kernels for the CPU first, or `fast`
 is very slow: python setup.py build_ext --inplace.  Run on a machine with a GPU:
 PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu_engine.py [--model 370m]
-[--scheme a16] [-o ROWS]
+[--scheme a16] [--in-flight 64] [-o ROWS]
+
+With --in-flight so many sequences of different lengths are under way at once, and each must come to
+what it comes to alone on `fast`.
 """
 
 import argparse
@@ -18,6 +21,8 @@ import torch
 
 from mmfree_kernels.bench import record
 from mmfree_neuro.errors import MMFreeError
+from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.hgrn_bit.config import PUBLISHED
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
 from mmfree_neuro.lowering.scheme import SCHEMES
@@ -29,15 +34,43 @@ NEW_TOKENS = 16
 
 
 def same(a: Result, b: Result) -> bool:
-    """Whether two runs gave the same bits and the same counts."""
-    arrays = np.array_equal(a.logits, b.logits) and np.array_equal(a.chosen, b.chosen)
-    return arrays and a.prefill == b.prefill and a.generate == b.generate
+    """Whether two runs gave the same bits and the same counts, sequence by sequence."""
+    return all(
+        np.array_equal(one.logits, other.logits)
+        and np.array_equal(one.chosen, other.chosen)
+        and (one.prefill, one.generate) == (other.prefill, other.generate)
+        for one, other in zip(a.outcomes, b.outcomes, strict=True)
+    )
+
+
+def together(graph: Graph, in_flight: int) -> dict[str, object]:
+    """Many sequences on the GPU against each alone on `fast`, and how fast both sorts of run are
+    once everything is compiled."""
+    many, rng = with_slots(graph, in_flight), np.random.default_rng(2)
+    prompts = [rng.integers(graph.vocabulary, size=3 + n % 17) for n in range(in_flight)]
+    mapping, gpu, fast = quality.in_one_place(many), *map(engines.engine_named, ("gpu", "fast"))
+    job = Job(prompts, NEW_TOKENS, in_flight=in_flight)
+    if not same(gpu(many, mapping, job), fast(many, mapping, Job(prompts, NEW_TOKENS))):
+        raise SystemExit("a sequence differs from itself alone on fast: no row is written")
+    rates = {}
+    for count in (1, in_flight):
+        few = Job(prompts[:count], 4 * NEW_TOKENS, keep_logits=False, in_flight=count)
+        run = gpu(many, mapping, few)
+        rates[f"gpu, {count} in flight: tokens/s"] = round(
+            run.generate.tokens / run.seconds["generate"], 1
+        )
+    return {
+        "what": f"{graph.name} {graph.scheme}, {in_flight} sequences: bits and counts",
+        **rates,
+        "device": torch.cuda.get_device_name(),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="370m", choices=sorted(PUBLISHED))
     parser.add_argument("--scheme", default="a16", choices=sorted(SCHEMES))
+    parser.add_argument("--in-flight", type=int, help="check so many sequences at once instead")
     parser.add_argument("--tokens", type=int, default=512, help="of the prompt (default 512)")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path(__file__).parent / "results" / "gpu_engine.json"
@@ -58,6 +91,11 @@ def main() -> None:
         graph = convert.to_graph(
             checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print
         ).graph
+        if options.in_flight:
+            row = together(graph, options.in_flight) | record.about(options.commit)
+            print(json.dumps(row))
+            record.append(options.output, [row])
+            return
         mapping = quality.in_one_place(graph)
         job = Job(
             np.random.default_rng(1).integers(vocabulary, size=(1, options.tokens)), NEW_TOKENS

@@ -125,7 +125,7 @@ def simulate(folder: Path, engine: str, ranks: int, run: Path, *more: str) -> li
 def outcome(run: Path) -> tuple[object, ...]:
     """What a run gave, less the time it took."""
     found = run_file.load_run(run)
-    return found.new_tokens, found.text, found.prefill, found.generate
+    return found.only.new_tokens, found.only.text, found.prefill, found.generate
 
 
 class Running:

@@ -11,7 +11,7 @@ from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
 from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.files.writing import check_outputs, keeping, save_text
-from mmfree_neuro.mapping.request import SPLITS, Request, kinds_of
+from mmfree_neuro.mapping.request import SPLITS, Request, in_flight_of, kinds_of
 from mmfree_neuro.pipeline import explore as pipeline_explore
 from mmfree_neuro.report import terminal
 from mmfree_partition.placers import PLACERS
@@ -69,6 +69,15 @@ def add(commands: Any) -> None:
     )
     add_option(
         p,
+        "--in-flight",
+        default="1",
+        help=(
+            "sequences under way at once, as 1,8,64,fill: more tokens a second, each later, and a "
+            "state for each (default 1)"
+        ),
+    )
+    add_option(
+        p,
         "--head-on-host",
         action="store_true",
         help="leave the head and its norm to the host, as published",
@@ -85,6 +94,7 @@ def run(options: argparse.Namespace) -> None:
     ]
     bits = [_number(text, "weight bits") for text in options.weight_bits.split(",")]
     copies = [_number(text, "copies") for text in options.copies.split(",")]
+    in_flight = [in_flight_of(text) for text in options.in_flight.split(",")]
     known_names: dict[str, tuple[str, Collection[str]]] = {
         "split": (options.splits, SPLITS),
         "placer": (options.placers, PLACERS),
@@ -103,6 +113,7 @@ def run(options: argparse.Namespace) -> None:
             divide=SPLITS[split]["divide"],
             spread=SPLITS[split]["spread"],
             local_roots=kinds_of(kinds),
+            in_flight=count_in_flight,
         )
         for width in bits
         for split in options.splits.split(",")
@@ -110,6 +121,7 @@ def run(options: argparse.Namespace) -> None:
         for count in chips
         for copy in copies
         for kinds in options.local_roots.split(",")
+        for count_in_flight in in_flight
         if placer != "block-per-chip" or count == chips[0]
     ]
     found, failed = pipeline_explore.explore(options.graph, options.system, requests, say)

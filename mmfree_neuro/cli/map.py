@@ -9,7 +9,7 @@ from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping_file import StoredMapping
-from mmfree_neuro.mapping.request import Request, kinds_of
+from mmfree_neuro.mapping.request import Request, in_flight_of, kinds_of
 from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.report import terminal
 from mmfree_partition import placers
@@ -58,6 +58,14 @@ def add(commands: Any) -> None:
         help="what a stored weight takes (default: as the chip's description says)",
     )
     add_local_roots(p)
+    add_option(
+        p,
+        "--in-flight",
+        default="1",
+        metavar="SEQUENCES",
+        help="how many sequences can be under way at once, each with states of its own, or fill "
+        "for as many as fill the machine (default 1)",
+    )
     add_option(p, "--seed", type=int, default=0, help="seed of placers that draw (default 0)")
 
 
@@ -74,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
         options.refine,
         options.seed,
         local_roots=kinds_of(options.local_roots),
+        in_flight=in_flight_of(options.in_flight),
     )
 
     def shown(graph: Graph, stored: StoredMapping, kept: bool) -> None:

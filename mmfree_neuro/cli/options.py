@@ -3,12 +3,14 @@
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from mmfree_neuro.cli.output import tell
-from mmfree_neuro.errors import InputError
-from mmfree_neuro.files.reading import Misfit, opened, reading
+from mmfree_neuro.errors import InputError, shown
+from mmfree_neuro.files.reading import Misfit, opened, parsed_json, reading
+from mmfree_neuro.files.records import decoder, located
 from mmfree_neuro.lowering.scheme import DEFAULT, ROOTS, SCHEMES
 
 
@@ -94,7 +96,8 @@ LONGEST_PROMPT = 1 << 26
 """Bytes."""
 
 
-def add_prompt(parser: argparse.ArgumentParser) -> None:
+def add_prompt(parser: argparse.ArgumentParser, *, many: bool = False) -> None:
+    """Options for a text to continue, or for `many` texts in a file."""
     one = parser.add_mutually_exclusive_group(required=True)
     one.add_argument("--prompt", help="text to continue")
     one.add_argument(
@@ -102,6 +105,13 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file with the text to continue, be it a pipe; - is standard input",
     )
+    if many:
+        one.add_argument(
+            "--prompts",
+            metavar="FILE",
+            help="file with many texts to continue: one a line, or a JSON object a line with "
+            "prompt, and new_tokens, temperature and seed where they differ; - is standard input",
+        )
     add_option(
         parser,
         "--special",
@@ -114,10 +124,50 @@ def prompt_of(options: argparse.Namespace) -> str:
     """The prompt, from wherever it comes; what is not UTF-8 comes as from a command line."""
     if options.prompt_file is None:
         return str(options.prompt)
-    standard = options.prompt_file == "-"
-    path = Path("standard input" if standard else options.prompt_file)
-    with reading(path, InputError, "a text"):
-        if standard:
+    return _text_of(options.prompt_file)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A line of a file of prompts; None for what the command says."""
+
+    prompt: str
+    new_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+
+
+def prompts_of(name: str) -> list[Asked]:
+    """The prompts of a file: a JSON object a line where its first line is one, else a text a line;
+    empty lines are left out.  InputError where it has none, or a line is wrong."""
+    path, content = _path(name), _text_of(name)
+    lines = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
+    with reading(path, InputError, "a file of prompts"):
+        if not lines:
+            raise Misfit("it has no prompt, must have at least one")
+        if not lines[0][1].lstrip().startswith("{"):
+            return [Asked(line.removesuffix("\r")) for _, line in lines]
+        return [_line(number, line) for number, line in lines]
+
+
+def _line(number: int, line: str) -> Asked:
+    """A prompt as a line of JSON has it."""
+    try:
+        value = parsed_json(line)
+    except ValueError:
+        raise Misfit(f"line {number} is {shown(line)}, must be a JSON object") from None
+    found: Asked = located(f"line {number}", decoder(Asked), value)
+    return found
+
+
+def _path(name: str) -> Path:
+    return Path("standard input" if name == "-" else name)
+
+
+def _text_of(name: str) -> str:
+    """The text of a file, or of standard input where the name is "-"."""
+    with reading(path := _path(name), InputError, "a text"):
+        if name == "-":
             if sys.stdin is None:
                 raise Misfit("it is closed")
             return _text(sys.stdin.buffer)

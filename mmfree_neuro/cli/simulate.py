@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import (
+    Asked,
     add_bytes,
     add_command,
     add_option,
     add_prompt,
     add_ranks,
     prompt_of,
+    prompts_of,
     ranks,
 )
 from mmfree_neuro.cli.output import Bars, Typing, show, warn
@@ -29,7 +31,15 @@ def add(commands: Any) -> None:
         commands, "simulate", run, 'simulate model.map --prompt "import os" --new-tokens 64 -o run'
     )
     add_option(p, "mapping", type=Path, help="mapping file or machine image")
-    add_prompt(p)
+    add_prompt(p, many=True)
+    add_option(
+        p,
+        "--in-flight",
+        type=int,
+        metavar="SEQUENCES",
+        help="with --prompts: how many are under way at once (default: as many as the mapping has "
+        "room for)",
+    )
     add_bytes(p)
     add_option(
         p,
@@ -75,22 +85,15 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run a mapping on an engine, or an image on the emulator."""
-    if options.prompt_file == "-" and engines.is_ranked(options.engine):
+    if "-" in (options.prompt_file, options.prompts) and engines.is_ranked(options.engine):
         raise InputError(
             f"standard input reaches one rank of engine {options.engine} alone, the prompt must be "
             "in a file"
         )
-    task = simulating.Task(
-        prompt_of(options),
-        options.new_tokens,
-        Sampling(options.temperature, options.seed),
-        options.ignore_eos,
-        options.special,
-        options.as_bytes,
-    )
-    live = sys.stdout.isatty() and not options.json
+    tasks = _tasks(options)
+    live = sys.stdout.isatty() and not options.json and options.prompts is None
     bars = Bars("generate") if live else Bars()
-    typing = Typing(task.prompt, bars)
+    typing = Typing(tasks[0].prompt, bars)
 
     def shown(run: RunRecord) -> None:
         bars.close()
@@ -99,18 +102,25 @@ def run(options: argparse.Namespace) -> None:
         content = {
             "run": str(options.output),
             "engine": run.engine,
-            "text": run.text,
+            "results": [
+                {
+                    "prompt": one.prompt,
+                    "text": one.text,
+                    "tokens": one.new_tokens,
+                    "ended": one.ended,
+                }
+                for one in run.results
+            ],
             "seconds": run.seconds,
-            "ended": run.ended,
             "warnings": run.warnings,
         }
-        before = "" if live else f"{run.prompt}{run.text}\n"
+        before = "" if live else f"{terminal.texts(run)}\n"
         show(content, f"{before}\n{terminal.speed(run)}", options.json)
 
     try:
         simulating.simulate(
             options.mapping,
-            task,
+            tasks,
             options.engine,
             options.output,
             bars.show,
@@ -119,7 +129,32 @@ def run(options: argparse.Namespace) -> None:
             save_every=options.save_every,
             resume=options.resume,
             ranks_of_chips=ranks(options.ranks),
+            in_flight=options.in_flight,
         )
     finally:
         bars.close()
         typing.end()
+
+
+def _tasks(options: argparse.Namespace) -> list[simulating.Task]:
+    """What the command asks to be gone on with."""
+    if options.prompts is None:
+        if options.in_flight is not None:
+            raise InputError("--in-flight is for several prompts, must come with --prompts")
+        prompts = [Asked(prompt_of(options))]
+    else:
+        prompts = prompts_of(options.prompts)
+    return [
+        simulating.Task(
+            asked.prompt,
+            options.new_tokens if asked.new_tokens is None else asked.new_tokens,
+            Sampling(
+                options.temperature if asked.temperature is None else asked.temperature,
+                options.seed if asked.seed is None else asked.seed,
+            ),
+            options.ignore_eos,
+            options.special,
+            options.as_bytes,
+        )
+        for asked in prompts
+    ]

@@ -1,5 +1,6 @@
 """Energy from counts: each operation times what the chip's data file says it takes, and static
-power times time.  What idle visits take is their instructions' energy, and a part of its own.
+power times time.  What idle visits take is their instructions' energy, and a part of its own: the
+fewer, the more tokens are under way.
 
 Ranges are carried through: the low figure takes every constant at its low end (and the shortest
 time), the high figure every constant at its high end.  Two sums stand side by side: that of the
@@ -98,9 +99,8 @@ def energy(counted: Counted, timing: Timing, *, copies: int = 1) -> Energy:
     mapping, activity, system = counted.mapping, counted.activity, counted.system
     chip, tokens, moved = system.chip, activity.tokens, traffic(counted)
     issued = sum(instructions(counted).values())
-    idle = idle_instructions(counted) if timing.idle_visits else 0
-    alone = chip.fall_through_energy_ratio
-    picojoule = Span(*(PJ_TO_MJ * (getattr(alone, b) if timing.alone else 1.0) for b in BOUNDS))
+    idle = idle_instructions(counted) * (timing.steps_apart - 1) / counted.summary.steps
+    picojoule = Span(*(PJ_TO_MJ * getattr(timing.dynamic, bound) for bound in BOUNDS))
     parts = (
         _part(
             "synaptic operations",

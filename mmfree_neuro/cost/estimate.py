@@ -1,7 +1,6 @@
-"""The estimate of a phase: its time in every mode, and the energy in the first, which silicon
-has."""
+"""The estimate of a phase: its time in both of its modes, and the energy in the first, which
+silicon has."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmfree_neuro.cost import timing
@@ -12,7 +11,11 @@ from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Mode, Timing
 from mmfree_neuro.cost.traffic import Traffic, traffic
 
-PHASES: dict[str, Mapping[str, Mode]] = {"prefill": timing.PREFILL, "generate": timing.GENERATION}
+
+def modes(phase: str, in_flight: int = 1) -> tuple[Mode, Mode]:
+    """The modes of a phase, "prefill" or "generate", with so many sequences under way; the first is
+    how the silicon works, the second without a barrier."""
+    return timing.PREFILL if phase == "prefill" else timing.generating(in_flight)
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,9 @@ class Estimate:
         return self.energy.millijoule_per_token
 
 
-def estimate(counted: Counted, phase: str) -> Estimate:
-    """The estimate of a phase, "prefill" or "generate".  Raises InputError where it has no
-    token."""
+def estimate(counted: Counted, phase: str, in_flight: int = 1) -> Estimate:
+    """The estimate of a phase, "prefill" or "generate", with so many sequences under way.  Raises
+    InputError where it has no token."""
     asked = load(counted)
-    times, free = (mode(asked, counted.system) for mode in PHASES[phase].values())
+    times, free = (mode(asked, counted.system) for mode in modes(phase, in_flight))
     return Estimate(times, free, energy(counted, times), traffic(counted))

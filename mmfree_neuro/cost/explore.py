@@ -13,12 +13,15 @@ from typing import Any
 
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.energy import energy
-from mmfree_neuro.cost.estimate import PHASES
+from mmfree_neuro.cost.estimate import modes
 from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.cost.traffic import traffic
+from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.run.job import PHASES
+from mmfree_neuro.target.layout import row_bytes
 
 
 def label(request: Request) -> str:
@@ -26,12 +29,13 @@ def label(request: Request) -> str:
     parts = [request.placer, request.split, f"{request.weight_bits} bits"]
     parts += ["head on the host"] if request.head_on_host else []
     parts += [f"local roots {'+'.join(request.local_roots)}"] if request.local_roots else []
+    parts += [f"{request.in_flight} in flight"] if request.in_flight != 1 else []
     return ", ".join([*parts, f"{request.copies} copies"] if request.copies > 1 else parts)
 
 
 def plain(request: Request) -> dict[str, Any]:
     """A request as plain data: what differs between the points of one exploration."""
-    names = ("placer", "chips", "split", "weight_bits", "head_on_host", "copies")
+    names = ("placer", "chips", "split", "weight_bits", "head_on_host", "copies", "in_flight")
     found = {name: getattr(request, name) for name in names}
     return found | {"local_roots": list(request.local_roots)}
 
@@ -55,16 +59,21 @@ class Point:
     resource: str
     """What is slowest."""
     barrier_share: float
+    latency_seconds: Span
+    """From the entry of a token to its logits."""
+    state_bytes: int
+    """What the states of all sequences under way take of the cores' memory, by one copy."""
 
 
 def points(request: Request, counted: Counted) -> tuple[Point, ...]:
-    """A mapping in every mode, as the request's copies of it would run."""
+    """A mapping in every mode, as the request's copies of it would run, with as many sequences as
+    it has room for."""
     chips = request.copies * len(counted.mapping.chips)
     asked = replace(load(counted), chips=chips)
     return tuple(
         _point(request, phase, counted, estimate(asked, counted.system))
-        for phase, modes in PHASES.items()
-        for estimate in modes.values()
+        for phase in PHASES
+        for estimate in modes(phase, counted.mapping.in_flight)
     )
 
 
@@ -84,18 +93,28 @@ def _point(request: Request, phase: str, counted: Counted, times: Timing) -> Poi
         traffic(counted).between_chips // counted.activity.tokens,
         times.resource,
         times.barrier_share,
+        times.latency_seconds,
+        state_bytes(counted.summary, mapping.in_flight),
     )
+
+
+def state_bytes(summary: GraphSummary, in_flight: int) -> int:
+    """What the states of so many sequences take: a number of 32 bits for each neuron that keeps
+    one."""
+    return in_flight * sum(node.states for node in summary.nodes) * row_bytes("state")
 
 
 def front(found: Sequence[Point]) -> tuple[Point, ...]:
     """The points that no other beats: faster or as fast, with no more energy (of the system) and no
-    more chips.
+    more chips; and a token no later, where sequences are interleaved.
 
     Of points that are equal in all of these, the first.
     """
 
-    def key(point: Point) -> tuple[float, float, int]:
-        return -point.tokens_per_s.central, point.millijoule_per_token.central, point.chips
+    def key(point: Point) -> tuple[float, float, int, float]:
+        latency = point.latency_seconds.central if point.mode == "interleaved" else 0.0
+        rate, energy = point.tokens_per_s.central, point.millijoule_per_token.central
+        return -rate, energy, point.chips, latency
 
     best: list[Point] = []
     for point in sorted(found, key=key):

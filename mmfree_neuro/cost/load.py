@@ -47,9 +47,9 @@ class Load:
     """The number of the last step; the first, 0, is the host's."""
     cores: tuple[Location, ...]
     per_core: dict[str, Floats]  # each [last + 1, cores], uses in the whole phase
-    idle: Floats  # [last + 1, cores]
-    """Instructions of the visits to neurons that have no token at a step, in the whole phase, if
-    one token is under way at a time."""
+    guards: Floats  # [last + 1, cores]
+    """Instructions of visits without a token to the neurons that fire at a step, in the whole
+    phase: what each step at which they have no token takes of their core."""
     trees: RouteTrees
     sent: Ints  # [routes], messages in the whole phase
     route_step: Ints  # [routes]
@@ -132,8 +132,6 @@ def load(counted: Counted) -> Load:
     guards = activity.fired * np.array(
         [shard.size * nodes[shard.node].idle_instructions for shard in mapping.shards]
     )
-    # Every neuron of a core is visited at every step, and all but those that fire are idle.
-    idle = by_core(0 * shard_step, shard_core, guards)[0] - by_core(shard_step, shard_core, guards)
     # The core of the source issues a message for each destination; only links carry one for many.
     sends = activity.messages * trees.deliveries
     per_core = dict(
@@ -161,7 +159,7 @@ def load(counted: Counted) -> Load:
         summary.steps,
         cores,
         per_core,
-        idle,
+        by_core(shard_step, shard_core, guards),
         trees,
         activity.messages,
         route_step,

@@ -1,5 +1,5 @@
-"""Time from counts, in the modes in which such a chip can run: pipelined, falling through, or
-without a barrier.
+"""Time from counts, in the modes in which such a chip can run: pipelined, falling through,
+interleaved, or without a barrier.
 
 The chips work in steps that a barrier ends.  A step lasts as long as its slowest resource and then
 the barrier, whose length depends on how many chips take part.  The resources are, on every core,
@@ -16,7 +16,16 @@ best in the literature (arXiv 2601.10035).
   (docs/machine.md, "Generation"): the step of entry, in which the host sends, and those after it,
   a head on the host among them.  At every step a core visits all of its neurons, and those that
   have no token execute their guards (an idle visit);
-- asynchronous: what either would gain without the barrier and without what a step takes on top.  In
+- interleaved (generation of several sequences): tokens fall through as above, but those of other
+  sequences enter meanwhile, evenly spread over the steps of a token.  At each step of the machine
+  the cores work on all tokens that are there, so a step lasts as long as the slowest resource needs
+  for what these tokens ask of it together.  Where a token enters at every step, the machine is full
+  and works as in prefill: more sequences gain nothing, they only wait.  Else a step takes what it
+  takes on top when one token falls through, and a part of the visits is idle.  What fewer tokens
+  at a time save of the dynamic energy is not known: between what one token alone saves and nothing.
+  So the throughput is the least of what S sequences can ask for, S tokens in the steps of one, and
+  what the slowest resource gives, the link to the host among them;
+- asynchronous: what these would gain without the barrier and without what a step takes on top.  In
   prefill a token leaves whenever the slowest resource has served one; in generation the steps still
   follow each other, as every norm needs the sum over a whole layer, and what travels takes its hops
   and crossings.  Neurons run when their inputs have come, so no visit is idle.
@@ -24,6 +33,7 @@ best in the literature (arXiv 2601.10035).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -43,9 +53,18 @@ class Timing:
     mode: str
     tokens_per_s: Span
     seconds_per_token: Span
+    latency_seconds: Span
+    """From the entry of a token to its logits."""
     step_seconds: Span
     """One step where tokens are pipelined; the mean step where they fall through."""
     steps_per_token: int
+    in_flight: int
+    """How many sequences are under way at once."""
+    steps_apart: float
+    """How many steps of the machine lie between the entries of two tokens; 1 where no visit is
+    idle."""
+    dynamic: Span
+    """What the energy of what is counted is multiplied by."""
     slowest: Location
     """Where the time goes at central figures: the core (or the chip whose link) that sets most of
     the steps."""
@@ -53,10 +72,6 @@ class Timing:
     """Which resource of it."""
     barrier_share: float
     """Of the time, at central figures."""
-    alone: bool
-    """Whether one token at a time is under way."""
-    idle_visits: bool
-    """Whether neurons are visited at steps at which they have no token."""
 
 
 def barrier(chip: ChipSpec, chips: int) -> Quantity:
@@ -67,20 +82,22 @@ def barrier(chip: ChipSpec, chips: int) -> Quantity:
 
 
 def _slowest(
-    found: Load, chip: ChipSpec, bound: str, *, together: bool, idle: bool = False
+    found: Load, chip: ChipSpec, bound: str, table: Floats, *, idle: bool = False
 ) -> tuple[Floats, list[tuple[str, Location]]]:
-    """Nanoseconds a token of the slowest resource, at every step or over all of them together, and
-    which it is; `idle` visits are among the instructions or not."""
-    cores, rows = found.cores, 1 if together else found.last + 1
-    names, times = [], []
+    """Nanoseconds a token of the slowest resource in each row of a table [rows, steps], which has 1
+    for the steps of tokens that are worked at together, and which resource it is; `idle` visits are
+    among the instructions or not."""
+    cores, names, times = found.cores, [], []
     for name, figure in PER_CORE.items():
-        uses = found.per_core[name] + (found.idle if idle and name == "instructions" else 0)
-        uses = uses.sum(0, keepdims=True) if together else uses
+        uses = table @ found.per_core[name]
+        if idle and name == "instructions":
+            uses += found.guards.sum(0) - table @ found.guards
         names.append([(name, cores[k]) for k in uses.argmax(1)])
         times.append(uses.max(1) * getattr(getattr(chip, figure), bound))
-    mesh = np.array([found.mesh[1]]) if together else found.mesh[0]
-    names.append([(MESH, cores[0])] * rows)
-    times.append(mesh * getattr(chip.time_per_hop_ns, bound))
+    by_step, in_all = found.mesh
+    # The links that are busiest at two steps may be two, so this is at least what one link carries.
+    names.append([(MESH, cores[0])] * len(table))
+    times.append(np.minimum(table @ by_step, in_all) * getattr(chip.time_per_hop_ns, bound))
     for name, figure in BETWEEN.items():
         chosen = [
             k
@@ -88,34 +105,57 @@ def _slowest(
             if (HOST in ends) == (name == "links to the host")
         ]
         if chosen:
-            links = found.links[:, chosen]
-            links = links.sum(0, keepdims=True) if together else links
+            links = table @ found.links[:, chosen]
             names.append(
                 [(name, Location(max(found.trees.links[chosen[k]]), 0)) for k in links.argmax(1)]
             )
             times.append(links.max(1) * getattr(getattr(chip, figure), bound))
-    table = np.array(times) / found.tokens
-    which = table.argmax(0)
-    return table.max(0), [names[k][row] for row, k in enumerate(which)]
+    taken = np.array(times) / found.tokens
+    return taken.max(0), [names[k][row] for row, k in enumerate(taken.argmax(0))]
+
+
+def _step_by_step(found: Load) -> Floats:
+    """The table of one token at one step at a time."""
+    return np.eye(found.steps)
+
+
+def _all_at_once(found: Load) -> Floats:
+    """The table of tokens at all steps."""
+    return np.ones((1, found.steps))
 
 
 def waits(found: Load, chip: ChipSpec) -> list[tuple[float, str]]:
     """For every step of a token that falls through alone: the nanoseconds that its slowest resource
     takes, at central figures, and which that is; what else a step takes comes on top."""
-    times, names = _slowest(found, chip, "central", together=False, idle=True)
+    times, names = _slowest(found, chip, "central", _step_by_step(found), idle=True)
     return [(float(ns), name) for ns, (name, _) in zip(times, names, strict=True)]
 
 
+ALL_OF_IT = Span(1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How tokens enter, and what follows from that."""
+
+    mode: str
+    latency: Floats
+    """Nanoseconds from the entry of a token to its logits, at the three bounds."""
+    steps: float
+    """Steps of the machine that a token takes of its time."""
+    in_flight: int = 1
+    idle: bool = False
+    """Whether neurons are visited at steps at which they have no token."""
+    dynamic: Span = ALL_OF_IT
+
+
 def _timing(
-    mode: str,
+    way: _Way,
     system: str,
     per_token: Floats,
     found: Load,
     where: tuple[str, Location],
     waiting: float,
-    *,
-    alone: bool,
-    idle_visits: bool = False,
 ) -> Timing:
     """The record of nanoseconds a token at the three bounds, of which a barrier takes `waiting`."""
     if per_token[0] <= 0:
@@ -123,40 +163,46 @@ def _timing(
             f"{system}: a token takes no time at the low figures, must have at least one above zero"
         )
     low, central, high = (float(ns) * 1e-9 for ns in per_token)
-    steps = found.steps if alone else 1
-    step = Span(low / steps, central / steps, high / steps)
     resource, place = where
     return Timing(
-        mode,
+        way.mode,
         Span(1 / high, 1 / central, 1 / low),
         Span(low, central, high),
-        step,
+        Span(*(float(ns) * 1e-9 for ns in way.latency)),
+        Span(low / way.steps, central / way.steps, high / way.steps),
         found.steps,
+        way.in_flight,
+        way.steps if way.idle else 1.0,
+        way.dynamic,
         place,
         resource,
         waiting * 1e-9 / central,
-        alone,
-        idle_visits,
     )
 
 
 def pipelined(found: Load, system: SystemSpec) -> Timing:
     """All steps run at once on different tokens, so a token leaves at every step."""
     ends = barrier(system.chip, found.chips)
-    each = [_slowest(found, system.chip, bound, together=True) for bound in BOUNDS]
+    each = [_slowest(found, system.chip, bound, _all_at_once(found)) for bound in BOUNDS]
     per_token = np.array(
         [ns[0] + getattr(ends, bound) for (ns, _), bound in zip(each, BOUNDS, strict=True)]
     )
-    return _timing(
-        "pipelined", system.name, per_token, found, each[1][1][0], ends.central, alone=False
-    )
+    way = _Way("pipelined", found.steps * per_token, 1)
+    return _timing(way, system.name, per_token, found, each[1][1][0], ends.central)
+
+
+def generation(found: Load, system: SystemSpec, in_flight: int = 1) -> Timing:
+    """How so many sequences generate: a token falls through alone, or tokens are interleaved."""
+    if in_flight == 1:
+        return fall_through(found, system)
+    return interleaved(found, system, in_flight)
 
 
 def fall_through(found: Load, system: SystemSpec) -> Timing:
     """The steps of one token one after another, each with its own slowest resource, idle visits
     among what takes time."""
     chip, ends = system.chip, barrier(system.chip, found.chips)
-    each = [_slowest(found, chip, bound, together=False, idle=True) for bound in BOUNDS]
+    each = [_slowest(found, chip, bound, _step_by_step(found), idle=True) for bound in BOUNDS]
     per_step = [
         getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS
     ]
@@ -164,26 +210,76 @@ def fall_through(found: Load, system: SystemSpec) -> Timing:
         [ns.sum() + found.steps * b for (ns, _), b in zip(each, per_step, strict=True)]
     )
     waiting = found.steps * ends.central
-    where = _most(each[1])
-    return _timing(
-        "fall-through", system.name, per_token, found, where, waiting, alone=True, idle_visits=True
+    way = _Way("fall-through", per_token, found.steps, idle=True, dynamic=_alone(chip))
+    return _timing(way, system.name, per_token, found, _most(each[1]), waiting)
+
+
+def _alone(chip: ChipSpec) -> Span:
+    """What a token that falls through alone takes of the dynamic energy."""
+    ratio = chip.fall_through_energy_ratio
+    return Span(ratio.low, ratio.central, ratio.high)
+
+
+def _together(found: Load, in_flight: int) -> Floats:
+    """Which steps of tokens are worked at in each step of the machine [steps, steps], 1 or 0, where
+    the tokens of so many sequences enter evenly spread over the steps of one.
+
+    Two tokens in four steps enter at steps 0 and 2.  At step 1 of the machine the first is at step
+    1, the second, which has entered two steps before the first comes back, at step 3.
+    """
+    steps = found.steps
+    entries = np.arange(in_flight) * steps // in_flight
+    table = np.zeros((steps, steps))
+    for step in range(steps):
+        table[step, (step - entries) % steps] = 1
+    return table
+
+
+def interleaved(found: Load, system: SystemSpec, in_flight: int) -> Timing:
+    """The steps of the machine while tokens of so many sequences are on their way."""
+    chip, ends, steps = system.chip, barrier(system.chip, found.chips), found.steps
+    if in_flight >= steps:
+        full = pipelined(found, system)
+        waits_for = max(in_flight, steps) / steps
+        latency = np.array([getattr(full.latency_seconds, bound) for bound in BOUNDS]) * 1e9
+        way = _Way("interleaved", latency * waits_for, 1, in_flight)
+        per_token = latency / steps
+        return _timing(
+            way, system.name, per_token, found, (full.resource, full.slowest), ends.central
+        )
+    table = _together(found, in_flight)
+    each = [_slowest(found, chip, bound, table, idle=True) for bound in BOUNDS]
+    per_step = [
+        getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS
+    ]
+    latency = np.array([ns.sum() + steps * b for (ns, _), b in zip(each, per_step, strict=True)])
+    way = _Way(
+        "interleaved",
+        latency,
+        steps / in_flight,
+        in_flight,
+        idle=True,
+        dynamic=Span(chip.fall_through_energy_ratio.low, 1.0, 1.0),
     )
+    waiting = steps * ends.central / in_flight
+    return _timing(way, system.name, latency / in_flight, found, _most(each[1]), waiting)
 
 
 def asynchronous_prefill(found: Load, system: SystemSpec) -> Timing:
     """Pipelined, without a barrier."""
-    each = [_slowest(found, system.chip, bound, together=True) for bound in BOUNDS]
+    each = [_slowest(found, system.chip, bound, _all_at_once(found)) for bound in BOUNDS]
     per_token = np.array([ns[0] for ns, _ in each])
-    return _timing("asynchronous", system.name, per_token, found, each[1][1][0], 0.0, alone=False)
+    way = _Way("asynchronous", found.steps * per_token, 1)
+    return _timing(way, system.name, per_token, found, each[1][1][0], 0.0)
 
 
-def asynchronous_generation(found: Load, system: SystemSpec) -> Timing:
-    """One token at a time, without a barrier; what travels takes its hops and crossings, one after
-    another."""
+def asynchronous_generation(found: Load, system: SystemSpec, in_flight: int = 1) -> Timing:
+    """A token of each sequence at a time, without a barrier; what travels takes its hops and
+    crossings, one after another, and no resource serves more tokens than in prefill."""
     chip = system.chip
-    each = [_slowest(found, chip, bound, together=False) for bound in BOUNDS]
+    each = [_slowest(found, chip, bound, _step_by_step(found)) for bound in BOUNDS]
     hops, crossings = (int(most.sum()) for most in found.farthest)
-    per_token = np.array(
+    latency = np.array(
         [
             ns.sum()
             + hops * getattr(chip.time_per_hop_ns, bound)
@@ -191,7 +287,16 @@ def asynchronous_generation(found: Load, system: SystemSpec) -> Timing:
             for (ns, _), bound in zip(each, BOUNDS, strict=True)
         ]
     )
-    return _timing("asynchronous", system.name, per_token, found, _most(each[1]), 0.0, alone=True)
+    most = [_slowest(found, chip, bound, _all_at_once(found)) for bound in BOUNDS]
+    least = np.array([ns[0] for ns, _ in most])
+    per_token = np.maximum(latency / in_flight, least)
+    busy = bool(least[1] > latency[1] / in_flight)
+    dynamic = _alone(chip) if in_flight == 1 else ALL_OF_IT
+    way = _Way(
+        "asynchronous", per_token * in_flight, found.steps / in_flight, in_flight, dynamic=dynamic
+    )
+    where = most[1][1][0] if busy else _most(each[1])
+    return _timing(way, system.name, per_token, found, where, 0.0)
 
 
 def _most(slowest: tuple[Floats, list[tuple[str, Location]]]) -> tuple[str, Location]:
@@ -207,9 +312,13 @@ def _most(slowest: tuple[Floats, list[tuple[str, Location]]]) -> tuple[str, Loca
 
 
 Mode = Callable[[Load, SystemSpec], Timing]
-PREFILL: dict[str, Mode] = {"pipelined": pipelined, "asynchronous": asynchronous_prefill}
-GENERATION: dict[str, Mode] = {
-    "fall-through": fall_through,
-    "asynchronous": asynchronous_generation,
-}
-"""The modes of each phase; the first is how the silicon works."""
+PREFILL: tuple[Mode, Mode] = pipelined, asynchronous_prefill
+"""The modes of prefill; the first is how the silicon works."""
+
+
+def generating(in_flight: int) -> tuple[Mode, Mode]:
+    """The modes in which so many sequences generate; the first is how the silicon works."""
+    return (
+        partial(generation, in_flight=in_flight),
+        partial(asynchronous_generation, in_flight=in_flight),
+    )

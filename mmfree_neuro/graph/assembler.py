@@ -18,6 +18,7 @@ from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.target.instructions import (
     CONSTANT,
     IMMEDIATE,
+    OWN_STATES,
     REGISTERS,
     STATE,
     THE_REST,
@@ -103,9 +104,9 @@ class _Assembler(SpeltMachine):
         self.rows.append((Instruction(op, s=s, counts=counts), result, reads))
         return result
 
-    def only(self, op: Op, x: Value, s: int = 0) -> None:
+    def only(self, op: Op, *operands: Value, s: int = 0) -> None:
         """One more instruction that writes none."""
-        self.rows.append((Instruction(op, s=s), None, (self.operand(x),)))
+        self.rows.append((Instruction(op, s=s), None, tuple(self.operand(x) for x in operands)))
 
     def guard(self, node: AnyNode) -> None:
         """Find out whether a token is there, and skip the rest where it is not; a node without
@@ -125,10 +126,6 @@ class _Assembler(SpeltMachine):
         if x not in self.arrived:
             self.arrived[x] = self.emit(Op.RDC, s=self.ports[x])
         return self.arrived[x]
-
-    def store(self, x: Value) -> Value:
-        self.only(Op.RMW, x)
-        return x
 
     def add(self, a: Value, b: Value) -> Value:
         return self.emit(Op.ADD, a, b)
@@ -184,9 +181,19 @@ class _Assembler(SpeltMachine):
         return self.mul_shr(self.add(twice, 1), 1, 1)
 
     def scan(
-        self, step: Callable[[Value, Value, Value], Value], state: Value, a: Value, b: Value
+        self,
+        step: Callable[[Value, Value, Value], Value],
+        states: Value,
+        a: Value,
+        b: Value,
+        slot: Value = 0,
+        start: Value = 0,
     ) -> tuple[Value, Value]:
-        after = step(state, a, b)
+        before = states
+        if isinstance(slot, _Result):
+            before = self.select(start, 0, self.emit(Op.MOV, slot, s=OWN_STATES))
+        after = step(before, a, b)
+        self.only(Op.RMW, after, slot)
         return after, after
 
 

@@ -2,6 +2,7 @@
 instructions."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +33,10 @@ class Bounds(Machine):
     """Runs a program on intervals: proves that every register holds every value, and counts
     `issued` instructions."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, slots: int = 1) -> None:
+        """`slots` is how many states a neuron keeps."""
         super().__init__()
-        self.name = name
+        self.name, self.slots = name, slots
         self.issued: Counter[str] = Counter()
         self.tables: dict[bytes, int] = {}
         """Tables that were read, by their content, with how many entries each has."""
@@ -71,10 +73,6 @@ class Bounds(Machine):
     def read(self, x: Value) -> Value:
         self._issue("RDC")
         return _interval(x)
-
-    def store(self, x: Value) -> Value:
-        self._issue("RMW")
-        return x
 
     def send(self, x: Value) -> Value:
         self._issue("SPIKE")
@@ -177,6 +175,27 @@ class Bounds(Machine):
 
     def sub(self, a: Value, b: Value) -> Value:
         return self.add(a, self.neg(b))
+
+    def scan(
+        self,
+        step: Callable[[Value, Value, Value], Value],
+        states: Value,
+        a: Value,
+        b: Value,
+        slot: Value = 0,
+        start: Value = 0,
+    ) -> tuple[Value, Value]:
+        asked = _interval(slot)
+        if asked.low < 0 or asked.high >= self.slots:
+            raise RangeError(
+                f"{self.name}: the state of slot {asked.low} … {asked.high} is read, of "
+                f"{self.slots}"
+            )
+        if isinstance(slot, Interval):
+            self._issue("MOV", "SEL")
+        self._issue("RMW")
+        after = step(self._union(states, 0), a, b)
+        return after, after
 
     def sigmoid(self, x: Value, frac: int, table: SigmoidTable) -> Value:
         self.read_sigmoid = True

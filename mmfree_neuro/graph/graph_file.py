@@ -34,7 +34,7 @@ from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.integers.tables import SigmoidTable
 from mmfree_neuro.integers.ternary import TernaryMatrix, packed_shape
 
-GRAPH_FORMAT = "mmfree-neuro graph 7"
+GRAPH_FORMAT = "mmfree-neuro graph 8"
 
 A_GRAPH_FILE = "a graph file"
 

@@ -23,7 +23,6 @@ from mmfree_neuro.graph.nodes import (
     GLU,
     HERE,
     MLGRU,
-    PACE,
     PRESENCE,
     ROOT,
     AnyNode,
@@ -33,12 +32,12 @@ from mmfree_neuro.graph.nodes import (
     Head,
     Input,
     InverseRms,
-    Output,
     QuantScale,
     Relay,
     Residual,
     block_of,
 )
+from mmfree_neuro.graph.relays import Ends, without_unread
 from mmfree_neuro.graph.steps import delayed
 from mmfree_neuro.graph.verify import verify
 
@@ -171,18 +170,13 @@ def _relayed(nodes: list[AnyNode]) -> list[AnyNode]:
     """The same nodes, whose inputs of presence read the last node in front that tells of a token;
     with a relay in every block that has none and another behind it."""
     told = {block_of(node.name) for node in nodes if isinstance(node, _TELLERS)}
-    last_of = {block_of(node.name): node.name for node in nodes}
-    step: dict[str, int] = {}  # what only tells of a token, which decides no step, is left out
-    for node in nodes:
-        reads = [entry for entry in node.inputs if entry.port not in (PRESENCE, HERE)]
-        step[node.name] = max((step[entry.source] + 1 for entry in reads), default=0)
+    ends = Ends(nodes)
     here = nodes[0].name, nodes[0].output(HERE)
     found: list[AnyNode] = []
     for node in nodes:
-        block = block_of(node.name)
-        if block is not None and block not in told and node.name == last_of[block]:
-            last = max(node.inputs, key=lambda entry: step.get(entry.source, 0))
-            found.append(_relay(block, here, last))
+        block = ends.of(node)
+        if block is not None and block not in told:
+            found.append(ends.relay(node, *here))
             here = found[-1].name, found[-1].output(HERE)
         inputs = tuple(
             replace(entry, source=here[0], source_port=here[1].port)
@@ -193,17 +187,4 @@ def _relayed(nodes: list[AnyNode]) -> list[AnyNode]:
         found.append(replace(node, inputs=inputs))
         if isinstance(node, _TELLERS):
             here = node.name, node.outputs[0]
-    read = {entry.source for node in found for entry in node.inputs}
-    return [node for node in found if not isinstance(node, Relay) or node.name in read]
-
-
-def _relay(block: int, here: tuple[str, Output], last: Input) -> Relay:
-    """The relay of a block, which fires together with the block's last node: by what arrives there
-    last."""
-    source, told = here
-    inputs = (
-        Input(HERE, source, told.port, "broadcast"),
-        Input(PACE, last.source, last.source_port, "broadcast"),
-    )
-    output = replace(told, port=HERE, size=1)
-    return Relay(f"layers.{block}.here", 1, inputs, (output,))
+    return without_unread(found)

@@ -69,10 +69,6 @@ class Machine:
         """RDC: take what arrived: an accumulated sum or a message's payload."""
         return x
 
-    def store(self, x: Value) -> Value:
-        """RMW: write a state variable."""
-        return x
-
     def send(self, x: Value) -> Value:
         """SPIKE: emit a payload; a zero is not sent."""
         return x
@@ -137,11 +133,25 @@ class Machine:
         return self.fit(rshift_half_up(a * b, shift), qtype)
 
     def scan(
-        self, step: Callable[[Value, Value, Value], Value], state: Value, a: Value, b: Value
+        self,
+        step: Callable[[Value, Value, Value], Value],
+        states: Value,
+        a: Value,
+        b: Value,
+        slot: Value = 0,
+        start: Value = 0,
     ) -> tuple[Value, Value]:
-        """One step of a recurrence: what it gives for this token, and the state after it."""
-        state = step(state, a, b)
-        return state, state
+        """One step of a recurrence: what it gives for this token, and the states [slots, neurons]
+        after it; of them it takes the one in `slot`, or zero where `start` is not zero.
+
+        MOV from the neuron's states where there are several, and SEL; the one of a single slot is
+        an operand as it is.  RMW writes the state.
+        """
+        neuron = np.arange(states.shape[-1])
+        after = step(np.where(start, 0, states[slot, neuron]), a, b)
+        states = states.copy()
+        states[slot, neuron] = after
+        return after, states
 
     def abs(self, a: Value) -> Value:
         """LT, NEG, SEL."""

@@ -32,7 +32,15 @@ that was read and had wrapped.  A `PartialSum` of such a sum sends it wrapped (`
 
 A value is saturated only where a program says `fit`, and every such change is counted.  A payload
 of zero is not sent; it is received as zero.  A state belongs to its neuron alone, and is zero
-before the first token.  Notation in the nodes' equations: `mul(a, c)` is
+before the first token.
+
+Where several sequences are under way at once, a neuron has a state for each of them, in `slots`.
+The mark that travels with a token (`mark`) says whose token it is, and whether its sequence begins:
+then the state is taken as zero, whatever another sequence has left in that slot.  So what comes out
+for a sequence is what comes out for it alone, in whatever order the tokens of several sequences
+enter.
+
+Notation in the nodes' equations: `mul(a, c)` is
 a · c.mantissa / 2^c.shift to the nearest integer, halves up; `fit[q]` saturates to the output's or
 the named format; σ and silu use the graph's table.  `programs.run` computes exactly these
 equations, instruction by instruction.
@@ -59,12 +67,31 @@ PACE = "pace"
 UNREAD = frozenset({PRESENCE, PACE})
 """The ports that no program reads."""
 HERE = "here"
-"""The port of what passes from node to node with a token, and is never zero."""
+"""The port of what passes from node to node with a token, and is never zero; the token's mark where
+there are several slots."""
+MARK = "mark"
+"""What the embedding reads beside a word where there are several slots."""
 OF_TOKENS = UNREAD | {HERE}
 """The ports of what says something of a token, which all values of an output say alike."""
 ROOT = "r"
 """The port at which the root of a norm arrives."""
 How = Literal["ternary", "aligned", "sum", "broadcast", "group"]
+
+
+def mark(slots: Ints, starts: NDArray[np.bool_]) -> Ints:
+    """The marks of tokens whose sequences have these slots, never zero: 2 (slot + 1), and 1 more at
+    the first token of a sequence."""
+    return 2 * (slots + 1) + starts
+
+
+def slots_of(marks: Ints) -> Ints:
+    """The slots that marks name."""
+    return (marks >> 1) - 1
+
+
+def largest_mark(slots: int) -> int:
+    """The largest mark of that many slots."""
+    return 2 * slots + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +176,11 @@ class Node:
     def state_type(self) -> QType | None:
         """The format of the state that each neuron keeps from token to token; None without one."""
         return None
+
+    @property
+    def state_slots(self) -> int:
+        """How many sequences can be under way whose states each neuron keeps; 0 without a state."""
+        return 0 if self.state_type is None else 1
 
     @property
     def constants(self) -> dict[str, Ints]:
@@ -290,13 +322,15 @@ def _folded(gains: Gains | None) -> dict[str, Ints]:
 @dataclass(frozen=True, eq=False, repr=False)
 class Embedding(Node):
     """On the host: x = fit(codes[token] · scales[token] / 2^shift), to the nearest, halves up; sq
-    as in `Squares`; `folded` of x; here = 1, by which others know that there is a token."""
+    as in `Squares`; `folded` of x; here = 1, or the token's `mark` where there are several `slots`,
+    by which others know that there is a token."""
 
     codes: NDArray[np.int8] | NDArray[np.int16]  # [vocabulary, size]
     scales: Ints  # [vocabulary]
     shift: int
     squares: Squares
     folded: Gains | None = None
+    slots: int = 1
 
     @property
     def constants(self) -> dict[str, Ints]:
@@ -304,15 +338,18 @@ class Embedding(Node):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """A word's codes, and its scale."""
-        return "x", "scale"
+        """A word's codes, its scale, and the token's mark where there are several slots."""
+        return ("x", "scale", MARK) if self.slots > 1 else ("x", "scale")
 
     def stride(self, name: str) -> int:
-        return {"x": 1, "scale": 0}[name]
+        return int(name == "x")
 
-    def read(self, tokens: Ints) -> dict[str, Ints]:
-        """What the program reads for tokens of any shape: codes [..., size] and scales [..., 1]."""
-        return {"x": self.codes[tokens].astype(np.int64), "scale": self.scales[tokens][..., None]}
+    def read(self, tokens: Ints, marks: Ints) -> dict[str, Ints]:
+        """What the program reads for tokens of any shape and their marks: codes [..., size], scales
+        [..., 1] and marks [..., 1]."""
+        x, scale = self.codes[tokens].astype(np.int64), self.scales[tokens][..., None]
+        found = {"x": x, "scale": scale, MARK: marks[..., None]}
+        return {name: found[name] for name in self.reads}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -402,7 +439,7 @@ class Quantise(Node):
 @dataclass(frozen=True, eq=False, repr=False)
 class MLGRU(Node):
     """The token mixer's recurrence, all of one channel in one neuron; h is its state, zero before
-    the first token.
+    the first token.  Of several `slots`, it is the one that the mark at HERE names.
 
     i, fp, g = the rescaled ternary sums, in the formats `i_type`, `f_type`, `g_type`
     f  = σ(fp);  where there are lower bounds: f = bound + (1 - bound) · f
@@ -428,16 +465,21 @@ class MLGRU(Node):
     eps: Multiplier | None
     root: InverseRoot | None = None
     folded: Gains | None = None
+    slots: int = 1
 
     @property
     def presence(self) -> str | None:
-        """The port of presence, or the root by which its sums are multiplied, which is never
-        zero."""
-        return next((port for port in (PRESENCE, ROOT) if port in self.ports), None)
+        """The port of marks or of presence, or the root by which its sums are multiplied, which is
+        never zero."""
+        return next((port for port in (HERE, PRESENCE, ROOT) if port in self.ports), None)
 
     @property
     def state_type(self) -> QType:
         return self.state
+
+    @property
+    def state_slots(self) -> int:
+        return self.slots
 
     @property
     def constants(self) -> dict[str, Ints]:
@@ -594,8 +636,13 @@ class Graph:
         return float(2.0 ** -self.head.outputs[0].qtype.frac)
 
     @property
+    def slots(self) -> int:
+        """How many sequences can be under way at once."""
+        return self.embedding.slots
+
+    @property
     def recurrent(self) -> dict[str, tuple[int, QType]]:
-        """The nodes that keep a state: how many neurons, and its format."""
+        """The nodes that keep states, [slots, neurons]: how many neurons, and the format."""
         return {n.name: (n.size, n.state_type) for n in self.nodes if n.state_type is not None}
 
     def node(self, name: str) -> AnyNode:

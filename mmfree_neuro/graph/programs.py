@@ -10,6 +10,7 @@ from mmfree_neuro.graph.machine import Machine, Value
 from mmfree_neuro.graph.nodes import (
     GLU,
     HERE,
+    MARK,
     MLGRU,
     ROOT,
     AnyNode,
@@ -131,6 +132,14 @@ def _gained(
     }
 
 
+def _slot(m: Machine, node: MLGRU, inputs: Inputs) -> tuple[Value, Value]:
+    """Which of a neuron's states a token is for, and whether it is to be taken as zero."""
+    if node.slots == 1:
+        return 0, 0
+    told = m.read(inputs[HERE])
+    return m.add(m.mul_shr(told, 1, 1), -1), m.bit_and(told, 1)
+
+
 def _mlgru(
     m: Machine, node: MLGRU, table: SigmoidTable, constants: Constants, inputs: Inputs, state: Value
 ) -> tuple[Outputs, Value]:
@@ -147,9 +156,9 @@ def _mlgru(
     c = m.mul_fit(i, m.sigmoid(i, node.i_type.frac, table), to_state, node.state)
 
     def step(h: Value, f: Value, c: Value) -> Value:
-        return m.store(m.fit(m.add(c, m.mul_round(f, m.sub(h, c), GATE_FRAC)), node.state))
+        return m.fit(m.add(c, m.mul_round(f, m.sub(h, c), GATE_FRAC)), node.state)
 
-    h, state = m.scan(step, state, f, c)
+    h, state = m.scan(step, state, f, c, *_slot(m, node, inputs))
     swish = m.mul_round(h, m.sigmoid(h, node.state.frac, table), GATE_FRAC)
     v_type, sq_type = node.output("v").qtype, node.squares.whole(node.output("sq").qtype)
     v = m.mul_fit(m.mul_round(g, constants["gains"], node.gain_shift), swish, node.v_shift, v_type)
@@ -217,7 +226,8 @@ def run(
         case Embedding():
             x_type = node.output("x").qtype
             x = m.mul_fit(m.read(inputs["x"]), m.read(inputs["scale"]), node.shift, x_type)
-            return {**_with_squares(m, node, constants, x), HERE: m.send(1)}, None
+            here = m.read(inputs[MARK]) if node.slots > 1 else 1
+            return {**_with_squares(m, node, constants, x), HERE: m.send(here)}, None
         case InverseRms():
             return {"r": m.send(_inverse_root(m, inputs, node.inverse))}, None
         case Norm():

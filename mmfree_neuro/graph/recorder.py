@@ -44,7 +44,8 @@ class Op(IntEnum):
     MUL_FIT = auto()  # d = a · b / 2^s, halves up, inside ±k, changes counted
     SIGMOID = auto()  # d = σ(a), a with s fractional bits
     OUTPUT = auto()  # output number d = a, non-zeros counted
-    STATE = auto()  # the state after this token = a
+    LOAD = auto()  # d = the state of slot a
+    STORE = auto()  # the state of slot b = a
 
 
 WIDTH = 7
@@ -56,14 +57,15 @@ class Program:
     """A straight line of instructions on `registers` registers, whose first ones are preset.
 
     Registers 0 … len(immediates) - 1 hold the immediates, the next len(constants) the constants of
-    the neurons by name, and, where `stateful`, the next the state.  Inputs are named by their port;
-    a group's members are `port/0`, `port/1` …
+    the neurons by name.  Inputs are named by their port; a group's members are `port/0`, `port/1` …
+    Every neuron has `slots` states; a token reads and writes that of one slot, the same in all
+    neurons.
     """
 
     code: NDArray[np.int32]  # [instructions, WIDTH]
     immediates: tuple[int, ...]
     constants: tuple[str, ...]
-    stateful: bool
+    slots: int
     registers: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -152,9 +154,19 @@ class Recorder(Machine):
         return self.emit(Op.MUL_FIT, a, b, shift=shift, constant=qtype.high)
 
     def scan(
-        self, step: Callable[[Value, Value, Value], Value], state: Value, a: Value, b: Value
+        self,
+        step: Callable[[Value, Value, Value], Value],
+        states: Value,
+        a: Value,
+        b: Value,
+        slot: Value = 0,
+        start: Value = 0,
     ) -> tuple[Value, Value]:
-        after = step(state, a, b)
+        before = self.emit(Op.LOAD, slot)
+        if isinstance(start, _Result):
+            before = self.select(start, 0, before)
+        after = self.operand(step(before, a, b))
+        self.rows.append((Op.STORE, [None, after, self.operand(slot), None], 0, 0))
         return after, after
 
     def abs(self, a: Value) -> Value:
@@ -189,22 +201,19 @@ def record(node: AnyNode, table: SigmoidTable) -> Program:
     """The program of a node's neurons."""
     m = Recorder()
     preset = {name: m.fresh() for name in node.constants}
-    state = None if node.state_type is None else m.fresh()
     names, inputs = _inputs(node, m)
-    sent, after = programs.run(m, node, table, preset, inputs, state)  # type: ignore[arg-type]
+    sent, _ = programs.run(m, node, table, preset, inputs)  # type: ignore[arg-type]
     outputs = tuple(output.port for output in node.outputs)
     for port in outputs:
         m.rows.append((Op.OUTPUT, [None, m.operand(sent[port]), None, None], 0, 0))
-    if state is not None:
-        m.rows.append((Op.STATE, [None, m.operand(after), None, None], 0, 0))
     # Only now are all immediates known: an output that is a number is one, too.
-    fixed = [*m.immediates.values(), *preset.values(), *([] if state is None else [state])]
+    fixed = [*m.immediates.values(), *preset.values()]
     code, registers = _allocate(m.rows, fixed)
     return Program(
         code,
         tuple(m.immediates),
         tuple(preset),
-        state is not None,
+        node.state_slots,
         registers,
         names,
         outputs,

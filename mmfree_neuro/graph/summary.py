@@ -37,7 +37,8 @@ class NodeSummary:
     ternary_synapses: int
     nonzero_synapses: int
     states: int = 0
-    """What its neurons keep from token to token, one each where they keep anything."""
+    """What its neurons keep of a sequence from token to token, one each where they keep
+    anything."""
     idle_instructions: int = 0
     """Of a visit without a token: the guard alone.  The embedding has none, for it runs only when
     it is given a token."""

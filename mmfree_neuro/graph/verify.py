@@ -13,11 +13,22 @@ from mmfree_neuro.errors import GraphError, RangeError, shown
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.bounds import Bounds, Interval
 from mmfree_neuro.graph.machine import REGISTER_BITS, REGISTER_HIGH, Value
-from mmfree_neuro.graph.nodes import OF_TOKENS, UNREAD, AnyNode, Graph, Input, Output
+from mmfree_neuro.graph.nodes import (
+    HERE,
+    MARK,
+    OF_TOKENS,
+    UNREAD,
+    AnyNode,
+    Graph,
+    Input,
+    Output,
+    largest_mark,
+)
 from mmfree_neuro.graph.presence import check_delays, check_presence
 from mmfree_neuro.graph.steps import step_of
 from mmfree_neuro.integers.fixedpoint import Ints, QType
 from mmfree_neuro.integers.ternary import TernaryMatrix
+from mmfree_neuro.target.layout import MOST_STATES
 
 MAX_ARITY = 64
 """The largest group that a neuron reads."""
@@ -136,16 +147,24 @@ def _magnitude(node: AnyNode, entry: Input, source: Output, sums: dict[str, Ints
 
 
 def _inputs(
-    graph: Graph, node: AnyNode, sources: dict[Input, Output], sums: dict[str, Ints]
+    graph: Graph,
+    node: AnyNode,
+    sources: dict[Input, Output],
+    sums: dict[str, Ints],
+    sent: dict[tuple[str, str], Interval],
 ) -> dict[str, Value]:
     """What a program can read at each port; `sums` has the magnitudes of partial sums, neuron by
-    neuron.
+    neuron, and `sent` what outputs can be.
 
     Those of a shared port are added neuron by neuron, so a sum in parts is proved to be no larger
     than in one.
     """
     found: dict[str, Value] = {}
     for port, entries in node.ports.items():
+        if port == HERE and entries[0].how == "broadcast":  # whose exact bounds choose a state
+            reached = sent[entries[0].source, entries[0].source_port]
+            found[port] = _read(graph, node, port, reached)
+            continue
         if len(entries) == 1:
             bound = sum_bound(node, entries[0], sources[entries[0]])
         else:
@@ -218,12 +237,16 @@ def _words(graph: Graph) -> dict[str, Value]:
     if int(scales.min()) < 0:
         raise RangeError(f"{node.name}: a scale is {int(scales.min())}, must not be negative")
     found = {"x": Interval(-reach, reach), "scale": Interval(0, int(scales.max()))}
+    if not 1 <= node.slots <= MOST_STATES:
+        raise GraphError(f"{node.name}: has {node.slots} slots, must have 1 … {MOST_STATES}")
     for port, read in found.items():
         if read.high > _highest(graph):
             raise RangeError(
                 f"{node.name}: {port} can be {read.high}, which a {graph.accumulator_bits}-bit "
                 "accumulator cannot hold"
             )
+    if node.slots > 1:
+        found[MARK] = Interval(2, largest_mark(node.slots))
     return dict(found)
 
 
@@ -239,10 +262,14 @@ class _Proved:
 
 def _prove(
     graph: Graph, node: AnyNode, inputs: dict[str, Value]
-) -> tuple[_Proved, set[tuple[str, str]]]:
-    """What the program of a node takes, and which of its outputs are never zero; GraphError or
-    RangeError where the program is not legal."""
-    machine = Bounds(node.name)
+) -> tuple[_Proved, dict[tuple[str, str], Interval]]:
+    """What the program of a node takes, and what its outputs can be; GraphError or RangeError where
+    the program is not legal."""
+    if node.state_type is not None and node.state_slots != graph.slots:
+        raise GraphError(
+            f"{node.name}: has {node.state_slots} slots, must have {graph.slots} as the embedding"
+        )
+    machine = Bounds(node.name, graph.slots)
     high = 0 if node.state_type is None else node.state_type.high
     constants = _Asked(node, node.constants, "the program reads the constant {}, must declare it")
     arriving = _Asked(node, inputs, "the program reads {}, which no input brings")
@@ -270,8 +297,8 @@ def _prove(
                 f"{node.name}: output {output.port} can be {reached.low} … {reached.high}, must be "
                 f"{declared.low} … {declared.high}"
             )
-    never_zero = {(node.name, port) for port, reached in sent.items() if reached.low > 0}
-    return _Proved(machine.issued, machine.tables), never_zero
+    reach = {(node.name, port): reached for port, reached in sent.items()}
+    return _Proved(machine.issued, machine.tables), reach
 
 
 def _is_passed_on(node: AnyNode, arriving: _Asked, sent: Mapping[str, Value]) -> bool:
@@ -440,6 +467,7 @@ def _proved(graph: Graph) -> dict[str, _Proved]:
     outputs: dict[tuple[str, str], Output] = {}
     sums: dict[str, Ints] = {}
     found: dict[str, _Proved] = {}
+    sent: dict[tuple[str, str], Interval] = {}
     never_zero: set[tuple[str, str]] = set()
     step: dict[str, int] = {}
     for node in graph.nodes:
@@ -455,9 +483,10 @@ def _proved(graph: Graph) -> dict[str, _Proved]:
                 )
         sources = _sources(node, outputs)
         step[node.name] = step_of(node, step)
-        reach = _inputs(graph, node, sources, sums) if node.inputs else _words(graph)
-        found[node.name], positive = _prove(graph, node, reach)
-        never_zero |= positive
+        reach = _inputs(graph, node, sources, sums, sent) if node.inputs else _words(graph)
+        found[node.name], reached = _prove(graph, node, reach)
+        sent |= reached
+        never_zero |= {signal for signal, some in reached.items() if some.low > 0}
         if node.inputs:
             check_delays(node, step)
             check_presence(graph, node, never_zero)

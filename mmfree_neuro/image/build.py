@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.assembler import Assembled, assemble, ports_of
-from mmfree_neuro.graph.nodes import Embedding, Graph
+from mmfree_neuro.graph.nodes import MARK, Embedding, Graph
 from mmfree_neuro.image.synapses import Group, Signal, lists, payloads, readings
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
@@ -162,7 +162,7 @@ class Builder:
         code, pool, first_table = program
         own = [node.constants[name][shard.start : shard.stop] for name in assembled.constants]
         constants = sections.add("const", np.concatenate([np.zeros(0, np.int64), *own]))
-        states = 0 if node.state_type is None else 1
+        states = node.state_slots
         state = sections.add("state", np.zeros(states * shard.size, np.int32))
         entries = self._entries(position, place, assembled.outputs)
         first_entry = sections.add("out", entries)
@@ -243,8 +243,9 @@ def _embedded(node: Embedding, groups: list[tuple[int, Group]]) -> Bytes:
     """The section EMBED."""
     group = next(one for _, one in groups if one.node.name == node.name)
     tokens, values = node.codes.shape
-    codes_and_scale = [node.reads.index(name) for name in ("x", "scale")]
-    head = [tokens, values, node.codes.itemsize, group.number, *codes_and_scale, 0, 0]
+    marks = [node.reads.index(MARK)] if MARK in node.reads else [0]
+    ports = [node.reads.index("x"), node.reads.index("scale"), *marks]
+    head = [tokens, values, node.codes.itemsize, group.number, *ports, node.slots]
     codes = np.ascontiguousarray(node.codes).reshape(-1).view(np.uint8)
     scales = node.scales.astype("<i4").view(np.uint8)
     padding = np.zeros(-len(codes) % 8, np.uint8)

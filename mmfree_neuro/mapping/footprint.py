@@ -51,7 +51,7 @@ class Footprint:
     """With all slots."""
     instructions: int = 0
     state_per_neuron: int = 0
-    """Bytes of the accumulators, constants and state of a neuron."""
+    """Bytes of the accumulators, constants and states of a neuron."""
     input_channels: int = 0
     output_channels: int = 0
 
@@ -243,7 +243,7 @@ class Sizes:
                 for entry in node.inputs
             )
             read = sum((node.name, output.port) in self.read for output in node.outputs)
-            own = node.size, node.group, len(node.constants), node.state_type is not None, read
+            own = node.size, node.group, len(node.constants), node.state_slots, read
             self._shapes[node.name] = inputs, own, self.entries.get(node.name, 0)
         return self._shapes[node.name]
 
@@ -262,7 +262,7 @@ class Sizes:
             arriving.setdefault((entry.source, entry.source_port), set()).add((first, last))
         axons = sum(map(_covered, arriving.values()))
         outputs = [o.port for o in node.outputs if (node.name, o.port) in self.read]
-        constants, states = len(node.constants), int(node.state_type is not None)
+        constants, states = len(node.constants), node.state_slots
         accumulators = rows * sum(slots(node, port) for port in ports)
         memory = (
             words * row_bytes("syn")

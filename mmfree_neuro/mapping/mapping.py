@@ -61,6 +61,8 @@ class Mapping:
     local_roots: tuple[str, ...] = ()
     """The kinds of norms whose roots every neuron finds for itself;
     `local_roots.with_local_roots` does it, before sums are divided."""
+    in_flight: int = 1
+    """How many sequences can be under way at once; `slots.with_slots` does it, between the two."""
 
     def __repr__(self) -> str:
         return (

@@ -15,7 +15,7 @@ from mmfree_neuro.mapping.mapping import Location, Mapping, Route, Shard
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 
-MAPPING_FORMAT = "mmfree-neuro mapping 4"
+MAPPING_FORMAT = "mmfree-neuro mapping 5"
 MAPPING_FILE = "a mapping file"
 
 
@@ -45,6 +45,7 @@ class PlainMapping:
     """Each the number of its shard, a port, the number of its destinations, start and stop."""
     columns: tuple[tuple[str, tuple[int, ...]], ...]
     local_roots: tuple[str, ...]
+    in_flight: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
         ],
         "columns": [[name, list(cuts)] for name, cuts in mapping.columns],
         "local_roots": list(mapping.local_roots),
+        "in_flight": mapping.in_flight,
     }
 
 
@@ -98,6 +100,7 @@ def mapping_from_plain(plain: PlainMapping) -> Mapping:
         ),
         plain.columns,
         plain.local_roots,
+        plain.in_flight,
     )
 
 

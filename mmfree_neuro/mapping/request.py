@@ -2,7 +2,9 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
+from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.systems.spec import ChipSpec
 
@@ -13,6 +15,25 @@ SPLITS = {
 }
 """By rows alone; and by columns where that saves messages; and every node over as many cores of its
 chip as can be besides."""
+
+
+InFlight = int | Literal["fill"]
+"""Sequences in flight; "fill" for as many as a token takes steps, which fill the machine."""
+
+
+def in_flight_of(text: str) -> InFlight:
+    """How many sequences in flight are meant.  Raises InputError for anything else."""
+    if text == "fill":
+        return "fill"
+    if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < 1:
+        raise InputError(
+            f"sequences in flight are {shown(text)}, must be a whole number of at least 1, or fill"
+        )
+    return int(text)
+
+
+LONGEST_NUMBER = 9
+"""Digits of a number of sequences."""
 
 
 def kinds_of(local_roots: str | Collection[str]) -> tuple[str, ...]:
@@ -48,6 +69,8 @@ class Request:
     """Of the whole model, each with a sequence of its own; they share a barrier."""
     local_roots: tuple[str, ...] = ()
     """The kinds of norms whose roots every neuron finds for itself, or all; none unless told."""
+    in_flight: InFlight = 1
+    """How many sequences can be under way at once."""
     entries: tuple[tuple[str, int], ...] = ()
     """Output entries that a shard of a node is counted with, for some nodes; placing finds out."""
 

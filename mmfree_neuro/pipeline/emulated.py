@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmfree_neuro.graph.nodes import slots_of
 from mmfree_neuro.image.origin import Origin, by_entry, by_group, origin_of, use_of_image
 from mmfree_neuro.integers.fixedpoint import Ints, QType
-from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.mapping.mapping import Mapping, Shard
 from mmfree_neuro.pipeline.placed import Placed
-from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
-from mmfree_neuro.run.session import drive
+from mmfree_neuro.run.session import drive, marked
 from mmfree_neuro.target.image import Image
 from mmfree_neuro.target.image_file import load_image
 
@@ -44,8 +45,13 @@ class OpenedImage:
         return float(2.0**-self.image.about.logit_frac)
 
     @property
+    def slots(self) -> int:
+        """How many sequences can be under way at once."""
+        return self.mapping.in_flight
+
+    @property
     def recurrent(self) -> dict[str, tuple[int, QType]]:
-        """The nodes that keep a state, which is as wide as a register."""
+        """The nodes that keep states, each as wide as a register."""
         register = QType(self.image.about.machine.register_bits, 0)
         return {n.name: (n.size, register) for n in self.origin.summary.nodes if n.states}
 
@@ -82,25 +88,34 @@ class Emulated:
         from mmfree_sims.emulator.emulator import Emulator
 
         self.machine: Emulator = Emulator(opened.image)
-        self.mapping, self.tokens = opened.mapping, 0
-        self.summary = opened.origin.summary
+        self.mapping, self.summary = opened.mapping, opened.origin.summary
+        self.counted = [nothing(self.mapping) for _ in range(self.machine.slots)]
 
     def reset(self) -> None:
         """Every state to zero."""
         self.machine.reset()
 
-    def feed(self, tokens: Ints) -> Ints:
-        """The logits [n, vocabulary] after each of n tokens: one falls through, several enter one
-        after another."""
-        self.tokens += len(tokens)
-        if len(tokens) == 1:
-            return self.machine.generate(int(tokens[0]))[None]
-        return self.machine.prefill(tokens)
+    def feed(self, tokens: Ints, marks: Ints | None = None) -> Ints:
+        """The logits [n, vocabulary] after each of n tokens, which enter one after another.
 
-    def take_activity(self) -> Activity:
-        """The counts since they were last taken."""
-        tokens, self.tokens = self.tokens, 0
-        return self.activity(self.machine.take_counts(), tokens)
+        The machine counts what it does, not for whom, so the tokens of one sequence leave it before
+        those of the next enter.
+        """
+        marks = marked(tokens, marks)
+        if self.machine.slots == 1 and marks[0] & 1:
+            self.reset()
+        slots = slots_of(marks)
+        found = []
+        for part in np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(slots)) + 1):
+            found.append(self.machine.prefill(tokens[part], marks[part]))
+            counts, slot = self.machine.take_counts(), int(slots[part[0]])
+            self.counted[slot] += self.activity(counts, len(part))
+        return np.concatenate(found)
+
+    def take_activity(self, slot: int = 0) -> Activity:
+        """The counts of tokens in a slot since they were last taken."""
+        taken, self.counted[slot] = self.counted[slot], nothing(self.mapping)
+        return taken
 
     def activity(self, counts: "Counts", tokens: int) -> Activity:
         """Counts of groups and entries as those of shards and routes."""
@@ -131,32 +146,35 @@ class Emulated:
         return by_entry(self.mapping)
 
     @cached_property
-    def _recurrent(self) -> list[tuple[str, int, slice]]:
-        """For the states of the machine in order: the node and where its neurons begin."""
+    def _recurrent(self) -> list[tuple[Shard, slice]]:
+        """The shards whose neurons keep states [slots, neurons], and where these are among those of
+        the machine."""
         found, at = [], 0
         nodes = {node.name: node for node in self.summary.nodes}
         for position in self._order:
             shard = self.mapping.shards[position]
             if nodes[shard.node].states:
-                found.append((shard.node, shard.start, slice(at, at + shard.size)))
-                at += shard.size
+                found.append((shard, slice(at, at + self.machine.slots * shard.size)))
+                at += self.machine.slots * shard.size
         return found
 
     def states(self) -> dict[str, Ints]:
-        """The state of every recurrent neuron, by node."""
-        held = self.machine.states.astype(np.int64)
+        """The states [slots, neurons] of every recurrent node."""
+        held, slots = self.machine.states.astype(np.int64), self.machine.slots
         found: dict[str, Ints] = {
-            node.name: np.zeros(node.states, np.int64) for node in self.summary.nodes if node.states
+            node.name: np.zeros((slots, node.states), np.int64)
+            for node in self.summary.nodes
+            if node.states
         }
-        for node, start, place in self._recurrent:
-            found[node][start : start + place.stop - place.start] = held[place]
+        for shard, place in self._recurrent:
+            found[shard.node][:, shard.start : shard.stop] = held[place].reshape(slots, shard.size)
         return found
 
     def restore(self, states: dict[str, Ints]) -> None:
-        """Go on from such a state."""
+        """Go on from such states."""
         held = self.machine.states
-        for node, start, place in self._recurrent:
-            held[place] = states[node][start : start + place.stop - place.start]
+        for shard, place in self._recurrent:
+            held[place] = states[shard.node][:, shard.start : shard.stop].reshape(-1)
         self.machine.restore(held)
 
 

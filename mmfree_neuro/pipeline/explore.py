@@ -37,7 +37,8 @@ def explore(
             failed.append((one, str(error)))
             continue
         most = counted(mapping, summarise(divided), expected(divided, mapping), wide)
-        for request in (request for request in requests if replace(request, copies=1) == one):
+        for asked in (request for request in requests if replace(request, copies=1) == one):
+            request = replace(asked, in_flight=mapping.in_flight)
             if request.copies * len(mapping.chips) <= system.chips.central:
                 found += points(request, most)
             else:

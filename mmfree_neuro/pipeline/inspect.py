@@ -15,7 +15,7 @@ from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.families import family_of, read_checkpoint
 from mmfree_neuro.pipeline.image import summary_of, text
 from mmfree_neuro.pipeline.map import bounds
-from mmfree_neuro.report.terminal import graph_text, mapping_content, mapping_text, speed
+from mmfree_neuro.report.terminal import graph_text, mapping_content, mapping_text, speed, texts
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import holds_run
 from mmfree_neuro.target.image import Image
@@ -68,15 +68,13 @@ def anything(path: Path) -> tuple[dict[str, Any], str]:
         run = run_file.load_run(path)
         content = {
             "engine": run.engine,
-            "prompt": run.prompt,
-            "text": run.text,
+            "results": [{"prompt": one.prompt, "text": one.text} for one in run.results],
             "seconds": run.seconds,
             "date": run.date,
         }
         return (
             content,
-            f"{run.prompt}{run.text}\n\n{speed(run)}\n{run.mapping.placer} on "
-            f"{run.system.name}, {run.date}",
+            f"{texts(run)}\n\n{speed(run)}\n{run.mapping.placer} on {run.system.name}, {run.date}",
         )
     if is_image(path):
         return _image(load_image(path))

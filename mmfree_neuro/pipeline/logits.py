@@ -17,7 +17,7 @@ from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.convert import to_graph, within
 from mmfree_neuro.pipeline.families import float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
-from mmfree_neuro.run.job import check_new_tokens, check_shape
+from mmfree_neuro.run.job import Job, check_new_tokens, check_shape
 from mmfree_neuro.run.losses import quality_warnings
 
 
@@ -53,15 +53,16 @@ def load_source(
 def _check_tokens(
     checkpoint: Checkpoint[Any], tokens: NDArray[np.int64], new_tokens: int = 0
 ) -> None:
-    check_shape(tokens)
-    check_new_tokens(tokens, new_tokens, checkpoint.config.vocab_size)
+    job = Job(tokens, new_tokens)
+    check_shape(job)
+    check_new_tokens(job, checkpoint.config.vocab_size)
     within(tokens, checkpoint.config.vocab_size, "the tokens")
 
 
 def float_logits(checkpoint: Checkpoint[Any], tokens: NDArray[Any]) -> NDArray[np.float64]:
     """Logits of the float model [rows, time, vocabulary]; InputError where tokens [rows, time] are
     not its own."""
-    check_shape(tokens)
+    check_shape(Job(tokens))
     if tokens.dtype.kind not in "iu":
         raise InputError(f"the tokens are {tokens.dtype}, must be integers")
     _check_tokens(checkpoint, tokens)

@@ -14,6 +14,7 @@ from mmfree_neuro.graph.graph_file import A_GRAPH_FILE
 from mmfree_neuro.graph.local_roots import chosen, with_local_roots
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.verify import verify_matrices
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping_file import MAPPING_FILE, StoredMapping
@@ -72,8 +73,8 @@ def _mapped(graph: Graph, digest: str, stored: StoredMapping, path: Path) -> Gra
                 raise Misfit(
                     f"its local roots are {', '.join(roots)}, must be each kind once and in order"
                 )
-            rooted = with_local_roots(graph, roots)
-            divided = by_columns(rooted, stored.mapping.columns)
+            slotted = with_slots(with_local_roots(graph, roots), stored.mapping.in_flight)
+            divided = by_columns(slotted, stored.mapping.columns)
             check(divided, stored.mapping, stored.system)
         except GraphError as error:  # the graph is legal, so what divides it is not
             raise MappingError(str(error)) from error

@@ -20,9 +20,19 @@ from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.pipeline.text import spelling_of
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import check_output, end_of_state, run_folder
-from mmfree_neuro.run.job import Job, Model, Progress, Result, Saving, silent
+from mmfree_neuro.run.job import (
+    PHASES,
+    Asked,
+    Job,
+    Model,
+    Outcome,
+    Progress,
+    Result,
+    Saving,
+    silent,
+)
 from mmfree_neuro.run.losses import count_warnings, quality_warnings
-from mmfree_neuro.run.run_file import RunRecord
+from mmfree_neuro.run.run_file import Continued, RunRecord, totals
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.run.state_file import saving
 from mmfree_neuro.target.image_file import is_image
@@ -43,11 +53,28 @@ class Task:
     as_bytes: bool = False
     """Whether text is read as bytes, whatever tokenizer and vocabulary the model has."""
 
-    def job(self, model: Model, by: Speller, *, keep_logits: bool) -> Job:
-        """The same in tokens of a model; one that its vocabulary has not got cannot end a text."""
-        tokens = np.array([by.encode(self.prompt, special=self.special)], np.int64)
-        stop = () if self.ignore_eos else tuple(t for t in model.eos if 0 <= t < model.vocabulary)
-        return Job(tokens, self.new_tokens, self.sampling, keep_logits, stop)
+
+def job_of(
+    tasks: Sequence[Task],
+    model: Model,
+    by: Speller,
+    *,
+    keep_logits: bool,
+    in_flight: int | None = None,
+) -> Job:
+    """Texts as tokens of a model, by default as many in flight as it has room for; what reads and
+    ends them is that of the first.  A token that the vocabulary has not got cannot end a text."""
+    first = tasks[0]
+    prompts = [np.array(by.encode(task.prompt, special=first.special), np.int64) for task in tasks]
+    stop = () if first.ignore_eos else tuple(t for t in model.eos if 0 <= t < model.vocabulary)
+    return Job(
+        prompts,
+        [task.new_tokens for task in tasks],
+        [task.sampling for task in tasks],
+        keep_logits,
+        stop,
+        model.slots if in_flight is None else in_flight,
+    )
 
 
 Start = Callable[[Job, Progress, Saving], Result]
@@ -81,7 +108,7 @@ def _opened(
 
 def simulate(
     path: Path,
-    task: Task,
+    tasks: Sequence[Task],
     engine: str | None,
     output: Path,
     progress: Progress = silent,
@@ -91,20 +118,21 @@ def simulate(
     save_every: int = 0,
     resume: bool = False,
     ranks_of_chips: Sequence[int] | None = None,
+    in_flight: int | None = None,
 ) -> RunRecord:
     """Run a mapping file on an engine, or a machine image on the emulator, and write the run's
     folder.
 
-    Every `save_every` tokens the state is written there; with `resume` the run goes on from it.
-    `show` is given the finished run, whether it can be kept or not, and `typed` its text as it
-    comes, piece by piece.
+    Of several tasks at most `in_flight` are under way at once.  Every `save_every` tokens the state
+    is written; with `resume` the run goes on from it.  `show` is given the finished run, whether it
+    can be kept or not, and `typed` the text of a single task as it comes, piece by piece.
     """
     worker = ranks_of(engine).is_worker()
     if not worker:
         check_output(output, resume=resume)
     model, placed_as, engine, start = _opened(path, engine, ranks_of_chips)
-    with speller(spelling_of(model, as_bytes=task.as_bytes)) as by:
-        job = task.job(model, by, keep_logits=False)
+    with speller(spelling_of(model, as_bytes=tasks[0].as_bytes)) as by:
+        job = job_of(tasks, model, by, keep_logits=False, in_flight=in_flight)
         if worker:
             start(job, progress, Saving(save_every, lambda _: None))
         with run_folder(output, resume=resume) as folder:
@@ -112,9 +140,9 @@ def simulate(
             with saving(model, where.mapping, job, folder, save_every, resume) as kept:
                 typing = None if typed is None else _Typing(progress, job, Typed(by), typed)
                 if typing is not None and kept.resumed is not None:
-                    typing.type(kept.resumed.chosen.tolist())
+                    typing.type(kept.resumed.stands[0].chosen.tolist())
                 result = start(job, typing or progress, kept)
-            run = record_of(where, engine, task, job, result, by)
+            run = record_of(where, engine, tasks, job, result, by)
             _keep(run, folder, typing, show)
     return run
 
@@ -146,7 +174,7 @@ def _keep(
 
     def shown(_kept: bool) -> None:
         if typing is not None:
-            typing.typed(typing.text.rest(run.text))
+            typing.typed(typing.text.rest(run.only.text))
         show(run)
 
     with keeping(shown):
@@ -155,23 +183,17 @@ def _keep(
 
 
 def record_of(
-    where: Placed, engine: str, task: Task, job: Job, result: Result, by: Speller
+    where: Placed, engine: str, tasks: Sequence[Task], job: Job, result: Result, by: Speller
 ) -> RunRecord:
-    """The record of a finished job of one sequence, as of now; a token that ended the text is one
-    of its tokens and no part of the text."""
-    chosen = result.chosen[0].tolist()
-    ended = bool(chosen) and chosen[-1] in job.stop
+    """The record of a finished job of some tasks, as of now."""
     summary, mapping = where.summary, where.mapping
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    sampling = {"temperature": job.sampling.temperature, "seed": job.sampling.seed}
+    parts = zip(tasks, job.sequences, result.outcomes, strict=True)
     return RunRecord(
         engine,
         summary.scheme,
-        task.prompt,
-        by.decode(chosen[:-1] if ended else chosen),
-        tuple(job.tokens[0].tolist()),
-        tuple(chosen),
-        sampling,
+        tuple(_continued(task.prompt, asked, job.stop, came, by) for task, asked, came in parts),
+        job.in_flight,
         result.seconds,
         result.prefill,
         result.generate,
@@ -186,8 +208,25 @@ def record_of(
             *count_warnings(summary, mapping, result.prefill + result.generate),
             *slow_code_warnings(),
         ),
-        ended="eos" if ended else "length",
-        asked=job.new_tokens,
+    )
+
+
+def _continued(
+    prompt: str, asked: Asked, stop: tuple[int, ...], came: Outcome, by: Speller
+) -> Continued:
+    """What came of a prompt; a token that ended the text is one of its tokens and no part of the
+    text."""
+    chosen = came.chosen.tolist()
+    ended = bool(chosen) and chosen[-1] in stop
+    return Continued(
+        prompt,
+        by.decode(chosen[:-1] if ended else chosen),
+        tuple(asked.tokens.tolist()),
+        tuple(chosen),
+        {"temperature": asked.sampling.temperature, "seed": asked.sampling.seed},
+        "eos" if ended else "length",
+        asked.new_tokens,
+        {phase: totals(getattr(came, phase)) for phase in PHASES},
     )
 
 

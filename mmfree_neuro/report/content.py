@@ -11,9 +11,11 @@ from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.baselines.published import Baseline, compare
 from mmfree_neuro.baselines.roofline import Gpu
-from mmfree_neuro.cost import energy
+from mmfree_neuro.cost import energy, timing
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.estimate import estimate
+from mmfree_neuro.cost.explore import state_bytes
+from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import GraphSummary
@@ -23,6 +25,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.report.record import (
     Content,
     CoreInUse,
+    InFlight,
     Link,
     MappingContent,
     Phase,
@@ -33,6 +36,8 @@ from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
+SEQUENCES = 1, 8, 64
+"""Sequences under way that a report estimates, beside those that fill the machine."""
 UNITS = {"_pj": "pJ", "_ns": "ns", "_w": "W", "_bits": "bits"}
 
 
@@ -45,18 +50,19 @@ def build(
     """The report as plain data; `use` is what `footprint.use_of_cores` found, `gpus` are those to
     estimate."""
     counts = counted(run.mapping, run.summary, run.prefill, run.system)
+    generated = replace(counts, activity=run.generate)
     phases: dict[str, Phase | None] = {
         "prefill": _phase("prefill", counts),
-        "generate": _phase("generate", replace(counts, activity=run.generate)),
+        "generate": _phase("generate", generated, run.under_way),
     }
     ours = {mode: phase for mode, phase in phases.items() if phase is not None}
     lengths = {
-        "prefill": len(run.prompt_tokens),
-        "generate": len(run.prompt_tokens) + len(run.new_tokens),
+        "prefill": max(len(one.prompt_tokens) for one in run.results),
+        "generate": max(len(one.prompt_tokens) + len(one.new_tokens) for one in run.results),
     }
     compared = compare(run.summary, run.system.name, ours, lengths, baselines)
     return {
-        "format": "mmfree-neuro report 4",
+        "format": "mmfree-neuro report 5",
         "warnings": list(run.warnings),
         "header": {
             "model": run.summary.name,
@@ -70,17 +76,24 @@ def build(
             "versions": dict(run.versions),
         },
         "run": {
-            "prompt": run.prompt,
-            "text": run.text,
-            "prompt_tokens": len(run.prompt_tokens),
-            "new_tokens": len(run.new_tokens),
-            "asked": run.asked,
-            "ended": run.ended,
-            "sampling": dict(run.sampling),
+            "in_flight": run.in_flight,
+            "results": [
+                {
+                    "prompt": one.prompt,
+                    "text": one.text,
+                    "prompt_tokens": len(one.prompt_tokens),
+                    "new_tokens": len(one.new_tokens),
+                    "asked": one.asked,
+                    "ended": one.ended,
+                    "sampling": dict(one.sampling),
+                }
+                for one in run.results
+            ],
         },
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},
         "mapping": mapping_content(run.mapping, run.summary, run.system, use),
         "phases": phases,
+        "in_flight": _in_flight(counts if run.generate.tokens == 0 else generated),
         "links": _links(run),
         "simulator_seconds": dict(run.seconds),
         "sources": _sources(run),
@@ -113,6 +126,7 @@ def mapping_content(
         },
         "sums_divided": len(mapping.columns),
         "local_roots": list(mapping.local_roots),
+        "in_flight": mapping.in_flight,
         "copied_neurons": sum(shard.size for shard in mapping.shards)
         - sum(node.size for node in nodes),
         "steps_per_token": summary.steps,
@@ -155,27 +169,28 @@ def _figures(span: Span | Quantity) -> Figures:
     return {"low": span.low, "central": span.central, "high": span.high}
 
 
-def _times(timing: Timing) -> Times:
+def _times(found: Timing) -> Times:
     return {
-        "mode": timing.mode,
-        "tokens_per_s": _figures(timing.tokens_per_s),
-        "seconds_per_token": _figures(timing.seconds_per_token),
-        "step_seconds": _figures(timing.step_seconds),
-        "steps_per_token": timing.steps_per_token,
-        "slowest": {"chip": timing.slowest.chip, "core": timing.slowest.core},
-        "resource": timing.resource,
-        "barrier_share": timing.barrier_share,
-        "alone": timing.alone,
-        "idle_visits": timing.idle_visits,
+        "mode": found.mode,
+        "tokens_per_s": _figures(found.tokens_per_s),
+        "seconds_per_token": _figures(found.seconds_per_token),
+        "latency_seconds": _figures(found.latency_seconds),
+        "step_seconds": _figures(found.step_seconds),
+        "steps_per_token": found.steps_per_token,
+        "slowest": {"chip": found.slowest.chip, "core": found.slowest.core},
+        "resource": found.resource,
+        "barrier_share": found.barrier_share,
+        "in_flight": found.in_flight,
+        "steps_apart": found.steps_apart,
     }
 
 
-def _phase(phase: str, counts: Counted) -> Phase | None:
+def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
     mapping, activity = counts.mapping, counts.activity
     tokens = activity.tokens
     if tokens == 0:
         return None
-    estimated = estimate(counts, phase)
+    estimated = estimate(counts, phase, in_flight)
     issued = energy.instructions(counts)
     moved = asdict(estimated.traffic)
     return {
@@ -200,6 +215,28 @@ def _phase(phase: str, counts: Counted) -> Phase | None:
             for part in estimated.energy.parts
         ],
     }
+
+
+def _in_flight(counts: Counted) -> list[InFlight]:
+    """What generation would be with 1, 8 or 64 sequences under way, and with as many as fill the
+    machine."""
+    asked, found = load(counts), []
+    full = counts.summary.steps + 1
+    for in_flight in sorted({*(few for few in SEQUENCES if few < full), full}):
+        times = timing.generation(asked, counts.system, in_flight)
+        spent = energy.energy(counts, times)
+        found.append(
+            InFlight(
+                in_flight=in_flight,
+                tokens_per_s=_figures(times.tokens_per_s),
+                latency_seconds=_figures(times.latency_seconds),
+                chip_millijoule_per_token=_figures(spent.chip_millijoule_per_token),
+                millijoule_per_token=_figures(spent.millijoule_per_token),
+                resource=times.resource,
+                state_bytes=state_bytes(counts.summary, in_flight),
+            )
+        )
+    return found
 
 
 def _links(run: RunRecord) -> list[Link]:

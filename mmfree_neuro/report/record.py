@@ -19,8 +19,8 @@ class Header(TypedDict):
     versions: dict[str, str]
 
 
-class Texts(TypedDict):
-    """The prompt and what followed it."""
+class Text(TypedDict):
+    """A prompt and what followed it."""
 
     prompt: str
     text: str
@@ -29,6 +29,13 @@ class Texts(TypedDict):
     asked: int
     ended: str
     sampling: dict[str, float]
+
+
+class Texts(TypedDict):
+    """The prompts of a run and what followed them."""
+
+    in_flight: int
+    results: list[Text]
 
 
 class Use(TypedDict):
@@ -63,6 +70,7 @@ class MappingContent(TypedDict):
     head_on_host: bool
     sums_divided: int
     local_roots: list[str]
+    in_flight: int
     copied_neurons: int
     steps_per_token: int
     blocks: int
@@ -85,13 +93,14 @@ class Times(TypedDict):
     mode: str
     tokens_per_s: Figures
     seconds_per_token: Figures
+    latency_seconds: Figures
     step_seconds: Figures
     steps_per_token: int
     slowest: Place
     resource: str
     barrier_share: float
-    alone: bool
-    idle_visits: bool
+    in_flight: int
+    steps_apart: float
 
 
 class EnergyPart(TypedDict):
@@ -122,6 +131,18 @@ class Phase(Counts, Times):
     chip_millijoule_per_token: Figures
     millijoule_per_token: Figures
     parts: list[EnergyPart]
+
+
+class InFlight(TypedDict):
+    """Generation with so many sequences under way."""
+
+    in_flight: int
+    tokens_per_s: Figures
+    latency_seconds: Figures
+    chip_millijoule_per_token: Figures
+    millijoule_per_token: Figures
+    resource: str
+    state_bytes: int
 
 
 class Link(TypedDict):
@@ -157,6 +178,8 @@ class Content(Mapped):
     run: Texts
     quality: dict[str, float | None]
     phases: dict[str, Phase | None]
+    in_flight: list[InFlight]
+    """Generation with more and more sequences under way."""
     links: list[Link]
     simulator_seconds: dict[str, float]
     sources: list[Sourced]

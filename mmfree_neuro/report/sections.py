@@ -15,15 +15,16 @@ ESTIMATE = (
 )
 
 
+MOST_TEXTS = 8
+"""Prompts whose texts a page shows."""
+
+
 PIPELINED = (
     "In prefill a token enters at every step, so the throughput is that of a full pipeline; in "
-    "generation the next "
-    "token enters when the last has left, and neurons that do not have it at a step are visited "
-    "idly. Energy is given twice: for the chips in use alone, as "
-    "published figures of "
-    "one chip count it, and for the whole system, with its board and its host. Without a "
-    "barrier is what fully "
-    "asynchronous chips would do."
+    "generation the next token of a sequence enters when its last has left, and neurons that do "
+    "not have one at a step are visited idly. Energy is given twice: for the chips in use alone, "
+    "as published figures of one chip count it, and for the whole system, with its board and its "
+    "host. Without a barrier is what fully asynchronous chips would do."
 )
 
 
@@ -43,7 +44,7 @@ class Section:
 
     title: str
     sentences: tuple[str, ...] = ()
-    texts: tuple[tuple[str, str], ...] = ()
+    texts: Sequence[tuple[str, str]] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[str, ...] = ()
 
@@ -63,18 +64,36 @@ def _header(report: Content) -> Section:
         ("engine", head["engine"]),
         ("date", head["date"]),
         ("versions", ", ".join(map(" ".join, head["versions"].items()))),
-        ("prompt", f"{run['prompt_tokens']:,} tokens"),
-        ("new text", f"{run['new_tokens']:,} tokens{_end(run)}"),
-        *((name, figure(value)) for name, value in run["sampling"].items()),
+        *_texts(run),
     ]
-    texts = (("Prompt", run["prompt"]), ("Generated", run["text"]))
+    texts = [
+        pair
+        for one in run["results"][:MOST_TEXTS]
+        for pair in (("Prompt", one["prompt"]), ("Generated", one["text"]))
+    ]
     warnings = tuple(f"Warning: {warning}." for warning in report["warnings"])
-    return Section("What was run", warnings, texts, (Table("", ("", ""), rows),))
+    left = len(run["results"]) - MOST_TEXTS
+    more = (f"The texts of {left:,} more prompts are in the run's folder.",) if left > 0 else ()
+    return Section("What was run", (*warnings, *more), texts, (Table("", ("", ""), rows),))
 
 
-def _end(run: Texts) -> str:
-    """That a text came to its end before its length did."""
-    return "" if run["ended"] == "length" else f" of {run['asked']:,}, ended at EOS"
+def _texts(run: Texts) -> list[tuple[str, str]]:
+    """How long the texts of a run are, and how they were drawn."""
+    if len(run["results"]) == 1:
+        (one,) = run["results"]
+        end = "" if one["ended"] == "length" else f" of {one['asked']:,}, ended at EOS"
+        return [
+            ("prompt", f"{one['prompt_tokens']:,} tokens"),
+            ("new text", f"{one['new_tokens']:,} tokens{end}"),
+            *((name, figure(value)) for name, value in one["sampling"].items()),
+        ]
+    ended = sum(one["ended"] == "eos" for one in run["results"])
+    return [
+        ("prompts", f"{len(run['results']):,}, at most {run['in_flight']:,} in flight"),
+        ("tokens of all prompts", f"{sum(one['prompt_tokens'] for one in run['results']):,}"),
+        ("tokens of all new texts", f"{sum(one['new_tokens'] for one in run['results']):,}"),
+        ("texts that ended at EOS", f"{ended:,}"),
+    ]
 
 
 def _quality(report: Content) -> Section:
@@ -115,6 +134,7 @@ def _mapped(report: Content) -> Section:
         ("head", "on the host, not counted here" if mapping["head_on_host"] else "on the chips"),
         ("nodes whose sums are divided by columns", f"{mapping['sums_divided']:,}"),
         ("norms whose roots every neuron finds", ", ".join(mapping["local_roots"]) or "none"),
+        ("sequences that can be under way at once", f"{mapping['in_flight']:,}"),
         ("neurons held by a second core", f"{mapping['copied_neurons']:,}"),
         ("shards", f"{mapping['shards']:,}"),
         ("blocks", f"{mapping['blocks']:,}"),
@@ -239,10 +259,33 @@ def _estimated(report: Content) -> Section:
                 for part in phase["parts"]
             ]
             tables.append(Table(f"Energy of a token in {PHASES[name]}, by part", head, parts))
+    tables.append(_sequences(report))
     sentences = (ESTIMATE, PIPELINED, *_left_out(report))
     return Section(
         "Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",)
     )
+
+
+def _sequences(report: Content) -> Table:
+    """Throughput against latency, for more and more sequences."""
+    rows = [
+        (
+            f"{row['in_flight']:,}",
+            spread(row["tokens_per_s"], "tokens/s"),
+            spread(_times(row["latency_seconds"], 1e3), "ms"),
+            spread(row["millijoule_per_token"], "mJ/token"),
+            f"{row['state_bytes'] / 1e6:,.2f} MB",
+            row["resource"],
+        )
+        for row in report["in_flight"]
+    ]
+    head = "sequences under way", "throughput", "latency of a token", "energy, system"
+    room = report["mapping"]["in_flight"]
+    caption = (
+        "Generation with several sequences under way at once, by the same counts; the last row "
+        f"fills the machine, and this mapping has room for {room:,}"
+    )
+    return Table(caption, (*head, "states", "slowest resource"), rows)
 
 
 def _times(span: Figures, factor: float) -> Figures:

@@ -167,12 +167,23 @@ def speed(run: RunRecord) -> str:
     if fed:
         parts.append(f"generation {fed / max(run.seconds['generate'], 1e-9):.0f} tokens/s")
     said = ", ".join(parts) + " (speed of the simulation, not of the chips)"
-    return said if run.ended == "length" else f"{how_it_ended(run)}\n{said}"
+    ended = how_it_ended(run)
+    return f"{ended}\n{said}" if ended else said
 
 
 def how_it_ended(run: RunRecord) -> str:
-    """That a text came to its end before its length did."""
-    return f"ended at EOS after {len(run.new_tokens)} of {run.asked} tokens"
+    """That texts came to their ends before their lengths did; nothing where none did."""
+    ended = [one for one in run.results if one.ended == "eos"]
+    if len(run.results) > 1:
+        return f"{len(ended)} of {len(run.results)} texts ended at EOS" if ended else ""
+    return "".join(
+        f"ended at EOS after {len(one.new_tokens)} of {one.asked} tokens" for one in ended
+    )
+
+
+def texts(run: RunRecord) -> str:
+    """All prompts of a run with what follows them, a paragraph each."""
+    return "\n\n".join(f"{one.prompt}{one.text}" for one in run.results)
 
 
 def gpu_row(row: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What a run did, counted: no time, no energy.  Every engine gives the same counts for the same
 mapping."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,13 @@ class Activity:
             self.wrapped,
             self.messages,
         )
+
+
+def total(some: Sequence[Activity]) -> Activity:
+    """The counts of several, of which there is at least one."""
+    added = (sum(counts[1:], counts[0]) for counts in zip(*(a.arrays() for a in some), strict=True))
+    tokens, *others = added
+    return Activity(int(tokens), *others)
 
 
 def nothing(mapping: Mapping) -> Activity:

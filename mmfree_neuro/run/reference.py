@@ -13,13 +13,13 @@ import numpy as np
 
 from mmfree_neuro.graph import programs
 from mmfree_neuro.graph.machine import CheckedMachine, Value
-from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, slots_of, span
 from mmfree_neuro.integers.fixedpoint import Ints, fit, wrapped
 from mmfree_neuro.integers.ternary import Codes
 from mmfree_neuro.mapping.mapping import Mapping, Shard
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
-from mmfree_neuro.run.session import drive
+from mmfree_neuro.run.session import drive, marked
 
 Signals = dict[tuple[str, str], Ints]
 """What every node sent for one token, by node and port."""
@@ -36,41 +36,45 @@ class Reference:
             for entry in node.inputs
             if entry.matrix is not None
         }
-        self.activity, self.tokens = nothing(mapping), 0
+        self.counted = [nothing(mapping) for _ in range(graph.slots)]
         self.held: dict[str, Ints] = {}
         self.reset()
 
     def reset(self) -> None:
         """Every state to zero."""
         self.held = {
-            n.name: np.zeros(n.size, np.int64) for n in self.graph.nodes if n.state_type is not None
+            n.name: np.zeros((n.state_slots, n.size), np.int64)
+            for n in self.graph.nodes
+            if n.state_type is not None
         }
 
     def states(self) -> dict[str, Ints]:
-        """The state of every recurrent neuron, by node."""
+        """The states [slots, neurons] of every recurrent node."""
         return {name: state.copy() for name, state in self.held.items()}
 
     def restore(self, states: dict[str, Ints]) -> None:
-        """Go on from such a state."""
+        """Go on from such states."""
         self.held = {name: state.copy() for name, state in states.items()}
 
-    def take_activity(self) -> Activity:
-        """The counts since they were last taken."""
-        taken = replace(self.activity, tokens=self.tokens)
-        self.activity, self.tokens = nothing(self.mapping), 0
+    def take_activity(self, slot: int = 0) -> Activity:
+        """The counts of tokens in a slot since they were last taken."""
+        taken, self.counted[slot] = self.counted[slot], nothing(self.mapping)
         return taken
 
-    def feed(self, tokens: Ints) -> Ints:
+    def feed(self, tokens: Ints, marks: Ints | None = None) -> Ints:
         """The logits [n, vocabulary] after each of n tokens."""
-        return np.stack([self.token(int(token)) for token in tokens])
+        pairs = zip(tokens.tolist(), marked(tokens, marks).tolist(), strict=True)
+        return np.stack([self.token(token, mark) for token, mark in pairs])
 
-    def token(self, token: int) -> Ints:
+    def token(self, token: int, mark: int) -> Ints:
         """The logits [vocabulary] after one token."""
+        if self.graph.slots == 1 and mark & 1:
+            self.reset()
         signals: Signals = {}
         before = dict(self.held)
         for node in self.graph.nodes:
             machine = CheckedMachine(node.name)
-            inputs = self.inputs(node, signals, token)
+            inputs = self.inputs(node, signals, token, mark)
             sent, state = programs.run(
                 machine, node, self.graph.sigmoid, node.constants, inputs, self.held.get(node.name)
             )
@@ -81,13 +85,13 @@ class Reference:
                 signals[node.name, output.port] = fit(
                     values, output.qtype, f"{node.name}: output {output.port}", output.low
                 )
-        self.count(signals, token, before)
+        self.count(signals, token, mark, before)
         return signals[self.graph.head.name, "logits"]
 
-    def inputs(self, node: AnyNode, signals: Signals, token: int) -> dict[str, Value]:
+    def inputs(self, node: AnyNode, signals: Signals, token: int, mark: int) -> dict[str, Value]:
         """What the neurons of a node read: every sum as its accumulator holds it."""
         if not node.inputs:
-            return {**self.graph.embedding.read(np.array(token))}
+            return {**self.graph.embedding.read(np.array(token), np.array(mark))}
         held = self.sums(node, signals)
         bits = self.graph.accumulator_bits
         return held | {port: wrapped(held[port], bits) for port in node.calibrated}
@@ -121,21 +125,23 @@ class Reference:
             case "aligned":
                 return source
 
-    def count(self, signals: Signals, token: int, before: dict[str, Ints]) -> None:
-        """Add one token to the counts."""
-        activity, nodes = self.activity, {node.name: node for node in self.graph.nodes}
+    def count(self, signals: Signals, token: int, mark: int, before: dict[str, Ints]) -> None:
+        """Add one token to the counts of its slot."""
+        slot, nodes = int(slots_of(np.array(mark))), {node.name: node for node in self.graph.nodes}
+        activity = self.counted[slot]
         for position, shard in enumerate(self.mapping.shards):
             node = nodes[shard.node]
             synops, reads = self.synapses(node, shard, signals)
             activity.fired[position] += 1
             activity.synops[position] += synops
             activity.reads[position] += reads
-            activity.saturations[position] += self.saturations(node, shard, signals, token, before)
+            inputs = self.inputs(node, signals, token, mark)
+            activity.saturations[position] += self.saturations(node, shard, inputs, before)
             activity.wrapped[position] += self.wrapped(node, shard, signals)
         for position, route in enumerate(self.mapping.routes):
             values = signals[self.mapping.shards[route.source].node, route.port]
             activity.messages[position] += np.count_nonzero(values[route.start : route.stop])
-        self.tokens += 1
+        self.counted[slot] = replace(activity, tokens=activity.tokens + 1)
 
     def synapses(self, node: AnyNode, shard: Shard, signals: Signals) -> tuple[int, int]:
         """Synaptic operations and dense reads of one shard for one token."""
@@ -163,19 +169,16 @@ class Reference:
         return sum(int(np.count_nonzero(wrapped(one, bits) != one)) for one in exact)
 
     def saturations(
-        self, node: AnyNode, shard: Shard, signals: Signals, token: int, before: dict[str, Ints]
+        self, node: AnyNode, shard: Shard, inputs: dict[str, Value], before: dict[str, Ints]
     ) -> int:
         """How many values one shard saturated for one token: its neurons' programs run again by
         themselves."""
         machine = CheckedMachine(node.name)
         here = slice(shard.start, shard.stop)
         own = {name: values[here] for name, values in node.constants.items()}
-        state = before[node.name][here] if node.name in before else None
-        inputs = {
-            port: _slice(value, here, node.size)
-            for port, value in self.inputs(node, signals, token).items()
-        }
-        programs.run(machine, node, self.graph.sigmoid, own, inputs, state)
+        state = before[node.name][:, here] if node.name in before else None
+        sliced = {port: _slice(value, here, node.size) for port, value in inputs.items()}
+        programs.run(machine, node, self.graph.sigmoid, own, sliced, state)
         return machine.saturations
 
 

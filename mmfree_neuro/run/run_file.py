@@ -24,11 +24,36 @@ from mmfree_neuro.mapping.mapping_file import (
 from mmfree_neuro.mapping.plausible import check_mapping, check_summary
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.folder import RUN_FILE
+from mmfree_neuro.run.job import PHASES as JOB_PHASES
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 
-RUN_FORMAT = "mmfree-neuro run 6"
+RUN_FORMAT = "mmfree-neuro run 7"
 A_RUN = "a run"
+TOTALS = {field.name for field in fields(Activity)} - {"fired"}
+"""The counts of an activity that say something when they are added up over all cores."""
+
+
+def totals(activity: Activity) -> dict[str, int]:
+    """What was counted over all cores."""
+    return {name: int(np.sum(getattr(activity, name))) for name in sorted(TOTALS)}
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A prompt of a run, and how it went on."""
+
+    prompt: str
+    text: str
+    prompt_tokens: tuple[int, ...]
+    new_tokens: tuple[int, ...]
+    sampling: dict[str, float]
+    ended: Literal["length", "eos"]
+    """Whether as many tokens were chosen as were asked for, or one that ends a text was."""
+    asked: int
+    """How many new tokens were asked for at most."""
+    counted: dict[str, dict[str, int]]
+    """What was counted of it in each phase, over all cores."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,11 +62,9 @@ class RunRecord:
 
     engine: str
     scheme: str
-    prompt: str
-    text: str
-    prompt_tokens: tuple[int, ...]
-    new_tokens: tuple[int, ...]
-    sampling: dict[str, float]
+    results: tuple[Continued, ...]
+    in_flight: int
+    """How many sequences were under way at once, at most."""
     seconds: dict[str, float]
     prefill: Activity
     generate: Activity
@@ -54,18 +77,28 @@ class RunRecord:
     """What is in use on every core."""
     warnings: tuple[str, ...] = ()
     """What makes the result weaker than it looks."""
-    ended: Literal["length", "eos"] = "length"
-    """Whether as many tokens were chosen as were asked for, or one that ends a text was."""
-    asked: int = 0
-    """How many new tokens were asked for at most."""
     counts_version: int = COUNTS_VERSION
     """Which way of counting it was made with."""
 
     def __repr__(self) -> str:
-        return (
-            f"<RunRecord {self.summary.name} on {self.engine}: {len(self.prompt_tokens)} tokens of "
-            f"prompt, {len(self.new_tokens)} new>"
+        prompts, new = (
+            sum(len(getattr(one, name)) for one in self.results)
+            for name in ("prompt_tokens", "new_tokens")
         )
+        return (
+            f"<RunRecord {self.summary.name} on {self.engine}: {prompts} tokens of prompt, {new} "
+            "new>"
+        )
+
+    @property
+    def under_way(self) -> int:
+        """How many sequences really were under way at once, at most."""
+        return min(self.in_flight, len(self.results))
+
+    @property
+    def only(self) -> Continued:
+        """The result of a run of one prompt; the first of several."""
+        return self.results[0]
 
 
 @dataclass(frozen=True)
@@ -88,11 +121,8 @@ class _File:
     format: str
     engine: str
     scheme: str
-    prompt: str
-    text: str
-    prompt_tokens: tuple[int, ...]
-    new_tokens: tuple[int, ...]
-    sampling: dict[str, float]
+    results: tuple[Continued, ...]
+    in_flight: int
     seconds: dict[str, float]
     prefill: _PlainActivity
     generate: _PlainActivity
@@ -104,8 +134,6 @@ class _File:
     use: tuple[tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int], ...]
     """Chip, core and the fields of Footprint, of every core in use."""
     warnings: tuple[str, ...]
-    ended: Literal["length", "eos"]
-    asked: int
     counts_version: int
     sha256: str
 
@@ -142,6 +170,7 @@ def save_run(run: RunRecord, folder: Path) -> None:
     content = {
         "format": RUN_FORMAT,
         **{f.name: getattr(run, f.name) for f in fields(run)},
+        "results": [asdict(one) for one in run.results],
         "prefill": _activity_to_plain(run.prefill),
         "generate": _activity_to_plain(run.generate),
         "summary": asdict(run.summary),
@@ -182,18 +211,27 @@ def load_run(folder: Path) -> RunRecord:
         )
 
 
-PHASES = ("start", "prefill", "generate")
+PHASES = ("start", *JOB_PHASES)
 """What a run takes seconds for."""
 
 
 def _check_tokens(file: _File) -> None:
     """Misfit where tokens, seconds and counts are not those of one run."""
-    tokens = (*file.prompt_tokens, *file.new_tokens)
-    if not file.prompt_tokens or not 0 <= min(tokens) <= max(tokens) < file.summary.vocabulary:
-        raise Misfit(
-            f"its tokens must be a prompt and a continuation of 0 … {file.summary.vocabulary - 1}"
-        )
-    fed = len(file.prompt_tokens), max(0, len(file.new_tokens) - 1)
+    if not file.results:
+        raise Misfit("it has no prompt, must have at least one")
+    for one in file.results:
+        tokens = (*one.prompt_tokens, *one.new_tokens)
+        if not one.prompt_tokens or not 0 <= min(tokens) <= max(tokens) < file.summary.vocabulary:
+            raise Misfit(
+                "its tokens must be a prompt and a continuation of 0 … "
+                f"{file.summary.vocabulary - 1}"
+            )
+        if not all(set(one.counted.get(phase, ())) == TOTALS for phase in JOB_PHASES):
+            raise Misfit(f"a prompt must have counts of {', '.join(JOB_PHASES)}")
+    fed = (
+        sum(len(one.prompt_tokens) for one in file.results),
+        sum(max(0, len(one.new_tokens) - 1) for one in file.results),
+    )
     if (file.prefill.tokens, file.generate.tokens) != fed:
         raise Misfit(
             f"{file.prefill.tokens} and {file.generate.tokens} tokens were counted, must be "

@@ -1,5 +1,5 @@
-"""Drives an engine that lives in this process through a job: prefill in chunks, then one token
-at a time."""
+"""Drives an engine that lives in this process through a job: prompts in chunks, then token by
+token, those of all sequences that are under way together."""
 
 import time
 from typing import Protocol
@@ -7,30 +7,54 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.graph.nodes import mark
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.job import Job, Model, Progress, Result, RunState, Saving, check, check_saving
-from mmfree_neuro.run.sampling import choose
+from mmfree_neuro.run.job import (
+    PHASES,
+    Job,
+    Model,
+    Outcome,
+    Progress,
+    Result,
+    RunState,
+    Saving,
+    Stand,
+    check,
+    check_saving,
+)
+from mmfree_neuro.run.sequences import Seats, Walk
 
 
 class Session(Protocol):
-    """An engine that lives in this process: it is fed tokens and keeps the state of one
-    sequence."""
+    """An engine that lives in this process: it is fed tokens, and keeps a state for the sequence in
+    each slot."""
 
     def reset(self) -> None:
-        """Back to a zero state; the counts go on."""
+        """Back to zero states; the counts go on."""
 
-    def feed(self, tokens: Ints) -> NDArray[np.int32] | Ints:
-        """The logits [n, vocabulary] after each of n tokens."""
+    def feed(self, tokens: Ints, marks: Ints | None = None) -> NDArray[np.int32] | Ints:
+        """The logits [n, vocabulary] after each of n tokens.
 
-    def take_activity(self) -> Activity:
-        """The counts since they were last taken."""
+        `marks` [n] say whose they are (`nodes.mark`); unless told, all are of the sequence in slot
+        0, which goes on.  Tokens of one sequence stand in their order.
+        """
+
+    def take_activity(self, slot: int = 0) -> Activity:
+        """The counts of tokens in a slot since they were last taken."""
 
     def states(self) -> dict[str, Ints]:
-        """The state of every recurrent neuron, by node."""
+        """The states [slots, neurons] of every recurrent node."""
 
     def restore(self, states: dict[str, Ints]) -> None:
-        """Go on from such a state."""
+        """Go on from such states."""
+
+
+def marked(tokens: Ints, marks: Ints | None) -> Ints:
+    """The marks of tokens; those of a sequence that goes on in slot 0 unless told."""
+    if marks is None:
+        return mark(np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.bool_))
+    return marks
 
 
 def drive(
@@ -42,20 +66,13 @@ def drive(
     start_seconds: float,
     saving: Saving | None = None,
 ) -> Result:
-    """Run a job on a session: prefill `chunk` tokens at a time, then generate one by one."""
+    """Run a job on a session, at most `chunk` tokens at a time."""
     check(model, job)
     check_saving(job, saving)
-    rows, nothing_yet = job.tokens.shape[0], session.take_activity()
-    logits = np.zeros((rows, job.fed if job.keep_logits else 0, model.vocabulary), np.int64)
-    walk = _Walk(
-        model, session, job, chunk, progress, saving, nothing_yet, {"start": start_seconds}
-    )
-    chosen = np.stack([walk.sequence(row, logits[row]) for row in range(rows)])
-    logits = logits[:, : job.fed_for(chosen.shape[1])]
-    return Result(logits, chosen, walk.prefill, walk.generate, walk.seconds)
+    return _Drive(model, session, job, chunk, progress, saving, start_seconds).run()
 
 
-class _Walk:
+class _Drive:
     """A job on its way through a session."""
 
     def __init__(
@@ -66,94 +83,86 @@ class _Walk:
         chunk: int,
         progress: Progress,
         saving: Saving | None,
-        nothing_yet: Activity,
-        seconds: dict[str, float],
+        start_seconds: float,
     ) -> None:
-        self.model, self.session, self.job, self.chunk, self.progress = (
-            model,
-            session,
-            job,
-            chunk,
-            progress,
-        )
-        self.saving, self.prefill, self.generate = saving, nothing_yet, nothing_yet
-        self.seconds = {"prefill": 0.0, "generate": 0.0} | seconds
-        self.length, self.last = int(job.tokens.shape[1]), np.zeros(0, np.int64)
+        self.model, self.session, self.job = model, session, job
+        self.chunk, self.progress = chunk, progress
+        self.saving = saving or Saving(0, lambda _: None)
+        self.seats = Seats(job, self.saving.stands)
+        self.seconds = {"start": start_seconds, **dict.fromkeys(PHASES, 0.0)}
+        nothing = session.take_activity()
+        self.counted = [[nothing, nothing] for _ in job.sequences]
+        kept: Ints = np.zeros((job.kept_from[-1], model.vocabulary), np.int64)
+        self.logits = np.split(kept, job.kept_from[1:-1])
+        if self.saving.resumed is not None:
+            self.resume(self.saving.resumed)
 
-    def sequence(self, row: int, logits: Ints) -> Ints:
-        """Feed one row and continue it; `logits` takes what it has room for."""
-        self.session.reset()
-        chosen: Ints = np.zeros(self.job.new_tokens, np.int64)
-        fed, known, end = 0, 0, self.job.fed
-        if self.saving is not None and self.saving.resumed is not None:
-            fed, known = self.resume(self.saving.resumed, chosen)
-        while fed < end:
-            begin, phase = time.monotonic(), "prefill" if fed < self.length else "generate"
-            fed = self.feed(row, fed, chosen, logits)
-            if known == fed - self.length < self.job.new_tokens:
-                chosen[known] = choose(self.last, self.model.logit_scale, self.job.sampling, fed)
-                known += 1
-                self.progress(
-                    "generate",
-                    row * self.job.new_tokens + known,
-                    len(self.job.tokens) * self.job.new_tokens,
-                    chosen[known - 1 : known].tolist(),
-                )
-                if chosen[known - 1] in self.job.stop:
-                    end = fed
-            self.seconds[phase] += time.monotonic() - begin
-            save = self.saving is not None and self.saving.due(fed, end)
-            if save or fed in (self.length, end):
-                self.count(phase)
-            if save:
-                self.save(self.saving, fed, chosen[:known])
-        return chosen[:known]
-
-    def feed(self, row: int, fed: int, chosen: Ints, logits: Ints) -> int:
-        """Feed the next tokens, all of one phase; how many have been fed then."""
-        prompting = fed < self.length
-        stop = min(fed + self.chunk, self.length) if prompting else fed + 1
-        if self.saving is not None and self.saving.every:
-            stop = min(stop, (fed // self.saving.every + 1) * self.saving.every)
-        tokens = (
-            self.job.tokens[row, fed:stop]
-            if prompting
-            else chosen[fed - self.length : stop - self.length]
-        )
-        found = self.session.feed(tokens)
-        logits[fed:stop] = found[: len(logits[fed:stop])]
-        self.last = found[-1].astype(np.int64)
-        if prompting:
-            self.progress(
-                "prefill", row * self.length + stop, len(self.job.tokens) * self.length, ()
-            )
-        return stop
-
-    def count(self, phase: str) -> None:
-        """Add what the session counted to the counts of a phase."""
-        if phase == "prefill":
-            self.prefill += self.session.take_activity()
-        else:
-            self.generate += self.session.take_activity()
-
-    def save(self, saving: Saving | None, fed: int, chosen: Ints) -> None:
-        """Hand out the state after `fed` tokens."""
-        assert saving is not None
-        state = RunState(
-            fed,
-            chosen.copy(),
-            self.session.states(),
-            self.prefill,
-            self.generate,
-            dict(self.seconds),
-        )
-        saving.write(state)
-
-    def resume(self, state: RunState, chosen: Ints) -> tuple[int, int]:
-        """Go on from a state; how many tokens were fed and how many chosen."""
+    def resume(self, state: RunState) -> None:
+        """Go on from a state."""
         self.session.restore(state.states)
-        known = min(len(state.chosen), len(chosen))
-        chosen[:known] = state.chosen[:known]
-        self.prefill, self.generate = state.prefill, state.generate
-        self.seconds |= {name: state.seconds[name] for name in ("prefill", "generate")}
-        return state.fed, known
+        self.counted = [[stand.prefill, stand.generate] for stand in state.stands]
+        self.seconds |= {name: state.seconds[name] for name in PHASES}
+
+    def run(self) -> Result:
+        """Feed all sequences until they have ended."""
+        self.seats.seat()
+        while self.seats.seated:
+            self.feed()
+            saves = self.saving.due(self.seats.fed) and not self.seats.ended
+            for walk in self.seats.seated:
+                if saves or walk.ended or walk.fed == walk.length:
+                    self.count(walk)
+            self.seats.seat()
+            if saves:
+                self.saving.write(self.state())
+        outcomes = (
+            Outcome(logits[: walk.fed], np.array(walk.chosen, np.int64), *counted)
+            for walk, logits, counted in zip(
+                self.seats.walks, self.logits, self.counted, strict=True
+            )
+        )
+        return Result(tuple(outcomes), self.seconds)
+
+    def feed(self) -> None:
+        """Feed the next tokens, and choose what follows them."""
+        begin = time.monotonic()
+        most = min(self.chunk, self.saving.until(self.seats.fed) or self.chunk)
+        gathered = self.seats.gathered(most)
+        prompting = [walk.prompting for walk, _ in gathered]
+        taken = [walk.take(tokens) for walk, tokens in gathered]
+        tokens, marks = (np.concatenate(parts) for parts in zip(*taken, strict=True))
+        found, at = self.session.feed(tokens, marks), 0
+        for walk, count in gathered:
+            logits = found[at : at + count]
+            at += count
+            kept = self.logits[walk.number][walk.fed : walk.fed + count]
+            kept[:] = logits[: len(kept)]
+            self.take(walk, logits)
+        share = sum(count for (_, count), one in zip(gathered, prompting, strict=True) if one) / at
+        took = time.monotonic() - begin
+        self.seconds["prefill"] += took * share
+        self.seconds["generate"] += took * (1 - share)
+
+    def take(self, walk: Walk, logits: NDArray[np.int32] | Ints) -> None:
+        """Take the logits of a sequence's next tokens, and tell."""
+        if walk.fed < walk.length:
+            told = sum(min(one.fed, one.length) for one in self.seats.walks) + len(logits)
+            self.progress("prefill", told, self.job.prompted, ())
+        for row in logits:
+            chosen = walk.arrived(row, self.model.logit_scale)
+            if chosen is not None:
+                told = sum(len(one.chosen) for one in self.seats.walks)
+                self.progress("generate", told, self.job.to_choose, (chosen,))
+
+    def count(self, walk: Walk) -> None:
+        """Add what the session counted of a sequence to the counts of the phase that it is in."""
+        counted = self.counted[walk.number]
+        counted[walk.fed > walk.length] += self.session.take_activity(walk.slot)
+
+    def state(self) -> RunState:
+        """Where all sequences are."""
+        stands = (
+            Stand(walk.standing, walk.fed, np.array(walk.chosen, np.int64), *counted)
+            for walk, counted in zip(self.seats.walks, self.counted, strict=True)
+        )
+        return RunState(tuple(stands), self.session.states(), dict(self.seconds))

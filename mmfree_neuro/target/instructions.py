@@ -10,7 +10,10 @@ from enum import IntEnum
 REGISTERS = 64
 """Operands 0 … 63 are registers."""
 IMMEDIATE, CONSTANT, STATE = 64, 128, 192
-"""Operands from 64 on are immediates, from 128 on the neuron's constants, and 192 is its state."""
+"""Operands from 64 on are immediates, from 128 on the neuron's constants, and 192 is its first
+state."""
+OWN_STATES = 255
+"""The number of a `MOV` that reads the neuron's own states instead of a table."""
 MOST_SHIFT = 62
 THE_REST = 255
 """The number of a `SKP_C` that skips all that follows."""
@@ -52,7 +55,7 @@ class Shape:
 
 SHAPES = {
     Op.RDC: Shape(True, 0, "port"),
-    Op.RMW: Shape(False, 1, ""),
+    Op.RMW: Shape(False, 2, ""),
     Op.MOV: Shape(True, 1, "table"),
     Op.SEL: Shape(True, 3, "", counts=True),
     Op.AND: Shape(True, 2, ""),

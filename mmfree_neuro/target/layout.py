@@ -13,7 +13,7 @@ Rows = NDArray[np.uint32]
 Numbers = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
-IMAGE_FORMAT = "mmfree-neuro image 1"
+IMAGE_FORMAT = "mmfree-neuro image 2"
 CORES_MAGIC, BOARD_MAGIC = b"MMFCORES", b"MMFBOARD"
 HOST_CHIP = 65_535
 """The number of the host among the chips."""
@@ -39,6 +39,8 @@ GROUP_FIELDS = (
 """The numbers of a row of GROUP, in order."""
 MOST_IMMEDIATES = MOST_CONSTANTS = 64
 MOST_OUTPUTS = 16
+MOST_STATES = 4096
+"""States of a neuron, one for each sequence that may be under way."""
 MOST_CORES, MOST_PORTS, MOST_LISTS, MOST_WORDS = 1 << 8, 1 << 12, (1 << 8) - 1, 1 << 24
 """What fields have room for: cores of a chip, ports of a core, lists of an axon, words of SYN."""
 LONGEST_LIST = 65_535

@@ -9,7 +9,8 @@
         MIN     r1, r1, #8388607  counts
         SPIKE   1, r1
 
-r0 is a register, #5 an immediate, c0 a constant of the neuron, h its state.  The comment names the
+r0 is a register, #5 an immediate, c0 a constant of the neuron, h its first state, and h[r0] the one
+that a register names.  The comment names the
 kinds of nodes that run the program.
 """
 
@@ -23,6 +24,7 @@ from mmfree_neuro.errors import ImageError
 from mmfree_neuro.target.instructions import (
     CONSTANT,
     IMMEDIATE,
+    OWN_STATES,
     SHAPES,
     STATE,
     THE_REST,
@@ -67,7 +69,7 @@ def _line(one: Instruction, immediates: tuple[int, ...]) -> str:
         case "port":
             fields.append(f"port {one.s}")
         case "table":
-            operands = [f"t{one.s}[{operands[0]}]"]
+            operands = [f"{'h' if one.s == OWN_STATES else f't{one.s}'}[{operands[0]}]"]
         case "output":
             fields.append(str(one.s))
         case "shift":
@@ -138,7 +140,8 @@ def _read(program: _Program | None, line: str) -> None:
             values["s"] = int(parts.pop().removeprefix("port "))
         case "table":
             table_, _, index = parts[0].removesuffix("]").partition("[")
-            values["s"], parts = int(table_.removeprefix("t")), [index]
+            own = table_ == "h"
+            values["s"], parts = OWN_STATES if own else int(table_.removeprefix("t")), [index]
         case "output":
             values["s"] = int(parts.pop(0))
         case "shift":

@@ -11,6 +11,7 @@ from mmfree_neuro.target.layout import (
     MOST_CONSTANTS,
     MOST_IMMEDIATES,
     MOST_OUTPUTS,
+    MOST_STATES,
     Core,
 )
 from mmfree_neuro.target.prove_lists import MOST_EXPONENT, Lists, lists_of, prove_weights
@@ -29,7 +30,7 @@ _NUMBERS = (
     ("neurons", 1, MOST_NEURONS),
     ("immediates", 0, MOST_IMMEDIATES),
     ("constants", 0, MOST_CONSTANTS),
-    ("states", 0, 1),
+    ("states", 0, MOST_STATES),
     ("outputs", 0, MOST_OUTPUTS),
 )
 """How many of each a group has at least and at most."""

@@ -18,7 +18,8 @@ from mmfree_neuro.target.side_by_side import Cores
 Ints = NDArray[np.int64]
 
 MOST_VALUES = 1 << 28
-"""Neurons, their outputs and accumulators of all cores: what an emulator needs memory for."""
+"""Neurons, their outputs, states and accumulators of all cores: what an emulator needs memory
+for."""
 _CORES = 256
 
 
@@ -67,14 +68,15 @@ def _prove_sizes(image: Image) -> None:
     size = sum(core.accumulators + _values(core) for _, core in image.cores)
     if size > MOST_VALUES:
         raise Misfit(
-            f"it has {size} neurons, outputs and accumulators, must have at most {MOST_VALUES}"
+            f"it has {size} neurons, outputs, states and accumulators, must have at most "
+            f"{MOST_VALUES}"
         )
 
 
 def _values(core: Core) -> int:
-    """How many neurons a core has, each counted for itself and for each of its outputs."""
+    """How many neurons a core has, each counted for itself, each of its outputs and its states."""
     rows = core.group.astype(np.int64)
-    return int((rows[:, 2] * (1 + rows[:, 15])).sum())
+    return int((rows[:, 2] * (1 + rows[:, 10] + rows[:, 15])).sum())
 
 
 def _entries(image: Image) -> _Entries:
@@ -210,9 +212,10 @@ def _prove_embedding(image: Image) -> None:
     row = host.group[embed.group].tolist()
     if row[2] != values:
         raise Misfit(f"EMBED has {values} values of a token, for a group of {row[2]} neurons")
-    if max(embed.code_port, embed.scale_port) >= row[4] or embed.code_port == embed.scale_port:
+    ports = embed.ports
+    if max(ports) >= row[4] or len(set(ports)) < len(ports):
         raise Misfit(
-            f"EMBED is for ports {embed.code_port} and {embed.scale_port}, must be two of {row[4]}"
+            f"EMBED is for ports {', '.join(map(str, ports))}, must be {len(ports)} of {row[4]}"
         )
     reached = lists_of(Cores((host,))).port
     if ((reached >= row[3]) & (reached < row[3] + row[4])).any():

@@ -8,6 +8,7 @@ from mmfree_neuro.files.reading import Misfit
 from mmfree_neuro.target.instructions import (
     CONSTANT,
     IMMEDIATE,
+    OWN_STATES,
     SHAPES,
     STATE,
     THE_REST,
@@ -29,12 +30,19 @@ def needs_of(code: bytes) -> tuple[int, ...]:
     operands = [operand for one in program for operand in one.operands]
 
     def most(kind: str) -> int:
-        return 1 + max((one.s for one in program if SHAPES[one.op].number == kind), default=-1)
+        numbers = (
+            one.s
+            for one in program
+            if SHAPES[one.op].number == kind and not (kind == "table" and one.s == OWN_STATES)
+        )
+        return 1 + max(numbers, default=-1)
 
     def above(first: int, behind: int) -> int:
         return 1 + max((x - first for x in operands if first <= x < behind), default=-1)
 
-    stateful = STATE in operands or any(one.op == Op.RMW for one in program)
+    stateful = STATE in operands or any(
+        one.op == Op.RMW or (one.op, one.s) == (Op.MOV, OWN_STATES) for one in program
+    )
     return (
         most("port"),
         above(IMMEDIATE, CONSTANT),
@@ -79,7 +87,7 @@ def _prove_registers(program: list[Instruction]) -> None:
 
 
 def _prove_once(program: list[Instruction]) -> None:
-    """Misfit where a neuron would send twice at one output, or have two states."""
+    """Misfit where a neuron would send twice at one output, or write two states."""
     once = [(one.op, one.s) for one in program if one.op in (Op.SPIKE, Op.RMW)]
     for op, output in once:
         if once.count((op, output)) > 1:

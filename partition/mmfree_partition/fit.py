@@ -11,6 +11,8 @@ from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.local_roots import chosen, with_local_roots
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.graph.slots import with_slots
+from mmfree_neuro.graph.steps import steps
 from mmfree_neuro.mapping.footprint import entries_of_nodes, limits, over, use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.request import Request
@@ -28,10 +30,32 @@ def fit(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tupl
     """The graph as the mapping has it, and the mapping, proved valid; `digest` is the graph's.
 
     Raises CapacityError where the system has too little room, and GraphError where the graph has
-    not the norms that are to find their roots by themselves.
+    not the norms that are to find their roots by themselves, or cannot have so many sequences under
+    way.
     """
     request = replace(request, local_roots=chosen(graph, request.local_roots))
-    graph = with_local_roots(graph, request.local_roots)
+    rooted = with_local_roots(graph, request.local_roots)
+    if request.in_flight != "fill":
+        return _fit(rooted, digest, system, request, request.in_flight)
+    # Where sums are divided, a token takes more steps than the graph says.
+    in_flight, needed = 0, _steps(rooted)
+    while in_flight < needed:
+        in_flight = needed
+        divided, mapping = _fit(rooted, digest, system, request, in_flight)
+        needed = _steps(divided)
+    return divided, mapping
+
+
+def _steps(graph: Graph) -> int:
+    """How many steps a token takes, that of its entry among them."""
+    return 1 + max(steps(graph.nodes).values())
+
+
+def _fit(
+    rooted: Graph, digest: str, system: SystemSpec, request: Request, in_flight: int
+) -> tuple[Graph, Mapping]:
+    """The same of a graph with the local roots that were asked for, and a number of sequences."""
+    graph = with_slots(rooted, in_flight)
     _need_widths(graph, system.chip)
     entries: dict[str, int] = {}
     passed: str | None = None
@@ -80,6 +104,7 @@ def _placed(
         routes,
         placed.columns,
         request.local_roots,
+        graph.slots,
     )
 
 

@@ -6,12 +6,12 @@ import time
 import numpy as np
 
 from mmfree_kernels.cpu.memory import keep_freed
-from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.nodes import Graph, slots_of
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
-from mmfree_neuro.run.session import drive
+from mmfree_neuro.run.session import drive, marked
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import EmbeddingNeurons, Int32, Neurons, forget
 
@@ -30,7 +30,7 @@ class Fast:
         self.neurons = {
             node.name: Neurons(graph, node, 0, node.size, threads) for node in graph.nodes[1:]
         }
-        self.tokens = 0
+        self.tokens: Ints = np.zeros(graph.slots, np.int64)
 
     def reset(self) -> None:
         """Every state to zero."""
@@ -38,51 +38,54 @@ class Fast:
             neurons.reset()
 
     def states(self) -> dict[str, Ints]:
-        """The state of every recurrent neuron, by node."""
+        """The states [slots, neurons] of every recurrent node."""
         held = {name: neurons.program.state for name, neurons in self.neurons.items()}
         return {name: state.astype(np.int64) for name, state in held.items() if state is not None}
 
     def restore(self, states: dict[str, Ints]) -> None:
-        """Go on from such a state."""
+        """Go on from such states."""
         for name, state in states.items():
             mine = self.neurons[name].program.state
             assert mine is not None
             mine[:] = state
 
-    def feed(self, tokens: Ints) -> Int32:
+    def feed(self, tokens: Ints, marks: Ints | None = None) -> Int32:
         """The logits [n, vocabulary] after each of n tokens."""
-        embedding = self.graph.embedding.name
+        marks = marked(tokens, marks)
+        if self.graph.slots == 1 and marks[0] & 1:
+            self.reset()
+        embedding, slots = self.graph.embedding.name, slots_of(marks).astype(np.int32)
         signals: dict[tuple[str, str], Int32] = {
-            (embedding, p): v for p, v in self.words.fire(tokens).items()
+            (embedding, p): v for p, v in self.words.fire(tokens, marks).items()
         }
         for name, neurons in self.neurons.items():
             payloads = [
                 np.ascontiguousarray(signals[entry.source, entry.source_port][:, first:last])
                 for entry, (first, last) in zip(neurons.node.inputs, neurons.spans, strict=True)
             ]
-            for port, values in neurons.fire(payloads).items():
+            for port, values in neurons.fire(payloads, slots).items():
                 signals[name, port] = values
-        self.tokens += len(tokens)
+        self.tokens += np.bincount(slots, minlength=self.graph.slots)
         return signals[self.graph.head.name, "logits"]
 
-    def take_activity(self) -> Activity:
-        """The counts since they were last taken."""
+    def take_activity(self, slot: int = 0) -> Activity:
+        """The counts of tokens in a slot since they were last taken."""
         everything: dict[str, EmbeddingNeurons | Neurons] = {
             self.graph.embedding.name: self.words,
             **self.neurons,
         }
         programs = {name: held.program for name, held in everything.items()}
         events = {
-            (name, port): n
+            (name, port): counts[slot]
             for name, program in programs.items()
-            for port, n in program.events.items()
+            for port, counts in program.events.items()
         }
-        saturated = {name: program.saturated for name, program in programs.items()}
-        wrapped = {name: program.wrapped for name, program in programs.items()}
-        tokens, self.tokens = self.tokens, 0
+        saturated = {name: program.saturated[slot] for name, program in programs.items()}
+        wrapped = {name: program.wrapped[slot] for name, program in programs.items()}
+        tokens, self.tokens[slot] = int(self.tokens[slot]), 0
         activity = self.counting.of_neurons(events, saturated, wrapped, tokens)
         for program in programs.values():
-            forget(program)
+            forget(program, slot)
         return activity
 
 

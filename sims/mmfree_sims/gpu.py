@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import EngineError
-from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.nodes import Graph, slots_of
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
-from mmfree_neuro.run.session import drive
+from mmfree_neuro.run.session import drive, marked
 from mmfree_sims.counts import Counting
 
 try:
@@ -32,29 +32,32 @@ class Gpu:
 
     def __init__(self, graph: Graph, mapping: Mapping) -> None:
         self.network, self.counting = Network(graph), Counting(graph, mapping)
-        self.tokens = 0
+        self.tokens: Ints = np.zeros(graph.slots, np.int64)
 
     def reset(self) -> None:
         """Every state to zero."""
         self.network.reset()
 
     def states(self) -> dict[str, Ints]:
-        """The state of every recurrent neuron, by node."""
+        """The states [slots, neurons] of every recurrent node."""
         return self.network.held()
 
     def restore(self, states: dict[str, Ints]) -> None:
-        """Go on from such a state."""
+        """Go on from such states."""
         self.network.hold(states)
 
-    def feed(self, tokens: Ints) -> NDArray[np.int32]:
+    def feed(self, tokens: Ints, marks: Ints | None = None) -> NDArray[np.int32]:
         """The logits [n, vocabulary] after each of n tokens."""
-        self.tokens += len(tokens)
-        return self.network.feed(tokens)
+        marks = marked(tokens, marks)
+        if len(self.tokens) == 1 and marks[0] & 1:
+            self.reset()
+        self.tokens += np.bincount(slots_of(marks), minlength=len(self.tokens))
+        return self.network.feed(tokens, marks)
 
-    def take_activity(self) -> Activity:
-        """The counts since they were last taken."""
-        events, saturated, wrapped = self.network.counters.take()
-        tokens, self.tokens = self.tokens, 0
+    def take_activity(self, slot: int = 0) -> Activity:
+        """The counts of tokens in a slot since they were last taken."""
+        events, saturated, wrapped = self.network.counters.take(slot)
+        tokens, self.tokens[slot] = int(self.tokens[slot]), 0
         return self.counting.of_neurons(events, saturated, wrapped, tokens)
 
 

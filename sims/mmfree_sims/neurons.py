@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.cpu.products import product
-from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, span
+from mmfree_neuro.graph.nodes import AnyNode, Embedding, Graph, Input, slots_of, span
 from mmfree_neuro.integers.fixedpoint import Ints, wrapped
 from mmfree_neuro.integers.ternary import TernaryMatrix
 
@@ -22,16 +22,14 @@ Sent = dict[str, Int32]
 _DIGIT_BITS = 15
 
 
-def forget(program: cpu.Neurons) -> None:
-    """The counts of a program to zero."""
-    program.saturated[:] = 0
-    program.wrapped[:] = 0
-    for events in program.events.values():
-        events[:] = 0
+def forget(program: cpu.Neurons, slot: int) -> None:
+    """The counts of a program in a slot to zero."""
+    for counts in (program.saturated, program.wrapped, *program.events.values()):
+        counts[slot] = 0
 
 
 class Neurons:
-    """The neurons `start` … `stop` - 1 of a node: constants, synapses, the state of one sequence,
+    """The neurons `start` … `stop` - 1 of a node: constants, synapses, the states of sequences,
     and counts."""
 
     def __init__(
@@ -40,7 +38,9 @@ class Neurons:
         self.node, self.start, self.stop, self.threads = node, start, stop, threads
         self.accumulator_bits = graph.accumulator_bits
         own = {name: values[start:stop] for name, values in node.constants.items()}
-        self.program = cpu.bind(node, graph.sigmoid, own, stop - start, threads=threads)
+        self.program = cpu.bind(
+            node, graph.sigmoid, own, stop - start, slots=graph.slots, threads=threads
+        )
         sources = [graph.node(entry.source).output(entry.source_port) for entry in node.inputs]
         self.spans = [
             span(node, e, start, stop, source.size)
@@ -50,13 +50,13 @@ class Neurons:
         self.bits = [source.qtype.bits for source in sources]
 
     def reset(self) -> None:
-        """The state to zero."""
+        """All states to zero."""
         if self.program.state is not None:
             self.program.state[:] = 0
 
-    def fire(self, payloads: Sequence[Int32]) -> Sent:
+    def fire(self, payloads: Sequence[Int32], slots: Int32) -> Sent:
         """What the neurons send for the payloads [tokens, span] of every input, in order, each
-        array contiguous."""
+        array contiguous; `slots` [tokens] says where each token counts."""
         inputs: dict[str, cpu.Stream] = {}
         for entry, bits, values in zip(self.node.inputs, self.bits, payloads, strict=True):
             arrived = self.arrived(entry, values, bits)
@@ -66,16 +66,16 @@ class Neurons:
             inputs |= arrived
         for port in self.node.calibrated:
             sums, first, stride = inputs[port]
-            inputs[port] = self.held(sums), first, stride
-        return self.program.run(inputs, len(payloads[0]))
+            inputs[port] = self.held(sums, slots), first, stride
+        return self.program.run(inputs, slots)
 
-    def held(self, sums: Int32) -> Int32:
+    def held(self, sums: Int32, slots: Int32) -> Int32:
         """Sums [tokens, neurons] as accumulators hold them; those that change are counted."""
         high = (1 << (self.accumulator_bits - 1)) - 1
         if sums.max() <= high and sums.min() >= -high - 1:
             return sums
         kept = wrapped(sums, self.accumulator_bits)
-        self.program.wrapped += np.count_nonzero(kept != sums, axis=0)
+        np.add.at(self.program.wrapped, slots, kept != sums)
         return kept
 
     def arrived(self, entry: Input, payloads: Int32, bits: int) -> dict[str, cpu.Stream]:
@@ -119,13 +119,15 @@ class EmbeddingNeurons:
 
     def __init__(self, graph: Graph) -> None:
         self.node: Embedding = graph.embedding
-        self.program = cpu.bind(self.node, graph.sigmoid, self.node.constants, self.node.size)
+        self.program = cpu.bind(
+            self.node, graph.sigmoid, self.node.constants, self.node.size, slots=graph.slots
+        )
 
-    def fire(self, tokens: Ints) -> Sent:
-        """What the embedding sends for n tokens."""
+    def fire(self, tokens: Ints, marks: Ints) -> Sent:
+        """What the embedding sends for n tokens with these marks."""
         read = {
             name: np.ascontiguousarray(values, np.int32)
-            for name, values in self.node.read(tokens).items()
+            for name, values in self.node.read(tokens, marks).items()
         }
         inputs = {name: (array, 0, self.node.stride(name)) for name, array in read.items()}
-        return self.program.run(inputs, len(tokens))
+        return self.program.run(inputs, slots_of(marks).astype(np.int32))

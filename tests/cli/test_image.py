@@ -58,8 +58,8 @@ def test_the_image_alone_gives_what_the_mapping_gives(here: Path, capsys: Said) 
     assert main(["simulate", "a16.image", *prompt, "-o", "run"]) == 0
     assert capsys.readouterr().out.startswith("ab")
     ours, theirs = run_file.load_run(here / "run"), run_file.load_run(here / "fast")
-    assert (ours.text, ours.prefill, ours.generate) == (
-        theirs.text,
+    assert (ours.only.text, ours.prefill, ours.generate) == (
+        theirs.only.text,
         theirs.prefill,
         theirs.generate,
     )
@@ -95,7 +95,7 @@ def test_an_image_is_inspected(here: Path, capsys: Said) -> None:
     content = json.loads(capsys.readouterr().out)
     del made["image"]
     assert content == {
-        "format": "mmfree-neuro image 1",
+        "format": "mmfree-neuro image 2",
         "system": "kapoho-point",
         "graph": graph,
         "mapping": digest,
@@ -104,7 +104,7 @@ def test_an_image_is_inspected(here: Path, capsys: Said) -> None:
     assert main(["inspect", "a16.image"]) == 0
     most = made["fullest_core"]
     assert capsys.readouterr().out == (
-        "a16.image: mmfree-neuro image 1, for kapoho-point\n"
+        "a16.image: mmfree-neuro image 2, for kapoho-point\n"
         f"of the graph {graph}\n"
         f"{made['cores']} cores on 3 chips, {made['programs']} programs, "
         f"{made['bytes'] / 1e6:.1f} MB on chips\n"

@@ -206,7 +206,7 @@ def test_map_with_the_head_on_the_host(
             "--json",
         ]
         assert main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
-        text[name] = json.loads(capsys.readouterr().out)["text"]
+        text[name] = json.loads(capsys.readouterr().out)["results"][0]["text"]
     assert text["chips"] == text["host"]
 
 
@@ -232,7 +232,7 @@ def test_map_with_local_roots(
         capsys.readouterr()
         what = ["--prompt", "ab", "--new-tokens", "6", "--engine", "fast", "-o", run, "--json"]
         assert main(["simulate", mapping, *what]) == 0
-        text.append(json.loads(capsys.readouterr().out)["text"])
+        text.append(json.loads(capsys.readouterr().out)["results"][0]["text"])
         assert main(["report", run, "-o", f"{run}.json"]) == 0
         content = json.loads(Path(f"{run}.json").read_text(encoding="utf-8"))
         assert content["mapping"]["local_roots"] == list(local if number else ())
@@ -241,7 +241,7 @@ def test_map_with_local_roots(
     what = ["--prompt", "ab", "--new-tokens", "6", "-o", str(tmp_path / "emulated"), "--json"]
     capsys.readouterr()
     assert main(["simulate", str(tmp_path / "local.image"), *what]) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == text[0]
+    assert json.loads(capsys.readouterr().out)["results"][0]["text"] == text[0]
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFi
             "--json",
         ]
         assert main(["simulate", str(tmp_path / f"{name}.map"), *what]) == 0
-        text[name] = json.loads(capsys.readouterr().out)["text"]
+        text[name] = json.loads(capsys.readouterr().out)["results"][0]["text"]
     assert divided["columns"]
     assert divided["rows"] == ()
     assert text["columns"] == text["rows"]
@@ -372,7 +372,9 @@ def test_simulate(
         )
         content = json.loads(capsys.readouterr().out)
         assert content["engine"] == engine
-        said.append((content["text"], run_file.load_run(tmp_path / "run").new_tokens))
+        said.append(
+            (content["results"][0]["text"], run_file.load_run(tmp_path / "run").only.new_tokens)
+        )
     assert said[0] == said[1]
     assert len(said[0][1]) == 5
     assert set(tree(tmp_path)) == {"run", "run/run.json"}
@@ -802,7 +804,7 @@ def case_too_many_cores(files: Files, tmp: Path) -> tuple[list[str], str]:
 
 def case_foreign_graph(files: Files, tmp: Path) -> tuple[list[str], str]:
     foreign = files("checkpoint/model.safetensors")
-    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 7'"
+    message = f"{foreign}: not a graph file: its format is not 'mmfree-neuro graph 8'"
     return ["map", foreign, "--system", "oheo-gulch", "-o", "OUT/model.map"], message
 
 

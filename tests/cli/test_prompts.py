@@ -48,7 +48,7 @@ def words(path: Path, run: Path, *prompt: str, new_tokens: int = 2) -> list[str]
 
 def prompt_of(run: Path) -> bytes:
     """The bytes of a run's prompt, behind the first token."""
-    first, *others = run_file.load_run(run).prompt_tokens
+    first, *others = run_file.load_run(run).only.prompt_tokens
     assert first == 0
     return bytes(others)
 
@@ -123,7 +123,7 @@ def test_a_prompt_that_is_too_long(
 
 def test_one_prompt(path: Path, tmp_path: Path, capsys: Said) -> None:
     for prompts, problem in (
-        ((), "one of the arguments --prompt --prompt-file is required"),
+        ((), "one of the arguments --prompt --prompt-file --prompts is required"),
         (
             ("--prompt", "a", "--prompt-file", "b"),
             "argument --prompt-file: not allowed with argument --prompt",
@@ -185,7 +185,7 @@ def test_text_is_typed_at_a_terminal(engine: str, path: Path, tmp_path: Path) ->
         c
         if c in "\n\t" or (c >= " " and c != "\x7f" and not "\x80" <= c <= "\x9f")
         else c.encode("unicode_escape").decode()
-        for c in run.text
+        for c in run.only.text
     )
     assert f"{text}{speed}".startswith(f"\\x1b[31ma\\x9b{escaped}\n\n{engine}: started in ")
 
@@ -198,11 +198,12 @@ def test_no_new_tokens_are_typed(path: Path, tmp_path: Path) -> None:
 def test_json_is_not_typed(path: Path, tmp_path: Path) -> None:
     one = words(path, tmp_path / "run", "--prompt", "abc")
     assert '"ended": "length"' in at_a_terminal(*one, "--json")
-    assert "abc" not in at_a_terminal(*one, "--json").replace(str(tmp_path), "")
+    shown = at_a_terminal(*one, "--json").replace(str(tmp_path), "")
+    assert shown.count("abc") == shown.count('"prompt": "abc"') == 1
 
 
 def test_a_prompt_of_two_dashes(path: Path, tmp_path: Path) -> None:
     """It ends no list of options, for it is the value of one."""
     what = ["simulate", str(path), "--prompt=--", "--new-tokens", "1", "--engine", "fast"]
     assert main([*what, "-o", str(tmp_path / "run")]) == 0
-    assert run_file.load_run(tmp_path / "run").prompt == "--"
+    assert run_file.load_run(tmp_path / "run").only.prompt == "--"

@@ -49,7 +49,7 @@ def test_streams_that_are_closed(
 ) -> None:
     done = shell(where)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert load_run(tmp_path / "run").prompt == "ab"
+    assert load_run(tmp_path / "run").only.prompt == "ab"
     assert done.stdout.startswith(b"ab") == (where == "2>&-")
 
 
@@ -81,7 +81,7 @@ def test_a_full_standard_output(
     assert done.stderr == (
         b"mmfree-neuro: standard output: cannot be written (No space left on device)\n"
     )
-    assert "simulate" not in words or load_run(tmp_path / "run").prompt == "ab"
+    assert "simulate" not in words or load_run(tmp_path / "run").only.prompt == "ab"
 
 
 def test_a_reader_that_has_gone(shell: Callable[..., "subprocess.CompletedProcess[bytes]"]) -> None:
@@ -112,7 +112,7 @@ def test_escapes_do_not_reach_a_terminal(
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
     assert out.startswith(r"a\x1b]0;title\x07\x9b1m\u202e")
     assert err == f"mmfree-neuro: {tmp_path}/\\x1b[2Jnothing: no such file, must be a graph file\n"
-    assert load_run(run).prompt == f"a{escape}"
+    assert load_run(run).only.prompt == f"a{escape}"
     with pytest.raises(SystemExit):
         main(["simulate", "x", "--new-tokens", "\x1b[31m", "--prompt", "x", "-o", "x"])
     assert "\x1b" not in capsys.readouterr().err
@@ -130,5 +130,5 @@ def test_a_prompt_that_is_not_utf8_in_a_report(
     assert "caf\\udce9" in text
     if form == "json":
         json.loads(text)
-    assert load_run(tmp_path / "run").prompt == prompt
+    assert load_run(tmp_path / "run").only.prompt == prompt
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ import pytest
 from mmfree_neuro.cost import energy
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.span import Span
-from mmfree_neuro.cost.timing import Timing
+from mmfree_neuro.cost.timing import ALL_OF_IT, Timing
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.run.activity import Activity
@@ -34,14 +34,18 @@ PIPELINED = Timing(
     "pipelined",
     Span(250_000, 500_000, 1_000_000),
     SECONDS,
+    Span(3e-6, 6e-6, 12e-6),
     SECONDS,
-    2,
+    3,
+    1,
+    1.0,
+    ALL_OF_IT,
     Location(0, 0),
     "instructions",
     0.5,
-    False,
-    False,
 )
+ALONE = replace(PIPELINED, dynamic=Span(0.5, 0.75, 1))
+"""A token that falls through alone takes less."""
 
 
 def board() -> SystemSpec:
@@ -141,9 +145,17 @@ def bounds(span: Span) -> tuple[float, float, float]:
     return span.low, span.central, span.high
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_part_is_operations_times_the_figure(alone: bool) -> None:
-    ratios = (0.5, 0.75, 1) if alone else (1, 1, 1)  # a token that falls through alone takes less
+@pytest.mark.parametrize(
+    ("timing", "ratios"),
+    [
+        (PIPELINED, (1, 1, 1)),
+        (ALONE, (0.5, 0.75, 1)),
+        (replace(PIPELINED, dynamic=Span(0.5, 1, 1)), (0.5, 1, 1)),
+    ],
+)
+def test_a_part_is_operations_times_the_figure(
+    timing: Timing, ratios: tuple[float, float, float]
+) -> None:
     wanted = [
         (
             name,
@@ -153,7 +165,7 @@ def test_a_part_is_operations_times_the_figure(alone: bool) -> None:
         )
         for name, count, all_pj, source in DYNAMIC
     ] + POWER  # power times time is the same with and without company
-    parts = energy_of(replace(PIPELINED, alone=alone)).parts
+    parts = energy_of(timing).parts
     assert [part.name for part in parts] == [name for name, *_ in wanted]
     for part, (_, count, millijoule, source) in zip(parts, wanted, strict=True):
         assert part.operations_per_token == count
@@ -162,15 +174,32 @@ def test_a_part_is_operations_times_the_figure(alone: bool) -> None:
 
 
 def test_idle_visits_are_a_part_where_a_token_falls_through() -> None:
-    falling = energy_of(replace(PIPELINED, alone=True, idle_visits=True))
+    falling = energy_of(replace(ALONE, steps_apart=3.0))
     part = next(part for part in falling.parts if part.name == "idle visits")
     assert part.operations_per_token == 32
     assert bounds(part.millijoule_per_token) == pytest.approx(
         (32 * 1 * 0.5 * PJ, 32 * 1 * 0.75 * PJ, 32 * 2 * PJ)
     )
-    without = energy_of(replace(PIPELINED, alone=True))
+    without = energy_of(ALONE)
     assert falling.chip_millijoule_per_token.central == pytest.approx(
         without.chip_millijoule_per_token.central + part.millijoule_per_token.central
+    )
+
+
+@pytest.mark.parametrize(("steps_apart", "idle"), [(3.0, 32), (2.0, 16), (1.5, 8), (1.0, 0)])
+def test_the_more_tokens_are_under_way_the_fewer_visits_are_idle(
+    steps_apart: float, idle: float
+) -> None:
+    """Between two tokens a neuron is visited once for each step, and has one of the tokens."""
+    found = energy_of(replace(PIPELINED, steps_apart=steps_apart))
+    part = next(part for part in found.parts if part.name == "idle visits")
+    assert part.operations_per_token == idle
+    assert bounds(part.millijoule_per_token) == pytest.approx(
+        (idle * 1 * PJ, idle * 1 * PJ, idle * 2 * PJ)
+    )
+    full = energy_of(PIPELINED)
+    assert found.millijoule_per_token.central == pytest.approx(
+        full.millijoule_per_token.central + idle * PJ
     )
 
 
@@ -186,8 +215,8 @@ def test_one_sum_is_of_the_chips_and_one_of_the_system() -> None:
 
 
 def test_ranges_are_ranges() -> None:
-    for alone in (False, True):
-        found = energy_of(replace(PIPELINED, alone=alone))
+    for timing in (PIPELINED, ALONE, replace(ALONE, steps_apart=3.0)):
+        found = energy_of(timing)
         spans = [part.millijoule_per_token for part in found.parts]
         for span in (*spans, found.chip_millijoule_per_token, found.millijoule_per_token):
             assert 0 <= span.low <= span.central <= span.high

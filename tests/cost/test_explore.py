@@ -39,7 +39,19 @@ def point(
     mode = {"prefill": "pipelined", "generate": "fall-through"}[phase]
     alone = Span(energy / 8, energy / 4, energy / 2)
     return Point(
-        request, phase, mode, chips, 8 * chips, rates, alone, energies, 40, "synapses read", 0.25
+        request,
+        phase,
+        mode,
+        chips,
+        8 * chips,
+        rates,
+        alone,
+        energies,
+        40,
+        "synapses read",
+        0.25,
+        Span(1 / rate / 2, 1 / rate, 2 / rate),
+        0,
     )
 
 
@@ -69,6 +81,31 @@ def test_what_ties_in_two_and_is_worse_in_the_third_is_beaten(other: Point) -> N
 def test_what_is_better_in_one_stays(other: Point) -> None:
     here = point(100, 5, 2)
     assert set(explore.front([here, other])) == {here, other}
+
+
+def interleaved(rate: float, latency: float) -> Point:
+    """A point of generation with several sequences, which differ in these two alone."""
+    return replace(
+        point(rate, 5, 2, phase="generate"),
+        mode="interleaved",
+        latency_seconds=Span(latency / 2, latency, latency * 2),
+    )
+
+
+def test_where_sequences_are_interleaved_the_latency_counts_too() -> None:
+    few, many = interleaved(100, 0.1), interleaved(200, 0.3)
+    assert explore.front([few, many]) == (many, few)
+    assert explore.front([few, many, interleaved(100, 0.2)]) == (many, few)
+    assert explore.front([interleaved(200, 0.1), few, many]) == (interleaved(200, 0.1),)
+    ranges = replace(few, latency_seconds=Span(0.01, 0.1, 9.0))  # central figures alone count
+    assert explore.front([few, ranges]) == (few,)
+
+
+def test_elsewhere_it_does_not() -> None:
+    """Of one sequence it is the time of a token, and in a pipeline nobody waits for it."""
+    fast, other = point(100, 5, 2), point(90, 5, 2)
+    sooner = replace(other, latency_seconds=Span(1e-9, 1e-9, 1e-9))
+    assert explore.front([fast, sooner]) == (fast,)
 
 
 def test_of_equal_points_the_first_stays() -> None:
@@ -209,6 +246,11 @@ def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> N
         assert (found[mode].chips, found[mode].cores) == (2 * copies, 3 * copies)
         assert (found[mode].resource, found[mode].messages_off_chips) == ("synapses read", 9)
         assert found[mode].request == replace(CHAIN, copies=copies)
+        # In a pipeline of three steps a token takes three times as long as between two tokens.
+        times = 3 if mode[0] == "prefill" else 1
+        latency = times * low * NS, times * central * NS, times * high * NS
+        assert ends(found[mode].latency_seconds) == nearly(*latency)
+        assert found[mode].state_bytes == 0
 
 
 @pytest.mark.parametrize(("copies", "barrier_ns"), [(1, 1000), (3, 9000)])
@@ -222,6 +264,46 @@ def test_copies_share_the_board_and_the_host(copies: int, barrier_ns: float) -> 
     assert ends(found.chip_millijoule_per_token) == nearly(*chips)
     whole = [chip + other for chip, other in zip(chips, rest, strict=True)]
     assert ends(found.millijoule_per_token) == nearly(*whole)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_sequences_of_each_copy_are_interleaved(copies: int) -> None:
+    """Two tokens are at two of the three steps: 7 reads of the last core, then twice 8."""
+    mapping, summary, activity = example()
+    embedding, mix, head = summary.nodes
+    summary = replace(summary, nodes=(embedding, replace(mix, states=4), head))
+    two = replace(mapping, in_flight=2)
+    points = explore.points(
+        replace(CHAIN, copies=copies, in_flight=2), counted(two, summary, activity, board())
+    )
+    found = {(p.phase, p.mode): p for p in points}
+    assert list(found) == [
+        ("prefill", "pipelined"),
+        ("prefill", "asynchronous"),
+        ("generate", "interleaved"),
+        ("generate", "asynchronous"),
+    ]
+    barrier_ns = 1000 if copies == 1 else 9000
+    low, central, high = (
+        (7 + 8 + 8) * each + 3 * (barrier_ns + more)
+        for each, more in ((50, 0), (100, 250), (200, 500))
+    )
+    generate = found["generate", "interleaved"]
+    rates = (2e9 * copies / ns for ns in (high, central, low))
+    assert ends(generate.tokens_per_s) == nearly(*rates)
+    assert ends(generate.latency_seconds) == nearly(low * NS, central * NS, high * NS)
+    assert {p.state_bytes for p in points} == {2 * 4 * 4}
+    free = found["generate", "asynchronous"]
+    assert ends(free.tokens_per_s) == nearly(*(1e9 * copies / ns for ns in (1600, 800, 400)))
+
+
+@pytest.mark.parametrize(("in_flight", "taken"), [(1, 16), (2, 32), (4096, 65_536)])
+def test_states_take_four_bytes_a_neuron_and_sequence(in_flight: int, taken: int) -> None:
+    _, summary, _ = example()
+    embedding, mix, head = summary.nodes
+    kept = replace(summary, nodes=(embedding, replace(mix, states=4), head))
+    assert explore.state_bytes(kept, in_flight) == taken
+    assert explore.state_bytes(summary, in_flight) == 0
 
 
 def test_a_token_alone_takes_less_dynamic_energy() -> None:
@@ -242,6 +324,11 @@ def test_a_token_alone_takes_less_dynamic_energy() -> None:
         ({"divide": True}, "chain, columns, 2 bits"),
         ({"placer": "greedy", "head_on_host": True}, "greedy, rows, 2 bits, head on the host"),
         ({"head_on_host": True, "copies": 3}, "chain, rows, 2 bits, head on the host, 3 copies"),
+        ({"in_flight": 8}, "chain, rows, 2 bits, 8 in flight"),
+        (
+            {"in_flight": 64, "copies": 3, "local_roots": ("o", "mlp")},
+            "chain, rows, 2 bits, local roots o+mlp, 64 in flight, 3 copies",
+        ),
     ],
 )
 def test_a_choice_in_words(changes: dict[str, object], text: str) -> None:
@@ -413,6 +500,41 @@ def test_local_roots_are_an_axis(
     ]
 
 
+def test_sequences_in_flight_are_an_axis(
+    random_graph: Callable[[str, str], Graph], tmp_path: Path, capsys: Capture
+) -> None:
+    """Each number is a choice of its own; the last one fills the machine, and is told as a
+    number."""
+    graph, output = tmp_path / "late.graph", tmp_path / "points.json"
+    graph_file.save_graph(random_graph("lower-bounds", "a14-late"), graph)
+    what = ["--placers", "chain", "--splits", "spread", "--in-flight", "1,8,fill"]
+    where = ["explore", str(graph), "--system", "kapoho-point", "-o", str(output)]
+    assert main([*where, *what]) == 0
+    points = json.loads(output.read_text(encoding="utf-8"))["points"]
+    assert len(points) == 3 * 4
+    silicon = {"pipelined", "fall-through", "interleaved"}
+    found = [p for p in points if p["phase"] == "generate" and p["mode"] in silicon]
+    alone, few, full = found
+    steps = round(full["latency_seconds"]["central"] * full["tokens_per_s"]["central"])
+    assert [p["choice"]["in_flight"] for p in found] == [1, 8, steps]
+    assert [p["mode"] for p in found] == ["fall-through", "interleaved", "interleaved"]
+    # A machine that is not full takes something on top at every step, so fewer wait for longer.
+    assert few["latency_seconds"]["central"] > full["latency_seconds"]["central"]
+    assert [p["front"] for p in found] == [True, False, True]
+    rates = [p["tokens_per_s"]["central"] for p in found]
+    assert rates == sorted(rates) and len(set(rates)) == 3
+    assert few["latency_seconds"]["central"] * rates[1] == pytest.approx(8)
+    assert few["latency_seconds"]["central"] >= alone["latency_seconds"]["central"]
+    (prefill,) = (
+        p for p in points if p["mode"] == "pipelined" and p["choice"]["in_flight"] == steps
+    )
+    assert full["tokens_per_s"] == pytest.approx(prefill["tokens_per_s"])
+    assert [p["state_bytes"] for p in found] == [2 * 64 * 4 * count for count in (1, 8, steps)]
+    said = capsys.readouterr().out
+    assert "generate, interleaved: 1 of 2 points that no other beats" in said
+    assert f"chain, spread, 2 bits, {steps} in flight; " in said
+
+
 def test_wider_weights_and_a_head_on_the_host(
     run: Callable[..., int], tmp_path: Path, capsys: Capture
 ) -> None:
@@ -509,6 +631,14 @@ WRONG = [
     (["--weight-bits", "2,"], f"weight bits are '', {NUMBERS}"),
     (["--weight-bits", "1.5"], f"weight bits are '1.5', {NUMBERS}"),
     (["--copies", "two"], f"copies are 'two', {NUMBERS}"),
+    (
+        ["--in-flight", "1,0"],
+        "sequences in flight are '0', must be a whole number of at least 1, or fill",
+    ),
+    (
+        ["--in-flight", ""],
+        "sequences in flight are '', must be a whole number of at least 1, or fill",
+    ),
     (["--weight-bits", "2,9"], "weights of 9 bits were asked for, loihi2 has 2 to 8"),
     (["--weight-bits", "1"], "weights of 1 bits were asked for, loihi2 has 2 to 8"),
     (["--chips", "9"], "9 chips were asked for, must be 1 … 8, as kapoho-point has"),

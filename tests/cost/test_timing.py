@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfree_neuro.cost import load, timing
+from mmfree_neuro.cost import estimate, load, timing
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.load import Load
 from mmfree_neuro.cost.span import Span
@@ -41,6 +43,9 @@ MODES = [
     timing.asynchronous_prefill,
     timing.asynchronous_generation,
 ]
+INTERLEAVED = [partial(timing.interleaved, in_flight=count) for count in range(1, 8)]
+"""Of a token of three steps, so all but the first two fill the machine."""
+ALL_MODES = [*MODES, *INTERLEAVED, partial(timing.asynchronous_generation, in_flight=2)]
 TIMES = [
     field.name
     for field in fields(ChipSpec)
@@ -136,9 +141,13 @@ def test_a_load_is_what_every_core_does_at_every_step() -> None:
 def test_a_neuron_is_idle_at_all_steps_but_its_own() -> None:
     """Two neurons a core, for two tokens: guards of 3 instructions, and of 2 in the head."""
     mix, head = 2 * 2 * 3, 2 * 2 * 2
-    assert loaded().idle.tolist() == [[mix, mix, head], [0, 0, head], [mix, mix, 0]]
-    together = loaded(FIRST, FIRST, FIRST).idle
-    assert together.tolist() == [[mix + mix + head], [head], [mix + mix]]
+    guards = loaded().guards
+    assert guards.tolist() == [[0, 0, 0], [mix, mix, 0], [0, 0, head]]
+    idle = guards.sum(0) - guards
+    assert idle.tolist() == [[mix, mix, head], [0, 0, head], [mix, mix, 0]]
+    together = loaded(FIRST, FIRST, FIRST).guards
+    assert together.tolist() == [[0], [mix + mix], [head]]
+    assert (together.sum(0) - together).tolist() == [[mix + mix + head], [head], [mix + mix]]
 
 
 def test_a_load_is_what_every_link_does_at_every_step() -> None:
@@ -154,6 +163,11 @@ def test_a_load_is_what_every_link_does_at_every_step() -> None:
     assert in_all == 7 + 4  # core 0 to 1 of chip 0
     hops, crossings = found.farthest
     assert (hops.tolist(), crossings.tolist()) == ([2, 2 + 3, 3], [1, 1, 1])
+
+
+def without_guards(found: Load) -> Load:
+    """The same load, where a visit without a token takes nothing."""
+    return replace(found, guards=0 * found.guards)
 
 
 ALONE = [
@@ -179,7 +193,7 @@ def test_every_resource_can_be_the_slowest(
         whole = mode(found, system)
         assert bounds(whole.seconds_per_token) == pytest.approx((uses / 2, uses, uses * 2))
         assert (whole.resource, whole.slowest) == (resource, place)
-    falling = timing.fall_through(replace(found, idle=0 * found.idle), system)
+    falling = timing.fall_through(without_guards(found), system)
     assert bounds(falling.seconds_per_token) == pytest.approx((by_step / 2, by_step, by_step * 2))
     assert falling.resource == resource
     latency = {"time_per_hop_ns": 2 + 5 + 3, "time_per_crossing_ns": 3}.get(figure, 0)
@@ -205,15 +219,15 @@ def test_idle_visits_take_time_where_a_token_falls_through() -> None:
     found, system = loaded(), only("time_per_instruction_ns")
     falling = timing.fall_through(found, system)
     assert falling.seconds_per_token.central == pytest.approx((6 + 6 + 6) * NS)
-    assert (falling.resource, falling.idle_visits) == ("instructions", True)
-    for mode in MODES:
+    assert (falling.resource, falling.steps_apart) == ("instructions", 3)
+    for mode in (*MODES, *INTERLEAVED[2:]):
         if mode is not timing.fall_through:
-            assert mode(found, system) == mode(replace(found, idle=0 * found.idle), system)
-            assert not mode(found, system).idle_visits
+            assert mode(found, system) == mode(without_guards(found), system)
+            assert mode(found, system).steps_apart == 1
 
 
 def test_pipelined_a_step_is_the_slowest_resource_and_the_barrier() -> None:
-    found = timing.pipelined(loaded(), board(**CENTRAL))
+    found = timing.pipelined(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
     low, central, high = (
         200 + 500,
         400 + 1000,
@@ -223,7 +237,9 @@ def test_pipelined_a_step_is_the_slowest_resource_and_the_barrier() -> None:
     assert found.seconds_per_token == found.step_seconds
     rates = found.tokens_per_s.low, found.tokens_per_s.central, found.tokens_per_s.high
     assert rates == pytest.approx((1e9 / high, 1e9 / central, 1e9 / low))
-    assert (found.mode, found.steps_per_token, found.alone) == ("pipelined", 3, False)
+    assert bounds(found.latency_seconds) == pytest.approx((3 * low, 3 * central, 3 * high))
+    assert (found.mode, found.steps_per_token, found.in_flight) == ("pipelined", 3, 1)
+    assert (found.steps_apart, found.dynamic) == (1, Span(1, 1, 1))
     assert (found.resource, found.slowest) == ("messages sent", FIRST)
     assert found.barrier_share == pytest.approx(1000 / 1400)
 
@@ -234,30 +250,127 @@ STEPS_NS = 105 + 400 + 200
 
 
 def test_falling_through_every_step_has_its_own_slowest_resource() -> None:
-    found = timing.fall_through(loaded(), board(**CENTRAL))
+    found = timing.fall_through(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
     central = STEPS_NS + 3 * (1000 + 300)
     assert bounds(found.seconds_per_token) == pytest.approx((central / 2, central, central * 2))
     assert bounds(found.step_seconds) == pytest.approx((central / 6, central / 3, central / 1.5))
     rates = found.tokens_per_s.low, found.tokens_per_s.central, found.tokens_per_s.high
     assert rates == pytest.approx((5e8 / central, 1e9 / central, 2e9 / central))
-    assert (found.mode, found.steps_per_token, found.alone) == ("fall-through", 3, True)
+    assert found.latency_seconds == found.seconds_per_token
+    assert (found.mode, found.steps_per_token, found.in_flight) == ("fall-through", 3, 1)
+    assert (found.steps_apart, found.dynamic) == (3, Span(0.25, 0.5, 1))
     assert (found.resource, found.slowest) == ("messages sent", FIRST)
     assert found.barrier_share == pytest.approx(3 * 1000 / central)
 
 
 def test_without_a_barrier_a_token_leaves_when_the_slowest_resource_has_served_it() -> None:
-    found = timing.asynchronous_prefill(loaded(), board(**CENTRAL))
+    found = timing.asynchronous_prefill(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
     assert bounds(found.seconds_per_token) == pytest.approx((200, 400, 800))
     assert found.step_seconds == found.seconds_per_token
-    assert (found.mode, found.alone, found.barrier_share) == ("asynchronous", False, 0)
+    assert bounds(found.latency_seconds) == pytest.approx((600, 1200, 2400))
+    assert (found.mode, found.dynamic, found.barrier_share) == ("asynchronous", Span(1, 1, 1), 0)
+    assert (found.in_flight, found.steps_apart) == (1, 1)
 
 
 def test_without_a_barrier_what_travels_takes_its_time() -> None:
-    found = timing.asynchronous_generation(loaded(), board(**CENTRAL))
+    system = board(**CENTRAL, fall_through_energy_ratio=0.5)
+    found = timing.asynchronous_generation(loaded(), system)
     central = STEPS_NS + (2 + 5 + 3) * 5 + 3 * 50
     assert bounds(found.seconds_per_token) == pytest.approx((central / 2, central, central * 2))
     assert bounds(found.step_seconds) == pytest.approx((central / 6, central / 3, central / 1.5))
-    assert (found.mode, found.alone, found.barrier_share) == ("asynchronous", True, 0)
+    assert found.latency_seconds == found.seconds_per_token
+    alone = Span(0.25, 0.5, 1)
+    assert (found.mode, found.dynamic, found.barrier_share) == ("asynchronous", alone, 0)
+    assert (found.in_flight, found.steps_apart) == (1, 1)
+
+
+def test_without_a_barrier_sequences_share_what_is_slowest() -> None:
+    """A token takes 705 ns and 200 ns of travel, and the first core sends for 400 ns of it."""
+    system = board(**CENTRAL, fall_through_energy_ratio=0.5)
+    two, three = (timing.asynchronous_generation(loaded(), system, count) for count in (2, 3))
+    assert bounds(two.seconds_per_token) == pytest.approx((905 / 4, 905 / 2, 905))
+    assert bounds(two.latency_seconds) == pytest.approx((905 / 2, 905, 905 * 2))
+    assert bounds(three.seconds_per_token) == pytest.approx((200, 400, 800))
+    assert bounds(three.latency_seconds) == pytest.approx((600, 1200, 2400))
+    assert (two.in_flight, three.in_flight) == (2, 3)
+    for found in (two, three):
+        assert (found.mode, found.dynamic) == ("asynchronous", Span(1, 1, 1))
+        assert (found.steps_apart, found.barrier_share) == (1, 0)
+        assert (found.resource, found.slowest) == ("messages sent", FIRST)
+
+
+# Two sequences, of whose tokens the second enters a step behind the first.  So the machine works on
+# steps 0 and 2 of a token together, then on 1 and 0, then on 2 and 1.
+
+
+def test_which_steps_of_tokens_are_worked_at_together() -> None:
+    assert timing._together(loaded(), 1).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert timing._together(loaded(), 2).tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 1]]
+    longer = timing._together(replace(loaded(), last=3), 2)
+    assert longer.tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+
+
+def test_interleaved_a_step_is_what_its_tokens_ask_for_together() -> None:
+    """The messages of the last core, 2 x 100 ns, and twice those of the first, 4 x 100 ns, which do
+    not add up as they are of two cores."""
+    system = board(**CENTRAL, fall_through_energy_ratio=0.5)
+    found = timing.interleaved(loaded(), system, 2)
+    latency = 200 + 400 + 400 + 3 * (1000 + 300)
+    assert bounds(found.latency_seconds) == pytest.approx((latency / 2, latency, latency * 2))
+    assert bounds(found.seconds_per_token) == pytest.approx((latency / 4, latency / 2, latency))
+    rates = found.tokens_per_s.low, found.tokens_per_s.central, found.tokens_per_s.high
+    assert rates == pytest.approx((1e9 / latency, 2e9 / latency, 4e9 / latency))
+    assert bounds(found.step_seconds) == pytest.approx((latency / 6, latency / 3, latency / 1.5))
+    assert (found.mode, found.steps_per_token, found.in_flight) == ("interleaved", 3, 2)
+    # What two tokens take of the dynamic energy lies between what one alone takes and all of it.
+    assert (found.steps_apart, found.dynamic) == (1.5, Span(0.25, 1, 1))
+    assert (found.resource, found.slowest) == ("messages sent", FIRST)
+    assert found.barrier_share == pytest.approx(3 * 1000 / latency)
+
+
+def test_interleaved_tokens_on_one_core_share_its_time() -> None:
+    system = board(**(dict.fromkeys(TIMES, 0) | {"time_per_arrival_ns": 20}))
+    found = timing.interleaved(loaded(FIRST, SECOND, SECOND), system, 2)
+    # What arrives at the second core: 3.5 messages at step 0, and 2 + 1.5 at step 1.
+    assert bounds(found.latency_seconds)[1] == pytest.approx((3.5 + (3.5 + 3.5) + 3.5) * 20)
+    assert (found.resource, found.slowest) == ("messages that arrive", SECOND)
+
+
+def test_fewer_visits_are_idle_where_tokens_are_interleaved() -> None:
+    """The guards of the mixer are 6 instructions a token, as many as its two programs, so each of
+    the three steps takes 6; the first would take the head's 2 without guards."""
+    found, system = loaded(), only("time_per_instruction_ns")
+    two = timing.interleaved(found, system, 2)
+    assert bounds(two.latency_seconds)[1] == pytest.approx(6 + 6 + 6)
+    without = timing.interleaved(without_guards(found), system, 2)
+    assert bounds(without.latency_seconds)[1] == pytest.approx(2 + 6 + 6)
+    assert (two.resource, two.steps_apart) == ("instructions", 1.5)
+
+
+@pytest.mark.parametrize("in_flight", [3, 4, 9])
+def test_a_full_machine_works_as_in_prefill_and_more_sequences_wait(in_flight: int) -> None:
+    system = board(**CENTRAL, fall_through_energy_ratio=0.5)
+    full, found = (
+        timing.pipelined(loaded(), system),
+        timing.interleaved(loaded(), system, in_flight),
+    )
+    latency = in_flight * 1400
+    assert bounds(found.latency_seconds) == pytest.approx((latency / 2, latency, latency * 2))
+    assert bounds(found.seconds_per_token) == pytest.approx(bounds(full.seconds_per_token))
+    assert bounds(found.step_seconds) == pytest.approx(bounds(full.step_seconds))
+    rates = found.tokens_per_s.low, found.tokens_per_s.central, found.tokens_per_s.high
+    assert rates == pytest.approx((1e9 / 2800, 1e9 / 1400, 1e9 / 700))
+    assert (found.mode, found.in_flight) == ("interleaved", in_flight)
+    for name in ("steps_per_token", "steps_apart", "dynamic", "slowest", "resource"):
+        assert getattr(found, name) == getattr(full, name)
+    assert found.barrier_share == pytest.approx(full.barrier_share)
+
+
+def test_one_sequence_falls_through() -> None:
+    found, system = loaded(), board(**CENTRAL)
+    assert timing.generation(found, system) == timing.fall_through(found, system)
+    assert timing.generation(found, system, 1) == timing.fall_through(found, system)
+    assert timing.generation(found, system, 2) == timing.interleaved(found, system, 2)
 
 
 def test_shards_that_share_a_core_share_its_time() -> None:
@@ -328,6 +441,42 @@ def test_ranges_are_ranges_and_a_barrier_never_helps(
     assert pipelined <= falling * (1 + 1e-9)
 
 
+@given(systems(), st.permutations([FIRST, SECOND, LAST]))
+def test_more_sequences_are_never_slower_and_never_faster_than_a_full_machine(
+    system: SystemSpec, places: list[Location]
+) -> None:
+    """And the tokens that leave in the time of one are as many as the sequences."""
+    found = loaded(*places)
+    full, alone = timing.pipelined(found, system), timing.fall_through(found, system)
+    times = [mode(found, system) for mode in INTERLEAVED]
+    for count, one in enumerate(times, 1):
+        rate, latency = one.tokens_per_s, one.latency_seconds
+        assert rising(rate) and rising(latency) and rising(one.step_seconds)
+        assert 0 <= one.barrier_share < 1
+        assert one.in_flight == count
+        for product in (
+            rate.low * latency.high,
+            rate.central * latency.central,
+            rate.high * latency.low,
+        ):
+            assert product == pytest.approx(count)
+        for bound in ("low", "central", "high"):
+            assert getattr(rate, bound) <= getattr(full.tokens_per_s, bound) * (1 + 1e-9)
+            if count >= found.steps:
+                assert getattr(rate, bound) == pytest.approx(getattr(full.tokens_per_s, bound))
+    assert bounds(times[0].seconds_per_token) == pytest.approx(bounds(alone.seconds_per_token))
+    for fewer, more in pairwise(times):
+        assert fewer.tokens_per_s.central <= more.tokens_per_s.central * (1 + 1e-9)
+    for few, many in ((1, 2), (2, 3), (3, 7)):
+        first, second = (
+            timing.asynchronous_generation(found, system, count) for count in (few, many)
+        )
+        assert first.tokens_per_s.central <= second.tokens_per_s.central * (1 + 1e-9)
+        assert many * second.seconds_per_token.central == pytest.approx(
+            second.latency_seconds.central
+        )
+
+
 def test_a_phase_without_tokens_cannot_be_timed() -> None:
     mapping = mapped(FIRST, SECOND, LAST)
     message = "the run has no token in this phase, must have at least one to be timed"
@@ -335,7 +484,7 @@ def test_a_phase_without_tokens_cannot_be_timed() -> None:
         load.load(counted(mapping, SUMMARY, nothing(mapping), board()))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_a_system_that_takes_no_time_has_no_throughput(
     mode: Callable[[Load, SystemSpec], Timing],
 ) -> None:
@@ -344,9 +493,32 @@ def test_a_system_that_takes_no_time_has_no_throughput(
         mode(loaded(), board(**dict.fromkeys(TIMES, 0)))
 
 
-def test_each_phase_has_its_modes_and_the_silicon_comes_first() -> None:
-    assert list(timing.PREFILL) == ["pipelined", "asynchronous"]
-    assert list(timing.GENERATION) == ["fall-through", "asynchronous"]
+@pytest.mark.parametrize(
+    ("modes", "names"),
+    [
+        (timing.PREFILL, ["pipelined", "asynchronous"]),
+        (timing.generating(1), ["fall-through", "asynchronous"]),
+        (timing.generating(2), ["interleaved", "asynchronous"]),
+        (timing.generating(3), ["interleaved", "asynchronous"]),
+        (estimate.modes("prefill"), ["pipelined", "asynchronous"]),
+        (estimate.modes("prefill", 2), ["pipelined", "asynchronous"]),
+        (estimate.modes("generate"), ["fall-through", "asynchronous"]),
+        (estimate.modes("generate", 2), ["interleaved", "asynchronous"]),
+    ],
+)
+def test_each_phase_has_its_modes_and_the_silicon_comes_first(
+    modes: tuple[timing.Mode, timing.Mode], names: list[str]
+) -> None:
     found, system = loaded(), board(**CENTRAL)
-    for modes in (timing.PREFILL, timing.GENERATION):
-        assert [mode(found, system).mode for mode in modes.values()] == list(modes)
+    assert [mode(found, system).mode for mode in modes] == names
+
+
+def test_an_estimate_is_of_the_sequences_that_are_under_way() -> None:
+    counts = counted(mapped(FIRST, SECOND, LAST), SUMMARY, active(), board(**CENTRAL))
+    found, system = loaded(), board(**CENTRAL)
+    for in_flight in (1, 2, 3):
+        estimated = estimate.estimate(counts, "generate", in_flight)
+        assert estimated.timing == timing.generation(found, system, in_flight)
+        free = timing.asynchronous_generation(found, system, in_flight)
+        assert estimated.without_barrier == free
+    assert estimate.estimate(counts, "prefill", 2).timing == timing.pipelined(found, system)

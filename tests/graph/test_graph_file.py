@@ -137,7 +137,7 @@ def test_a_graph_file_cut_short(kept: float, said: str, path: Path) -> None:
 def test_another_safetensors_file(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors.serialize({}, metadata))
-    assert message(path) == ": not a graph file: its format is not 'mmfree-neuro graph 7'"
+    assert message(path) == ": not a graph file: its format is not 'mmfree-neuro graph 8'"
 
 
 def test_no_graph_file(tmp_path: Path) -> None:

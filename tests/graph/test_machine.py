@@ -20,9 +20,19 @@ SMALL = QType(12, 4)
 
 Op = Callable[[Machine, Any, Any, int], Any]
 
+
+def recurrence(m: Machine) -> Callable[[Any, Any, Any], Any]:
+    """A step of a recurrence on a machine."""
+    return lambda h, f, c: m.add(h, m.mul_shr(f, c, 31))
+
+
+def states(a: Any) -> Any:
+    """The states of neurons in one slot: an interval as it is, an array as its only row."""
+    return a if isinstance(a, Interval) else a[None]
+
+
 OPS: dict[str, Op] = {
     "read": lambda m, a, b, s: m.read(a),
-    "store": lambda m, a, b, s: m.store(a),
     "send": lambda m, a, b, s: m.send(a),
     "add": lambda m, a, b, s: m.add(a, b),
     "add-constant": lambda m, a, b, s: m.add(a, s),
@@ -45,7 +55,7 @@ OPS: dict[str, Op] = {
     "mul_fit": lambda m, a, b, s: m.mul_fit(a, b, s, SMALL),
     "square-fit": lambda m, a, b, s: m.mul_fit(a, a, s, SMALL),
     "sigmoid": lambda m, a, b, s: m.sigmoid(a, s, sigmoid_table(8)),
-    "scan": lambda m, a, b, s: m.scan(lambda h, f, c: m.add(h, m.mul_shr(f, c, 31)), a, a, b)[1],
+    "scan": lambda m, a, b, s: m.scan(recurrence(m), states(a), a, b)[0],
 }
 
 
@@ -106,26 +116,101 @@ def test_the_machines_have_the_same_sigmoid_of_coarse_values(frac: int) -> None:
 
 def test_the_vector_machine_counts_saturations_neuron_by_neuron() -> None:
     machine = VectorMachine(3)
+    machine.rows = np.zeros(2, np.int32)
     x = np.array([[127, 128, -128], [0, -300, 5]])
     assert machine.fit(x, QType(8, 0)).tolist() == [[127, 127, -127], [0, -127, 5]]
+    machine.rows = machine.rows[:1]
     assert machine.fit(np.array([1, 2, 900]), QType(8, 0)).tolist() == [1, 2, 127]
-    assert machine.saturated.tolist() == [0, 2, 2]
+    assert machine.saturated.tolist() == [[0, 2, 2]]
+
+
+def test_the_vector_machine_counts_saturations_slot_by_slot() -> None:
+    """Each token in its own row, also where a recurrence takes them one by one."""
+    machine = VectorMachine(2, 3)
+    machine.rows = np.array([2, 0, 2], np.int32)
+    x = np.array([[128, 0], [0, 128], [-128, 128]])
+    machine.fit(x, QType(8, 0))
+    assert machine.saturated.tolist() == [[0, 1], [0, 0], [2, 1]]
+    slots, states_ = machine.rows[:, None], np.zeros((3, 2), np.int64)
+    machine.scan(lambda h, a, _: machine.fit(h + a, QType(8, 0)), states_, x, x, slots)
+    assert machine.saturated.tolist() == [[0, 2], [0, 0], [3, 2]]
+    assert machine.rows.tolist() == [2, 0, 2]
+
+
+def doubled(h: Any, f: Any, c: Any) -> Any:
+    """A step of a recurrence."""
+    return 2 * h + f - c
 
 
 def test_the_vector_machine_scans_many_tokens() -> None:
     machine, plain = VectorMachine(2), Machine()
     a, b = np.array([[1, 2], [3, 4], [5, 6]]), np.array([[7, 8], [9, 1], [2, 3]])
-
-    def step(h: Any, f: Any, c: Any) -> Any:
-        return 2 * h + f - c
-
-    state, rows = np.array([10, 20]), []
+    state, rows = np.array([[10, 20]]), []
     for x, y in zip(a, b, strict=True):
-        given_, state = plain.scan(step, state, x, y)
+        given_, state = plain.scan(doubled, state, x, y)
         rows.append(given_)
-    found, last = machine.scan(step, np.array([10, 20]), a, b)
+    found, last = machine.scan(doubled, np.array([[10, 20]]), a, b)
     assert np.array_equal(found, rows)
     assert np.array_equal(last, state)
+
+
+def test_a_state_for_each_slot_by_hand() -> None:
+    """What is given is the state in the token's slot after it; where a sequence begins, it was
+    zero."""
+    before = np.array([[10, 20], [100, 200], [7, 8]])
+    a, b = np.array([1, 2]), np.array([5, 5])
+    for machine in (Machine(), CheckedMachine("n")):
+        given_, after = machine.scan(doubled, before, a, b, 1)
+        assert given_.tolist() == [196, 397]
+        assert after.tolist() == [[10, 20], [196, 397], [7, 8]]
+        given_, after = machine.scan(doubled, before, a, b, np.array(2), np.array(1))
+        assert given_.tolist() == [-4, -3]
+        assert after.tolist() == [[10, 20], [100, 200], [-4, -3]]
+    assert before.tolist() == [[10, 20], [100, 200], [7, 8]]
+
+
+@given(tokens=st.integers(1, 9), slots=st.integers(1, 4), seed=st.integers(0, 1 << 30))
+def test_the_vector_machine_scans_tokens_of_several_slots(
+    tokens: int, slots: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(-99, 99, (2, tokens, 3))
+    slot, start = rng.integers(0, slots, tokens), rng.integers(0, 2, tokens)
+    before = rng.integers(-99, 99, (slots, 3))
+    state, rows = before, []
+    for x, y, one, begins in zip(a, b, slot, start, strict=True):
+        given_, state = Machine().scan(doubled, state, x, y, one, begins)
+        rows.append(given_)
+    machine = VectorMachine(3, slots)
+    machine.rows = slot.astype(np.int32)
+    found, last = machine.scan(doubled, before, a, b, slot[:, None], start[:, None])
+    assert np.array_equal(found, rows)
+    assert np.array_equal(last, state)
+
+
+@pytest.mark.parametrize(
+    ("slots", "slot", "said"),
+    [
+        (1, Interval(0, 1), "0 … 1 is read, of 1"),
+        (3, Interval(-1, 2), "-1 … 2 is read, of 3"),
+        (3, Interval(0, 3), "0 … 3 is read, of 3"),
+        (0, 0, "0 … 0 is read, of 0"),
+    ],
+)
+def test_intervals_end_where_states_end(slots: int, slot: Any, said: str) -> None:
+    m, a = Bounds("layer3.x", slots), Interval(0, 1)
+    with pytest.raises(RangeError) as error:
+        m.scan(recurrence(m), Interval(-9, 9), a, a, slot)
+    assert str(error.value) == f"layer3.x: the state of slot {said}"
+
+
+def test_a_state_that_begins_is_zero_among_intervals() -> None:
+    """And one that is chosen takes two instructions more."""
+    for slot, more in ((0, {}), (Interval(0, 2), {"MOV": 1, "SEL": 1})):
+        m, a = Bounds("n", 3), Interval(1, 1)
+        given_, after = m.scan(lambda h, x, _, m=m: m.add(h, x), Interval(5, 9), a, a, slot)
+        assert given_ == after == Interval(1, 10)
+        assert dict(m.issued) == {"RMW": 1, "ADD": 1, **more}
 
 
 def test_rounding_by_hand() -> None:

@@ -83,7 +83,7 @@ def threshold(m, node, table, constants, inputs, state):
 
     def step(h, a, _b):
         kept = m.mul_round(h, node.leak.mantissa, node.leak.shift)
-        return m.store(m.fit(m.add(kept, a), node.state))
+        return m.fit(m.add(kept, a), node.state)
 
     h, state = m.scan(step, state, arrived, arrived)
     below = m.lt(h, constants["limit"])
@@ -183,11 +183,12 @@ def test_a_made_up_node_everywhere(
 
     # Its program, written down for C; the same in NumPy.
     program = record(node, graph.sigmoid)
-    assert program.stateful and program.constants == ("limit",) and program.inputs == ("y", "x")
+    assert program.slots == 1
+    assert (program.constants, program.inputs) == (("limit",), ("y", "x"))
     arrays = np.array([[4, -9, 2], [7, 7, 7]], np.int32), np.array([[1, 0, -1]] * 2, np.int32)
     streams = {"y": (arrays[0], 0, 1), "x": (arrays[1], 0, 1)}
     levels = [cpu.bind(node, graph.sigmoid, node.constants, 3, level=n) for n in cpu.available()]
-    sent = [neurons.run(streams, 2)["v"] for neurons in levels]
+    sent = [neurons.run(streams, np.zeros(2, np.int32))["v"] for neurons in levels]
     assert all(np.array_equal(values, sent[-1]) for values in sent)
 
     # What it takes on a core: three accumulators (that of presence among them), a constant and a

@@ -175,9 +175,10 @@ def test_parts_of_a_sum_that_wraps(wraps: Graph) -> None:
 def test_the_program_of_a_partial_sum(level: str, by_hand: Graph) -> None:
     sums = np.array([[5, -2, 0], [2**31 - 1, 0, 1 - 2**31]], np.int32)
     held = cpu.bind(by_hand.node("part"), by_hand.sigmoid, {}, 3, level=level)
-    assert held.run({"y": (sums, 0, 1)}, 2)["sum"].tolist() == sums.tolist()
-    assert held.events["sum"].tolist() == [2, 1, 1]
-    assert held.saturated.tolist() == [0, 0, 0]
+    rows = np.zeros(2, np.int32)
+    assert held.run({"y": (sums, 0, 1)}, rows)["sum"].tolist() == sums.tolist()
+    assert held.events["sum"].tolist() == [[2, 1, 1]]
+    assert held.saturated.tolist() == [[0, 0, 0]]
     assert held.state is None
 
 

@@ -9,8 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro.graph import recorder
-from mmfree_neuro.graph.nodes import MLGRU, PRESENCE, Embedding, Graph, Head, Input, MaxAbs, Output
+from mmfree_neuro.graph.nodes import (
+    HERE,
+    MLGRU,
+    PACE,
+    PRESENCE,
+    Embedding,
+    Graph,
+    Head,
+    Input,
+    MaxAbs,
+    Output,
+)
 from mmfree_neuro.graph.recorder import WIDTH, Op, Program, Recorder, record
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import sigmoid_table
 
@@ -28,12 +40,8 @@ def test_a_head_by_hand(hand_graph: Graph) -> None:
         [Op.OUTPUT, 0, 1, 0, 0, 0, 0],
     ]
     assert program.code.dtype == np.int32
-    assert (program.immediates, program.constants, program.stateful, program.registers) == (
-        (3,),
-        (),
-        False,
-        2,
-    )
+    assert (program.immediates, program.constants) == ((3,), ())
+    assert (program.slots, program.registers) == (0, 2)
     assert (program.inputs, program.outputs, program.tables) == (("y",), ("logits",), ())
     assert program.sigmoid is hand_graph.sigmoid
 
@@ -74,19 +82,30 @@ def test_a_maximum_by_hand() -> None:
     assert program.registers == 3
 
 
-def test_presets_stand_first(a16: Graph) -> None:
-    """Immediates, then constants by name, then the state, which is written last."""
-    node = next(node for node in a16.nodes if isinstance(node, MLGRU))
+@pytest.mark.parametrize("slots", [1, 3])
+def test_presets_stand_first(slots: int, a16: Graph) -> None:
+    """Immediates, then constants by name.  The state is read once and written once, before
+    anything is sent; that of a single slot has the number 0."""
+    node = next(node for node in with_slots(a16, slots).nodes if isinstance(node, MLGRU))
     program = record(node, a16.sigmoid)
     assert program.constants == tuple(node.constants)
     assert ("bounds" in program.constants) == (node.bounds is not None)
-    assert program.stateful
-    presets = len(program.immediates) + len(program.constants) + 1
-    op, register = (program.code[:, field] for field in (0, 1))
-    assert op[-1] == Op.STATE
-    assert (op == Op.STATE).sum() == 1
-    assert register[op < Op.OUTPUT].min() >= presets
-    assert presets - 1 in program.code[:-1, 2:5]
+    assert program.slots == slots
+    presets = len(program.immediates) + len(program.constants)
+    op, register, a, b = (program.code[:, field] for field in range(4))
+    assert register[(op < Op.OUTPUT) | (op == Op.LOAD)].min() >= presets
+    (load,), (store,) = np.flatnonzero(op == Op.LOAD), np.flatnonzero(op == Op.STORE)
+    assert load < store < np.flatnonzero(op == Op.OUTPUT).min()
+    assert a[load] == b[store]
+    if slots == 1:
+        assert program.immediates[a[load]] == 0
+        assert HERE not in program.inputs
+    else:  # whatever the slot holds, a sequence that begins takes zero
+        assert a[load] >= presets
+        assert program.inputs[-1] == HERE
+        assert program.code[load + 1, 0] == Op.SELECT
+        assert program.immediates[program.code[load + 1, 3]] == 0
+        assert program.code[load + 1, 4] == register[load]
 
 
 def test_a_number_is_one_immediate_wherever_it_stands() -> None:
@@ -157,15 +176,40 @@ def test_every_operation_is_an_instruction() -> None:
         (Op.MAX, [middle, low, None], 0, 0),
         (Op.LOOKUP, [0, None, None], 0, 0),
     ]
-    assert (m.read(a), m.store(a), m.send(a)) == (a, a, a)
+    assert (m.read(a), m.send(a)) == (a, a)
 
 
 def test_a_recurrence_is_one_step() -> None:
     m = Recorder()
-    h, a, b = m.fresh(), m.emit(Op.INPUT), m.emit(Op.INPUT)
-    given_, after = m.scan(lambda h, a, b: m.add(m.sub(h, a), b), h, a, b)
+    a, b = m.emit(Op.INPUT), m.emit(Op.INPUT)
+    given_, after = m.scan(lambda h, a, b: m.add(m.sub(h, a), b), None, a, b)
     assert given_ is after
-    assert [op for op, *_ in m.rows] == [Op.INPUT, Op.INPUT, Op.SUB, Op.ADD]
+    assert [op for op, *_ in m.rows] == [Op.INPUT, Op.INPUT, Op.LOAD, Op.SUB, Op.ADD, Op.STORE]
+    slot = m.immediates[0]
+    assert m.rows[2][1][1:] == [slot, None, None]
+    assert m.rows[5][1] == [None, after, slot, None]
+
+
+def test_a_recurrence_of_several_slots_is_one_step() -> None:
+    """The state of the token's slot, or zero where its sequence begins."""
+    m = Recorder()
+    a, slot, start = m.emit(Op.INPUT), m.emit(Op.INPUT), m.emit(Op.INPUT)
+    given_, after = m.scan(lambda h, a, _: m.add(h, a), None, a, a, slot, start)
+    assert given_ is after
+    assert [op for op, *_ in m.rows[3:]] == [Op.LOAD, Op.SELECT, Op.ADD, Op.STORE]
+    (held, *load), (before, *select), (_, *add), store = (found for _, found, *_ in m.rows[3:])
+    assert load == [slot, None, None]
+    assert select == [start, m.immediates[0], held]
+    assert add == [before, a, None]
+    assert store == [None, after, slot, None]
+
+
+def test_a_recurrence_may_end_in_a_number() -> None:
+    m = Recorder()
+    a = m.emit(Op.INPUT)
+    given_, _ = m.scan(lambda *_: 5, None, a, a)
+    assert given_ is m.immediates[5]
+    assert m.rows[-1] == (Op.STORE, [None, m.immediates[5], m.immediates[0], None], 0, 0)
 
 
 # Registers: the code is followed row by row, with the value that every register holds.
@@ -174,8 +218,8 @@ def test_a_recurrence_is_one_step() -> None:
 def assert_registers_hold_their_values(
     rows: list[Row], fixed: list[Any], code: np.ndarray, registers: int
 ) -> None:
-    """Every instruction finds its operands' values where it looks for them; presets are written by
-    STATE alone."""
+    """Every instruction finds its operands' values where it looks for them; presets are never
+    written."""
     assert code.shape == (len(rows), WIDTH)
     held = {register: value.number for register, value in enumerate(fixed)}
     for (op, (result, *operands), shift, constant), row in zip(rows, code.tolist(), strict=True):
@@ -223,25 +267,28 @@ def recorded(
 
 
 def test_registers_of_every_node(a16: Graph, a8: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    for graph, node in ((each, node) for each in (a16, a8) for node in each.nodes):
+    graphs = a16, a8, with_slots(a16, 2), with_slots(a8, 5)
+    for graph, node in ((each, node) for each in graphs for node in each.nodes):
         with monkeypatch.context() as patch:
             program, rows, fixed = recorded(node, graph, patch)
         assert_registers_hold_their_values(rows, fixed, program.code, program.registers)
         assert program.registers == live_at_once(rows, fixed), node.name
-        assert len(fixed) == len(program.immediates) + len(program.constants) + program.stateful
+        assert len(fixed) == len(program.immediates) + len(program.constants)
         op = program.code[:, 0]
         assert (op == Op.INPUT).sum() == len(program.inputs)
         assert (op == Op.OUTPUT).sum() == len(program.outputs) == len(node.outputs)
         assert program.outputs == tuple(output.port for output in node.outputs)
-        assert program.stateful == isinstance(node, MLGRU)
+        assert program.slots == (graph.slots if isinstance(node, MLGRU) else 0)
+        stores, loads = (op == Op.STORE).sum(), (op == Op.LOAD).sum()
+        assert stores == loads == isinstance(node, MLGRU)
         assert len(set(program.immediates)) == len(program.immediates)
         if isinstance(node, Head):
             assert not program.constants
         ports = dict.fromkeys(name.split("/")[0] for name in program.inputs)
         assert list(ports) == (
-            ["x", "scale"]
+            ["x", "scale", "mark"][: 2 + (graph.slots > 1)]
             if isinstance(node, Embedding)
-            else [e.port for e in node.inputs if e.port != PRESENCE]
+            else [e.port for e in node.inputs if e.port not in (PRESENCE, PACE)]
         )
 
 

@@ -234,6 +234,14 @@ WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
         "head: input y: reads one sum for all and a value for each neuron at one port, must read "
         "either there",
     ),
+    "no-slots": (
+        lambda g: replace(g, nodes=(replace(g.nodes[0], slots=0), g.head)),
+        "embedding: has 0 slots, must have 1 … 4096",
+    ),
+    "many-slots": (
+        lambda g: replace(g, nodes=(replace(g.nodes[0], slots=4097), g.head)),
+        "embedding: has 4097 slots, must have 1 … 4096",
+    ),
     "group": (
         lambda g: inserted(g, 1, "group", QType(8, 0), 2),
         "top: input v: 3 values in groups of 2 need another number of neurons than 1",

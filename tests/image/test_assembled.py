@@ -1,5 +1,6 @@
 """Programs as words: the guard, the counts, the same integers as the machine, and the same text."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -10,15 +11,18 @@ from mmfree_neuro.errors import GraphError, ImageError
 from mmfree_neuro.graph import assembler, programs
 from mmfree_neuro.graph.assembler import Assembled, assemble, guard
 from mmfree_neuro.graph.machine import CheckedMachine
-from mmfree_neuro.graph.nodes import AnyNode, Graph, Rescale
+from mmfree_neuro.graph.nodes import HERE, AnyNode, Graph, Rescale, mark
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.verify import instruction_counts, sum_bound
 from mmfree_neuro.image.write import as_listed
 from mmfree_neuro.integers.fixedpoint import Ints, Multiplier
 from mmfree_neuro.target import listing
-from mmfree_neuro.target.instructions import CONSTANT, IMMEDIATE, STATE, Op, instruction
+from mmfree_neuro.target.instructions import CONSTANT, IMMEDIATE, OWN_STATES, STATE, Op, instruction
 
 
-def test_instructions_are_those_that_are_counted(graph: Graph) -> None:
+@pytest.mark.parametrize("slots", [1, 3])
+def test_instructions_are_those_that_are_counted(slots: int, graph: Graph) -> None:
+    graph = with_slots(graph, slots)
     for name, issued in instruction_counts(graph).items():
         node = graph.node(name)
         found = Counter(one.op.name for one in assemble(node, graph.sigmoid).code)
@@ -45,7 +49,9 @@ def test_the_head_by_hand(hand_graph: Graph) -> None:
     )
 
 
-def test_text_assembles_to_the_same_words(graph: Graph) -> None:
+@pytest.mark.parametrize("slots", [1, 3])
+def test_text_assembles_to_the_same_words(slots: int, graph: Graph) -> None:
+    graph = with_slots(graph, slots)
     found = [assemble(node, graph.sigmoid) for node in graph.nodes]
     kinds = [type(node).__name__ for node in graph.nodes]
     listed = [as_listed(program) for program in found]
@@ -56,6 +62,11 @@ def test_text_assembles_to_the_same_words(graph: Graph) -> None:
     comments = [line[2:].split(", ") for line in text.splitlines() if line.startswith("; ")]
     run_by = [{kind for kind, one in zip(kinds, listed, strict=True) if one == o} for o in once]
     assert [set(comment) for comment in comments] == run_by
+    spelt = {line.strip() for line in text.splitlines()}
+    by_number = {line for line in spelt if re.search(r"\bh\[", line)}
+    assert len(by_number) == (slots > 1)  # all recurrences of a graph read their states alike
+    written = {line for line in spelt if line.startswith("RMW")}
+    assert {line.endswith(", #0") for line in written} == {slots == 1}
     for program in found:
         assert [instruction(one.word) for one in program.code] == list(program.code)
 
@@ -63,20 +74,23 @@ def test_text_assembles_to_the_same_words(graph: Graph) -> None:
 REGISTER = 1 << 31
 
 
-def interpreted(program: Assembled, read: list[Ints], constants: list[Ints], state: Ints) -> Ints:
-    """What the words of a program send [outputs, neurons], and the state after it; one after
-    another, on arrays of neurons."""
+def interpreted(
+    program: Assembled, read: list[Ints], constants: list[Ints], states: Ints
+) -> tuple[Ints, Ints]:
+    """What the words of a program send [outputs, neurons], and the states [slots, neurons] after
+    it; one after another, on arrays of neurons."""
     registers: dict[int, Ints] = {}
-    size = len(state)
+    size = states.shape[1]
+    neuron = np.arange(size)
     sent: Ints = np.zeros((len(program.outputs), size), np.int64)
-    after = state
+    after = states.copy()
 
     def value(field: int) -> Ints:
         if field < IMMEDIATE:
             return registers[field]
         if field < CONSTANT:
             return np.full(size, program.immediates[field - IMMEDIATE])
-        return state if field == STATE else constants[field - CONSTANT]
+        return states[0] if field == STATE else constants[field - CONSTANT]
 
     for one in program.code:
         a, b, c = ([value(x) for x in one.operands] + [np.zeros(size, np.int64)] * 3)[:3]
@@ -84,9 +98,11 @@ def interpreted(program: Assembled, read: list[Ints], constants: list[Ints], sta
             case Op.RDC:
                 found = read[one.s]
             case Op.RMW:
-                after = a
+                after[b, neuron] = a
             case Op.SPIKE:
                 sent[one.s] = a
+            case Op.MOV if one.s == OWN_STATES:
+                found = states[a, neuron]
             case Op.MOV:
                 found = program.tables[one.s][a]
             case Op.SEL:
@@ -110,7 +126,7 @@ def interpreted(program: Assembled, read: list[Ints], constants: list[Ints], sta
         if one.op not in (Op.RMW, Op.SPIKE, Op.SKP_C):
             assert np.all((found >= -REGISTER) & (found < REGISTER)), one
             registers[one.d] = found
-    return np.concatenate([sent, after[None]])
+    return sent, after
 
 
 def sums(rng: np.random.Generator, graph: Graph, node: AnyNode, name: str) -> Ints:
@@ -126,12 +142,16 @@ def sums(rng: np.random.Generator, graph: Graph, node: AnyNode, name: str) -> In
     return rng.integers(0 if positive else -reach, reach + 1)
 
 
-def test_words_compute_what_programs_say(graph: Graph) -> None:
-    """On sums from small ones to the largest that can be."""
-    rng = np.random.default_rng(5)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_words_compute_what_programs_say(slots: int, graph: Graph) -> None:
+    """On sums from small ones to the largest that can be, and on the marks of any sequence."""
+    rng, graph = np.random.default_rng(5), with_slots(graph, slots)
     for node in graph.nodes[1:]:
         program = assemble(node, graph.sigmoid)
         named = {name: sums(rng, graph, node, name) for name in program.ports}
+        if node.state_slots > 1:
+            starts = rng.random(node.size) < 0.5
+            named[HERE] = mark(rng.integers(0, slots, node.size), starts)
         read = list(named.values())
         inputs = {
             port: [named[f"{port}/{k}"] for k in range(node.group)]
@@ -139,16 +159,17 @@ def test_words_compute_what_programs_say(graph: Graph) -> None:
             else named[port]
             for port in node.reads
         }
-        state = np.zeros(node.size, np.int64)
+        states = np.zeros((1, node.size), np.int64)
         if node.state_type is not None:
-            state = rng.integers(-node.state_type.high, node.state_type.high + 1, node.size)
+            high, shape = node.state_type.high, (node.state_slots, node.size)
+            states = rng.integers(-high, high + 1, shape)
         machine = CheckedMachine(node.name)
         constants = [node.constants[name] for name in program.constants]
-        sent, after = programs.run(machine, node, graph.sigmoid, node.constants, inputs, state)
-        found = interpreted(program, read, constants, state)
+        sent, after = programs.run(machine, node, graph.sigmoid, node.constants, inputs, states)
+        found, kept = interpreted(program, read, constants, states)
         for number, output in enumerate(node.outputs):
             assert np.array_equal(found[number], np.broadcast_to(sent[output.port], node.size))
-        assert np.array_equal(found[-1], state if after is None else after), node.name
+        assert np.array_equal(kept, states if after is None else after), node.name
 
 
 def test_a_program_that_is_too_long_for_its_fields(

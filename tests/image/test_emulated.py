@@ -10,6 +10,7 @@ import pytest
 from mmfree_neuro.graph import assembler
 from mmfree_neuro.graph.nodes import AnyNode, Graph, Input
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.image import write
 from mmfree_neuro.image.origin import by_group
@@ -19,6 +20,7 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.pipeline import emulated
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, RunState, Saving, silent
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.target.image_file import load_image
 from mmfree_sims import fast
@@ -60,6 +62,41 @@ def test_bits_and_counts(
     machine = Emulator(opened.image)
     one_by_one = [machine.generate(int(token)) for token in tokens[0]]
     assert np.array_equal(one_by_one, expected.logits[0, : len(one_by_one)])
+
+
+@pytest.mark.parametrize("kind", ["whole", "divided"])
+def test_several_sequences(
+    kind: str, graph: Graph, make_mapping: Mapper, image_of: Writer, tokens: np.ndarray
+) -> None:
+    """Three at once of five: each gives the bits and the counts that it gives alone; also from
+    every state that was saved meanwhile, of this machine or of the fast engine."""
+    graph = with_slots(graph, 3)
+    if kind == "divided":
+        graph = by_columns(graph, evenly(graph, (("layers.0.mlgru", 2),)))
+    mapping = replace(make_mapping(graph, "random", 5), in_flight=3)
+    prompts, new = [tokens[0, :n] for n in (3, 5, 1, 4, 2)], [3, 0, 4, 1, 2]
+    job = Job(prompts, new, Sampling(0.7, 3), in_flight=3)
+    alone = [
+        reference.run(graph, mapping, Job([prompt], count, Sampling(0.7, 3)))
+        for prompt, count in zip(prompts, new, strict=True)
+    ]
+    opened = emulated.OpenedImage(image_of(graph, mapping))
+    assert opened.slots == 3
+    found = emulated.run(opened, job)
+    for one, other in zip(found.outcomes, alone, strict=True):
+        assert np.array_equal(one.logits, other.logits[0])
+    saved: list[RunState] = []
+    short = replace(job, keep_logits=False)
+    results = [found, emulated.run(opened, short, silent, Saving(4, saved.append))]
+    fast.run(graph, mapping, short, silent, Saving(4, saved.append))
+    assert len(saved) > 6
+    for state in saved:
+        results.append(emulated.run(opened, short, silent, Saving(0, saved.append, state)))
+        results.append(fast.run(graph, mapping, short, silent, Saving(0, saved.append, state)))
+    for result in results:
+        for one, other in zip(result.outcomes, alone, strict=True):
+            assert np.array_equal(one.chosen, other.chosen[0])
+            assert (one.prefill, one.generate) == (other.prefill, other.generate)
 
 
 def test_sums_that_are_divided(

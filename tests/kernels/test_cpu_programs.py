@@ -21,6 +21,8 @@ from mmfree_neuro.graph import graph_file, programs, recorder
 from mmfree_neuro.graph.bounds import Bounds, Interval
 from mmfree_neuro.graph.machine import REGISTER_HIGH, Machine
 from mmfree_neuro.graph.nodes import (
+    HERE,
+    MARK,
     MLGRU,
     AnyNode,
     Embedding,
@@ -30,8 +32,10 @@ from mmfree_neuro.graph.nodes import (
     Norm,
     Output,
     Squares,
+    mark,
 )
 from mmfree_neuro.graph.recorder import Op, Program, Recorder
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.verify import sum_bound
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SigmoidTable, sigmoid_table
@@ -84,7 +88,9 @@ def reads(graph: Graph, node: AnyNode) -> dict[str, Reads]:
     """The inputs of a node by the name that its program gives them."""
     if isinstance(node, Embedding):
         most = int(np.iinfo(node.codes.dtype).max)
-        return {"x": Reads(-most, most, False), "scale": Reads(0, int(node.scales.max()), True)}
+        marks = {MARK: Reads(0, 0, True)} if node.slots > 1 else {}  # drawn with the slots
+        words = {"x": Reads(-most, most, False), "scale": Reads(0, int(node.scales.max()), True)}
+        return words | marks
     found = {}
     for entry in node.inputs:
         source = graph.node(entry.source).output(entry.source_port)
@@ -119,14 +125,19 @@ def drawn(one: Reads, shape: tuple[int, int], kind: str, rng: np.random.Generato
 
 def given_to(
     graph: Graph, node: AnyNode, shape: tuple[int, int], kind: str, seed: int
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Legal values [tokens, neurons] for every input of a node, [tokens, 1] where all neurons read
-    the same."""
+    the same; and the slots of the tokens."""
     rng, (tokens, neurons) = np.random.default_rng(seed), shape
-    each = reads(graph, node).items()
-    return {
-        name: drawn(one, (tokens, 1 if one.common else neurons), kind, rng) for name, one in each
+    slots, starts = rng.integers(0, graph.slots, tokens), rng.random(tokens) < 0.2
+    found = {
+        name: drawn(one, (tokens, 1 if one.common else neurons), kind, rng)
+        for name, one in reads(graph, node).items()
     }
+    if graph.slots > 1:
+        marks = mark(slots, starts)[:, None]
+        found |= {name: marks for name in found if name in (HERE, MARK)}
+    return found, slots.astype(np.int32)
 
 
 def streams(graph: Graph, node: AnyNode, values: dict[str, np.ndarray]) -> dict[str, cpu.Stream]:
@@ -145,8 +156,8 @@ def streams(graph: Graph, node: AnyNode, values: dict[str, np.ndarray]) -> dict[
 
 @dataclass(frozen=True)
 class Expected:
-    """What neurons did: what they sent by output [tokens, neurons], their states, and their
-    saturated values in all."""
+    """What neurons did: what they sent by output [tokens, neurons], their states [slots, neurons],
+    and their saturated values in all."""
 
     sent: dict[str, np.ndarray]
     state: np.ndarray | None
@@ -195,21 +206,24 @@ def assert_all_levels_agree(
 ) -> int:
     """Runs batches of tokens one after another on every level and on Machine; how many values were
     saturated."""
+    shape = graph.slots, neurons
     bound = {
-        level: cpu.bind(node, graph.sigmoid, own, neurons, threads=threads, level=level)
+        level: cpu.bind(
+            node, graph.sigmoid, own, neurons, slots=graph.slots, threads=threads, level=level
+        )
         for level in LEVELS
     }
-    state = np.zeros(neurons, np.int64) if isinstance(node, MLGRU) else None
-    saturations, events = 0, {output.port: np.zeros(neurons, np.int64) for output in node.outputs}
+    state = np.zeros(shape, np.int64) if isinstance(node, MLGRU) else None
+    saturations, events = 0, {output.port: np.zeros(shape, np.int64) for output in node.outputs}
     for number, (tokens, kind) in enumerate(batches):
-        values = given_to(graph, node, (tokens, neurons), kind, seed + number)
+        values, slots = given_to(graph, node, (tokens, neurons), kind, seed + number)
         each = {name: np.broadcast_to(array, (tokens, neurons)) for name, array in values.items()}
         expected = by_machine(node, graph, own, each, state)
         state, saturations = expected.state, saturations + expected.saturations
         for port, sent in expected.sent.items():
-            events[port] += np.count_nonzero(sent, axis=0)
+            np.add.at(events[port], slots, sent != 0)
         for level, program in bound.items():
-            found, who = program.run(streams(graph, node, values), tokens), (node.name, level, kind)
+            found, who = program.run(streams(graph, node, values), slots), (node.name, level, kind)
             assert list(found) == [output.port for output in node.outputs], who
             for port, sent in expected.sent.items():
                 assert found[port].dtype == np.int32, who
@@ -250,7 +264,7 @@ def test_every_node_on_every_level(
     neuron."""
     monkeypatch.setattr(cpu, "WORTH_A_THREAD", 0)
     saturations = 0
-    for graph in (a16, a8):
+    for graph in (a16, a8, with_slots(a16, 2), with_slots(a8, 3)):
         for node in kinds_of_nodes(graph):
             stretches = {
                 (0, node.size),
@@ -272,7 +286,7 @@ def test_every_number_of_neurons(
 ) -> None:
     """Around the numbers of lanes that the interpreter takes at a time, on several threads."""
     monkeypatch.setattr(cpu, "WORTH_A_THREAD", 0)
-    for graph in (a16, a8):
+    for graph in (a16, a8, with_slots(a16, 3)):
         for name in ("layers.0.mlgru", "layers.0.o_proj", "layers.0.glu"):
             node = graph.node(name)
             own = {name: np.resize(values, neurons) for name, values in node.constants.items()}
@@ -285,7 +299,7 @@ def test_every_number_of_neurons(
 def test_one_neuron_for_many_tokens(threads: int, a16: Graph, a8: Graph) -> None:
     """A neuron without constants and state takes its tokens side by side, on several threads where
     that is worth it."""
-    for graph in (a16, a8):
+    for graph in (a16, a8, with_slots(a8, 3)):
         for node in kinds_of_nodes(graph):
             if node.size == 1 and not isinstance(node, MaxAbs):
                 assert_all_levels_agree(
@@ -299,16 +313,21 @@ def test_one_neuron_with_constants_keeps_to_them(level: str, a16: Graph) -> None
     node = a16.node("layers.0.attn.norm")
     assert isinstance(node, Norm)
     whole, tokens = cpu.bind(node, a16.sigmoid, node.constants, node.size, level=level), 37
-    values = given_to(a16, node, (tokens, node.size), "any", 3)
-    expected = whole.run(streams(a16, node, values), tokens)
+    values, slots = given_to(a16, node, (tokens, node.size), "any", 3)
+    expected = whole.run(streams(a16, node, values), slots)
     for at in (0, 1, node.size - 1):
         one = cpu.bind(node, a16.sigmoid, own_constants(node, at, at + 1), 1, level=level)
         array = np.ascontiguousarray(values["x"], np.int32)
-        found = one.run({"x": (array, at, 1), "r": (values["r"].astype(np.int32), 0, 0)}, tokens)
+        found = one.run({"x": (array, at, 1), "r": (values["r"].astype(np.int32), 0, 0)}, slots)
         for port, sent in expected.items():
             assert np.array_equal(found[port], sent[:, at : at + 1])
-            assert one.events[port].tolist() == [whole.events[port][at]]
-        assert one.saturated.tolist() == [whole.saturated[at]]
+            assert np.array_equal(one.events[port], whole.events[port][:, at : at + 1])
+        assert np.array_equal(one.saturated, whole.saturated[:, at : at + 1])
+
+
+def in_slot_0(tokens: int) -> np.ndarray:
+    """The slots of tokens of one sequence."""
+    return np.zeros(tokens, np.int32)
 
 
 @each_level
@@ -317,13 +336,70 @@ def test_counts_and_states_by_hand(level: str, hand_graph: Graph) -> None:
     its output."""
     program = cpu.bind(hand_graph.head, hand_graph.sigmoid, {}, 2, level=level)
     sums = np.array([[8, 0], [30000, -30000], [-1, 0], [0, 21844], [0, 21845]], np.int32)
-    found = program.run({"y": (sums, 0, 1)}, 5)["logits"]
+    found = program.run({"y": (sums, 0, 1)}, in_slot_0(5))["logits"]
     assert found.tolist() == [[12, 0], [32767, -32767], [-1, 0], [0, 32766], [0, 32767]]
-    assert program.saturated.tolist() == [1, 2]
-    assert program.events["logits"].tolist() == [3, 3]
+    assert program.saturated.tolist() == [[1, 2]]
+    assert program.events["logits"].tolist() == [[3, 3]]
     assert program.state is None
-    program.run({"y": (sums[:1], 0, 1)}, 1)
-    assert program.events["logits"].tolist() == [4, 3]
+    program.run({"y": (sums[:1], 0, 1)}, in_slot_0(1))
+    assert program.events["logits"].tolist() == [[4, 3]]
+
+
+@each_level
+def test_counts_slot_by_slot_by_hand(level: str, hand_graph: Graph) -> None:
+    """The same, each token in the row of its slot."""
+    program = cpu.bind(hand_graph.head, hand_graph.sigmoid, {}, 2, slots=3, level=level)
+    sums = np.array([[8, 0], [30000, -30000], [-1, 0], [0, 21844], [0, 21845]], np.int32)
+    found = program.run({"y": (sums, 0, 1)}, np.array([2, 0, 0, 2, 0], np.int32))["logits"]
+    assert found.tolist() == [[12, 0], [32767, -32767], [-1, 0], [0, 32766], [0, 32767]]
+    assert program.saturated.tolist() == [[1, 2], [0, 0], [0, 0]]
+    assert program.events["logits"].tolist() == [[2, 2], [0, 0], [1, 1]]
+    assert program.wrapped.tolist() == [[0, 0]] * 3
+    program.run({"y": (sums[:1], 0, 1)}, np.array([1], np.int32))
+    assert program.events["logits"].tolist() == [[2, 2], [1, 0], [1, 1]]
+
+
+@each_level
+def test_one_neuron_counts_slot_by_slot(level: str, hand_graph: Graph) -> None:
+    """Also where its tokens take the lanes that neurons take elsewhere."""
+    program = cpu.bind(hand_graph.head, hand_graph.sigmoid, {}, 1, slots=2, level=level)
+    sums = np.array([[8], [30000], [0], [-30000], [30000]], np.int32)
+    for times in (1, 2):
+        found = program.run({"y": (sums, 0, 1)}, np.array([0, 1, 1, 0, 1], np.int32))["logits"]
+        assert found.tolist() == [[12], [32767], [0], [-32767], [32767]]
+        assert program.saturated.tolist() == [[times], [2 * times]]
+        assert program.events["logits"].tolist() == [[2 * times], [2 * times]]
+
+
+@each_level
+def test_states_slot_by_slot(level: str, a16: Graph) -> None:
+    """A sequence has the states that it has alone; one that begins takes zeros in whatever slot
+    another has left."""
+    many, neurons, tokens = with_slots(a16, 3), 20, 12
+    one, node = a16.node("layers.0.mlgru"), many.node("layers.0.mlgru")
+    own = own_constants(one, 0, neurons)
+    values, _ = given_to(a16, one, (tokens, neurons), "small", 1)
+    slots = np.array([2, 0, 2, 0, 0, 2, 0, 2, 2, 0, 0, 0], np.int32)
+    starts = np.isin(np.arange(tokens), [0, 1, 5, 9])
+    told = {name: array for name, array in values.items() if name in node.ports}
+    told[HERE] = mark(slots.astype(np.int64), starts)[:, None]
+    together = cpu.bind(node, many.sigmoid, own, neurons, slots=3, level=level)
+    found = together.run(streams(many, node, told), slots)
+    assert together.state is not None and together.state.dtype == np.int32
+    assert together.state.shape == (3, neurons)
+    assert not together.state[1].any()
+    for begin, slot in ((0, 2), (1, 0), (5, 2), (9, 0)):
+        later = np.flatnonzero(starts & (slots == slot) & (np.arange(tokens) > begin))
+        end = later[0] if later.size else tokens
+        mine = np.flatnonzero((slots == slot) & (np.arange(tokens) >= begin))
+        mine = mine[mine < end]
+        alone = cpu.bind(one, a16.sigmoid, own, neurons, level=level)
+        rows = {name: array[mine] for name, array in values.items()}
+        expected = alone.run(streams(a16, one, rows), in_slot_0(mine.size))
+        assert all(np.array_equal(found[port][mine], sent) for port, sent in expected.items())
+        if not later.size:
+            assert alone.state is not None
+            assert np.array_equal(together.state[slot], alone.state[0])
 
 
 @each_level
@@ -333,9 +409,8 @@ def test_inputs_lie_anywhere(first: int, stride: int, level: str, hand_graph: Gr
     program = cpu.bind(hand_graph.head, hand_graph.sigmoid, {}, 3, level=level)
     array = np.arange(40, dtype=np.int32).reshape(2, 20) * 2
     sums = array[:, [first + stride * k for k in range(3)]]
-    assert (
-        program.run({"y": (array, first, stride)}, 2)["logits"].tolist() == (sums * 3 // 2).tolist()
-    )
+    found = program.run({"y": (array, first, stride)}, in_slot_0(2))["logits"]
+    assert found.tolist() == (sums * 3 // 2).tolist()
 
 
 # Groups.
@@ -373,7 +448,8 @@ def test_groups_of_odd_sizes(size: int, arity: int) -> None:
             for level in LEVELS:
                 held = Neurons(graph, node, start, stop)
                 held.program = cpu.bind(node, graph.sigmoid, {}, stop - start, level=level)
-                assert np.array_equal(held.fire([payloads])["max"], expected[:, start:stop])
+                found = held.fire([payloads], in_slot_0(5))["max"]
+                assert np.array_equal(found, expected[:, start:stop])
 
 
 # Instructions: programs drawn at random, as long as intervals prove that every value fits its
@@ -427,24 +503,44 @@ def instructions(draw: st.DrawFn, count: int, table: SigmoidTable) -> Step:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A legal program: the ranges of its inputs and constants, its steps, and which values it
-    sends."""
+    """A legal program: the ranges of its inputs and constants, how many states a neuron has, its
+    steps, and which values it sends."""
 
     inputs: list[Interval]
     constants: list[Interval]
-    stateful: bool
+    slots: int
     steps: list[Step]
     sent: list[int]
     table: SigmoidTable
 
     def run(
-        self, m: Machine, inputs: list[Any], own: list[Any], state: Any
+        self,
+        m: Machine,
+        inputs: list[Any],
+        own: list[Any],
+        states: Any,
+        slot: Any = 0,
+        start: Any = 0,
     ) -> tuple[list[Any], Any]:
-        """What the program sends, and the state after it: its last value, as it fits."""
-        found = [*inputs, *own, *([state] if self.stateful else [])]
+        """What the program sends, and the states after it: of the token's slot it is the last
+        value, as it fits."""
+        found = [*inputs, *own]
+        if not self.slots:
+            self.follow(m, found)
+            return [found[at] for at in self.sent], None
+
+        def step(h: Any, _a: Any, _b: Any) -> Any:
+            found.append(h)
+            self.follow(m, found)
+            return m.fit(found[-1], STATE)
+
+        _, states = m.scan(step, states, inputs[0], inputs[0], slot, start)
+        return [found[at] for at in self.sent], states
+
+    def follow(self, m: Machine, found: list[Any]) -> None:
+        """Add what the steps make of the values before them."""
         for step in self.steps:
             found.append(step(m, found))
-        return [found[at] for at in self.sent], m.fit(found[-1], STATE) if self.stateful else None
 
 
 @st.composite
@@ -458,10 +554,11 @@ def drawn_programs(draw: st.DrawFn) -> Drawn:
 
     table = sigmoid_table(draw(st.sampled_from([4, 8, 15])))
     inputs = [interval() for _ in range(draw(st.integers(1, 3)))]
-    own, stateful = [interval() for _ in range(draw(st.integers(0, 2)))], draw(st.booleans())
+    own = [interval() for _ in range(draw(st.integers(0, 2)))]
+    slots = draw(st.sampled_from([0, 0, 1, 1, 2, 5]))
     # Lanes without a neuron hold zeros, and table look-ups must stand those as well.
     proved = [Interval(min(0, one.low), max(0, one.high)) for one in (*inputs, *own)]
-    proved += [Interval(-STATE.high, STATE.high)] if stateful else []
+    proved += [Interval(-STATE.high, STATE.high)] if slots else []
     steps: list[Step] = []
     for _ in range(draw(st.integers(1, 24))):
         step = draw(instructions(len(proved), table))
@@ -473,28 +570,27 @@ def drawn_programs(draw: st.DrawFn) -> Drawn:
             steps.append(step)
             proved.append(found)
     sent = draw(st.lists(st.integers(0, len(proved) - 1), min_size=1, max_size=3, unique=True))
-    return Drawn(inputs, own, stateful, steps, [*sent, len(proved) - 1], table)
+    return Drawn(inputs, own, slots, steps, [*sent, len(proved) - 1], table)
 
 
 def written_down(drawn: Drawn) -> Program:
     """A drawn program on the recorder."""
     m = Recorder()
     own = [m.fresh() for _ in drawn.constants]
-    state = [m.fresh()] if drawn.stateful else []
     inputs = [m.emit(Op.INPUT) for _ in drawn.inputs]
-    sent, after = drawn.run(m, inputs, own, *(state or [None]))
+    told = [m.emit(Op.INPUT) for _ in range(2 if drawn.slots > 1 else 0)]
+    sent, _ = drawn.run(m, inputs, own, None, *told)
     m.rows += [(Op.OUTPUT, [None, m.operand(value), None, None], 0, 0) for value in sent]
-    m.rows += [(Op.STATE, [None, after, None, None], 0, 0)] if state else []
-    code, registers = recorder._allocate(m.rows, [*m.immediates.values(), *own, *state])
+    code, registers = recorder._allocate(m.rows, [*m.immediates.values(), *own])
     constants, inputs, outputs = (
         tuple(f"{kind}{n}" for n in range(len(found)))
-        for kind, found in (("c", own), ("x", inputs), ("y", sent))
+        for kind, found in (("c", own), ("x", inputs + told), ("y", sent))
     )
     return Program(
         code,
         tuple(m.immediates),
         constants,
-        drawn.stateful,
+        drawn.slots,
         registers,
         inputs,
         outputs,
@@ -504,14 +600,15 @@ def written_down(drawn: Drawn) -> Program:
 
 
 class ByNeuron(Machine):
-    """Counts what every neuron saturates."""
+    """Counts what every neuron saturates, in the row of the slot that is under way."""
 
-    def __init__(self, neurons: int) -> None:
+    def __init__(self, neurons: int, slots: int = 1) -> None:
         super().__init__()
-        self.saturated = np.zeros(neurons, np.int64)
+        self.saturated = np.zeros((slots, neurons), np.int64)
+        self.row = 0
 
     def fit(self, a: Any, qtype: QType) -> Any:
-        self.saturated += np.abs(a) > qtype.high
+        self.saturated[self.row] += np.abs(a) > qtype.high
         return super().fit(a, qtype)
 
 
@@ -535,40 +632,51 @@ def test_random_programs(drawn: Drawn, neurons: int, tokens: int, threads: int, 
 
     own = [legal(one, neurons) for one in drawn.constants]
     inputs = [legal(one, tokens, neurons) for one in drawn.inputs]
-    machine, state = ByNeuron(neurons), np.zeros(neurons, np.int64)
+    counted = max(drawn.slots, 2)  # what keeps no state counts in several slots, too
+    machine, states = ByNeuron(neurons, counted), np.zeros((drawn.slots, neurons), np.int64)
+    slots = rng.integers(0, 1 if drawn.slots == 1 else counted, tokens)
+    starts = (rng.random(tokens) < 0.3) & (drawn.slots > 1)
     rows = []
-    for token in range(tokens):
-        sent, after = drawn.run(machine, [array[token] for array in inputs], own, state)
+    for token, (slot, start) in enumerate(zip(slots, starts, strict=True)):
+        machine.row = slot
+        here = [array[token] for array in inputs]
+        sent, after = drawn.run(machine, here, own, states, slot, start)
         rows.append(sent)
-        state = after if drawn.stateful else state
+        states = after if drawn.slots else states
     expected = {
         port: np.stack(side)
         for port, side in zip(program.outputs, zip(*rows, strict=True), strict=True)
     }
-    events = {port: np.count_nonzero(side, axis=0) for port, side in expected.items()}
+    events = {port: np.zeros((counted, neurons), np.int64) for port in expected}
+    for port, side in expected.items():
+        np.add.at(events[port], slots, side != 0)
+    told = [slots[:, None], starts[:, None]] if drawn.slots > 1 else []
     for level in COMPILED:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cpu, "WORTH_A_THREAD", 0)
-            compiled = cpu.Compiled(
-                program, dict(zip(program.constants, own, strict=True)), neurons, threads, level
-            )
+            named = dict(zip(program.constants, own, strict=True))
+            compiled = cpu.Compiled(program, named, neurons, counted, threads, level)
             given_ = {
-                name: (array.astype(np.int32), 0, 1)
-                for name, array in zip(program.inputs, inputs, strict=True)
+                name: (array.astype(np.int32), 0, int(number < len(inputs)))
+                for number, (name, array) in enumerate(
+                    zip(program.inputs, [*inputs, *told], strict=True)
+                )
             }
-            found = compiled.run(given_, tokens)
+            found = compiled.run(given_, slots.astype(np.int32))
         for port, side in expected.items():
             assert np.array_equal(found[port], side), level
             assert np.array_equal(compiled.events[port], events[port]), level
         assert np.array_equal(compiled.saturated, machine.saturated), level
         assert compiled.saturated.sum() == machine.saturations
-        if drawn.stateful:
-            assert np.array_equal(compiled.state, state), level
-    if not drawn.stateful:
+        assert (compiled.state is not None) == (drawn.slots > 0)
+        if drawn.slots:
+            assert np.array_equal(compiled.state, states), level
+    if not drawn.slots:
         vector, every_token = (
-            cpu.VectorMachine(neurons),
+            cpu.VectorMachine(neurons, counted),
             [np.tile(array, (tokens, 1)) for array in own],
         )
+        vector.rows = slots.astype(np.int32)
         sent, _ = drawn.run(vector, inputs, every_token, None)
         assert all(
             np.array_equal(side, other) for side, other in zip(sent, expected.values(), strict=True)
@@ -584,17 +692,17 @@ def of_one_instruction(op: Op, *, shift: int = 0, constant: int = 0, operands: i
     m.rows.append((Op.OUTPUT, [None, result, None, None], 0, 0))
     code, registers = recorder._allocate(m.rows, [])
     names = tuple(f"x{n}" for n in range(operands))
-    return Program(code, (), (), False, registers, names, ("y",), (), sigmoid_table(8))
+    return Program(code, (), (), 0, registers, names, ("y",), (), sigmoid_table(8))
 
 
 def ran(program: Program, level: str, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What a program sends for one token, and what its neurons saturate."""
-    compiled = cpu.Compiled(program, {}, inputs[0].size, 1, level)
+    compiled = cpu.Compiled(program, {}, inputs[0].size, 1, 1, level)
     given_ = {
         name: (x[None].astype(np.int32), 0, 1)
         for name, x in zip(program.inputs, inputs, strict=True)
     }
-    return compiled.run(given_, 1)["y"][0], compiled.saturated
+    return compiled.run(given_, in_slot_0(1))["y"][0], compiled.saturated
 
 
 ENDS = np.array(
@@ -759,17 +867,17 @@ def test_the_extension_has_room_for_64_inputs(level: str) -> None:
         program = cpu.bind(node, sigmoid_table(8), {}, 1, level=level)
         inputs = {f"v/{k}": (values, k, arity) for k in range(arity)}
         if arity == 64:
-            assert program.run(inputs, 1)["max"].tolist() == [[63]]
+            assert program.run(inputs, in_slot_0(1))["max"].tolist() == [[63]]
             continue
         with pytest.raises(ValueError, match=r"^a program has too many arrays$"):
-            program.run(inputs, 1)
+            program.run(inputs, in_slot_0(1))
 
 
 @needs_the_extension
 def test_the_extension_guards_itself() -> None:
     from mmfree_kernels.cpu import _programs
 
-    with pytest.raises(TypeError, match=r"^run takes 15 arguments$"):
+    with pytest.raises(TypeError, match=r"^run takes 16 arguments$"):
         _programs.run()  # type: ignore[call-arg]
     assert not _programs.supports("sse")
     assert _programs.supports("portable")

@@ -8,6 +8,7 @@ import pytest
 
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.verify import tables
 from mmfree_neuro.image.build import Builder
 from mmfree_neuro.image.origin import use_of
@@ -117,6 +118,21 @@ def test_a_recurrent_neuron_holds_constants_and_a_state(
         assert found.memory > found.synaptic_memory + sum(4 * n for n in tables(a16)[name].values())
 
 
+def test_a_recurrent_neuron_holds_a_state_for_each_slot(graph: Graph, system: SystemSpec) -> None:
+    """Of 4 bytes; the mark arrives where presence did, or beside the root that stood for it."""
+    before = of(graph, "layers.0.mlgru", 10, system)
+    ports = len(graph.node("layers.0.mlgru").ports)
+    for slots in (2, 7):
+        many = with_slots(graph, slots)
+        more = len(many.node("layers.0.mlgru").ports) - ports
+        found = of(many, "layers.0.mlgru", 10, system)
+        assert found.state_per_neuron == before.state_per_neuron + 4 * (slots - 1 + more)
+        assert found.input_channels == before.input_channels + more
+        longer = of(with_slots(graph, slots + 1), "layers.0.mlgru", 10, system)
+        assert longer.memory == found.memory + 10 * 4
+        assert longer.state_per_neuron == found.state_per_neuron + 4
+
+
 def test_groups_and_sums_by_hand(a8: Graph, a16: Graph, system: SystemSpec) -> None:
     """A neuron of the largest of 62 has 62 ports; that of a sum has one for all 64 payloads, and
     one for presence."""
@@ -218,6 +234,14 @@ def assert_bounds(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
 
 def test_an_image_takes_no_more(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
     assert_bounds(graph, mapping, system)
+
+
+@pytest.mark.parametrize("slots", [2, 5])
+def test_an_image_for_several_sequences_takes_no_more(
+    slots: int, graph: Graph, make_mapping: Callable[..., Mapping], system: SystemSpec
+) -> None:
+    many = with_slots(graph, slots)
+    assert_bounds(many, make_mapping(many, "random", slots), system)
 
 
 def test_an_image_of_wide_weights_takes_no_more(

@@ -38,9 +38,11 @@ def message(path: Path) -> str:
 
 def test_mappings_come_back(path: Path, hand_mapping: Mapping, system: SystemSpec) -> None:
     stored = StoredMapping(hand_mapping, system, path.parent / "hand.graph", 7)
-    for one in (replace(stored, cores=None), stored):
+    many = replace(stored, mapping=replace(hand_mapping, in_flight=3))
+    for one in (replace(stored, cores=None), stored, many):
         save_mapping(one, path)
         assert load_mapping(path) == one
+    assert load_mapping(path).mapping.in_flight == 3
 
 
 def test_a_mapping_moves_with_its_graph(path: Path, tmp_path: Path) -> None:
@@ -59,13 +61,13 @@ def test_a_mapping_moves_with_its_graph(path: Path, tmp_path: Path) -> None:
         ('{"a": NaN}', "not a mapping file: NaN is no number of JSON, must be finite"),
         ("[" * 100_000, "nested too deep, must be a mapping file"),
         (f'{{"a": {"9" * 5000}}}', None),
-        ("{}", "not a mapping file: its format is not 'mmfree-neuro mapping 4'"),
+        ("{}", "not a mapping file: its format is not 'mmfree-neuro mapping 5'"),
         (
             '{"format": "mmfree-neuro run 6"}',
-            "not a mapping file: its format is not 'mmfree-neuro mapping 4'",
+            "not a mapping file: its format is not 'mmfree-neuro mapping 5'",
         ),
         (
-            '{"format": "mmfree-neuro mapping 4"}',
+            '{"format": "mmfree-neuro mapping 5"}',
             "not a mapping file: it is damaged, for it differs from its checksum",
         ),
     ],
@@ -108,6 +110,11 @@ def test_a_mapping_that_was_changed(path: Path) -> None:
         (
             lambda c: c["mapping"]["locations"].__setitem__(1, [0]),
             ".mapping.locations[1]: has 1 items, must have 2",
+        ),
+        (lambda c: c["mapping"].pop("in_flight"), ".mapping: has no in_flight, must have one"),
+        (
+            lambda c: c["mapping"].update(in_flight="2"),
+            ".mapping.in_flight: is '2', must be an integer of at most 64 bits",
         ),
         (lambda c: c.update(system=None), ".system: is None, must be an object"),
     ],

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.errors import CapacityError, GraphError
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.steps import steps
+from mmfree_neuro.graph.verify import verify
 from mmfree_neuro.mapping.footprint import Sizes, limits, over, use_of_cores
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.mapping.request import Request
@@ -130,3 +132,53 @@ def test_too_few_groups_to_spread_anything(
 ) -> None:
     chain = Chain(graph, with_figures(roomy, neuron_groups_per_core=1).chip, EMBEDDING)
     assert filling.spread(chain, chain.whole(), 3) is None
+
+
+def steps_of(graph: Graph) -> int:
+    """How many steps of the machine a token takes, that of its entry among them."""
+    return 1 + max(steps(graph.nodes).values())
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 5])
+def test_a_mapping_has_room_for_the_sequences_that_were_asked_for(
+    in_flight: int, random_graph: Callable[[str, str], Graph], system: SystemSpec
+) -> None:
+    graph = random_graph("lower-bounds", "a14-late")
+    divided, mapping = fit(graph, "", system, Request("chain", 2, in_flight=in_flight))
+    assert (divided.slots, mapping.in_flight) == (in_flight, in_flight)
+    assert verify(divided) is divided
+
+
+@pytest.mark.parametrize("asked", [Request("chain", 2), Request("chain", 7, spread=True)])
+def test_as_many_sequences_as_fill_the_machine(
+    asked: Request, random_graph: Callable[[str, str], Graph], system: SystemSpec
+) -> None:
+    """Sums that are divided make a token take more steps, and then there is room for more."""
+    graph = random_graph("lower-bounds", "a14-late")
+    divided, mapping = fit(graph, "", system, replace(asked, in_flight="fill"))
+    assert mapping.in_flight == divided.slots >= steps_of(divided) >= steps_of(graph)
+    if not mapping.columns:
+        assert mapping.in_flight == steps_of(graph)
+
+
+def test_sequences_that_a_core_has_no_room_for(
+    random_graph: Callable[[str, str], Graph], system: SystemSpec
+) -> None:
+    graph = random_graph("lower-bounds", "a14-late")
+    with pytest.raises(CapacityError) as error:
+        fit(graph, "", system, Request("chain", in_flight=4096))
+    assert str(error.value) == (
+        "layers.0.mlgru: one neuron needs 16408 of state per neuron, a core of loihi2 has 4096"
+    )
+
+
+@pytest.mark.parametrize("in_flight", [0, -1, 4097, 5000])
+def test_sequences_that_no_graph_can_have(
+    in_flight: int, random_graph: Callable[[str, str], Graph], system: SystemSpec
+) -> None:
+    graph = random_graph("lower-bounds", "a14-late")
+    with pytest.raises(GraphError) as error:
+        fit(graph, "", system, Request("chain", in_flight=in_flight))
+    assert str(error.value) == (
+        f"tiny: {in_flight} sequences in flight were asked for, must be 1 … 4096"
+    )

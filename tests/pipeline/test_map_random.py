@@ -84,9 +84,9 @@ def truths(models: list[Graph]) -> list[tuple[Job, Result]]:
 
 
 def truth(which: int, graph: Graph) -> tuple[Job, Result]:
-    """A job of a model, and what the reference gives for it."""
+    """A job of a model, of sequences of several lengths, and what the reference gives for it."""
     rng = np.random.default_rng(which)
-    job = Job(rng.integers(0, graph.vocabulary, (1, 5)), 3)
+    job = Job([rng.integers(0, graph.vocabulary, length) for length in (5, 1, 3)], [3, 4, 0])
     return job, reference.run(graph, quality.in_one_place(graph), job)
 
 
@@ -135,6 +135,7 @@ def cases(draw: st.DrawFn) -> Case:
         draw(st.sampled_from([None, 2, 3, 8])),
         divide=draw(st.booleans()),
         seed=draw(st.integers(0, 3)),
+        in_flight=draw(st.sampled_from([1, 1, 2, 5, "fill"])),
     )
     return Case(
         draw(st.integers(0, len(MODELS) - 1)), with_weight_bits(system, asked.weight_bits), asked
@@ -149,14 +150,15 @@ class Net:
 
     def __init__(self, graph: Graph, mapping: Mapping, job: Job) -> None:
         self.plan, self.job = Plan(graph, mapping, by_chip), job
-        self.tallies, self.kept = tallies.allocate(graph), tallies.allocate(graph)
+        rows = len(job.sequences)
+        self.tallies, self.kept = tallies.allocate(graph, rows), tallies.allocate(graph, rows)
         tiles = {stretch.tile for stretch in self.plan.stretches} - {HOST}
         self.tiles = {tile: Tile(self.plan, [tile], self.tallies, self.kept) for tile in tiles}
         for tile in self.tiles.values():
-            tile.restore(0)
+            tile.restore([])
         self.sent: deque[tuple[int, Packet]] = deque()
         self.received: deque[Packet] = deque()
-        self.logits = np.zeros((1, job.fed, graph.vocabulary), np.int64)
+        self.logits = np.zeros((job.kept_from[-1], graph.vocabulary), np.int64)
         self.book = Book(graph, mapping, job, None)
 
     def run(self) -> "Net":
@@ -181,7 +183,7 @@ class Net:
         return self.received.popleft()
 
     def arrived(self, sequence: int, position: int, logits: Ints) -> None:
-        self.logits[sequence, position] = logits
+        self.logits[self.job.kept_from[sequence] + position] = logits
 
     def chose(self, *_: int) -> None:
         pass
@@ -189,16 +191,23 @@ class Net:
     def timed(self, seconds: Any) -> None:
         assert (seconds >= 0).all()
 
+    def save(self, stands: Ints) -> None:
+        raise AssertionError("a run that is not saved keeps no state")
+
 
 def assert_runs(truth: tuple[Job, Result], graph: Graph, mapping: Mapping) -> None:
     """Tiles, the fast engine and the reference give the same bits; tiles and the fast engine the
     same counts."""
-    job, expected = truth
+    asked, expected = truth
+    job = replace(asked, in_flight=graph.slots)
     whole = fast.run(graph, mapping, job)
     net = Net(graph, mapping, job).run()
-    assert np.array_equal(whole.logits, expected.logits)
-    assert np.array_equal(net.logits, expected.logits)
-    assert net.book.activities(net.tallies, job.fed) == (whole.prefill, whole.generate)
+    logits = np.concatenate([outcome.logits for outcome in expected.outcomes])
+    assert np.array_equal(np.concatenate([outcome.logits for outcome in whole.outcomes]), logits)
+    assert np.array_equal(net.logits, logits)
+    fed = [one.fed_for(one.new_tokens) for one in job.sequences]
+    counts = [[outcome.prefill, outcome.generate] for outcome in whole.outcomes]
+    assert net.book.counts(net.tallies, fed) == counts
 
 
 def assert_says_what_is_short(graph: Graph, message: str) -> None:
@@ -229,6 +238,9 @@ def test_five_hundred_random_mappings(
             return
         outcomes["valid"] += 1
         assert check(divided, mapping, case.system) is mapping
+        outcomes["several"] += mapping.in_flight > 1
+        assert mapping.in_flight == divided.slots
+        assert case.asked.in_flight in ("fill", mapping.in_flight)
         assert max(place.core for place in mapping.locations) < cores
         assert case.asked.chips in (None, len(mapping.chips))
         found = gaps(divided, mapping, case.system, cores)
@@ -242,4 +254,5 @@ def test_five_hundred_random_mappings(
     one()
     assert outcomes["valid"] > drawn // 10, outcomes
     assert outcomes["short"] > drawn // 10, outcomes
+    assert outcomes["several"] > drawn // 20, outcomes
     assert outcomes["run"] >= 5, outcomes

@@ -21,6 +21,8 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import StoredMapping, checksum, load_mapping, save_mapping
+from mmfree_neuro.mapping.request import Request
+from mmfree_neuro.pipeline.map import map_graph
 from mmfree_neuro.pipeline.opened import is_mapping, open_graph, open_mapped
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
@@ -167,6 +169,14 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda m: m.update(local_roots=["o"]),
         "hand: no norm can have a local root, for none has its root after the product",
     ),
+    "no sequence in flight": (
+        lambda m: m.update(in_flight=0),
+        "hand: 0 sequences in flight were asked for, must be 1 … 4096",
+    ),
+    "more sequences in flight than there can be": (
+        lambda m: m.update(in_flight=5000),
+        "hand: 5000 sequences in flight were asked for, must be 1 … 4096",
+    ),
     "columns of no node": (
         lambda m: m.update(columns=[["tail", [16]]]),
         "tail: divided by columns, but no node of hand has this name",
@@ -197,6 +207,23 @@ def test_a_mapping_names_each_kind_of_local_root_once(files: Files, tmp_path: Pa
             f"not a mapping file: its local roots are {', '.join(roots)}, must be each kind once "
             "and in order"
         )
+
+
+def test_a_mapping_is_checked_with_room_for_its_sequences(files: Files, tmp_path: Path) -> None:
+    """Another number of slots is another graph, whose mixers keep other states and read marks."""
+    shutil.copy(files("a14-late.graph"), tmp_path)
+    path, where = tmp_path / "three.map", Request("block-per-chip", cores=4, in_flight=3)
+    map_graph(tmp_path / "a14-late.graph", "kapoho-point", path, where)
+    graph, stored = open_mapped(path)
+    assert (graph.slots, stored.mapping.in_flight) == (3, 3)
+    changed(path, lambda content: content["mapping"].update(in_flight=2))
+    assert open_mapped(path)[0].slots == 2
+    changed(path, lambda content: content["mapping"].update(in_flight=4096))
+    assert message(path) == (
+        "mapping: core 0 of chip 0 needs 16408 of state per neuron, loihi2 has 4096"
+    )
+    changed(path, lambda content: content["mapping"].update(in_flight=1))
+    assert message(path) == "mapping: shard layers.0.here[0:1] is not part of the graph"
 
 
 def test_all_of_a_mapping_on_one_core(files: Files, tmp_path: Path) -> None:

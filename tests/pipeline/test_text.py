@@ -239,16 +239,16 @@ def test_a_run_prints_text(
     assert main(["simulate", files("model.map"), *what]) == 0
     said = capsys.readouterr().out
     run = run_file.load_run(out)
-    assert list(run.prompt_tokens) == [
+    assert list(run.only.prompt_tokens) == [
         1,
         *map(Tokenizer.from_str(JSON).token_to_id, ("▁once", "▁upon", "▁a")),
     ]
-    assert len(run.new_tokens) == 12
-    assert run.text == as_text(run.new_tokens)
-    assert said.startswith(f"{prompt}{run.text}\n\n")
-    assert max(run.new_tokens) > 255
+    assert len(run.only.new_tokens) == 12
+    assert run.only.text == as_text(run.only.new_tokens)
+    assert said.startswith(f"{prompt}{run.only.text}\n\n")
+    assert max(run.only.new_tokens) > 255
     assert main(["simulate", files("model.map"), *what, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == run.text
+    assert json.loads(capsys.readouterr().out)["results"][0]["text"] == run.only.text
 
 
 def test_a_run_says_the_words_that_were_chosen(
@@ -266,7 +266,7 @@ def test_a_run_says_the_words_that_were_chosen(
 
     def eloquent(*arguments: Any) -> Any:
         result = start(*arguments)
-        return replace(result, chosen=np.array([words]))
+        return replace(result, outcomes=(replace(result.outcomes[0], chosen=np.array(words)),))
 
     monkeypatch.setattr(simulate, "engine_named", lambda *_: eloquent)
     what = [
@@ -281,7 +281,7 @@ def test_a_run_says_the_words_that_were_chosen(
     ]
     assert main(["simulate", files("model.map"), *what]) == 0
     assert capsys.readouterr().out.startswith("the cat, once upon a time.\n\n")
-    assert run_file.load_run(tmp_path / "run").text == " once upon a time."
+    assert run_file.load_run(tmp_path / "run").only.text == " once upon a time."
 
 
 def test_logits_of_a_folder_are_those_of_its_graph(
@@ -431,7 +431,7 @@ def test_a_prompt_that_is_empty(files: Files, tmp_path: Path) -> None:
     """It begins with the first token of the model."""
     what = ["--prompt", "", "--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
     assert main(["simulate", files("model.map"), *what]) == 0
-    assert run_file.load_run(tmp_path / "run").prompt_tokens == (1,)
+    assert run_file.load_run(tmp_path / "run").only.prompt_tokens == (1,)
 
 
 @pytest.mark.usefixtures("needs_torch")
@@ -521,9 +521,9 @@ def test_a_vocabulary_that_is_not_of_bytes(
     assert not (tmp_path / "run").exists()
     assert main([*simulate, "--bytes"]) == 0
     run = run_file.load_run(tmp_path / "run")
-    assert run.prompt_tokens == (1, *b"ab")
-    assert max(run.new_tokens) > 255
-    assert run.text.count("\ufffd") >= sum(token > 255 for token in run.new_tokens)
+    assert run.only.prompt_tokens == (1, *b"ab")
+    assert max(run.only.new_tokens) > 255
+    assert run.only.text.count("\ufffd") >= sum(token > 255 for token in run.only.new_tokens)
 
 
 @pytest.mark.usefixtures("needs_torch")
@@ -556,18 +556,18 @@ def test_bytes_where_one_asks_for_them(files: Files, tmp_path: Path, config: Mod
         )
         what = ["--engine", "fast", "--new-tokens", "2", "-o", str(tmp_path / "run")]
         assert main(["simulate", mapping, "--prompt", "ab", *what]) == 0
-        assert run_file.load_run(tmp_path / "run").prompt_tokens == (1, *b"ab")
+        assert run_file.load_run(tmp_path / "run").only.prompt_tokens == (1, *b"ab")
     assert main(["simulate", files("model.map"), "--bytes", "--prompt", "ab", *what]) == 0
-    assert run_file.load_run(tmp_path / "run").prompt_tokens == (1, *b"ab")
+    assert run_file.load_run(tmp_path / "run").only.prompt_tokens == (1, *b"ab")
 
 
 def test_special_tokens_of_a_prompt(files: Files, tmp_path: Path) -> None:
     what = ["--new-tokens", "2", "--engine", "fast", "-o", str(tmp_path / "run")]
     simulate = ["simulate", files("model.map"), "--prompt", "a</s>", *what]
     assert main(simulate) == 0
-    assert 2 not in run_file.load_run(tmp_path / "run").prompt_tokens
+    assert 2 not in run_file.load_run(tmp_path / "run").only.prompt_tokens
     assert main([*simulate, "--special"]) == 0
-    tokens = run_file.load_run(tmp_path / "run").prompt_tokens
+    tokens = run_file.load_run(tmp_path / "run").only.prompt_tokens
     assert tokens == tuple(Tokenizer.from_str(JSON).encode("a</s>").ids)
     assert tokens[-1] == 2
 

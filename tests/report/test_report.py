@@ -2,6 +2,7 @@
 alone."""
 
 import base64
+import html
 import json
 import re
 import subprocess
@@ -19,7 +20,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.report import content, pages, pictures, sections, terminal, wording
 from mmfree_neuro.report.wording import figure, spread
 from mmfree_neuro.run.activity import Activity, nothing
-from mmfree_neuro.run.run_file import RunRecord
+from mmfree_neuro.run.run_file import Continued, RunRecord, totals
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 USE = {
@@ -69,7 +70,8 @@ def board() -> SystemSpec:
 
 
 def made_run(synapses: int = 24, **changes: Any) -> RunRecord:
-    """Two tokens of prompt and two of generation over two chips; changes are fields of the run."""
+    """Two tokens of prompt and two of generation over two chips; changes are fields of the run, or
+    of its one result."""
     summary = GraphSummary(
         "net",
         "a16",
@@ -122,14 +124,22 @@ def made_run(synapses: int = 24, **changes: Any) -> RunRecord:
         np.array([0, 0, 4, 1]),
         np.array([7, 4, 3, 4]),
     )
-    run = RunRecord(
-        "reference",
-        "a16",
+    result = Continued(
         "Once | <b>upon</b>",
         "a `time`\n```\nend",
         (1, 2),
         (3, 4, 5),
         {"temperature": 0.0, "seed": 7},
+        "length",
+        3,
+        {"prefill": totals(activity), "generate": totals(activity)},
+    )
+    of_result = {field.name for field in fields(Continued)} & set(changes)
+    run = RunRecord(
+        "reference",
+        "a16",
+        (replace(result, **{name: changes.pop(name) for name in of_result}),),
+        1,
         {"start": 0.5, "prefill": 4.0, "generate": 1.0},
         activity,
         activity,
@@ -139,7 +149,6 @@ def made_run(synapses: int = 24, **changes: Any) -> RunRecord:
         {"python": "3.11.0"},
         "2025-01-02T03:04:05+00:00",
         USE,
-        asked=3,
     )
     return replace(run, **changes)
 
@@ -188,12 +197,13 @@ def test_the_report_is_plain_data() -> None:
         "quality",
         "mapping",
         "phases",
+        "in_flight",
         "links",
         "simulator_seconds",
         "sources",
         "comparison",
     ]
-    assert found["format"] == "mmfree-neuro report 4"
+    assert found["format"] == "mmfree-neuro report 5"
 
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:
@@ -251,7 +261,8 @@ def test_a_phase_has_an_estimate_with_what_is_slowest() -> None:
     other and that of the host."""
     phases = built(made_run())["phases"]
     prefill, generate = phases["prefill"], phases["generate"]
-    assert (prefill["mode"], prefill["alone"]) == ("pipelined", False)
+    assert (prefill["mode"], prefill["in_flight"], prefill["steps_apart"]) == ("pipelined", 1, 1)
+    assert prefill["latency_seconds"] == ends(4200 * NS, 5400 * NS, 7800 * NS)
     assert (
         prefill["step_seconds"]
         == prefill["seconds_per_token"]
@@ -259,7 +270,9 @@ def test_a_phase_has_an_estimate_with_what_is_slowest() -> None:
     )
     assert prefill["tokens_per_s"] == ends(1e9 / 2600, 1e9 / 1800, 1e9 / 1400)
     assert prefill["barrier_share"] == pytest.approx(1000 / 1800)
-    assert (generate["mode"], generate["alone"]) == ("fall-through", True)
+    assert (generate["mode"], generate["in_flight"]) == ("fall-through", 1)
+    assert generate["steps_apart"] == 3
+    assert generate["latency_seconds"] == generate["seconds_per_token"]
     assert generate["seconds_per_token"] == ends(3750 * NS, 4500 * NS, 6000 * NS)
     assert generate["step_seconds"] == ends(1250 * NS, 1500 * NS, 2000 * NS)
     assert generate["barrier_share"] == pytest.approx(3000 / 4500)
@@ -343,12 +356,161 @@ def test_a_text_that_came_to_its_end() -> None:
     """Before its length did: the page, the record and the terminal say so."""
     run = made_run(ended="eos", asked=1_064)
     content = built(run)
-    assert (content["run"]["ended"], content["run"]["asked"]) == ("eos", 1_064)
+    (result,) = content["run"]["results"]
+    assert (result["ended"], result["asked"]) == ("eos", 1_064)
     lines = pages.to_markdown(content).splitlines()
     assert "| new text | 3 tokens of 1,064, ended at EOS |" in lines
     first, second = terminal.speed(run).splitlines()
     assert first == "ended at EOS after 3 of 1064 tokens"
     assert second == terminal.speed(made_run())
+
+
+def of_several(count: int, in_flight: int = 2) -> RunRecord:
+    """Prompts of one token, two tokens and so on, of which every third goes on to its end."""
+    run = made_run(in_flight=in_flight)
+    results = tuple(
+        replace(
+            run.only,
+            prompt=f"prompt {k}",
+            text=f", text {k}",
+            prompt_tokens=tuple(range(k)),
+            new_tokens=(3,) * (2 * k),
+            ended="eos" if k % 3 == 0 else "length",
+            asked=2 * k + (k % 3 == 0),
+            sampling={"temperature": 0.5, "seed": k},
+        )
+        for k in range(1, count + 1)
+    )
+    return replace(run, results=results)
+
+
+def test_the_report_of_several_prompts_has_each_of_them() -> None:
+    run = built(of_several(3))["run"]
+    assert run["in_flight"] == 2
+    assert run["results"] == [
+        {
+            "prompt": f"prompt {k}",
+            "text": f", text {k}",
+            "prompt_tokens": k,
+            "new_tokens": 2 * k,
+            "asked": asked,
+            "ended": ended,
+            "sampling": {"temperature": 0.5, "seed": k},
+        }
+        for k, asked, ended in ((1, 2, "length"), (2, 4, "length"), (3, 7, "eos"))
+    ]
+
+
+SUMS = [
+    "| prompts | 3, at most 2 in flight |",
+    "| tokens of all prompts | 6 |",
+    "| tokens of all new texts | 12 |",
+    "| texts that ended at EOS | 1 |",
+]
+
+
+def test_the_page_of_several_prompts_has_their_texts_and_sums() -> None:
+    page = pages.to_markdown(built(of_several(3)))
+    assert set(SUMS) <= set(page.splitlines())
+    for k in (1, 2, 3):
+        assert f"Prompt:\n\n```text\nprompt {k}\n```\n" in page
+        assert f"Generated:\n\n```text\n, text {k}\n```\n" in page
+    assert "more prompts" not in page
+    assert "| new text |" not in page and "| seed |" not in page
+    alone = pages.to_markdown(built(made_run()))
+    assert not any(line.split(" | ")[0] in alone for line in SUMS)
+
+
+@pytest.mark.parametrize(("count", "left"), [(8, 0), (9, 1), (1_009, 1_001)])
+def test_a_page_has_the_texts_of_eight_prompts(count: int, left: int) -> None:
+    found = built(of_several(count))
+    assert len(found["run"]["results"]) == count
+    said = f"The texts of {left:,} more prompts are in the run's folder."
+    for page in (pages.to_markdown(found), html.unescape(pages.to_html(found, {}))):
+        assert "prompt 8" in page and ", text 8" in page
+        assert "prompt 9" not in page and ", text 9" not in page
+        assert (said in page) == (left > 0)
+
+
+def test_the_terminal_has_all_texts_and_says_how_many_ended() -> None:
+    run = of_several(3)
+    assert terminal.texts(run) == "prompt 1, text 1\n\nprompt 2, text 2\n\nprompt 3, text 3"
+    first, second = terminal.speed(run).splitlines()
+    assert first == "1 of 3 texts ended at EOS"
+    assert second == terminal.speed(made_run()) == terminal.speed(of_several(2))
+
+
+def test_several_prompts_are_estimated_as_so_many_under_way() -> None:
+    """Of three steps, a token of each of two sequences is at two: the head's 7 synapses, then twice
+    8 of the mixer, take 700, 800 and 800 ns, each with a barrier."""
+    generate = built(of_several(3))["phases"]["generate"]
+    assert (generate["mode"], generate["in_flight"]) == ("interleaved", 2)
+    assert generate["steps_apart"] == 1.5
+    assert generate["latency_seconds"] == ends(4150 * NS, 5300 * NS, 7600 * NS)
+    assert generate["seconds_per_token"] == ends(2075 * NS, 2650 * NS, 3800 * NS)
+    assert generate["tokens_per_s"] == ends(1e9 / 3800, 1e9 / 2650, 1e9 / 2075)
+    assert generate["chip_millijoule_per_token"] == ends(
+        30 * PJ + 0.5 * 2.075 * UJ, 120 * PJ + 1 * 2.65 * UJ, 240 * PJ + 2 * 3.8 * UJ
+    )
+    free = generate["without_barrier"]
+    assert (free["mode"], free["in_flight"]) == ("asynchronous", 2)
+    assert free["seconds_per_token"] == ends(400 * NS, 800 * NS, 1600 * NS)
+    for run, mode in ((of_several(1), "fall-through"), (of_several(3, 1), "fall-through")):
+        assert built(run)["phases"]["generate"]["mode"] == mode
+    full = built(of_several(3, 5))["phases"]["generate"]
+    assert (full["mode"], full["in_flight"], full["steps_apart"]) == ("interleaved", 3, 1)
+    assert built(of_several(3))["phases"]["prefill"] == built(made_run())["phases"]["prefill"]
+
+
+def test_generation_is_estimated_with_more_and_more_sequences() -> None:
+    """With one, and with three, which fill the three steps of this machine."""
+    found = built(made_run())
+    alone, full = found["in_flight"]
+    phase, prefill = found["phases"]["generate"], found["phases"]["prefill"]
+    assert (alone["in_flight"], full["in_flight"]) == (1, 3)
+    for name in ("tokens_per_s", "latency_seconds", "millijoule_per_token"):
+        assert alone[name] == phase[name]
+    assert full["tokens_per_s"] == ends(**prefill["tokens_per_s"])
+    assert full["latency_seconds"] == ends(4200 * NS, 5400 * NS, 7800 * NS)
+    assert full["chip_millijoule_per_token"] == ends(**prefill["chip_millijoule_per_token"])
+    assert alone["resource"] == full["resource"] == "synapses read"
+    assert (alone["state_bytes"], full["state_bytes"]) == (0, 0)
+    assert built(of_several(3))["in_flight"] == found["in_flight"]
+    run = made_run()
+    without = built(replace(run, generate=nothing(run.mapping)))
+    assert without["in_flight"] == found["in_flight"]
+
+
+def with_steps(run: RunRecord, last: int) -> RunRecord:
+    """The same run, its head at a later step; and a mixer that keeps states."""
+    embedding, mix, head = run.summary.nodes
+    nodes = embedding, replace(mix, states=4), replace(head, step=last)
+    return replace(run, summary=replace(run.summary, nodes=nodes))
+
+
+@pytest.mark.parametrize(
+    ("last", "counts"),
+    [(6, [1, 7]), (7, [1, 8]), (8, [1, 8, 9]), (63, [1, 8, 64]), (64, [1, 8, 64, 65])],
+)
+def test_the_last_row_fills_the_machine(last: int, counts: list[int]) -> None:
+    rows = built(with_steps(made_run(), last))["in_flight"]
+    assert [row["in_flight"] for row in rows] == counts
+    assert [row["state_bytes"] for row in rows] == [16 * count for count in counts]
+    rates = [row["tokens_per_s"]["central"] for row in rows]
+    assert rates == sorted(rates)
+
+
+def test_the_room_of_a_mapping_for_sequences() -> None:
+    run = made_run()
+    roomy = replace(run, mapping=replace(run.mapping, in_flight=1_024))
+    found = built(roomy)
+    assert found["mapping"]["in_flight"] == 1_024
+    page = pages.to_markdown(found)
+    assert "| sequences that can be under way at once | 1,024 |" in page.splitlines()
+    assert (
+        "**Generation with several sequences under way at once, by the same counts; the last row "
+        "fills the machine, and this mapping has room for 1,024**" in page
+    )
 
 
 MARKDOWN = [
@@ -389,6 +551,11 @@ MARKDOWN = [
     r"host\_power\_w |",
     "| system: host power | 0 W | 0.500 W | 1 W | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
+    "| sequences that can be under way at once | 1 |",
+    "| 1 | 222,000 (167,000 to 267,000) tokens/s | 0.00450 (0.00375 to 0.00600) ms | 0.0113 "
+    "(0.00188 to 0.0300) mJ/token | 0.00 MB | synapses read |",
+    "| 3 | 556,000 (385,000 to 714,000) tokens/s | 0.00540 (0.00420 to 0.00780) ms | 0.00450 "
+    "(0.000700 to 0.0130) mJ/token | 0.00 MB | synapses read |",
     "| chip: weight | 2 bits | 2 bits | 2 bits | source of weight\\_bits |",
 ]
 
@@ -602,6 +769,6 @@ def test_drawing_leaves_pyplot_and_its_state_alone() -> None:
 
 def test_escapes_in_a_page_of_markdown() -> None:
     """A page may be shown at a terminal."""
-    page = pages.to_markdown(built(replace(made_run(), prompt="a\x1b[31mb\u202e")))
+    page = pages.to_markdown(built(made_run(prompt="a\x1b[31mb\u202e")))
     assert "a\\x1b[31mb\\u202e" in page
     assert "\x1b" not in page

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.cli.main import main
-from mmfree_neuro.errors import InputError, RunFailed
+from mmfree_neuro.errors import RunFailed
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.request import Request
-from mmfree_neuro.pipeline import map, opened
+from mmfree_neuro.pipeline import map, opened, quality
 from mmfree_neuro.run import reference, run_file
 from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
 from mmfree_neuro.run.sampling import Sampling
-from mmfree_neuro.run.state_file import STATE_FILE, save_state
+from mmfree_neuro.run.state_file import STATE_FILE, identity, load_state, save_state
 from mmfree_neuro.run.state_file import saving as kept_in
 from mmfree_sims import fast
 
@@ -82,7 +83,7 @@ def words(path: Path, run: Path, *more: str) -> list[str]:
 def outcome(folder: Path) -> tuple[Any, ...]:
     run = run_file.load_run(folder)
     counts = [array.tolist() for phase in (run.prefill, run.generate) for array in phase.arrays()]
-    return run.text, run.new_tokens, counts, run.ended
+    return run.only.text, run.only.new_tokens, counts, run.only.ended
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +109,11 @@ def test_a_run_ends_at_eos(
 ) -> None:
     run = tmp_path / "run"
     assert main(words(path, run, "--engine", engine)) == 0
-    found = run_file.load_run(run)
+    whole = run_file.load_run(run)
+    found = whole.only
     assert outcome(run) == shorter
     assert (found.ended, found.asked, len(found.new_tokens)) == ("eos", ASKED, END)
-    assert found.generate.tokens == END - 1
+    assert whole.generate.tokens == END - 1
     graph, _ = opened.open_mapped(path)
     assert found.new_tokens[-1] == graph.eos[1]
     # EOS is a token of the run, and not of its text.
@@ -125,7 +127,7 @@ def test_eos_is_ignored_where_one_asks_for_that(
 ) -> None:
     run = tmp_path / "run"
     assert main(words(path, run, "--engine", "fast", "--ignore-eos")) == 0
-    found = run_file.load_run(run)
+    found = run_file.load_run(run).only
     assert (found.ended, found.asked, len(found.new_tokens)) == ("length", ASKED, ASKED)
     assert list(found.new_tokens) == fast.run(*loaded, job_of()).chosen[0].tolist()
     assert "ended" not in capsys.readouterr().out
@@ -174,7 +176,7 @@ def test_a_state_goes_on_with_the_same_end(
         "run\n"
     )
     assert main([*words(path, run, "--engine", "fast", "--resume")]) == 0
-    assert run_file.load_run(run).ended == "eos"
+    assert run_file.load_run(run).only.ended == "eos"
 
 
 def test_logits_are_those_of_what_was_fed(loaded: tuple[Graph, Mapping]) -> None:
@@ -205,8 +207,6 @@ def half_done(loaded: tuple[Graph, Mapping], tmp_path: Path) -> Iterator[Path]:
     run.mkdir()
     job = job_of(stop=(loaded[0].eos[1],))
     written, _ = states_of(fast.run, loaded, job, 1)
-    from mmfree_neuro.run.state_file import identity
-
     save_state(written[-2], identity(loaded[1], job), run)
     yield run
 
@@ -235,11 +235,44 @@ def test_mpi_ends_at_eos(
     assert outcome(half_done) == shorter
 
 
-def test_several_rows_do_not_end(loaded: tuple[Graph, Mapping]) -> None:
-    job = Job(np.repeat(TOKENS, 2, axis=0), 3, stop=(1,))
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_several_sequences_end_each_by_itself(
+    in_flight: int, loaded: tuple[Graph, Mapping]
+) -> None:
+    """At the EOS, after another number of tokens, or where the prompt has ended."""
+    graph = with_slots(loaded[0], 3)
+    mapping = quality.in_one_place(graph)
+    prompts = [TOKENS[0], TOKENS[0], TOKENS[0, :2], TOKENS[0]]
+    asked, draws = [ASKED, 3, 0, ASKED], [DRAWS, DRAWS, DRAWS, Sampling(0.8, 9)]
+    job = Job(prompts, asked, draws, stop=loaded[0].eos, in_flight=in_flight)
     for engine in ENGINES.values():
-        with pytest.raises(InputError) as error:
-            engine(*loaded, job)
-        assert str(error.value) == (
-            "a job of 2 sequences cannot end at a token, must have one sequence"
-        )
+        found = engine(graph, mapping, job)
+        lengths = [len(one.chosen) for one in found.outcomes]
+        assert lengths[:3] == [END, 3, 0]
+        for one, prompt, length, draw in zip(found.outcomes, prompts, lengths, draws, strict=True):
+            alone = engine(graph, mapping, Job(prompt[None], length, draw))
+            assert np.array_equal(one.chosen, alone.chosen[0])
+            assert np.array_equal(one.logits, alone.logits[0])
+            assert (one.prefill, one.generate) == (alone.prefill, alone.generate)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_several_resumed_sequences_end_each_by_itself(
+    every: int, loaded: tuple[Graph, Mapping], tmp_path: Path
+) -> None:
+    """From every state, through its file, also where some have ended."""
+    graph = with_slots(loaded[0], 2)
+    mapping, prompts = quality.in_one_place(graph), [TOKENS[0], TOKENS[0, :1], TOKENS[0]]
+    draws = [DRAWS, Sampling(0.8, 7), Sampling(0.8, 9)]
+    job = Job(prompts, ASKED, draws, keep_logits=False, stop=graph.eos, in_flight=2)
+    written, expected = states_of(fast.run, (graph, mapping), job, every)
+    assert len(expected.outcomes[0].chosen) == END
+    assert any(stand.slot < 0 < stand.fed for state in written for stand in state.stands)
+    for state in written:
+        save_state(state, identity(mapping, job), tmp_path)
+        held = load_state(tmp_path, graph, mapping, job)
+        for engine in ENGINES.values():
+            _, found = states_of(engine, (graph, mapping), job, every, held)
+            for one, other in zip(found.outcomes, expected.outcomes, strict=True):
+                assert np.array_equal(one.chosen, other.chosen)
+                assert (one.prefill, one.generate) == (other.prefill, other.generate)

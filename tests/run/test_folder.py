@@ -318,7 +318,7 @@ def test_into_a_mount_point(
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert found.stdout.endswith("\nrun.json\n")
-    assert json.loads((tmp_path / "copy.json").read_text())["prompt"] == "ab"
+    assert json.loads((tmp_path / "copy.json").read_text())["results"][0]["prompt"] == "ab"
 
 
 @pytest.mark.slow
@@ -333,14 +333,14 @@ def test_the_text_is_shown_where_the_run_cannot_be_kept(
     mnt = tmp_path / "mnt"
     mnt.mkdir()
     assert main(simulate(files, tmp_path / "run", "--json")) == 0
-    text = json.loads(capsys.readouterr().out)["text"]
+    text = json.loads(capsys.readouterr().out)["results"][0]["text"]
     found = in_namespace(
         f'mount -t tmpfs -o size=8k none {mnt}; "$@" && exit 9; echo $?; ls -A {mnt}',
         *python, "-m", "mmfree_neuro", *simulate(files, mnt, "--json"),
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     *shown, status = found.stdout.splitlines()
-    assert json.loads("".join(shown))["text"] == text
+    assert json.loads("".join(shown))["results"][0]["text"] == text
     assert status == "1"
     assert found.stderr == (
         f"mmfree-neuro: {mnt / 'run.json'}: cannot be written (No space left on device)\n"

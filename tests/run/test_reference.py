@@ -8,6 +8,7 @@ import pytest
 
 from mmfree_neuro.errors import RangeError
 from mmfree_neuro.graph.nodes import MLGRU, Graph, Input, MaxAbs, Output
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.pipeline import quality
@@ -76,12 +77,36 @@ def test_rows_start_from_a_zero_state(
 
 def test_the_state_matters(graph: Graph, make_mapping: Callable[..., Mapping]) -> None:
     session = reference.Reference(graph, make_mapping(graph, "chain"))
-    first, second = session.token(65), session.token(65)
+    on = 2  # the mark of a token that begins no sequence, in slot 0
+    first, second = session.token(65, on), session.token(65, on)
     assert not np.array_equal(first, second)
     assert {name for name, state in session.states().items() if state.any()} == {
         node.name for node in graph.nodes if isinstance(node, MLGRU)
     }
     session.reset()
-    assert np.array_equal(session.token(65), first)
-    assert session.take_activity().tokens == 3
+    assert np.array_equal(session.token(65, on), first)
+    assert np.array_equal(session.token(65, on + 1), first)
+    assert np.array_equal(session.token(65, on), second)
+    assert session.take_activity().tokens == 5
     assert session.take_activity().tokens == 0
+
+
+def test_each_slot_has_a_state_and_counts(
+    graph: Graph, make_mapping: Callable[..., Mapping]
+) -> None:
+    """Two sequences in turns, and a third in a slot that the first has left."""
+    many = with_slots(graph, 2)
+    session = reference.Reference(many, make_mapping(many, "chain"))
+    alone = reference.Reference(graph, make_mapping(graph, "chain"))
+    words = np.array([65, 66, 67])
+    expected, marks = alone.feed(words), (np.array([3, 2, 2]), np.array([5, 4, 4]))
+    for at in range(3):
+        for each in marks:
+            assert np.array_equal(session.token(int(words[at]), int(each[at])), expected[at])
+    assert np.array_equal(session.feed(words, marks[0]), expected)
+    assert all(state.shape[0] == 2 for state in session.states().values())
+    assert all(np.array_equal(a, b) for a, b in session.states().values())
+    first, second = session.take_activity(0), session.take_activity(1)
+    assert (first.tokens, second.tokens) == (6, 3)
+    assert first == second + second
+    assert session.take_activity(0).tokens == session.take_activity(1).tokens == 0

@@ -16,29 +16,44 @@ from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.mapping.mapping_file import checksum
 from mmfree_neuro.pipeline import report
-from mmfree_neuro.run.job import Job
-from mmfree_neuro.run.run_file import RunRecord, load_run, save_run
+from mmfree_neuro.run.job import PHASES, Job
+from mmfree_neuro.run.run_file import Continued, RunRecord, load_run, save_run, totals
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_sims import fast
 
 Spoilt = Callable[[Any], Iterator[str]]
-Made = Callable[[Graph, Mapping], RunRecord]
+Made = Callable[..., RunRecord]
+PROMPTS = {"Hi": (0, 1), "Ho!": (1, 1, 0), "…": (1,)}
+"""Prompts by their text; the first goes on by three tokens, the second by one, the third by
+none."""
 
 
 @pytest.fixture(scope="module")
 def made(system: SystemSpec) -> Made:
-    """The function that runs a graph for two tokens and three more."""
+    """The function that runs a graph for two tokens and three more, or for several prompts."""
 
-    def make(graph: Graph, mapping: Mapping) -> RunRecord:
-        result = fast.run(graph, mapping, Job(np.array([[0, 1]]), 3))
+    def make(graph: Graph, mapping: Mapping, count: int = 1) -> RunRecord:
+        prompts = list(PROMPTS.items())[:count]
+        job = Job([np.array(tokens) for _, tokens in prompts], [3, 1, 0][:count])
+        result = fast.run(graph, mapping, job)
+        results = tuple(
+            Continued(
+                prompt,
+                "…",
+                tokens,
+                tuple(outcome.chosen.tolist()),
+                {"temperature": 0.0, "seed": 0},
+                "length",
+                len(outcome.chosen),
+                {phase: totals(getattr(outcome, phase)) for phase in PHASES},
+            )
+            for (prompt, tokens), outcome in zip(prompts, result.outcomes, strict=True)
+        )
         return RunRecord(
             "fast",
             graph.scheme,
-            "Hi",
-            "…",
-            (0, 1),
-            tuple(result.chosen[0].tolist()),
-            {"temperature": 0.0, "seed": 0},
+            results,
+            1,
             result.seconds,
             result.prefill,
             result.generate,
@@ -81,21 +96,53 @@ def test_runs_come_back(
     same: Callable[[Any, Any], bool],
 ) -> None:
     finished = made(graph, make_mapping(graph, "block-per-chip"))
-    odd = replace(finished, prompt="\ud800 \0 \x1b", text="half of a pair: \udfff", warnings=("w",))
+    strange = replace(finished.only, prompt="\ud800 \0 \x1b", text="half of a pair: \udfff")
+    odd = replace(finished, results=(strange,), warnings=("w",))
     for run in (finished, odd):  # a run may take an older one's place
         save_run(run, tmp_path)
         assert same(load_run(tmp_path), run)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_a_run_of_several_prompts_comes_back(
+    made: Made,
+    graph: Graph,
+    make_mapping: Callable[..., Mapping],
+    tmp_path: Path,
+    same: Callable[[Any, Any], bool],
+) -> None:
+    """In order, each with its counts, which are those of the run together."""
+    run = made(graph, make_mapping(graph, "block-per-chip"), 3)
+    save_run(run, tmp_path)
+    loaded = load_run(tmp_path)
+    assert same(loaded, run)
+    assert loaded.only == loaded.results[0]
+    assert [one.prompt for one in loaded.results] == list(PROMPTS)
+    assert [len(one.new_tokens) for one in loaded.results] == [3, 1, 0]
+    for phase, whole in (("prefill", loaded.prefill), ("generate", loaded.generate)):
+        counted = [one.counted[phase] for one in loaded.results]
+        assert totals(whole) == {name: sum(c[name] for c in counted) for name in counted[0]}
+    assert [one.counted["prefill"]["tokens"] for one in loaded.results] == [2, 3, 1]
+    assert [one.counted["generate"]["tokens"] for one in loaded.results] == [2, 0, 0]
+    assert repr(loaded) == "<RunRecord tiny on fast: 6 tokens of prompt, 4 new>"
+
+
+@pytest.mark.parametrize(("in_flight", "under_way"), [(1, 1), (2, 2), (3, 3), (8, 3)])
+def test_no_more_are_under_way_than_there_are(
+    in_flight: int, under_way: int, made: Made, hand_graph: Graph, hand_mapping: Mapping
+) -> None:
+    run = made(hand_graph, hand_mapping, 3)
+    assert replace(run, in_flight=in_flight).under_way == under_way
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("3", "not a run: holds 3, must hold an object"),
-        ("{}", "not a run: its format is not 'mmfree-neuro run 6'"),
-        ('{"format": "mmfree-neuro run 5"}', "not a run: its format is not 'mmfree-neuro run 6'"),
+        ("{}", "not a run: its format is not 'mmfree-neuro run 7'"),
+        ('{"format": "mmfree-neuro run 6"}', "not a run: its format is not 'mmfree-neuro run 7'"),
         (
-            '{"format": "mmfree-neuro run 6", "engine": "fast"}',
+            '{"format": "mmfree-neuro run 7", "engine": "fast"}',
             "not a run: it is damaged, for it differs from its checksum",
         ),
         ("[" * 100_000, "nested too deep, must be a run"),
@@ -132,20 +179,45 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "prefill.synops has a negative count, must have none",
     ),
     "another prompt": (
-        lambda c: c["prompt_tokens"].append(0),
+        lambda c: c["results"][0]["prompt_tokens"].append(0),
         "2 and 2 tokens were counted, must be 3 and 2",
     ),
     "other tokens": (
-        lambda c: c["new_tokens"].pop(),
+        lambda c: c["results"][0]["new_tokens"].pop(),
         "2 and 2 tokens were counted, must be 2 and 1",
     ),
     "no prompt": (
-        lambda c: c.update(prompt_tokens=[]),
+        lambda c: c["results"][0].update(prompt_tokens=[]),
         "its tokens must be a prompt and a continuation of 0 … 1",
     ),
     "a token of another model": (
-        lambda c: c["new_tokens"].__setitem__(1, 2),
+        lambda c: c["results"][0]["new_tokens"].__setitem__(1, 2),
         "its tokens must be a prompt and a continuation of 0 … 1",
+    ),
+    "no results": (lambda c: c.update(results=[]), "it has no prompt, must have at least one"),
+    "a result twice": (
+        lambda c: c["results"].append(c["results"][0]),
+        "2 and 2 tokens were counted, must be 4 and 4",
+    ),
+    "an end of no kind": (
+        lambda c: c["results"][0].update(ended="soon"),
+        ".results[0].ended: is 'soon', must be one of length, eos",
+    ),
+    "no counts of a phase": (
+        lambda c: c["results"][0]["counted"].pop("generate"),
+        "a prompt must have counts of prefill, generate",
+    ),
+    "no counts of one kind": (
+        lambda c: c["results"][0]["counted"]["prefill"].pop("synops"),
+        "a prompt must have counts of prefill, generate",
+    ),
+    "counts of another kind": (
+        lambda c: c["results"][0]["counted"]["prefill"].update(fired=0),
+        "a prompt must have counts of prefill, generate",
+    ),
+    "no counts": (
+        lambda c: c["results"][0].pop("counted"),
+        ".results[0]: has no counted, must have one",
     ),
     "no seconds": (
         lambda c: c["seconds"].pop("start"),

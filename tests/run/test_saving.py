@@ -21,6 +21,7 @@ from mmfree_neuro.cli.main import main
 from mmfree_neuro.cli.output import Bars
 from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.graph.nodes import MLGRU, Graph
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.pipeline import opened
@@ -75,12 +76,14 @@ def saved_by(
 
 
 def assert_same_state(found: RunState, expected: RunState) -> None:
-    assert (found.fed, found.chosen.tolist()) == (expected.fed, expected.chosen.tolist())
     assert found.states.keys() == expected.states.keys()
     for name, state in expected.states.items():
         assert found.states[name].dtype == np.int64
         assert np.array_equal(found.states[name], state)
-    assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
+    for one, other in zip(found.stands, expected.stands, strict=True):
+        assert (one.slot, one.fed) == (other.slot, other.fed)
+        assert one.chosen.tolist() == other.chosen.tolist()
+        assert (one.prefill, one.generate) == (other.prefill, other.generate)
 
 
 def assert_same_result(found: Any, expected: Any) -> None:
@@ -183,14 +186,16 @@ def test_fewer_tokens_are_asked_for_than_before(loaded: tuple[Graph, Mapping]) -
         job = job_of(new_tokens)
         expected = fast.run(graph, mapping, job)
         for state in written:
-            if state.fed <= job.fed:
+            (asked,) = job.sequences
+            fed = asked.fed_for(new_tokens)
+            if state.fed <= fed:
                 assert_same_result(saved_by(fast.run, graph, mapping, job, 0, state)[1], expected)
                 continue
             with pytest.raises(InputError) as error:
                 saved_by(fast.run, graph, mapping, job, 0, state)
             assert str(error.value) == (
                 f"the saved state is {state.fed} tokens into the run, must be at most "
-                f"{job.fed}; ask for more tokens"
+                f"{fed}; ask for more tokens"
             )
 
 
@@ -201,6 +206,62 @@ def test_choices_go_on(sampling: Sampling, loaded: tuple[Graph, Mapping]) -> Non
     written, whole = saved_by(fast.run, graph, mapping, job, 1)
     for state in written:
         assert_same_result(saved_by(fast.run, graph, mapping, job, 0, state)[1], whole)
+
+
+# Several sequences.
+
+PROMPTS = [TOKENS[0, 1:3], TOKENS[0], TOKENS[0, :1], TOKENS[0, 2:]]
+MANY = Job(
+    PROMPTS,
+    [4, 2, 6, 0],
+    [Sampling(0.9, seed) for seed in range(4)],
+    keep_logits=False,
+    in_flight=2,
+)
+"""Three of them take a slot that another has left, but for the first two."""
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_several_sequences_go_on_on_any_engine(
+    in_flight: int, every: int, loaded: tuple[Graph, Mapping], make_mapping: Callable[..., Mapping]
+) -> None:
+    """From every state of all together, as each goes on alone."""
+    graph = with_slots(loaded[0], 3)
+    mapping, job = make_mapping(graph, "random", 3), replace(MANY, in_flight=in_flight)
+    alone = [
+        fast.run(graph, mapping, Job(one.tokens[None], one.new_tokens, one.sampling))
+        for one in job.sequences
+    ]
+    for saver, other in ((fast.run, reference.run), (reference.run, fast.run)):
+        written, whole = saved_by(saver, graph, mapping, job, every)
+        last = sum(one.fed_for(one.new_tokens) for one in job.sequences)
+        assert [state.fed for state in written] == [n for n in range(1, last) if n % every == 0]
+        for found, expected in zip(whole.outcomes, alone, strict=True):
+            assert found.chosen.tolist() == expected.chosen[0].tolist()
+            assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
+        for at, state in enumerate(written):
+            seated = [stand.slot for stand in state.stands if stand.slot >= 0]
+            assert len(set(seated)) == len(seated) <= in_flight
+            if every == 1 and at % 4:  # to go on from all of them would take long
+                continue
+            _, rest = saved_by(other, graph, mapping, job, 0, state)
+            for found, expected in zip(rest.outcomes, whole.outcomes, strict=True):
+                assert found.chosen.tolist() == expected.chosen.tolist()
+                assert (found.prefill, found.generate) == (expected.prefill, expected.generate)
+
+
+def test_states_of_several_sequences_go_on_with_the_same_states(
+    loaded: tuple[Graph, Mapping], make_mapping: Callable[..., Mapping]
+) -> None:
+    """What is written behind a state is the same whether the run was stopped there or not."""
+    graph = with_slots(loaded[0], 2)
+    mapping = make_mapping(graph, "chain")
+    written, _ = saved_by(fast.run, graph, mapping, MANY, 3)
+    for at, state in enumerate(written):
+        later, _ = saved_by(fast.run, graph, mapping, MANY, 3, state)
+        for found, expected in zip(later, written[at + 1 :], strict=True):
+            assert_same_state(found, expected)
 
 
 # Writes that fail.
@@ -255,10 +316,10 @@ def assert_finished(out: Path, straight: run_file.RunRecord) -> None:
     """The folder holds the run alone, and it is that which nothing stopped."""
     assert [path.name for path in out.iterdir()] == ["run.json"]
     run = run_file.load_run(out)
-    assert (run.text, run.new_tokens, run.prompt_tokens) == (
-        straight.text,
-        straight.new_tokens,
-        straight.prompt_tokens,
+    assert (run.only.text, run.only.new_tokens, run.only.prompt_tokens) == (
+        straight.only.text,
+        straight.only.new_tokens,
+        straight.only.prompt_tokens,
     )
     assert (run.prefill, run.generate) == (straight.prefill, straight.generate)
     assert set(run.seconds) == {"start", "prefill", "generate"}
@@ -325,7 +386,8 @@ def test_an_interrupted_run_is_resumed(
 
     other = {"fast": "reference", "reference": "fast"}[engine]
     assert main([*begin, "--resume", "--engine", other, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == straight.text
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["text"] == straight.only.text
     assert_finished(out, straight)
 
 
@@ -583,7 +645,7 @@ def test_a_disk_that_is_full_at_the_end(
         patch.setattr(Path, "write_text", no_space)
         assert main(begin) == 1
     said = capsys.readouterr()
-    assert said.out.startswith(f"{PROMPT}{straight.text}\n")
+    assert said.out.startswith(f"{PROMPT}{straight.only.text}\n")
     assert (
         said.err
         == f"mmfree-neuro: {out / 'run.json'}: cannot be written (No space left on device)\n"
@@ -667,10 +729,12 @@ MIXED = """
     def same_states(found, expected, who):
         assert [state.fed for state in found] == [state.fed for state in expected], who
         for a, b in zip(found, expected):
-            assert a.chosen.tolist() == b.chosen.tolist(), who
             assert a.states.keys() == b.states.keys(), who
             assert all(np.array_equal(a.states[name], b.states[name]) for name in a.states), who
-            assert (a.prefill, a.generate) == (b.prefill, b.generate), who
+            (one,), (other,) = a.stands, b.stands
+            assert (one.slot, one.fed) == (other.slot, other.fed), who
+            assert one.chosen.tolist() == other.chosen.tolist(), who
+            assert (one.prefill, one.generate) == (other.prefill, other.generate), who
             assert set(a.seconds) == {"start", "prefill", "generate"}, who
 
 
@@ -741,7 +805,7 @@ def test_lava_refuses_what_cannot_be_saved(
         from mmfree_sims.lava import engine
 
         graph, stored = opened.open_mapped(Path(sys.argv[1]))
-        for tokens, every, keep in (([[0]], -1, False), ([[0], [1]], 1, False), ([[0]], 1, True)):
+        for tokens, every, keep in (([[0]], -1, False), ([[0], [1]], 1, True), ([[0]], 1, True)):
             try:
                 job = Job(np.array(tokens), 1, keep_logits=keep)
                 engine.run(graph, stored.mapping, job, silent, Saving(every, None))
@@ -750,7 +814,7 @@ def test_lava_refuses_what_cannot_be_saved(
     """
     found = run_python(program, files("a16.map"))
     assert found.stderr == ""
-    only = "only a run of one sequence that keeps no logits can be saved"
+    only = "only a run that keeps no logits can be saved"
     assert found.stdout.splitlines() == [
         "a state every -1 tokens was asked for, must not be negative",
         only,
@@ -818,7 +882,7 @@ def test_a_lava_run_that_was_stopped_is_resumed_by_others(
     whole = simulate(files, tmp_path / "whole", "--new-tokens", new_tokens)
     assert main(whole) == 0
     assert_finished(out, run_file.load_run(tmp_path / "whole"))
-    assert run_file.load_run(out).new_tokens[:NEW] == straight.new_tokens
+    assert run_file.load_run(out).only.new_tokens[:NEW] == straight.only.new_tokens
 
 
 @pytest.mark.lava

@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from mmfree_neuro.errors import InputError, RangeError, RunFailed
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run import state_file
 from mmfree_neuro.run.folder import STATE_FILE
@@ -31,6 +32,14 @@ Spoilt = Callable[[Any], Iterator[str]]
 Tree = Callable[[Path], dict[str, bytes]]
 TOKENS = np.array([[0, 97, 98, 99, 100]])
 JOB = Job(TOKENS, 5, Sampling(0.9, 4), keep_logits=False)
+MANY = Job(
+    [TOKENS[0, :2], TOKENS[0], TOKENS[0, :1]],
+    [2, 3, 0],
+    [Sampling(0.9, seed) for seed in range(3)],
+    keep_logits=False,
+    in_flight=2,
+)
+"""The first ends when the second has been fed partly; the third takes its slot."""
 
 
 class Going(NamedTuple):
@@ -40,10 +49,11 @@ class Going(NamedTuple):
     mapping: Mapping
     states: list[RunState]
     identity: str
+    job: Job = JOB
 
-    def load(self, folder: Path, job: Job = JOB) -> RunState:
+    def load(self, folder: Path, job: Job | None = None) -> RunState:
         """The state in a folder, held against the run."""
-        return load_state(folder, self.graph, self.mapping, job)
+        return load_state(folder, self.graph, self.mapping, job or self.job)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +64,32 @@ def going(random_graph: Callable[[str, str], Graph], make_mapping: Callable[...,
     states: list[RunState] = []
     fast.run(graph, mapping, JOB, silent, Saving(1, states.append))
     return Going(graph, mapping, states, identity(mapping, JOB))
+
+
+@pytest.fixture(scope="module")
+def several(
+    random_graph: Callable[[str, str], Graph], make_mapping: Callable[..., Mapping]
+) -> Going:
+    """A run of three sequences, two of them under way at once."""
+    graph = with_slots(random_graph("smallest", "a16"), 2)
+    mapping = make_mapping(graph, "chain")
+    states: list[RunState] = []
+    fast.run(graph, mapping, MANY, silent, Saving(1, states.append))
+    return Going(graph, mapping, states, identity(mapping, MANY), MANY)
+
+
+@pytest.fixture
+def path_of_several(several: Going, tmp_path: Path) -> Path:
+    """The file of the state after six tokens: the first sequence has ended, the second is inside
+    its prompt, the third has not begun."""
+    state = several.states[5]
+    save_state(state, several.identity, tmp_path)
+    assert [(stand.slot, stand.fed, len(stand.chosen)) for stand in state.stands] == [
+        (-1, 3, 2),
+        (1, 3, 0),
+        (-1, 0, 0),
+    ]
+    return tmp_path / STATE_FILE
 
 
 @pytest.fixture
@@ -93,8 +129,23 @@ def test_states_come_back(going: Going, tmp_path: Path, same: Same) -> None:
         save_state(state, going.identity, tmp_path / "deep" / "run")
         found = going.load(tmp_path / "deep" / "run")
         assert same(found, state)
-        assert all(array.flags.writeable for array in (found.chosen, *found.states.values()))
+        (stand,) = found.stands
+        assert all(array.flags.writeable for array in (stand.chosen, *found.states.values()))
     assert [path.name for path in (tmp_path / "deep" / "run").iterdir()] == [STATE_FILE]
+
+
+def test_states_of_several_sequences_come_back(several: Going, tmp_path: Path, same: Same) -> None:
+    """Of those that have not begun and those that have ended, too."""
+    assert [state.fed for state in several.states] == list(range(1, 11))
+    for state in several.states:
+        save_state(state, several.identity, tmp_path)
+        found = several.load(tmp_path)
+        assert same(found, state)
+        assert {values.shape for values in found.states.values()} == {(2, 16)}
+        arrays = [stand.chosen for stand in found.stands] + [*found.states.values()]
+        arrays += [array for stand in found.stands for array in stand.prefill.arrays()[1:]]
+        assert all(array.flags.writeable for array in arrays)
+    assert {stand.slot for state in several.states for stand in state.stands} == {-1, 0, 1}
 
 
 def test_a_state_of_nothing_comes_back(
@@ -126,6 +177,25 @@ def test_what_a_state_belongs_to(hand_mapping: Mapping) -> None:
         identity(hand_mapping, replace(JOB, sampling=Sampling(0.9, 5))),
         identity(hand_mapping, replace(JOB, stop=(1,))),
         identity(hand_mapping, replace(JOB, stop=(1, 2))),
+    ]
+    assert len({mine, *others}) == 1 + len(others)
+
+
+def test_what_a_state_of_several_sequences_belongs_to(hand_mapping: Mapping) -> None:
+    """The prompts and draws of all in their order, and how many tokens are asked for, as some may
+    have ended; not how many are under way at once."""
+    mine = identity(hand_mapping, MANY)
+    assert mine == identity(hand_mapping, replace(MANY, in_flight=1, keep_logits=True))
+    prompts, draws = list(MANY.tokens), list(MANY.sampling)  # type: ignore[arg-type]
+    others = [
+        identity(hand_mapping, replace(MANY, new_tokens=[2, 3, 1])),
+        identity(hand_mapping, replace(MANY, new_tokens=3)),
+        identity(hand_mapping, replace(MANY, sampling=draws[::-1])),
+        identity(hand_mapping, replace(MANY, sampling=Sampling(0.9, 0))),
+        identity(hand_mapping, replace(MANY, tokens=prompts[::-1])),
+        identity(hand_mapping, replace(MANY, tokens=[prompts[0], prompts[1], prompts[2] + 1])),
+        identity(hand_mapping, replace(MANY, stop=(1,))),
+        identity(hand_mapping, Job(prompts[:1], 2, draws[0])),
     ]
     assert len({mine, *others}) == 1 + len(others)
 
@@ -169,33 +239,75 @@ def test_a_bit_of_a_state_that_flipped(going: Going, path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"mmfree-neuro state 3": "{}"}])
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"mmfree-neuro state 4": "{}"}])
 def test_another_safetensors_file(
     metadata: dict[str, str] | None, going: Going, path: Path
 ) -> None:
     path.write_bytes(safetensors.numpy.save({"chosen": np.zeros(3, np.int64)}, metadata))
     assert message(going, path) == (
-        "not the saved state of a run: its format is not 'mmfree-neuro state 4'"
+        "not the saved state of a run: its format is not 'mmfree-neuro state 5'"
     )
 
 
 Change = Callable[[dict[str, np.ndarray], dict[str, Any]], Any]
 CHANGES: dict[str, tuple[Change, str]] = {
     "less was fed": (
-        lambda arrays, said: said.update(fed=6),
+        lambda arrays, said: said["stands"][0].update(fed=6),
         "3 tokens were chosen after 6 of a prompt of 5, must be 2",
     ),
     "more was fed": (
-        lambda arrays, said: said.update(fed=13),
+        lambda arrays, said: said["stands"][0].update(fed=13),
         "3 tokens were chosen after 13 of a prompt of 5, must be 9",
     ),
     "nothing was fed": (
-        lambda arrays, said: (said.update(fed=0), arrays.update(chosen=np.zeros(0, np.int64))),
-        "0 tokens were chosen after 0 of a prompt of 5, must be 0",
+        lambda arrays, said: (
+            said["stands"][0].update(fed=0, chosen=0),
+            arrays.update(chosen=np.zeros(0, np.int64)),
+        ),
+        "no token was fed, must have been saved after some",
+    ),
+    "less than nothing was fed": (
+        lambda arrays, said: (
+            said["stands"][0].update(fed=-1, chosen=0),
+            arrays.update(chosen=np.zeros(0, np.int64)),
+        ),
+        "0 tokens were chosen after -1 of a prompt of 5, must be 0",
     ),
     "fed and chosen, not counted": (
-        lambda arrays, said: (said.update(fed=6), arrays.update(chosen=arrays["chosen"][:2])),
+        lambda arrays, said: (
+            said["stands"][0].update(fed=6, chosen=2),
+            arrays.update(chosen=arrays["chosen"][:2]),
+        ),
         "5 and 2 tokens were counted, must be 6 in all",
+    ),
+    "fewer counted of the prompt": (
+        lambda arrays, said: said["stands"][0].update(prefill=4, generate=3),
+        "4 and 3 tokens were counted, must be 7 in all",
+    ),
+    "more were chosen than are told of": (
+        lambda arrays, said: arrays.update(chosen=np.array([0, 1, 2, 3])),
+        "it holds 4 tokens that were chosen, must hold those of all sequences",
+    ),
+    "fewer were chosen than are told of": (
+        lambda arrays, said: arrays.update(chosen=arrays["chosen"][:2]),
+        "it holds 2 tokens that were chosen, must hold those of all sequences",
+    ),
+    "no sequence": (lambda arrays, said: said.update(stands=[]), "it has 0 sequences, must have 1"),
+    "another sequence": (
+        lambda arrays, said: said["stands"].append(said["stands"][0]),
+        "it has 2 sequences, must have 1",
+    ),
+    "another slot": (
+        lambda arrays, said: said["stands"][0].update(slot=1),
+        "sequences have slots [1], must be some of 1, none twice",
+    ),
+    "a slot that is none": (
+        lambda arrays, said: said["stands"][0].update(slot=-2),
+        "sequences have slots [-2], must be some of 1, none twice",
+    ),
+    "no slot": (
+        lambda arrays, said: said["stands"][0].update(slot=-1),
+        "a sequence has ended after 7 tokens, must have a slot",
     ),
     "another vocabulary": (
         lambda arrays, said: arrays.update(chosen=np.array([0, 256, 1])),
@@ -231,12 +343,101 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda arrays, said: arrays.update({"generate.synops": -arrays["generate.synops"] - 1}),
         "generate.synops must hold {shards} counts, none negative",
     ),
-    "no fed": (lambda arrays, said: said.pop("fed"), "has no fed, must have one"),
+    "no fed": (
+        lambda arrays, said: said["stands"][0].pop("fed"),
+        ".stands[0]: has no fed, must have one",
+    ),
     "a text for fed": (
-        lambda arrays, said: said.update(fed="7"),
-        ".fed: is '7', must be an integer of at most 64 bits",
+        lambda arrays, said: said["stands"][0].update(fed="7"),
+        ".stands[0].fed: is '7', must be an integer of at most 64 bits",
     ),
 }
+SEVERAL: dict[str, tuple[Change, str]] = {
+    "one sequence less": (
+        lambda arrays, said: said["stands"].pop(),
+        "it has 2 sequences, must have 3",
+    ),
+    "nothing was fed": (
+        lambda arrays, said: (
+            [stand.update(fed=0, chosen=0) for stand in said["stands"]],
+            arrays.update(chosen=np.zeros(0, np.int64)),
+        ),
+        "no token was fed, must have been saved after some",
+    ),
+    "less was chosen than nothing": (
+        lambda arrays, said: (
+            said["stands"][0].update(chosen=3),
+            said["stands"][1].update(chosen=-1),
+        ),
+        "it holds 2 tokens that were chosen, must hold those of all sequences",
+    ),
+    "more was chosen": (
+        lambda arrays, said: arrays.update(chosen=np.array([0, 1, 2])),
+        "it holds 3 tokens that were chosen, must hold those of all sequences",
+    ),
+    "of another was chosen": (
+        lambda arrays, said: (
+            said["stands"][0].update(chosen=1),
+            said["stands"][1].update(chosen=1),
+        ),
+        "1 tokens were chosen after 3 of a prompt of 2, must be 2",
+    ),
+    "chosen where none was asked for": (
+        lambda arrays, said: (
+            said["stands"][2].update(fed=1, chosen=1, prefill=1),
+            arrays.update(chosen=np.array([0, 1, 2])),
+        ),
+        "1 tokens were chosen after 1 of a prompt of 1, must be 0",
+    ),
+    "two in one slot": (
+        lambda arrays, said: said["stands"][2].update(slot=1),
+        "sequences have slots [1, 1], must be some of 2, none twice",
+    ),
+    "a slot that is not there": (
+        lambda arrays, said: said["stands"][1].update(slot=2),
+        "sequences have slots [2], must be some of 2, none twice",
+    ),
+    "ended inside its prompt": (
+        lambda arrays, said: said["stands"][1].update(slot=-1),
+        "a sequence has ended after 3 tokens, must have a slot",
+    ),
+    "counted for another": (
+        lambda arrays, said: (
+            said["stands"][0].update(prefill=3),
+            said["stands"][1].update(prefill=2),
+        ),
+        "3 and 1 tokens were counted, must be 3 in all",
+    ),
+    "the states of one slot": (
+        lambda arrays, said: arrays.update(
+            {"state.layers.0.mlgru": arrays["state.layers.0.mlgru"][:16]}
+        ),
+        "layers.0.mlgru has 16 states, must have 32",
+    ),
+    "the counts of two sequences": (
+        lambda arrays, said: arrays.update(
+            {"prefill.fired": arrays["prefill.fired"][: 2 * len(arrays["prefill.fired"]) // 3]}
+        ),
+        "prefill.fired must hold {shards} counts, none negative",
+    ),
+    "a negative count of messages": (
+        lambda arrays, said: arrays.update({"prefill.messages": -arrays["prefill.messages"]}),
+        "prefill.messages must hold {routes} counts, none negative",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", SEVERAL)
+def test_a_state_of_several_sequences_that_somebody_changed(
+    change: str, several: Going, path_of_several: Path
+) -> None:
+    how, said = SEVERAL[change]
+    arrays, plain = parts(path_of_several)
+    how(arrays, plain)
+    shards, routes = len(several.mapping.shards), len(several.mapping.routes)
+    write_anew(path_of_several, arrays, plain, mended=True)
+    said = said.format(shards=3 * shards, routes=3 * routes)
+    assert message(several, path_of_several) == f"not the saved state of a run: {said}"
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -259,7 +460,7 @@ def test_a_state_that_somebody_changed(change: str, going: Going, path: Path) ->
 def test_a_state_of_a_run_that_had_ended(going: Going, tmp_path: Path) -> None:
     """No run goes on behind a token that ends it."""
     state = going.states[6]
-    job = replace(JOB, stop=(int(state.chosen[1]),))
+    job = replace(JOB, stop=(int(state.stands[0].chosen[1]),))
     save_state(state, identity(going.mapping, job), tmp_path)
     with pytest.raises(InputError) as error:
         going.load(tmp_path, job)
@@ -267,6 +468,28 @@ def test_a_state_of_a_run_that_had_ended(going: Going, tmp_path: Path) -> None:
         f"{tmp_path / STATE_FILE}: not the saved state of a run: a token that was chosen ends its "
         "run, must not have been gone on from"
     )
+
+
+def test_a_sequence_ends_at_the_token_that_ends_it(several: Going, tmp_path: Path) -> None:
+    """Before as many as were asked for: then it has ended, and else it has not."""
+    state = several.states[7]
+    assert [stand.slot for stand in state.stands] == [-1, 1, -1]
+    early, job = state.stands[0].chosen[:1], replace(MANY, new_tokens=[9, 3, 0])
+    ended = replace(state.stands[0], fed=2, chosen=early)
+    ended = replace(ended, generate=replace(ended.generate, tokens=0))
+    stopped = replace(state, stands=(ended, *state.stands[1:]))
+    for stop in ((int(early[0]),), ()):
+        asked = replace(job, stop=stop)
+        save_state(stopped, identity(several.mapping, asked), tmp_path)
+        if stop:
+            assert several.load(tmp_path, asked).stands[0].fed == 2
+            continue
+        with pytest.raises(InputError) as error:
+            several.load(tmp_path, asked)
+        assert str(error.value) == (
+            f"{tmp_path / STATE_FILE}: not the saved state of a run: a sequence has ended after 2 "
+            "tokens, must have a slot"
+        )
 
 
 def test_a_state_beyond_its_format(going: Going, path: Path) -> None:
@@ -279,7 +502,7 @@ def test_a_state_beyond_its_format(going: Going, path: Path) -> None:
     assert message(going, path) == (f"the state of layers.0.mlgru: {1 << 40} does not fit {state}")
 
 
-@pytest.mark.parametrize("name", ["chosen", "state.layers.0.mlgru", "prefill.tokens"])
+@pytest.mark.parametrize("name", ["chosen", "state.layers.0.mlgru", "prefill.fired"])
 def test_a_state_with_an_array_missing(name: str, going: Going, path: Path) -> None:
     arrays, plain = parts(path)
     del arrays[name]

@@ -252,7 +252,8 @@ def as_one_step(load: Load) -> Load:
 
 def with_idle(load: Load) -> Load:
     """A load whose instructions are also those of idle visits, as where a token falls through."""
-    instructions = load.per_core["instructions"] + load.idle
+    idle = load.guards.sum(0) - load.guards  # every neuron but those that fire at a step
+    instructions = load.per_core["instructions"] + idle
     return replace(load, per_core=load.per_core | {"instructions": instructions})
 
 

@@ -10,8 +10,8 @@ import pytest
 from mmfree_neuro.errors import EngineError, ImageError, InputError
 from mmfree_neuro.target.image import About, Image, Machine
 from mmfree_neuro.target.image_file import load_image, save_image
+from mmfree_neuro.target.instructions import OWN_STATES, Op
 from mmfree_neuro.target.instructions import Instruction as I
-from mmfree_neuro.target.instructions import Op
 from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
 from mmfree_sims.emulator import emulator
 from mmfree_sims.emulator.emulator import Emulator, available
@@ -102,10 +102,11 @@ def core(
     )
 
 
-def embed(codes: Any, scales: list[int], width: int = 1) -> bytes:
-    """EMBED for group 0 with its ports 0 and 1."""
+def embed(codes: Any, scales: list[int], width: int = 1, slots: int = 1) -> bytes:
+    """EMBED for group 0 with its ports 0 and 1, and port 2 for the marks of several slots."""
     data = np.array(codes, f"<i{width}")
-    head = np.array([*data.shape, width, 0, 0, 1, 0, 0], "<u4").tobytes()
+    marks = [2, slots] if slots > 1 else [0, 1]
+    head = np.array([*data.shape, width, 0, 0, 1, *marks], "<u4").tobytes()
     return head + data.tobytes() + bytes(-data.nbytes % 8) + np.array(scales, "<i4").tobytes()
 
 
@@ -155,8 +156,8 @@ def network(tmp_path: Path) -> Image:
         [
             Group(
                 [I(Op.RDC, 0, s=1), I(Op.SKP_C, a=0, s=5), I(Op.RDC, 1, s=0), I(Op.ADD, 2, 1, 192),
-                 I(Op.MIN, 3, 2, 64, counts=True), I(Op.RMW, a=3), I(Op.SPIKE, a=3)],
-                40, [2, 2], [(0, 1, 0, 40, to_sum, 0)], pool=[500], state=STATES.tolist(),
+                 I(Op.MIN, 3, 2, 64, counts=True), I(Op.RMW, a=3, b=65), I(Op.SPIKE, a=3)],
+                40, [2, 2], [(0, 1, 0, 40, to_sum, 0)], pool=[500, 0], state=STATES.tolist(),
             )
         ],
         [[a_list(TERNARY, 0, row)] for row in FIRST.tolist()] + [[a_list(ONES, 1, [1] * 40)]],
@@ -259,6 +260,132 @@ def test_states_to_go_on_from(network: Image) -> None:
     assert emulator.asynchronous([], 0).shape == (0, 4)
 
 
+# Several sequences.  Each of 300 neurons adds the values of its own sequence up in one of four
+# states: of three slots, and one that no mark names.
+
+MANY, SLOTS = 300, 3
+VALUES = RNG.integers(-100, 101, (4, MANY))
+BEFORE = RNG.integers(-50, 50, (SLOTS + 1, MANY))
+MARKED = [3, 7, 6, 2, 4, 6, 5, 3, 4, 7]
+"""The marks of `TOKENS`, in slots 0, 2, 2, 0, 1, 2, 1, 0, 1, 2; slot 1 first goes on from where it
+is."""
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Image:
+    host = core(
+        0,
+        [
+            Group(
+                [I(Op.RDC, 0, s=0), I(Op.RDC, 1, s=1), I(Op.MUL_SHR, 2, 0, 1), I(Op.RDC, 3, s=2),
+                 I(Op.SPIKE, a=2), I(Op.SPIKE, a=3, s=1)],
+                MANY, [1, 1, 1], [(0, 1, 0, MANY, (0, 0), 0), (1, 1, 7, 1, (0, 0), MANY)],
+            )
+        ],
+        [], embed(VALUES, SCALES, slots=SLOTS),
+    )  # fmt: skip
+    one = core(
+        0,
+        [
+            Group(
+                [I(Op.RDC, 0, s=1), I(Op.SKP_C, a=0, s=255), I(Op.MUL_SHR, 1, 0, 64, s=1),
+                 I(Op.ADD, 1, 1, 65), I(Op.MOV, 2, 1, s=OWN_STATES), I(Op.AND, 3, 0, 64),
+                 I(Op.SEL, 2, 3, 66, 2), I(Op.RDC, 4, s=0), I(Op.ADD, 5, 2, 4), I(Op.RMW, a=5, b=1),
+                 I(Op.MOV, 6, 1, s=OWN_STATES), I(Op.ADD, 5, 5, 6), I(Op.SPIKE, a=5)],
+                MANY, [2, 2], [(0, 2, 296, 4, HOST, 0)], pool=[1, -1, 0],
+                state=BEFORE.reshape(-1).tolist(),
+            )
+        ],
+        [*([a_list(ONES, 0, [1], offset=i)] for i in range(MANY)), [a_list(ONES, 1, [1] * MANY)]],
+    )  # fmt: skip
+    return loaded(tmp_path / "image", host, {0: (one,)}, vocabulary=4)
+
+
+def summed(tokens: list[int], marks: list[int]) -> tuple[Any, Any]:
+    """Logits [tokens, 4], each with the state before the token once more, and the states after
+    the last token."""
+    states, rows = BEFORE.copy(), []
+    for token, mark in zip(tokens, marks, strict=True):
+        slot, before = mark // 2 - 1, states[mark // 2 - 1].copy()
+        states[slot] = VALUES[token] * SCALES[token] + (0 if mark % 2 else before)
+        rows.append((states[slot] + before)[296:])
+    return np.array(rows), states
+
+
+MARKED_WAYS: dict[str, Callable[[Emulator], Any]] = {
+    "generation": lambda e: np.array([*map(e.generate, TOKENS, MARKED)]),
+    "prefill": lambda e: e.prefill(TOKENS, MARKED),
+    "one by one, then prefill": lambda e: np.array(
+        [*map(e.generate, TOKENS[:3], MARKED), *e.prefill(TOKENS[3:], np.array(MARKED[3:]))]
+    ),
+    "no barrier": lambda e: e.asynchronous(TOKENS, 1, MARKED),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("level", available())
+def test_sequences_of_several_slots(several: Image, level: str, threads: int) -> None:
+    logits, states = summed(TOKENS, MARKED)
+    emulator = Emulator(several, level=level, threads=threads)
+    assert emulator.slots == SLOTS
+    for way, run in MARKED_WAYS.items():
+        emulator.reset()
+        assert np.array_equal(emulator.states, BEFORE.reshape(-1)), way
+        assert np.array_equal(run(emulator), logits), way
+        assert np.array_equal(emulator.states, states.reshape(-1)), way
+    emulator.reset()
+    emulator.restore(states.reshape(-1).astype(np.int32))
+    later = (emulator.states.reshape(states.shape)[1] * 2 + VALUES[2] * SCALES[2])[296:]
+    assert np.array_equal(emulator.generate(2, 4), later)
+
+
+def test_without_marks_the_sequence_of_slot_0_goes_on(several: Image) -> None:
+    emulator, marks = Emulator(several), [2] * len(TOKENS)
+    logits, states = summed(TOKENS, marks)
+    for run in (
+        lambda: emulator.prefill(TOKENS),
+        lambda: emulator.asynchronous(TOKENS, 0),
+        lambda: np.array([*map(emulator.generate, TOKENS)]),
+    ):
+        emulator.reset()
+        assert np.array_equal(run(), logits)
+        assert np.array_equal(emulator.states, states.reshape(-1))
+    emulator.reset()
+    emulator.step(TOKENS[0])
+    emulator.step(None)
+    assert np.array_equal(emulator.logits, logits[0])
+
+
+@pytest.mark.parametrize(("mark", "slots"), [(1, 1), (4, 1), (-2, 1), (0, 3), (8, 3)])
+def test_marks_that_are_not_known(mark: int, slots: int, network: Image, several: Image) -> None:
+    image = network if slots == 1 else several
+    emulator = Emulator(image)
+    for run in (
+        lambda: emulator.generate(0, mark),
+        lambda: emulator.prefill([0, 1], [2, mark]),
+        lambda: emulator.asynchronous([0, 1], 0, [2, mark]),
+    ):
+        with pytest.raises(InputError) as error:
+            run()
+        assert str(error.value) == (
+            f"{image.path}: mark {mark} is not known, must be 2 … {2 * slots + 1}"
+        )
+
+
+@pytest.mark.parametrize("marks", [[], [2], [2, 3, 2]])
+def test_marks_that_are_too_few_or_too_many(marks: list[int], several: Image) -> None:
+    emulator = Emulator(several)
+    for run in (
+        lambda: emulator.prefill([0, 1], marks),
+        lambda: emulator.asynchronous([0, 1], 0, marks),
+    ):
+        with pytest.raises(InputError) as error:
+            run()
+        assert str(error.value) == (
+            f"{several.path}: {len(marks)} marks were given for 2 tokens, must be as many"
+        )
+
+
 # One group of neurons on a chip, whose ports are given what a token is: its code and its scale.
 
 
@@ -338,6 +465,12 @@ TRAPS = {
     ],
     "4: MOV reads entry 1 of table 1, which has 1": [I(Op.MOV, 3, 2, s=1)],
     "5: MOV reads entry -1 of table 0, which has 1": [I(Op.NEG, 3, 2), I(Op.MOV, 3, 3)],
+    "4: RMW writes state 1, of 1": [I(Op.RMW, a=0, b=2)],
+    "5: RMW writes state -1, of 3": [I(Op.NEG, 3, 2), I(Op.RMW, a=0, b=3)],
+    "5: RMW writes state 4, of 4": [I(Op.SHL, 3, 2, s=2), I(Op.RMW, a=0, b=3)],
+    "4: MOV reads state 1, of 1": [I(Op.MOV, 3, 2, s=OWN_STATES)],
+    "5: MOV reads state -1, of 1": [I(Op.NEG, 3, 2), I(Op.MOV, 3, 3, s=OWN_STATES)],
+    "5: MOV reads state 1048576, of 4096": [I(Op.SHL, 3, 2, s=20), I(Op.MOV, 3, 3, s=OWN_STATES)],
     "5: SPIKE sends 8388608, which does not fit 24 bits": [I(Op.SHL, 3, 2, s=23), I(Op.SPIKE, a=3)],
 }
 
@@ -355,6 +488,7 @@ def test_traps(said: str, level: str, tmp_path: Path) -> None:
         [2, 2],
         [(0, 2, 0, 2, HOST, 0)],
         pool=POOL,
+        state=[0] * 300 * (int(said.rsplit(maxsplit=1)[1]) if "state" in said else 0),
         tables=[[0], [0]],
     )
     image = one_group(tmp_path / "i", group, codes, [1, 1])

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from mmfree_neuro.errors import ImageError
 from mmfree_neuro.target.image import About, Image, Machine
 from mmfree_neuro.target.image_file import digest_of, load_image, save_image
-from mmfree_neuro.target.instructions import THE_REST, Instruction, Op, instruction
+from mmfree_neuro.target.instructions import OWN_STATES, THE_REST, Instruction, Op, instruction
 from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, Core
 from mmfree_sims.emulator.emulator import Counts, Emulator, available
 
@@ -78,12 +78,14 @@ class Slow:
                 for i in range(row[2] * row[10]):
                     self.state[at, g, i] = int(core.state[row[9] + i])
 
-    def step(self, token: int | None) -> list[int]:
+    def step(self, token: int | None, mark: int = 2) -> list[int]:
         self.logits = [0] * self.image.about.vocabulary
         sent = []
         for at, core in self.cores.items():
             for g in range(len(core.group)):
-                sent += [(at, core, g, spikes) for spikes in [self.run_group(at, core, g, token)]]
+                sent += [
+                    (at, core, g, spikes) for spikes in [self.run_group(at, core, g, token, mark)]
+                ]
         for at, core, g, spikes in sent:
             row = core.group[g].tolist()
             for e in range(row[13], row[13] + row[14]):
@@ -91,7 +93,15 @@ class Slow:
         self.t += 1
         return self.logits
 
-    def run_group(self, at: Any, core: Core, g: int, token: int | None) -> dict[Any, int]:
+    def prefill(self, tokens: list[int], marks: list[int]) -> list[list[int]]:
+        """The logits of tokens that enter step by step; then the machine drains."""
+        idle = self.image.about.steps
+        pairs = [*zip(tokens, marks, strict=True), *[(None, 0)] * idle]
+        return [self.step(*pair) for pair in pairs][idle:]
+
+    def run_group(
+        self, at: Any, core: Core, g: int, token: int | None, mark: int
+    ) -> dict[Any, int]:
         row = core.group[g].tolist()
         embeds = core.embed[:32].view("<u4").tolist() if len(core.embed) else None
         if embeds and embeds[3] == g:
@@ -104,6 +114,8 @@ class Slow:
             for i in range(values):
                 self.sums[at, row[3] + embeds[4], self.t, i] = int(codes[token * values + i])
                 self.sums[at, row[3] + embeds[5], self.t, i] = int(scales[token])
+                if embeds[7] > 1:
+                    self.sums[at, row[3] + embeds[6], self.t, i] = mark
         spikes: dict[Any, int] = {}
         idle = sum(self.run(at, core, g, i, spikes) for i in range(row[2]))
         self.counts["idle_visits", at, g] += idle
@@ -113,7 +125,7 @@ class Slow:
     def run(self, at: Any, core: Core, g: int, i: int, spikes: dict[Any, int]) -> bool:
         row = core.group[g].tolist()
         program = assembled(core.code[row[0] : row[0] + row[1]].tobytes())
-        old = self.state.get((at, g, i), 0)
+        old = [self.state[at, g, i + k * row[2]] for k in range(row[10])]
         registers: dict[int, int] = {}
         first_skip = next((n for n, one in enumerate(program) if one.op == Op.SKP_C), None)
 
@@ -124,7 +136,7 @@ class Slow:
                 return int(core.pool[row[5] + operand - 64])
             if operand < 192:
                 return int(core.const[row[7] + (operand - 128) * row[2] + i])
-            return old
+            return old[0]
 
         pc = 0
         while pc < len(program):
@@ -143,13 +155,15 @@ class Slow:
                 registers[one.d] = wrap(exact, self.machine.accumulator_bits)
                 self.counts["wrapped", at, g] += registers[one.d] != exact
             elif one.op == Op.RMW:
-                self.state[at, g, i] = a
+                if not 0 <= b < row[10]:
+                    raise Trapped(at, g, i, pc)
+                self.state[at, g, i + b * row[2]] = a
             elif one.op == Op.SPIKE:
                 if wrap(a, self.machine.payload_bits) != a:
                     raise Trapped(at, g, i, pc)
                 spikes[one.s, i] = a
             elif one.op != Op.SKP_C:
-                value = self.value(core, row, one, a, b, c)
+                value = self.value(core, row, one, old, a, b, c)
                 if value is None or wrap(value, 32) != value:
                     raise Trapped(at, g, i, pc)
                 registers[one.d] = value
@@ -159,8 +173,10 @@ class Slow:
         return False
 
     def value(
-        self, core: Core, row: list[int], one: Instruction, a: int, b: int, c: int
+        self, core: Core, row: list[int], one: Instruction, old: list[int], a: int, b: int, c: int
     ) -> int | None:
+        if one.op == Op.MOV and one.s == OWN_STATES:
+            return old[a] if 0 <= a < row[10] else None
         if one.op == Op.MOV:
             first, entries = core.tables[row[11] + one.s].tolist()
             return int(core.table[first + a]) if 0 <= a < entries else None
@@ -230,17 +246,24 @@ def counted(slow: Slow) -> dict[str, list[int]]:
 
 # Images drawn at random.
 
+MARK_REGISTER = 15
+"""Where programs of the embedding keep the mark of a token."""
+
 
 def program(
-    rng: random.Random, tables: int, outputs: int, state: bool, consts: int
+    rng: random.Random, tables: int, outputs: int, states: int, consts: int, marks: bool
 ) -> list[Instruction]:
-    """A program that rarely traps: what it computes with is cut to 12 bits, by immediate 0."""
+    """A program that rarely traps: what it computes with is cut to 12 bits, by immediate 0, and the
+    numbers of states by immediate 4."""
     code = [Instruction(Op.RDC, d=p, s=p) for p in range(2)]
+    if marks:
+        code.append(Instruction(Op.RDC, d=MARK_REGISTER, s=2))
     if rng.random() < 0.8:
         code += [Instruction(Op.OR, d=2, a=0, b=1), Instruction(Op.SKP_C, a=2, s=0)]
     skip = len(code) - 1
     written = [0, 1]
-    sources = [64, 65, 66, *range(128, 128 + consts), *([192] if state else [])]
+    sources = [64, 65, 66, *range(128, 128 + consts), *([192] if states else [])]
+    sources += [MARK_REGISTER] if marks else []
     for _ in range(rng.randrange(3, 9)):
         a, b, c = (rng.choice(written + sources) for _ in range(3))
         d = rng.randrange(3, 9)
@@ -262,15 +285,15 @@ def program(
         code.append(Instruction(Op.AND, d=9, a=written[-1], b=67))
         code.append(Instruction(Op.MOV, d=10, a=9, s=rng.randrange(tables)))
         written.append(10)
-    if state:
-        code.append(Instruction(Op.RMW, a=rng.choice(written[2:])))
+    if states:
+        write_states(rng, code, written)
     if rng.random() < 0.04:  # may be too much for a register
         code.append(Instruction(Op.SHL, d=11, a=written[-1], s=20))
     for output in range(outputs):
         code.append(
             Instruction(Op.OR, d=12, a=rng.choice(written[2:]), b=rng.choice([66, 67, 192]))
         )
-        if not state or rng.random() < 0.5:
+        if not states or rng.random() < 0.5:
             code[-1] = Instruction(Op.OR, d=12, a=rng.choice(written[2:]), b=rng.choice([66, 67]))
         code.append(Instruction(Op.SPIKE, a=12, s=output))
     if code[skip].op == Op.SKP_C:
@@ -278,6 +301,26 @@ def program(
             Op.SKP_C, a=2, s=THE_REST if len(code) % 2 else len(code) - 1 - skip
         )
     return code
+
+
+def write_states(rng: random.Random, code: list[Instruction], written: list[int]) -> None:
+    """Read some of a neuron's states and write one; reading gives what was there before."""
+
+    def read() -> None:
+        code.append(Instruction(Op.AND, d=13, a=rng.choice(written), b=68))
+        which = 13 if rng.random() < 0.99 else written[-1]  # may be a state that is not there
+        code.append(Instruction(Op.MOV, d=14, a=which, s=OWN_STATES))
+        written.append(14)
+
+    for _ in range(rng.randrange(3)):
+        read()
+    code.append(Instruction(Op.AND, d=16, a=rng.choice(written), b=68))
+    if rng.random() < 0.3:  # some neurons write none
+        code.append(Instruction(Op.SKP_C, a=rng.choice(written), s=1))
+    which = 16 if rng.random() < 0.7 else 69 if rng.random() < 0.95 else written[-1]
+    code.append(Instruction(Op.RMW, a=rng.choice(written[2:]), b=which))
+    if rng.random() < 0.5:
+        read()
 
 
 def one_list(
@@ -298,7 +341,9 @@ def one_list(
 
 
 def draw_core(rng: random.Random, number: int, host: bool, vocabulary: int) -> dict[str, Any]:
-    """The sections of a core as lists; its entries come later."""
+    """The sections of a core as lists; its entries come later.  The first group of the host reads
+    the embedding, and marks as well where there are several slots."""
+    several = rng.choice([1, 1, 3, 40])
     s: dict[str, Any] = {
         n: [] for n in ("group", "port", "code", "pool", "tables", "table", "const")
     }
@@ -309,21 +354,22 @@ def draw_core(rng: random.Random, number: int, host: bool, vocabulary: int) -> d
             rng.choice([1, 5, 31, 40, 70, 260]) if rng.random() < 0.3 else rng.randrange(1, 40)
         )
         tables, outputs = rng.randrange(3), rng.randrange(1, 3)
-        state, consts = rng.random() < 0.5, rng.randrange(3)
-        code = program(rng, tables, outputs, state, consts)
+        states, consts = rng.choice([0, 0, 0, 1, 1, 2, 4, 16]), rng.randrange(3)
+        marks = host and g == 0 and several > 1
+        code = program(rng, tables, outputs, states, consts, marks)
         s["group"].append(
             [
                 len(s["code"]),
                 len(code),
                 neurons,
                 len(s["port"]),
-                2,
+                2 + marks,
                 len(s["pool"]),
-                4,
+                6,
                 len(s["const"]),
                 consts,
                 len(s["state"]),
-                int(state),
+                states,
                 len(s["tables"]),
                 tables,
                 0,
@@ -331,23 +377,25 @@ def draw_core(rng: random.Random, number: int, host: bool, vocabulary: int) -> d
                 outputs,
             ]
         )
-        for _ in range(2):
+        for _ in range(2 + marks):
             slots = rng.randrange(2, 6)
             s["port"].append([first, slots])
             first += slots * neurons
         s["code"] += [one.word for one in code]
         s["pool"] += [4095, rng.randrange(-99, 99), rng.randrange(1, 99), 7]
+        s["pool"] += [max(states, 1) - 1, rng.randrange(max(states, 1))]
         s["const"] += [rng.randrange(-2000, 2000) for _ in range(consts * neurons)]
-        s["state"] += [rng.randrange(-2000, 2000) for _ in range(neurons * state)]
+        s["state"] += [rng.randrange(-2000, 2000) for _ in range(neurons * states)]
         for _ in range(tables):
             s["tables"].append([len(s["table"]), 8])
             s["table"] += [rng.randrange(-3000, 3000) for _ in range(8)]
         if host and g == 0:
             codes = np.array([rng.randrange(-127, 128) for _ in range(vocabulary * neurons)], "i1")
             scales = np.array([rng.randrange(1, 5000) for _ in range(vocabulary)], "<i4")
-            head = np.array([vocabulary, neurons, 1, 0, 0, 1, 0, 0], "<u4").tobytes()
+            of_marks = [2, several] if marks else [0, 1]
+            head = np.array([vocabulary, neurons, 1, 0, 0, 1, *of_marks], "<u4").tobytes()
             s["embed"] = head + codes.tobytes() + bytes(-codes.size % 8) + scales.tobytes()
-    reached = range(2 if host else 0, len(s["port"]))
+    reached = range(s["group"][0][4] if host else 0, len(s["port"]))
     for _ in range(rng.randrange(3, 7) if reached else 0):
         draw_axons(rng, s, list(reached))
     return s
@@ -441,37 +489,58 @@ def steps(rng: random.Random) -> Iterator[int | None]:
         yield rng.choice([None, 0, 3, 5])
 
 
+def same(
+    slow: Slow, fast: list[Emulator], expected: Callable[[], Any], found: Callable[[Emulator], Any]
+) -> bool:
+    """Hold what the emulators give, their states and traps against the slow one; False after a
+    trap."""
+    try:
+        wanted, trapped = expected(), None
+    except Trapped as trap:
+        wanted, trapped = None, trap.args
+    said = set()
+    for emulator in fast:
+        if trapped:
+            with pytest.raises(ImageError) as error:
+                found(emulator)
+            said.add(str(error.value))
+            continue
+        assert found(emulator) == wanted
+        assert emulator.states.tolist() == list(slow.state.values())
+    if trapped:
+        (chip, core), group, neuron, number = trapped
+        where = "the host" if chip == HOST_CHIP else f"chip {chip} core {core}"
+        assert len(said) == 1
+        assert (
+            f"{where} group {group} neuron {neuron} trapped at instruction {number}: " in said.pop()
+        )
+    return not trapped
+
+
 @pytest.mark.parametrize(
     "seed", [pytest.param(k, marks=[pytest.mark.slow] * (k >= 6)) for k in range(24)]
 )
 def test_images_that_are_drawn_at_random(seed: int, tmp_path: Path) -> None:
     image = load_image(draw_image(seed, tmp_path / "image"))
     fast = [Emulator(image, level=level, threads=n) for level in available() for n in (1, 2)]
-    slow, trapped = Slow(image), None
-    for token in steps(random.Random(seed)):
-        try:
-            expected = slow.step(token)
-        except Trapped as trap:
-            trapped = trap.args
-        said = set()
-        for emulator in fast:
-            if trapped:
-                with pytest.raises(ImageError) as error:
-                    emulator.step(token)
-                said.add(str(error.value))
-                continue
+    slow, rng = Slow(image), random.Random(seed)
+    for token in steps(rng):
+
+        def stepped(emulator: Emulator, token: int | None = token) -> list[int]:
             emulator.step(token)
-            assert emulator.logits.tolist() == expected
-            assert emulator.states.tolist() == list(slow.state.values())
-        if trapped:
-            (chip, core), group, neuron, number = trapped
-            where = "the host" if chip == HOST_CHIP else f"chip {chip} core {core}"
-            assert len(said) == 1
-            assert (
-                f"{where} group {group} neuron {neuron} trapped at instruction {number}: "
-                in said.pop()
-            )
+            return emulator.logits.tolist()
+
+        if not same(slow, fast, lambda token=token: slow.step(token), stepped):  # type: ignore[misc]
             return
+    tokens = [rng.randrange(6) for _ in range(5)]
+    marks = [rng.randrange(2, 2 * fast[0].slots + 2) for _ in tokens]
+    if not same(
+        slow,
+        fast,
+        lambda: slow.prefill(tokens, marks),
+        lambda emulator: emulator.prefill(tokens, marks).tolist(),
+    ):
+        return
     for emulator in fast:
         counts = emulator.take_counts()
         assert {n: getattr(counts, n).tolist() for n in counted(slow)} == counted(slow)
@@ -539,8 +608,9 @@ def run_a_little(image: Image, level: str, threads: int) -> str:
     """What comes out, or the trap that stops it."""
     try:
         emulator = Emulator(image, level=level, threads=threads)
-        seen = [emulator.prefill([0, 0]), emulator.generate(0), emulator.states]
-        seen.append(emulator.asynchronous([0, 0, 0], 1))
+        last = 2 * emulator.slots + 1
+        seen = [emulator.prefill([0, 0], [last, 2]), emulator.generate(0), emulator.states]
+        seen.append(emulator.asynchronous([0, 0, 0], 1, [2, last, last - 1]))
         counts = emulator.take_counts()
         return repr([one.tolist() for one in (*seen, *vars(counts).values())])
     except ImageError as error:

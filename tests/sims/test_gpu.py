@@ -26,6 +26,7 @@ from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, programs
 from mmfree_neuro.graph.machine import REGISTER_HIGH, Value
 from mmfree_neuro.graph.nodes import (
+    HERE,
     AnyNode,
     Embedding,
     Graph,
@@ -34,9 +35,11 @@ from mmfree_neuro.graph.nodes import (
     Node,
     Output,
     PartialSum,
+    mark,
 )
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.recorder import record
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.verify import sum_bound
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
@@ -75,6 +78,20 @@ def test_equal_to_the_reference_by_hand(hand_graph: Graph, hand_mapping: Mapping
 
 def test_equal_to_the_reference(graph: Graph, make_mapping: Mapper, tokens: np.ndarray) -> None:
     assert_equal_runs(graph, make_mapping(graph, "random", 5), Job(tokens[:1, :3]))
+
+
+def test_equal_to_the_reference_with_several_sequences_under_way(
+    a16: Graph, make_mapping: Mapper, tokens: np.ndarray
+) -> None:
+    """The third takes the slot that the first has left."""
+    many = with_slots(a16, 2)
+    mapping = make_mapping(many, "random", 5)
+    job = Job([tokens[0, :1], tokens[1, :2], tokens[2, :1]], [1, 2, 0], in_flight=2)
+    expected, found = reference.run(many, mapping, job), gpu.run(many, mapping, job)
+    for one, other in zip(found.outcomes, expected.outcomes, strict=True):
+        assert np.array_equal(one.logits, other.logits)
+        assert np.array_equal(one.chosen, other.chosen)
+        assert (one.prefill, one.generate) == (other.prefill, other.generate)
 
 
 without_lower_bounds = pytest.mark.parametrize("model_name", ["no-lower-bounds"], indirect=True)
@@ -135,6 +152,27 @@ def test_goes_on_from_a_state_of_another_engine(
     assert all(not state.any() for state in found.states().values())
 
 
+def test_goes_on_from_the_states_of_several_sequences(
+    a16: Graph, make_mapping: Mapper, tokens: np.ndarray
+) -> None:
+    """One token of each, and then several of one, in an order that is not that of the slots."""
+    many = with_slots(a16, 3)
+    mapping = make_mapping(many, "chain")
+    before, found = fast.Fast(many, mapping), gpu.Gpu(many, mapping)
+    begin, slots = np.array([True, False, True, False, True]), np.array([2, 2, 0, 0, 1])
+    before.feed(tokens[0, :5], mark(slots, begin))
+    for slot in range(3):
+        before.take_activity(slot)
+    found.restore(before.states())
+    for row, starts in ((np.array([2, 0]), [False, True]), (np.array([1, 1]), [False, False])):
+        marks = mark(row, np.array(starts))
+        assert np.array_equal(found.feed(tokens[1, :2], marks), before.feed(tokens[1, :2], marks))
+        assert_equal_states(found, before)
+    for slot in (1, 2, 0):
+        assert found.take_activity(slot) == before.take_activity(slot)
+        assert found.take_activity(slot) == nothing(mapping)
+
+
 def assert_equal_states(found: gpu.Gpu, expected: fast.Fast) -> None:
     assert found.states().keys() == expected.states().keys()
     for name, state in expected.states().items():
@@ -171,14 +209,41 @@ def test_token_by_token_as_a_cuda_graph(
         expected.reset()
 
 
+def test_a_token_of_each_sequence_as_a_cuda_graph(
+    a16: Graph, make_mapping: Mapper, tokens: np.ndarray, device: str
+) -> None:
+    """One for each number of sequences, whichever they are, and whether they begin or not."""
+    if device != "cuda":
+        pytest.skip("needs a GPU: what is recorded is played from the third time on")
+    many = with_slots(a16, 3)
+    mapping = make_mapping(many, "random", 2)
+    expected, found = fast.Fast(many, mapping), gpu.Gpu(many, mapping)
+    rounds = [[0, 2], [2, 1], [1, 0], [0, 1, 2], [1, 2], [2, 1, 0], [1], [1, 0, 2], [2], [0], [1]]
+    for number, slots in enumerate([*rounds, [0, 0, 1], *rounds]):
+        starts = np.full(len(slots), number in (0, 3, 8))
+        marks, words = (
+            mark(np.array(slots), starts),
+            tokens[number % 4, number : number + len(slots)],
+        )
+        assert np.array_equal(found.feed(words, marks), expected.feed(words, marks))
+        assert_equal_states(found, expected)
+    for slot in range(3):
+        assert found.take_activity(slot) == expected.take_activity(slot)
+
+
 # The kernels of neuron programs.
+
+SLOTS = np.array([1, 0, 1])
+"""The slots of the three tokens of a graph of several."""
 
 
 def reads(graph: Graph, node: AnyNode, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Legal values [3 tokens, values] for every port of a node, many of them at the ends of what
-    can arrive."""
+    can arrive; marks are those of SLOTS, and the second token begins a sequence."""
+    marks = mark(SLOTS, np.array([False, True, False]))[:, None]
     if isinstance(node, Embedding):
-        return {"x": node.codes[[3, 0, 1]], "scale": rng.integers(0, node.scales.max() + 1, (3, 1))}
+        words = node.codes[[3, 0, 1]], rng.integers(0, node.scales.max() + 1, (3, 1)), marks
+        return dict(zip(node.reads, words, strict=False))
     found = {}
     for port, entries in node.ports.items():
         entry, source = entries[0], graph.node(entries[0].source).output(entries[0].source_port)
@@ -192,6 +257,8 @@ def reads(graph: Graph, node: AnyNode, rng: np.random.Generator) -> dict[str, np
         found[port] = np.where(
             rng.random((3, width)) < 0.5, anything >> rng.integers(0, 31, (3, width)), ends
         )
+        if port == HERE and graph.slots > 1:
+            found[port] = marks
     return found
 
 
@@ -213,20 +280,23 @@ def assert_equal_programs(
     values: dict[str, np.ndarray],
     given: dict[str, cpu.Stream],
     device: str,
+    slots: np.ndarray,
 ) -> int:
     """The kernel sends, counts and keeps what NumPy does; how many values saturated."""
-    place = torch.device(device)
+    place, rows = torch.device(device), int(slots.max()) + 1
     zeros = {
-        port: torch.zeros(node.size, dtype=torch.int64, device=place)
+        port: torch.zeros((rows, node.size), dtype=torch.int64, device=place)
         for port in ("", *_ports(node))
     }
     events = {port: zeros[port] for port in _ports(node)}
-    counts = Counts(events, zeros[""], torch.zeros_like(zeros[""]))
+    counts = Counts(events, zeros[""], torch.zeros_like(zeros[""]), node.size)
     here = Neurons(node, table, all_sigmoids(table, place), counts)
-    there = cpu.bind(node, table, node.constants, node.size, level="numpy")
+    there = cpu.bind(node, table, node.constants, node.size, slots=rows, level="numpy")
+    told = torch.tensor(slots, dtype=torch.int32, device=place)
     for _ in range(2):  # the second time from the state that the first one left
-        sent = here.run({port: on_device(array, place) for port, array in values.items()})
-        expected = there.run(given, 3)
+        arrived = {port: on_device(array, place) for port, array in values.items()}
+        sent = here.run(arrived, told)
+        expected = there.run(given, slots.astype(np.int32))
         for port, array in expected.items():
             assert np.array_equal(sent[port].cpu().numpy(), array), (node.name, port)
     for port, events in there.events.items():
@@ -234,6 +304,7 @@ def assert_equal_programs(
     assert np.array_equal(counts.saturated.cpu().numpy(), there.saturated), node.name
     if there.state is not None:
         assert here.state is not None
+        assert here.state.shape == there.state.shape
         assert np.array_equal(here.state.cpu().numpy(), there.state), node.name
     return int(there.saturated.sum())
 
@@ -242,13 +313,15 @@ def _ports(node: AnyNode) -> tuple[str, ...]:
     return tuple(output.port for output in node.outputs)
 
 
-def test_every_program_where_values_saturate(graph: Graph, device: str) -> None:
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_every_program_where_values_saturate(in_flight: int, graph: Graph, device: str) -> None:
+    graph = with_slots(graph, in_flight)
     kinds = {type(node).__name__: node for node in graph.nodes}
-    rng, saturated = np.random.default_rng(5), {}
+    rng, saturated, slots = np.random.default_rng(5), {}, SLOTS * (in_flight > 1)
     for kind, node in kinds.items():
         values = reads(graph, node, rng)
         saturated[kind] = assert_equal_programs(
-            node, graph.sigmoid, values, streams(graph, node, values), device
+            node, graph.sigmoid, values, streams(graph, node, values), device, slots
         )
     assert sum(number > 0 for number in saturated.values()) >= 4
 
@@ -259,7 +332,12 @@ def test_every_instruction_at_the_ends_of_a_register(
     table, entries = sigmoid_table(7), np.array([5, -7, REGISTER_HIGH, 0])
 
     def run(
-        m: Value, _node: Node, table: SigmoidTable, _constants: Value, inputs: Value, _state: Value
+        m: Value,
+        _node: Node,
+        table: SigmoidTable,
+        _constants: Value,
+        inputs: Value,
+        _state: Value = None,
     ) -> Value:
         a, b = m.read(inputs["a"]), m.read(inputs["b"])
         half, other = m.mul_shr(a, 1, 1), m.mul_shr(b, 1, 1)
@@ -297,18 +375,21 @@ def test_every_instruction_at_the_ends_of_a_register(
     given: dict[str, cpu.Stream] = {
         port: (array.astype(np.int32), 0, 1) for port, array in values.items()
     }
-    assert assert_equal_programs(node, table, values, given, device) > 0  # type: ignore[arg-type]
+    slots = np.zeros(3, np.int64)
+    assert assert_equal_programs(node, table, values, given, device, slots) > 0  # type: ignore[arg-type]
 
 
 def test_the_text_of_a_kernel_by_hand(hand_graph: Graph) -> None:
     """Sums times 3/2: rounded by a shift of 0, one more and a shift of 1, inside ±32767."""
     kernel = write(record(hand_graph.head, hand_graph.sigmoid), (Stream(0, 1),))
-    assert kernel.text.splitlines()[5:-1] == [
+    assert kernel.text.splitlines()[4:-1] == [
+        "    counted = tl.load(slots + token, mask=live, other=0).to(tl.int64) * counts + neuron",
+        "    lost = tl.zeros([LANES], tl.int32)",
         "    v0 = tl.load(x0 + at, mask=live, other=0)",
         "    v1, changed = mul_fit(v0, p3, p0, p1, p2)",
         "    lost += changed",
         "    tl.store(y0 + at, v1, mask=live)",
-        "    count(e0 + neuron, v1 != 0, live)",
+        "    count(e0 + counted, v1 != 0, live)",
     ]
     assert kernel.parameters == (0, 1, 32767, 3)
 
@@ -375,23 +456,24 @@ def test_messages_of_the_kernels(
     with pytest.raises(ValueError) as wide:
         on_device(np.array([1 << 31]), torch.device(device))
     assert str(wide.value) == "a constant of a program does not fit 32 bits"
-    head, counted = hand_graph.head, torch.zeros(2, dtype=torch.int64, device=device)
+    head, counted = hand_graph.head, torch.zeros((1, 2), dtype=torch.int64, device=device)
+    slots = torch.zeros(4, dtype=torch.int32, device=device)
     table = hand_graph.sigmoid
     neurons = Neurons(
         head,
         table,
         all_sigmoids(table, torch.device(device)),
-        Counts({"logits": counted}, counted, counted),
+        Counts({"logits": counted}, counted, counted, 2),
     )
     with pytest.raises(ValueError) as strided:
-        neurons.run({"y": x[:, :2].int().T})
+        neurons.run({"y": x[:, :2].int().T}, slots[:2])
     assert str(strided.value) == (
         "head: input y is torch.int32 [2, 4] with strides [1, 2], must be contiguous int32 [2, "
         "values]"
     )
     monkeypatch.setattr(gpu_neurons, "MOST_VALUES", 7)
     with pytest.raises(ValueError) as many:
-        neurons.run({"y": x[:, :2].int().contiguous()})
+        neurons.run({"y": x[:, :2].int().contiguous()}, slots)
     assert str(many.value) == "head: 4 tokens have more than 7 values, must come in parts"
 
 

@@ -98,7 +98,7 @@ def test_a_process_of_the_users_own_hears_the_traffic(
         from mmfree_sims import fast
         from mmfree_sims.lava import engine
         from mmfree_sims.lava.chip.process import vector_words
-        from mmfree_sims.tiles.packets import END, Reassembly
+        from mmfree_sims.tiles.packets import END, POSITION, Reassembly
         from mmfree_sims.tiles.plan import Plan, by_chip
         from lava.magma.core.decorator import implements, requires
         from lava.magma.core.model.py.model import PyAsyncProcessModel
@@ -133,12 +133,11 @@ def test_a_process_of_the_users_own_hears_the_traffic(
                 logits = np.zeros((3, plan.graph.vocabulary), np.int64)
                 while True:
                     vector = self.inp.recv()
-                    if vector[2] & END:
+                    if vector[0] & END:
                         break
                     packet = packets.take(vector)
                     if packet is not None:
-                        stretch, first = plan.stretches[packet.stretch], packet.token
-                        rows = slice(first, first + packet.tokens)
+                        stretch, rows = plan.stretches[packet.stretch], packet.labels[:, POSITION]
                         logits[rows, stretch.start : stretch.stop] = packet.sent["logits"]
                 self.largest[:] = logits.argmax(1)
 

@@ -25,6 +25,7 @@ from mmfree_neuro.errors import EngineError, InputError, printable
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Gain, Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping import mapping_file
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
@@ -62,6 +63,13 @@ GRAPHS = {
 }
 TOKENS = np.random.default_rng(3).integers(0, 256, (2, 20))
 JOBS = Job(TOKENS[:, :4], 3, Sampling(0.8, seed=4)), Job(TOKENS[:1])
+SEVERAL = Job(
+    [TOKENS[0, :4], TOKENS[1, :11], TOKENS[1, 11:13], TOKENS[0, 4:9]],
+    [3, 0, 6, 1],
+    [Sampling(0.8, seed=seed) for seed in range(4)],
+    in_flight=3,
+)
+"""For the mappings with several sequences in flight."""
 
 
 PARTS = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
@@ -96,7 +104,8 @@ def maps(
     """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of
     JOBS on it.
 
-    Those that are divided, by columns, have the head on the host and copies of norms.
+    Those that are divided, by columns, have the head on the host and copies of norms.  Those for
+    several sequences in flight begin with such a job.
     """
     folder, found = tmp_path_factory.mktemp("maps"), {}
     for name, model in GRAPHS.items():
@@ -105,17 +114,20 @@ def maps(
         graph, digest = graph_file.load_graph(graph_path)
         columns = evenly(graph, PARTS)
         divided = by_columns(graph, columns)
-        for kind in ("chain", "random", "block-per-chip", "divided"):
-            one = divided if kind == "divided" else graph
-            mapping = replace(
-                make_mapping(one, "random" if kind == "divided" else kind), graph=digest
-            )
+        slotted = with_slots(graph, SEVERAL.in_flight)
+        graphs = {"divided": divided, "several": slotted}
+        kinds = ("chain", "random", "block-per-chip", "divided")
+        for kind in (*kinds, "several") if name in ("2-a16", "3-a8") else kinds:
+            one = graphs.get(kind, graph)
+            mapping = make_mapping(one, "random" if kind in graphs else kind)
+            mapping = replace(mapping, graph=digest, in_flight=one.slots)
             if kind == "divided":
                 mapping = replace(with_head_on_host(one, mapping), columns=columns)
             assert len(mapping.chips) >= 3
             path = found[f"{name}-{kind}"] = folder / f"{name}-{kind}.map"
             mapping_file.save_mapping(mapping_file.StoredMapping(mapping, roomy, graph_path), path)
-            expected = [(job, reference.run(one, mapping, job)) for job in JOBS]
+            jobs = (SEVERAL, *JOBS) if kind == "several" else JOBS
+            expected = [(job, reference.run(one, mapping, job)) for job in jobs]
             for job, result in expected:
                 same(fast.run(one, mapping, job), result)
             path.with_suffix(".expected").write_bytes(pickle.dumps(expected))
@@ -123,9 +135,10 @@ def maps(
 
 
 def same(result: Result, expected: Result) -> None:
-    assert np.array_equal(result.logits, expected.logits)
-    assert np.array_equal(result.chosen, expected.chosen)
-    assert (result.prefill, result.generate) == (expected.prefill, expected.generate)
+    for one, other in zip(result.outcomes, expected.outcomes, strict=True):
+        assert np.array_equal(one.logits, other.logits)
+        assert np.array_equal(one.chosen, other.chosen)
+        assert (one.prefill, one.generate) == (other.prefill, other.generate)
 
 
 @pytest.fixture(scope="module")
@@ -207,12 +220,12 @@ def simulate(
 def outcome(folder: Path) -> tuple[object, ...]:
     """What a run gave, less the time it took."""
     run = run_file.load_run(folder)
-    return run.prefill, run.generate, run.new_tokens, run.text
+    return run.prefill, run.generate, run.only.new_tokens, run.only.text
 
 
 def unbroken(path: Path, output: Path, new_tokens: int) -> tuple[object, ...]:
     """What a run of the fast engine gives that never stops."""
-    simulate_file(path, Task("ab", new_tokens, ignore_eos=True), "fast", output)
+    simulate_file(path, [Task("ab", new_tokens, ignore_eos=True)], "fast", output)
     return outcome(output)
 
 
@@ -256,10 +269,11 @@ COMPARE = """
                     assert ranks.is_worker()
                     continue
                 who = path.name, placement
-                assert found.logits.dtype == expected.logits.dtype == np.int64, who
-                assert np.array_equal(found.logits, expected.logits), who
-                assert np.array_equal(found.chosen, expected.chosen), who
-                assert (found.prefill, found.generate) == (expected.prefill, expected.generate), who
+                for one, other in zip(found.outcomes, expected.outcomes, strict=True):
+                    assert one.logits.dtype == other.logits.dtype == np.int64, who
+                    assert np.array_equal(one.logits, other.logits), who
+                    assert np.array_equal(one.chosen, other.chosen), who
+                    assert (one.prefill, one.generate) == (other.prefill, other.generate), who
                 assert set(found.seconds) == {"start", "prefill", "generate"}, who
         if not ranks.is_worker():
             print(path.name)
@@ -293,7 +307,7 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
         from mmfree_neuro.run.job import Job, Result, RunState, Saving, silent
         from mmfree_sims.mpi import engine as mpi
         from mmfree_sims.mpi import ranks
-        from mmfree_sims.tiles.packets import HEADER
+        from mmfree_sims.tiles.packets import HEADER, LABEL
         from mmfree_sims.tiles.plan import Plan
 
         graph, stored = opened.open_mapped(Path(sys.argv[1]))
@@ -308,7 +322,7 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
             for stretch in plan.stretches:
                 readers = {max(tile, 0) for tile in plan.abroad[stretch.number]}
                 readers -= {max(stretch.tile, 0)}
-                crossings += plan.words(stretch) * len(readers)
+                crossings += (LABEL + plan.words(stretch)) * len(readers)
             messages = sum(traffic.messages for traffic in everywhere)
             values = sum(traffic.values for traffic in everywhere)
             assert values == 2 * 8 * crossings + HEADER * messages
@@ -360,6 +374,7 @@ SAVING = """
         "2-wraps-divided",
         "1-late-divided",
         "1-local-divided",
+        "2-a16-several",
     ],
 )
 def test_states_are_saved_and_resumed_across_engines(
@@ -392,8 +407,10 @@ def test_states_are_saved_and_resumed_across_engines(
         same(result, expected)
         assert len(states) == len(others)
         for state, other in zip(states, others, strict=True):
-            assert (state.fed, state.chosen.tolist()) == (other.fed, other.chosen.tolist())
-            assert (state.prefill, state.generate) == (other.prefill, other.generate)
+            for one, two in zip(state.stands, other.stands, strict=True):
+                assert (one.slot, one.fed) == (two.slot, two.fed)
+                assert one.chosen.tolist() == two.chosen.tolist()
+                assert (one.prefill, one.generate) == (two.prefill, two.generate)
             assert state.states.keys() == other.states.keys()
             assert all(
                 np.array_equal(values, other.states[node]) for node, values in state.states.items()
@@ -401,6 +418,28 @@ def test_states_are_saved_and_resumed_across_engines(
     for state in found[0][1]:
         same(states_of(fast.run, 4, state)[0], expected)
     same(states_of(reference.run, 4, found[0][1][1])[0], expected)
+
+
+def test_several_sequences_are_saved_and_resumed_across_engines(
+    maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Engines feed sequences that are under way at once in orders of their own; whoever wrote a
+    state, what comes in the end is the same."""
+    path, job = maps["3-a8-several"], replace(SEVERAL, keep_logits=False)
+    graph, stored = opened.open_mapped(path)
+    theirs: list[RunState] = []
+    expected = fast.run(graph, stored.mapping, job, silent, Saving(5, theirs.append))
+    starts = [(5, None), *((5, state) for state in theirs)]
+    (tmp_path / "asked").write_bytes(pickle.dumps((job, starts)))
+    script = program(tmp_path, SAVING)
+    assert run_on(3, *PYTHON, "-m", "mpi4py", script, path, tmp_path / "asked") == (0, "", "")
+    found = pickle.loads((tmp_path / "asked.found").read_bytes())
+    assert [state.fed for state in theirs] == [5, 10, 15, 20, 25]
+    for (result, states), begun in zip(found, [0, 5, 10, 15, 20, 25], strict=True):
+        same(result, expected)
+        assert [state.fed for state in states] == [*range(begun + 5, 26, 5)]
+        for state in states:
+            same(fast.run(graph, stored.mapping, job, silent, Saving(0, print, state)), expected)
 
 
 def test_chips_lie_on_ranks_by_their_synapses(hand_graph: Graph) -> None:
@@ -454,7 +493,7 @@ def test_one_run_is_written_and_told_once(
     status, out, err = run_on(ranks, *COMMAND, *simulate(path, run, "--save-every", "5"))
     assert (status, err) == (0, "")
     assert [path.name for path in run.iterdir()] == ["run.json"]
-    assert out.startswith(f"ab{printable(run_file.load_run(run).text)}\n\nmpi: started in ")
+    assert out.startswith(f"ab{printable(run_file.load_run(run).only.text)}\n\nmpi: started in ")
     assert out.count("mpi: started in ") == 1
     assert outcome(run) == unbroken(path, tmp_path / "fast", 24)
 
@@ -636,7 +675,7 @@ FAILING_TILE = """
 
     def failing(self, packets, send):
         packets = list(packets)
-        if rank == {rank} and any(packet.token >= 9 for packet in packets):
+        if rank == {rank} and any(packet.labels[-1, 1] >= 9 for packet in packets):
             raise ValueError("the ninth token is cursed")
         take(self, packets, send)
 

@@ -14,6 +14,8 @@ from mmfree_sims.tiles.packets import (
     ERROR,
     GENERATED,
     HEADER,
+    LABEL,
+    POSITION,
     SAVE,
     Packet,
     Reassembly,
@@ -35,16 +37,9 @@ def plan(hand_graph: Graph) -> Plan:
 
 
 def packet(
-    plan: Plan,
-    stretch: int,
-    tokens: int,
-    seed: int,
-    *,
-    token: int = 0,
-    sequence: int = 0,
-    flags: int = 0,
+    plan: Plan, stretch: int, tokens: int, seed: int, labels: np.ndarray | None = None
 ) -> Packet:
-    """A packet of a stretch with any payloads."""
+    """A packet of a stretch with any payloads, and any labels unless told."""
     one, random = plan.stretches[stretch], np.random.default_rng(seed)
     ends = np.iinfo(np.int32)
     sent = {
@@ -53,13 +48,16 @@ def packet(
         )
         for output in plan.graph.node(one.node).outputs
     }
-    return Packet(sequence, token, flags, stretch, tokens, sent)
+    if labels is None:
+        labels = random.integers(0, ends.max, (tokens, LABEL), np.int32, endpoint=True)
+    return Packet(labels, stretch, sent)
 
 
 def assert_same(found: Packet | None, expected: Packet) -> None:
     assert found is not None
-    names = ("sequence", "token", "flags", "stretch", "tokens")
-    assert [getattr(found, name) for name in names] == [getattr(expected, name) for name in names]
+    assert (found.stretch, found.tokens) == (expected.stretch, expected.tokens)
+    assert found.labels.dtype == np.int32
+    assert found.labels.tolist() == expected.labels.tolist()
     assert list(found.sent) == list(expected.sent)
     for port, values in expected.sent.items():
         assert found.sent[port].dtype == np.int32
@@ -67,18 +65,21 @@ def assert_same(found: Packet | None, expected: Packet) -> None:
 
 
 def test_vectors_by_hand(plan: Plan) -> None:
-    """Two tokens of two outputs of three values, in vectors with room for five."""
+    """A token of each of two sequences, of two outputs of three values, in vectors with room for
+    nine."""
     x, squares = (
         np.array([[3, -5, 7], [-1, 0, -2]], np.int32),
         np.array([[9, 25, 49], [1, 0, 4]], np.int32),
     )
-    one = Packet(4, 11, GENERATED | SAVE, 0, 2, {"x": x, "sq": squares})
-    vectors = list(encode(one, 5))
+    labels = np.array([[4, 11, GENERATED, 2], [7, 0, SAVE, 1]], np.int32)
+    one = Packet(labels, 0, {"x": x, "sq": squares})
+    vectors = list(encode(one, 9))
     assert [vector.tolist() for vector in vectors] == [
-        [4, 11, 12, 0, 2, 0, 3, -5, 7, -1, 0],
-        [4, 11, 12, 0, 2, 1, -2, 9, 25, 49, 1],
-        [4, 11, 12, 0, 2, 2, 0, 4],
+        [0, 0, 2, 0, 4, 11, 1, 2, 7, 0, 2, 1, 3],
+        [0, 0, 2, 1, -5, 7, -1, 0, -2, 9, 25, 49, 1],
+        [0, 0, 2, 2, 0, 4],
     ]
+    assert one.tokens == 2
     assert all(vector.dtype == np.int32 for vector in vectors)
     packets = Reassembly(plan, frozenset([0]))
     assert [packets.take(vector) for vector in vectors[:2]] == [None, None]
@@ -87,41 +88,30 @@ def test_vectors_by_hand(plan: Plan) -> None:
 
 
 def test_the_end_of_a_stream() -> None:
-    assert control(END).tolist() == [0, 0, 1, 0, 0, 0]
-    assert control(ERROR).tolist() == [0, 0, 2, 0, 0, 0]
+    assert control(END).tolist() == [1, 0, 0, 0]
+    assert control(ERROR).tolist() == [2, 0, 0, 0]
     assert control(END).shape == (HEADER,)
-    assert {END, ERROR, GENERATED, SAVE} == {1, 2, 4, 8}
+    assert (END, ERROR, GENERATED, SAVE) == (1, 2, 1, 2)
 
 
 @given(
     stretch=st.integers(0, 2),
     tokens=st.integers(1, 9),
     room=st.one_of(st.integers(1, 12), st.just(1 << 28)),
-    token=st.integers(0, 1 << 30),
-    sequence=st.integers(0, 1 << 30),
-    flags=st.sampled_from([0, GENERATED, SAVE, GENERATED | SAVE]),
     longer=st.integers(0, 3),
     seed=st.integers(0, 1 << 20),
 )
 def test_round_trip(
-    stretch: int,
-    tokens: int,
-    room: int,
-    token: int,
-    sequence: int,
-    flags: int,
-    longer: int,
-    seed: int,
-    plan: Plan,
+    stretch: int, tokens: int, room: int, longer: int, seed: int, plan: Plan
 ) -> None:
     """On channels of one size the last vector may be longer than what it carries."""
-    one = packet(plan, stretch, tokens, seed, token=token, sequence=sequence, flags=flags)
+    one = packet(plan, stretch, tokens, seed)
     vectors = list(encode(one, room))
-    words = plan.words(plan.stretches[stretch]) * tokens
+    words = (LABEL + plan.words(plan.stretches[stretch])) * tokens
     assert [len(vector) - HEADER for vector in vectors] == [
         min(room, words - at) for at in range(0, words, room)
     ]
-    assert [vector[5] for vector in vectors] == list(range(len(vectors)))
+    assert [vector[3] for vector in vectors] == list(range(len(vectors)))
     packets = Reassembly(plan, frozenset([stretch]))
     assert all(packets.take(vector) is None for vector in vectors[:-1])
     assert_same(packets.take(np.concatenate([vectors[-1], np.full(longer, -1, np.int32)])), one)
@@ -141,10 +131,13 @@ def test_senders_in_any_order(
     sent: list[list[Packet]] = []
     for stretch, tokens in enumerate(counts):
         begins = np.concatenate([[0], np.cumsum(tokens)]).astype(int)
+        labels = np.zeros((begins[-1], LABEL), np.int32)
+        labels[:, POSITION] = range(begins[-1])
+        parts = np.split(labels, begins[1:-1]) if tokens else []
         sent.append(
             [
-                packet(plan, stretch, n, 7 * stretch + k, token=int(begins[k]))
-                for k, n in enumerate(tokens)
+                packet(plan, stretch, len(part), 7 * stretch + k, part)
+                for k, part in enumerate(parts)
             ]
         )
     channels = [[vector for one in packets for vector in encode(one, room)] for packets in sent]

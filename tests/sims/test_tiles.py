@@ -8,7 +8,7 @@ large a vector a packet goes.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -30,18 +30,28 @@ from mmfree_neuro.graph.nodes import (
     block_of,
 )
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.run import reference
-from mmfree_neuro.run.job import Job, RunState, Saving, silent
+from mmfree_neuro.run.job import Job, Outcome, Result, RunState, Saving, Stand, silent
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_partition.route import route
 from mmfree_sims import fast
 from mmfree_sims.tiles import tallies
 from mmfree_sims.tiles.book import Book, start_of
-from mmfree_sims.tiles.host import TOGETHER, Host
-from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet, Reassembly, encode
+from mmfree_sims.tiles.host import TOGETHER, Host, stands
+from mmfree_sims.tiles.packets import (
+    FLAGS,
+    GENERATED,
+    POSITION,
+    SAVE,
+    SLOT,
+    Packet,
+    Reassembly,
+    encode,
+)
 from mmfree_sims.tiles.plan import Plan, by_chip, by_core
 from mmfree_sims.tiles.tile import Tile
 
@@ -114,6 +124,14 @@ def parts(models: tuple[Graph, ...]) -> Divided:
     return tuple(divided(which, graph) for which, graph in enumerate(models))
 
 
+@pytest.fixture(scope="module")
+def several(models: tuple[Graph, ...]) -> Divided:
+    """The same for two to four sequences under way at once."""
+    return tuple(
+        divided(which, with_slots(graph, 2 + which % 3)) for which, graph in enumerate(models)
+    )
+
+
 def mapped(graph: Graph, rng: random.Random) -> Mapping:
     """Nodes cut at random, and thrown onto a few cores of one to five chips.
 
@@ -143,12 +161,15 @@ def mapped(graph: Graph, rng: random.Random) -> Mapping:
     )
 
 
-def asked(graph: Graph, rng: random.Random) -> Job:
-    """One or two prompts of 1 … 19 tokens, continued by 0 … 4, greedily or by draws."""
-    shape = rng.choice([1, 1, 2]), rng.choice([1, 2, 5, 2 * TOGETHER + 3])
-    tokens = [[rng.randrange(graph.vocabulary) for _ in range(shape[1])] for _ in range(shape[0])]
+def asked(graph: Graph, rng: random.Random, fewest: int = 1, most: int = 5) -> Job:
+    """Some prompts of 1 … 19 tokens, each continued by 0 … 4, greedily or by draws."""
+    count = rng.choice([1, 1, 2, 3, 5])
+    count = min(max(count, fewest), most)
+    lengths = [rng.choice([1, 2, 5, 2 * TOGETHER + 3]) for _ in range(count)]
     return Job(
-        np.array(tokens), rng.randint(0, 4), Sampling(rng.choice([0, 0.7, 5]), rng.randrange(9))
+        [np.array([rng.randrange(graph.vocabulary) for _ in range(n)]) for n in lengths],
+        [rng.randint(0, 4) for _ in lengths],
+        [Sampling(rng.choice([0, 0.7, 5]), rng.randrange(9)) for _ in lengths],
     )
 
 
@@ -182,7 +203,8 @@ class Net:
     ) -> None:
         self.random, self.room = random.Random(seed), room
         self.job, self.plan = job, Plan(graph, mapping, tile_of)
-        self.tallies, self.kept = tallies.allocate(graph), tallies.allocate(graph)
+        count = len(job.sequences)
+        self.tallies, self.kept = tallies.allocate(graph, count), tallies.allocate(graph, count)
         start = start_of(saving)
         if start.fed:
             assert saving is not None and saving.resumed is not None
@@ -194,14 +216,15 @@ class Net:
         self.for_host = Reassembly(self.plan, self.plan.read_by(HOST))
         self.channels: dict[tuple[int, int], deque[Any]] = {}
         self.received: deque[Packet] = deque()
-        self.logits = np.zeros((len(job.tokens), job.fed, graph.vocabulary), np.int64)
-        self.chosen = np.zeros((len(job.tokens), job.new_tokens), np.int64)
+        fed = [asked.fed_for(asked.new_tokens) for asked in job.sequences]
+        self.logits = [np.zeros((tokens, graph.vocabulary), np.int64) for tokens in fed]
         self.book, self.clock, self.saved_at = Book(graph, mapping, job, saving), np.zeros(2), []
+        self.chosen = self.book.chosen()
         self.host = Host(
             self.plan, job, start, self.tallies, self.kept, self, self.random.randint(1, 30)
         )
 
-    def held_by(self, workers: int, fed: int) -> dict[int, Holder]:
+    def held_by(self, workers: int, fed: list[int]) -> dict[int, Holder]:
         """The tiles dealt at random to at most so many workers."""
         hands: dict[int, set[int]] = {}
         for tile in sorted({stretch.tile for stretch in self.plan.stretches} - {HOST}):
@@ -223,6 +246,13 @@ class Net:
             assert not any(a.packets for firing in tile.firings for a in firing.arrivals.values())
         assert not any(self.channels.values())
         return self
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """What came of every sequence; of logits those that came here, and zero before them."""
+        self.book.job = replace(self.job, keep_logits=True)  # they are kept here in any case
+        where = stands(self.host.seats.walks)
+        return self.book.outcomes(self.tallies, where, self.chosen, np.concatenate(self.logits))
 
     def post(self, sender: int, packet: Packet) -> None:
         """Put the vectors of a packet into the channel to everybody else who reads it."""
@@ -262,17 +292,17 @@ class Net:
         return self.received.popleft()
 
     def arrived(self, sequence: int, position: int, logits: Ints) -> None:
-        self.logits[sequence, position] = logits
+        self.logits[sequence][position] = logits
 
     def chose(self, sequence: int, number: int, token: int) -> None:
-        self.chosen[sequence, number] = token
+        self.chosen[self.job.chosen_from[sequence] + number] = token
 
     def timed(self, seconds: Any) -> None:
         self.clock[:] = seconds
 
-    def save(self, fed: int) -> None:
-        self.saved_at.append(fed)
-        self.book.save(self.kept, fed, self.chosen[0], self.clock)
+    def save(self, stands: Ints) -> None:
+        self.saved_at.append(int(stands[:, 1].sum()))
+        self.book.save(self.kept, stands, self.chosen, self.clock)
 
 
 def assignment(mapping: Mapping, rng: random.Random) -> TileOf:
@@ -288,13 +318,38 @@ class Uncounted(reference.Reference):
         pass
 
 
-def bits_of_the_reference(graph: Graph, job: Job, chosen: np.ndarray) -> np.ndarray:
-    """The logits of the reference that is fed the prompt and what was chosen."""
+def bits_of_the_reference(graph: Graph, job: Job, outcomes: Sequence[Outcome]) -> list[np.ndarray]:
+    """The logits of the reference that is fed each prompt and what was chosen."""
     session, found = Uncounted(graph, Mapping("", "", "", (), (), ())), []
-    for prompt, continuation in zip(job.tokens, chosen, strict=True):
+    for asked, outcome in zip(job.sequences, outcomes, strict=True):
         session.reset()
-        found.append(session.feed(np.concatenate([prompt, continuation[:-1]])))
-    return np.stack(found)
+        found.append(session.feed(np.concatenate([asked.tokens, outcome.chosen[:-1]])))
+    return found
+
+
+def one_by_one(
+    run: Callable[[Graph, Mapping, Job], Result], graph: Graph, mapping: Mapping, job: Job
+) -> list[Outcome]:
+    """What comes of the sequences of a job, each in a job of its own."""
+    found = []
+    for asked in job.sequences:
+        alone = Job([asked.tokens], asked.new_tokens, asked.sampling, stop=job.stop)
+        found += run(graph, mapping, alone).outcomes
+    return found
+
+
+def assert_same_outcomes(
+    found: Sequence[Outcome], expected: Sequence[Outcome], stands: Sequence[Stand] = ()
+) -> None:
+    """The logits behind what had been fed in a run that was gone on with, and all else."""
+    assert len(found) == len(expected)
+    before = [stand.fed for stand in stands] or [0] * len(found)
+    for one, other, fed in zip(found, expected, before, strict=True):
+        assert one.logits.shape == other.logits.shape
+        assert np.array_equal(one.logits[fed:], other.logits[fed:])
+        assert not one.logits[:fed].any()
+        assert one.chosen.tolist() == other.chosen.tolist()
+        assert (one.prefill, one.generate) == (other.prefill, other.generate)
 
 
 def differing_bits(a: np.ndarray, b: np.ndarray) -> int:
@@ -306,42 +361,44 @@ def differing_bits(a: np.ndarray, b: np.ndarray) -> int:
 
 @pytest.mark.slow
 def test_a_thousand_random_cases_give_the_same_bits(
-    models: tuple[Graph, ...], parts: Divided, draws: Any
+    models: tuple[Graph, ...], parts: Divided, several: Divided, draws: Any
 ) -> None:
     """Random mappings, numbers of workers, orders of messages and sizes of vectors; several jobs
     for every model.
 
-    Half of the graphs are divided by columns; their bits are still those of the whole.
+    Half of the graphs are divided by columns; their bits are still those of the whole.  Half have
+    slots for several sequences, which are under way at once; each gives what it gives alone.
     """
     cases, rng = draws.times * CASES, random.Random(draws.seed(2026))
-    compared, differing, by_reference = 0, 0, 0
+    compared, differing, by_reference, together = 0, 0, 0, 0
     jobs = [[asked(graph, rng) for _ in range(5)] for graph in models]
-    known: dict[int, np.ndarray] = {}
+    known: dict[int, list[np.ndarray]] = {}
     for number in range(cases):
         which = rng.choices(range(len(jobs)), OFTEN)[0]
         job = rng.choice(jobs[which])
-        graph = rng.choice(parts[which]) if number % 2 else models[which]
+        graphs = several[which] if rng.random() < 0.5 else parts[which]
+        graph = rng.choice(graphs) if number % 2 else graphs[0]
         mapping = mapped(graph, rng)
         workers, room = rng.randint(1, 8), rng.choice([13, 100, 1 << 20, 1 << 20])
-        net = Net(graph, mapping, job, assignment(mapping, rng), workers, number, room=room).run()
-        expected = fast.run(graph, mapping, job)
+        asking = replace(job, in_flight=rng.randint(1, graph.slots))
+        together += min(asking.in_flight, len(job.sequences)) > 1
+        tiles = assignment(mapping, rng)
+        found = Net(graph, mapping, asking, tiles, workers, number, room=room).run().outcomes
+        expected = one_by_one(fast.run, graph, mapping, job)
         if id(job) not in known:
-            known[id(job)] = bits_of_the_reference(models[which], job, expected.chosen)
-        differing += differing_bits(net.logits, expected.logits) + differing_bits(
-            expected.logits, known[id(job)]
-        )
-        differing += differing_bits(net.chosen, expected.chosen)
-        prefill, generate = net.book.activities(net.tallies, job.fed)
-        assert prefill == expected.prefill, f"case {number}"
-        assert generate == expected.generate, f"case {number}"
+            known[id(job)] = bits_of_the_reference(models[which], job, expected)
+        for one, other, bits in zip(found, expected, known[id(job)], strict=True):
+            differing += differing_bits(one.logits, other.logits)
+            differing += differing_bits(other.logits, bits)
+            differing += differing_bits(one.chosen, other.chosen)
+            assert one.prefill == other.prefill, f"case {number}"
+            assert one.generate == other.generate, f"case {number}"
         if number % CHECKED_BY_THE_REFERENCE == 0:
-            slow = reference.run(graph, mapping, job)
-            assert (slow.prefill == prefill, slow.generate == generate) == (True, True), (
-                f"case {number}"
-            )
+            assert_same_outcomes(found, one_by_one(reference.run, graph, mapping, job))
             by_reference += 1
         assert differing == 0, f"case {number}"
         compared += 1
+    assert together > cases // 8
     assert (compared, differing, by_reference) == (cases, 0, cases // CHECKED_BY_THE_REFERENCE)
 
 
@@ -357,24 +414,25 @@ def states_of(
 
 
 def assert_same_state(a: RunState, b: RunState) -> None:
-    assert a.fed == b.fed
-    assert a.chosen.tolist() == b.chosen.tolist()
+    for one, other in zip(a.stands, b.stands, strict=True):
+        assert one.fed == other.fed
+        assert one.slot == other.slot
+        assert one.chosen.tolist() == other.chosen.tolist()
+        assert (one.prefill, one.generate) == (other.prefill, other.generate)
     assert list(a.states) == list(b.states)
     assert all(np.array_equal(a.states[name], b.states[name]) for name in a.states)
-    assert a.prefill == b.prefill
-    assert a.generate == b.generate
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", range(6))
 def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(
-    which: int, parts: Divided
+    which: int, parts: Divided, several: Divided
 ) -> None:
     """Every state of a run that is saved at some interval, whatever is on its way meanwhile, and
     the rest from it."""
     rng = random.Random(which)
     for number in range(6):
-        graph = parts[which][number % 4]
+        graph = rng.choice([parts, several])[which][number % 4]
         mapping, length = mapped(graph, rng), rng.choice([1, 4, 9, 2 * TOGETHER + 2])
         tokens = np.array([[rng.randrange(graph.vocabulary) for _ in range(length)]])
         job = Job(tokens, rng.randint(2, 5), Sampling(rng.choice([0, 2]), 7), keep_logits=False)
@@ -397,33 +455,90 @@ def test_states_are_those_of_the_fast_engine_and_runs_go_on_from_them(
         ) -> Any:
             return fast.run(graph, mapping, job, silent, saving)
 
-        expected = fast.run(graph, mapping, replace(job, keep_logits=True))
+        expected = fast.run(graph, mapping, replace(job, keep_logits=True)).outcomes
         wanted, _ = states_of(alone, every)
         written, whole = states_of(spread, every)
-        assert whole.saved_at == [fed for fed in range(1, job.fed) if fed % every == 0]
+        end = job.sequences[0].fed_for(job.to_choose)
+        assert whole.saved_at == [fed for fed in range(1, end) if fed % every == 0]
         assert [state.fed for state in wanted] == whole.saved_at
-        assert np.array_equal(whole.logits, expected.logits)
-        assert whole.book.activities(whole.tallies, job.fed) == (
-            expected.prefill,
-            expected.generate,
-        )
+        assert_same_outcomes(whole.outcomes, expected)
         for one, other in zip(written, wanted, strict=True):
             assert_same_state(one, other)
         for at in {0, len(written) // 2, len(written) - 1} if written else ():
             state = rng.choice([written, wanted])[at]
             later, rest = states_of(spread, every, state)
-            assert np.array_equal(rest.logits[0, state.fed :], expected.logits[0, state.fed :])
-            assert not rest.logits[0, : state.fed].any()
-            assert (
-                rest.chosen[0, len(state.chosen) :].tolist()
-                == expected.chosen[0, len(state.chosen) :].tolist()
-            )
-            assert rest.book.activities(rest.tallies, job.fed) == (
-                expected.prefill,
-                expected.generate,
-            )
+            assert_same_outcomes(rest.outcomes, expected, state.stands)
             for one, other in zip(later, wanted[at + 1 :], strict=True):
                 assert_same_state(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", range(len(OFTEN)))
+def test_several_sequences_are_saved_and_gone_on_with(which: int, several: Divided) -> None:
+    """At once and one after another, from every state that tiles or another engine have written;
+    some of them end at a token."""
+    rng = random.Random(which)
+    for number in range(4):
+        graph = several[which][number % 4]
+        mapping, drawn = mapped(graph, rng), asked(graph, rng, 2)
+        expected = one_by_one(fast.run, graph, mapping, drawn)
+        if number % 2:
+            tokens = [token for one in expected for token in one.chosen.tolist()]
+            drawn = replace(drawn, stop=(rng.choice([*tokens, 0]),))
+            expected = one_by_one(fast.run, graph, mapping, drawn)
+        end, every = sum(len(one.logits) for one in expected), rng.choice([1, 2, 3, 7])
+        job = replace(drawn, keep_logits=False, in_flight=rng.randint(1, graph.slots))
+
+        def spread(
+            saving: Saving,
+            graph: Graph = graph,
+            job: Job = job,
+            mapping: Mapping = mapping,
+            number: int = number,
+        ) -> Net:
+            room, tiles = rng.choice([13, 100, 1 << 20]), assignment(mapping, rng)
+            return Net(
+                graph, mapping, job, tiles, rng.randint(1, 8), number, room=room, saving=saving
+            ).run()
+
+        def elsewhere(
+            saving: Saving, graph: Graph = graph, job: Job = job, mapping: Mapping = mapping
+        ) -> Any:
+            return rng.choice([fast, fast, reference]).run(graph, mapping, job, silent, saving)
+
+        written, whole = states_of(spread, every)
+        assert_same_outcomes(whole.outcomes, expected)
+        assert whole.saved_at == [fed for fed in range(1, end) if fed % every == 0]
+        theirs, result = states_of(elsewhere, every)
+        assert [state.fed for state in written] == [state.fed for state in theirs] == whole.saved_at
+        for states in (written, theirs):
+            for state in rng.sample(states, min(4, len(states))):
+                later, rest = states_of(spread, every, state)
+                assert_same_outcomes(rest.outcomes, expected, state.stands)
+                assert [one.fed for one in later] == [at for at in whole.saved_at if at > state.fed]
+                _, result = states_of(elsewhere, 0, state)
+                for one, other in zip(result.outcomes, expected, strict=True):
+                    assert one.chosen.tolist() == other.chosen.tolist()
+                    assert (one.prefill, one.generate) == (other.prefill, other.generate)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", range(3))
+def test_states_of_sequences_one_after_another_are_those_of_the_fast_engine(
+    which: int, parts: Divided, several: Divided
+) -> None:
+    """Where one sequence is under way at a time, all engines feed the same tokens in the same
+    order."""
+    rng = random.Random(which)
+    for graph in (parts[which][which], several[which][which]):
+        mapping, job = mapped(graph, rng), replace(asked(graph, rng, 3), keep_logits=False)
+        wanted: list[RunState] = []
+        fast.run(graph, mapping, job, silent, Saving(2, wanted.append))
+        written: list[RunState] = []
+        saving = Saving(2, written.append)
+        Net(graph, mapping, job, assignment(mapping, rng), 3, which, saving=saving).run()
+        for one, other in zip(written, wanted, strict=True):
+            assert_same_state(one, other)
 
 
 def test_a_run_that_goes_on_for_longer(models: tuple[Graph, ...]) -> None:
@@ -437,37 +552,48 @@ def test_a_run_that_goes_on_for_longer(models: tuple[Graph, ...]) -> None:
         lambda saving: Net(graph, mapping, short, by_chip, 3, 0, saving=saving).run(), 1
     )
     longer = replace(short, new_tokens=9)
-    expected = fast.run(graph, mapping, longer)
+    expected = fast.run(graph, mapping, replace(longer, keep_logits=True)).outcomes
     assert [state.fed for state in written] == [1, 2, 3, 4, 5, 6]
     for state in written:
         saving = Saving(0, lambda _: None, state)
         rest = Net(graph, mapping, longer, by_core(mapping), 3, 1, saving=saving).run()
-        assert (
-            rest.chosen[0, len(state.chosen) :].tolist()
-            == expected.chosen[0, len(state.chosen) :].tolist()
-        )
-        assert rest.book.activities(rest.tallies, longer.fed) == (
-            expected.prefill,
-            expected.generate,
-        )
+        assert_same_outcomes(rest.outcomes, expected, state.stands)
 
 
 # By hand.
 
 
-def a_packet(
-    token: int, tokens: int, *, sequence: int = 0, flags: int = 0, stretch: int = 0
-) -> Packet:
-    """What the embedding of the graph made by hand sends for words 0, 1, 0, 1 …"""
+@pytest.fixture
+def two_slots(hand_graph: Graph) -> Graph:
+    """The graph made by hand, for two sequences under way at once."""
+    embedding = replace(hand_graph.embedding, slots=2)
+    return replace(hand_graph, nodes=(embedding, *hand_graph.nodes[1:]))
+
+
+def a_packet(token: int, tokens: int, *, sequence: int = 0, flags: int = 0) -> Packet:
+    """What the embedding of the graph made by hand sends for words 0, 1, 0, 1 …; the last token has
+    the flag SAVE, if any has."""
     words = np.array([[3, -5, 7], [-1, 0, -2]], np.int32)[(token + np.arange(tokens)) % 2]
-    return Packet(sequence, token, flags, stretch, tokens, {"x": words, "sq": words**2})
+    labels = np.array([[sequence, token + k, flags & GENERATED, 0] for k in range(tokens)])
+    labels[-1, FLAGS] = flags
+    return Packet(labels.astype(np.int32), 0, {"x": words, "sq": words**2})
+
+
+def told(packet: Packet) -> tuple[int, int, int, int]:
+    """Of a packet of one sequence in slot 0: the sequence, its first token, how many tokens, and
+    the flags of the last one."""
+    sequence, token, _, _ = packet.labels[0].tolist()
+    flags = int(packet.labels[-1, FLAGS])
+    same = a_packet(token, packet.tokens, sequence=sequence, flags=flags)
+    assert packet.labels.tolist() == same.labels.tolist()
+    return sequence, token, packet.tokens, flags
 
 
 @pytest.fixture
 def tile(hand_graph: Graph, hand_mapping: Mapping) -> Tile:
     """Chip 0 with both rows of the head, in one stretch."""
     plan = Plan(hand_graph, hand_mapping, by_chip)
-    return Tile(plan, [0], tallies.allocate(hand_graph), tallies.allocate(hand_graph))
+    return Tile(plan, [0], tallies.allocate(hand_graph, 2), tallies.allocate(hand_graph, 2))
 
 
 def taken(tile: Tile, *packets: Packet) -> list[Packet]:
@@ -482,37 +608,46 @@ def test_a_tile_by_hand(tile: Tile) -> None:
     assert tile.wanted == {0}
     first, second = taken(tile, a_packet(0, 3)), taken(tile, a_packet(3, 1, flags=GENERATED))
     logits = [[12, 3], [-1, -3], [12, 3], [-1, -3]]
-    assert [(p.sequence, p.token, p.flags, p.stretch, p.tokens) for p in first] == [(0, 0, 0, 1, 3)]
-    assert [(p.sequence, p.token, p.flags, p.stretch, p.tokens) for p in second] == [
-        (0, 3, GENERATED, 1, 1)
-    ]
+    assert [(*told(packet), packet.stretch) for packet in first] == [(0, 0, 3, 0, 1)]
+    assert [(*told(packet), packet.stretch) for packet in second] == [(0, 3, 1, GENERATED, 1)]
     assert first[0].sent["logits"].tolist() == logits[:3]
     assert second[0].sent["logits"].tolist() == logits[3:]
     tile.settle()
     counts = tile.firings[0].tallies.events
-    assert counts[:, 6:].tolist() == [[3, 3], [1, 1]]
+    assert counts[:, 6:].tolist() == [[3, 3], [1, 1], [0, 0], [0, 0]]
     assert not counts[:, :6].any()
 
 
 def test_packets_that_came_together_fire_together(tile: Tile) -> None:
-    """As many as have the same flags, and at most so many: a state that is kept is that after its
-    token alone."""
-    sent = taken(tile, a_packet(0, 2), a_packet(2, 3), a_packet(5, 1, flags=SAVE), a_packet(6, 30))
-    assert [(p.token, p.tokens, p.flags) for p in sent] == [
-        (0, 5, 0),
-        (5, 1, SAVE),
-        (6, 16, 0),
-        (22, 14, 0),
-    ]
-    firing = tile.firings[0]
-    assert firing.kept.events[:, 6:].tolist() == [[6, 6], [0, 0]]
+    """At most so many, and none behind one whose states are kept: a state that is kept is that
+    right after its token."""
+    sent = taken(tile, a_packet(0, 2), a_packet(2, 4, flags=SAVE), a_packet(6, 30))
+    assert [told(packet) for packet in sent] == [(0, 0, 6, SAVE), (0, 6, 16, 0), (0, 22, 14, 0)]
+    firing, none = tile.firings[0], [[0, 0]] * 3
+    assert firing.kept.events[:, 6:].tolist() == [[6, 6], *none]
     tile.settle()
-    assert firing.tallies.events[:, 6:].tolist() == [[36, 36], [0, 0]]
+    assert firing.tallies.events[:, 6:].tolist() == [[36, 36], *none]
 
 
-def test_a_sequence_begins_with_a_zero_state_anywhere(tile: Tile) -> None:
-    sent = taken(tile, a_packet(0, 2), a_packet(0, 1, sequence=1), a_packet(1, 1, sequence=1))
-    assert [(p.sequence, p.token, p.tokens) for p in sent] == [(0, 0, 2), (1, 0, 2)]
+def test_another_sequence_begins_with_its_own_counts(tile: Tile) -> None:
+    first = taken(tile, a_packet(0, 2))
+    second = taken(tile, a_packet(0, 1, sequence=1), a_packet(1, 1, sequence=1))
+    assert [told(packet) for packet in (*first, *second)] == [(0, 0, 2, 0), (1, 0, 2, 0)]
+    assert tile.firings[0].tallies.events[:, 6:].tolist() == [[2, 2], *[[0, 0]] * 3]
+    tile.settle()
+    assert tile.firings[0].tallies.events[:, 6:].tolist() == [[2, 2], [0, 0], [2, 2], [0, 0]]
+
+
+def test_tokens_of_two_sequences_fire_together(two_slots: Graph, hand_mapping: Mapping) -> None:
+    plan, both = Plan(two_slots, hand_mapping, by_chip), [tallies.allocate(two_slots, 2)] * 2
+    tile = Tile(plan, [0], *both)
+    one, other = a_packet(0, 2), a_packet(0, 1, sequence=1)
+    other.labels[:, SLOT] = 1
+    (sent,) = taken(tile, one, other)
+    assert sent.labels.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1]]
+    assert sent.sent["logits"].tolist() == [[12, 3], [-1, -3], [12, 3]]
+    tile.settle()
+    assert both[0].events[:, 6:].tolist() == [[2, 2], [0, 0], [1, 1], [0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -542,9 +677,10 @@ def test_a_token_out_of_order(
 
 
 def test_a_tile_goes_on_where_a_run_was_saved(tile: Tile) -> None:
-    tile.restore(5)
-    assert [(p.token, p.tokens) for p in taken(tile, a_packet(5, 2))] == [(5, 2)]
-    tile.restore(5)
+    tile.restore([5, 2])
+    assert [told(packet) for packet in taken(tile, a_packet(5, 2))] == [(0, 5, 2, 0)]
+    assert [told(packet) for packet in taken(tile, a_packet(2, 1, sequence=1))] == [(1, 2, 1, 0)]
+    tile.restore([5])
     with pytest.raises(RuntimeError) as error:
         taken(tile, a_packet(4, 1))
     assert str(error.value) == "head: token 4 of sequence 0 came out of order"
@@ -558,12 +694,11 @@ class Paper:
         self.graph, self.sent, self.answers, self.said = graph, [], deque(), []
 
     def send(self, packet: Packet) -> None:
-        self.sent.append((packet.sequence, packet.token, packet.tokens, packet.flags))
-        for token in range(packet.token, packet.token + packet.tokens):
-            logits = np.array([[token % 2, 1 - token % 2]], np.int32)
-            self.answers.append(
-                Packet(packet.sequence, token, packet.flags, 1, 1, {"logits": logits})
-            )
+        self.sent.append(packet.labels.tolist() if self.graph.slots > 1 else told(packet))
+        for label in packet.labels:
+            odd = label[POSITION] % 2
+            logits = np.array([[odd, 1 - odd]], np.int32)
+            self.answers.append(Packet(label[None], 1, {"logits": logits}))
 
     def receive(self) -> Packet:
         return self.answers.popleft()
@@ -577,15 +712,15 @@ class Paper:
     def timed(self, seconds: Any) -> None:
         assert (seconds >= 0).all()
 
-    def save(self, fed: int) -> None:
-        self.said.append(("save", fed))
+    def save(self, stands: Ints) -> None:
+        self.said.append(("save", *map(tuple, stands.tolist())))
 
 
 def hosted(
     graph: Graph, mapping: Mapping, job: Job, saving: Saving | None = None, in_flight: int = 30
 ) -> Paper:
     paper, start = Paper(graph), start_of(saving)
-    both = tallies.allocate(graph), tallies.allocate(graph)
+    both = [tallies.allocate(graph, len(job.sequences)) for _ in range(2)]
     Host(Plan(graph, mapping, by_chip), job, start, *both, paper, in_flight).run()
     return paper
 
@@ -605,18 +740,53 @@ def test_a_host_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     assert len(paper.said) == 12
 
 
+def test_a_host_of_two_sequences_by_hand(two_slots: Graph, hand_mapping: Mapping) -> None:
+    """Of three sequences two are under way; the third takes the slot of the one that ends first.
+
+    Where states are kept, a sequence that waits has no slot, nor has one that has ended.
+    """
+    job = Job([np.array([0, 1, 1]), np.array([1, 0]), np.array([1])], [3, 1, 0], in_flight=2)
+    paper = hosted(two_slots, hand_mapping, job)
+    assert paper.sent == [
+        [[0, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 1], [1, 1, 0, 1]],
+        [[0, 3, GENERATED, 0]],
+        [[2, 0, 0, 1]],
+        [[0, 4, GENERATED, 0]],
+    ]
+    # Odd tokens have [1, 0] for logits, even ones [0, 1].
+    assert [said for said in paper.said if said[0] == "chose"] == [
+        ("chose", 0, 0, 1),
+        ("chose", 1, 0, 0),
+        ("chose", 0, 1, 0),
+        ("chose", 0, 2, 1),
+    ]
+    job = replace(job, keep_logits=False)
+    paper = hosted(two_slots, hand_mapping, job, Saving(3, lambda _: None))
+    assert paper.sent == [
+        [[0, 0, 0, 0], [0, 1, 0, 0], [0, 2, SAVE, 0]],
+        [[1, 0, 0, 1], [1, 1, 0, 1]],
+        [[0, 3, GENERATED | SAVE, 0]],
+        [[2, 0, 0, 1]],
+        [[0, 4, GENERATED, 0]],
+    ]
+    assert [said for said in paper.said if said[0] == "save"] == [
+        ("save", (0, 3, 1), (1, 0, 0), (-1, 0, 0)),
+        ("save", (0, 4, 2), (-1, 2, 1), (1, 0, 0)),
+    ]
+
+
 class Silent(Paper):
     """A wire to nobody: all is on the host."""
 
     def send(self, packet: Packet) -> None:
-        self.sent.append((packet.sequence, packet.token, packet.tokens, packet.flags))
+        self.sent.append(told(packet))
 
 
 def test_a_host_with_the_head_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     """EmbeddingNeurons [3, -5, 7] and [-1, 0, -2] have the logits [12, 3] and [-1, -3]: after
     either, word 0 is chosen."""
     mapping = replace(hand_mapping, locations=(Location(HOST, 0),) * 3)
-    paper, both = Silent(hand_graph), [tallies.allocate(hand_graph) for _ in range(2)]
+    paper, both = Silent(hand_graph), [tallies.allocate(hand_graph, 1) for _ in range(2)]
     host = Host(
         Plan(hand_graph, mapping, by_chip),
         Job(np.array([[1, 0, 1]]), 2),
@@ -626,18 +796,19 @@ def test_a_host_with_the_head_by_hand(hand_graph: Graph, hand_mapping: Mapping) 
         30,
     )
     host.run()
-    assert paper.sent == [(0, 0, 1, 0), (0, 1, 1, SAVE), (0, 2, 1, 0), (0, 3, 1, GENERATED)]
+    assert paper.sent == [(0, 0, 2, SAVE), (0, 2, 1, 0), (0, 3, 1, GENERATED | SAVE)]
     assert paper.said == [
         ("arrived", 0, 0, -1, -3),
         ("arrived", 0, 1, 12, 3),
-        ("save", 2),
+        ("save", (0, 2, 0)),
         ("arrived", 0, 2, -1, -3),
         ("chose", 0, 0, 0),
         ("arrived", 0, 3, 12, 3),
         ("chose", 0, 1, 0),
     ]
     assert both[0].events.tolist() == [[3, 1, 3, 3, 1, 3, 3, 3], [1] * 8]
-    assert both[1].events.tolist() == [[2, 1, 2, 2, 1, 2, 2, 2], [0] * 8]
+    # What is kept behind the last token is not taken.
+    assert both[1].events.tolist() == both[0].events.tolist()
     assert host.totals().tolist() == [20 + 8, 0]
 
 
@@ -653,8 +824,7 @@ def test_a_prompt_goes_in_packets_around_the_tokens_whose_states_are_kept(
     paper = hosted(hand_graph, hand_mapping, job, Saving(10, lambda _: None))
     assert paper.sent == [
         (0, 0, 8, 0),
-        (0, 8, 1, 0),
-        (0, 9, 1, SAVE),
+        (0, 8, 2, SAVE),
         (0, 10, 8, 0),
         (0, 18, 1, 0),
         (0, 19, 1, SAVE),
@@ -663,10 +833,15 @@ def test_a_prompt_goes_in_packets_around_the_tokens_whose_states_are_kept(
         (0, 22, 1, GENERATED),
         (0, 23, 1, GENERATED),
     ]
-    assert [said for said in paper.said if said[0] == "save"] == [("save", 10), ("save", 20)]
+    assert [said for said in paper.said if said[0] == "save"] == [
+        ("save", (0, 10, 0)),
+        ("save", (0, 20, 0)),
+    ]
     every = hosted(hand_graph, hand_mapping, job, Saving(1, lambda _: None))
-    flags = [SAVE] * 21 + [SAVE | GENERATED] * 2 + [GENERATED]  # nothing is kept of the end
+    flags = [SAVE] * 21 + [SAVE | GENERATED] * 3
     assert every.sent == [(0, token, 1, flag) for token, flag in enumerate(flags)]
+    saved = [said[1][1] for said in every.said if said[0] == "save"]
+    assert saved == [*range(1, 24)]  # nothing is taken of the end
 
 
 def test_a_state_is_taken_before_the_next_is_kept(hand_graph: Graph, hand_mapping: Mapping) -> None:
@@ -676,18 +851,19 @@ def test_a_state_is_taken_before_the_next_is_kept(hand_graph: Graph, hand_mappin
 
     class Watched(Paper):
         def send(self, packet: Packet) -> None:
-            if packet.flags & SAVE:
-                kept.append(packet.token + 1)
+            if packet.labels[-1, FLAGS] & SAVE:
+                kept.append(packet.labels[-1, POSITION] + 1)
                 assert len(kept) == 1, "two states are under way"
             super().send(packet)
 
-        def save(self, fed: int) -> None:
-            assert kept == [fed]
+        def save(self, stands: Ints) -> None:
+            assert kept == stands[:, 1].tolist()
             kept.clear()
 
     for every in (1, 2, 3, 9):
+        kept.clear()
         paper = Watched(hand_graph)
-        both = tallies.allocate(hand_graph), tallies.allocate(hand_graph)
+        both = tallies.allocate(hand_graph, 1), tallies.allocate(hand_graph, 1)
         start = start_of(Saving(every, lambda _: None))
         Host(Plan(hand_graph, hand_mapping, by_chip), job, start, *both, paper, 100).run()
         assert sum(tokens for _, _, tokens, _ in paper.sent) == 20
@@ -707,7 +883,7 @@ def test_no_more_tokens_are_under_way_than_may_be(hand_graph: Graph, hand_mappin
     job, plan = Job(np.zeros((1, 90), np.int64)), Plan(hand_graph, hand_mapping, by_chip)
     for in_flight in (30, 6, 1):
         under_way[:] = [0]
-        both = tallies.allocate(hand_graph), tallies.allocate(hand_graph)
+        both = tallies.allocate(hand_graph, 1), tallies.allocate(hand_graph, 1)
         Host(plan, job, start_of(None), *both, Watched(hand_graph), in_flight).run()
         assert under_way[-1] == 0
         assert max(under_way) <= in_flight
@@ -726,20 +902,15 @@ def test_a_token_ends_a_run_on_tiles_as_on_the_fast_engine(which: int, parts: Di
         stop = fast.run(graph, mapping, job).chosen[0, rng.randrange(6)]
         job = replace(job, stop=(int(stop),))
         wanted: list[RunState] = []
-        expected = fast.run(graph, mapping, job, silent, Saving(1, wanted.append))
-        count = expected.chosen.shape[1]
-        assert expected.chosen[0, -1] == stop
+        fast.run(graph, mapping, job, silent, Saving(1, wanted.append))
+        expected = fast.run(graph, mapping, replace(job, keep_logits=True)).outcomes
+        assert expected[0].chosen[-1] == stop
         for state in (None, *wanted):
             written: list[RunState] = []
             saving = Saving(rng.choice([1, 2, 5]), written.append, state)
             tiles = assignment(mapping, rng)
             net = Net(graph, mapping, job, tiles, rng.randint(1, 8), number, saving=saving).run()
-            now = count - (0 if state is None else len(state.chosen))
-            assert net.host.end == job.fed_for(count)
-            assert net.book.all_chosen(net.chosen, now).tolist() == expected.chosen.tolist()
-            assert net.book.activities(net.tallies, net.host.end) == (
-                expected.prefill,
-                expected.generate,
-            )
+            assert net.host.seats.walks[0].end == len(expected[0].logits)
+            assert_same_outcomes(net.outcomes, expected, () if state is None else state.stands)
             for one in written:
                 assert_same_state(one, wanted[one.fed - 1])

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.errors import ImageError, InputError
+from mmfree_neuro.target.embedding import embedding
 from mmfree_neuro.target.image import About, Machine
 from mmfree_neuro.target.image_file import digest_of, load_image, save_image
+from mmfree_neuro.target.instructions import OWN_STATES, Op
 from mmfree_neuro.target.instructions import Instruction as I
-from mmfree_neuro.target.instructions import Op
 from mmfree_neuro.target.layout import HOST_CHIP, IMAGE_FORMAT, SECTIONS, Core
 
 # A host and two cores of chip 3.  Core 2 has two groups, of 40 and of 3 neurons, and five axons:
@@ -28,9 +29,15 @@ def words(*code: I) -> list[int]:
 
 
 def embed(
-    tokens: int = 4, values: int = 2, width: int = 1, group: int = 0, ports: Any = (0, 1)
+    tokens: int = 4,
+    values: int = 2,
+    width: int = 1,
+    group: int = 0,
+    ports: Any = (0, 1),
+    marks: Any = (0, 1),
 ) -> Any:
-    head = np.array([tokens, values, width, group, *ports, 0, 0], "<u4").tobytes()
+    """EMBED; `marks` are the port of marks and how many slots they tell apart."""
+    head = np.array([tokens, values, width, group, *ports, *marks], "<u4").tobytes()
     size = tokens * values * width
     return np.frombuffer(head + bytes(size + -size % 8 + 4 * tokens), np.uint8).copy()
 
@@ -63,7 +70,7 @@ RESULT = 2 << 4 | HOST_CHIP << 16
 FULL = words(
     I(Op.RDC, 0, s=0), I(Op.SKP_C, a=0, s=6), I(Op.MOV, 1, 0, s=0),
     I(Op.MIN, 2, 1, 64, counts=True), I(Op.SHL, 3, 2, s=31),
-    I(Op.MUL_SHR, 3, 128, 192, s=62), I(Op.RMW, a=2), I(Op.SPIKE, a=3, s=0),
+    I(Op.MUL_SHR, 3, 128, 192, s=62), I(Op.RMW, a=2, b=64), I(Op.SPIKE, a=3, s=0),
 )  # fmt: skip
 SHORT = words(I(Op.RDC, 0, s=0), I(Op.SPIKE, a=0))
 TERNARY_ROW = [header(2, 0, 40, delay=1), 1 | 1 << 33, 1 << 7 | 1 << 32]
@@ -220,7 +227,7 @@ CORE_2 = {
     "group 0 has 1048577 neurons, must have 1 … 1048576": with_("group", (0, 2), (1 << 20) + 1),
     "group 0 has 65 immediates, must have 0 … 64": with_("group", (0, 6), 65),
     "group 0 has 65 constants, must have 0 … 64": with_("group", (0, 8), 65),
-    "group 0 has 2 states, must have 0 … 1": with_("group", (0, 10), 2),
+    "group 0 has 4097 states, must have 0 … 4096": with_("group", (0, 10), 4097),
     "group 0 has 17 outputs, must have 0 … 16": with_("group", (0, 15), 17),
     "group 1 has CODE up to 11, must end at 10": with_("group", (1, 0), 9),
     "group 0 has POOL up to 2, must end at 1": with_("group", (0, 5), 1),
@@ -242,8 +249,8 @@ CORE_2 = {
     # programs
     "the program at 7 of CODE overlaps another": with_("group", (1, 0), 7),
     "group 0 has 1 ports, must have 2 for its program": code(0, I(Op.RDC, 0, s=1)),
-    "group 0 has 1 immediates, must have 64 for its program": code(6, I(Op.RMW, a=127)),
-    "group 0 has 1 constants, must have 3 for its program": code(6, I(Op.RMW, a=130)),
+    "group 0 has 1 immediates, must have 64 for its program": code(6, I(Op.RMW, a=127, b=64)),
+    "group 0 has 1 constants, must have 3 for its program": code(6, I(Op.RMW, a=130, b=64)),
     "group 1 has 0 states, must have 1 for its program": code(9, I(Op.SPIKE, a=192)),
     "group 0 has 1 tables, must have 6 for its program": code(2, I(Op.MOV, 1, 0, s=5)),
     "group 1 has 1 outputs, must have 2 for its program": code(9, I(Op.SPIKE, a=0, s=1)),
@@ -275,13 +282,14 @@ PROGRAMS = {
     "instruction 0: RDC has bits that it does not use": code(0, 1 | 1 << 48),
     "instruction 0: RDC has fields that it does not use": code(0, 1 | 1 << 16),
     "instruction 0: RDC writes register 64, must write one of 64": code(0, I(Op.RDC, 64)),
-    "instruction 6: RMW reads operand 193, must read 0 … 192": code(6, I(Op.RMW, a=193)),
+    "instruction 6: RMW reads operand 193, must read 0 … 192": code(6, I(Op.RMW, a=193, b=64)),
+    "instruction 6: RMW reads operand 255, must read 0 … 192": code(6, I(Op.RMW, a=2, b=255)),
     "instruction 4: SHL shifts by 32 bits": code(4, I(Op.SHL, 3, 2, s=32)),
     "instruction 5: MUL_SHR shifts by 63 bits": code(5, I(Op.MUL_SHR, 3, 2, 2, s=63)),
     "instruction 2: MOV reads register 5, which was not written": code(2, I(Op.MOV, 1, 5)),
     "instruction 7: SPIKE reads register 3, which was not written": code(1, I(Op.SKP_C, a=0, s=5)),
     "instruction 1: SKP_C skips 7, past the end of the program": code(1, I(Op.SKP_C, a=0, s=7)),
-    "the program has RMW more than once": code(5, I(Op.RMW, a=2)),
+    "the program has RMW more than once": code(5, I(Op.RMW, a=2, b=64)),
     "the program has SPIKE at output 0 more than once": code(6, I(Op.SPIKE, a=2)),
 }
 
@@ -294,6 +302,42 @@ def changed(parts: dict[str, Core], name: str, spoil: Spoilt) -> dict[str, Core]
 def test_what_is_refused_of_a_core(said: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "image", changed(cores(), "two", CORE_2[said]))
     assert message(path) == f"/chip-0003.bin: not the cores of a chip: core 2: {said}"
+
+
+@pytest.mark.parametrize("one", [I(Op.RMW, a=0, b=0), I(Op.MOV, 1, 0, s=OWN_STATES)])
+def test_own_states_need_one(one: I, tmp_path: Path) -> None:
+    """Group 1 of core 2 has none, whether its program writes it or reads it by its number."""
+    path = saved(tmp_path / "image", changed(cores(), "two", code(9, one)))
+    assert message(path) == (
+        "/chip-0003.bin: not the cores of a chip: core 2: group 1 has 0 states, must have 1 for "
+        "its program"
+    )
+
+
+def test_several_states(tmp_path: Path) -> None:
+    """Group 0 of core 2 has three states, of which its program reads one by its number and writes
+    one; marks say which."""
+    parts = cores()
+    program = [*FULL[:2], *words(I(Op.MOV, 1, 0, s=OWN_STATES)), *FULL[3:6]]
+    program += words(I(Op.RMW, a=2, b=0), I(Op.SPIKE, a=3, s=0))
+    group = parts["two"].group.copy()
+    group[0, 10], group[1, 9] = 3, 120
+    parts["two"] = replace(
+        parts["two"],
+        group=group,
+        code=np.array([*program, *SHORT], "<u8"),
+        state=np.arange(120, dtype="<i4"),
+    )
+    parts["host"] = replace(
+        parts["host"],
+        group=np.array([row(instructions=2, neurons=2, ports=3, entries=1, outputs=1)], "<u4"),
+        port=np.array([[0, 1], [2, 1], [4, 1]], "<u4"),
+        embed=embed(marks=(2, 3)),
+    )
+    image = load_image(saved(tmp_path / "image", parts))
+    found = embedding(image.host)
+    assert (found.ports, found.slots, found.group) == ((0, 1, 2), 3, 0)
+    assert np.array_equal(image.chips[3][0].state, np.arange(120))
 
 
 @pytest.mark.parametrize("said", PROGRAMS)
@@ -378,11 +422,16 @@ TOGETHER: dict[str, tuple[str, Spoilt]] = {
         "host",
         lambda one: replace(one, embed=one.embed[:0]),
     ),
-    "EMBED has codes of 3 bytes, must be 1 or 2, and 0 in its last numbers": (
+    "EMBED has codes of 3 bytes, must be 1 or 2": ("host", with_("embed", 8, 3)),
+    "EMBED is for 0 slots and marks at port 0, must be for 1 … 4096, and 0 for the port of 1": (
         "host",
-        with_("embed", 8, 3),
+        lambda one: replace(one, embed=embed(marks=(0, 0))),
     ),
-    "EMBED has codes of 1 bytes, must be 1 or 2, and 0 in its last numbers": (
+    "EMBED is for 4097 slots and marks at port 2, must be for 1 … 4096, and 0 for the port of 1": (
+        "host",
+        lambda one: replace(one, embed=embed(marks=(2, 4097))),
+    ),
+    "EMBED is for 1 slots and marks at port 3, must be for 1 … 4096, and 0 for the port of 1": (
         "host",
         with_("embed", 24, 3),
     ),
@@ -396,13 +445,21 @@ TOGETHER: dict[str, tuple[str, Spoilt]] = {
         "host",
         lambda one: replace(one, embed=embed(values=3)),
     ),
-    "EMBED is for ports 0 and 2, must be two of 2": (
+    "EMBED is for ports 0, 2, must be 2 of 2": (
         "host",
         lambda one: replace(one, embed=embed(ports=(0, 2))),
     ),
-    "EMBED is for ports 1 and 1, must be two of 2": (
+    "EMBED is for ports 1, 1, must be 2 of 2": (
         "host",
         lambda one: replace(one, embed=embed(ports=(1, 1))),
+    ),
+    "EMBED is for ports 0, 1, 2, must be 3 of 2": (
+        "host",
+        lambda one: replace(one, embed=embed(marks=(2, 3))),
+    ),
+    "EMBED is for ports 0, 1, 1, must be 3 of 2": (
+        "host",
+        lambda one: replace(one, embed=embed(marks=(1, 3))),
     ),
     "the host: a list leads to the group that reads the embedding": (
         "host",
@@ -453,10 +510,10 @@ def test_more_accumulators_than_anybody_has(tmp_path: Path) -> None:
     parts = cores()
     parts["five"] = core(5, group=groups, port=ports, code=SHORT, axon=[0, 0])
     path = saved(tmp_path / "image", parts)
-    size = 67 * 4 * (1 << 20) + 126 + 2 * 43 + 4 + 2 * 2
+    size = 67 * 4 * (1 << 20) + 126 + 2 * 43 + 40 + 4 + 2 * 2
     assert message(path) == (
-        f": not a machine image: it has {size} neurons, outputs and accumulators, must have "
-        "at most 268435456"
+        f": not a machine image: it has {size} neurons, outputs, states and accumulators, must "
+        "have at most 268435456"
     )
 
 
@@ -573,7 +630,7 @@ def test_files_that_are_damaged_or_missing(name: str, tmp_path: Path) -> None:
 
 
 HEADS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "format is 'mine', must be 'mmfree-neuro image 1'": lambda about: {"format": "mine"},
+    "format is 'mine', must be 'mmfree-neuro image 2'": lambda about: {"format": "mine"},
     "has no steps, must have one": lambda about: about.pop("steps") and {},
     "has 'colour', must not": lambda about: {"colour": 1},
     ".vocabulary: is '4', must be an integer of at most 64 bits": lambda about: {"vocabulary": "4"},

@@ -225,15 +225,15 @@ def _runs(folder: Path) -> tuple[Job, RunRecord, RunState]:
     """A run in a folder, and in another its state two tokens into the continuation; the clock has
     no part in either."""
     graph, stored = opened.open_mapped(folder / "a16.map")
-    task, states = simulating.Task(PROMPT, NEW_TOKENS), list[RunState]()
+    tasks, states = [simulating.Task(PROMPT, NEW_TOKENS)], list[RunState]()
     with speller(spelling_of(graph, as_bytes=False)) as by:
-        job = task.job(graph, by, keep_logits=False)
+        job = simulating.job_of(tasks, graph, by, keep_logits=False)
         result = fast.run(graph, stored.mapping, job, saving=Saving(1, states.append))
         result = replace(result, seconds=SECONDS)
         where = placed(graph, stored.mapping, stored.system)
-        run = simulating.record_of(where, "fast", task, job, result, by)
+        run = simulating.record_of(where, "fast", tasks, job, result, by)
     run = replace(run, date="2026-01-31T12:00:00+00:00", versions={"python": "3.11.7"})
-    state = next(s for s in states if s.fed == job.tokens.shape[1] + 2)
+    state = next(s for s in states if s.fed == job.prompted + 2)
     state = replace(state, seconds=SECONDS)
     for name in ("run", "half"):
         (folder / name).mkdir()

@@ -1,10 +1,11 @@
 /* Runs neuron programs (mmfree_neuro.graph.recorder) on 32-bit lanes; mmfree_kernels.cpu.programs is its Python face.
 
    run(code, immediates, constants, tables, (values, slopes, segment_bits), registers, neurons, tokens,
-       inputs, state, outputs, events, saturated, threads, level)
+       inputs, state, outputs, slot, events, saturated, threads, level)
 
    Arrays come by the buffer protocol and are trusted to have the sizes that the Python face gives them.  `inputs` is a
-   flat tuple of array, offset, token stride and lane stride, in elements.  A program reads its tables only where
+   flat tuple of array, offset, token stride and lane stride, in elements; `slot` says for each token in which row of
+   events and saturated it counts.  A program reads its tables only where
    `verify` has proved every index to lie inside. */
 
 #define PY_SSIZE_T_CLEAN
@@ -23,7 +24,7 @@
 #define GATE_FRAC 20
 
 enum { INPUT, ADD, SUB, NEG, ABS, MIN, MAX, LESS, AND, SHL, SELECT, LOOKUP, MUL_SHR, MUL_ROUND, FIT, MUL_FIT, SIGMOID,
-       OUTPUT, STATE };
+       OUTPUT, LOAD, STORE };
 
 typedef struct {
     const int32_t *data;
@@ -36,8 +37,9 @@ typedef struct {
     int immediates, constants, segment_bits;
     const int32_t *immediate, *constant[MOST], *table[MOST], *values, *slopes;
     Stream input[MOST];
-    int32_t *state, *output[MOST];
-    int64_t *events[MOST], *saturated;
+    int32_t *state, *output[MOST];         /* state [slots, neurons] */
+    const int32_t *slot;                   /* [tokens] */
+    int32_t *events[MOST], *saturated;     /* each [slots, neurons] */
 } Job;
 
 #if defined(__clang__)
@@ -160,7 +162,7 @@ static int view_all(Views *views, PyObject *tuple, const void **into, int writab
 static int fill(Job *job, Views *views, PyObject *const *args)
 {
     const Py_ssize_t inputs = PyTuple_GET_SIZE(args[8]) / 4;
-    for (int k = 2; k <= 11; k++)
+    for (int k = 2; k <= 12; k++)
         if (k != 4 && PyTuple_Check(args[k]) && PyTuple_GET_SIZE(args[k]) > (k == 8 ? 4 * MOST : MOST)) {
             PyErr_SetString(PyExc_ValueError, "a program has too many arrays");
             return -1;
@@ -186,15 +188,16 @@ static int fill(Job *job, Views *views, PyObject *const *args)
     }
     job->state = args[9] == Py_None ? NULL : view(views, args[9], 1);
     if (view_all(views, args[10], (const void **)job->output, 1)) return -1;
-    if (view_all(views, args[11], (const void **)job->events, 1)) return -1;
-    job->saturated = view(views, args[12], 1);
+    if (!(job->slot = view(views, args[11], 0))) return -1;
+    if (view_all(views, args[12], (const void **)job->events, 1)) return -1;
+    job->saturated = view(views, args[13], 1);
     return PyErr_Occurred() ? -1 : 0;
 }
 
 static PyObject *run(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 15) {
-        PyErr_SetString(PyExc_TypeError, "run takes 15 arguments");
+    if (count != 16) {
+        PyErr_SetString(PyExc_TypeError, "run takes 16 arguments");
         return NULL;
     }
     Job job = {0};
@@ -202,8 +205,8 @@ static PyObject *run(PyObject *module, PyObject *const *args, Py_ssize_t count)
     views.used = 0;
     int32_t *registers = NULL;
     PyObject *result = NULL;
-    const char *level = PyUnicode_AsUTF8(args[14]);
-    long threads = PyLong_AsLong(args[13]);
+    const char *level = PyUnicode_AsUTF8(args[15]);
+    long threads = PyLong_AsLong(args[14]);
     if (!level || fill(&job, &views, args)) goto done;
     threads = threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
     registers = PyMem_RawMalloc((size_t)threads * job.registers * MANY * sizeof *registers);

@@ -3,7 +3,7 @@
 
    Neurons are taken LANES at a time.  For such a block the registers are rows of 32-bit lanes that stay in the first
    cache, every instruction is one loop over them, and the tokens follow each other inside, because the state of a
-   recurrent neuron passes from token to token. */
+   recurrent neuron passes from token to token of a sequence. */
 
 #define EACH for (int i = 0; i < LANES; i++)
 
@@ -19,12 +19,8 @@ TARGET static void NAME(const Job *job, int32_t *registers, long first, long las
             memset(preset, 0, LANES * sizeof *preset);
             memcpy(preset, job->constant[k] + begin, live * sizeof *preset);
         }
-        int32_t *state = preset;
-        if (job->state) {
-            memset(state, 0, LANES * sizeof *state);
-            memcpy(state, job->state + begin, live * sizeof *state);
-        }
         for (long token = 0; token < job->tokens; token++) {
+            const long counted = job->slot[token] * job->neurons + begin;
             for (const int32_t *row = job->code; row < job->code + WIDTH * job->instructions; row += WIDTH) {
                 int32_t *d = registers + (long)row[1] * LANES;
                 const int32_t *a = registers + (long)row[2] * LANES;
@@ -75,7 +71,7 @@ TARGET static void NAME(const Job *job, int32_t *registers, long first, long las
                         d[i] = low > k ? k : low;
                     }
                     if (changed)
-                        for (int i = 0; i < live; i++) job->saturated[begin + i] += lost[i];
+                        for (int i = 0; i < live; i++) job->saturated[counted + i] += lost[i];
                     break;
                 }
                 case MUL_FIT: {
@@ -88,7 +84,7 @@ TARGET static void NAME(const Job *job, int32_t *registers, long first, long las
                         d[i] = (int32_t)kept;
                     }
                     if (changed)
-                        for (int i = 0; i < live; i++) job->saturated[begin + i] += lost[i];
+                        for (int i = 0; i < live; i++) job->saturated[counted + i] += lost[i];
                     break;
                 }
                 case SIGMOID: {
@@ -112,18 +108,19 @@ TARGET static void NAME(const Job *job, int32_t *registers, long first, long las
                 }
                 case OUTPUT: {
                     int32_t *out = job->output[row[1]] + token * job->neurons + begin;
-                    int64_t *events = job->events[row[1]] + begin;
+                    int32_t *events = job->events[row[1]] + counted;
                     memcpy(out, a, live * sizeof *out);
                     for (int i = 0; i < live; i++) events[i] += a[i] != 0;
                     break;
                 }
-                case STATE:
-                    memmove(state, a, LANES * sizeof *state);
+                case LOAD: /* the slot is the same in all lanes */
+                    memset(d + live, 0, (LANES - live) * sizeof *d);
+                    memcpy(d, job->state + a[0] * job->neurons + begin, live * sizeof *d);
                     break;
+                case STORE: memcpy(job->state + b[0] * job->neurons + begin, a, live * sizeof *a); break;
                 }
             }
         }
-        if (job->state) memcpy(job->state + begin, state, live * sizeof *state);
     }
 }
 

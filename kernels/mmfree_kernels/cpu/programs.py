@@ -1,7 +1,7 @@
 """Neuron programs on many neurons and tokens at once: interpreted in C where that was built, else
 on NumPy arrays.
 
-Both count what the neurons send and saturate, and give the integers of
+Both count what the neurons send and saturate, for each slot by itself, and give the integers of
 `mmfree_neuro.graph.machine.Machine` for programs of verified graphs, bit for bit.
 """
 
@@ -53,20 +53,25 @@ def available() -> tuple[str, ...]:
 
 
 class Neurons(Protocol):
-    """A program bound to some neurons: their constants, their state, and what they counted."""
+    """A program bound to some neurons: their constants, their states, and what they counted; of all
+    arrays [slots, neurons], a row is about the sequence in that slot."""
 
-    events: dict[str, Ints]
+    events: dict[str, Int32]
     """How many non-zero values each neuron sent, by output."""
-    saturated: Ints
+    saturated: Int32
     """How many values each neuron saturated."""
-    wrapped: Ints
+    wrapped: Int32
     """How many sums of each neuron did not fit their accumulators; who makes the sums counts them
     here."""
     state: Int32 | None
-    """The recurrent state of each neuron."""
+    """The recurrent states of each neuron."""
 
-    def run(self, inputs: Mapping[str, Stream], tokens: int) -> dict[str, Int32]:
-        """What the neurons send for some tokens, by output, each [tokens, neurons]."""
+    def run(self, inputs: Mapping[str, Stream], slots: Int32) -> dict[str, Int32]:
+        """What the neurons send for some tokens, by output, each [tokens, neurons].
+
+        `slots` [tokens] says in which row each token counts; of which state it is, the program
+        reads by itself.
+        """
 
 
 def bind(
@@ -75,15 +80,21 @@ def bind(
     constants: Mapping[str, Ints],
     neurons: int,
     *,
+    slots: int = 1,
     threads: int = 1,
     level: str | None = None,
 ) -> Neurons:
-    """The program of a node on neurons with these constants, each [neurons]; the fastest level
-    unless named."""
+    """The program of a node on neurons with these constants, each [neurons], for sequences in so
+    many slots; the fastest level unless named."""
     program, level = record(node, table), level or available()[0]
     if level == "numpy":
-        return Interpreted(node, program, constants, neurons)
-    return Compiled(program, constants, neurons, threads, level)
+        return Interpreted(node, program, constants, neurons, slots)
+    return Compiled(program, constants, neurons, slots, threads, level)
+
+
+def _states(program: Program, neurons: int) -> Int32 | None:
+    """The states of neurons before the first token."""
+    return np.zeros((program.slots, neurons), np.int32) if program.slots else None
 
 
 class Compiled:
@@ -94,15 +105,16 @@ class Compiled:
         program: Program,
         constants: Mapping[str, Ints],
         neurons: int,
+        slots: int,
         threads: int,
         level: str,
     ) -> None:
         self.program, self.neurons, self.threads, self.level = program, neurons, threads, level
-        self.lone = neurons == 1 and not program.stateful and not program.constants
-        self.state: Int32 | None = np.zeros(neurons, np.int32) if program.stateful else None
-        self.events = {port: np.zeros(neurons, np.int64) for port in program.outputs}
-        self.saturated: Ints = np.zeros(neurons, np.int64)
-        self.wrapped: Ints = np.zeros(neurons, np.int64)
+        self.lone = neurons == 1 and not program.slots and not program.constants
+        self.state = _states(program, neurons)
+        self.events = {port: np.zeros((slots, neurons), np.int32) for port in program.outputs}
+        self.saturated = np.zeros((slots, neurons), np.int32)
+        self.wrapped = np.zeros((slots, neurons), np.int32)
         self._code = np.ascontiguousarray(program.code)
         self._immediates = np.array(program.immediates, np.int32)
         self._constants = tuple(_narrow(constants[name]) for name in program.constants)
@@ -111,7 +123,8 @@ class Compiled:
         self._sigmoid = _narrow(sigmoid.values), _narrow(sigmoid.slopes), sigmoid.segment_bits
         self._counters = tuple(self.events.values())
 
-    def run(self, inputs: Mapping[str, Stream], tokens: int) -> dict[str, Int32]:
+    def run(self, inputs: Mapping[str, Stream], slots: Int32) -> dict[str, Int32]:
+        tokens = len(slots)
         neurons, steps = (tokens, 1) if self.lone else (self.neurons, tokens)
         streams: list[Int32 | int] = []
         for name in self.program.inputs:
@@ -119,12 +132,10 @@ class Compiled:
             width = array.shape[1]
             streams += [array, first, *((0, width) if self.lone else (width, stride))]
         sent = {port: np.empty((tokens, self.neurons), np.int32) for port in self.program.outputs}
-        counters, saturated = self._counters, self.saturated
+        counters, saturated, rows = self._counters, self.saturated, slots
         if self.lone:  # the tokens take the lanes that neurons take elsewhere
-            counters, saturated = (
-                tuple(np.zeros(tokens, np.int64) for _ in counters),
-                np.zeros(tokens, np.int64),
-            )
+            counters = tuple(np.zeros((1, tokens), np.int32) for _ in counters)
+            saturated, rows = np.zeros((1, tokens), np.int32), np.zeros(1, np.int32)
         threads = self.threads if len(self._code) * neurons * steps > WORTH_A_THREAD else 1
         _programs.run(
             self._code,
@@ -138,15 +149,16 @@ class Compiled:
             tuple(streams),
             self.state,
             tuple(sent.values()),
+            rows,
             counters,
             saturated,
             threads,
             self.level,
         )
         if self.lone:
-            self.saturated += saturated.sum()
+            np.add.at(self.saturated[:, 0], slots, saturated[0])
             for total, counted in zip(self._counters, counters, strict=True):
-                total += counted.sum()
+                np.add.at(total[:, 0], slots, counted[0])
         return sent
 
 
@@ -154,16 +166,22 @@ class Interpreted:
     """Runs on NumPy arrays."""
 
     def __init__(
-        self, node: AnyNode, program: Program, constants: Mapping[str, Ints], neurons: int
+        self,
+        node: AnyNode,
+        program: Program,
+        constants: Mapping[str, Ints],
+        neurons: int,
+        slots: int,
     ) -> None:
         self.node, self.program, self.constants, self.neurons = node, program, constants, neurons
-        self.machine = VectorMachine(neurons)
+        self.machine = VectorMachine(neurons, slots)
         self.saturated = self.machine.saturated
-        self.wrapped: Ints = np.zeros(neurons, np.int64)
-        self.state: Int32 | None = np.zeros(neurons, np.int32) if program.stateful else None
-        self.events = {port: np.zeros(neurons, np.int64) for port in program.outputs}
+        self.wrapped = np.zeros((slots, neurons), np.int32)
+        self.state = _states(program, neurons)
+        self.events = {port: np.zeros((slots, neurons), np.int32) for port in program.outputs}
 
-    def run(self, inputs: Mapping[str, Stream], tokens: int) -> dict[str, Int32]:
+    def run(self, inputs: Mapping[str, Stream], slots: Int32) -> dict[str, Int32]:
+        self.machine.rows = slots
         read: dict[str, Value] = {}
         for name in self.program.inputs:
             array, first, stride = inputs[name]
@@ -182,13 +200,13 @@ class Interpreted:
         )
         if self.state is not None:
             self.state[:] = after
-        shape = tokens, self.neurons
+        shape = len(slots), self.neurons
         found = {
             p: np.array(np.broadcast_to(sent[p], shape), np.int32, order="C")
             for p in self.program.outputs
         }
         for port, values in found.items():
-            self.events[port] += np.count_nonzero(values, axis=0)
+            np.add.at(self.events[port], slots, values != 0)
         return found
 
 
@@ -201,17 +219,19 @@ def _all_sigmoids(table: SigmoidTable) -> Ints:
 
 
 class VectorMachine(Machine):
-    """Runs programs on several tokens [tokens, n] at once; counts saturations neuron by neuron."""
+    """Runs programs on several tokens [tokens, n] at once; counts saturations neuron by neuron
+    [slots, n], each token's in the row that `rows` [tokens] says."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, slots: int = 1) -> None:
         super().__init__()
-        self.saturated: Ints = np.zeros(size, np.int64)
+        self.saturated = np.zeros((slots, size), np.int32)
+        self.rows = np.zeros(1, np.int32)
 
     def fit(self, a: Value, qtype: QType) -> Value:
         high = qtype.high
         if a.max() > high or a.min() < -high:
             outside = (a > high) | (a < -high)
-            self.saturated += outside.reshape(-1, outside.shape[-1]).sum(0)
+            np.add.at(self.saturated, self.rows, outside)
             return a.clip(-high, high)
         return a
 
@@ -225,11 +245,18 @@ class VectorMachine(Machine):
         y = _all_sigmoids(table).take(magnitude, mode="clip")
         return np.subtract(1 << GATE_FRAC, y, out=y, where=x < 0)
 
-    def scan(self, step: Value, state: Value, a: Value, b: Value) -> tuple[Value, Value]:
-        states = np.empty_like(a)
+    def scan(
+        self, step: Value, states: Value, a: Value, b: Value, slot: Value = 0, start: Value = 0
+    ) -> tuple[Value, Value]:
+        # What all neurons read alike is here once for each of them.
+        slots, starts = (np.broadcast_to(told, a.shape)[:, 0] for told in (slot, start))
+        rows, found, every = self.rows, np.empty_like(a), states.copy()
         for t in range(len(a)):
-            states[t] = state = step(state, a[t], b[t])
-        return states, state
+            self.rows = rows[t : t + 1]
+            before = np.zeros_like(a[t]) if starts[t] else every[slots[t]]
+            found[t] = every[slots[t]] = step(before, a[t], b[t])
+        self.rows = rows
+        return found, every
 
 
 def _narrow(values: Ints) -> Int32:

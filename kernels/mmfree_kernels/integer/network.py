@@ -2,6 +2,7 @@
 `nodes` says."""
 
 import operator
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids
 from mmfree_kernels.integer.products import Packed
 from mmfree_neuro.errors import EngineError
-from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
+from mmfree_neuro.graph.nodes import MARK, AnyNode, Graph, Input, slots_of, span
 from mmfree_neuro.integers.fixedpoint import Ints
 
 _ALIGNED = 16
@@ -41,7 +42,8 @@ def find_device() -> torch.device:
 
 
 class _Counters:
-    """All counts of a graph in one vector, so that they are read and forgotten at once."""
+    """All counts of a graph in one vector for each slot, so that they are read and forgotten at
+    once."""
 
     def __init__(self, graph: Graph, device: torch.device) -> None:
         self.places: dict[Signal, tuple[int, int]] = {}
@@ -51,23 +53,23 @@ class _Counters:
             for port, size in (sizes | dict.fromkeys((SATURATED, WRAPPED), node.size)).items():
                 self.places[node.name, port] = at, at + size
                 at += -(-size // _ALIGNED) * _ALIGNED
-        self.all = torch.zeros(at, dtype=torch.int64, device=device)
+        self.all = torch.zeros((graph.slots, at), dtype=torch.int64, device=device)
 
     def of(self, node: AnyNode) -> Counts:
         """Where a node counts."""
         events = {output.port: self._view(node.name, output.port) for output in node.outputs}
         saturated, wrapped = (self._view(node.name, what) for what in (SATURATED, WRAPPED))
-        return Counts(events, saturated, wrapped)
+        return Counts(events, saturated, wrapped, self.all.shape[1])
 
     def _view(self, name: str, port: str) -> Tensor:
         first, last = self.places[name, port]
-        return self.all[first:last]
+        return self.all[:, first:last]
 
-    def take(self) -> tuple[dict[Signal, Ints], dict[str, Ints], dict[str, Ints]]:
-        """Non-zero values by output, and saturations and wrapped sums by node, neuron by neuron,
-        since they were last taken."""
-        taken = self.all.cpu().numpy().copy()
-        self.all.zero_()
+    def take(self, slot: int) -> tuple[dict[Signal, Ints], dict[str, Ints], dict[str, Ints]]:
+        """Non-zero values by output, and saturations and wrapped sums by node, neuron by neuron, of
+        tokens in a slot since they were last taken."""
+        taken = self.all[slot].cpu().numpy().copy()
+        self.all[slot].zero_()
         events: dict[Signal, Ints] = {}
         of_nodes: dict[str, dict[str, Ints]] = {SATURATED: {}, WRAPPED: {}}
         for (name, what), (first, last) in self.places.items():
@@ -103,34 +105,45 @@ class _Step:
             return values[:, self.spans[entry]].sum(1, keepdim=True, dtype=torch.int32)
         return values
 
-    def held(self, sums: Tensor) -> Tensor:
+    def held(self, sums: Tensor, slots: Tensor) -> Tensor:
         """Sums [tokens, neurons] as accumulators hold them; those that change are counted.
 
         Nothing is asked of the device on the way, so that a recorded token can do it, too.
         """
         sign = 1 << (self.accumulator_bits - 1)
         kept = ((sums & (2 * sign - 1)) ^ sign) - sign
-        self.counts.wrapped.add_((kept != sums).sum(0))
+        self.counts.wrapped.index_add_(0, slots, (kept != sums).long())
         return kept
 
-    def fire(self, signals: dict[Signal, Tensor]) -> None:
-        """Add what the node sends to the signals."""
+    def fire(self, signals: dict[Signal, Tensor], slots: Tensor) -> None:
+        """Add what the node sends to the signals; `slots` [tokens] says where each token counts."""
         inputs = {
             port: reduce(
                 operator.add, [self.arrived(e, signals[e.source, e.source_port]) for e in entries]
             )
             for port, entries in self.node.ports.items()
         }
-        inputs |= {port: self.held(inputs[port]) for port in self.node.calibrated}
-        signals |= {(self.node.name, port): sent for port, sent in self.neurons.run(inputs).items()}
+        inputs |= {port: self.held(inputs[port], slots) for port in self.node.calibrated}
+        sent = self.neurons.run(inputs, slots)
+        signals |= {(self.node.name, port): values for port, values in sent.items()}
         for signal in self.done:
             del signals[signal]
 
 
-class Network:
-    """A graph's neurons with the state of one sequence, and their counts.
+@dataclass
+class _Together:
+    """The CUDA graph of one token of each of some sequences."""
 
-    On a GPU a single token is a CUDA graph from the second time on.
+    given: Tensor  # [2, sequences], tokens and marks
+    played: torch.cuda.CUDAGraph | None = None
+    logits: Tensor | None = None
+
+
+class Network:
+    """A graph's neurons with the states of the sequences in its slots, and their counts.
+
+    On a GPU one token of each of some sequences is a CUDA graph from the second time on that there
+    are as many.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -152,53 +165,61 @@ class Network:
         self.states = {
             s.node.name: s.neurons.state for s in self.steps if s.neurons.state is not None
         }
-        self.token = torch.zeros(1, dtype=torch.int64, device=device)
-        self.fed_one = False
-        self.recorded: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+        self.recorded: dict[int, _Together] = {}
 
-    def feed(self, tokens: Ints) -> NDArray[np.int32]:
-        """The logits [n, vocabulary] after each of n tokens."""
-        given = torch.tensor(tokens, device=self.device)
-        logits = self._forward(given) if len(tokens) > 1 else self._one(given)
+    def feed(self, tokens: Ints, marks: Ints) -> NDArray[np.int32]:
+        """The logits [n, vocabulary] after each of n tokens with these marks."""
+        given = torch.from_numpy(np.stack([tokens, marks]).astype(np.int64)).to(self.device)
+        alone = len(set(slots_of(marks).tolist())) == len(tokens)
+        logits = self._together(given) if alone else self._forward(given)
         found: NDArray[np.int32] = logits.cpu().numpy()
         return found
 
     def reset(self) -> None:
-        """Every state to zero."""
+        """All states to zero."""
         for state in self.states.values():
             state.zero_()
 
     def held(self) -> dict[str, Ints]:
-        """The state of every recurrent neuron, by node."""
+        """The states [slots, neurons] of every recurrent node."""
         return {name: state.cpu().numpy().astype(np.int64) for name, state in self.states.items()}
 
     def hold(self, states: dict[str, Ints]) -> None:
-        """Go on from such a state."""
+        """Go on from such states."""
         for name, state in states.items():
             self.states[name].copy_(torch.from_numpy(state.astype(np.int32)))
 
-    def _forward(self, tokens: Tensor) -> Tensor:
-        inputs = {"x": self.codes[tokens].to(torch.int32), "scale": self.scales[tokens][:, None]}
-        sent = self.words.run(inputs)
+    def _forward(self, given: Tensor) -> Tensor:
+        """The logits of tokens and marks [2, n]."""
+        tokens, marks = given
+        slots = ((marks >> 1) - 1).to(torch.int32)
+        read = {
+            "x": self.codes[tokens].to(torch.int32),
+            "scale": self.scales[tokens][:, None],
+            MARK: marks[:, None].to(torch.int32),
+        }
+        sent = self.words.run({name: read[name] for name in self.embedding.reads}, slots)
         signals = {(self.embedding.name, port): values for port, values in sent.items()}
         for step in self.steps:
-            step.fire(signals)
+            step.fire(signals, slots)
         return signals[self.head]
 
-    def _one(self, token: Tensor) -> Tensor:
-        """One token: at first as any, as kernels are compiled then; recorded the second time; from
-        then on played."""
+    def _together(self, given: Tensor) -> Tensor:
+        """One token of each of some sequences: at first as any, as kernels are compiled then;
+        recorded the second time; from then on played."""
+        count = given.shape[1]
         if self.device.type != "cuda":
-            return self._forward(token)
-        self.token.copy_(token)
-        if not self.fed_one:
-            self.fed_one = True
-            return self._forward(self.token)
-        if self.recorded is None:
+            return self._forward(given)
+        if count not in self.recorded:
+            self.recorded[count] = _Together(given.clone())
+            return self._forward(given)
+        together = self.recorded[count]
+        together.given.copy_(given)
+        if together.played is None:
             played = torch.cuda.CUDAGraph()
             with torch.cuda.graph(played):
-                logits = self._forward(self.token)
-            self.recorded = played, logits
-        played, logits = self.recorded
-        played.replay()
-        return logits
+                together.logits = self._forward(together.given)
+            together.played = played
+        together.played.replay()
+        assert together.logits is not None
+        return together.logits

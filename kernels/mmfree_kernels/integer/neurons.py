@@ -37,12 +37,14 @@ def all_sigmoids(table: SigmoidTable, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Counts:
-    """What neurons counted, int64: non-zero values sent, by output, saturated values, and sums that
-    did not fit their accumulators."""
+    """What neurons counted, int64 [slots, neurons]: non-zero values sent, by output, saturated
+    values, and sums that did not fit their accumulators; from slot to slot all lie `stride` numbers
+    apart."""
 
     events: dict[str, Tensor]
     saturated: Tensor
     wrapped: Tensor
+    stride: int
 
 
 class Neurons:
@@ -64,12 +66,12 @@ class Neurons:
         self.kernel, self.parameters = compiled(kernel.text), kernel.parameters
         values = [*(own[name] for name in program.constants), *program.tables]
         self.fixed = [*(on_device(array, device) for array in values), sigmoids]
-        self.state = (
-            torch.zeros(node.size, dtype=torch.int32, device=device) if program.stateful else None
-        )
+        shape = program.slots, node.size
+        self.state = torch.zeros(shape, dtype=torch.int32, device=device) if program.slots else None
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the neurons send, by output, each int32 [tokens, neurons].
+    def run(self, inputs: Mapping[str, Tensor], slots: Tensor) -> dict[str, Tensor]:
+        """What the neurons send, by output, each int32 [tokens, neurons]; `slots` int32 [tokens]
+        says where each token counts.
 
         An input is contiguous int32 [tokens, width]: a value for each neuron, one for all, or the
         values of groups.
@@ -101,6 +103,8 @@ class Neurons:
             *([] if self.state is None else [self.state]),
             *(side for port in self.outputs for side in (sent[port], self.counts.events[port])),
             self.counts.saturated,
+            slots,
+            self.counts.stride,
             self.size,
             tokens,
             *self.parameters,

@@ -4,11 +4,12 @@ Every number of a program (immediates, shifts, bounds of formats) becomes an arg
 a parameter, as it may differ from layer to layer, and every result a variable.  So like programs
 have the same text, and the few texts of a model are compiled once.
 
-A kernel's lanes are the pairs of a token and a neuron, neurons first; where neurons have a state,
+A kernel's lanes are the pairs of a token and a neuron, neurons first; where neurons have states,
 they are the neurons, and the tokens follow one another.  Its arguments: for each input its array
-and width; the constants; the tables; the sigmoid of every magnitude; the state, where there is one;
-for each output its array and the counts of non-zero values; the counts of saturations; the numbers
-of neurons and tokens; the parameters; LANES.
+and width; the constants; the tables; the sigmoid of every magnitude; the states [slots, neurons],
+where there are some; for each output its array and the counts of non-zero values; the counts of
+saturations; the slots of the tokens; how many counts all neurons have in a slot; the numbers of
+neurons and tokens; the parameters; LANES.
 
 The head of a small model multiplies its sums by 3/2 and sends 16 bits: INPUT, MUL_FIT, OUTPUT.  It
 becomes
@@ -17,10 +18,11 @@ becomes
     v1, changed = mul_fit(v0, p3, p0, p1, p2)
     lost += changed
     tl.store(y0 + at, v1, mask=live)
-    count(e0 + neuron, v1 != 0, live)
+    count(e0 + counted, v1 != 0, live)
 
 with 0, 1, 32767, 3 as p0 … p3.  To halve, halves up, is a shift by 0, the addition of 1 and a shift
-by 1; 32767 is the bound of 16 bits, 3 the factor.  `at` is the place of a lane's token and neuron.
+by 1; 32767 is the bound of 16 bits, 3 the factor.  `at` is the place of a lane's token and neuron,
+`counted` that of its neuron among the counts of the token's slot.
 """
 
 import hashlib
@@ -61,16 +63,15 @@ _COUNTING = (Op.FIT, Op.MUL_FIT)
 _PAIRS = (
     "    at = tl.program_id(0) * LANES + tl.arange(0, LANES)",
     "    live, neuron, token = at < size * tokens, at % size, at // size",
+    "    counted = tl.load(slots + token, mask=live, other=0).to(tl.int64) * counts + neuron",
 )
 _NEURONS = (
     "    neuron = tl.program_id(0) * LANES + tl.arange(0, LANES)",
     "    live, token, at, fed = neuron < size, tl.zeros([LANES], tl.int32), neuron, 0",
-    "    state = tl.load(held + neuron, mask=live, other=0)",
 )
-_NEXT_TOKEN = (
-    "        token, at, fed = token + 1, at + size, fed + 1",
-    "    tl.store(held + neuron, state, mask=live)",
-)
+_THIS_TOKEN = "        counted = tl.load(slots + fed).to(tl.int64) * counts + neuron"
+_NEXT_TOKEN = "        token, at, fed = token + 1, at + size, fed + 1"
+_HELD = "held + {} * size + neuron"
 _UNBOUNDED = (1 << 31) - 1
 
 
@@ -85,15 +86,17 @@ class Stream:
     array: int
     """Which of the kernel's input arrays it is."""
     stride: int
-    """0 where all neurons read the only value; 1 where each reads its own; else a group's size."""
+    """0 where all neurons read the first value; 1 where each reads its own; else a group's size."""
     first: int = 0
 
     @property
     def text(self) -> str:
         """The values of all lanes."""
         k, value = self.array, f"neuron * {self.stride} + {self.first}"
-        if self.stride <= 1:  # the width is 1 or the number of neurons: lanes know their places
-            return f"tl.load(x{k} + {'at' if self.stride else 'token'}, mask=live, other=0)"
+        if self.stride == 0:
+            return f"tl.load(x{k} + token * w{k}, mask=live, other=0)"
+        if self.stride == 1:  # the width is the number of neurons: lanes know their places
+            return f"tl.load(x{k} + at, mask=live, other=0)"
         return f"tl.load(x{k} + token * w{k} + {value}, mask=live & ({value} < w{k}), other=0)"
 
 
@@ -116,8 +119,6 @@ class _Writer:
         # Registers are taken again and again, but each result has a variable of its own.  This says
         # which variable stands for a register by now; at the beginning, presets alone have one.
         self.variables = {first + k: f"c{k}" for k in range(len(program.constants))}
-        if program.stateful:
-            self.variables[first + len(program.constants)] = "state"
         for row in program.code.tolist():
             self.instruction(*row)
 
@@ -149,11 +150,18 @@ class _Writer:
                 sent = self.value(a)
                 self.lines += [
                     f"tl.store(y{d} + at, {sent}, mask=live)",
-                    f"count(e{d} + neuron, {sent} != 0, live)",
+                    f"count(e{d} + counted, {sent} != 0, live)",
                 ]
                 return
-            case Op.STATE:
-                self.lines.append(f"state = {self.value(a)}")
+            case Op.LOAD:
+                text = f"tl.load({_HELD.format(self.value(a))}, mask=live, other=0)"
+            case Op.STORE:
+                where = _HELD.format(self.value(b))
+                # The next token may read what other threads of the block have written.
+                self.lines += [
+                    f"tl.store({where}, {self.value(a)}, mask=live)",
+                    "tl.debug_barrier()",
+                ]
                 return
             case other:
                 reads, kinds, form = _INSTRUCTIONS[other]
@@ -187,8 +195,8 @@ def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
     inputs = [f"{side}{k}" for k in range(1 + max(s.array for s in streams)) for side in ("x", "w")]
     outputs = [f"{side}{k}" for k in range(len(program.outputs)) for side in ("y", "e")]
     tables = [*(f"t{k}" for k in range(len(program.tables))), "sigmoids"]
-    state = ["held"] if program.stateful else []
-    numbers = ["size", "tokens", *(f"p{k}" for k in range(len(writer.parameters)))]
+    state = ["held"] if program.slots else []
+    numbers = ["counts", "size", "tokens", *(f"p{k}" for k in range(len(writer.parameters)))]
     arguments = [
         *inputs,
         *(f"c{k}" for k in constants),
@@ -196,6 +204,7 @@ def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
         *state,
         *outputs,
         "saturated",
+        "slots",
         *numbers,
     ]
     # Triton would compile once more for a number that is 1 or a multiple of 16.
@@ -208,11 +217,11 @@ def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
     body = [
         "lost = tl.zeros([LANES], tl.int32)",
         *writer.lines,
-        "count(saturated + neuron, lost, live)",
+        "count(saturated + counted, lost, live)",
     ]
-    if program.stateful:
-        loop = ["    while fed < tokens:", *(f"        {line}" for line in body)]
-        lines = [*head, *_NEURONS, *load, *loop, *_NEXT_TOKEN]
+    if program.slots:
+        loop = ["    while fed < tokens:", _THIS_TOKEN, *(f"        {line}" for line in body)]
+        lines = [*head, *_NEURONS, *load, *loop, _NEXT_TOKEN]
     else:
         lines = [*head, *_PAIRS, *load, *(f"    {line}" for line in body)]
     return Kernel("\n".join(lines) + "\n", tuple(writer.parameters))

@@ -25,7 +25,7 @@ typedef struct {
     int64_t *ran;             /* tokens that each group ran for */
     long left[UNDER_WAY];     /* groups that have not run for a token under way */
     int64_t entered, finished, tokens;
-    const int32_t *token;
+    const int32_t *token, *mark;
     int64_t *rows;
     long *ready, readies;
 } Async;
@@ -121,7 +121,7 @@ static int run_ready(Async *a)
         while (may_run(a, number)) {
             const int64_t token = m->step = a->ran[number];
             Trap trap;
-            if (g->embeds) enter(m, a->token[token]);
+            if (g->embeds) enter(m, a->token[token], a->mark[token]);
             if (m->level.run(m, g, a->scratch, 0, g->neurons, &trap)) {
                 trap_at(m, g, a->scratch, trap.neuron);
                 return 1;

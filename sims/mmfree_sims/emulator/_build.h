@@ -98,9 +98,11 @@ static void build_group(Machine *m, Core *core, Group *g, const uint32_t *row, c
     g->table = part[TABLE];
     core->effort += (g->neurons + 15) / 16 * g->instructions;
     if (row[10]) {
-        memcpy(m->states + m->all_states, (const int32_t *)part[STATE] + row[9], g->neurons * sizeof(int32_t));
+        g->states = row[10];
+        const long states = g->states * g->neurons;
+        memcpy(m->states + m->all_states, (const int32_t *)part[STATE] + row[9], states * sizeof(int32_t));
         g->state = m->states + m->all_states;
-        m->all_states += g->neurons;
+        m->all_states += states;
     }
     for (long pc = 0; pc < g->instructions; pc++)
         if ((g->code[pc] & 255) == SKP_C) {
@@ -187,7 +189,7 @@ static int is_inert(const Machine *m, Group *g, Scratch *s)
     for (long pc = 0; pc <= g->first_skip; pc++) {
         const uint64_t word = g->code[pc];
         const int op = (int)(word & 255);
-        if (op == RMW || op == SPIKE || (word >> 16 & 255) == STATE_ROW || (word >> 24 & 255) == STATE_ROW
+        if (op == RMW || op == SPIKE || (op == MOV && (word >> 40 & 255) == OWN_STATES) || (word >> 16 & 255) == STATE_ROW || (word >> 24 & 255) == STATE_ROW
             || (word >> 32 & 255) == STATE_ROW)
             return 0;
     }

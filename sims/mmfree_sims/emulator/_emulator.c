@@ -3,8 +3,8 @@
    Machine(cores, targets, (accumulator_bits, payload_bits, vocabulary, threads), embedding, level)
 
    A core is a tuple of its chip, its number and its sections; `targets` has the core that each output entry leads to,
-   or -1 for a result; the embedding is a tuple of codes, bytes of a code, scales, group, port for codes and port for
-   scales.  The loader has proved all of it: nothing is checked here. */
+   or -1 for a result; the embedding is a tuple of codes, bytes of a code, scales, group, and the ports for codes, for
+   scales and for marks, -1 where there are none.  The loader has proved all of it: nothing is checked here. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -158,9 +158,9 @@ static int machine_init(PyObject *self, PyObject *args, PyObject *names)
     PyObject *cores, *targets, *codes, *scales;
     const char *level;
     int payload_bits;
-    if (m->core || !PyArg_ParseTuple(args, "O!O(iill)(OiOlll)s", &PyTuple_Type, &cores, &targets, &m->accumulator_bits,
+    if (m->core || !PyArg_ParseTuple(args, "O!O(iill)(OiOllll)s", &PyTuple_Type, &cores, &targets, &m->accumulator_bits,
                                      &payload_bits, &m->vocabulary, &m->threads, &codes, &m->code_bytes, &scales,
-                                     &m->embed_group, &m->code_port, &m->scale_port, &level))
+                                     &m->embed_group, &m->code_port, &m->scale_port, &m->mark_port, &level))
         return -1;
     m->most_payload = (int32_t)(((int64_t)1 << (payload_bits - 1)) - 1);
     m->threads = m->threads < 1 ? 1 : m->threads > MOST_THREADS ? MOST_THREADS : m->threads;
@@ -193,14 +193,14 @@ static PyObject *trap_found(const Machine *m)
     return Py_BuildValue("lllliii", t->core, t->group, t->neuron, t->instruction, t->op, (int)t->a, (int)t->b);
 }
 
-/* advance(tokens, rows, first): a step for each token, -1 for none; the logits of the steps from `first` on go to the
-   rows.  None, or where it trapped. */
+/* advance(tokens, marks, rows, first): a step for each token, -1 for none; the logits of the steps from `first` on go to
+   the rows.  None, or where it trapped. */
 static PyObject *advance(PyObject *self, PyObject *args)
 {
     Machine *m = (Machine *)self;
-    Py_buffer tokens, rows;
+    Py_buffer tokens, marks, rows;
     long first;
-    if (!PyArg_ParseTuple(args, "y*w*l", &tokens, &rows, &first)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*y*w*l", &tokens, &marks, &rows, &first)) return NULL;
     Pool pool;
     PyObject *result = NULL;
     int trapped = 0, stopped = 0;
@@ -208,12 +208,12 @@ static PyObject *advance(PyObject *self, PyObject *args)
         PyErr_NoMemory();
         goto done;
     }
-    const int32_t *token = tokens.buf;
+    const int32_t *token = tokens.buf, *mark = marks.buf;
     const long steps = (long)(tokens.len / (long)sizeof *token);
     int64_t *row = rows.buf;
     Py_BEGIN_ALLOW_THREADS
     for (long k = 0; k < steps && !trapped && !stopped; k++) {
-        trapped = step(m, &pool, token[k]);
+        trapped = step(m, &pool, token[k], mark[k]);
         if (k >= first && !trapped) {
             memcpy(row, m->logits, m->vocabulary * sizeof *row);
             row += m->vocabulary;
@@ -229,19 +229,20 @@ static PyObject *advance(PyObject *self, PyObject *args)
     if (!stopped) result = trapped ? trap_found(m) : Py_NewRef(Py_None);
 done:
     PyBuffer_Release(&tokens);
+    PyBuffer_Release(&marks);
     PyBuffer_Release(&rows);
     return result;
 }
 
-/* asynchronous(tokens, rows, order): the logits of all tokens, without a barrier.  None, where it trapped, or the group
+/* asynchronous(tokens, marks, rows, order): the logits of all tokens, without a barrier.  None, where it trapped, or the group
    that waits in vain. */
 static PyObject *asynchronous(PyObject *self, PyObject *args)
 {
     Machine *m = (Machine *)self;
-    Py_buffer tokens, rows;
+    Py_buffer tokens, marks, rows;
     unsigned long long order;
-    if (!PyArg_ParseTuple(args, "y*w*K", &tokens, &rows, &order)) return NULL;
-    Async a = {.m = m, .token = tokens.buf, .tokens = (int64_t)(tokens.len / 4), .rows = rows.buf};
+    if (!PyArg_ParseTuple(args, "y*y*w*K", &tokens, &marks, &rows, &order)) return NULL;
+    Async a = {.m = m, .token = tokens.buf, .mark = marks.buf, .tokens = (int64_t)(tokens.len / 4), .rows = rows.buf};
     a.drawn = (order + 1) * 0x9E3779B97F4A7C15ull | 1;
     Port *kept = zeros(m->ports, sizeof *kept);
     int64_t *sums = NULL;
@@ -276,6 +277,7 @@ static PyObject *asynchronous(PyObject *self, PyObject *args)
     PyMem_RawFree(sums);
     PyMem_RawFree(dirty);
     PyBuffer_Release(&tokens);
+    PyBuffer_Release(&marks);
     PyBuffer_Release(&rows);
     return result;
 }

@@ -33,10 +33,10 @@ TARGET static int NAME(run)(const Machine *m, Group *g, Scratch *s, long first, 
         }
         for (int k = 0; k < g->constants; k++)
             memcpy(s->row[128 + k], g->constant + k * g->neurons + begin, valid * sizeof(int32_t));
-        int32_t *const state = s->row[STATE_ROW], *const after = s->row[STATE_ROW + 1];
+        int32_t *const after = s->row[STATE_ROW + 1], *const which = s->row[STATE_ROW + 2];
         if (g->state) {
-            memcpy(state, g->state + begin, valid * sizeof *state);
-            memcpy(after, state, valid * sizeof *state);
+            memcpy(s->row[STATE_ROW], g->state + begin, valid * sizeof *after);
+            memset(which, -1, sizeof s->row[0]); /* nothing is written yet */
         }
         for (int k = 0; k < g->outputs; k++) memset(g->sent[k] + begin, 0, valid * sizeof(int32_t));
         long active = valid;
@@ -81,8 +81,19 @@ TARGET static int NAME(run)(const Machine *m, Group *g, Scratch *s, long first, 
                 wrapped += differ;
                 break;
             }
-            case RMW: d = after; PUT(a[i]); break;
+            case RMW:
+                EACH bad |= (uint32_t)b[i] >= (uint32_t)g->states ? live[i] : 0;
+                EACH after[i] = (a[i] & live[i]) | (after[i] & ~live[i]);
+                EACH which[i] = (b[i] & live[i]) | (which[i] & ~live[i]);
+                break;
             case MOV: {
+                if (shift == OWN_STATES) {
+                    EACH bad |= (uint32_t)a[i] >= (uint32_t)g->states ? live[i] : 0;
+                    if (!bad)
+                        for (long i = 0; i < valid; i++)
+                            if (live[i]) d[i] = g->state[a[i] * g->neurons + begin + i];
+                    break;
+                }
                 const uint32_t entries = g->table_rows[2 * shift + 1];
                 const int32_t *table = g->table + g->table_rows[2 * shift];
                 EACH bad |= (uint32_t)a[i] >= entries ? live[i] : 0;
@@ -138,7 +149,9 @@ TARGET static int NAME(run)(const Machine *m, Group *g, Scratch *s, long first, 
                 return 1;
             }
         }
-        if (g->state) memcpy(g->state + begin, after, valid * sizeof *after);
+        if (g->state)
+            for (long i = 0; i < valid; i++)
+                if (which[i] >= 0) g->state[which[i] * g->neurons + begin + i] = after[i];
     }
     g->executed += executed;
     g->idle += idle;

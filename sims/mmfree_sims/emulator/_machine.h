@@ -6,9 +6,10 @@
 #define RING 128  /* steps that are told apart: more than the longest delay */
 #define OUTPUTS 16
 #define STATE_ROW 192 /* rows before it: registers, immediates, constants */
-#define ROWS 194      /* and one for the state after the step */
+#define ROWS 195      /* and two for a state after the step: what it is, and which */
 
-#define THE_REST 255 /* what a SKP_C skips that skips all that follows */
+#define THE_REST 255   /* what a SKP_C skips that skips all that follows */
+#define OWN_STATES 255 /* where a MOV reads that reads the neuron's states */
 enum { RDC = 1, RMW, MOV, SEL, AND, OR, SHL, ADD, NEG, MIN, MUL_SHR, LT, GE, EQ, SKP_C, SPIKE };
 enum { ALL_ONES = 1, TERNARY, EIGHT_BITS };
 
@@ -34,7 +35,8 @@ typedef struct {
     int immediates, constants, outputs;
     const int32_t *immediate, *constant, *table;
     const uint32_t *table_rows;
-    int32_t *state; /* NULL: none */
+    long states;
+    int32_t *state; /* [states, neurons]; NULL: none */
     int32_t *sent[OUTPUTS];
     int embeds;
     int inert;               /* it answers empty accumulators with nothing, whatever its states are */
@@ -113,7 +115,7 @@ struct Machine {
     const uint8_t *codes;
     int code_bytes;
     const int32_t *scales;
-    long embed_group, code_port, scale_port;
+    long embed_group, code_port, scale_port, mark_port; /* mark_port -1: none */
     int asynchronous; /* while there is no barrier */
     long *item; /* cores that a phase is about */
     _Atomic long arrivals;

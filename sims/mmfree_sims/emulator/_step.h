@@ -73,8 +73,8 @@ static void take_core(Machine *m, long number, Scratch *s)
     }
 }
 
-/* A token enters: the host's group finds its codes and its scale. */
-static void enter(Machine *m, int32_t token)
+/* A token enters: the host's group finds its codes, its scale, and its mark where it reads one. */
+static void enter(Machine *m, int32_t token, int32_t mark)
 {
     Group *g = &m->group[m->embed_group];
     Port *codes = &g->port[m->code_port], *scales = &g->port[m->scale_port];
@@ -86,15 +86,21 @@ static void enter(Machine *m, int32_t token)
         scale[i] = m->scales[token];
     }
     codes->dirty[at] = scales->dirty[beside] = 1;
+    if (m->mark_port >= 0) {
+        Port *marks = &g->port[m->mark_port];
+        const long there = (long)(m->step % marks->slots);
+        for (long i = 0; i < g->neurons; i++) marks->sums[there * marks->neurons + i] = mark;
+        marks->dirty[there] = 1;
+    }
     m->due[(m->step % RING) * m->cores + g->core] = 1;
 }
 
 /* One step; whether a neuron trapped. */
-static int step(Machine *m, Pool *pool, int32_t token)
+static int step(Machine *m, Pool *pool, int32_t token, int32_t mark)
 {
     if (m->logits_sent) memset(m->logits, 0, m->vocabulary * sizeof *m->logits);
     m->logits_sent = 0;
-    if (token >= 0) enter(m, token);
+    if (token >= 0) enter(m, token, mark);
     const uint8_t *due = m->due + (m->step % RING) * m->cores;
     long running = 0;
     int64_t work = 0;

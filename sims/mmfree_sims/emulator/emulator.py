@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmfree_neuro.errors import EngineError, ImageError, InputError, shown
 from mmfree_neuro.target.embedding import embedding
 from mmfree_neuro.target.image import Image
-from mmfree_neuro.target.instructions import Op
+from mmfree_neuro.target.instructions import OWN_STATES, Op
 from mmfree_neuro.target.layout import HOST_CHIP, RESULT, SECTIONS, Core
 
 try:
@@ -26,6 +26,7 @@ except ImportError:  # no compiler was found when the package was installed
 
 Logits = NDArray[np.int64]
 Counted = NDArray[np.int64]
+Tokens = Sequence[int] | NDArray[np.integer]
 
 _ORDERS = (1 << 64) - 1
 
@@ -80,6 +81,8 @@ class Emulator:
         )
         self._shape = groups, entries, len(self.cores), states
         embed = embedding(image.host)
+        self.slots = embed.slots
+        """How many sequences can be under way at once."""
         threads = threads or len(os.sched_getaffinity(0))
         self._lock = Lock()
         self._trap: str | None = None
@@ -90,14 +93,7 @@ class Emulator:
             ),
             _targets(image),
             (machine.accumulator_bits, machine.payload_bits, self._vocabulary, threads),
-            (
-                embed.codes,
-                embed.codes.itemsize,
-                embed.scales,
-                embed.group,
-                embed.code_port,
-                embed.scale_port,
-            ),
+            (embed.codes, embed.codes.itemsize, embed.scales, embed.group, *(*embed.ports, -1)[:3]),
             level or levels[0],
         )
 
@@ -113,9 +109,9 @@ class Emulator:
             self._trap = None
 
     def step(self, token: int | None) -> None:
-        """One step of the whole machine, in which a token enters or none."""
+        """One step of the whole machine, in which a token of the only sequence enters or none."""
         tokens = np.array([-1]) if token is None else self._checked([token])
-        self._advance(tokens, 0, 1)
+        self._advance(tokens, self._marks(None, 1), 0, 1)
 
     @property
     def logits(self) -> Logits:
@@ -126,27 +122,27 @@ class Emulator:
             self._machine.read_logits(found)
         return found
 
-    def generate(self, token: int) -> Logits:
+    def generate(self, token: int, mark: int | None = None) -> Logits:
         """The logits of a token that falls through alone, [vocabulary]."""
-        tokens = np.full(self._steps + 1, -1)
-        tokens[:1] = self._checked([token])
-        return self._advance(tokens, 1, self._steps)[0]
+        return self.prefill([token], None if mark is None else [mark])[0]
 
-    def prefill(self, tokens: Sequence[int] | NDArray[np.integer]) -> Logits:
+    def prefill(self, tokens: Tokens, marks: Tokens | None = None) -> Logits:
         """The logits of tokens that enter step by step, [tokens, vocabulary]; then the machine
-        drains."""
+        drains.  Their `marks` say whose they are: unless told, those of the sequence in slot 0."""
         chosen = self._checked(tokens)
         idle = np.full(self._steps if len(chosen) else 0, -1)
-        return self._advance(np.concatenate([chosen, idle]), len(chosen), self._steps)
+        told = np.concatenate([self._marks(marks, len(chosen)), np.zeros(len(idle), np.int32)])
+        return self._advance(np.concatenate([chosen, idle]), told, len(chosen), self._steps)
 
-    def asynchronous(self, tokens: Sequence[int] | NDArray[np.integer], order: int) -> Logits:
+    def asynchronous(self, tokens: Tokens, order: int, marks: Tokens | None = None) -> Logits:
         """The logits of tokens without a barrier, [tokens, vocabulary]: groups wait for end
-        markers, and what arrives first is drawn from `order`."""
+        markers, and what arrives first is drawn from `order`; `marks` as in `prefill`."""
         chosen = self._checked(tokens).astype(np.int32)
+        told = self._marks(marks, len(chosen))
         found: Logits = np.zeros((len(chosen), self._vocabulary), np.int64)
         with self._lock:
             self._need_whole()
-            self._stopped(self._machine.asynchronous(chosen, found, order & _ORDERS))
+            self._stopped(self._machine.asynchronous(chosen, told, found, order & _ORDERS))
             self._need_whole()
         return found
 
@@ -190,7 +186,7 @@ class Emulator:
         if self._trap is not None:
             raise ImageError(self._trap)
 
-    def _checked(self, tokens: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+    def _checked(self, tokens: Tokens) -> NDArray[np.int64]:
         """Tokens that the host can embed."""
         chosen = np.asarray(tokens, np.int64).reshape(-1)
         wrong = chosen[(chosen < 0) | (chosen >= self._vocabulary)]
@@ -201,12 +197,32 @@ class Emulator:
             )
         return chosen
 
-    def _advance(self, tokens: NDArray[np.int64], rows: int, first: int) -> Logits:
-        """Steps with these tokens, -1 for none; the logits of those from `first` on."""
+    def _marks(self, marks: Tokens | None, tokens: int) -> NDArray[np.int32]:
+        """The marks of so many tokens, if need be those of a sequence that goes on in slot 0."""
+        if marks is None:
+            return np.full(tokens, 2, np.int32)
+        chosen = np.asarray(marks, np.int64).reshape(-1)
+        wrong = chosen[(chosen < 2) | (chosen > 2 * self.slots + 1)]
+        if len(wrong):
+            raise InputError(
+                f"{self.image.path}: mark {wrong[0]} is not known, must be 2 … {2 * self.slots + 1}"
+            )
+        if len(chosen) != tokens:
+            raise InputError(
+                f"{self.image.path}: {len(chosen)} marks were given for {tokens} tokens, must be "
+                "as many"
+            )
+        return chosen.astype(np.int32)
+
+    def _advance(
+        self, tokens: NDArray[np.int64], marks: NDArray[np.int32], rows: int, first: int
+    ) -> Logits:
+        """Steps with these tokens and marks, token -1 for none; the logits of those from `first`
+        on."""
         found: Logits = np.empty((rows, self._vocabulary), np.int64)
         with self._lock:
             self._need_whole()
-            self._stopped(self._machine.advance(tokens.astype(np.int32), found, first))
+            self._stopped(self._machine.advance(tokens.astype(np.int32), marks, found, first))
             self._need_whole()
         return found
 
@@ -229,6 +245,10 @@ class Emulator:
         """What an instruction could not do."""
         row = core.group[group]
         shift = int(core.code[int(row[0]) + number]) >> 40 & 255
+        if op == Op.RMW:
+            return f"RMW writes state {b}, of {int(row[10])}"
+        if op == Op.MOV and shift == OWN_STATES:
+            return f"MOV reads state {a}, of {int(row[10])}"
         if op == Op.MOV:
             entries = core.tables[int(row[11]) + shift, 1]
             return f"MOV reads entry {a} of table {shift}, which has {entries}"

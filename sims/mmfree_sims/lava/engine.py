@@ -4,16 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from lava.magma.core.process.process import ProcessServer
 from lava.magma.core.process.variable import VarServer
 from lava.magma.core.run_configs import Loihi2SimCfg
 
 from mmfree_neuro.errors import EngineError, RunFailed
 from mmfree_neuro.graph.nodes import Graph
-from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Mapping
-from mmfree_neuro.run.job import Job, Progress, Result, Saving, check, check_saving, silent
+from mmfree_neuro.run.job import PHASES, Job, Progress, Result, Saving, check, check_saving, silent
 from mmfree_sims.lava import guard
 from mmfree_sims.lava.chip.process import Chip, Core, Host
 from mmfree_sims.lava.shared import NOBODY, Shared, allocate
@@ -53,7 +51,13 @@ def build(
     at_work = {chip_of(stretch.tile) for stretch in plan.stretches}
     chips = {
         chip: Chip(
-            plan=plan, mapping=mapping, chip=chip, fed=start.fed, shared=shared, name=f"chip {chip}"
+            plan=plan,
+            mapping=mapping,
+            chip=chip,
+            sequences=len(job.sequences),
+            start=start,
+            shared=shared,
+            name=f"chip {chip}",
         )
         for chip in mapping.chips
         if chip in at_work
@@ -120,6 +124,7 @@ def _run(
         if saving is not None and saving.resumed is not None:
             shared.tallies.load_states(saving.resumed.states)
         book = Book(graph, mapping, job, saving)
+        shared.chosen[:], shared.known[:] = book.chosen(), book.known()
         host, _ = build(graph, mapping, job, shared, per_core=per_core, start=start_of(saving))
         tag = "core" if per_core else "chip"
         guard.run(
@@ -130,10 +135,8 @@ def _run(
             pulse=lambda: (shared.counters.tobytes(), shared.ready.tolist()),
         )
         seconds = {"start": float(shared.clock[2]) - begin} | book.seconds(shared.clock)
-        chosen = book.all_chosen(shared.chosen, int(shared.done[1]))
-        fed = job.fed_for(chosen.shape[1])
-        prefill, generate = book.activities(shared.tallies, fed)
-        return Result(np.array(shared.logits[:, :fed]), chosen, prefill, generate, seconds)
+        outcomes = book.outcomes(shared.tallies, shared.stands, shared.chosen, shared.logits)
+        return Result(outcomes, seconds)
 
 
 @contextmanager
@@ -168,20 +171,27 @@ def _forgotten() -> Iterator[None]:
 
 
 def _watcher(shared: Shared, job: Job, progress: Progress, book: Book) -> Callable[[], None]:
-    totals = job.tokens.size, job.tokens.shape[0] * job.new_tokens
-    told: Ints = np.zeros(2, np.int64)
+    totals, before = (job.prompted, job.to_choose), book.done()
+    told, known = [0, 0], book.known()
 
     def watch() -> None:
-        for phase, name in enumerate(("prefill", "generate")):
+        for phase, name in enumerate(PHASES):
             done = int(shared.done[phase])
             if done != told[phase]:
-                before, now = book.done(phase) + told[phase], book.done(phase) + done
                 told[phase] = done
-                chosen = shared.chosen.reshape(-1)[before:now].tolist() if phase else ()
-                progress(name, now, totals[phase], chosen)
+                chosen = more() if phase else ()
+                progress(name, before[phase] + done, totals[phase], chosen)
         if shared.saving[0] != shared.saving[1]:
-            fed = int(shared.saving[0])
-            book.save(shared.kept, fed, shared.chosen[0], shared.clock)
-            shared.saving[1] = fed
+            book.save(shared.kept, shared.stands, shared.chosen, shared.clock)
+            shared.saving[1] = shared.saving[0]
+
+    def more() -> list[int]:
+        """The tokens that were chosen since this was last asked."""
+        found = []
+        for sequence, count in enumerate(shared.known.tolist()):
+            at = job.chosen_from[sequence]
+            found += shared.chosen[at + known[sequence] : at + count].tolist()
+            known[sequence] = count
+        return found
 
     return watch

@@ -29,10 +29,10 @@ class Shared:
     tallies: Tallies
     kept: Tallies
     """What every tile had counted, and its states, when the last state was kept."""
-    logits: (
-        Ints  # [sequences, fed tokens, vocabulary], [sequences, 0, vocabulary] where none are kept
-    )
-    chosen: Ints  # [sequences, new tokens]
+    logits: Ints  # [kept tokens, vocabulary], those of all sequences one after another
+    chosen: Ints  # [new tokens], those of all sequences one after another
+    known: Ints  # [sequences], how many tokens each has chosen
+    stands: Ints  # [sequences, 3], as `host.stands` gives them, with a kept state and at the end
     done: Ints  # [2]: tokens through prefill, tokens generated
     clock: NDArray[
         np.float64
@@ -41,7 +41,7 @@ class Shared:
     ready: Ints
     counters: Ints  # [tiles and host, COUNTERS]: what each has received, sent, passed, saturated
     jitter: Ints  # [1]: largest random delay of a packet in microseconds, for tests
-    saving: Ints  # [2]: after how many tokens a state was kept, and the one that has been taken
+    saving: Ints  # [2]: how many states were kept, and how many of them have been taken
 
 
 def _array(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -52,12 +52,14 @@ def _array(shape: tuple[int, ...], dtype: Any) -> Any:
 
 def allocate(graph: Graph, job: Job, tiles: int) -> Shared:
     """Zeroed shared memory for one run."""
-    rows = len(job.tokens)
+    rows = len(job.sequences)
     return Shared(
-        tallies.allocate(graph, _array),
-        tallies.allocate(graph, _array),
-        _array((rows, job.fed if job.keep_logits else 0, graph.vocabulary), np.int64),
-        _array((rows, job.new_tokens), np.int64),
+        tallies.allocate(graph, rows, _array),
+        tallies.allocate(graph, rows, _array),
+        _array((job.kept_from[-1], graph.vocabulary), np.int64),
+        _array((job.chosen_from[-1],), np.int64),
+        _array((rows,), np.int64),
+        _array((rows, 3), np.int64),
         _array((2,), np.int64),
         _array((3,), np.float64),
         _array((tiles,), np.int64),

@@ -23,7 +23,7 @@ from mmfree_neuro.run.job import Job, Progress, Result, Saving, check, check_sav
 from mmfree_sims.mpi import ranks
 from mmfree_sims.mpi.rank import Rank, RankTraffic
 from mmfree_sims.tiles.book import Book, start_of
-from mmfree_sims.tiles.host import Host
+from mmfree_sims.tiles.host import Host, stands
 from mmfree_sims.tiles.packets import Packet
 
 TOKENS_IN_FLIGHT_PER_CHIP = 6
@@ -34,11 +34,9 @@ class _Wire:
 
     def __init__(self, rank: Rank, job: Job, progress: Progress, book: Book) -> None:
         self.rank, self.job, self.progress, self.book = rank, job, progress, book
-        shape = len(job.tokens), job.fed if job.keep_logits else 0, book.graph.vocabulary
-        self.logits: Ints = np.zeros(shape, np.int64)
-        self.chosen: Ints = np.zeros((len(job.tokens), job.new_tokens), np.int64)
+        self.logits: Ints = np.zeros((job.kept_from[-1], book.graph.vocabulary), np.int64)
+        self.chosen, self.done = book.chosen(), book.done()
         self.clock: NDArray[np.float64] = np.zeros(2)
-        self.done = [book.done(0), book.done(1)]
 
     def send(self, packet: Packet) -> None:
         """Send a packet of the embedding to the ranks that read it, this one among them."""
@@ -60,15 +58,15 @@ class _Wire:
 
     def arrived(self, sequence: int, position: int, logits: Ints) -> None:
         """Keep the logits of one token, and tell."""
-        if self.logits.shape[1]:
-            self.logits[sequence, position] = logits
-        if position < self.job.tokens.shape[1]:
+        if self.job.keep_logits:
+            self.logits[self.job.kept_from[sequence] + position] = logits
+        if position < len(self.job.sequences[sequence].tokens):
             self.done[0] += 1
-            self.progress("prefill", self.done[0], self.job.tokens.size, ())
+            self.progress("prefill", self.done[0], self.job.prompted, ())
 
     def chose(self, sequence: int, number: int, token: int) -> None:
         """Keep a token, and tell."""
-        self.chosen[sequence, number] = token
+        self.chosen[self.job.chosen_from[sequence] + number] = token
         self.done[1] += 1
         self.progress("generate", self.done[1], self.chosen.size, (token,))
 
@@ -76,17 +74,16 @@ class _Wire:
         """Keep the seconds spent in prefill and generating."""
         self.clock[:] = seconds
 
-    def save(self, fed: int) -> None:
+    def save(self, stands: Ints) -> None:
         """Gather what was kept, and have it written."""
-        self.book.save(self.rank.collect_kept(), fed, self.chosen[0], self.clock)
+        self.book.save(self.rank.collect_kept(), stands, self.chosen, self.clock)
 
-    def result(self, started: float) -> Result:
-        """What has come of the job, of which the start took so many seconds."""
-        chosen = self.book.all_chosen(self.chosen, self.done[1] - self.book.done(1))
-        fed = self.job.fed_for(chosen.shape[1])
-        prefill, generate = self.book.activities(self.rank.collect(self.rank.tallies), fed)
-        seconds = {"start": started} | self.book.seconds(self.clock)
-        return Result(self.logits[:, :fed], chosen, prefill, generate, seconds)
+    def result(self, stands: Ints, started: float) -> Result:
+        """What has come of the job, whose sequences stand so at the end, and of which the start
+        took so many seconds."""
+        tallies = self.rank.collect(self.rank.tallies)
+        outcomes = self.book.outcomes(tallies, stands, self.chosen, self.logits)
+        return Result(outcomes, {"start": started} | self.book.seconds(self.clock))
 
 
 def _share(saving: Saving | None, comm: Any) -> Saving | None:
@@ -119,15 +116,15 @@ def serve(
     ranks.check_ranks(ranks_of_chips, mapping, comm.Get_size())
     ranks.agree(
         None,
-        f"{state_file.identity(mapping, job)} {job.new_tokens} {job.keep_logits} "
-        f"{list(ranks_of_chips)}",
+        f"{state_file.identity(mapping, job)} {[a.new_tokens for a in job.sequences]} "
+        f"{job.keep_logits} {job.in_flight} {list(ranks_of_chips)}",
     )
     if comm.Get_size() > 1:
         ranks.tie_to_parent()
     keep_freed()
     ranks.begin_run()
     saving = _share(saving, comm)
-    rank = Rank(graph, mapping, ranks_of_chips)
+    rank = Rank(graph, mapping, ranks_of_chips, len(job.sequences))
     start = start_of(saving)
     resumed = None if saving is None else saving.resumed
     rank.restore(start.fed, None if resumed is None else resumed.states)
@@ -139,9 +136,10 @@ def serve(
         return None, rank.traffic
     wire = _Wire(rank, job, progress, Book(graph, mapping, job, saving))
     in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
-    Host(rank.plan, job, start, rank.tallies, rank.kept, wire, in_flight).run()
+    host = Host(rank.plan, job, start, rank.tallies, rank.kept, wire, in_flight)
+    host.run()
     rank.end_stream()
-    return wire.result(started), rank.traffic
+    return wire.result(stands(host.seats.walks), started), rank.traffic
 
 
 def run(

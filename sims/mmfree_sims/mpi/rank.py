@@ -44,7 +44,9 @@ class RankTraffic:
 class Rank:
     """One rank: its tile, its messages and its counts."""
 
-    def __init__(self, graph: Graph, mapping: Mapping, ranks_of_chips: Sequence[int]) -> None:
+    def __init__(
+        self, graph: Graph, mapping: Mapping, ranks_of_chips: Sequence[int], sequences: int
+    ) -> None:
         self.comm = world()
         self.number = self.comm.Get_rank()
         self.ranks = self.comm.Get_size()
@@ -54,8 +56,9 @@ class Rank:
             return HOST if place.chip == HOST else rank_of[place.chip]
 
         self.plan = Plan(graph, mapping, tile_of)
-        self.tallies = tallies.allocate(graph)
-        self.kept = tallies.allocate(graph)
+        self.sequences = sequences
+        self.tallies = tallies.allocate(graph, sequences)
+        self.kept = tallies.allocate(graph, sequences)
         self.tile = Tile(self.plan, [self.number], self.tallies, self.kept)
         self.for_host = self.plan.read_by(HOST) if self.number == 0 else frozenset()
         self.packets = Reassembly(self.plan, self.tile.wanted | self.for_host)
@@ -107,7 +110,7 @@ class Rank:
             vector = np.empty(status.Get_count(MPI.INT32_T), np.int32)
             self.comm.Recv([vector, MPI.INT32_T], source=status.Get_source(), tag=PACKET)
             self.traffic.receiving += time.perf_counter() - begin
-            self.ended = bool(vector[2] & END)
+            self.ended = bool(vector[0] & END)
             packet = None if self.ended else self.packets.take(vector)
             if packet is not None:
                 packets.append(packet)
@@ -143,8 +146,9 @@ class Rank:
         self.tile.settle()
         self.flush()
 
-    def restore(self, fed: int, states: dict[str, Ints] | None) -> None:
-        """Go on after `fed` tokens from the states of all neurons, if there are any.
+    def restore(self, fed: Sequence[int], states: dict[str, Ints] | None) -> None:
+        """Go on after so many tokens of every sequence from the states of all neurons, if there are
+        any.
 
         The states of other ranks' neurons are left at zero, since those of all ranks are summed.
         """
@@ -167,7 +171,7 @@ class Rank:
         """On rank 0, what all ranks have on such a tallies: every neuron's counts and state are on
         one rank alone."""
         meet()
-        whole = tallies.allocate(self.plan.graph) if self.number == 0 else ours
+        whole = tallies.allocate(self.plan.graph, self.sequences) if self.number == 0 else ours
         for name in ("events", "saturated", "wrapped", "states"):
             self.comm.Reduce(
                 getattr(ours, name),

@@ -41,9 +41,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.errors import EngineError, InputError
-from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, span
+from mmfree_neuro.graph.nodes import AnyNode, Graph, Input, slots_of, span
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.run.session import marked
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import EmbeddingNeurons, Int32, Neurons
 
@@ -132,9 +133,11 @@ class Opinion:
 
 def record(graph: Graph, tokens: Ints) -> Payloads:
     """What every node sends for the tokens of one sequence."""
+    marks = marked(tokens, None)
+    slots = slots_of(marks).astype(np.int32)
     payloads: Payloads = {
         (graph.embedding.name, port): sent
-        for port, sent in EmbeddingNeurons(graph).fire(tokens).items()
+        for port, sent in EmbeddingNeurons(graph).fire(tokens, marks).items()
     }
     for node in graph.nodes[1:]:
         neurons = Neurons(graph, node, 0, node.size)
@@ -142,7 +145,7 @@ def record(graph: Graph, tokens: Ints) -> Payloads:
             np.ascontiguousarray(payloads[entry.source, entry.source_port][:, first:last])
             for entry, (first, last) in zip(node.inputs, neurons.spans, strict=True)
         ]
-        payloads |= {(node.name, port): sent for port, sent in neurons.fire(arrived).items()}
+        payloads |= {(node.name, port): sent for port, sent in neurons.fire(arrived, slots).items()}
     return payloads
 
 

@@ -10,19 +10,23 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
-from mmfree_neuro.run.job import Job, RunState, Saving
+from mmfree_neuro.run.job import PHASES, Job, Outcome, RunState, Saving, Stand
 from mmfree_sims.counts import Counting
 from mmfree_sims.tiles.tallies import Tallies
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: after `fed` tokens, of which the host chose some, saving every `every`
-    tokens."""
+    """Where a run begins: where its sequences are, none of them begun unless told, and that states
+    are saved every `every` tokens."""
 
-    fed: int = 0
-    chosen: tuple[int, ...] = ()
+    stands: tuple[Stand, ...] = ()
     every: int = 0
+
+    @property
+    def fed(self) -> list[int]:
+        """How many tokens of every sequence have been fed."""
+        return [stand.fed for stand in self.stands]
 
 
 FROM_ZERO = Start()
@@ -30,13 +34,7 @@ FROM_ZERO = Start()
 
 def start_of(saving: Saving | None) -> Start:
     """The start of a run."""
-    if saving is None:
-        return Start()
-    if saving.resumed is None:
-        return Start(every=saving.every)
-    return Start(
-        saving.resumed.fed, tuple(int(token) for token in saving.resumed.chosen), saving.every
-    )
+    return FROM_ZERO if saving is None else Start(saving.stands, saving.every)
 
 
 class Book:
@@ -45,59 +43,86 @@ class Book:
     def __init__(self, graph: Graph, mapping: Mapping, job: Job, saving: Saving | None) -> None:
         self.graph, self.job, self.saving = graph, job, saving
         self.resumed = None if saving is None else saving.resumed
+        self.stands = () if saving is None else saving.stands
         self.counting = Counting(graph, mapping)
 
     def chosen(self) -> Ints:
-        """The tokens that were chosen before."""
-        return np.zeros(0, np.int64) if self.resumed is None else self.resumed.chosen
+        """The tokens of all sequences one after another, of which those are there that were chosen
+        before."""
+        found: Ints = np.zeros(self.job.chosen_from[-1], np.int64)
+        for n, stand in enumerate(self.stands):
+            before = stand.chosen[: self.job.sequences[n].new_tokens]
+            found[self.job.chosen_from[n] :][: len(before)] = before
+        return found
 
-    def all_chosen(self, chosen: Ints, now: int) -> Ints:
-        """All tokens [sequences, chosen tokens], of which `now` were chosen in this run."""
-        whole = np.array(chosen)
-        before = self.chosen()[: whole.shape[1]]
-        whole[0, : len(before)] = before
-        return whole if len(whole) > 1 else whole[:, : len(before) + now]
+    def known(self) -> list[int]:
+        """How many tokens of each sequence were chosen before."""
+        stands = self.stands or [None] * len(self.job.sequences)
+        return [
+            0 if stand is None else min(len(stand.chosen), asked.new_tokens)
+            for stand, asked in zip(stands, self.job.sequences, strict=True)
+        ]
 
-    def done(self, phase: int) -> int:
-        """Tokens through prefill, or chosen, before."""
-        fed = 0 if self.resumed is None else self.resumed.fed
-        return len(self.chosen()) if phase else min(fed, int(self.job.tokens.shape[1]))
+    def done(self) -> list[int]:
+        """Tokens through prefill, and chosen, before."""
+        pairs = zip(self.stands, self.job.sequences, strict=False)
+        return [sum(min(s.fed, len(a.tokens)) for s, a in pairs), sum(self.known())]
 
     def seconds(self, clock: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
         """Seconds by phase, from those of this run."""
-        before = {"prefill": 0.0, "generate": 0.0} if self.resumed is None else self.resumed.seconds
-        return {
-            "prefill": before["prefill"] + float(clock[0]),
-            "generate": before["generate"] + float(clock[1]),
-        }
+        before = dict.fromkeys(PHASES, 0.0) if self.resumed is None else self.resumed.seconds
+        return {phase: before[phase] + float(clock[k]) for k, phase in enumerate(PHASES)}
 
-    def activities(self, tallies: Tallies, fed: int) -> tuple[Activity, Activity]:
-        """The counts of prefill and generation after `fed` tokens of every sequence."""
-        rows, length = self.job.tokens.shape
-        begun = 0 if self.resumed is None else self.resumed.fed
-        fed_now = (
-            min(fed, length) - min(begun, length),
-            max(fed - length, 0) - max(begun - length, 0),
-        )
+    def counts(self, tallies: Tallies, fed: Sequence[int]) -> list[list[Activity]]:
+        """The counts of prefill and of generation of every sequence, after so many of its
+        tokens."""
+        return [self._of(tallies, number, after) for number, after in enumerate(fed)]
+
+    def _of(self, tallies: Tallies, number: int, fed: int) -> list[Activity]:
+        length = len(self.job.sequences[number].tokens)
+        begun = self.stands[number].fed if self.stands else 0
+        now = (min(fed, length) - min(begun, length), max(fed - length, 0) - max(begun - length, 0))
+        rows = 2 * number, 2 * number + 1
         found = [
             self.counting.activity(
-                tallies.events[p], tallies.saturated[p], tallies.wrapped[p], rows * fed_now[p]
+                tallies.events[row], tallies.saturated[row], tallies.wrapped[row], tokens
             )
-            for p in (0, 1)
+            for row, tokens in zip(rows, now, strict=True)
         ]
-        if self.resumed is not None:
-            found = [self.resumed.prefill + found[0], self.resumed.generate + found[1]]
-        return found[0], found[1]
+        if self.stands:
+            before = self.stands[number]
+            found = [before.prefill + found[0], before.generate + found[1]]
+        return found
 
-    def save(self, kept: Tallies, fed: int, chosen: Ints, clock: NDArray[np.float64]) -> None:
-        """Write the state after `fed` tokens; `chosen` are the tokens of this run."""
-        assert self.saving is not None
-        known = max(0, fed - int(self.job.tokens.shape[1]) + 1) if self.job.new_tokens else 0
-        whole = np.array(chosen[:known])
-        before = self.chosen()[:known]
-        whole[: len(before)] = before
-        prefill, generate = self.activities(kept, fed)
-        states = kept.states_by_node(self.graph)
-        self.saving.write(
-            RunState(fed, whole, states, prefill, generate, {"start": 0.0} | self.seconds(clock))
+    def outcomes(
+        self, tallies: Tallies, stands: Ints, chosen: Ints, logits: Ints
+    ) -> tuple[Outcome, ...]:
+        """What came of every sequence: `stands` has [slot, fed, chosen] of each, `chosen` and
+        `logits` those of all, one after another."""
+        counts = self.counts(tallies, stands[:, 1].tolist())
+        parts = zip(
+            np.split(logits, self.job.kept_from[1:-1]),
+            np.split(chosen, self.job.chosen_from[1:-1]),
+            stands[:, 1:].tolist(),
+            counts,
+            strict=True,
         )
+        return tuple(
+            Outcome(np.array(kept[:fed]), np.array(tokens[:known]), *counted)
+            for kept, tokens, (fed, known), counted in parts
+        )
+
+    def save(self, kept: Tallies, stands: Ints, chosen: Ints, clock: NDArray[np.float64]) -> None:
+        """Write the state in which the sequences stand so, `chosen` as in `outcomes`."""
+        assert self.saving is not None
+        counts = self.counts(kept, stands[:, 1].tolist())
+        tokens = np.split(chosen, self.job.chosen_from[1:-1])
+        standing = (
+            Stand(slot, fed, np.array(some[:known]), *counted)
+            for (slot, fed, known), some, counted in zip(
+                stands.tolist(), tokens, counts, strict=True
+            )
+        )
+        states = kept.states_by_node(self.graph)
+        seconds = {"start": 0.0} | self.seconds(clock)
+        self.saving.write(RunState(tuple(standing), states, seconds))

@@ -1,8 +1,9 @@
 """What tiles say to each other: packets, and the int32 vectors that carry them.
 
 A packet is what one stretch sent for one token, or for several tokens that it computed together:
-all its outputs side by side, behind a header.  On channels of vectors of one size a packet takes as
-many vectors as it needs.
+behind a header the labels of the tokens, and then all its outputs side by side.  The tokens may be
+those of several sequences.  On channels of vectors of one size a packet takes as many vectors as it
+needs.
 """
 
 from collections.abc import Iterator
@@ -13,49 +14,49 @@ import numpy as np
 from mmfree_sims.neurons import Int32, Sent
 from mmfree_sims.tiles.plan import Plan
 
-HEADER = 6
-"""Header words: sequence, first token, flags, stretch, tokens, number of the vector within the
-packet."""
-END, ERROR, GENERATED, SAVE = 1, 2, 4, 8
-"""Flags: end of the stream; its sender has failed; the token was generated, not part of a prompt;
-keep the state that follows this token."""
+HEADER = 4
+"""Header words: END or ERROR, stretch, tokens, number of the vector within the packet."""
+END, ERROR = 1, 2
+"""End of the stream; its sender has failed."""
+LABEL = 4
+"""Words of the label of a token."""
+SEQUENCE, POSITION, FLAGS, SLOT = range(LABEL)
+"""The columns of labels: a sequence of the job, the token's position in it, flags, and the slot
+that the sequence has."""
+GENERATED, SAVE = 1, 2
+"""Flags: the token was generated, not part of a prompt; keep the states that follow this token."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packet:
-    """What a stretch sent for `tokens` tokens of one sequence, by port, each [tokens, size]."""
+    """What a stretch sent for some tokens, by port, each [tokens, size]."""
 
-    sequence: int
-    token: int
-    """The position of the first token in its sequence."""
-    flags: int
+    labels: Int32  # [tokens, LABEL]
     stretch: int
-    tokens: int
     sent: Sent
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens."""
+        return len(self.labels)
 
 
 def encode(packet: Packet, room: int) -> Iterator[Int32]:
     """A packet as vectors of at most `room` values behind the header, the last as short as it may
     be."""
-    values = np.concatenate([part.reshape(-1) for part in packet.sent.values()])
+    parts = packet.labels, *packet.sent.values()
+    values = np.concatenate([part.reshape(-1) for part in parts])
     for number in range(-(-len(values) // room)):
         part = values[number * room : (number + 1) * room]
         vector = np.empty(HEADER + len(part), np.int32)
-        vector[:HEADER] = (
-            packet.sequence,
-            packet.token,
-            packet.flags,
-            packet.stretch,
-            packet.tokens,
-            number,
-        )
+        vector[:HEADER] = 0, packet.stretch, packet.tokens, number
         vector[HEADER:] = part
         yield vector
 
 
 def control(flags: int) -> Int32:
-    """A packet without payload: END or ERROR."""
-    return np.array([0, 0, flags, 0, 0, 0], np.int32)
+    """A packet without tokens: END or ERROR."""
+    return np.array([flags, 0, 0, 0], np.int32)
 
 
 class Reassembly:
@@ -68,20 +69,20 @@ class Reassembly:
 
     def take(self, vector: Int32) -> Packet | None:
         """The packet that this vector completes; vectors may be longer than what they carry."""
-        sequence, token, flags, number, tokens, _ = (int(word) for word in vector[:HEADER])
+        _, number, tokens, _ = (int(word) for word in vector[:HEADER])
         if number not in self.wanted:
             return None
         stretch = self.plan.stretches[number]
-        total = self.plan.words(stretch) * tokens
+        total = (LABEL + self.plan.words(stretch)) * tokens
         parts = self.parts.setdefault(number, [])
         have = sum(len(part) for part in parts)
         parts.append(vector[HEADER : HEADER + total - have])
         if have + len(parts[-1]) < total:
             return None
-        values = np.concatenate(self.parts.pop(number))
+        labels, values = np.split(np.concatenate(self.parts.pop(number)), [LABEL * tokens])
         outputs, size = self.plan.graph.node(stretch.node).outputs, tokens * stretch.size
         sent = {
             o.port: values[k * size : (k + 1) * size].reshape(tokens, -1)
             for k, o in enumerate(outputs)
         }
-        return Packet(sequence, token, flags, number, tokens, sent)
+        return Packet(labels.reshape(tokens, LABEL), number, sent)

@@ -5,7 +5,7 @@ the same place.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_sims.counts import Layout
-from mmfree_sims.neurons import forget
+from mmfree_sims.neurons import Int32, forget
+from mmfree_sims.tiles.packets import FLAGS, GENERATED, SEQUENCE, SLOT
 from mmfree_sims.tiles.plan import Stretch
 
 Allocate = Callable[[tuple[int, ...], Any], Any]
@@ -21,43 +22,43 @@ Allocate = Callable[[tuple[int, ...], Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class Tallies:
-    """Counts of all neurons, a row for prefill and one for generation, and their recurrent
-    states."""
+    """Counts of all neurons, for each sequence a row for prefill and one for generation, and their
+    recurrent states."""
 
     layout: Layout
     offsets: dict[str, int]
-    """Where the states of a recurrent node begin."""
-    events: Ints  # [2, events], as `Layout` says
-    saturated: Ints  # [2, neurons]
-    wrapped: Ints  # [2, neurons]
-    states: Ints  # [recurrent neurons]
+    """Where a recurrent node begins among the neurons."""
+    events: Ints  # [2 · sequences, events], as `Layout` says
+    saturated: Ints  # [2 · sequences, neurons]
+    wrapped: Ints  # [2 · sequences, neurons]
+    states: Ints  # [slots, recurrent neurons]
 
-    def add(self, stretch: Stretch, phase: int, program: Any) -> tuple[int, int]:
-        """Add what a stretch counted since it was last asked, unless it is a copy, and keep its
-        state.
+    def add(self, stretch: Stretch, row: int, program: Any, slot: int) -> tuple[int, int]:
+        """Add what a stretch counted in a slot since it was last asked, unless it is a copy, and
+        keep its states.
 
         Returns how many non-zero payloads it has sent since, and how many values it has saturated.
         """
         counted = (
-            sum(int(events.sum()) for events in program.events.values()),
-            int(program.saturated.sum()),
+            sum(int(events[slot].sum()) for events in program.events.values()),
+            int(program.saturated[slot].sum()),
         )
         if stretch.primary:
             at = self.layout.saturated[stretch.node] + stretch.start
-            self.saturated[phase, at : at + stretch.size] += program.saturated
-            self.wrapped[phase, at : at + stretch.size] += program.wrapped
+            self.saturated[row, at : at + stretch.size] += program.saturated[slot]
+            self.wrapped[row, at : at + stretch.size] += program.wrapped[slot]
             for port, events in program.events.items():
                 at = self.layout.events[stretch.node, port] + stretch.start
-                self.events[phase, at : at + stretch.size] += events
+                self.events[row, at : at + stretch.size] += events[slot]
             if program.state is not None:
                 self.state_of(stretch)[:] = program.state
-        forget(program)
+        forget(program, slot)
         return counted
 
     def state_of(self, stretch: Stretch) -> Ints:
-        """The states of a stretch, to read or to write."""
+        """The states [slots, neurons] of a stretch, to read or to write."""
         at = self.offsets[stretch.node] + stretch.start
-        return self.states[at : at + stretch.size]
+        return self.states[:, at : at + stretch.size]
 
     def copy_to(self, other: "Tallies", stretch: Stretch, ports: Iterable[str]) -> None:
         """Copy what belongs to a stretch and its outputs; nothing belongs to a copy."""
@@ -73,16 +74,16 @@ class Tallies:
             other.state_of(stretch)[:] = self.state_of(stretch)
 
     def states_by_node(self, graph: Graph) -> dict[str, Ints]:
-        """A copy of all states, by node."""
+        """A copy of all states [slots, neurons], by node."""
         return {
-            name: self.states[at : at + graph.node(name).size].copy()
+            name: self.states[:, at : at + graph.node(name).size].copy()
             for name, at in self.offsets.items()
         }
 
     def load_states(self, states: dict[str, Ints]) -> None:
         """Set all states."""
         for name, at in self.offsets.items():
-            self.states[at : at + len(states[name])] = states[name]
+            self.states[:, at : at + states[name].shape[1]] = states[name]
 
 
 def private(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -90,8 +91,8 @@ def private(shape: tuple[int, ...], dtype: Any) -> Any:
     return np.zeros(shape, dtype)
 
 
-def allocate(graph: Graph, memory: Allocate = private) -> Tallies:
-    """An empty tallies for a graph."""
+def allocate(graph: Graph, sequences: int, memory: Allocate = private) -> Tallies:
+    """An empty tallies for a graph and so many sequences."""
     layout, offsets, end = Layout(graph), {}, 0
     for node in graph.nodes:
         if node.state_type is not None:
@@ -100,8 +101,39 @@ def allocate(graph: Graph, memory: Allocate = private) -> Tallies:
     return Tallies(
         layout,
         offsets,
-        memory((2, layout.events_size), np.int64),
-        memory((2, layout.saturated_size), np.int64),
-        memory((2, layout.saturated_size), np.int64),
-        memory((end,), np.int64),
+        memory((2 * sequences, layout.events_size), np.int64),
+        memory((2 * sequences, layout.saturated_size), np.int64),
+        memory((2 * sequences, layout.saturated_size), np.int64),
+        memory((graph.slots, end), np.int64),
     )
+
+
+@dataclass(eq=False)
+class Ledger:
+    """Whose the counts are that the neurons of a stretch hold in each slot."""
+
+    tallies: Tallies
+    stretch: Stretch
+    program: Any
+    rows: dict[int, int] = field(default_factory=dict)
+    """The row of the tallies by slot."""
+    counted: Ints = field(default_factory=lambda: np.zeros(2, np.int64))
+    """Non-zero payloads sent and values saturated, up to the last `settle`."""
+
+    def begin(self, labels: Int32) -> None:
+        """Tokens with these labels come next; what was counted for others in their slots is put
+        down."""
+        rows = 2 * labels[:, SEQUENCE] + (labels[:, FLAGS] & GENERATED)
+        for slot, row in set(zip(labels[:, SLOT].tolist(), rows.tolist(), strict=True)):
+            if self.rows.get(slot, row) != row:
+                self.put_down(slot)
+            self.rows[slot] = row
+
+    def put_down(self, slot: int) -> None:
+        """Move what was counted in a slot to the tallies."""
+        self.counted += self.tallies.add(self.stretch, self.rows[slot], self.program, slot)
+
+    def settle(self) -> None:
+        """Move everything that was counted to the tallies."""
+        for slot in self.rows:
+            self.put_down(slot)

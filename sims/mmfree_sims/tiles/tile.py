@@ -6,19 +6,24 @@ Kahn network, in which timing cannot change a result.
 
 Say that tokens 0 … 4 of one source have come, in packets of two and three, and tokens 0 … 2 of
 another.  Then the stretch fires for tokens 0 … 2 together, and 3 and 4 of the first source wait.
+
+Tokens of several sequences follow each other in the order in which the host has sent them, the same
+everywhere.  So a token is also a marker: when every stretch has kept its states right after it, the
+states that were kept belong together.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
 from mmfree_neuro.graph.nodes import Input
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_sims.neurons import Int32, Neurons
-from mmfree_sims.tiles.packets import GENERATED, SAVE, Packet
+from mmfree_sims.tiles.packets import FLAGS, SAVE, SLOT, Packet
 from mmfree_sims.tiles.plan import Plan, Stretch
-from mmfree_sims.tiles.tallies import Tallies
+from mmfree_sims.tiles.tallies import Ledger, Tallies
 
 TOGETHER = 16
 """How many ready tokens a stretch computes at once at most."""
@@ -33,19 +38,16 @@ class _Arrivals:
         """Tokens of the first packet that have been used."""
 
     def ready(self) -> int:
-        """How many tokens of one sequence and of the same flags have come but not been used.
+        """How many tokens have come but not been used.
 
         Packets of two and three tokens, of which one has been used, are four.
         """
-        if not self.packets:
-            return 0
-        first = self.packets[0]
-        tokens = -self.used
-        for packet in self.packets:
-            if (packet.sequence, packet.flags) != (first.sequence, first.flags):
-                break
-            tokens += packet.tokens
-        return tokens
+        return sum(packet.tokens for packet in self.packets) - self.used
+
+    def labels(self, tokens: int) -> Int32:
+        """The labels of the next tokens."""
+        found = np.concatenate([packet.labels for packet in islice(self.packets, tokens + 1)])
+        return np.ascontiguousarray(found[self.used : self.used + tokens])
 
     def take(self, tokens: int, ports: Iterable[str]) -> dict[str, Int32]:
         """What the source sent for the next tokens, by port, each [tokens, size]."""
@@ -82,10 +84,9 @@ class Firing:
             for source in self.sources
         }
         self.inputs = [(e.source_port, self._pieces(e)) for e in self.node.inputs]
-        self.expected = (0, 0)  # the sequence and the position of the next token
-        self.phase = 0
-        self.counted: Ints = np.zeros(2, np.int64)
-        """Non-zero payloads sent and values saturated, up to the last `settle`."""
+        self.ledger = Ledger(tallies, stretch, self.neurons.program)
+        self.expected: dict[int, int] = {}
+        """The position of the next token of every sequence that has begun."""
 
     def _pieces(self, entry: Input) -> list[tuple[int, int, int]]:
         """The stretches whose payloads an input reads: the number and the neurons of each."""
@@ -96,9 +97,9 @@ class Firing:
         """Take what a source sent."""
         self.arrivals[packet.stretch].packets.append(packet)
 
-    def restore(self, fed: int) -> None:
-        """Go on after `fed` tokens from the state that the tallies holds."""
-        self.expected = (0, fed)
+    def restore(self, fed: Sequence[int]) -> None:
+        """Go on after so many tokens of every sequence from the states that the tallies holds."""
+        self.expected = dict(enumerate(fed))
         if self.neurons.program.state is not None:
             self.neurons.program.state[:] = self.tallies.state_of(self.stretch)
 
@@ -106,42 +107,38 @@ class Firing:
         """Run the neurons for every token that is ready, as many together as belong together."""
         sent = []
         while tokens := min(TOGETHER, *(arrivals.ready() for arrivals in self.arrivals.values())):
-            # Sequence and flags of a token come from the host and are the same at all sources.
-            first = next(iter(self.arrivals.values()))
-            sequence, flags = first.packets[0].sequence, first.packets[0].flags
-            token = first.packets[0].token + first.used
-            self._begin(sequence, token, flags)
+            # Labels come from the host and are the same at all sources.
+            labels = next(iter(self.arrivals.values())).labels(tokens)
+            saving = np.flatnonzero(labels[:, FLAGS] & SAVE)
+            if len(saving):  # states are kept behind such a token, so it is the last of those
+                labels = labels[: saving[0] + 1]
+            self._begin(labels)
             arrived = {
-                n: arrivals.take(tokens, self.ports[n]) for n, arrivals in self.arrivals.items()
+                n: arrivals.take(len(labels), self.ports[n])
+                for n, arrivals in self.arrivals.items()
             }
             payloads = self.neurons.fire(
-                [_joined(pieces, arrived, port) for port, pieces in self.inputs]
+                [_joined(pieces, arrived, port) for port, pieces in self.inputs],
+                np.ascontiguousarray(labels[:, SLOT]),
             )
-            self.expected = (sequence, token + tokens)
-            if flags & SAVE:
-                # The host has one such token under way at most, so it has fired alone: the state is
-                # that after it.
-                self.settle()
+            if len(saving):
+                self.ledger.settle()
                 self.tallies.copy_to(self.kept, self.stretch, self.neurons.program.events)
-            sent.append(Packet(sequence, token, flags, self.stretch.number, tokens, payloads))
+            sent.append(Packet(labels, self.stretch.number, payloads))
         return sent
 
-    def _begin(self, sequence: int, token: int, flags: int) -> None:
-        if token == 0:
-            self.neurons.reset()
-            self.expected = (sequence, 0)
-        if (sequence, token) != self.expected:
-            raise RuntimeError(
-                f"{self.stretch.node}: token {token} of sequence {sequence} came out of order"
-            )
-        phase = int(bool(flags & GENERATED))
-        if phase != self.phase:  # what the neurons have counted so far is of the old phase
-            self.settle()
-            self.phase = phase
-
-    def settle(self) -> None:
-        """Move what was counted to the tallies."""
-        self.counted += self.tallies.add(self.stretch, self.phase, self.neurons.program)
+    def _begin(self, labels: Int32) -> None:
+        """Tokens with these labels come next."""
+        for sequence, position, _, _ in labels.tolist():
+            if position != self.expected.get(sequence, 0):
+                raise RuntimeError(
+                    f"{self.stretch.node}: token {position} of sequence {sequence} came out of "
+                    "order"
+                )
+            if position == 0 and self.plan.graph.slots == 1:
+                self.neurons.reset()
+            self.expected[sequence] = position + 1
+        self.ledger.begin(labels)
 
 
 def _joined(
@@ -176,8 +173,8 @@ class Tile:
                 self.readers.setdefault(source.number, []).append(firing)
         self.wanted = frozenset(self.readers)
 
-    def restore(self, fed: int) -> None:
-        """Go on after `fed` tokens from the states that the tallies holds."""
+    def restore(self, fed: Sequence[int]) -> None:
+        """Go on after so many tokens of every sequence from the states that the tallies holds."""
         for firing in self.firings:
             firing.restore(fed)
 
@@ -202,8 +199,8 @@ class Tile:
     def settle(self) -> None:
         """Move everything that was counted to the tallies."""
         for firing in self.firings:
-            firing.settle()
+            firing.ledger.settle()
 
     def totals(self) -> Ints:
         """Non-zero payloads sent and values saturated, up to the last `settle`."""
-        return sum((firing.counted for firing in self.firings), np.zeros(2, np.int64))
+        return sum((firing.ledger.counted for firing in self.firings), np.zeros(2, np.int64))

@@ -50,8 +50,9 @@ def run_is(expected: RunRecord, *, counts: bool = True) -> Verdict:
 
     def verdict(folder: Path) -> str:
         found = run_file.load_run(folder / "out")
-        if (found.prompt_tokens, found.new_tokens) != (expected.prompt_tokens, expected.new_tokens):
-            return f"other tokens: {found.new_tokens}"
+        mine, theirs = found.only, expected.only
+        if (mine.prompt_tokens, mine.new_tokens) != (theirs.prompt_tokens, theirs.new_tokens):
+            return f"other tokens: {mine.new_tokens}"
         if counts and (found.prefill != expected.prefill or found.generate != expected.generate):
             return "other counts"
         return ""

@@ -81,8 +81,9 @@ def _took(draw: random.Random, tree: Any) -> str:
 
 def _of_no_token(draw: random.Random, tree: Any) -> str:
     name = draw.choice(["prompt_tokens", "new_tokens"])
-    tree[name][draw.randrange(len(tree[name]))] = draw.choice([-1, 0.5, 2**70, None, "a"])
-    return f"{name} are {tree[name]}"
+    tokens = tree["results"][0][name]
+    tokens[draw.randrange(len(tokens))] = draw.choice([-1, 0.5, 2**70, None, "a"])
+    return f"{name} are {tokens}"
 
 
 def _placed(draw: random.Random, tree: Any) -> str:
@@ -198,28 +199,35 @@ def state(draw: random.Random, material: Material, folder: Path) -> Case:
 Lie = Callable[[random.Random, RunState], tuple[str, RunState]]
 
 
+def _standing(state: RunState, **changed: Any) -> RunState:
+    """A state whose only sequence stands otherwise."""
+    (stand,) = state.stands
+    return replace(state, stands=(replace(stand, **changed),))
+
+
 def _other_fed(draw: random.Random, state: RunState) -> tuple[str, RunState]:
     fed = state.fed + draw.choice([-state.fed, -3, -2, -1, 1, 2, 3, 10**9, -state.fed - 1])
-    return f"{fed} tokens fed instead of {state.fed}", replace(state, fed=fed)
+    return f"{fed} tokens fed instead of {state.fed}", _standing(state, fed=fed)
 
 
 def _odd_fed(draw: random.Random, state: RunState) -> tuple[str, RunState]:
     fed: Any = draw.choice([True, 7.0, "7", None, [7], float("nan"), 1e999])
-    return f"{fed!r} tokens fed", replace(state, fed=fed)
+    return f"{fed!r} tokens fed", _standing(state, fed=fed)
 
 
 def _other_chosen(draw: random.Random, state: RunState) -> tuple[str, RunState]:
+    before = state.stands[0].chosen
     chosen = draw.choice(
         [
-            state.chosen[:-1],
-            np.append(state.chosen, 5),
-            state.chosen[:0],
-            state.chosen - 300,
-            state.chosen + 2**40,
+            before[:-1],
+            np.append(before, 5),
+            before[:0],
+            before - 300,
+            before + 2**40,
             np.arange(10**5),
         ]
     )
-    return f"chosen {chosen[:9].tolist()}", replace(state, chosen=chosen)
+    return f"chosen {chosen[:9].tolist()}", _standing(state, chosen=chosen)
 
 
 def _other_states(draw: random.Random, state: RunState) -> tuple[str, RunState]:
@@ -228,9 +236,9 @@ def _other_states(draw: random.Random, state: RunState) -> tuple[str, RunState]:
     how = draw.choice(["gone", "longer", "shorter", "renamed"])
     states = {key: value for key, value in state.states.items() if key != name}
     if how == "longer":
-        states[name] = np.append(values, 0)
+        states[name] = np.pad(values, ((0, 0), (0, 1)))
     if how == "shorter":
-        states[name] = values[:-1]
+        states[name] = values[:, :-1]
     if how == "renamed":
         states["nothing"] = values
     return f"the state of {name} is {how}", replace(state, states=states)
@@ -239,8 +247,8 @@ def _other_states(draw: random.Random, state: RunState) -> tuple[str, RunState]:
 def _beyond(draw: random.Random, state: RunState) -> tuple[str, RunState]:
     name = draw.choice(list(state.states))
     values = state.states[name].copy()
-    values[0] = draw.choice([2**31, -(2**40), 2**62])
-    return f"the state of {name} begins with {values[0]}", replace(state, states={name: values})
+    values[0, 0] = draw.choice([2**31, -(2**40), 2**62])
+    return f"the state of {name} begins with {values[0, 0]}", replace(state, states={name: values})
 
 
 def _other_counts(draw: random.Random, state: RunState) -> tuple[str, RunState]:
@@ -249,13 +257,14 @@ def _other_counts(draw: random.Random, state: RunState) -> tuple[str, RunState]:
     )
     if field == "tokens":
         tokens = draw.choice([-1, 0, 4, 10**6])
-        return f"{tokens} tokens counted", replace(
-            state, prefill=replace(state.prefill, tokens=tokens)
+        return f"{tokens} tokens counted", _standing(
+            state, prefill=replace(state.stands[0].prefill, tokens=tokens)
         )
-    counts = getattr(state.prefill, field)
+    prefill = state.stands[0].prefill
+    counts = getattr(prefill, field)
     changed = draw.choice([counts[:-1], np.append(counts, 1), -counts - 1, counts[:0]])
-    prefill = replace(state.prefill, **{field: changed})
-    return f"{field} {changed[:5].tolist()} of {len(changed)}", replace(state, prefill=prefill)
+    lying = replace(prefill, **{field: changed})
+    return f"{field} {changed[:5].tolist()} of {len(changed)}", _standing(state, prefill=lying)
 
 
 def _other_seconds(draw: random.Random, state: RunState) -> tuple[str, RunState]:

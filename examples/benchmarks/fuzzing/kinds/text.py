@@ -49,7 +49,7 @@ def prompt(draw: random.Random, material: Material, folder: Path) -> Case:
     command = ("simulate", "a16.map", *given, "--new-tokens", "2", "--engine", "fast")
 
     def verdict(folder: Path) -> str:
-        found = bytes(run_file.load_run(folder / "out").prompt_tokens[1:])
+        found = bytes(run_file.load_run(folder / "out").only.prompt_tokens[1:])
         return "" if found == raw else f"the model read {found!r}"[:300]
 
     commands: tuple[tuple[str, ...], ...] = ((*command, "-o", "out"),)

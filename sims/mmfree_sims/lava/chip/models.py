@@ -66,7 +66,8 @@ class PacketModel(PyAsyncProcessModel):
     def both_tallies(self) -> tuple[tallies.Tallies, tallies.Tallies]:
         """Where counts go, and what is kept of them with a state."""
         if self.shared is None:
-            return tallies.allocate(self.plan.graph), tallies.allocate(self.plan.graph)
+            graph, sequences = self.plan.graph, self.proc_params["sequences"]
+            return tallies.allocate(graph, sequences), tallies.allocate(graph, sequences)
         return self.shared.tallies, self.shared.kept
 
     def _wake(self) -> None:
@@ -143,20 +144,20 @@ class TileModel(PacketModel):
         """The life of a tile."""
         tile = Tile(self.plan, [self.proc_params["tile"]], self.tallies, self.kept)
         packets = Reassembly(self.plan, tile.wanted)
-        tile.restore(self.proc_params["fed"])
+        tile.restore(self.proc_params["start"].fed)
         if self.shared is not None:
             self.shared.ready[self.proc_params["number"]] = os.getpid()
         ended = 0
         while ended < len(self.s_in.csp_ports):
             vectors = self.receive_all()
-            found = [packets.take(vector) for vector in vectors if not vector[2] & (END | ERROR)]
+            found = [packets.take(vector) for vector in vectors if not vector[0] & (END | ERROR)]
             tile.take([packet for packet in found if packet is not None], self.send)
             for vector in vectors:
-                if vector[2] & (END | ERROR):
+                if vector[0] & (END | ERROR):
                     ended += 1
                     if ended == 1:
                         self.finish(tile)
-                        self.emit(control(int(vector[2])))
+                        self.emit(control(int(vector[0])))
         if self.shared is not None:
             self.shared.ready[self.proc_params["number"]] = NOBODY
 
@@ -195,13 +196,14 @@ class SubChipModel(AbstractSubProcessModel):
 
     def __init__(self, proc: Chip) -> None:
         params = proc.proc_params
-        plan, mapping, fed, shared = (params[name] for name in ("plan", "mapping", "fed", "shared"))
+        plan, mapping = params["plan"], params["mapping"]
         cores = [
             Core(
                 plan=plan,
                 tile=number,
-                fed=fed,
-                shared=shared,
+                sequences=params["sequences"],
+                start=params["start"],
+                shared=params["shared"],
                 name=f"core {place.core} of chip {place.chip}",
             )
             for number, place in enumerate(mapping.cores)
@@ -222,7 +224,7 @@ class SubChipModel(AbstractSubProcessModel):
 @requires(CPU)
 @tag("chip", "core")
 class PyHostModel(PacketModel):
-    """Drives the job: many tokens in flight in prefill, one at a time in generation."""
+    """Drives the job: many tokens in flight in prefill, one of each sequence in generation."""
 
     s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
@@ -236,7 +238,7 @@ class PyHostModel(PacketModel):
             self.drive()
             self.emit(control(END))
             for _ in self.s_in.csp_ports:
-                while not self.receive_vector()[2] & (END | ERROR):
+                while not self.receive_vector()[0] & (END | ERROR):
                     pass
         except Stopped:
             return
@@ -246,23 +248,22 @@ class PyHostModel(PacketModel):
     def drive(self) -> None:
         """Wait until every tile is ready, then run the job."""
         job, start, in_flight = (self.proc_params[name] for name in ("job", "start", "in_flight"))
-        self.packets, self.new_tokens = (
-            Reassembly(self.plan, self.plan.read_by(HOST)),
-            job.new_tokens,
-        )
+        self.packets, self.job = Reassembly(self.plan, self.plan.read_by(HOST)), job
         driver = host.Host(self.plan, job, start, self.tallies, self.kept, self, in_flight)
         while self.shared is not None and not self.shared.ready.all():
             self._wait()
         if self.shared is not None:
             self.shared.clock[2] = time.monotonic()
         driver.run()
+        if self.shared is not None:
+            self.shared.stands[:] = host.stands(driver.seats.walks)
         self.count[2:] = driver.totals()
 
     def receive(self) -> Packet:
         """The next packet that the host reads."""
         while True:
             vector = self.receive_vector()
-            if vector[2] & ERROR:
+            if vector[0] & ERROR:
                 raise Stopped  # the chip that failed raises its own exception, which says more
             packet = self.packets.take(vector)
             if packet is not None:
@@ -271,15 +272,17 @@ class PyHostModel(PacketModel):
     def arrived(self, sequence: int, position: int, logits: Ints) -> None:
         """Keep the logits of one token."""
         if self.shared is not None:
-            if self.shared.logits.shape[1]:
-                self.shared.logits[sequence, position] = logits
-            self.shared.done[0] += position < self.proc_params["job"].tokens.shape[1]
+            if self.job.keep_logits:
+                self.shared.logits[self.job.kept_from[sequence] + position] = logits
+            self.shared.done[0] += position < len(self.job.sequences[sequence].tokens)
 
     def chose(self, sequence: int, number: int, token: int) -> None:
         """Publish a token."""
-        self.chosen[sequence * self.new_tokens + number] = token
+        at = self.job.chosen_from[sequence] + number
+        self.chosen[at] = token
         if self.shared is not None:
-            self.shared.chosen[sequence, number] = token
+            self.shared.chosen[at] = token
+            self.shared.known[sequence] += 1
             self.shared.done[1] += 1
 
     def timed(self, seconds: Any) -> None:
@@ -287,9 +290,10 @@ class PyHostModel(PacketModel):
         if self.shared is not None:
             self.shared.clock[:2] = seconds
 
-    def save(self, fed: int) -> None:
-        """Let the user's process take the state that was kept, and wait until it has."""
+    def save(self, stands: Ints) -> None:
+        """Let the user's process take the states that were kept, and wait until it has."""
         if self.shared is not None:
-            self.shared.saving[0] = fed
-            while self.shared.saving[1] != fed:
+            self.shared.stands[:] = stands
+            self.shared.saving[0] += 1
+            while self.shared.saving[1] != self.shared.saving[0]:
                 self._wait()

@@ -16,7 +16,7 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.job import Job
 from mmfree_sims.lava.shared import COUNTERS
 from mmfree_sims.tiles.book import FROM_ZERO, Start
-from mmfree_sims.tiles.packets import HEADER
+from mmfree_sims.tiles.packets import HEADER, LABEL
 from mmfree_sims.tiles.plan import Plan
 
 MOST_WORDS = 8192
@@ -25,9 +25,9 @@ MOST_WORDS = 8192
 
 def vector_words(plan: Plan) -> int:
     """The size of the vectors on every channel: a header, and room for what a stretch sends for one
-    token."""
+    token, with its label."""
     most = max(plan.words(stretch) for stretch in plan.stretches if plan.abroad[stretch.number])
-    return HEADER + min(most, MOST_WORDS)
+    return HEADER + LABEL + min(most, MOST_WORDS)
 
 
 class _Process(AbstractProcess):
@@ -48,7 +48,8 @@ class Chip(_Process):
     RunSteps the chip runs until the stream ends, whatever the number; with RunContinuous until it
     is stopped.
 
-    `plan` has a tile for every chip, or, for the model `core`, for every core.
+    `plan` has a tile for every chip, or, for the model `core`, for every core; the job has so many
+    `sequences`.
     Ports: `s_in`, `s_out`, packets.
     Vars: `counters` [COUNTERS], of the model `chip`.
     """
@@ -59,7 +60,8 @@ class Chip(_Process):
         plan: Plan,
         mapping: Mapping,
         chip: int,
-        fed: int = 0,
+        sequences: int = 1,
+        start: Start = FROM_ZERO,
         shared: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -68,7 +70,8 @@ class Chip(_Process):
             mapping=mapping,
             tile=chip,
             number=mapping.chips.index(chip),
-            fed=fed,
+            sequences=sequences,
+            start=start,
             shared=shared,
             **kwargs,
         )
@@ -81,8 +84,18 @@ class Chip(_Process):
 class Core(_Process):
     """One core of a chip, with the same ports and Vars."""
 
-    def __init__(self, *, plan: Plan, tile: int, fed: int, shared: Any, **kwargs: Any) -> None:
-        super().__init__(plan=plan, tile=tile, number=tile, fed=fed, shared=shared, **kwargs)
+    def __init__(
+        self, *, plan: Plan, tile: int, sequences: int, start: Start, shared: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            plan=plan,
+            tile=tile,
+            number=tile,
+            sequences=sequences,
+            start=start,
+            shared=shared,
+            **kwargs,
+        )
         words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
@@ -96,7 +109,8 @@ class Host(_Process):
     Runs one job and ends the stream.
 
     Ports: `s_in`, `s_out`, packets as above.
-    Vars: `counters` [COUNTERS]; `chosen` [sequences · new tokens], the tokens chosen.
+    Vars: `counters` [COUNTERS]; `chosen`, the tokens chosen, those of all sequences one after
+    another.
     """
 
     def __init__(
@@ -110,10 +124,17 @@ class Host(_Process):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            plan=plan, job=job, start=start, in_flight=in_flight, number=-1, shared=shared, **kwargs
+            plan=plan,
+            job=job,
+            sequences=len(job.sequences),
+            start=start,
+            in_flight=in_flight,
+            number=-1,
+            shared=shared,
+            **kwargs,
         )
         words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
         self.counters = Var(shape=(COUNTERS,), init=0)
-        self.chosen = Var(shape=(max(1, job.tokens.shape[0] * job.new_tokens),), init=0)
+        self.chosen = Var(shape=(max(1, job.chosen_from[-1]),), init=0)
