@@ -419,7 +419,8 @@ class Mapped:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A finished run of one prompt."""
+    """A finished run of one prompt; from a folder also of several, whose `prompt`, `text` and
+    `tokens` are those of the first.  `record.results` has all of them."""
 
     record: RunRecord
     logits: NDArray[np.float64] | None
@@ -453,7 +454,7 @@ class Run:
         run = self.record
         counts = counted(run.mapping, run.summary, run.prefill, run.system)
         return {
-            phase: estimate(replace(counts, activity=activity), phase)
+            phase: estimate(replace(counts, activity=activity), phase, run.under_way)
             for phase, activity in self.activity.items()
             if activity.tokens
         }
@@ -485,7 +486,7 @@ class Run:
         return Path(path)
 
     def __str__(self) -> str:
-        return f"{self.prompt}{self.text}\n\n{terminal.speed(self.record)}"
+        return f"{terminal.texts(self.record)}\n\n{terminal.speed(self.record)}"
 
     def __repr__(self) -> str:
         return repr(self.record).replace("RunRecord", "Run", 1)

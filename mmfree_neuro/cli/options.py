@@ -140,7 +140,7 @@ class Asked:
 def prompts_of(name: str) -> list[Asked]:
     """The prompts of a file: a JSON object a line where its first line is one, else a text a line;
     empty lines are left out.  InputError where it has none, or a line is wrong."""
-    path, content = _path(name), _text_of(name)
+    path, content = _path(name), _text_of(name).removeprefix("\ufeff")
     lines = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     with reading(path, InputError, "a file of prompts"):
         if not lines:

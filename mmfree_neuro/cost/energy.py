@@ -99,7 +99,9 @@ def energy(counted: Counted, timing: Timing, *, copies: int = 1) -> Energy:
     mapping, activity, system = counted.mapping, counted.activity, counted.system
     chip, tokens, moved = system.chip, activity.tokens, traffic(counted)
     issued = sum(instructions(counted).values())
-    idle = idle_instructions(counted) * (timing.steps_apart - 1) / counted.summary.steps
+    # A neuron is visited idly at all steps that a token takes after its entry, or at the few that
+    # lie between it and the next token.
+    idle = idle_instructions(counted) * (timing.steps_apart - 1) / max(1, counted.summary.steps)
     picojoule = Span(*(PJ_TO_MJ * getattr(timing.dynamic, bound) for bound in BOUNDS))
     parts = (
         _part(

@@ -23,8 +23,9 @@ best in the literature (arXiv 2601.10035).
   and works as in prefill: more sequences gain nothing, they only wait.  Else a step takes what it
   takes on top when one token falls through, and a part of the visits is idle.  What fewer tokens
   at a time save of the dynamic energy is not known: between what one token alone saves and nothing.
-  So the throughput is the least of what S sequences can ask for, S tokens in the steps of one, and
-  what the slowest resource gives, the link to the host among them;
+  So the throughput is about the least of what S sequences can ask for, S tokens in the steps of
+  one, and what the slowest resource gives, the link to the host among them; it is less where tokens
+  that enter evenly meet at one busy core;
 - asynchronous: what these would gain without the barrier and without what a step takes on top.  In
   prefill a token leaves whenever the slowest resource has served one; in generation the steps still
   follow each other, as every norm needs the sum over a whole layer, and what travels takes its hops

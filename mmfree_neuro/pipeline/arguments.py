@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from types import NoneType, UnionType
-from typing import Any, ParamSpec, TypeVar, get_args, get_origin
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from mmfree_neuro.errors import InputError, shown
 
@@ -54,8 +54,10 @@ def _check(name: str, value: Any, hint: Any) -> None:
 
 def _kinds(hint: Any) -> list[Kind]:
     """The kinds that a type hint allows."""
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (Union, UnionType):
         return [kind for part in get_args(hint) for kind in _kinds(part)]
+    if get_origin(hint) is Literal:
+        return [_literal(allowed) for allowed in get_args(hint)]
     plain = get_origin(hint) or hint
     if plain in _PLAIN:
         return [_PLAIN[plain]]
@@ -65,6 +67,10 @@ def _kinds(hint: Any) -> list[Kind]:
     if issubclass(plain, Sequence):
         return [_several(plain, _kinds(get_args(hint)[0]))]
     return [(f"of type {plain.__name__}", lambda value: isinstance(value, plain))]
+
+
+def _literal(allowed: Any) -> Kind:
+    return repr(allowed), lambda value: type(value) is type(allowed) and value == allowed
 
 
 def _several(container: type, inside: list[Kind]) -> Kind:

@@ -93,7 +93,7 @@ def build(
         "quality": {name: run.summary.quality.get(name) for name in QUALITY},
         "mapping": mapping_content(run.mapping, run.summary, run.system, use),
         "phases": phases,
-        "in_flight": _in_flight(counts if run.generate.tokens == 0 else generated),
+        "in_flight": _in_flight(generated if run.generate.tokens else counts),
         "links": _links(run),
         "simulator_seconds": dict(run.seconds),
         "sources": _sources(run),
@@ -219,7 +219,9 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
 
 def _in_flight(counts: Counted) -> list[InFlight]:
     """What generation would be with 1, 8 or 64 sequences under way, and with as many as fill the
-    machine."""
+    machine; nothing where nothing was counted."""
+    if not counts.activity.tokens:
+        return []
     asked, found = load(counts), []
     full = counts.summary.steps + 1
     for in_flight in sorted({*(few for few in SEQUENCES if few < full), full}):

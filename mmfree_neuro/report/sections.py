@@ -259,7 +259,7 @@ def _estimated(report: Content) -> Section:
                 for part in phase["parts"]
             ]
             tables.append(Table(f"Energy of a token in {PHASES[name]}, by part", head, parts))
-    tables.append(_sequences(report))
+    tables += [_sequences(report)] if report["in_flight"] else []
     sentences = (ESTIMATE, PIPELINED, *_left_out(report))
     return Section(
         "Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",)

@@ -92,6 +92,7 @@ def mapping_content(
     return {
         "system": system.name,
         "placer": mapping.placer,
+        "in_flight": mapping.in_flight,
         "chips": len(mapping.chips),
         "cores": len(mapping.cores),
         "shards": sum(place.chip != HOST for place in mapping.locations),
@@ -111,7 +112,8 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
         f"{graph_line(graph)}",
         f"{content['system']}, placer {content['placer']}: {content['shards']} shards on "
         f"{content['cores']} cores of "
-        f"{content['chips']} chips, {content['routes']} routes",
+        f"{content['chips']} chips, {content['routes']} routes"
+        + (f", for {mapped.in_flight} sequences in flight" if mapped.in_flight > 1 else ""),
     ]
     for name, row in content["utilisation"].items():
         limit = "open" if row["limit"] is None else f"{row['limit']:.0f}"

@@ -199,13 +199,22 @@ def load_run(folder: Path) -> RunRecord:
         mapping = mapping_from_plain(file.mapping)
         check_mapping(mapping, file.summary, file.system)
         _check_use(file, mapping, limits(file.system.chip))
+        if not 1 <= file.in_flight <= mapping.in_flight:
+            raise Misfit(
+                f"it had {file.in_flight} sequences in flight, must have 1 … {mapping.in_flight}"
+            )
         found = {f.name: getattr(file, f.name) for f in fields(RunRecord)}
+        prefill, generate = (
+            _activity(getattr(file, phase), mapping, phase) for phase in JOB_PHASES
+        )
+        _check_counted(file, prefill, "prefill")
+        _check_counted(file, generate, "generate")
         return RunRecord(
             **found
             | {
                 "mapping": mapping,
-                "prefill": _activity(file.prefill, mapping, "prefill"),
-                "generate": _activity(file.generate, mapping, "generate"),
+                "prefill": prefill,
+                "generate": generate,
                 "use": {Location(u[0], u[1]): Footprint(*u[2:]) for u in file.use},
             }
         )
@@ -239,6 +248,17 @@ def _check_tokens(file: _File) -> None:
         )
     if not all(file.seconds.get(phase, -1) >= 0 for phase in PHASES):
         raise Misfit(f"the seconds of {', '.join(PHASES)} must be there, none negative")
+
+
+def _check_counted(file: _File, activity: Activity, phase: str) -> None:
+    """Misfit where what was counted of the prompts is not what was counted in a phase."""
+    for name, count in totals(activity).items():
+        parts = [one.counted[phase][name] for one in file.results]
+        if min(parts) < 0 or sum(parts) != count:
+            raise Misfit(
+                f"{phase}.{name} of its prompts are {sum(parts)} together, must be {count}, and "
+                "none negative"
+            )
 
 
 def _check_use(file: _File, mapping: Mapping, room: Limits) -> None:

@@ -219,6 +219,22 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["results"][0].pop("counted"),
         ".results[0]: has no counted, must have one",
     ),
+    "a negative count of a prompt": (
+        lambda c: c["results"][0]["counted"]["prefill"].update(tokens=-2),
+        "prefill.tokens of its prompts are -2 together, must be 2, and none negative",
+    ),
+    "counts of a prompt that are not those of the run": (
+        lambda c: c["results"][0]["counted"]["generate"].update(tokens=3),
+        "generate.tokens of its prompts are 3 together, must be 2, and none negative",
+    ),
+    "none in flight": (
+        lambda c: c.update(in_flight=0),
+        "it had 0 sequences in flight, must have 1 … 1",
+    ),
+    "more in flight than there is room for": (
+        lambda c: c.update(in_flight=2),
+        "it had 2 sequences in flight, must have 1 … 1",
+    ),
     "no seconds": (
         lambda c: c["seconds"].pop("start"),
         "the seconds of start, prefill, generate must be there, none negative",
