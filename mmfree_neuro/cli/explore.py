@@ -124,6 +124,7 @@ def run(options: argparse.Namespace) -> None:
         for count_in_flight in in_flight
         if placer != "block-per-chip" or count == chips[0]
     ]
+    requests = list(dict.fromkeys(requests))
     found, failed = pipeline_explore.explore(options.graph, options.system, requests, say)
     if not found:
         raise InputError(

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -109,8 +109,9 @@ def add_prompt(parser: argparse.ArgumentParser, *, many: bool = False) -> None:
         one.add_argument(
             "--prompts",
             metavar="FILE",
-            help="file with many texts to continue: one a line, or a JSON object a line with "
-            "prompt, and new_tokens, temperature and seed where they differ; - is standard input",
+            help="file with many texts to continue: one a line, or, where the first line is one, a "
+            "JSON object a line with prompt, and new_tokens, temperature and seed where they "
+            "differ; empty lines are left out; - is standard input",
         )
     add_option(
         parser,
@@ -128,13 +129,21 @@ def prompt_of(options: argparse.Namespace) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A line of a file of prompts; None for what the command says."""
+class _Line:
+    """A line of JSON in a file of prompts; None for what the command says."""
 
     prompt: str
     new_tokens: int | None = None
     temperature: float | None = None
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Asked(_Line):
+    """A prompt, and where it stands."""
+
+    where: str = ""
+    """The file and the line; empty for a prompt of the command."""
 
 
 def prompts_of(name: str) -> list[Asked]:
@@ -146,8 +155,15 @@ def prompts_of(name: str) -> list[Asked]:
         if not lines:
             raise Misfit("it has no prompt, must have at least one")
         if not lines[0][1].lstrip().startswith("{"):
-            return [Asked(line.removesuffix("\r")) for _, line in lines]
-        return [_line(number, line) for number, line in lines]
+            return [
+                Asked(line.removesuffix("\r"), where=f"{path}: line {number}: ")
+                for number, line in lines
+            ]
+        found = [_line(number, line) for number, line in lines]
+        return [
+            replace(asked, where=f"{path}: line {number}: ")
+            for asked, (number, _) in zip(found, lines, strict=True)
+        ]
 
 
 def _line(number: int, line: str) -> Asked:
@@ -156,8 +172,8 @@ def _line(number: int, line: str) -> Asked:
         value = parsed_json(line)
     except ValueError:
         raise Misfit(f"line {number} is {shown(line)}, must be a JSON object") from None
-    found: Asked = located(f"line {number}", decoder(Asked), value)
-    return found
+    found: _Line = located(f"line {number}", decoder(_Line), value)
+    return Asked(**vars(found))
 
 
 def _path(name: str) -> Path:

@@ -21,6 +21,7 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import simulate as simulating
 from mmfree_neuro.report import terminal
+from mmfree_neuro.run.job import check_number_of_new_tokens
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
 
@@ -144,17 +145,20 @@ def _tasks(options: argparse.Namespace) -> list[simulating.Task]:
         prompts = [Asked(prompt_of(options))]
     else:
         prompts = prompts_of(options.prompts)
-    return [
-        simulating.Task(
-            asked.prompt,
-            options.new_tokens if asked.new_tokens is None else asked.new_tokens,
-            Sampling(
-                options.temperature if asked.temperature is None else asked.temperature,
-                options.seed if asked.seed is None else asked.seed,
-            ),
-            options.ignore_eos,
-            options.special,
-            options.as_bytes,
+    return [_task(options, asked) for asked in prompts]
+
+
+def _task(options: argparse.Namespace, asked: Asked) -> simulating.Task:
+    """One prompt; what is wrong with it is said with where it stands."""
+    try:
+        new_tokens = options.new_tokens if asked.new_tokens is None else asked.new_tokens
+        sampling = Sampling(
+            options.temperature if asked.temperature is None else asked.temperature,
+            options.seed if asked.seed is None else asked.seed,
         )
-        for asked in prompts
-    ]
+        check_number_of_new_tokens(new_tokens)
+    except InputError as problem:
+        raise InputError(f"{asked.where}{problem}") from None
+    return simulating.Task(
+        asked.prompt, new_tokens, sampling, options.ignore_eos, options.special, options.as_bytes
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.explore import Point, label, points
-from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.errors import CapacityError, GraphError
 from mmfree_neuro.files.writing import whole_file
 from mmfree_neuro.graph.local_roots import chosen
 from mmfree_neuro.graph.summary import summarise
@@ -33,7 +33,7 @@ def explore(
         wide = with_weight_bits(system, one.weight_bits)
         try:
             divided, mapping = place(graph, digest, wide, one)
-        except CapacityError as error:
+        except (CapacityError, GraphError) as error:
             failed.append((one, str(error)))
             continue
         most = counted(mapping, summarise(divided), expected(divided, mapping), wide)

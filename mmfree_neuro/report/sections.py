@@ -230,7 +230,11 @@ def _estimated(report: Content) -> Section:
         "throughput without a barrier": lambda phase: spread(
             phase["without_barrier"]["tokens_per_s"], "tokens/s"
         ),
-        "time of a token": lambda phase: spread(_times(phase["seconds_per_token"], 1e6), "µs"),
+        "mode": lambda phase: phase["mode"],
+        "time from token to token": lambda phase: spread(
+            _times(phase["seconds_per_token"], 1e6), "µs"
+        ),
+        "latency of a token": lambda phase: spread(_times(phase["latency_seconds"], 1e6), "µs"),
         "step": lambda phase: spread(_times(phase["step_seconds"], 1e6), "µs"),
         "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
         "what is slowest": lambda phase: (

@@ -237,7 +237,8 @@ def table(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> str:
             cells = " ".join(
                 f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans
             )
-            lines.append(f"  {cells} {p.chips:5d}  {label(p.request)}; {p.resource}")
+            late = f", {p.latency_seconds.central * 1e3:.3g} ms" if mode == "interleaved" else ""
+            lines.append(f"  {cells} {p.chips:5d}  {label(p.request)}; {p.resource}{late}")
     lines += [
         f"not mapped: {label(request)}, {request.chips or 'fewest'} chips: {why}"
         for request, why in failed

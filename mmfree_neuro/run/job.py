@@ -227,12 +227,16 @@ def check_shape(job: Job) -> None:
             )
 
 
+def check_number_of_new_tokens(new_tokens: int) -> None:
+    """InputError where a number of tokens to generate is negative."""
+    if new_tokens < 0:
+        raise InputError(f"{new_tokens} new tokens were asked for, must not be negative")
+
+
 def check_new_tokens(job: Job, vocabulary: int) -> None:
     """InputError where a number of tokens to generate is negative or the logits would not fit
     memory."""
-    fewest = min(asked.new_tokens for asked in job.sequences)
-    if fewest < 0:
-        raise InputError(f"{fewest} new tokens were asked for, must not be negative")
+    check_number_of_new_tokens(min(asked.new_tokens for asked in job.sequences))
     tokens = job.prompted + job.to_choose
     if job.keep_logits and tokens * vocabulary > MOST_LOGITS:
         raise InputError(

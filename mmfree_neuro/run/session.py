@@ -107,11 +107,14 @@ class _Drive:
         """Feed all sequences until they have ended."""
         self.seats.seat()
         while self.seats.seated:
-            self.feed()
+            begin, share = time.monotonic(), self.feed()
             saves = self.saving.due(self.seats.fed) and not self.seats.ended
             for walk in self.seats.seated:
                 if saves or walk.ended or walk.fed == walk.length:
                     self.count(walk)
+            took = time.monotonic() - begin
+            self.seconds["prefill"] += took * share
+            self.seconds["generate"] += took * (1 - share)
             self.seats.seat()
             if saves:
                 self.saving.write(self.state())
@@ -123,9 +126,8 @@ class _Drive:
         )
         return Result(tuple(outcomes), self.seconds)
 
-    def feed(self) -> None:
-        """Feed the next tokens, and choose what follows them."""
-        begin = time.monotonic()
+    def feed(self) -> float:
+        """Feed the next tokens, and choose what follows them; the share of prompts among them."""
         most = min(self.chunk, self.saving.until(self.seats.fed) or self.chunk)
         gathered = self.seats.gathered(most)
         prompting = [walk.prompting for walk, _ in gathered]
@@ -138,10 +140,7 @@ class _Drive:
             kept = self.logits[walk.number][walk.fed : walk.fed + count]
             kept[:] = logits[: len(kept)]
             self.take(walk, logits)
-        share = sum(count for (_, count), one in zip(gathered, prompting, strict=True) if one) / at
-        took = time.monotonic() - begin
-        self.seconds["prefill"] += took * share
-        self.seconds["generate"] += took * (1 - share)
+        return sum(count for (_, count), one in zip(gathered, prompting, strict=True) if one) / at
 
     def take(self, walk: Walk, logits: NDArray[np.int32] | Ints) -> None:
         """Take the logits of a sequence's next tokens, and tell."""

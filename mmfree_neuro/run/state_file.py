@@ -133,9 +133,10 @@ def load_state(folder: Path, model: Model, mapping: Mapping, job: Job) -> RunSta
         if said.sha256 != _checksum({n: v for n, v in plain.items() if n != "sha256"}, arrays):
             raise Misfit("it is damaged, for it differs from its checksum")
         if said.identity != identity(mapping, job):
+            what = "prompt" if len(job.sequences) == 1 else "prompts or new tokens of some"
             raise Misfit(
-                "it belongs to another mapping, prompt, temperature, seed or --ignore-eos, must be "
-                "resumed with those of its run"
+                f"it belongs to another mapping, {what}, temperature, seed or --ignore-eos, must "
+                "be resumed with those of its run"
             )
         return _fitting(said, arrays, model, mapping, job)
 
@@ -239,8 +240,8 @@ def _fed(folder: Path) -> int:
 def saving(
     model: Model, mapping: Mapping, job: Job, folder: Path, every: int, resume: bool
 ) -> Iterator[Saving]:
-    """How the states of a run are kept in its folder; what ends the run early says whether it can
-    be resumed."""
+    """How the states of a run are kept in its folder, after `every` tokens of each sequence under
+    way; what ends the run early says whether it can be resumed."""
     belongs_to = identity(mapping, job)
     resumed = load_state(folder, model, mapping, job) if resume else None
 
@@ -259,7 +260,7 @@ def saving(
         )
 
     try:
-        yield Saving(every, write, resumed)
+        yield Saving(every * max(1, job.in_flight), write, resumed)
     except RunFailed as failed:
         raise RunFailed("\n".join(filter(None, (str(failed), hint())))) from None
     except KeyboardInterrupt:

@@ -317,7 +317,8 @@ def test_a_line_that_asks_for_what_cannot_be(
     line: dict[str, Any], said: str, folder: Path, tmp_path: Path, capsys: Said
 ) -> None:
     what = in_lines(tmp_path / "prompts", [{"prompt": "a"}, {"prompt": "a"} | line])
-    assert refused(words(folder, tmp_path / "run", *what), capsys) == said
+    expected = f"{tmp_path}/prompts: line 2: {said}"
+    assert refused(words(folder, tmp_path / "run", *what), capsys) == expected
     assert not (tmp_path / "run").exists()
 
 

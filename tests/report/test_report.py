@@ -542,7 +542,7 @@ MARKDOWN = [
     "0.0300) mJ/token |",
     "| throughput without a barrier | 1.25 million (625,000 to 2.50 million) tokens/s "
     "| 667,000 (333,000 to 1.33 million) tokens/s |",
-    "| time of a token | 1.80 (1.40 to 2.60) µs | 4.50 (3.75 to 6.00) µs |",
+    "| time from token to token | 1.80 (1.40 to 2.60) µs | 4.50 (3.75 to 6.00) µs |",
     "| share of the barrier | 55.6 % of the time | 66.7 % of the time |",
     "| what is slowest | synapses read: chip 0, core 5 | synapses read: chip 0, core 5 |",
     r"| synaptic operations | 12.0 | 1.20e-07 (6.00e-08 to 2.40e-07) mJ/token | 0.00267 % | "

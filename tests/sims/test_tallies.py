@@ -100,7 +100,7 @@ def test_what_a_copy_counts_is_told_and_not_added(hand_graph: Graph) -> None:
     assert (program.saturated.tolist(), program.events["logits"].tolist()) == ([[0, 0]], [[0, 0]])
     assert not any(array.any() for array in (tallies.events, tallies.saturated, tallies.wrapped))
     tallies.events[:], tallies.saturated[:], tallies.wrapped[:] = 7, 7, 7
-    tallies.copy_to(kept, copy, ["logits"])
+    tallies.copy_to(kept, copy, ["logits"], [0, 1])
     assert not any(array.any() for array in (kept.events, kept.saturated, kept.wrapped))
 
 
@@ -110,16 +110,9 @@ def test_states_are_kept_by_neuron(graph: Graph) -> None:
     size = graph.node(first).size
     stretch = Stretch(0, second, 3, 5, 0)
     ports = [output.port for output in graph.node(second).outputs]
-    tallies.add(
-        stretch,
-        0,
-        Counted(
-            np.zeros((2, 2), int),
-            {p: np.zeros((2, 2), int) for p in ports},
-            np.array([[70, -80], [1, 2]]),
-        ),
-        1,
-    )
+    nothing = np.zeros((2, 2), int)
+    program = Counted(nothing, {p: nothing for p in ports}, np.array([[70, -80], [1, 2]]))
+    Ledger(tallies, stretch, program).settle()
     expected = np.zeros((2, 2 * size), np.int64)
     expected[:, size + 3 : size + 5] = [[70, -80], [1, 2]]
     assert np.array_equal(tallies.states, expected)
@@ -141,7 +134,7 @@ def test_states_come_back(graph: Graph) -> None:
 
 @pytest.mark.parametrize("node", ["layers.0.mlgru", "layers.1.glu", "head", "embedding"])
 def test_a_copy_is_of_one_stretch(node: str, graph: Graph) -> None:
-    """All sequences and phases, all its outputs, its states; the rest stays as it was."""
+    """In some rows, all its outputs, and its states; the rest stays as it was."""
     graph = with_slots(graph, 2)
     one, other, before = filled(graph, 2), filled(graph, 3), filled(graph, 3)
     start, stop = (0, 1) if graph.node(node).size == 1 else (5, 9)
@@ -149,14 +142,16 @@ def test_a_copy_is_of_one_stretch(node: str, graph: Graph) -> None:
         Stretch(0, node, start, stop, 0),
         [output.port for output in graph.node(node).outputs],
     )
-    one.copy_to(other, stretch, ports)
+    one.copy_to(other, stretch, ports, [0, 2, 3])
     expected = before
     for port in ports:
         at = one.layout.events[node, port]
-        expected.events[:, at + start : at + stop] = one.events[:, at + start : at + stop]
+        for row in (0, 2, 3):
+            expected.events[row, at + start : at + stop] = one.events[row, at + start : at + stop]
     at = one.layout.saturated[node]
     for mine, others in ((expected.saturated, one.saturated), (expected.wrapped, one.wrapped)):
-        mine[:, at + start : at + stop] = others[:, at + start : at + stop]
+        for row in (0, 2, 3):
+            mine[row, at + start : at + stop] = others[row, at + start : at + stop]
     if node in one.offsets:
         at = one.offsets[node]
         expected.states[:, at + start : at + stop] = one.states[:, at + start : at + stop]
@@ -174,7 +169,8 @@ def test_stretches_own_their_parts(graph: Graph) -> None:
             ones = {output.port: one.copy() for output in node.outputs}
             state = one.copy() if isinstance(node, MLGRU) else None
             stretch = Stretch(0, node.name, start, stop, 0)
-            tallies.add(stretch, 0, Counted(one.copy(), ones, state), 0)
+            ledger = Ledger(tallies, stretch, Counted(one.copy(), ones, state), {0: 0})
+            ledger.settle()
     assert (tallies.events == [[1], [0]]).all()
     assert (tallies.saturated == [[1], [0]]).all()
     assert (tallies.wrapped == [[10], [0]]).all()
@@ -203,7 +199,7 @@ def test_a_ledger_knows_whose_counts_are_in_a_slot(hand_graph: Graph) -> None:
     ledger = Ledger(tallies, stretch, program)
 
     def count(labels: np.ndarray, events: int, saturated: int) -> None:
-        ledger.begin(labels)
+        ledger.begin(labels.tolist())
         program.events["logits"][labels[0, SLOT]] += events
         program.saturated[labels[0, SLOT]] += saturated
 
@@ -219,3 +215,18 @@ def test_a_ledger_knows_whose_counts_are_in_a_slot(hand_graph: Graph) -> None:
     assert tallies.events[:, 7].tolist() == [7, 10, 5, 0, 100, 0]
     assert tallies.saturated[:, 4].tolist() == [1, 2, 0, 0, 0, 0]
     assert ledger.counted.tolist() == [122, 3]
+
+
+def test_what_is_kept_is_what_may_have_changed(hand_graph: Graph) -> None:
+    """Rows that were put down since states were last kept, and no others."""
+    tallies, kept = allocate(hand_graph, 3), allocate(hand_graph, 3)
+    program = Counted(np.array([[0]]), {"logits": np.array([[0]])})
+    ledger = Ledger(tallies, Stretch(1, "head", 1, 2, 0), program)
+    copied = [5, 0, 0, 0, 0, 0], [5, 0, 5, 0, 0, 0], [0, 0, 5, 0, 5, 0]
+    for sequence, expected in enumerate(copied):
+        kept.events[:] = 0
+        ledger.begin(label(sequence, 0, generated=False).tolist())
+        program.events["logits"][0] += 5
+        ledger.keep(kept)
+        assert kept.events[:, 7].tolist() == expected
+    assert tallies.events[:, 7].tolist() == [5, 0, 5, 0, 5, 0]

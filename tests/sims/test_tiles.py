@@ -770,8 +770,8 @@ def test_a_host_of_two_sequences_by_hand(two_slots: Graph, hand_mapping: Mapping
         [[0, 4, GENERATED, 0]],
     ]
     assert [said for said in paper.said if said[0] == "save"] == [
-        ("save", (0, 3, 1), (1, 0, 0), (-1, 0, 0)),
-        ("save", (0, 4, 2), (-1, 2, 1), (1, 0, 0)),
+        ("save", (0, 3, 1), (-1, 0, 0), (-1, 0, 0)),
+        ("save", (0, 4, 2), (-1, 2, 1), (-1, 0, 0)),
     ]
 
 

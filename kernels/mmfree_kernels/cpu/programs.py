@@ -156,9 +156,12 @@ class Compiled:
             self.level,
         )
         if self.lone:
-            np.add.at(self.saturated[:, 0], slots, saturated[0])
-            for total, counted in zip(self._counters, counters, strict=True):
-                np.add.at(total[:, 0], slots, counted[0])
+            totals = self.saturated, *self._counters
+            for total, counted in zip(totals, (saturated, *counters), strict=True):
+                if len(total) == 1:
+                    total += counted.sum()
+                else:
+                    np.add.at(total[:, 0], slots, counted[0])
         return sent
 
 

@@ -45,6 +45,8 @@ class Book:
         self.resumed = None if saving is None else saving.resumed
         self.stands = () if saving is None else saving.stands
         self.counting = Counting(graph, mapping)
+        self.known_counts: dict[int, tuple[int, list[Activity]]] = {}
+        """What was found of a sequence after so many tokens, which is the same whenever asked."""
 
     def chosen(self) -> Ints:
         """The tokens of all sequences one after another, of which those are there that were chosen
@@ -76,7 +78,10 @@ class Book:
     def counts(self, tallies: Tallies, fed: Sequence[int]) -> list[list[Activity]]:
         """The counts of prefill and of generation of every sequence, after so many of its
         tokens."""
-        return [self._of(tallies, number, after) for number, after in enumerate(fed)]
+        for number, after in enumerate(fed):
+            if self.known_counts.get(number, (-1, []))[0] != after:
+                self.known_counts[number] = after, self._of(tallies, number, after)
+        return [self.known_counts[number][1] for number in range(len(fed))]
 
     def _of(self, tallies: Tallies, number: int, fed: int) -> list[Activity]:
         length = len(self.job.sequences[number].tokens)

@@ -170,12 +170,11 @@ class Host:
             label[-1, FLAGS] |= SAVE
             self.under_way[-1] = self.under_way[-1]._replace(saves=True)
             self.holding = True
-        self.ledger.begin(label)
+        self.ledger.begin(label.tolist())
         sent = self.words.fire(np.concatenate(tokens), np.concatenate(marks))
         packet = Packet(label, self.stretch.number, sent)
         if saves:
-            self.ledger.settle()
-            self.tallies.copy_to(self.kept, self.stretch, self.words.program.events)
+            self.ledger.keep(self.kept)
         self.wire.send(packet)
         self.tile.take([packet], self.note)
 

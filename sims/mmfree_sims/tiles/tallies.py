@@ -4,7 +4,7 @@ Every stretch owns its part of each vector, and copies of others own none, so ti
 the same place.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_sims.counts import Layout
-from mmfree_sims.neurons import Int32, forget
+from mmfree_sims.neurons import forget
 from mmfree_sims.tiles.packets import FLAGS, GENERATED, SEQUENCE, SLOT
 from mmfree_sims.tiles.plan import Stretch
 
@@ -34,8 +34,7 @@ class Tallies:
     states: Ints  # [slots, recurrent neurons]
 
     def add(self, stretch: Stretch, row: int, program: Any, slot: int) -> tuple[int, int]:
-        """Add what a stretch counted in a slot since it was last asked, unless it is a copy, and
-        keep its states.
+        """Add what a stretch counted in a slot since it was last asked, unless it is a copy.
 
         Returns how many non-zero payloads it has sent since, and how many values it has saturated.
         """
@@ -50,8 +49,6 @@ class Tallies:
             for port, events in program.events.items():
                 at = self.layout.events[stretch.node, port] + stretch.start
                 self.events[row, at : at + stretch.size] += events[slot]
-            if program.state is not None:
-                self.state_of(stretch)[:] = program.state
         forget(program, slot)
         return counted
 
@@ -60,16 +57,23 @@ class Tallies:
         at = self.offsets[stretch.node] + stretch.start
         return self.states[:, at : at + stretch.size]
 
-    def copy_to(self, other: "Tallies", stretch: Stretch, ports: Iterable[str]) -> None:
-        """Copy what belongs to a stretch and its outputs; nothing belongs to a copy."""
+    def copy_to(
+        self, other: "Tallies", stretch: Stretch, ports: Iterable[str], rows: Sequence[int]
+    ) -> None:
+        """Copy what belongs to a stretch and its outputs in some rows, and its states; nothing
+        belongs to a copy."""
         if not stretch.primary:
             return
         at = self.layout.saturated[stretch.node] + stretch.start
-        other.saturated[:, at : at + stretch.size] = self.saturated[:, at : at + stretch.size]
-        other.wrapped[:, at : at + stretch.size] = self.wrapped[:, at : at + stretch.size]
+        for row in rows:
+            other.saturated[row, at : at + stretch.size] = self.saturated[
+                row, at : at + stretch.size
+            ]
+            other.wrapped[row, at : at + stretch.size] = self.wrapped[row, at : at + stretch.size]
         for port in ports:
             at = self.layout.events[stretch.node, port] + stretch.start
-            other.events[:, at : at + stretch.size] = self.events[:, at : at + stretch.size]
+            for row in rows:
+                other.events[row, at : at + stretch.size] = self.events[row, at : at + stretch.size]
         if stretch.node in self.offsets:
             other.state_of(stretch)[:] = self.state_of(stretch)
 
@@ -119,21 +123,34 @@ class Ledger:
     """The row of the tallies by slot."""
     counted: Ints = field(default_factory=lambda: np.zeros(2, np.int64))
     """Non-zero payloads sent and values saturated, up to the last `settle`."""
+    changed: set[int] = field(default_factory=set)
+    """The rows in which more was put down since states were last kept."""
 
-    def begin(self, labels: Int32) -> None:
+    def begin(self, labels: list[list[int]]) -> None:
         """Tokens with these labels come next; what was counted for others in their slots is put
         down."""
-        rows = 2 * labels[:, SEQUENCE] + (labels[:, FLAGS] & GENERATED)
-        for slot, row in set(zip(labels[:, SLOT].tolist(), rows.tolist(), strict=True)):
+        for label in labels:
+            slot, row = label[SLOT], 2 * label[SEQUENCE] + (label[FLAGS] & GENERATED)
             if self.rows.get(slot, row) != row:
                 self.put_down(slot)
             self.rows[slot] = row
 
     def put_down(self, slot: int) -> None:
         """Move what was counted in a slot to the tallies."""
-        self.counted += self.tallies.add(self.stretch, self.rows[slot], self.program, slot)
+        row = self.rows[slot]
+        self.counted += self.tallies.add(self.stretch, row, self.program, slot)
+        self.changed.add(row)
 
     def settle(self) -> None:
-        """Move everything that was counted to the tallies."""
+        """Move everything that was counted to the tallies, and the states."""
         for slot in self.rows:
             self.put_down(slot)
+        if self.stretch.primary and self.program.state is not None:
+            self.tallies.state_of(self.stretch)[:] = self.program.state
+
+    def keep(self, kept: Tallies) -> None:
+        """Settle, and copy what has changed since states were last kept."""
+        self.settle()
+        rows = sorted(self.changed)
+        self.tallies.copy_to(kept, self.stretch, self.program.events, rows)
+        self.changed.clear()

@@ -36,31 +36,43 @@ class _Arrivals:
         self.packets: deque[Packet] = deque()
         self.used = 0
         """Tokens of the first packet that have been used."""
+        self.came = 0
+        """Tokens of all packets."""
 
     def ready(self) -> int:
         """How many tokens have come but not been used.
 
         Packets of two and three tokens, of which one has been used, are four.
         """
-        return sum(packet.tokens for packet in self.packets) - self.used
+        return self.came - self.used
+
+    def add(self, packet: Packet) -> None:
+        """Another packet has come."""
+        self.packets.append(packet)
+        self.came += len(packet.labels)
 
     def labels(self, tokens: int) -> Int32:
         """The labels of the next tokens."""
+        first = self.packets[0].labels[self.used : self.used + tokens]
+        if len(first) == tokens:
+            return first
         found = np.concatenate([packet.labels for packet in islice(self.packets, tokens + 1)])
-        return np.ascontiguousarray(found[self.used : self.used + tokens])
+        return found[self.used : self.used + tokens]
 
     def take(self, tokens: int, ports: Iterable[str]) -> dict[str, Int32]:
         """What the source sent for the next tokens, by port, each [tokens, size]."""
         pieces: dict[str, list[Int32]] = {port: [] for port in ports}
         while tokens:
             packet = self.packets[0]
-            stop = min(self.used + tokens, packet.tokens)
+            size = len(packet.labels)
+            stop = min(self.used + tokens, size)
             for port, parts in pieces.items():
                 parts.append(packet.sent[port][self.used : stop])
             tokens -= stop - self.used
             self.used = stop
-            if stop == packet.tokens:
+            if stop == size:
                 self.packets.popleft()
+                self.came -= size
                 self.used = 0
         return {
             port: parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -95,7 +107,7 @@ class Firing:
 
     def take(self, packet: Packet) -> None:
         """Take what a source sent."""
-        self.arrivals[packet.stretch].packets.append(packet)
+        self.arrivals[packet.stretch].add(packet)
 
     def restore(self, fed: Sequence[int]) -> None:
         """Go on after so many tokens of every sequence from the states that the tallies holds."""
@@ -109,27 +121,28 @@ class Firing:
         while tokens := min(TOGETHER, *(arrivals.ready() for arrivals in self.arrivals.values())):
             # Labels come from the host and are the same at all sources.
             labels = next(iter(self.arrivals.values())).labels(tokens)
-            saving = np.flatnonzero(labels[:, FLAGS] & SAVE)
-            if len(saving):  # states are kept behind such a token, so it is the last of those
-                labels = labels[: saving[0] + 1]
-            self._begin(labels)
+            listed = labels.tolist()
+            # States are kept behind a token that says so, so it is the last of those.
+            saving = [n for n, label in enumerate(listed, 1) if label[FLAGS] & SAVE][:1]
+            if saving:
+                labels, listed = labels[: saving[0]], listed[: saving[0]]
+            self._begin(listed)
             arrived = {
                 n: arrivals.take(len(labels), self.ports[n])
                 for n, arrivals in self.arrivals.items()
             }
             payloads = self.neurons.fire(
                 [_joined(pieces, arrived, port) for port, pieces in self.inputs],
-                np.ascontiguousarray(labels[:, SLOT]),
+                np.array([label[SLOT] for label in listed], np.int32),
             )
-            if len(saving):
-                self.ledger.settle()
-                self.tallies.copy_to(self.kept, self.stretch, self.neurons.program.events)
+            if saving:
+                self.ledger.keep(self.kept)
             sent.append(Packet(labels, self.stretch.number, payloads))
         return sent
 
-    def _begin(self, labels: Int32) -> None:
+    def _begin(self, labels: list[list[int]]) -> None:
         """Tokens with these labels come next."""
-        for sequence, position, _, _ in labels.tolist():
+        for sequence, position, _, _ in labels:
             if position != self.expected.get(sequence, 0):
                 raise RuntimeError(
                     f"{self.stretch.node}: token {position} of sequence {sequence} came out of "
