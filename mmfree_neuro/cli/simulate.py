@@ -73,7 +73,8 @@ def add(commands: Any) -> None:
         type=int,
         default=256,
         metavar="N",
-        help="write the state of the run to its folder every N tokens (default 256, 0 never)",
+        help="write the state of the run to its folder every N tokens of each sequence under way "
+        "(default 256, 0 never)",
     )
     add_option(
         p,
