@@ -6,6 +6,7 @@ from mmfree_neuro.files.reading import Misfit
 from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_neuro.target.layout import MOST_STATES
 
 MOST = 1 << 40
 """No count of a node is larger."""
@@ -38,6 +39,10 @@ def check_mapping(mapping: Mapping, summary: GraphSummary, system: SystemSpec) -
     held: dict[str, list[Shard]] = {name: [] for name in sizes}
     if mapping.system != system.name:
         raise Misfit(f"its mapping is for {shown(mapping.system)}, must be for {system.name}")
+    if not 1 <= mapping.in_flight <= MOST_STATES:
+        raise Misfit(
+            f"its mapping is for {mapping.in_flight} sequences in flight, must be 1 … {MOST_STATES}"
+        )
     if len(mapping.shards) != len(mapping.locations):
         raise Misfit(
             f"{len(mapping.shards)} shards have {len(mapping.locations)} locations, must have one "

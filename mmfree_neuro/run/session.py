@@ -90,6 +90,9 @@ class _Drive:
         self.saving = saving or Saving(0, lambda _: None)
         self.seats = Seats(job, self.saving.stands)
         self.seconds = {"start": start_seconds, **dict.fromkeys(PHASES, 0.0)}
+        self.prompted = sum(min(one.fed, one.length) for one in self.seats.walks)
+        """Tokens of prompts that were fed."""
+        self.chosen = sum(len(one.chosen) for one in self.seats.walks)
         nothing = session.take_activity()
         self.counted = [[nothing, nothing] for _ in job.sequences]
         kept: Ints = np.zeros((job.kept_from[-1], model.vocabulary), np.int64)
@@ -145,13 +148,13 @@ class _Drive:
     def take(self, walk: Walk, logits: NDArray[np.int32] | Ints) -> None:
         """Take the logits of a sequence's next tokens, and tell."""
         if walk.fed < walk.length:
-            told = sum(min(one.fed, one.length) for one in self.seats.walks) + len(logits)
-            self.progress("prefill", told, self.job.prompted, ())
+            self.prompted += len(logits)
+            self.progress("prefill", self.prompted, self.job.prompted, ())
         for row in logits:
             chosen = walk.arrived(row, self.model.logit_scale)
             if chosen is not None:
-                told = sum(len(one.chosen) for one in self.seats.walks)
-                self.progress("generate", told, self.job.to_choose, (chosen,))
+                self.chosen += 1
+                self.progress("generate", self.chosen, self.job.to_choose, (chosen,))
 
     def count(self, walk: Walk) -> None:
         """Add what the session counted of a sequence to the counts of the phase that it is in."""

@@ -231,6 +231,10 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c.update(in_flight=0),
         "it had 0 sequences in flight, must have 1 … 1",
     ),
+    "a mapping for no sequence": (
+        lambda c: c["mapping"].update(in_flight=0),
+        "its mapping is for 0 sequences in flight, must be 1 … 4096",
+    ),
     "more in flight than there is room for": (
         lambda c: c.update(in_flight=2),
         "it had 2 sequences in flight, must have 1 … 1",

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ NS = 1e-9
 FORMULAS = {
     "pipelined": timing.pipelined,
     "fall-through": timing.fall_through,
+    "interleaved": partial(timing.interleaved, in_flight=2),
     "asynchronous prefill": timing.asynchronous_prefill,
     "asynchronous generation": timing.asynchronous_generation,
 }
@@ -105,6 +107,40 @@ def test_pipelined_by_hand(hand_graph: Graph, hand_mapping: Mapping, system: Sys
     found = simulate(hand_graph, hand_mapping, timed(system, **BY_HAND), "pipelined")
     assert found.steps == pytest.approx(((HEAD + 2 * 30) * NS,))
     assert nanoseconds(found) == pytest.approx(HEAD + 2 * 30 + 200)
+
+
+def test_one_sequence_falls_through(
+    hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
+) -> None:
+    slow = timed(system, **BY_HAND)
+    one, alone = (
+        simulate(hand_graph, hand_mapping, slow, mode, 1)
+        for mode in ("interleaved", "fall-through")
+    )
+    assert (one.steps, one.seconds_per_token) == (alone.steps, alone.seconds_per_token)
+
+
+@pytest.mark.parametrize("sequences", [2, 5])
+def test_sequences_that_fill_the_machine_by_hand(
+    sequences: int, hand_graph: Graph, hand_mapping: Mapping, system: SystemSpec
+) -> None:
+    """A token takes two steps, so two sequences fill it, and more gain nothing."""
+    slow = timed(system, **BY_HAND)
+    found = simulate(hand_graph, hand_mapping, slow, "interleaved", sequences)
+    assert found.steps == pytest.approx([(HEAD + 2 * 30) * NS] * 2)
+    assert nanoseconds(found) == pytest.approx(HEAD + 2 * 30 + 200)
+
+
+@pytest.mark.parametrize("sequences", [2, 3, 7])
+def test_the_formula_of_interleaved_sequences_is_near_the_simulation(
+    sequences: int, graph: Graph, mapping: Mapping, system: SystemSpec
+) -> None:
+    load = loaded(graph, mapping, system)
+    formula = timing.interleaved(load, system, sequences).seconds_per_token.central
+    found = simulate(graph, mapping, system, "interleaved", sequences, bundle=4)
+    local = not any(isinstance(node, InverseRms | QuantScale) for node in graph.nodes)
+    most = 1.4 if local else 1.25
+    assert 1 <= found.seconds_per_token / formula * (1 + 1e-9) <= most
 
 
 def test_a_token_alone_by_hand(
@@ -394,7 +430,8 @@ def test_without_simpy(
             "serial",
             1,
             1,
-            "mode 'serial' is not known, must be one of pipelined, fall-through, asynchronous "
+            "mode 'serial' is not known, must be one of pipelined, fall-through, interleaved, "
+            "asynchronous "
             "prefill, "
             "asynchronous generation",
         ),

@@ -17,7 +17,8 @@ With a barrier, what has arrived waits in the core for the step of the shard tha
 `timing.load` counts it, and a step ends when nothing is under way.  At a step of a token that falls
 through, a core first visits its neurons that have no token, and their guards take the time of their
 instructions.  So every full step of a pipeline is the same, and so is every token that falls
-through; one is simulated.  Without a barrier, tokens follow each other through the queues, and a
+through; one is simulated.  Of interleaved sequences all steps of the machine are, until the first
+token is where it began.  Without a barrier, tokens follow each other through the queues, and a
 new one leaves the host whenever one has been finished: in generation one is under way, in prefill
 twice as many as a full pipeline has.
 
@@ -74,10 +75,11 @@ class Outcome:
     seconds: float
     """From the start of the first token to the end of the last, of those that were simulated."""
     tokens: int
-    """How many were simulated; with a barrier one, or one step of a full pipeline."""
+    """How many were simulated; with a barrier one, or one step of a full pipeline, or one of each
+    sequence."""
     steps: tuple[float, ...]
     """Seconds of every step before its barrier: all of a token that falls through, the first of
-    them the host's; one of a pipeline; none without a barrier."""
+    them the host's, or of the machine meanwhile; one of a pipeline; none without a barrier."""
     busy: dict[Server, float]
     """Seconds that a server works for a token."""
 
@@ -97,7 +99,8 @@ def simulate(
     *,
     bundle: int = 1,
 ) -> Outcome:
-    """Simulate one of `MODES` at the central figures; `tokens` matters without a barrier only.
+    """Simulate one of `MODES` at the central figures; `tokens` matters without a barrier, and where
+    sequences are interleaved: it is how many there are.
 
     `bundle` is how many payloads travel together at most.  Raises EngineError where SimPy is not
     installed, and InputError for too few tokens to find a steady state.
@@ -436,6 +439,28 @@ def _fall_through(
     return _outcome("fall-through", machine, whole, whole, 1, steps)
 
 
+def _interleaved(
+    graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int
+) -> Outcome:
+    """A token of each of some sequences, entering evenly over the steps of one: all steps of the
+    machine until the first token is where it began, each with a barrier."""
+    machine = _Machine(graph, mapping, system, bundle, waits=True)
+    count, took = machine.steps + 1, []
+    full = tokens >= count
+    entries = [number * count // tokens for number in range(tokens)]
+    for now in range(count):
+        there = {(now - entry) % count for entry in entries}
+        shards: dict[bool, list[int]] = {True: [], False: []}
+        for shard, step in enumerate(machine.step):
+            shards[step in there].append(shard)
+        took.append(machine.together(shards[True], shards[False]))
+    ends = barrier(system.chip, len(mapping.chips)).central
+    ends += 0 if full else system.chip.fall_through_step_ns.central
+    whole = sum(took) + count * ends
+    ran = min(tokens, count)
+    return _outcome("interleaved", machine, whole / ran, whole, ran, took)
+
+
 def _asynchronous_prefill(
     graph: Graph, mapping: Mapping, system: SystemSpec, tokens: int, bundle: int
 ) -> Outcome:
@@ -466,6 +491,7 @@ def _asynchronous_generation(
 MODES = {
     "pipelined": _pipelined,
     "fall-through": _fall_through,
+    "interleaved": _interleaved,
     "asynchronous prefill": _asynchronous_prefill,
     "asynchronous generation": _asynchronous_generation,
 }
