@@ -177,7 +177,7 @@ take = tile.Firing.take
 
 
 def failing(self, packet):
-    if packet.token >= 200 and self.stretch.node == "{node}":
+    if packet.labels[0, 1] >= 200 and self.stretch.node == "{node}":
         raise ValueError("the two hundredth token is cursed")
     return take(self, packet)
 
