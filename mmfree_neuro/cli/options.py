@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -159,21 +159,20 @@ def prompts_of(name: str) -> list[Asked]:
                 Asked(line.removesuffix("\r"), where=f"{path}: line {number}: ")
                 for number, line in lines
             ]
-        found = [_line(number, line) for number, line in lines]
         return [
-            replace(asked, where=f"{path}: line {number}: ")
-            for asked, (number, _) in zip(found, lines, strict=True)
+            Asked(**vars(_line(number, line)), where=f"{path}: line {number}: ")
+            for number, line in lines
         ]
 
 
-def _line(number: int, line: str) -> Asked:
+def _line(number: int, line: str) -> _Line:
     """A prompt as a line of JSON has it."""
     try:
         value = parsed_json(line)
     except ValueError:
         raise Misfit(f"line {number} is {shown(line)}, must be a JSON object") from None
     found: _Line = located(f"line {number}", decoder(_Line), value)
-    return Asked(**vars(found))
+    return found
 
 
 def _path(name: str) -> Path:

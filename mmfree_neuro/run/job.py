@@ -91,6 +91,11 @@ class Job:
         return _sums([kept * asked.fed_for(asked.new_tokens) for asked in self.sequences])
 
     @property
+    def under_way(self) -> int:
+        """How many sequences really are under way at once, at most."""
+        return min(self.in_flight, len(self.sequences))
+
+    @property
     def prompted(self) -> int:
         """How many tokens all prompts have."""
         return sum(len(asked.tokens) for asked in self.sequences)

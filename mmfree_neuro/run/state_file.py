@@ -260,7 +260,7 @@ def saving(
         )
 
     try:
-        yield Saving(every * max(1, job.in_flight), write, resumed)
+        yield Saving(every * max(1, job.under_way), write, resumed)
     except RunFailed as failed:
         raise RunFailed("\n".join(filter(None, (str(failed), hint())))) from None
     except KeyboardInterrupt:

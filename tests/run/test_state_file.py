@@ -653,3 +653,13 @@ def test_a_state_that_cannot_be_written_ends_the_run(
         f"{tmp_path / STATE_FILE}: cannot be written (No space left on device)\n"
         f"the state after 7 tokens is in {tmp_path}, --resume goes on from there"
     )
+
+
+@pytest.mark.parametrize(("prompts", "every"), [(1, 10), (2, 20), (5, 20)])
+def test_a_state_is_saved_by_what_is_really_under_way(
+    prompts: int, every: int, several: Going, tmp_path: Path
+) -> None:
+    """After ten tokens of each sequence: of two at most here, and of a single prompt of that."""
+    job = Job([np.array([1, 2])] * prompts, 3, keep_logits=False, in_flight=2)
+    with saving(several.graph, several.mapping, job, tmp_path, 10, resume=False) as kept:
+        assert kept.every == every
