@@ -219,12 +219,14 @@ class Graph:
         seed: int = 0,
         local_roots: str | Collection[str] = (),
         in_flight: InFlight = 1,
+        greedy_on_chips: bool = False,
     ) -> "Mapped":
         """The graph on the cores of a system: a name, a TOML file of your own, or a record.
 
         The options are those of `mmfree-neuro map`, `local_roots` such as "o+mlp" or ["o", "mlp"];
         `in_flight` sequences can then be under way at once, with "fill" as many as fill the
-        machine.  Raises CapacityError where the graph does not fit, and InputError or HardwareError
+        machine.  With `greedy_on_chips` the chips choose the words, and no logits come to the host.
+        Raises CapacityError where the graph does not fit, and InputError or HardwareError
         where an option or the system cannot be.
         """
         request = Request(
@@ -239,6 +241,7 @@ class Graph:
             seed,
             local_roots=kinds_of(local_roots),
             in_flight=in_flight,
+            greedy_on_chips=greedy_on_chips,
         )
         spec = map.with_weight_bits(_system(system), weight_bits)
         digest = graph_file.digest_of(self.graph)
@@ -331,8 +334,9 @@ class Mapped:
         `temperature` 0 takes the likeliest token.  A text ends where the model ends it, unless
         `ignore_eos`.  With `special`, names of special tokens in a prompt stand for them; with
         `as_bytes`, text is read as bytes whatever the model has.  With `logits` False none are
-        kept, for long runs.  Raises EngineError where the engine cannot be used here, and
-        InputError; under mpiexec, ranks other than 0 raise `Served` when their part is done.
+        kept, for long runs; nor where the chips choose the words.  Raises EngineError where the
+        engine cannot be used here, and InputError; under mpiexec, ranks other than 0 raise `Served`
+        when their part is done.
         """
         if not isinstance(prompt, str) and not prompt:
             raise InputError("there is no prompt, must be at least one")
@@ -356,6 +360,7 @@ class Mapped:
     ) -> Iterator["Run"]:
         """Run some prompts together; the seconds of each run are those of all of them."""
         graph, start = self.divided, engine_named(engine)
+        keep_logits = keep_logits and not graph.greedy
         with speller(spelling_of(graph, as_bytes=tasks[0].as_bytes)) as by:
             job = simulate.job_of(tasks, graph, by, keep_logits=keep_logits, in_flight=in_flight)
             result = start(graph, self.mapping, job)

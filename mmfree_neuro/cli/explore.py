@@ -82,6 +82,13 @@ def add(commands: Any) -> None:
         action="store_true",
         help="leave the head and its norm to the host, as published",
     )
+    add_option(
+        p,
+        "--greedy-on-chips",
+        action="store_true",
+        help="the chips choose the words, so one payload for a token goes to the host, not its "
+        "logits",
+    )
     add_option(p, "-o", "--output", type=Path, help="write all points as JSON")
     add_option(p, "--picture", type=Path, help="draw the fronts as PNG")
 
@@ -114,6 +121,7 @@ def run(options: argparse.Namespace) -> None:
             spread=SPLITS[split]["spread"],
             local_roots=kinds_of(kinds),
             in_flight=count_in_flight,
+            greedy_on_chips=options.greedy_on_chips,
         )
         for width in bits
         for split in options.splits.split(",")

@@ -66,6 +66,13 @@ def add(commands: Any) -> None:
         help="how many sequences can be under way at once, each with states of its own, or fill "
         "for as many as fill the machine (default 1)",
     )
+    add_option(
+        p,
+        "--greedy-on-chips",
+        action="store_true",
+        help="the chips choose the words, so one payload for a token goes to the host, not its "
+        "logits",
+    )
     add_option(p, "--seed", type=int, default=0, help="seed of placers that draw (default 0)")
 
 
@@ -83,6 +90,7 @@ def run(options: argparse.Namespace) -> None:
         options.seed,
         local_roots=kinds_of(options.local_roots),
         in_flight=in_flight_of(options.in_flight),
+        greedy_on_chips=options.greedy_on_chips,
     )
 
     def shown(graph: Graph, stored: StoredMapping, kept: bool) -> None:

@@ -30,12 +30,22 @@ def label(request: Request) -> str:
     parts += ["head on the host"] if request.head_on_host else []
     parts += [f"local roots {'+'.join(request.local_roots)}"] if request.local_roots else []
     parts += [f"{request.in_flight} in flight"] if request.in_flight != 1 else []
+    parts += ["greedy on the chips"] if request.greedy_on_chips else []
     return ", ".join([*parts, f"{request.copies} copies"] if request.copies > 1 else parts)
 
 
 def plain(request: Request) -> dict[str, Any]:
     """A request as plain data: what differs between the points of one exploration."""
-    names = ("placer", "chips", "split", "weight_bits", "head_on_host", "copies", "in_flight")
+    names = (
+        "placer",
+        "chips",
+        "split",
+        "weight_bits",
+        "head_on_host",
+        "copies",
+        "in_flight",
+        "greedy_on_chips",
+    )
     found = {name: getattr(request, name) for name in names}
     return found | {"local_roots": list(request.local_roots)}
 
@@ -60,7 +70,7 @@ class Point:
     """What is slowest."""
     barrier_share: float
     latency_seconds: Span
-    """From the entry of a token to its logits."""
+    """From the entry of a token to what goes to the host."""
     state_bytes: int
     """What the states of all sequences under way take of the cores' memory, by one copy."""
 

@@ -55,7 +55,7 @@ class Timing:
     tokens_per_s: Span
     seconds_per_token: Span
     latency_seconds: Span
-    """From the entry of a token to its logits."""
+    """From the entry of a token to what goes to the host."""
     step_seconds: Span
     """One step where tokens are pipelined; the mean step where they fall through."""
     steps_per_token: int
@@ -141,7 +141,7 @@ class _Way:
 
     mode: str
     latency: Floats
-    """Nanoseconds from the entry of a token to its logits, at the three bounds."""
+    """Nanoseconds from the entry of a token to what goes to the host, at the three bounds."""
     steps: float
     """Steps of the machine that a token takes of its time."""
     in_flight: int = 1

@@ -32,12 +32,10 @@ from mmfree_neuro.graph.nodes import (
     Head,
     Input,
     InverseRms,
-    QuantScale,
-    Relay,
     Residual,
     block_of,
 )
-from mmfree_neuro.graph.relays import Ends, without_unread
+from mmfree_neuro.graph.relays import TELLERS, Ends, without_unread
 from mmfree_neuro.graph.steps import delayed
 from mmfree_neuro.graph.verify import verify
 
@@ -162,14 +160,10 @@ def _folded(graph: Graph, norms: list[_Norm]) -> list[AnyNode]:
     return nodes
 
 
-_TELLERS = InverseRms, QuantScale, Relay
-"""The nodes on chips whose first output tells of a token."""
-
-
 def _relayed(nodes: list[AnyNode]) -> list[AnyNode]:
     """The same nodes, whose inputs of presence read the last node in front that tells of a token;
     with a relay in every block that has none and another behind it."""
-    told = {block_of(node.name) for node in nodes if isinstance(node, _TELLERS)}
+    told = {block_of(node.name) for node in nodes if isinstance(node, TELLERS)}
     ends = Ends(nodes)
     here = nodes[0].name, nodes[0].output(HERE)
     found: list[AnyNode] = []
@@ -185,6 +179,6 @@ def _relayed(nodes: list[AnyNode]) -> list[AnyNode]:
             for entry in node.inputs
         )
         found.append(replace(node, inputs=inputs))
-        if isinstance(node, _TELLERS):
+        if isinstance(node, TELLERS):
             here = node.name, node.outputs[0]
     return without_unread(found)

@@ -535,6 +535,44 @@ class Head(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Largest(Node):
+    """The largest of `arity` neighbouring logits, and whose it is; of equal ones the first.
+
+    value = the largest of the values of the group, of which there are `values` in all groups
+    word  = the number of its word plus 1, so never zero: where words arrive, the one beside it
+
+    The last of them, one neuron, sends the word to the host, and no value.
+    """
+
+    arity: int
+    values: int
+
+    @property
+    def group(self) -> int:
+        return self.arity
+
+    @property
+    def first_level(self) -> bool:
+        """Whether it reads logits, so that a word is known by where its logit stands."""
+        return "word" not in self.ports
+
+    @property
+    def fewest(self) -> int:
+        """How many values the last group has, which may be fewer than the others."""
+        return self.values - (self.size - 1) * self.arity
+
+    @property
+    def constants(self) -> dict[str, Ints]:
+        """The number of a neuron's first word plus 1, and how many values it has where the last has
+        fewer."""
+        before = self.arity * np.arange(self.size)
+        first = {"first": before + 1} if self.first_level else {}
+        uneven = self.fewest < self.arity
+        members = {"members": np.minimum(self.arity, self.values - before)} if uneven else {}
+        return first | members
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Relay(Node):
     """One neuron that passes on what says that there is a token: here = here."""
 
@@ -566,6 +604,7 @@ AnyNode = (
     | GLU
     | Residual
     | Head
+    | Largest
     | Relay
     | PartialSum
 )
@@ -573,7 +612,8 @@ AnyNode = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Graph:
-    """A whole model as integers: one Embedding first, one Head last, blocks between."""
+    """A whole model as integers: one Embedding first, blocks, and one Head last; or behind the head
+    the nodes that find the largest logit, where the graph is greedy."""
 
     name: str
     scheme: str
@@ -598,27 +638,27 @@ class Graph:
         return f"<Graph {self.name}, {self.scheme}: {self.blocks} blocks, {len(self.nodes)} nodes>"
 
     @property
-    def ends_are_right(self) -> bool:
-        """Whether the first node is an Embedding and the last one a Head."""
-        return (
-            bool(self.nodes)
-            and isinstance(self.nodes[0], Embedding)
-            and isinstance(self.nodes[-1], Head)
-        )
-
-    @property
     def embedding(self) -> Embedding:
         """The first node."""
         node = self.nodes[0]
         assert isinstance(node, Embedding)
         return node
 
-    @property
+    @cached_property
     def head(self) -> Head:
-        """The last node."""
-        node = self.nodes[-1]
-        assert isinstance(node, Head)
-        return node
+        """The node of the logits."""
+        return next(node for node in reversed(self.nodes) if isinstance(node, Head))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the last node sends the greedy choice, and not the logits."""
+        return isinstance(self.nodes[-1], Largest)
+
+    @property
+    def to_host(self) -> tuple[str, Output]:
+        """The node and its output that go to the host: the logits; or the word of the largest, plus
+        1, where the graph is greedy."""
+        return self.nodes[-1].name, self.nodes[-1].outputs[0]
 
     @property
     def vocabulary(self) -> int:

@@ -20,6 +20,7 @@ from mmfree_neuro.graph.nodes import (
     Head,
     InverseRms,
     InverseRoot,
+    Largest,
     MaxAbs,
     Norm,
     PartialSum,
@@ -180,6 +181,24 @@ def _max_abs(m: Machine, node: MaxAbs, inputs: Inputs) -> Value:
     return m.send(largest)
 
 
+def _largest(m: Machine, node: Largest, constants: Constants, inputs: Inputs) -> Outputs:
+    """The values one after another: a later one takes the place of an earlier only if it is
+    larger."""
+    largest = m.read(inputs["value"][0])
+    word = 0 if node.first_level else m.read(inputs["word"][0])
+    for k in range(1, node.arity):
+        value = m.read(inputs["value"][k])
+        if k >= node.fewest:  # where the last neuron has no value
+            value = m.select(m.lt(k, constants["members"]), value, largest)
+        larger = m.lt(largest, value)
+        largest = m.select(larger, value, largest)
+        word = m.select(larger, k if node.first_level else m.read(inputs["word"][k]), word)
+    if node.first_level:
+        word = m.add(word, constants["first"])
+    sent = {"value": m.send(largest)} if len(node.outputs) > 1 else {}
+    return {"word": m.send(word)} | sent
+
+
 def _quant_scale(m: Machine, node: QuantScale, inputs: Inputs) -> Outputs:
     root = _inverse_root(m, inputs, node.inverse)
     outputs = {HERE: m.send(1)}
@@ -263,6 +282,8 @@ def run(
             scales, logits = _scales(m, node, inputs), node.output("logits").qtype
             y = _rescaled(m, inputs, "y", node.rescale["y"], logits, scales)
             return {"logits": m.send(y)}, None
+        case Largest():
+            return _largest(m, node, constants, inputs), None
         case Relay():
             return {HERE: m.send(m.read(inputs[HERE]))}, None
         case PartialSum():

@@ -5,7 +5,29 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mmfree_neuro.graph.nodes import HERE, PACE, PRESENCE, AnyNode, Input, Output, Relay, block_of
+from mmfree_neuro.graph.nodes import (
+    HERE,
+    PACE,
+    PRESENCE,
+    AnyNode,
+    Input,
+    InverseRms,
+    Output,
+    QuantScale,
+    Relay,
+    block_of,
+)
+
+TELLERS = InverseRms, QuantScale, Relay
+"""The nodes on chips whose first output tells of a token."""
+
+
+def teller(nodes: Sequence[AnyNode]) -> tuple[str, str]:
+    """The last node and its output that tell of a token; the embedding where no other does."""
+    for node in reversed(nodes):
+        if isinstance(node, TELLERS):
+            return node.name, node.outputs[0].port
+    return nodes[0].name, HERE
 
 
 @dataclass(frozen=True, eq=False)

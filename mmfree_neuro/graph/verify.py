@@ -2,7 +2,7 @@
 holds it there, every register wide enough."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,8 +19,11 @@ from mmfree_neuro.graph.nodes import (
     OF_TOKENS,
     UNREAD,
     AnyNode,
+    Embedding,
     Graph,
+    Head,
     Input,
+    Largest,
     Output,
     largest_mark,
 )
@@ -441,10 +444,36 @@ def _check_node(node: AnyNode) -> None:
             raise GraphError(f"{node.name}: {times} outputs are named {port}, must have one each")
 
 
+def _finds_largest(nodes: Sequence[AnyNode], head: int) -> bool:
+    """Whether nothing stands behind the head, or what finds the largest of its logits level by
+    level, and nothing of that kind stands elsewhere."""
+    if any(isinstance(node, Largest) for node in nodes[:head]):
+        return False
+    source, before = nodes[head].name, nodes[head].outputs
+    for node in nodes[head + 1 :]:
+        if not isinstance(node, Largest) or node.first_level != (node is nodes[head + 1]):
+            return False
+        entries = [entry for entry in node.inputs if entry.port not in UNREAD]
+        reads = {entry.port: (entry.source, entry.source_port) for entry in entries}
+        words = {} if node.first_level else {"word": (source, "word")}
+        values = [output for output in before if output.port in ("value", "logits")]
+        if len(values) != 1 or reads != {"value": (source, values[0].port)} | words:
+            return False
+        if node.values != values[0].size or not 1 <= node.arity <= MAX_ARITY:
+            return False
+        source, before = node.name, node.outputs
+    return head + 1 == len(nodes) or (nodes[-1].size, [o.port for o in before]) == (1, ["word"])
+
+
 def _check_ends(graph: Graph) -> None:
     """GraphError where a graph does not begin and end with the words of one vocabulary."""
-    if not graph.ends_are_right:
-        raise GraphError(f"{graph.name}: a graph begins with an Embedding and ends with a Head")
+    nodes = graph.nodes
+    heads = [number for number, node in enumerate(nodes) if isinstance(node, Head)]
+    if not heads or not isinstance(nodes[0], Embedding) or not _finds_largest(nodes, heads[-1]):
+        raise GraphError(
+            f"{graph.name}: a graph begins with an Embedding and ends with a Head, or behind it "
+            "with the nodes that find its largest logit"
+        )
     words = len(graph.embedding.codes)
     if words != graph.vocabulary:
         raise GraphError(

@@ -188,13 +188,15 @@ class Builder:
     def _entries(self, position: int, place: Location, outputs: tuple[str, ...]) -> Rows:
         """The output entries of a shard: for each of its routes, one for each destination."""
         rows = []
+        last, sent = self.graph.to_host
+        result = last, sent.port
         for number in self.routes.get(position, ()):
             route = self.mapping.routes[number]
             shard = self.mapping.shards[route.source]
             output = outputs.index(route.port)
             for there in route.destinations:
                 chip = HOST_CHIP if there.chip == HOST else there.chip
-                if (shard.node, route.port) == (self.graph.head.name, "logits"):
+                if (shard.node, route.port) == result:
                     kind, to = RESULT, route.start
                 else:
                     read, first = self.axons[there, (shard.node, route.port)]

@@ -31,15 +31,15 @@ def write_image(
     """Write the image of a mapping, whose own SHA-256 is `digest`, into a folder, and give it.
 
     The graph is divided as the mapping says.  Raises CapacityError where the machine cannot hold
-    back what must wait, or has no room for a number, and GraphError where logits are not the last
-    that a token sends.
+    back what must wait, or has no room for a number, and GraphError where what goes to the host is
+    not the last that a token sends.
     """
-    step = steps(graph.nodes)
+    step, last = steps(graph.nodes), graph.to_host[0]
     for name, fires in step.items():
-        if fires > step[graph.head.name]:
+        if fires > step[last]:
             raise GraphError(
-                f"{name}: fires at step {fires}, behind the head's {step[graph.head.name]}, must "
-                "be read by it in the end"
+                f"{name}: fires at step {fires}, behind the {step[last]} of {last}, must be read "
+                "by it in the end"
             )
     waits = max((entry.delay for node in graph.nodes for entry in node.inputs), default=0)
     if waits > LONGEST_DELAY:
@@ -55,8 +55,9 @@ def write_image(
         system.name,
         machine_of(graph, system),
         graph.vocabulary,
+        graph.greedy,
         graph.head.outputs[0].qtype.frac,
-        step[graph.head.name],
+        step[last],
         (),
         {},
     )

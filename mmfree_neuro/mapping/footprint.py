@@ -169,7 +169,7 @@ class Sizes:
         self.weight_bits = int(chip.weight_bits.central)
         self.read = {
             (entry.source, entry.source_port) for node in graph.nodes for entry in node.inputs
-        } | {(graph.head.name, "logits")}
+        } | {(graph.to_host[0], graph.to_host[1].port)}
         self.room = limits(chip)
         self._issued, self._looked_up = instruction_counts(graph), tables(graph)
         self._programs: dict[str, frozenset[Part]] = {}

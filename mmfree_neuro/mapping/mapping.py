@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 HOST = -1
-"""The chip number of the host, which embeds tokens and reads logits."""
+"""The chip number of the host, which embeds tokens, and reads logits or the words that the chips
+choose."""
 
 
 class Location(NamedTuple):
@@ -63,6 +64,8 @@ class Mapping:
     `local_roots.with_local_roots` does it, before sums are divided."""
     in_flight: int = 1
     """How many sequences can be under way at once; `slots.with_slots` does it, between the two."""
+    greedy_on_chips: bool = False
+    """Whether the chips choose words themselves; `greedy.with_greedy` does it, behind the slots."""
 
     def __repr__(self) -> str:
         return (

@@ -15,7 +15,7 @@ from mmfree_neuro.mapping.mapping import Location, Mapping, Route, Shard
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 
-MAPPING_FORMAT = "mmfree-neuro mapping 5"
+MAPPING_FORMAT = "mmfree-neuro mapping 6"
 MAPPING_FILE = "a mapping file"
 
 
@@ -46,6 +46,7 @@ class PlainMapping:
     columns: tuple[tuple[str, tuple[int, ...]], ...]
     local_roots: tuple[str, ...]
     in_flight: int
+    greedy_on_chips: bool
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
         "columns": [[name, list(cuts)] for name, cuts in mapping.columns],
         "local_roots": list(mapping.local_roots),
         "in_flight": mapping.in_flight,
+        "greedy_on_chips": mapping.greedy_on_chips,
     }
 
 
@@ -101,6 +103,7 @@ def mapping_from_plain(plain: PlainMapping) -> Mapping:
         plain.columns,
         plain.local_roots,
         plain.in_flight,
+        plain.greedy_on_chips,
     )
 
 

@@ -71,6 +71,8 @@ class Request:
     """The kinds of norms whose roots every neuron finds for itself, or all; none unless told."""
     in_flight: InFlight = 1
     """How many sequences can be under way at once."""
+    greedy_on_chips: bool = False
+    """The chips choose the words, so one payload for a token goes to the host, not its logits."""
     entries: tuple[tuple[str, int], ...] = ()
     """Output entries that a shard of a node is counted with, for some nodes; placing finds out."""
 

@@ -45,6 +45,11 @@ class OpenedImage:
         return float(2.0**-self.image.about.logit_frac)
 
     @property
+    def greedy(self) -> bool:
+        """Whether the machine chooses words itself."""
+        return self.image.about.greedy
+
+    @property
     def slots(self) -> int:
         """How many sequences can be under way at once."""
         return self.mapping.in_flight
@@ -96,7 +101,8 @@ class Emulated:
         self.machine.reset()
 
     def feed(self, tokens: Ints, marks: Ints | None = None) -> Ints:
-        """The logits [n, vocabulary] after each of n tokens, which enter one after another.
+        """What goes to the host after each of n tokens, which enter one after another, as
+        `Session.feed` gives it.
 
         The machine counts what it does, not for whom, so the tokens of one sequence leave it before
         those of the next enter.

@@ -39,7 +39,7 @@ def text(found: ImageSummary) -> str:
         f"{found.cores} cores on {found.chips} chips, {found.programs} programs, "
         f"{found.bytes / 1e6:.1f} MB on chips\n"
         f"the most of a core: {most}\n"
-        f"a token takes {found.steps} steps from the embedding to its logits"
+        f"a token takes {found.steps} steps from the embedding to its results"
     )
 
 

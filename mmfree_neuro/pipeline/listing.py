@@ -111,7 +111,7 @@ def _entry(entry: list[int]) -> str:
     last = to + count - 1
     there = f"axons {to} … {last} of core {core}"
     if kind == RESULT:
-        there = f"logits {to} … {last}"
+        there = f"results {to} … {last}"
     elif kind != HERE:
         there += " of the host" if chip == HOST_CHIP else f" of chip {chip}"
     return f"output {output} of neurons {first} … {first + count - 1} to {there}"

@@ -59,6 +59,11 @@ def place(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tu
             f"{request.chips} chips were asked for, must be 1 … {int(system.chips.central)}, as "
             f"{system.name} has"
         )
+    if request.greedy_on_chips and request.head_on_host:
+        raise InputError(
+            "words are chosen where their logits are, so with greedy on the chips the head must be "
+            "there"
+        )
     if request.seed < 0:
         raise InputError(f"the seed is {request.seed}, must not be negative")
     return fit(graph, digest, system, request)

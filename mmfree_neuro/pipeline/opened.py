@@ -11,6 +11,7 @@ from mmfree_neuro.files.reading import Misfit, reading
 from mmfree_neuro.files.reading import opened as opened_file
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import A_GRAPH_FILE
+from mmfree_neuro.graph.greedy import with_greedy
 from mmfree_neuro.graph.local_roots import chosen, with_local_roots
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
@@ -74,7 +75,8 @@ def _mapped(graph: Graph, digest: str, stored: StoredMapping, path: Path) -> Gra
                     f"its local roots are {', '.join(roots)}, must be each kind once and in order"
                 )
             slotted = with_slots(with_local_roots(graph, roots), stored.mapping.in_flight)
-            divided = by_columns(slotted, stored.mapping.columns)
+            whole = with_greedy(slotted) if stored.mapping.greedy_on_chips else slotted
+            divided = by_columns(whole, stored.mapping.columns)
             check(divided, stored.mapping, stored.system)
         except GraphError as error:  # the graph is legal, so what divides it is not
             raise MappingError(str(error)) from error

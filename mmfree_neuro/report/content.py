@@ -64,7 +64,7 @@ def build(
     }
     compared = compare(run.summary, run.system.name, ours, lengths, baselines)
     return {
-        "format": "mmfree-neuro report 5",
+        "format": "mmfree-neuro report 6",
         "warnings": list(run.warnings),
         "header": {
             "model": run.summary.name,
@@ -129,6 +129,7 @@ def mapping_content(
         "sums_divided": len(mapping.columns),
         "local_roots": list(mapping.local_roots),
         "in_flight": mapping.in_flight,
+        "greedy_on_chips": mapping.greedy_on_chips,
         "copied_neurons": sum(shard.size for shard in mapping.shards)
         - sum(node.size for node in nodes),
         "steps_per_token": summary.steps,

@@ -37,6 +37,7 @@ KINDS = {
     "MaxAbs": "#9c6b4e",
     "QuantScale": "#97bbf5",
     "Quantise": "#b5a642",
+    "Largest": "#9498a0",
 }
 SHADES: Colormap = LinearSegmentedColormap.from_list(
     "use", ["#dbe7f6", "#6ba3d6", "#1f5fa8", "#0b2a55"]

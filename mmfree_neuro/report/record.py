@@ -71,6 +71,7 @@ class MappingContent(TypedDict):
     sums_divided: int
     local_roots: list[str]
     in_flight: int
+    greedy_on_chips: bool
     copied_neurons: int
     steps_per_token: int
     blocks: int

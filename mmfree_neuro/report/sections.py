@@ -135,6 +135,7 @@ def _mapped(report: Content) -> Section:
         ("nodes whose sums are divided by columns", f"{mapping['sums_divided']:,}"),
         ("norms whose roots every neuron finds", ", ".join(mapping["local_roots"]) or "none"),
         ("sequences that can be under way at once", f"{mapping['in_flight']:,}"),
+        ("words are chosen", "on the chips" if mapping["greedy_on_chips"] else "by the host"),
         ("neurons held by a second core", f"{mapping['copied_neurons']:,}"),
         ("shards", f"{mapping['shards']:,}"),
         ("blocks", f"{mapping['blocks']:,}"),

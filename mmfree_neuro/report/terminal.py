@@ -93,6 +93,7 @@ def mapping_content(
         "system": system.name,
         "placer": mapping.placer,
         "in_flight": mapping.in_flight,
+        "greedy_on_chips": mapping.greedy_on_chips,
         "chips": len(mapping.chips),
         "cores": len(mapping.cores),
         "shards": sum(place.chip != HOST for place in mapping.locations),
@@ -113,7 +114,8 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
         f"{content['system']}, placer {content['placer']}: {content['shards']} shards on "
         f"{content['cores']} cores of "
         f"{content['chips']} chips, {content['routes']} routes"
-        + (f", for {mapped.in_flight} sequences in flight" if mapped.in_flight > 1 else ""),
+        + (f", for {mapped.in_flight} sequences in flight" if mapped.in_flight > 1 else "")
+        + (", chooses words itself" if mapped.greedy_on_chips else ""),
     ]
     for name, row in content["utilisation"].items():
         limit = "open" if row["limit"] is None else f"{row['limit']:.0f}"

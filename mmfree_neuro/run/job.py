@@ -264,6 +264,10 @@ class Model(Protocol):
         """What one step of an integer logit is worth in natural units."""
 
     @property
+    def greedy(self) -> bool:
+        """Whether it chooses words itself, and sends no logits."""
+
+    @property
     def slots(self) -> int:
         """How many sequences can be under way at once."""
 
@@ -302,11 +306,29 @@ def check(model: Model, job: Job) -> None:
             f"token {wrong} is outside the vocabulary, must be 0 … {model.vocabulary - 1}"
         )
     check_new_tokens(job, model.vocabulary)
+    if model.greedy:
+        _check_greedy(job)
     if not 1 <= job.in_flight <= model.slots:
         more = "" if job.in_flight < 1 else "; map the graph for more with --in-flight"
         raise InputError(
             f"{job.in_flight} sequences in flight were asked for, must be 1 … {model.slots}{more}"
         )
+
+
+def _check_greedy(job: Job) -> None:
+    """InputError where a job asks for more than the words of the largest logits."""
+    instead = "; map the graph without --greedy-on-chips"
+    if job.keep_logits:
+        raise InputError(
+            "the chips choose the words of this mapping, so no logits come to the host, must not "
+            f"be asked for{instead}"
+        )
+    for asked in job.sequences:
+        if asked.sampling.temperature:
+            raise InputError(
+                "the chips choose the words of this mapping, and greedily, so the temperature is "
+                f"{asked.sampling.temperature:g}, must be 0{instead}"
+            )
 
 
 def check_saving(job: Job, saving: Saving | None) -> None:

@@ -62,12 +62,12 @@ class Reference:
         return taken
 
     def feed(self, tokens: Ints, marks: Ints | None = None) -> Ints:
-        """The logits [n, vocabulary] after each of n tokens."""
+        """What goes to the host after each of n tokens, as `Session.feed` gives it."""
         pairs = zip(tokens.tolist(), marked(tokens, marks).tolist(), strict=True)
         return np.stack([self.token(token, mark) for token, mark in pairs])
 
     def token(self, token: int, mark: int) -> Ints:
-        """The logits [vocabulary] after one token."""
+        """What goes to the host after one token: the logits [vocabulary], or the word [1]."""
         if self.graph.slots == 1 and mark & 1:
             self.reset()
         signals: Signals = {}
@@ -86,7 +86,8 @@ class Reference:
                     values, output.qtype, f"{node.name}: output {output.port}", output.low
                 )
         self.count(signals, token, mark, before)
-        return signals[self.graph.head.name, "logits"]
+        name, output = self.graph.to_host
+        return signals[name, output.port]
 
     def inputs(self, node: AnyNode, signals: Signals, token: int, mark: int) -> dict[str, Value]:
         """What the neurons of a node read: every sum as its accumulator holds it."""

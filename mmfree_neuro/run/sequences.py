@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph.nodes import mark
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.run.job import Asked, Job, Stand
+from mmfree_neuro.run.job import Asked, Job, Model, Stand
 from mmfree_neuro.run.sampling import choose
 
 NOWHERE = -1
@@ -77,16 +79,28 @@ class Walk:
         starts = np.arange(self.sent - tokens, self.sent) == 0
         return held[first:last], mark(np.full(tokens, self.slot), starts)
 
-    def arrived(self, logits: Ints, logit_scale: float) -> int | None:
-        """Take the logits of the next token; the token that is chosen by them, if one is."""
+    def arrived(self, sent: NDArray[np.integer], model: Model) -> int | None:
+        """Take what a model sends of the next token, its logits or the word that it chose plus 1;
+        the token that is chosen by them, if one is."""
         self.fed += 1
         if self.fed != self.length + len(self.chosen) or len(self.chosen) == self.asked.new_tokens:
             return None
         if self.chosen and self.chosen[-1] in self.stop:
             return None
-        chosen = choose(logits.astype(np.int64), logit_scale, self.asked.sampling, self.fed)
+        if model.greedy:
+            chosen = _told(int(sent[0]), model.vocabulary)
+        else:
+            scale, sampling = model.logit_scale, self.asked.sampling
+            chosen = choose(sent.astype(np.int64), scale, sampling, self.fed)
         self.chosen.append(chosen)
         return chosen
+
+
+def _told(word: int, vocabulary: int) -> int:
+    """The token of a word that a model sends, which is 1 for the first; EngineError for none."""
+    if not 1 <= word <= vocabulary:
+        raise EngineError(f"the model chose word {word}, must be 1 … {vocabulary}")
+    return word - 1
 
 
 class Seats:

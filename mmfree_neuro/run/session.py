@@ -34,7 +34,8 @@ class Session(Protocol):
         """Back to zero states; the counts go on."""
 
     def feed(self, tokens: Ints, marks: Ints | None = None) -> NDArray[np.int32] | Ints:
-        """The logits [n, vocabulary] after each of n tokens.
+        """The logits [n, vocabulary] after each of n tokens; of a model that chooses words itself
+        the words plus 1 [n, 1].
 
         `marks` [n] say whose they are (`nodes.mark`); unless told, all are of the sequence in slot
         0, which goes on.  Tokens of one sequence stand in their order.
@@ -138,20 +139,20 @@ class _Drive:
         tokens, marks = (np.concatenate(parts) for parts in zip(*taken, strict=True))
         found, at = self.session.feed(tokens, marks), 0
         for walk, count in gathered:
-            logits = found[at : at + count]
+            sent = found[at : at + count]
             at += count
             kept = self.logits[walk.number][walk.fed : walk.fed + count]
-            kept[:] = logits[: len(kept)]
-            self.take(walk, logits)
+            kept[:] = sent[: len(kept)]
+            self.take(walk, sent)
         return sum(count for (_, count), one in zip(gathered, prompting, strict=True) if one) / at
 
-    def take(self, walk: Walk, logits: NDArray[np.int32] | Ints) -> None:
-        """Take the logits of a sequence's next tokens, and tell."""
+    def take(self, walk: Walk, sent: NDArray[np.int32] | Ints) -> None:
+        """Take what came of a sequence's next tokens, and tell."""
         if walk.fed < walk.length:
-            self.prompted += len(logits)
+            self.prompted += len(sent)
             self.progress("prefill", self.prompted, self.job.prompted, ())
-        for row in logits:
-            chosen = walk.arrived(row, self.model.logit_scale)
+        for row in sent:
+            chosen = walk.arrived(row, self.model)
             if chosen is not None:
                 self.chosen += 1
                 self.progress("generate", self.chosen, self.job.to_choose, (chosen,))

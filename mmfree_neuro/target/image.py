@@ -42,12 +42,20 @@ class About:
     system: str
     machine: Machine
     vocabulary: int
+    greedy: bool
+    """Whether the machine chooses words itself: a token then has one result, the word plus 1, and
+    else as many logits as there are words."""
     logit_frac: int
     steps: int
-    """How many steps after the one in which it entered the logits of a token are sent."""
+    """How many steps after the one in which it entered the results of a token are sent."""
     chips: tuple[int, ...]
     files: dict[str, str]
     """The SHA-256 of each other file, by its name."""
+
+    @property
+    def results(self) -> int:
+        """How many results a token has."""
+        return 1 if self.greedy else self.vocabulary
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ Rows = NDArray[np.uint32]
 Numbers = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
-IMAGE_FORMAT = "mmfree-neuro image 2"
+IMAGE_FORMAT = "mmfree-neuro image 3"
 CORES_MAGIC, BOARD_MAGIC = b"MMFCORES", b"MMFBOARD"
 HOST_CHIP = 65_535
 """The number of the host among the chips."""

@@ -1,4 +1,4 @@
-"""What is refused of the cores of an image together: entries that lead nowhere, logits without a
+"""What is refused of the cores of an image together: entries that lead nowhere, results without a
 sender or with two, an embedding that nobody reads."""
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def prove_image(image: Image, leads: Sequence[Leads]) -> None:
     _prove_sizes(image)
     entries = _entries(image)
     _prove_entries(image, entries)
-    _prove_logits(image, entries)
+    _prove_results(image, entries)
     _prove_board(image, entries)
     _prove_embedding(image)
     _prove_steps(image, entries, joined(leads))
@@ -164,9 +164,9 @@ def _places(image: Image, chips: Ints, cores: Ints) -> Ints:
     return found
 
 
-def _prove_logits(image: Image, e: _Entries) -> None:
-    """Misfit where a logit has no sender, or two."""
-    vocabulary = image.about.vocabulary
+def _prove_results(image: Image, e: _Entries) -> None:
+    """Misfit where a result has no sender, or two."""
+    results = image.about.results
     chosen = e.kind == RESULT
     first, count = e.to[chosen], e.count[chosen]
     order = np.argsort(first, kind="stable")
@@ -174,13 +174,13 @@ def _prove_logits(image: Image, e: _Entries) -> None:
     _need(
         begins == ends - count[order],
         lambda k: (
-            f"results: logit {min(begins[k], ends[k] - count[order][k])} has no sender or two, "
+            f"results: result {min(begins[k], ends[k] - count[order][k])} has no sender or two, "
             "must have one"
         ),
     )
     sent = int(ends[-1]) if len(ends) else 0
-    if sent != vocabulary:
-        raise Misfit(f"results: {sent} logits have a sender, must be {vocabulary}")
+    if sent != results:
+        raise Misfit(f"results: {sent} have a sender, must be {results}")
 
 
 def _prove_board(image: Image, e: _Entries) -> None:
@@ -223,7 +223,7 @@ def _prove_embedding(image: Image) -> None:
 
 
 def _prove_steps(image: Image, e: _Entries, leads: Leads) -> None:
-    """Misfit where logits would have to be sent before what they are made of can be there.
+    """Misfit where results would have to be sent before what they are made of can be there.
 
     Where entries lead round in a circle on the way, it is not known.
     """
@@ -234,5 +234,5 @@ def _prove_steps(image: Image, e: _Entries, leads: Leads) -> None:
     if steps < needed:
         raise Misfit(
             f"steps is {steps}, must be at least {needed}, for so many entries lead one after "
-            "another from the embedding to a logit"
+            "another from the embedding to a result"
         )

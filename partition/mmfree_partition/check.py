@@ -170,7 +170,8 @@ def _wanted(graph: Graph, mapping: Mapping) -> dict[Stream, set[tuple[int, int]]
             size = sizes[entry.source, entry.source_port]
             needed = _needed(node, entry, shard.start, shard.stop, size)
             wanted[entry.source, entry.source_port, place].add((needed.start, needed.stop))
-    wanted[graph.head.name, "logits", Location(HOST, 0)].add((0, graph.head.size))
+    name, output = graph.to_host
+    wanted[name, output.port, Location(HOST, 0)].add((0, output.size))
     return wanted
 
 

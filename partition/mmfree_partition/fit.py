@@ -8,6 +8,7 @@ with as many entries as the fullest of them had.
 from dataclasses import replace
 
 from mmfree_neuro.errors import CapacityError
+from mmfree_neuro.graph.greedy import with_greedy
 from mmfree_neuro.graph.local_roots import chosen, with_local_roots
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns
@@ -38,7 +39,7 @@ def fit(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tupl
     if request.in_flight != "fill":
         return _fit(rooted, digest, system, request, request.in_flight)
     # Where sums are divided, a token takes more steps than the graph says.
-    in_flight, needed = 0, _steps(rooted)
+    in_flight, needed = 0, _steps(with_greedy(rooted) if request.greedy_on_chips else rooted)
     while in_flight < needed:
         in_flight = needed
         divided, mapping = _fit(rooted, digest, system, request, in_flight)
@@ -55,7 +56,8 @@ def _fit(
     rooted: Graph, digest: str, system: SystemSpec, request: Request, in_flight: int
 ) -> tuple[Graph, Mapping]:
     """The same of a graph with the local roots that were asked for, and a number of sequences."""
-    graph = with_slots(rooted, in_flight)
+    slotted = with_slots(rooted, in_flight)
+    graph = with_greedy(slotted) if request.greedy_on_chips else slotted
     _need_widths(graph, system.chip)
     entries: dict[str, int] = {}
     passed: str | None = None
@@ -105,6 +107,7 @@ def _placed(
         placed.columns,
         request.local_roots,
         graph.slots,
+        graph.greedy,
     )
 
 

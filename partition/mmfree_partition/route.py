@@ -14,8 +14,8 @@ Span = tuple[int, int]
 def route(
     graph: Graph, shards: tuple[Shard, ...], locations: tuple[Location, ...]
 ) -> tuple[Route, ...]:
-    """Every multicast stream of a placement, a payload at most once to a core; the logits go to the
-    host.
+    """Every multicast stream of a placement, a payload at most once to a core; the host gets the
+    logits, or the words that the graph chooses.
 
     A core takes a payload from the first shard of its own chip that holds it, or else from the
     first of all.
@@ -47,7 +47,8 @@ def _needs(
             size = graph.node(entry.source).output(entry.source_port).size
             spans = needs.setdefault((entry.source, entry.source_port), {}).setdefault(place, [])
             spans.append(span(node, entry, shard.start, shard.stop, size))
-    needs[graph.head.name, "logits"] = {Location(HOST, 0): [(0, graph.head.size)]}
+    name, output = graph.to_host
+    needs[name, output.port] = {Location(HOST, 0): [(0, output.size)]}
     return needs
 
 

@@ -50,7 +50,7 @@ class Fast:
             mine[:] = state
 
     def feed(self, tokens: Ints, marks: Ints | None = None) -> Int32:
-        """The logits [n, vocabulary] after each of n tokens."""
+        """What goes to the host after each of n tokens, as `Session.feed` gives it."""
         marks = marked(tokens, marks)
         if self.graph.slots == 1 and marks[0] & 1:
             self.reset()
@@ -66,7 +66,8 @@ class Fast:
             for port, values in neurons.fire(payloads, slots).items():
                 signals[name, port] = values
         self.tokens += np.bincount(slots, minlength=self.graph.slots)
-        return signals[self.graph.head.name, "logits"]
+        name, output = self.graph.to_host
+        return signals[name, output.port]
 
     def take_activity(self, slot: int = 0) -> Activity:
         """The counts of tokens in a slot since they were last taken."""

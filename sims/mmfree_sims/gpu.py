@@ -47,7 +47,7 @@ class Gpu:
         self.network.hold(states)
 
     def feed(self, tokens: Ints, marks: Ints | None = None) -> NDArray[np.int32]:
-        """The logits [n, vocabulary] after each of n tokens."""
+        """What goes to the host after each of n tokens, as `Session.feed` gives it."""
         marks = marked(tokens, marks)
         if len(self.tokens) == 1 and marks[0] & 1:
             self.reset()

@@ -95,7 +95,7 @@ def test_an_image_is_inspected(here: Path, capsys: Said) -> None:
     content = json.loads(capsys.readouterr().out)
     del made["image"]
     assert content == {
-        "format": "mmfree-neuro image 2",
+        "format": "mmfree-neuro image 3",
         "system": "kapoho-point",
         "graph": graph,
         "mapping": digest,
@@ -104,7 +104,7 @@ def test_an_image_is_inspected(here: Path, capsys: Said) -> None:
     assert main(["inspect", "a16.image"]) == 0
     most = made["fullest_core"]
     assert capsys.readouterr().out == (
-        "a16.image: mmfree-neuro image 2, for kapoho-point\n"
+        "a16.image: mmfree-neuro image 3, for kapoho-point\n"
         f"of the graph {graph}\n"
         f"{made['cores']} cores on 3 chips, {made['programs']} programs, "
         f"{made['bytes'] / 1e6:.1f} MB on chips\n"
@@ -112,7 +112,7 @@ def test_an_image_is_inspected(here: Path, capsys: Said) -> None:
         f"{most['groups']} groups, {most['neurons']} neurons, {most['input_axons']} input axons, "
         f"{most['map_entries']} map entries, {most['accumulators']:,} accumulators, "
         f"{most['instructions']} instructions\n"
-        f"a token takes {made['steps']} steps from the embedding to its logits\n"
+        f"a token takes {made['steps']} steps from the embedding to its results\n"
     )
 
 
@@ -293,7 +293,7 @@ def test_steps_are_those_that_entries_need(here: Path, capsys: Said) -> None:
     assert main(["inspect", "a16.image"]) == 2
     assert capsys.readouterr().err == (
         f"mmfree-neuro: a16.image: not a machine image: steps is {needed - 1}, must be at least "
-        f"{needed}, for so many entries lead one after another from the embedding to a logit\n"
+        f"{needed}, for so many entries lead one after another from the embedding to a result\n"
     )
 
 

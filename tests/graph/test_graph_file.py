@@ -148,7 +148,8 @@ def test_no_graph_file(tmp_path: Path) -> None:
 def test_a_stored_graph_is_verified(hand_graph: Graph, tmp_path: Path) -> None:
     save_graph(replace(hand_graph, nodes=hand_graph.nodes[:1]), tmp_path / "a.graph")
     assert message(tmp_path / "a.graph") == (
-        ": hand: a graph begins with an Embedding and ends with a Head"
+        ": hand: a graph begins with an Embedding and ends with a Head, or behind it with the nodes "
+        "that find its largest logit"
     )
 
 
@@ -171,12 +172,12 @@ DESCRIBED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another kind": (
         lambda c: c["nodes"][0].update({"$record": "Embeding"}),
         ".nodes[0]: is 'Embeding', must be one of Embedding, InverseRms, Norm, Gain, MaxAbs, "
-        "QuantScale, Quantise, MLGRU, GLU, Residual, Head, Relay, PartialSum",
+        "QuantScale, Quantise, MLGRU, GLU, Residual, Head, Largest, Relay, PartialSum",
     ),
     "no node": (
         lambda c: c["nodes"].append(3),
         ".nodes[2]: is 3, must be one of Embedding, InverseRms, Norm, Gain, MaxAbs, QuantScale, "
-        "Quantise, MLGRU, GLU, Residual, Head, Relay, PartialSum",
+        "Quantise, MLGRU, GLU, Residual, Head, Largest, Relay, PartialSum",
     ),
     "no matrix": (
         lambda c: c["nodes"][1]["inputs"][0].update(matrix=4),

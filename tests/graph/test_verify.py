@@ -102,15 +102,18 @@ def test_sum_bounds_by_hand(hand_graph: Graph) -> None:
 WRONG: dict[str, tuple[Callable[[Graph], Graph], str]] = {
     "empty": (
         lambda g: replace(g, nodes=()),
-        "hand: a graph begins with an Embedding and ends with a Head",
+        "hand: a graph begins with an Embedding and ends with a Head, or behind it "
+        "with the nodes that find its largest logit",
     ),
     "no-embedding": (
         lambda g: replace(g, nodes=g.nodes[1:]),
-        "hand: a graph begins with an Embedding and ends with a Head",
+        "hand: a graph begins with an Embedding and ends with a Head, or behind it "
+        "with the nodes that find its largest logit",
     ),
     "no-head": (
         lambda g: replace(g, nodes=g.nodes[:1]),
-        "hand: a graph begins with an Embedding and ends with a Head",
+        "hand: a graph begins with an Embedding and ends with a Head, or behind it "
+        "with the nodes that find its largest logit",
     ),
     "same-name": (lambda g: broken(g, name="embedding"), "embedding: two nodes have this name"),
     "constants": (

@@ -203,7 +203,7 @@ def test_the_report_is_plain_data() -> None:
         "sources",
         "comparison",
     ]
-    assert found["format"] == "mmfree-neuro report 5"
+    assert found["format"] == "mmfree-neuro report 6"
 
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:

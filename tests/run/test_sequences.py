@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph.nodes import mark
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Asked, Job, Stand
@@ -24,36 +25,67 @@ def logits(token: int) -> np.ndarray:
     return found
 
 
+class Logits:
+    """A model that sends logits."""
+
+    greedy, logit_scale, vocabulary = False, 1.0, 10
+
+
+class Words:
+    """One that chooses words itself."""
+
+    greedy, vocabulary = True, 10
+
+
 def test_a_prompt_and_its_continuation() -> None:
     one = walk([5, 6, 7], 3)
     assert (one.length, one.end, one.ready, one.prompting) == (3, 5, 3, True)
     tokens, marks = one.take(2)
     assert (tokens.tolist(), marks.tolist(), one.ready) == ([5, 6], [7, 6], 1)
-    assert one.arrived(logits(1), 1.0) is None
+    assert one.arrived(logits(1), Logits) is None
     assert one.take(1)[0].tolist() == [7]
     assert (one.prompting, one.ready) == (False, 0)
-    assert one.arrived(logits(1), 1.0) is None
-    assert one.arrived(logits(4), 1.0) == 4
+    assert one.arrived(logits(1), Logits) is None
+    assert one.arrived(logits(4), Logits) == 4
     assert (one.ready, one.ended) == (1, False)
     tokens, marks = one.take(1)
     assert (tokens.tolist(), marks.tolist(), one.ready) == ([4], [6], 0)
-    assert one.arrived(logits(8), 1.0) == 8
+    assert one.arrived(logits(8), Logits) == 8
     assert one.take(1)[0].tolist() == [8]
-    assert one.arrived(logits(3), 1.0) == 3
+    assert one.arrived(logits(3), Logits) == 3
     assert (one.chosen, one.ended, one.ready) == ([4, 8, 3], True, 0)
 
 
 def test_a_sequence_that_comes_to_its_end() -> None:
     one = walk([5], 100)
     one.take(1)
-    assert one.arrived(logits(STOP), 1.0) == STOP
+    assert one.arrived(logits(STOP), Logits) == STOP
     assert (one.ended, one.end, one.ready, one.chosen) == (True, 1, 0, [STOP])
+
+
+def test_words_that_the_model_chooses() -> None:
+    one = walk([5, 6], 100)
+    one.take(2)
+    assert one.arrived(np.array([1]), Words) is None
+    assert one.arrived(np.array([1], np.int32), Words) == 0
+    one.take(1)
+    assert one.arrived(np.array([STOP + 1]), Words) == STOP
+    assert (one.chosen, one.ended) == ([0, STOP], True)
+
+
+@pytest.mark.parametrize("word", [-1, 0, 11])
+def test_a_word_that_is_none(word: int) -> None:
+    one = walk([5], 100)
+    one.take(1)
+    with pytest.raises(EngineError) as error:
+        one.arrived(np.array([word]), Words)
+    assert str(error.value) == f"the model chose word {word}, must be 1 … 10"
 
 
 def test_a_sequence_that_chooses_nothing() -> None:
     one = walk([5, 5], 0)
     one.take(2)
-    assert [one.arrived(logits(1), 1.0) for _ in range(2)] == [None, None]
+    assert [one.arrived(logits(1), Logits) for _ in range(2)] == [None, None]
     assert (one.ended, one.chosen) == (True, [])
 
 
@@ -68,7 +100,7 @@ def test_the_next_sequence_takes_the_slot_of_one_that_has_ended() -> None:
     first = seats.walks[0]
     for _ in range(2):
         first.take(1)
-        first.arrived(logits(1), 1.0)
+        first.arrived(logits(1), Logits)
     seats.seat()
     assert [(one.number, one.slot) for one in seats.seated] == [(1, 1), (2, 0)]
     assert (first.slot, seats.fed, seats.sent, seats.ended) == (NOWHERE, 2, 2, False)
@@ -81,7 +113,7 @@ def test_those_that_generate_come_first() -> None:
     assert [(one.number, count) for one, count in seats.gathered(12)] == [(0, 1), (1, 9), (2, 2)]
     seats.walks[1].take(9)
     for _ in range(9):
-        seats.walks[1].arrived(logits(1), 1.0)
+        seats.walks[1].arrived(logits(1), Logits)
     gathered = [(one.number, count) for one, count in seats.gathered(4)]
     assert gathered == [(1, 1), (0, 1), (2, 2)]
     assert seats.ready == 1 + 1 + 9

@@ -1,11 +1,13 @@
 """A job is checked, and driven the same way whatever the engine."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.graph.greedy import with_greedy
 from mmfree_neuro.graph.nodes import Graph, slots_of
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
@@ -74,6 +76,29 @@ WRONG = {
         "--in-flight",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        (
+            Job(np.array([[0]])),
+            "the chips choose the words of this mapping, so no logits come to the host, must not "
+            "be asked for; map the graph without --greedy-on-chips",
+        ),
+        (
+            Job([np.array([0])] * 2, 1, [Sampling(), Sampling(0.5)], keep_logits=False),
+            "the chips choose the words of this mapping, and greedily, so the temperature is 0.5, "
+            "must be 0; map the graph without --greedy-on-chips",
+        ),
+    ],
+)
+def test_jobs_of_models_that_choose_words_themselves(
+    job: Job, message: str, random_graph: Callable[[str, str], Graph]
+) -> None:
+    with pytest.raises(InputError) as error:
+        check(with_greedy(random_graph("16x1x24", "a14-late")), job)
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -118,7 +118,9 @@ HOST = (HOST_CHIP, 0)
 def loaded(
     path: Path, host: Core, chips: dict[int, tuple[Core, ...]], *, vocabulary: int, steps: int = 1
 ) -> Image:
-    about = About(IMAGE_FORMAT, "", "", "", Machine(**FREE | BITS), vocabulary, 0, steps, (), {})
+    about = About(
+        IMAGE_FORMAT, "", "", "", Machine(**FREE | BITS), vocabulary, False, 0, steps, (), {}
+    )
     board = np.zeros((len(chips), len(chips) + 1), np.uint8)
     save_image(path, about, host, chips.items(), board, programs="", symbols="{}")
     return load_image(path)
@@ -242,11 +244,11 @@ def test_steps_one_by_one(network: Image) -> None:
     emulator = Emulator(network)
     emulator.step(2)
     emulator.step(None)
-    assert emulator.logits.tolist() == [0, 0, 0, 0]
+    assert emulator.results.tolist() == [0, 0, 0, 0]
     emulator.step(None)
-    assert np.array_equal(emulator.logits, expected([2])[0][0])
+    assert np.array_equal(emulator.results, expected([2])[0][0])
     emulator.step(None)
-    assert emulator.logits.tolist() == [0, 0, 0, 0]
+    assert emulator.results.tolist() == [0, 0, 0, 0]
 
 
 def test_states_to_go_on_from(network: Image) -> None:
@@ -353,7 +355,7 @@ def test_without_marks_the_sequence_of_slot_0_goes_on(several: Image) -> None:
     emulator.reset()
     emulator.step(TOKENS[0])
     emulator.step(None)
-    assert np.array_equal(emulator.logits, logits[0])
+    assert np.array_equal(emulator.results, logits[0])
 
 
 @pytest.mark.parametrize(("mark", "slots"), [(1, 1), (4, 1), (-2, 1), (0, 3), (8, 3)])
@@ -501,7 +503,7 @@ def test_traps(said: str, level: str, tmp_path: Path) -> None:
         lambda: emulator.step(None),
         emulator.take_counts,
         lambda: emulator.states,
-        lambda: emulator.logits,
+        lambda: emulator.results,
     ):
         with pytest.raises(ImageError) as error:
             run()

@@ -476,7 +476,7 @@ def draw_image(seed: int, path: Path) -> Path:
     draw_entries(rng, cores, 6)
     bits = {"register_bits": 32, "accumulator_bits": rng.choice([14, 20, 24, 32]), "weight_bits": 8}
     machine = Machine(**FREE | bits | {"payload_bits": rng.choice([13, 24, 24])})
-    about = About(IMAGE_FORMAT, "g", "m", "drawn", machine, 6, 0, 3, (), {})
+    about = About(IMAGE_FORMAT, "g", "m", "drawn", machine, 6, False, 0, 3, (), {})
     chips = [(c, tuple(as_core(s) for (k, _), s in cores.items() if k == c)) for c in numbers]
     board = np.full((len(numbers), len(numbers) + 1), 6, np.uint8)
     host = as_core(cores[HOST_CHIP, 0])
@@ -528,7 +528,7 @@ def test_images_that_are_drawn_at_random(seed: int, tmp_path: Path) -> None:
 
         def stepped(emulator: Emulator, token: int | None = token) -> list[int]:
             emulator.step(token)
-            return emulator.logits.tolist()
+            return emulator.results.tolist()
 
         if not same(slow, fast, lambda token=token: slow.step(token), stepped):  # type: ignore[misc]
             return

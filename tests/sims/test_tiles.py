@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from mmfree_kernels.cpu import programs as cpu
+from mmfree_neuro.graph import greedy
+from mmfree_neuro.graph.greedy import with_greedy
 from mmfree_neuro.graph.nodes import (
     Gain,
     Graph,
@@ -34,6 +36,7 @@ from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.ternary import TILE
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
+from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job, Outcome, Result, RunState, Saving, Stand, silent
 from mmfree_neuro.run.sampling import Sampling
@@ -401,6 +404,30 @@ def test_hundreds_of_random_cases_give_the_same_bits(
         compared += 1
     assert together > cases // 8
     assert (compared, differing, by_reference) == (cases, 0, cases // CHECKED_BY_THE_REFERENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", range(len(OFTEN)))
+def test_tiles_choose_the_words_that_the_host_would_choose(
+    which: int, models: tuple[Graph, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random mappings of the nodes behind the head, too, on as many levels as can be."""
+    monkeypatch.setattr(greedy, "MOST_LOGITS", 5)
+    monkeypatch.setattr(greedy, "MOST_VALUES", 3)
+    rng, whole = random.Random(which), with_slots(models[which], 3)
+    graph = rng.choice(divided(which, with_greedy(whole)))
+    for number in range(6):
+        mapping, job = mapped(graph, rng), replace(asked(graph, rng), sampling=Sampling())
+        asking = replace(job, in_flight=rng.randint(1, 3), keep_logits=False)
+        workers, room = rng.randint(1, 8), rng.choice([13, 100, 1 << 20])
+        tiles = assignment(mapping, rng)
+        net = Net(graph, mapping, asking, tiles, workers, number, room=room)
+        found = net.run().outcomes
+        expected = fast.run(graph, mapping, asking).outcomes
+        on_host = fast.run(whole, in_one_place(whole), job).outcomes
+        for one, same, other in zip(found, expected, on_host, strict=True):
+            assert one.chosen.tolist() == same.chosen.tolist() == other.chosen.tolist()
+            assert (one.prefill, one.generate) == (same.prefill, same.generate)
 
 
 # Saving and resuming.

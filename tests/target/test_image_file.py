@@ -107,7 +107,7 @@ def cores() -> dict[str, Core]:
 
 FREE = dict.fromkeys(f.name for f in fields(Machine))
 BITS = {"register_bits": 32, "accumulator_bits": 24, "payload_bits": 24, "weight_bits": 8}
-ABOUT = About(IMAGE_FORMAT, "g", "m", "a system", Machine(**FREE | BITS), 4, 3, 2, (), {})
+ABOUT = About(IMAGE_FORMAT, "g", "m", "a system", Machine(**FREE | BITS), 4, False, 3, 2, (), {})
 
 
 def saved(
@@ -409,12 +409,12 @@ TOGETHER: dict[str, tuple[str, Spoilt]] = {
         "five",
         with_("out", (0, 0), 2 << 4 | 5 << 8 | 3 << 16),
     ),
-    "results: logit 0 has no sender or two, must have one": ("five", with_("out", (1, 3), 3)),
-    "results: logit 2 has no sender or two, must have one": (
+    "results: result 0 has no sender or two, must have one": ("five", with_("out", (1, 3), 3)),
+    "results: result 2 has no sender or two, must have one": (
         "five",
         with_("out", (slice(2), 3), [0, 2]),
     ),
-    "results: 3 logits have a sender, must be 4": (
+    "results: 3 have a sender, must be 4": (
         "five",
         with_("out", slice(2), [[RESULT, 0, 2, 0], [RESULT, 3, 1, 2]]),
     ),
@@ -486,7 +486,7 @@ def test_steps_that_are_too_few(tmp_path: Path) -> None:
     for steps in (0, 1):
         assert message(saved(tmp_path / "image", parts, replace(ABOUT, steps=steps))) == (
             f": not a machine image: steps is {steps}, must be at least 2, for so many entries "
-            "lead one after another from the embedding to a logit"
+            "lead one after another from the embedding to a result"
         )
 
 
@@ -630,7 +630,7 @@ def test_files_that_are_damaged_or_missing(name: str, tmp_path: Path) -> None:
 
 
 HEADS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "format is 'mine', must be 'mmfree-neuro image 2'": lambda about: {"format": "mine"},
+    "format is 'mine', must be 'mmfree-neuro image 3'": lambda about: {"format": "mine"},
     "has no steps, must have one": lambda about: about.pop("steps") and {},
     "has 'colour', must not": lambda about: {"colour": 1},
     ".vocabulary: is '4', must be an integer of at most 64 bits": lambda about: {"vocabulary": "4"},

@@ -136,7 +136,8 @@ class _Together:
 
     given: Tensor  # [2, sequences], tokens and marks
     played: torch.cuda.CUDAGraph | None = None
-    logits: Tensor | None = None
+    sent: Tensor | None = None
+    """What goes to the host."""
 
 
 class Network:
@@ -148,7 +149,8 @@ class Network:
 
     def __init__(self, graph: Graph) -> None:
         self.device = device = find_device()
-        self.embedding, self.head = graph.embedding, (graph.head.name, "logits")
+        self.embedding = graph.embedding
+        self.to_host: Signal = graph.to_host[0], graph.to_host[1].port
         self.counters = _Counters(graph, device)
         self.codes = torch.from_numpy(np.array(self.embedding.codes)).to(
             device
@@ -168,11 +170,12 @@ class Network:
         self.recorded: dict[int, _Together] = {}
 
     def feed(self, tokens: Ints, marks: Ints) -> NDArray[np.int32]:
-        """The logits [n, vocabulary] after each of n tokens with these marks."""
+        """What goes to the host after each of n tokens with these marks: the logits
+        [n, vocabulary], or the words that the graph chooses [n, 1]."""
         given = torch.from_numpy(np.stack([tokens, marks]).astype(np.int64)).to(self.device)
         alone = len(set(slots_of(marks).tolist())) == len(tokens)
-        logits = self._together(given) if alone else self._forward(given)
-        found: NDArray[np.int32] = logits.cpu().numpy()
+        sent = self._together(given) if alone else self._forward(given)
+        found: NDArray[np.int32] = sent.cpu().numpy()
         return found
 
     def reset(self) -> None:
@@ -190,7 +193,7 @@ class Network:
             self.states[name].copy_(torch.from_numpy(state.astype(np.int32)))
 
     def _forward(self, given: Tensor) -> Tensor:
-        """The logits of tokens and marks [2, n]."""
+        """What goes to the host of tokens and marks [2, n]."""
         tokens, marks = given
         slots = ((marks >> 1) - 1).to(torch.int32)
         read = {
@@ -202,7 +205,7 @@ class Network:
         signals = {(self.embedding.name, port): values for port, values in sent.items()}
         for step in self.steps:
             step.fire(signals, slots)
-        return signals[self.head]
+        return signals[self.to_host]
 
     def _together(self, given: Tensor) -> Tensor:
         """One token of each of some sequences: at first as any, as kernels are compiled then;
@@ -218,8 +221,8 @@ class Network:
         if together.played is None:
             played = torch.cuda.CUDAGraph()
             with torch.cuda.graph(played):
-                together.logits = self._forward(together.given)
+                together.sent = self._forward(together.given)
             together.played = played
         together.played.replay()
-        assert together.logits is not None
-        return together.logits
+        assert together.sent is not None
+        return together.sent

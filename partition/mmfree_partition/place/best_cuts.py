@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfree_neuro.errors import CapacityError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import Columns, by_columns
 from mmfree_neuro.integers.fixedpoint import Ints
@@ -58,14 +59,39 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     if request.spread and (placed := _head_on_all(chain, chips, system, request)):
         return placed
     divided, parts, columns = best_cuts(chain, chips, request)
-    return replace(on_chips(divided, parts, system, request), columns=columns)
+    try:
+        placed = on_chips(divided, _beside_the_head(divided, parts), system, request)
+    except CapacityError:
+        placed = on_chips(divided, parts, system, request)
+    return replace(placed, columns=columns)
+
+
+def _beside_the_head(chain: Chain, parts: list[list[Piece]]) -> list[list[Piece]]:
+    """The same parts, but that what finds the largest logits lies on the chips that have them; the
+    parts as they are where a chip would hold nothing then.
+
+    Each chip that holds rows of the head takes the same share of every node behind: so two payloads
+    a group cross to the next of these nodes, and not all logits to one chip.
+    """
+    head = chain.number.get(chain.graph.head.name)
+    if head is None:
+        return parts
+    size, found = chain.links[head].node.size, []
+    for part in parts:
+        pieces = [piece for piece in part if piece[0] <= head]
+        for k, first, last in part:
+            if k == head:
+                behind = range(head + 1, len(chain.links))
+                pieces += [_share(chain, number, first, last, size) for number in behind]
+        found.append([piece for piece in pieces if piece[1] < piece[2]])
+    return found if all(found) else parts
 
 
 def _head_on_all(
     chain: Chain, chips: int, system: SystemSpec, request: Request
 ) -> Placement | None:
-    """The best cuts of what stands before the head, and of the head a share on every chip; None
-    where chips have no room for it, or the head is on the host.
+    """The best cuts of what stands before the head, and of the head and what finds its largest
+    logits a share on every chip; None where chips have no room for it, or the head is on the host.
 
     A token waits for all rows of the head at one step: on two of 24 chips the published 370M model
     has 133 of its 32,000 rows on a core, on all of them 11.
@@ -73,12 +99,16 @@ def _head_on_all(
     head, cores = chain.graph.head, request.cores_of(chain.chip)
     if head.name in chain.host or head.size < chips:
         return None
-    # Whoever sends to the head sends to all cores, and has an output entry for each.
+    last = chain.graph.nodes[chain.graph.nodes.index(head) :]
+    # Whoever sends to all neurons of these sends to all cores, and has an output entry for each.
     entries = dict(request.entries)
-    for source, streams in Counter(entry.source for entry in head.inputs).items():
+    inputs = (entry for node in last for entry in node.inputs if entry.reaches_all)
+    to_all = {(entry.source, entry.source_port) for entry in inputs}
+    for source, streams in Counter(source for source, _ in to_all).items():
         entries[source] = max(entries.get(source, 0), streams * chips * cores)
     chain = Chain(chain.graph, chain.chip, chain.host, entries)
-    before = Chain(chain.graph, chain.chip, chain.host | {head.name}, entries)
+    behind = frozenset(node.name for node in last)
+    before = Chain(chain.graph, chain.chip, chain.host | behind, entries)
     one_neuron = (chain.sizes.of(Shard(link.node.name, 0, 1)) for link in chain.links)
     enough = sum(link.node.size for link in before.links) >= chips
     if not (enough and all(map(chain.fits, one_neuron))):
@@ -89,13 +119,19 @@ def _head_on_all(
     whole = chain.of(divided.graph)
     held = []
     for number, part in enumerate(parts):
-        first, last = (head.size * end // chips for end in (number, number + 1))
-        pieces = [*part, (whole.number[head.name], first, last)]
-        on_cores = filling.spread(whole, pieces, cores)
+        numbers = (whole.number[node.name] for node in last)
+        pieces = [*part, *(_share(whole, k, number, number + 1, chips) for k in numbers)]
+        on_cores = filling.spread(whole, [one for one in pieces if one[1] < one[2]], cores)
         if on_cores is None:
             return None
         held.append(on_cores)
     return replace(lay_out(whole, held, system, request), columns=columns)
+
+
+def _share(chain: Chain, k: int, first: int, last: int, parts: int) -> Piece:
+    """Of the neurons of node k, divided into so many parts, those of some neighbouring parts."""
+    size = chain.links[k].node.size
+    return k, size * first // parts, size * last // parts
 
 
 def best_cuts(

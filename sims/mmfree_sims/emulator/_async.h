@@ -86,7 +86,7 @@ static int leave(Async *a, Entry *entry, int64_t token)
     entry->messages += some;
     entry->markers++;
     if (entry->core < 0) {
-        int64_t *row = a->rows + token * a->m->vocabulary + entry->axon;
+        int64_t *row = a->rows + token * a->m->results + entry->axon;
         for (long i = 0; i < entry->count; i++) row[i] = entry->payload[i];
         return 0;
     }

@@ -1,6 +1,6 @@
 /* The emulator of the reference machine of docs/machine.md; mmfree_sims.emulator.emulator is its Python face.
 
-   Machine(cores, targets, (accumulator_bits, payload_bits, vocabulary, threads), embedding, level)
+   Machine(cores, targets, (accumulator_bits, payload_bits, results, threads), embedding, level)
 
    A core is a tuple of its chip, its number and its sections; `targets` has the core that each output entry leads to,
    or -1 for a result; the embedding is a tuple of codes, bytes of a code, scales, group, and the ports for codes, for
@@ -91,7 +91,7 @@ static void empty(Machine *m)
         }
     memset(m->due, 0, (size_t)RING * m->cores);
     for (long c = 0; c < m->cores; c++) atomic_store(&m->core[c].arrived, NULL);
-    memset(m->logits, 0, m->vocabulary * sizeof *m->logits);
+    memset(m->result, 0, m->results * sizeof *m->result);
     m->trap.core = -1;
     atomic_store(&m->trapped, m->cores);
 }
@@ -103,7 +103,7 @@ static int allocate(Machine *m)
         || !(m->entry = zeros(m->entries, sizeof *m->entry)) || !(m->sums = zeros(m->all_sums, sizeof *m->sums))
         || !(m->dirty = zeros(m->all_slots, 1)) || !(m->states = zeros(2 * states, sizeof *m->states))
         || !(m->sent = zeros(m->all_sent, sizeof *m->sent)) || !(m->due = zeros(RING * m->cores, 1))
-        || !(m->logits = zeros(m->vocabulary, sizeof *m->logits))
+        || !(m->result = zeros(m->results, sizeof *m->result))
         || !(m->item = zeros(2 * m->cores, sizeof *m->item)))
         return -1;
     m->all_sums = m->all_slots = m->all_states = m->all_sent = 0;
@@ -159,7 +159,7 @@ static int machine_init(PyObject *self, PyObject *args, PyObject *names)
     const char *level;
     int payload_bits;
     if (m->core || !PyArg_ParseTuple(args, "O!O(iill)(OiOllll)s", &PyTuple_Type, &cores, &targets, &m->accumulator_bits,
-                                     &payload_bits, &m->vocabulary, &m->threads, &codes, &m->code_bytes, &scales,
+                                     &payload_bits, &m->results, &m->threads, &codes, &m->code_bytes, &scales,
                                      &m->embed_group, &m->code_port, &m->scale_port, &m->mark_port, &level))
         return -1;
     m->most_payload = (int32_t)(((int64_t)1 << (payload_bits - 1)) - 1);
@@ -182,7 +182,7 @@ static void machine_free(PyObject *self)
     }
     while (m->views) PyBuffer_Release(&m->view[--m->views]);
     void *const all[] = {m->core, m->group, m->port, m->entry, m->view, m->sums, m->dirty,
-                         m->states, m->sent, m->logits, m->due, m->item};
+                         m->states, m->sent, m->result, m->due, m->item};
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) PyMem_RawFree(all[k]);
     Py_TYPE(self)->tp_free(self);
 }
@@ -193,7 +193,7 @@ static PyObject *trap_found(const Machine *m)
     return Py_BuildValue("lllliii", t->core, t->group, t->neuron, t->instruction, t->op, (int)t->a, (int)t->b);
 }
 
-/* advance(tokens, marks, rows, first): a step for each token, -1 for none; the logits of the steps from `first` on go to
+/* advance(tokens, marks, rows, first): a step for each token, -1 for none; the results of the steps from `first` on go to
    the rows.  None, or where it trapped. */
 static PyObject *advance(PyObject *self, PyObject *args)
 {
@@ -215,8 +215,8 @@ static PyObject *advance(PyObject *self, PyObject *args)
     for (long k = 0; k < steps && !trapped && !stopped; k++) {
         trapped = step(m, &pool, token[k], mark[k]);
         if (k >= first && !trapped) {
-            memcpy(row, m->logits, m->vocabulary * sizeof *row);
-            row += m->vocabulary;
+            memcpy(row, m->result, m->results * sizeof *row);
+            row += m->results;
         }
         if (k % 16 == 15) {
             Py_BLOCK_THREADS
@@ -234,7 +234,7 @@ done:
     return result;
 }
 
-/* asynchronous(tokens, marks, rows, order): the logits of all tokens, without a barrier.  None, where it trapped, or the group
+/* asynchronous(tokens, marks, rows, order): the results of all tokens, without a barrier.  None, where it trapped, or the group
    that waits in vain. */
 static PyObject *asynchronous(PyObject *self, PyObject *args)
 {
@@ -301,10 +301,10 @@ static PyObject *copied(PyObject *array, void *own, long bytes, int out)
     Py_RETURN_NONE;
 }
 
-static PyObject *read_logits(PyObject *self, PyObject *array)
+static PyObject *read_results(PyObject *self, PyObject *array)
 {
     Machine *m = (Machine *)self;
-    return copied(array, m->logits, m->vocabulary * (long)sizeof *m->logits, 1);
+    return copied(array, m->result, m->results * (long)sizeof *m->result, 1);
 }
 
 static PyObject *read_states(PyObject *self, PyObject *array)
@@ -356,7 +356,7 @@ static PyMethodDef machine_methods[] = {
     {"advance", advance, METH_VARARGS, "Some steps."},
     {"asynchronous", asynchronous, METH_VARARGS, "Tokens, without a barrier."},
     {"reset", reset, METH_NOARGS, "First states, and empty accumulators."},
-    {"read_logits", read_logits, METH_O, "What the last step sent as result."},
+    {"read_results", read_results, METH_O, "What the last step sent as result."},
     {"read_states", read_states, METH_O, "The states of all neurons."},
     {"write_states", write_states, METH_O, "Other states of all neurons."},
     {"take_counts", take_counts, METH_VARARGS, "What was counted since it was last taken."},

@@ -91,7 +91,7 @@ typedef struct {
 struct Machine {
     PyObject_HEAD
     Level level;
-    long cores, groups, ports, entries, vocabulary, threads;
+    long cores, groups, ports, entries, results, threads;
     int accumulator_bits;
     int32_t most_payload;
     Core *core;
@@ -108,9 +108,9 @@ struct Machine {
     long all_states;
     int32_t *sent;
     long all_sent;
-    int64_t *logits;
+    int64_t *result;
     uint8_t *due; /* [RING, cores]: whether anything arrived for that step */
-    _Atomic int logits_sent;
+    _Atomic int result_sent;
     int64_t step, counted; /* the next step, and the first one that is not counted yet */
     const uint8_t *codes;
     int code_bytes;

@@ -24,9 +24,9 @@ static void send(Machine *m, Group *g)
         if (!some) continue;
         entry->messages += some;
         if (entry->core < 0) {
-            int64_t *logits = m->logits + entry->axon;
-            for (long i = 0; i < entry->count; i++) logits[i] = payload[i];
-            m->logits_sent = 1;
+            int64_t *result = m->result + entry->axon;
+            for (long i = 0; i < entry->count; i++) result[i] = payload[i];
+            m->result_sent = 1;
             continue;
         }
         Core *core = &m->core[entry->core];
@@ -98,8 +98,8 @@ static void enter(Machine *m, int32_t token, int32_t mark)
 /* One step; whether a neuron trapped. */
 static int step(Machine *m, Pool *pool, int32_t token, int32_t mark)
 {
-    if (m->logits_sent) memset(m->logits, 0, m->vocabulary * sizeof *m->logits);
-    m->logits_sent = 0;
+    if (m->result_sent) memset(m->result, 0, m->results * sizeof *m->result);
+    m->result_sent = 0;
     if (token >= 0) enter(m, token, mark);
     const uint8_t *due = m->due + (m->step % RING) * m->cores;
     long running = 0;

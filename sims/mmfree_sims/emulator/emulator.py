@@ -24,7 +24,8 @@ try:
 except ImportError:  # no compiler was found when the package was installed
     _emulator = None  # type: ignore[assignment]
 
-Logits = NDArray[np.int64]
+Results = NDArray[np.int64]
+"""The logits of tokens; or of a machine that chooses words itself, the words plus 1."""
 Counted = NDArray[np.int64]
 Tokens = Sequence[int] | NDArray[np.integer]
 
@@ -74,7 +75,7 @@ class Emulator:
         self.image = image
         self.cores = image.cores
         about, machine = image.about, image.about.machine
-        self._vocabulary, self._steps = about.vocabulary, about.steps
+        self._vocabulary, self._steps, self._results = about.vocabulary, about.steps, about.results
         groups, entries, states = (
             sum(len(getattr(core, name)) for _, core in self.cores)
             for name in ("group", "out", "state")
@@ -92,7 +93,7 @@ class Emulator:
                 for chip, core in self.cores
             ),
             _targets(image),
-            (machine.accumulator_bits, machine.payload_bits, self._vocabulary, threads),
+            (machine.accumulator_bits, machine.payload_bits, self._results, threads),
             (embed.codes, embed.codes.itemsize, embed.scales, embed.group, *(*embed.ports, -1)[:3]),
             level or levels[0],
         )
@@ -114,32 +115,32 @@ class Emulator:
         self._advance(tokens, self._marks(None, 1), 0, 1)
 
     @property
-    def logits(self) -> Logits:
-        """What has been sent as result in the last step, [vocabulary]; ImageError after a trap."""
-        found: Logits = np.empty(self._vocabulary, np.int64)
+    def results(self) -> Results:
+        """What has been sent as result in the last step, [results]; ImageError after a trap."""
+        found: Results = np.empty(self._results, np.int64)
         with self._lock:
             self._need_whole()
-            self._machine.read_logits(found)
+            self._machine.read_results(found)
         return found
 
-    def generate(self, token: int, mark: int | None = None) -> Logits:
-        """The logits of a token that falls through alone, [vocabulary]."""
+    def generate(self, token: int, mark: int | None = None) -> Results:
+        """The results of a token that falls through alone, [results]."""
         return self.prefill([token], None if mark is None else [mark])[0]
 
-    def prefill(self, tokens: Tokens, marks: Tokens | None = None) -> Logits:
-        """The logits of tokens that enter step by step, [tokens, vocabulary]; then the machine
+    def prefill(self, tokens: Tokens, marks: Tokens | None = None) -> Results:
+        """The results of tokens that enter step by step, [tokens, results]; then the machine
         drains.  Their `marks` say whose they are: unless told, those of the sequence in slot 0."""
         chosen = self._checked(tokens)
         idle = np.full(self._steps if len(chosen) else 0, -1)
         told = np.concatenate([self._marks(marks, len(chosen)), np.zeros(len(idle), np.int32)])
         return self._advance(np.concatenate([chosen, idle]), told, len(chosen), self._steps)
 
-    def asynchronous(self, tokens: Tokens, order: int, marks: Tokens | None = None) -> Logits:
-        """The logits of tokens without a barrier, [tokens, vocabulary]: groups wait for end
+    def asynchronous(self, tokens: Tokens, order: int, marks: Tokens | None = None) -> Results:
+        """The results of tokens without a barrier, [tokens, results]: groups wait for end
         markers, and what arrives first is drawn from `order`; `marks` as in `prefill`."""
         chosen = self._checked(tokens).astype(np.int32)
         told = self._marks(marks, len(chosen))
-        found: Logits = np.zeros((len(chosen), self._vocabulary), np.int64)
+        found: Results = np.zeros((len(chosen), self._results), np.int64)
         with self._lock:
             self._need_whole()
             self._stopped(self._machine.asynchronous(chosen, told, found, order & _ORDERS))
@@ -216,10 +217,10 @@ class Emulator:
 
     def _advance(
         self, tokens: NDArray[np.int64], marks: NDArray[np.int32], rows: int, first: int
-    ) -> Logits:
-        """Steps with these tokens and marks, token -1 for none; the logits of those from `first`
+    ) -> Results:
+        """Steps with these tokens and marks, token -1 for none; the results of those from `first`
         on."""
-        found: Logits = np.empty((rows, self._vocabulary), np.int64)
+        found: Results = np.empty((rows, self._results), np.int64)
         with self._lock:
             self._need_whole()
             self._stopped(self._machine.advance(tokens.astype(np.int32), marks, found, first))

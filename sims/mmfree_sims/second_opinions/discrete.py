@@ -286,10 +286,12 @@ class _Machine:
         self.streams, self.need = _streams(graph, mapping, system)
         self.waits = waits
         """Whether what arrives waits for the step of its reader."""
-        self.head = {k for k, shard in enumerate(mapping.shards) if shard.node == graph.head.name}
+        last, output = graph.to_host
+        self.last = {k for k, shard in enumerate(mapping.shards) if shard.node == last}
         self.missing: dict[tuple[int, int], int] = {}
-        self.logits: Counter[int] = Counter()
-        self.size = graph.head.size
+        self.arrived: Counter[int] = Counter()
+        """Payloads of a token that have come to the host."""
+        self.size = output.size
         self.finished: Callable[[int], None] = lambda token: None
 
     def use(self, place: Location, uses: dict[str, float], then: Then) -> None:
@@ -328,9 +330,9 @@ class _Machine:
             self.servers.serve(
                 link, stop - start, partial(self.forward, stream, onward, start, stop, token)
             )
-        if place == HOST_CORE and stream.source in self.head:
-            self.logits[token] += stop - start
-            if self.logits[token] == self.size:
+        if place == HOST_CORE and stream.source in self.last:
+            self.arrived[token] += stop - start
+            if self.arrived[token] == self.size:
                 self.finished(token)
         elif place in stream.destinations:
             self.use(

@@ -69,9 +69,9 @@ def stands(walks: Sequence[Walk]) -> Ints:
 
 @dataclass
 class _Pending:
-    logits: Ints  # [vocabulary]
+    sent: Ints  # [vocabulary], or [1]
     missing: int
-    """Neurons of the head whose logits have not come."""
+    """How many of them have not come."""
 
 
 class _UnderWay(NamedTuple):
@@ -184,7 +184,7 @@ class Host:
         # a part of the next token's may come before the rest.
         while not self._complete():
             packet = self.wire.receive()
-            if packet.stretch in self.plan.logits:
+            if packet.stretch in self.plan.to_host:
                 self.note(packet)
             else:
                 self.tile.take([packet], self.note)
@@ -202,9 +202,9 @@ class Host:
         """Take the logits of a token, choose the one that follows where one is to be chosen, and
         have states written that were kept behind it."""
         walk, position = token.walk, token.walk.fed
-        logits = self.pending.pop((walk.number, position)).logits
-        self.wire.arrived(walk.number, position, logits)
-        chosen = walk.arrived(logits, self.graph.logit_scale)
+        sent = self.pending.pop((walk.number, position)).sent
+        self.wire.arrived(walk.number, position, sent)
+        chosen = walk.arrived(sent, self.graph)
         now = time.monotonic()
         self.seconds[int(token.generated)] += now - self.since
         self.since = now
@@ -217,12 +217,12 @@ class Host:
                 self.wire.save(stands(self.seats.walks))
 
     def note(self, packet: Packet) -> None:
-        """Take logits, from wherever the head is."""
-        stretch, logits = self.plan.stretches[packet.stretch], packet.sent["logits"]
-        for label, row in zip(packet.labels.tolist(), logits, strict=True):
-            key, size = (label[SEQUENCE], label[POSITION]), self.graph.vocabulary
+        """Take logits, from wherever the head is, or what the last node chose."""
+        stretch, output = self.plan.stretches[packet.stretch], self.graph.to_host[1]
+        for label, row in zip(packet.labels.tolist(), packet.sent[output.port], strict=True):
+            key, size = (label[SEQUENCE], label[POSITION]), output.size
             if key not in self.pending:
                 self.pending[key] = _Pending(np.zeros(size, np.int64), size)
             pending = self.pending[key]
-            pending.logits[stretch.start : stretch.stop] = row
+            pending.sent[stretch.start : stretch.stop] = row
             pending.missing -= stretch.size

@@ -52,9 +52,9 @@ class Plan:
         for stretch in self.stretches:
             for source in self.sources[stretch.number]:
                 readers[source.number].add(stretch.tile)
-        self.logits = frozenset(stretch.number for stretch in self.by_node[graph.head.name])
-        """The stretches whose payloads are the logits."""
-        for number in self.logits:
+        self.to_host = frozenset(stretch.number for stretch in self.by_node[graph.to_host[0]])
+        """The stretches whose payloads go to the host."""
+        for number in self.to_host:
             readers[number].add(HOST)
         self.abroad = {
             n: tuple(sorted(tiles - {self.stretches[n].tile})) for n, tiles in readers.items()
@@ -126,7 +126,8 @@ def _stretches(
     held: dict[str, list[_Part]] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         held.setdefault(shard.node, []).append((shard.start, shard.stop, tile_of(place)))
-    read: dict[str, set[_Part]] = {graph.head.name: {(0, graph.head.size, HOST)}}
+    last, output = graph.to_host
+    read: dict[str, set[_Part]] = {last: {(0, output.size, HOST)}}
     backwards: list[tuple[str, _Part, bool]] = []
     for node in reversed(graph.nodes):
         computed = _computed(_joined(held[node.name]), read.get(node.name, set()))

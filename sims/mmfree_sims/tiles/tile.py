@@ -201,7 +201,7 @@ class Tile:
             self._deliver(packet)
         for firing in self.firings:
             for packet in firing.fire():
-                if self.plan.abroad[packet.stretch] or packet.stretch in self.plan.logits:
+                if self.plan.abroad[packet.stretch] or packet.stretch in self.plan.to_host:
                     send(packet)
                 self._deliver(packet)
 
