@@ -300,6 +300,26 @@ def test_a_mapping_for_several_sequences(folder: Path, tmp_path: Path, roomy: mm
     assert (loaded.mapping, loaded.divided.slots) == (full.mapping, full.divided.slots)
 
 
+def test_words_that_the_chips_choose(folder: Path, tmp_path: Path) -> None:
+    """No logits come to the host, whatever was asked for."""
+    graph = mm.load(folder / "tiny.graph")
+    mapped = graph.map(chips=2, in_flight=2, greedy_on_chips=True)
+    expected = graph.map(chips=2).run(PROMPTS, new_tokens=4)
+    runs = mapped.run(PROMPTS, new_tokens=4, in_flight=2)
+    assert (runs.text, runs.logits) == (expected.text, [None] * 4)
+    assert [run.record.mapping.greedy_on_chips for run in (*runs, *expected)] == [True] * 4 + [
+        False
+    ] * 4
+    mapped.save(tmp_path / "greedy.map")
+    assert mm.load(tmp_path / "greedy.map").mapping == mapped.mapping
+    with pytest.raises(mm.MMFreeError) as error:
+        mapped.run("ab", temperature=0.5)
+    assert str(error.value) == (
+        "the chips choose the words of this mapping, and greedily, so the temperature is 0.5, must "
+        "be 0; map the graph without --greedy-on-chips"
+    )
+
+
 def test_sequences_in_flight_that_cannot_be(folder: Path, roomy: mm.Mapped) -> None:
     graph = mm.load(folder / "tiny.graph")
     asked = "sequences in flight were asked for, must be 1"

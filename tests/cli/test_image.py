@@ -391,7 +391,7 @@ def test_what_fires_behind_the_head(
     graph = verify(replace(a16, nodes=(*a16.nodes[:-1], *chain, a16.nodes[-1])))
     step = steps(graph.nodes)
     assert refused(graph, make_mapping(graph, "chain"), system, tmp_path) == (
-        f"behind1: fires at step {step['head'] + 1}, behind the head's {step['head']}, must be "
+        f"behind1: fires at step {step['head'] + 1}, behind the {step['head']} of head, must be "
         "read by it in the end"
     )
 

@@ -244,6 +244,50 @@ def test_map_with_local_roots(
     assert json.loads(capsys.readouterr().out)["results"][0]["text"] == text[0]
 
 
+def test_map_with_words_chosen_on_the_chips(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same text from the mapping and its image; whoever opens either refuses what needs
+    logits, in one line."""
+    path, image = str(tmp_path / "greedy.map"), str(tmp_path / "greedy.image")
+    stored = mapped(files, Path(path), "--greedy-on-chips", "--in-flight", "2")
+    assert stored.mapping.greedy_on_chips
+    assert "for 2 sequences in flight, chooses words itself\n" in capsys.readouterr().out
+    assert main(["image", path, "-o", image]) == 0
+    texts = []
+    for number, source in enumerate((files("a16.map"), path, image)):
+        run = str(tmp_path / f"run{number}")
+        capsys.readouterr()
+        assert (
+            main(["simulate", source, "--prompt", "ab", "--new-tokens", "6", "-o", run, "--json"])
+            == 0
+        )
+        texts.append(json.loads(capsys.readouterr().out)["results"][0]["text"])
+        assert main(["report", run, "-o", f"{run}.json"]) == 0
+        content = json.loads(Path(f"{run}.json").read_text(encoding="utf-8"))
+        assert content["mapping"]["greedy_on_chips"] == (number > 0)
+    assert texts[0] == texts[1] == texts[2]
+    ids = ["--tokens", files("tokens.npy"), "-o", str(tmp_path / "logits.npy")]
+    never = str(tmp_path / "never")
+    for source, engine in ((path, "fast"), (image, "emulator")):
+        for command, said in (
+            (
+                ["simulate", source, "--prompt", "a", "--temperature", "1.5", "-o", never],
+                "and greedily, so the temperature is 1.5, must be 0",
+            ),
+            (
+                ["logits", source, *ids, "--engine", engine],
+                "so no logits come to the host, must not be asked for",
+            ),
+        ):
+            capsys.readouterr()
+            assert main(command) == 2
+            out, err = capsys.readouterr()
+            begin = "mmfree-neuro: the chips choose the words of this mapping, "
+            assert (out, err) == ("", f"{begin}{said}; map the graph without --greedy-on-chips\n")
+    assert not (tmp_path / "logits.npy").exists() and not Path(never).exists()
+
+
 @pytest.mark.slow
 def test_map_by_rows_only(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On five chips some sums are divided by columns unless it is forbidden, and the text is the
@@ -783,6 +827,14 @@ def case_local_roots_of_no_norm(files: Files, tmp: Path) -> tuple[list[str], str
     return [a.replace("a16.graph", "a14-late.graph") for a in arguments], (
         "tiny: local roots of 'norm' were asked for, must be all or some of attn, o, mlp, down, "
         "head"
+    )
+
+
+def case_words_chosen_away_from_their_logits(files: Files, tmp: Path) -> tuple[list[str], str]:
+    more = "--head-on-host", "--greedy-on-chips"
+    return map_(files, "--system", "oheo-gulch", *more), (
+        "words are chosen where their logits are, so with greedy on the chips the head must be "
+        "there"
     )
 
 

@@ -325,6 +325,7 @@ def test_a_token_alone_takes_less_dynamic_energy() -> None:
         ({"placer": "greedy", "head_on_host": True}, "greedy, rows, 2 bits, head on the host"),
         ({"head_on_host": True, "copies": 3}, "chain, rows, 2 bits, head on the host, 3 copies"),
         ({"in_flight": 8}, "chain, rows, 2 bits, 8 in flight"),
+        ({"greedy_on_chips": True}, "chain, rows, 2 bits, greedy on the chips"),
         (
             {"in_flight": 64, "copies": 3, "local_roots": ("o", "mlp")},
             "chain, rows, 2 bits, local roots o+mlp, 64 in flight, 3 copies",
@@ -550,6 +551,20 @@ def test_wider_weights_and_a_head_on_the_host(
     without = json.loads(capsys.readouterr().out)["points"][0]
     assert without["choice"]["head_on_host"]
     assert without["cores"] < wide["cores"]
+
+
+def test_words_that_the_chips_choose(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One payload a token goes to the host and not 256; the embedding's are the same."""
+    off = []
+    for more in ([], ["--greedy-on-chips"]):
+        arguments = "--placers", "chain", "--splits", "rows", "--chips", "1", "--json", *more
+        assert run(*arguments) == 0
+        points = json.loads(capsys.readouterr().out)["points"]
+        assert [p["choice"]["greedy_on_chips"] for p in points] == [bool(more)] * 4
+        off.append(points[0]["messages_off_chips"])
+    assert off[0] - off[1] == 255
 
 
 @pytest.mark.slow

@@ -148,8 +148,8 @@ def test_no_graph_file(tmp_path: Path) -> None:
 def test_a_stored_graph_is_verified(hand_graph: Graph, tmp_path: Path) -> None:
     save_graph(replace(hand_graph, nodes=hand_graph.nodes[:1]), tmp_path / "a.graph")
     assert message(tmp_path / "a.graph") == (
-        ": hand: a graph begins with an Embedding and ends with a Head, or behind it with the nodes "
-        "that find its largest logit"
+        ": hand: a graph begins with an Embedding and ends with a Head, or behind it with the "
+        "nodes that find its largest logit"
     )
 
 

@@ -23,7 +23,8 @@ from mmfree_kernels.integer.products import Packed
 from mmfree_kernels.integer.source import Stream, write
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError
-from mmfree_neuro.graph import graph_file, programs
+from mmfree_neuro.graph import graph_file, greedy, programs
+from mmfree_neuro.graph.greedy import with_greedy
 from mmfree_neuro.graph.machine import REGISTER_HIGH, Value
 from mmfree_neuro.graph.nodes import (
     HERE,
@@ -91,6 +92,22 @@ def test_equal_to_the_reference_with_several_sequences_under_way(
     for one, other in zip(found.outcomes, expected.outcomes, strict=True):
         assert np.array_equal(one.logits, other.logits)
         assert np.array_equal(one.chosen, other.chosen)
+        assert (one.prefill, one.generate) == (other.prefill, other.generate)
+
+
+def test_words_that_the_graph_chooses(
+    a8: Graph, make_mapping: Mapper, tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On four levels, of two sequences under way."""
+    monkeypatch.setattr(greedy, "MOST_LOGITS", 5)
+    monkeypatch.setattr(greedy, "MOST_VALUES", 4)
+    many = with_greedy(with_slots(a8, 2))
+    assert many.nodes[-1].name == "largest.3"
+    mapping = make_mapping(many, "random", 5)
+    job = Job([tokens[0, :1], tokens[1, :2]], [2, 1], keep_logits=False, in_flight=2)
+    expected, found = reference.run(many, mapping, job), gpu.run(many, mapping, job)
+    for one, other in zip(found.outcomes, expected.outcomes, strict=True):
+        assert one.chosen.tolist() == other.chosen.tolist()
         assert (one.prefill, one.generate) == (other.prefill, other.generate)
 
 

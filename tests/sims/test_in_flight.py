@@ -2,12 +2,14 @@
 each gives alone; also where the run is stopped, and goes on on another engine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mmfree_neuro.graph import greedy
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.image.write import write_image
 from mmfree_neuro.mapping.mapping import Mapping
@@ -41,10 +43,30 @@ def job() -> Job:
 
 
 @pytest.fixture(scope="module", params=SCHEMES)
-def placed(request: pytest.FixtureRequest, random_graph: Graphs, system: SystemSpec) -> Placed:
-    """A small model for seven sequences, a block on each chip."""
-    graph = random_graph("24x2x33", request.param)
-    return map.place(graph, "", system, Request("block-per-chip", cores=6, in_flight=IN_FLIGHT))
+def whole(request: pytest.FixtureRequest, random_graph: Graphs) -> Graph:
+    """A small model."""
+    return random_graph("24x2x33", request.param)
+
+
+HOW = Request("block-per-chip", cores=6, in_flight=IN_FLIGHT)
+"""For seven sequences, a block on each chip."""
+
+
+@pytest.fixture(scope="module")
+def placed(whole: Graph, system: SystemSpec) -> Placed:
+    """The model mapped."""
+    return map.place(whole, "", system, HOW)
+
+
+@pytest.fixture(scope="module")
+def choosing(whole: Graph, system: SystemSpec) -> Placed:
+    """The same on a mapping that chooses words itself, on three levels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(greedy, "MOST_LOGITS", 5)
+        patch.setattr(greedy, "MOST_VALUES", 3)
+        graph, mapping = map.place(whole, "", system, replace(HOW, greedy_on_chips=True))
+    assert graph.nodes[-1].name == "largest.2"
+    return graph, mapping
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +159,28 @@ def test_fewer_may_be_under_way_than_there_is_room_for(
     in_flight: int, placed: Placed, job: Job, alone: Result
 ) -> None:
     the_same(fast.run(*placed, _job(job, in_flight=in_flight)), alone)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_chips_choose_the_words_that_the_host_would_choose(
+    name: str, choosing: Placed, placed: Placed, job: Job, system: SystemSpec, tmp_path: Path
+) -> None:
+    """Also from a state in the middle of the run, of this engine on fast and of fast on this one;
+    the counts are those of the reference."""
+    asked = replace(job, sampling=Sampling(), keep_logits=False)
+    on_host = fast.run(*placed, asked)
+    alone = reference.run(*choosing, replace(asked, in_flight=1))
+    run, quick = (engine(one, choosing, system, tmp_path) for one in (name, "fast"))
+    found: dict[str, list[RunState]] = {}
+    for who, one in (("run", run), ("quick", quick)):
+        found[who] = []
+        whole = one(asked, Saving(61, found[who].append))
+        the_same(whole, alone)
+        for some, other in zip(whole.outcomes, on_host.outcomes, strict=True):
+            assert some.chosen.tolist() == other.chosen.tolist()
+    assert len(found["run"]) > 2
+    the_same(quick(asked, Saving(0, print, found["run"][1])), alone)
+    the_same(run(asked, Saving(0, print, found["quick"][1])), alone)
 
 
 def states_of(run: Run, job: Job, every: int) -> tuple[list[RunState], Result]:

@@ -23,6 +23,7 @@ import pytest
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError, printable
 from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.greedy import with_greedy
 from mmfree_neuro.graph.nodes import Gain, Graph, InverseRms, Norm, Quantise, QuantScale, block_of
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 from mmfree_neuro.graph.slots import with_slots
@@ -70,6 +71,8 @@ SEVERAL = Job(
     in_flight=3,
 )
 """For the mappings with several sequences in flight."""
+GREEDY = replace(SEVERAL, sampling=Sampling(), keep_logits=False)
+"""For those of them that choose words themselves."""
 
 
 PARTS = (("layers.0.mlgru", 2), ("layers.1.down_proj", 5), ("head", 3))
@@ -105,7 +108,7 @@ def maps(
     JOBS on it.
 
     Those that are divided, by columns, have the head on the host and copies of norms.  Those for
-    several sequences in flight begin with such a job.
+    several sequences in flight begin with such a job, and those that choose words have no other.
     """
     folder, found = tmp_path_factory.mktemp("maps"), {}
     for name, model in GRAPHS.items():
@@ -115,18 +118,20 @@ def maps(
         columns = evenly(graph, PARTS)
         divided = by_columns(graph, columns)
         slotted = with_slots(graph, SEVERAL.in_flight)
-        graphs = {"divided": divided, "several": slotted}
+        graphs = {"divided": divided, "several": slotted, "greedy": with_greedy(slotted)}
         kinds = ("chain", "random", "block-per-chip", "divided")
-        for kind in (*kinds, "several") if name in ("2-a16", "3-a8") else kinds:
+        for kind in (*kinds, "several", "greedy") if name in ("2-a16", "3-a8") else kinds:
             one = graphs.get(kind, graph)
             mapping = make_mapping(one, "random" if kind in graphs else kind)
-            mapping = replace(mapping, graph=digest, in_flight=one.slots)
+            mapping = replace(
+                mapping, graph=digest, in_flight=one.slots, greedy_on_chips=one.greedy
+            )
             if kind == "divided":
                 mapping = replace(with_head_on_host(one, mapping), columns=columns)
             assert len(mapping.chips) >= 3
             path = found[f"{name}-{kind}"] = folder / f"{name}-{kind}.map"
             mapping_file.save_mapping(mapping_file.StoredMapping(mapping, roomy, graph_path), path)
-            jobs = (SEVERAL, *JOBS) if kind == "several" else JOBS
+            jobs = {"several": (SEVERAL, *JOBS), "greedy": (GREEDY,)}.get(kind, JOBS)
             expected = [(job, reference.run(one, mapping, job)) for job in jobs]
             for job, result in expected:
                 same(fast.run(one, mapping, job), result)

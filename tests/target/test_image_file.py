@@ -473,6 +473,14 @@ TOGETHER: dict[str, tuple[str, Spoilt]] = {
 }
 
 
+def test_a_machine_that_chooses_words_has_one_result(tmp_path: Path) -> None:
+    greedy = replace(ABOUT, greedy=True)
+    assert message(saved(tmp_path / "image", cores(), greedy)) == (
+        ": not a machine image: results: 4 have a sender, must be 1"
+    )
+    assert (greedy.results, ABOUT.results) == (1, 4)
+
+
 @pytest.mark.parametrize("said", TOGETHER)
 def test_what_is_refused_of_cores_together(said: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "image", changed(cores(), *TOGETHER[said]))
@@ -644,6 +652,7 @@ HEADS: dict[str, Callable[[dict[str, Any]], Any]] = {
         about["machine"].update(longest_delay=-1) or {}
     ),
     "vocabulary is 0, must be 1 … 2147483647": lambda about: {"vocabulary": 0},
+    ".greedy: is 1, must be true or false": lambda about: {"greedy": 1},
     "logit_frac is 63, must be 0 … 62": lambda about: {"logit_frac": 63},
     "steps is 65537, must be 0 … 65536": lambda about: {"steps": 65537},
     "chips is 65535, must be 0 … 65534": lambda about: {"chips": [65535]},
