@@ -1,10 +1,12 @@
 """Many sequences under way at once: what the chips would give, and how fast engines simulate them.
 
-Run: python examples/benchmarks/in_flight.py [table] [fast] [lava]
+Run: python examples/benchmarks/in_flight.py [table] [link] [fast] [lava]
 
 - table: tokens a second, latency, energy and state memory of the 370M model on 24 chips of
   alia-point-32, for 1, 8 and 64 sequences and as many as fill the machine; all payloads non-zero;
   the head on the host, on the chips, and on the chips with the choice of the word;
+- link: the same model on ten chips, the head on one of them, so that all logits take one link to
+  the host; with the choice of the word on the chips and without, as many sequences as fill them;
 - fast: the 370M model with drawn weights on engine fast, 32 sequences against one, in one run;
 - lava: the shipped checkpoint on 8 chips in engine lava, 16 sequences against one, in one run.
 
@@ -14,6 +16,7 @@ Each first checks that sequences come to what they are alone; else no row is wri
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.testing import published_graph
 from mmfree_sims import fast
 
-CHIPS = 24
+CHIPS, FEW_CHIPS = 24, 10
 COUNTS: tuple[InFlight, ...] = (1, 8, 64, "fill")
 HOMES: dict[str, dict[str, bool]] = {
     "head on the host": {"head_on_host": True},
@@ -80,24 +83,33 @@ def check_small() -> None:
 
 def table() -> None:
     check_small()
+    base = Request("chain", CHIPS, spread=True, weight_bits=2)
+    requests = [
+        (home, replace(base, local_roots=local, in_flight=count, **HOMES[home]))
+        for home in HOMES
+        for local in ((), ("o",))
+        for count in COUNTS
+    ]
+    write("in_flight", _all_rows(requests))
+
+
+def link() -> None:
+    check_small()
+    base = Request("chain", FEW_CHIPS, weight_bits=2, in_flight="fill")
+    homes = "head on chips", "greedy on chips"
+    requests = [(f"{home}, {FEW_CHIPS} chips", replace(base, **HOMES[home])) for home in homes]
+    write("in_flight_link", _all_rows(requests))
+
+
+def _all_rows(requests: list[tuple[str, Request]]) -> list[dict[str, Any]]:
+    """The rows of the 370M model mapped as some requests say."""
     system = map.with_weight_bits(load_system("alia-point-32"), 2)
-    graph, rows = published_graph("370m", scheme=DEFAULT, root="after"), []
-    for home in HOMES:
-        for local in ((), ("o",)):
-            for count in COUNTS:
-                request = Request(
-                    "chain",
-                    CHIPS,
-                    spread=True,
-                    weight_bits=2,
-                    local_roots=local,
-                    in_flight=count,
-                    **HOMES[home],
-                )
-                divided, mapping = map.place(graph, "0" * 64, system, request)
-                counts = counted(mapping, summarise(divided), expected(divided, mapping), system)
-                rows += _rows(home, request, mapping, points(request, counts))
-    write("in_flight", rows)
+    graph, rows = published_graph("370m", scheme=DEFAULT, root="after"), list[dict[str, Any]]()
+    for home, request in requests:
+        divided, mapping = map.place(graph, "0" * 64, system, request)
+        counts = counted(mapping, summarise(divided), expected(divided, mapping), system)
+        rows += _rows(home, request, mapping, points(request, counts))
+    return rows
 
 
 def _rows(home: str, request: Request, mapping: Mapping, found: Any) -> list[dict[str, Any]]:
@@ -196,7 +208,7 @@ def _compared(
     write(f"in_flight_{name}", [*rows, {"what": what, "value": round(ratio, 2), "unit": "ratio"}])
 
 
-PARTS = {"table": table, "fast": on_fast, "lava": on_lava}
+PARTS = {"table": table, "link": link, "fast": on_fast, "lava": on_lava}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:
