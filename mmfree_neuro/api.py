@@ -12,9 +12,10 @@ an `MMFreeError`, whose text says who, what it is and what it must be.
 """
 
 import html
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -38,6 +39,7 @@ from mmfree_neuro.pipeline import convert, families, logits, map, opened, report
 from mmfree_neuro.pipeline.arguments import checked
 from mmfree_neuro.pipeline.engines import engine_named
 from mmfree_neuro.pipeline.placed import placed
+from mmfree_neuro.pipeline.recost import recosted
 from mmfree_neuro.pipeline.simulate import Task
 from mmfree_neuro.pipeline.text import Source, spelling_of
 from mmfree_neuro.report import content, terminal
@@ -49,6 +51,7 @@ from mmfree_neuro.run.job import Result
 from mmfree_neuro.run.losses import quality_warnings
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
+from mmfree_neuro.systems.figures import Setting, with_figures
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 
@@ -220,14 +223,15 @@ class Graph:
         local_roots: str | Collection[str] = (),
         in_flight: InFlight = 1,
         greedy_on_chips: bool = False,
+        figures: Mapping[str, Setting] = MappingProxyType({}),
     ) -> "Mapped":
         """The graph on the cores of a system: a name, a TOML file of your own, or a record.
 
         The options are those of `mmfree-neuro map`, `local_roots` such as "o+mlp" or ["o", "mlp"];
         `in_flight` sequences can then be under way at once, with "fill" as many as fill the
         machine.  With `greedy_on_chips` the chips choose the words, and no logits come to the host.
-        Raises CapacityError where the graph does not fit, and InputError or HardwareError
-        where an option or the system cannot be.
+        `figures` are set as in `Run.costed`.  Raises CapacityError where the graph does not fit,
+        and InputError or HardwareError where an option or the system cannot be.
         """
         request = Request(
             placer,
@@ -243,7 +247,7 @@ class Graph:
             in_flight=in_flight,
             greedy_on_chips=greedy_on_chips,
         )
-        spec = map.with_weight_bits(_system(system), weight_bits)
+        spec = map.with_weight_bits(with_figures(_system(system), figures), weight_bits)
         digest = graph_file.digest_of(self.graph)
         divided, placed = map.place(self.graph, digest, spec, request)
         return Mapped(self, divided, placed, spec, cores)
@@ -463,6 +467,22 @@ class Run:
             for phase, activity in self.activity.items()
             if activity.tokens
         }
+
+    @checked
+    def costed(
+        self,
+        system: str | Path | SystemSpec | None = None,
+        figures: Mapping[str, Setting] = MappingProxyType({}),
+    ) -> "Run":
+        """The same run, costed on another system, or on its own with other `figures`, such as
+        {"chip.energy_per_synop_pj": 5} or {"chip.energy_per_synop_pj": (3, 5, 9)}; counts and
+        mapping stay.
+
+        Raises InputError where the mapping does not fit the system, and HardwareError where there
+        is no such figure.
+        """
+        spec = None if system is None else _system(system)
+        return replace(self, record=recosted(self.record, spec, figures))
 
     @checked
     def report(self, path: str | Path, gpu_rows: Sequence[str | Path] = ()) -> Path:

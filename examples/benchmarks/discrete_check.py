@@ -120,7 +120,9 @@ def agree(found: Outcome, load: Load, system: SystemSpec) -> None:
     uses = dict(load.per_core)
     if found.mode == "fall-through":
         uses["instructions"] = uses["instructions"] + load.guards.sum(0) - load.guards
-    wanted = {name: uses[name].sum(0).max() for name in PER_CORE} | {MESH: load.mesh[1]}
+    wanted = {name: uses[name].sum(0).max() for name in PER_CORE} | {
+        MESH: load.whole_mesh.messages[0]
+    }
     for name, most in wanted.items():
         ns = getattr(system.chip, PER_CORE.get(name, "time_per_hop_ns")).central
         if not math.isclose(found.busiest(name), most * ns * 1e-9, rel_tol=1e-9, abs_tol=1e-15):

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.options import add_command, add_option, add_settings
 from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
 from mmfree_neuro.errors import InputError, shown
@@ -14,6 +14,7 @@ from mmfree_neuro.files.writing import check_outputs, keeping, save_text
 from mmfree_neuro.mapping.request import SPLITS, Request, in_flight_of, kinds_of
 from mmfree_neuro.pipeline import explore as pipeline_explore
 from mmfree_neuro.report import terminal
+from mmfree_neuro.systems.figures import settings_of
 from mmfree_partition.placers import PLACERS
 
 LONGEST_NUMBER = 9
@@ -27,6 +28,7 @@ def add(commands: Any) -> None:
     )
     add_option(p, "graph", type=Path, help="graph file")
     add_option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
+    add_settings(p)
     add_option(
         p, "--chips", default="fewest", help="numbers of chips, as fewest,8,24 (default fewest)"
     )
@@ -133,7 +135,8 @@ def run(options: argparse.Namespace) -> None:
         if placer != "block-per-chip" or count == chips[0]
     ]
     requests = list(dict.fromkeys(requests))
-    found, failed = pipeline_explore.explore(options.graph, options.system, requests, say)
+    settings = settings_of(options.settings)
+    found, failed = pipeline_explore.explore(options.graph, options.system, requests, say, settings)
     if not found:
         raise InputError(
             f"none of {len(requests)} ways to map {options.graph} is possible: {failed[0][1]}"

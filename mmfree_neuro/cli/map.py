@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_local_roots, add_option
+from mmfree_neuro.cli.options import add_command, add_local_roots, add_option, add_settings
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph.nodes import Graph
@@ -12,6 +12,7 @@ from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import Request, in_flight_of, kinds_of
 from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.report import terminal
+from mmfree_neuro.systems.figures import settings_of
 from mmfree_partition import placers
 
 
@@ -22,6 +23,7 @@ def add(commands: Any) -> None:
     )
     add_option(p, "graph", type=Path, help="graph file")
     add_option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
+    add_settings(p)
     add_option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
     add_option(p, "--placer", help=f"{placers.names_and_needs()} (default chain)")
     add_option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
@@ -101,7 +103,8 @@ def run(options: argparse.Namespace) -> None:
         content |= terminal.mapping_content(*found)
         show(content, f"{begin}{terminal.mapping(*found)}", options.json)
 
-    mapping.map_graph(options.graph, options.system, options.output, request, shown)
+    settings = settings_of(options.settings)
+    mapping.map_graph(options.graph, options.system, options.output, request, shown, settings)
 
 
 def _placer(options: argparse.Namespace) -> str:

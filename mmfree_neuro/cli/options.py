@@ -210,6 +210,19 @@ def add_local_roots(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    add_option(
+        parser,
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="FIGURE=VALUE",
+        help="another figure of the system, as chip.energy_per_synop_pj=5 or with its range "
+        "chip.energy_per_synop_pj=3,5,9; may be given several times",
+    )
+
+
 def add_ranks(parser: argparse.ArgumentParser) -> None:
     add_option(
         parser,

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option
+from mmfree_neuro.cli.options import add_command, add_option, add_settings
 from mmfree_neuro.cli.output import show, warn
 from mmfree_neuro.pipeline import report as reporting
 from mmfree_neuro.report import terminal
+from mmfree_neuro.systems.figures import settings_of
 
 
 def add(commands: Any) -> None:
@@ -17,6 +18,13 @@ def add(commands: Any) -> None:
     add_option(
         p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json"
     )
+    add_option(
+        p,
+        "--system",
+        help="cost the run on another system, by its name or a TOML file of your own; counts and "
+        "mapping stay",
+    )
+    add_settings(p)
     add_option(
         p,
         "--gpu-rows",
@@ -30,6 +38,9 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the report of a run."""
-    content = reporting.write_report(options.run, options.output, options.gpu_rows)
+    settings = settings_of(options.settings)
+    content = reporting.write_report(
+        options.run, options.output, options.gpu_rows, options.system, settings
+    )
     warn(content["warnings"])
     show(content, f"wrote {options.output}\n{terminal.estimates(content)}", options.json)

@@ -5,8 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
-from mmfree_neuro.cli.output import show
+from mmfree_neuro.cli.output import show, tell
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.report import terminal
+from mmfree_neuro.systems.as_toml import as_toml
 from mmfree_neuro.systems.load import load_system, system_names
 
 
@@ -14,10 +16,18 @@ def add(commands: Any) -> None:
     """Declare the command and its options."""
     p = add_command(commands, "systems", run, "systems kapoho-point")
     add_option(p, "name", nargs="?", help="show this system with every figure and its source")
+    add_option(
+        p, "--toml", action="store_true", help="print it as a TOML file, to change and to map onto"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """List the systems, or show one."""
+    if options.toml and (options.name is None or options.json):
+        raise InputError("--toml is for one system, must come with its name and without --json")
+    if options.toml:
+        tell(as_toml(load_system(options.name)).rstrip("\n"))
+        return
     if options.name is not None:
         spec = load_system(options.name)
         show(asdict(spec), terminal.system(spec), options.json)

@@ -62,12 +62,14 @@ class Load:
         return self.last + 1
 
     @cached_property
-    def mesh(self) -> tuple[Ints, int]:
-        """Messages over the busiest mesh link: at every step [last + 1], and in all steps."""
-        run_step = self.route_step[self.trees.run_route]
-        by_step = _peaks(self.trees, self.sent, run_step, self.last)
-        in_all = _peaks(self.trees, self.sent, 0 * run_step, 0)  # as if all were one step
-        return by_step, int(in_all[0])
+    def mesh(self) -> "Peaks":
+        """The busiest mesh link at every step."""
+        return _peaks(self.trees, self.sent, self.route_step[self.trees.run_route], self.last)
+
+    @cached_property
+    def whole_mesh(self) -> "Peaks":
+        """The busiest mesh link in all steps, as if they were one."""
+        return _peaks(self.trees, self.sent, np.zeros_like(self.trees.run_route), 0)
 
     @cached_property
     def links(self) -> Floats:
@@ -78,8 +80,16 @@ class Load:
         return flat.astype(np.float64, copy=False).reshape(self.last + 1, count)
 
 
-def _peaks(trees: RouteTrees, sent: Ints, run_step: Ints, last: int) -> Ints:
-    """At every step, the messages over the busiest mesh link [last + 1].
+@dataclass(frozen=True)
+class Peaks:
+    """The busiest mesh link at every step: its messages in the whole phase, and its number."""
+
+    messages: Ints  # [last + 1]
+    link: Ints  # [last + 1]
+
+
+def _peaks(trees: RouteTrees, sent: Ints, run_step: Ints, last: int) -> Peaks:
+    """The busiest mesh link at every step.
 
     The links of a step are swept in the order of their numbers.  The messages of a run are added
     where the run starts and taken off where it stops, so their running sum is what the link there
@@ -97,8 +107,13 @@ def _peaks(trees: RouteTrees, sent: Ints, run_step: Ints, last: int) -> Ints:
     order = np.lexsort((change, link, step))
     peaks: Ints = np.zeros(last + 1, np.int64)
     # Every run that starts at a step stops at it, so the sum begins each step at 0 by itself.
-    np.maximum.at(peaks, step[order], change[order].cumsum())
-    return peaks
+    step, carried = step[order], change[order].cumsum()
+    np.maximum.at(peaks, step, carried)
+    highest = np.flatnonzero(carried == peaks[step])
+    steps, first = np.unique(step[highest], return_index=True)
+    busiest: Ints = np.zeros(last + 1, np.int64)
+    busiest[steps] = link[order][highest[first]]
+    return Peaks(peaks, busiest)
 
 
 def load(counted: Counted) -> Load:

@@ -35,6 +35,7 @@ best in the literature (arXiv 2601.10035).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,9 +43,33 @@ from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, Floats, Load
 from mmfree_neuro.cost.span import BOUNDS, Span
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.mapping.mapping import HOST, Location
+from mmfree_neuro.mapping.trees import MeshLink
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 FEW_CHIPS = 4
+
+
+class LinkOfChips(NamedTuple):
+    """A link between two chips, or of the host and a chip, in one direction."""
+
+    source: int
+    destination: int
+
+
+Where = Location | LinkOfChips | MeshLink
+"""What is slow: a core, a link between chips, or a link of a chip's mesh."""
+
+
+def where(place: Where) -> str:
+    """What is slow, in words."""
+    match place:
+        case Location(chip, core):
+            return f"core {core} of chip {chip}"
+        case LinkOfChips():
+            names = ["the host" if chip == HOST else f"chip {chip}" for chip in place]
+            return f"link {names[0]} → {names[1]}"
+        case MeshLink(chip, source, destination):
+            return f"mesh link {source} → {destination} of chip {chip}"
 
 
 @dataclass(frozen=True)
@@ -66,11 +91,10 @@ class Timing:
     idle."""
     dynamic: Span
     """What the energy of what is counted is multiplied by."""
-    slowest: Location
-    """Where the time goes at central figures: the core (or the chip whose link) that sets most of
-    the steps."""
+    slowest: Where
+    """Where the time goes at central figures: the core or the link that sets most of the steps."""
     resource: str
-    """Which resource of it."""
+    """Which resource that is."""
     barrier_share: float
     """Of the time, at central figures."""
 
@@ -84,21 +108,26 @@ def barrier(chip: ChipSpec, chips: int) -> Quantity:
 
 def _slowest(
     found: Load, chip: ChipSpec, bound: str, table: Floats, *, idle: bool = False
-) -> tuple[Floats, list[tuple[str, Location]]]:
+) -> tuple[Floats, list[tuple[str, Where]]]:
     """Nanoseconds a token of the slowest resource in each row of a table [rows, steps], which has 1
     for the steps of tokens that are worked at together, and which resource it is; `idle` visits are
     among the instructions or not."""
-    cores, names, times = found.cores, [], []
+    cores, times = found.cores, []
+    names: list[list[tuple[str, Where]]] = []
     for name, figure in PER_CORE.items():
         uses = table @ found.per_core[name]
         if idle and name == "instructions":
             uses += found.guards.sum(0) - table @ found.guards
         names.append([(name, cores[k]) for k in uses.argmax(1)])
         times.append(uses.max(1) * getattr(getattr(chip, figure), bound))
-    by_step, in_all = found.mesh
     # The links that are busiest at two steps may be two, so this is at least what one link carries.
-    names.append([(MESH, cores[0])] * len(table))
-    times.append(np.minimum(table @ by_step, in_all) * getattr(chip.time_per_hop_ns, bound))
+    peaks, in_all = table @ found.mesh.messages, int(found.whole_mesh.messages[0])
+    busiest = (table * found.mesh.messages).argmax(1)  # of the steps of a row
+    links_of_meshes = np.where(
+        peaks < in_all, found.mesh.link[busiest], int(found.whole_mesh.link[0])
+    )
+    names.append([(MESH, found.trees.mesh.link(int(number))) for number in links_of_meshes])
+    times.append(np.minimum(peaks, in_all) * getattr(chip.time_per_hop_ns, bound))
     for name, figure in BETWEEN.items():
         chosen = [
             k
@@ -108,7 +137,7 @@ def _slowest(
         if chosen:
             links = table @ found.links[:, chosen]
             names.append(
-                [(name, Location(max(found.trees.links[chosen[k]]), 0)) for k in links.argmax(1)]
+                [(name, LinkOfChips(*found.trees.links[chosen[k]])) for k in links.argmax(1)]
             )
             times.append(links.max(1) * getattr(getattr(chip, figure), bound))
     taken = np.array(times) / found.tokens
@@ -155,7 +184,7 @@ def _timing(
     system: str,
     per_token: Floats,
     found: Load,
-    where: tuple[str, Location],
+    slowest: tuple[str, Where],
     waiting: float,
 ) -> Timing:
     """The record of nanoseconds a token at the three bounds, of which a barrier takes `waiting`."""
@@ -164,7 +193,7 @@ def _timing(
             f"{system}: a token takes no time at the low figures, must have at least one above zero"
         )
     low, central, high = (float(ns) * 1e-9 for ns in per_token)
-    resource, place = where
+    resource, place = slowest
     return Timing(
         way.mode,
         Span(1 / high, 1 / central, 1 / low),
@@ -296,11 +325,11 @@ def asynchronous_generation(found: Load, system: SystemSpec, in_flight: int = 1)
     way = _Way(
         "asynchronous", per_token * in_flight, found.steps / in_flight, in_flight, dynamic=dynamic
     )
-    where = most[1][1][0] if busy else _most(each[1])
-    return _timing(way, system.name, per_token, found, where, 0.0)
+    slowest = most[1][1][0] if busy else _most(each[1])
+    return _timing(way, system.name, per_token, found, slowest, 0.0)
 
 
-def _most(slowest: tuple[Floats, list[tuple[str, Location]]]) -> tuple[str, Location]:
+def _most(slowest: tuple[Floats, list[tuple[str, Where]]]) -> tuple[str, Where]:
     """Which resource takes the most time over all steps, and where it is slowest in the most
     steps."""
     times, names = slowest

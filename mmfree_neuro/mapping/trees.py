@@ -11,6 +11,7 @@ end (assumed; no source says where they do).  The host is one crossing away from
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,37 @@ from mmfree_neuro.systems.spec import SystemSpec
 
 Link = tuple[int, int]
 """From one chip to a neighbour, or from or to the host."""
+
+
+class MeshLink(NamedTuple):
+    """A link of a chip's mesh, between the places (column, row) of two neighbouring cores."""
+
+    chip: int
+    source: tuple[int, int]
+    destination: tuple[int, int]
+
+
+class Mesh(NamedTuple):
+    """How the links of all meshes are numbered; see `_runs`."""
+
+    columns: int
+    rows: int
+    direction: int
+    """How many numbers each direction takes."""
+
+    def link(self, number: int) -> MeshLink:
+        """The link of a number."""
+        way, at = divmod(number, self.direction)
+        if way < 2:  # right or left
+            line, column = divmod(at, self.columns)
+            chip, row = divmod(line, self.rows)
+            here, there = (column, row), (column + 1, row)
+        else:  # down or up
+            line, row = divmod(at, self.rows)
+            chip, column = divmod(line, self.columns)
+            here, there = (column, row), (column, row + 1)
+        return MeshLink(chip, there, here) if way % 2 else MeshLink(chip, here, there)
+
 
 _Targets = dict[tuple[int, tuple[int, ...]], tuple[list[int], list[int]]]
 """For a chip and cores of it: the routes that go there, and the core where each enters the chip."""
@@ -44,6 +76,7 @@ class RouteTrees:
     run_route: Ints  # [runs]
     run_start: Ints
     run_stop: Ints
+    mesh: Mesh
 
     @cached_property
     def hops(self) -> Ints:
@@ -119,6 +152,9 @@ def route_trees(mapping: Mapping, system: SystemSpec) -> RouteTrees:
             routes.append(number)
             entries.append(source.core if source.chip == chip else 0)
     crossed = np.array(link_route, np.int64)
+    mesh_rows = -(-int(system.chip.cores.high) // mesh_columns)
+    meshes = 1 + max((chip for chip, _ in targets), default=0)
+    mesh = Mesh(mesh_columns, mesh_rows, meshes * mesh_rows * mesh_columns)
     return RouteTrees(
         np.array([len(route.destinations) for route in mapping.routes], np.int64),
         reached,
@@ -128,7 +164,8 @@ def route_trees(mapping: Mapping, system: SystemSpec) -> RouteTrees:
         crossed,
         np.array(links, np.int64),
         tuple(link_numbers),
-        *_runs(targets, system),
+        *_runs(targets, mesh),
+        mesh,
     )
 
 
@@ -156,7 +193,7 @@ def _reach(cores: tuple[int, ...], entry: int, columns: int) -> int:
     )
 
 
-def _runs(targets: _Targets, system: SystemSpec) -> tuple[Ints, Ints, Ints]:
+def _runs(targets: _Targets, mesh: Mesh) -> tuple[Ints, Ints, Ints]:
     """The runs of every route: the route, the first link and the one behind the last, each [runs].
 
     Links have numbers of their own for each direction: first those to the right, row by row and
@@ -171,9 +208,7 @@ def _runs(targets: _Targets, system: SystemSpec) -> tuple[Ints, Ints, Ints]:
         left, on row 0 from column 1 to column 0:   from  8 + 4 * 0 + 0,  link 8
         down, on column 0 from row 0 to row 1:      from 16 + 2 * 0 + 0,  link 16
     """
-    columns = int(system.chip.mesh_columns.central)
-    rows = -(-int(system.chip.cores.high) // columns)
-    direction = (1 + max((chip for chip, _ in targets), default=0)) * rows * columns
+    columns, rows, direction = mesh
     runs = []
 
     def run(

@@ -1,8 +1,9 @@
 """Many mappings of one graph file, to compare."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.explore import Point, label, points
@@ -14,15 +15,21 @@ from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline.map import Stage, place, with_weight_bits
 from mmfree_neuro.pipeline.opened import open_graph
 from mmfree_neuro.run.activity import expected
+from mmfree_neuro.systems.figures import Setting, with_figures
 from mmfree_neuro.systems.load import load_system
 
 
 def explore(
-    graph_path: Path, system_name: str, requests: Sequence[Request], stage: Stage = lambda _: None
+    graph_path: Path,
+    system_name: str,
+    requests: Sequence[Request],
+    stage: Stage = lambda _: None,
+    settings: Mapping[str, Setting] = MappingProxyType({}),
 ) -> tuple[list[Point], list[tuple[Request, str]]]:
-    """Map a graph file in many ways; what each gives, and why others cannot be."""
+    """Map a graph file in many ways onto a system, with some figures set; what each gives, and why
+    others cannot be."""
     graph, digest = open_graph(graph_path)
-    system = load_system(system_name)
+    system = with_figures(load_system(system_name), settings)
     requests = [
         replace(request, local_roots=chosen(graph, request.local_roots)) for request in requests
     ]

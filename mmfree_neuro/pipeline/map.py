@@ -4,9 +4,11 @@ The folder `partition/` is imported where it is needed.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping as ReadOnly
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import check_outputs, keeping
@@ -17,6 +19,7 @@ from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline.opened import open_graph
 from mmfree_neuro.report.terminal import Bounds
+from mmfree_neuro.systems.figures import Setting, with_figures
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
@@ -96,12 +99,14 @@ def map_graph(
     output: Path,
     request: Request,
     show: Callable[[Graph, StoredMapping, bool], None] = lambda _, __, ___: None,
+    settings: ReadOnly[str, Setting] = MappingProxyType({}),
 ) -> tuple[Graph, StoredMapping]:
-    """Map a graph file onto a system and write the mapping file; `show` is given what came of it,
-    and told whether it could be kept."""
+    """Map a graph file onto a system, with some figures set, and write the mapping file; `show` is
+    given what came of it, and told whether it could be kept."""
     check_outputs([output], [graph_path, Path(system_name)])
     graph, digest = open_graph(graph_path)
-    system = with_weight_bits(load_system(system_name), request.weight_bits)
+    spec = with_figures(load_system(system_name), settings)
+    system = with_weight_bits(spec, request.weight_bits)
     divided, mapping = place(graph, digest, system, request)
     stored = StoredMapping(mapping, system, graph_path, request.cores)
     with keeping(partial(show, divided, stored)):

@@ -1,18 +1,16 @@
 """From a run to its report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from mmfree_neuro.errors import InputError, shown
-from mmfree_neuro.files.writing import check_outputs, save_text
-from mmfree_neuro.pipeline.opened import check_no_image, files_behind
+from mmfree_neuro.files.writing import save_text
+from mmfree_neuro.pipeline.recost import run_to_cost
 from mmfree_neuro.report.record import Content
-from mmfree_neuro.run import run_file
-from mmfree_neuro.run.folder import holds_run
 from mmfree_neuro.run.run_file import RunRecord
-
-A_RUN = "a folder that simulate wrote"
+from mmfree_neuro.systems.figures import Setting
 
 
 def build(run: RunRecord, gpu_rows: Sequence[Path] = ()) -> Content:
@@ -55,13 +53,16 @@ def _check_ending(output: Path) -> None:
         raise InputError(f"{output}: ends in {ending}, must end in .html, .md or .json")
 
 
-def write_report(folder: Path, output: Path, gpu_rows: Sequence[Path] = ()) -> Content:
-    """Write the report of the run in a folder; its content.  `gpu_rows` as in `build`."""
+def write_report(
+    folder: Path,
+    output: Path,
+    gpu_rows: Sequence[Path] = (),
+    system: str | None = None,
+    settings: Mapping[str, Setting] = MappingProxyType({}),
+) -> Content:
+    """Write the report of the run in a folder; its content.  `gpu_rows` as in `build`, `system` and
+    `settings` as in `recosted`."""
     _check_ending(output)
-    check_no_image(folder, InputError, A_RUN)
-    if not holds_run(folder):
-        raise InputError(f"{folder}: holds no run, must be {A_RUN}")
-    check_outputs([output], [*files_behind(folder), *gpu_rows])
-    content = build(run_file.load_run(folder), gpu_rows)
+    content = build(run_to_cost(folder, output, system, settings, gpu_rows), gpu_rows)
     write(content, output)
     return content

@@ -180,7 +180,7 @@ def _times(found: Timing) -> Times:
         "latency_seconds": _figures(found.latency_seconds),
         "step_seconds": _figures(found.step_seconds),
         "steps_per_token": found.steps_per_token,
-        "slowest": {"chip": found.slowest.chip, "core": found.slowest.core},
+        "slowest": timing.where(found.slowest),
         "resource": found.resource,
         "barrier_share": found.barrier_share,
         "in_flight": found.in_flight,

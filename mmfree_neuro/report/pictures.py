@@ -22,6 +22,7 @@ from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mmfree_neuro.cost.explore import Point, front
+from mmfree_neuro.cost.sensitivity import Sensitivity
 from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.report.record import Content, CoreInUse, Mapped
 from mmfree_neuro.report.wording import LIMITS, PHASES, figure, spread
@@ -330,6 +331,37 @@ def _write_out(axes: Axes, table: np.ndarray[Any, Any], norm: Normalize) -> None
             axes.text(
                 column, row, figure(float(value)), ha="center", va="center", fontsize=8, color=ink
             )
+
+
+MOST_BARS = 12
+"""The tornado picture shows so many figures of a phase, those that change most."""
+
+
+def tornado(found: Sequence[Sensitivity]) -> Figure:
+    """For every phase: what each figure at its ends makes of the throughput and of the system's
+    energy of a token, beside the line of all central figures."""
+    rows = max(2, *(min(MOST_BARS, len(one.swings)) for one in found))
+    size = 12, (0.9 + 0.3 * rows) * len(found)
+    picture = Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor="white")
+    picture.set_layout_engine("constrained")
+    panels = {"tokens_per_s": "tokens/s", "millijoule_per_token": "mJ/token, system"}
+    for row, one in enumerate(found):
+        swings = one.swings[:MOST_BARS]
+        for column, (name, label) in enumerate(panels.items()):
+            axes = picture.add_subplot(len(found), 2, 2 * row + column + 1)
+            middle = getattr(one.base, name)
+            for place, swing in enumerate(swings):
+                for end, ink in ((swing.at_low, COOL), (swing.at_high, WARM)):
+                    axes.barh(place, getattr(end, name) - middle, 0.7, middle, color=ink)
+            axes.axvline(middle, color=INK, lw=0.8)
+            names = [swing.figure.partition(".")[2].replace("_", " ") for swing in swings]
+            axes.set_yticks(range(len(swings)), names if column == 0 else [""] * len(swings))
+            axes.invert_yaxis()
+            axes.set_title(f"{PHASES[one.phase]}: {label}", fontsize=10, color=INK)
+            axes.grid(axis="x", color="#e3e7eb", lw=0.8)
+            axes.set_axisbelow(True)
+            axes.tick_params(which="both", length=0, labelsize=8, colors=INK)
+    return picture
 
 
 def fronts(found: Sequence[Point]) -> Figure:

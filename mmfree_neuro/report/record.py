@@ -81,13 +81,6 @@ class MappingContent(TypedDict):
     content: list[CoreInUse]
 
 
-class Place(TypedDict):
-    """A core of a chip."""
-
-    chip: int
-    core: int
-
-
 class Times(TypedDict):
     """The estimated times of a phase in one mode; the fields of `Timing`."""
 
@@ -97,7 +90,8 @@ class Times(TypedDict):
     latency_seconds: Figures
     step_seconds: Figures
     steps_per_token: int
-    slowest: Place
+    slowest: str
+    """Which core or link, in words."""
     resource: str
     barrier_share: float
     in_flight: int

@@ -238,9 +238,7 @@ def _estimated(report: Content) -> Section:
         "latency of a token": lambda phase: spread(_times(phase["latency_seconds"], 1e6), "µs"),
         "step": lambda phase: spread(_times(phase["step_seconds"], 1e6), "µs"),
         "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
-        "what is slowest": lambda phase: (
-            f"{phase['resource']}: chip {phase['slowest']['chip']}, core {phase['slowest']['core']}"
-        ),
+        "what is slowest": lambda phase: f"{phase['resource']}: {phase['slowest']}",
     }
     tables = [_phase_table(report, "", rows)]
     for name, phase in report["phases"].items():

@@ -7,12 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 from mmfree_neuro.cost.explore import Point, front, label
+from mmfree_neuro.cost.sensitivity import Sensitivity
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.report.record import Content
+from mmfree_neuro.report.wording import PHASES
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
@@ -133,6 +135,30 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
         else:
             bound = f"{least} {gap['least']:>10.0f}{ratio}"
         lines.append(f"  {name.replace('_', ' '):24s} {gap['found']:>10.0f}  {bound}")
+    return "\n".join(lines)
+
+
+def sensitivity(found: Sequence[Sensitivity]) -> str:
+    """What each figure at its low and at its high end makes of every phase, the others central."""
+    lines = []
+    for one in found:
+        base = one.base
+        lines += [
+            f"{PHASES[one.phase]}: {base.tokens_per_s:.4g} tokens/s, "
+            f"{base.millijoule_per_token:.4g} mJ/token (system), every figure central",
+            f"  {'one figure alone':34s} {'low':>10s} … {'high':<10s} {'tokens/s':>21s}   "
+            f"{'mJ/token':>21s}",
+        ]
+        for swing in one.swings:
+            ends = swing.at_low, swing.at_high
+            rates, energies = (
+                " … ".join(f"{getattr(end, name):9.4g}" for end in ends)
+                for name in ("tokens_per_s", "millijoule_per_token")
+            )
+            lines.append(
+                f"  {swing.figure:34s} {swing.low:>10.4g} … {swing.high:<10.4g} {rates}   "
+                f"{energies}"
+            )
     return "\n".join(lines)
 
 

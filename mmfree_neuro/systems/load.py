@@ -1,9 +1,20 @@
-"""Reads the data files of chips and systems: ours by name, a user's own by path."""
+"""Reads the data files of chips and systems: ours by name, a user's own by path.
+
+A file of the user's own can begin with a system or a chip of ours and have only what differs:
+
+    [system]
+    base = "alia-point-32"
+
+    [chip]
+    barrier_many_chips_ns = { value = 20600, source = "half of ours" }
+"""
 
 import math
 import re
 import sys
-from dataclasses import MISSING, fields
+from collections.abc import Collection
+from dataclasses import MISSING, dataclass, fields, replace
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -117,22 +128,54 @@ def _check_grid(system: SystemSpec, where: str) -> None:
             raise HardwareError(f"{where}: has {count:g} {what}, must have at most {MOST_CORES}")
 
 
-def _quantities(
-    raw: dict[str, Any], spec: type, where: str, texts: set[str]
-) -> dict[str, Quantity]:
-    wanted = [f.name for f in fields(spec) if f.name not in texts]
-    for field in fields(spec):
-        if field.name in wanted and field.name not in raw and field.default is MISSING:
-            raise HardwareError(f"{where}: {field.name} is missing")
-    for name in sorted(raw.keys() - set(wanted) - texts):
-        raise HardwareError(f"{where}: {shown(name)} is not a figure that this file may have")
-    return {name: _quantity(raw[name], name, where) for name in wanted if name in raw}
+@dataclass(frozen=True)
+class _Table:
+    """A table of a system's file."""
+
+    header: str
+    raw: dict[str, Any]
+    text: str
+    """The whole file."""
+    where: str
+    """The file, and the table where it is not that of the system."""
+
+    def at(self, key: str) -> str:
+        """Where a key stands, for messages; the table where that cannot be told."""
+        header = ""
+        for number, line in enumerate(self.text.splitlines(), start=1):
+            if table := re.match(r"\s*\[\s*(\w+)\s*\]", line):
+                header = table[1]
+            elif header == self.header and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return f"{self.where}: line {number}"
+        return self.where
+
+    def text_of(self, name: str, default: str | None = None) -> str:
+        """A text, which must be there unless there is a default."""
+        if name not in self.raw and default is not None:
+            return default
+        if not isinstance(self.raw.get(name), str) or not self.raw[name]:
+            raise HardwareError(f"{self.at(name)}: {name} must be a text")
+        return str(self.raw[name])
+
+    def quantities(self, spec: type, texts: set[str], *, whole: bool) -> dict[str, Quantity]:
+        """The figures of a record, all that it must have where they are to be the `whole`."""
+        wanted = [f.name for f in fields(spec) if f.name not in texts]
+        for field in fields(spec):
+            missing = field.name in wanted and field.name not in self.raw
+            if whole and missing and field.default is MISSING:
+                raise HardwareError(f"{self.where}: {field.name} is missing")
+        for name in sorted(self.raw.keys() - set(wanted) - texts):
+            raise HardwareError(
+                f"{self.at(name)}: {shown(name)} is not a figure that this file may have, the "
+                f"nearest is {nearest(name, wanted)}"
+            )
+        found = {name: self.raw[name] for name in wanted if name in self.raw}
+        return {name: _quantity(raw, name, self.at(name)) for name, raw in found.items()}
 
 
-def _text(raw: dict[str, Any], name: str, where: str) -> str:
-    if not isinstance(raw.get(name), str) or not raw[name]:
-        raise HardwareError(f"{where}: {name} must be a text")
-    return str(raw[name])
+def nearest(name: str, names: Collection[str]) -> str:
+    """The one of some names that is most like another."""
+    return get_close_matches(name, names, 1, 0.0)[0]
 
 
 def _toml(text: str, where: str) -> dict[str, Any]:
@@ -146,8 +189,14 @@ def _toml(text: str, where: str) -> dict[str, Any]:
         raise HardwareError(f"{where}: not readable as TOML (nested too deep)") from None
 
 
-def _chip(raw: dict[str, Any], where: str) -> ChipSpec:
-    return ChipSpec(name=_text(raw, "name", where), **_quantities(raw, ChipSpec, where, {"name"}))
+def _chip(table: _Table, base: ChipSpec | None = None) -> ChipSpec:
+    """The chip of a table, which has only what differs where there is a chip to begin with."""
+    if "base" in table.raw:
+        base = _known_chip(table.raw["base"], table.at("base"))
+    found = table.quantities(ChipSpec, {"name", "base"}, whole=base is None)
+    if base is None:
+        return ChipSpec(name=table.text_of("name"), **found)
+    return replace(base, name=table.text_of("name", f"{base.name}-changed"), **found)
 
 
 def _known_chip(name: Any, where: str) -> ChipSpec:
@@ -156,30 +205,60 @@ def _known_chip(name: Any, where: str) -> ChipSpec:
             f"{where}: chip {shown(name)} is not known, must be one of {', '.join(chip_names())}"
         )
     file = resources.files("mmfree_neuro.systems") / "chips" / f"{name}.toml"
-    return _chip(_toml(file.read_text(encoding="utf-8"), f"chip {name}"), f"chip {name}")
+    text, where = file.read_text(encoding="utf-8"), f"chip {name}"
+    return _chip(_Table("", _toml(text, where), text, where))
+
+
+def _known_system(name: Any, where: str) -> SystemSpec:
+    if name not in system_names():
+        raise HardwareError(
+            f"{where}: system {shown(name)} is not known, must be one of "
+            f"{', '.join(system_names())}"
+        )
+    return load_system(name)
 
 
 def parse_system(text: str, where: str) -> SystemSpec:
     """A system from the text of its TOML file; `where` names the file in messages."""
     raw = _toml(text, where)
-    system = raw.get("system")
-    if not isinstance(system, dict):
+    if not isinstance(raw.get("system"), dict):
         raise HardwareError(f"{where}: must have a table [system]")
-    if "chip" in system and "chip" in raw:
+    if odd := sorted(raw.keys() - {"system", "chip"}):
+        raise HardwareError(
+            f"{where}: {shown(odd[0])} is not a table that this file may have, must be [system] or "
+            "[chip]"
+        )
+    table = _Table("system", raw["system"], text, where)
+    if "chip" in table.raw and "chip" in raw:
         raise HardwareError(f"{where}: names a chip and has a table [chip], must have one of them")
-    if "chip" in system:
-        chip = _known_chip(system["chip"], where)
+    base: SystemSpec | None = None
+    if "base" in table.raw:
+        base = _known_system(table.raw["base"], table.at("base"))
+    if "chip" in table.raw:
+        chip = _known_chip(table.raw["chip"], table.at("chip"))
     elif isinstance(raw.get("chip"), dict):
-        chip = _chip(raw["chip"], f"{where}: [chip]")
+        its = _Table("chip", raw["chip"], text, f"{where}: [chip]")
+        chip = _chip(its, None if base is None else base.chip)
+    elif base is not None and "chip" not in raw:
+        chip = base.chip
     else:
         raise HardwareError(f"{where}: must name a chip or have a table [chip]")
-    name, description = _text(system, "name", where), _text(system, "description", where)
-    spec = SystemSpec(
-        name=name,
-        description=description,
-        chip=chip,
-        **_quantities(system, SystemSpec, where, {"name", "description", "chip"}),
-    )
+    texts = {"name", "description", "chip", "base"}
+    if base is None:
+        spec = SystemSpec(
+            name=table.text_of("name"),
+            description=table.text_of("description"),
+            chip=chip,
+            **table.quantities(SystemSpec, texts, whole=True),
+        )
+    else:
+        spec = replace(
+            base,
+            name=table.text_of("name", f"{base.name}-changed"),
+            description=table.text_of("description", f"{base.description}, changed"),
+            chip=chip,
+            **table.quantities(SystemSpec, texts, whole=False),
+        )
     _check_grid(spec, where)
     return spec
 

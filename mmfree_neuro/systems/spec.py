@@ -2,7 +2,8 @@
 number with its source.
 
 A system file is TOML with a table `[system]`, which names a chip of `systems/chips/` (`chip =
-"loihi2"`) unless the file has a table `[chip]` of its own.  A quantity has a `value` and a
+"loihi2"`) unless the file has a table `[chip]` of its own.  Where either has a `base`, a system or
+a chip of ours, it has only what differs from that.  A quantity has a `value` and a
 `source`, or `low`, `central`, `high` and a `source`; where sources disagree the second form carries
 the disagreement through to every printed figure.
 """

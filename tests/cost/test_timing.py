@@ -15,10 +15,11 @@ from mmfree_neuro.cost import estimate, load, timing
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.load import Load
 from mmfree_neuro.cost.span import Span
-from mmfree_neuro.cost.timing import Timing
+from mmfree_neuro.cost.timing import LinkOfChips, Timing, Where
 from mmfree_neuro.errors import HardwareError, InputError
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
+from mmfree_neuro.mapping.trees import MeshLink
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
@@ -154,7 +155,7 @@ def test_a_load_is_what_every_link_does_at_every_step() -> None:
     found = loaded()
     each = {link: found.links[:, k].tolist() for k, link in enumerate(found.trees.links)}
     assert each == {(HOST, 0): [7, 0, 0], (0, 1): [0, 4 + 3, 0], (1, HOST): [0, 0, 4]}
-    by_step, in_all = found.mesh
+    by_step, in_all = found.mesh.messages, found.whole_mesh.messages[0]
     assert by_step.tolist() == [
         7,
         4 + 3,
@@ -176,17 +177,31 @@ ALONE = [
     ("time_per_synapse_ns", "synapses read", 8, SECOND, 8 + 7),
     ("time_per_message_ns", "messages sent", 4, FIRST, 4 + 2),
     ("time_per_arrival_ns", "messages that arrive", 3.5 + 2, SECOND, 3.5 + 3.5),
-    ("time_per_hop_ns", "links of the mesh", 3.5 + 2, FIRST, 3.5 + 3.5 + 2),
-    ("time_per_crossing_ns", "links between chips", 3.5, Location(1, 0), 3.5),
-    ("time_per_host_message_ns", "links to the host", 3.5, Location(0, 0), 3.5 + 2),
+    ("time_per_hop_ns", "links of the mesh", 3.5 + 2, MeshLink(0, (0, 0), (1, 0)), 3.5 + 3.5 + 2),
+    ("time_per_crossing_ns", "links between chips", 3.5, LinkOfChips(0, 1), 3.5),
+    ("time_per_host_message_ns", "links to the host", 3.5, LinkOfChips(HOST, 0), 3.5 + 2),
 ]
 """A figure, its resource, the uses of the busiest for a token and where that is; the sum over every
 step's busiest."""
 
 
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (FIRST, "core 0 of chip 0"),
+        (LinkOfChips(7, 6), "link chip 7 → chip 6"),
+        (LinkOfChips(HOST, 0), "link the host → chip 0"),
+        (LinkOfChips(3, HOST), "link chip 3 → the host"),
+        (MeshLink(2, (4, 5), (4, 6)), "mesh link (4, 5) → (4, 6) of chip 2"),
+    ],
+)
+def test_what_is_slow_has_its_own_name(place: Where, text: str) -> None:
+    assert timing.where(place) == text
+
+
 @pytest.mark.parametrize(("figure", "resource", "uses", "place", "by_step"), ALONE)
 def test_every_resource_can_be_the_slowest(
-    figure: str, resource: str, uses: float, place: Location, by_step: float
+    figure: str, resource: str, uses: float, place: Where, by_step: float
 ) -> None:
     found, system = loaded(), only(figure)
     for mode in (timing.pipelined, timing.asynchronous_prefill):

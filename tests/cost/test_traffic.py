@@ -15,7 +15,7 @@ from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.traffic import Traffic, traffic
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.mapping.trees import RouteTrees, chip_path, route_trees
+from mmfree_neuro.mapping.trees import MeshLink, RouteTrees, chip_path, route_trees
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
@@ -313,6 +313,13 @@ def test_ways_are_the_links_of_all_single_ways_each_once(
     drawn_out(mapping, found, activity, loads)
 
 
+def places(link: MeshLink, columns: int) -> Step:
+    """The cores at both ends of a link of a mesh."""
+    ends = (column + columns * row for column, row in (link.source, link.destination))
+    first, second = (Location(link.chip, core) for core in ends)
+    return first, second
+
+
 def drawn_out(
     mapping: Mapping, found: RouteTrees, activity: Activity, loads: Counter[Step]
 ) -> None:
@@ -321,16 +328,22 @@ def drawn_out(
     each = Counter[int]()
     for route, start, stop in zip(found.run_route, found.run_start, found.run_stop, strict=True):
         each.update({link: int(activity.messages[route]) for link in range(start, stop)})
-    assert sorted(each.values()) == sorted(loads.values())
+    assert {
+        places(found.mesh.link(number), found.mesh.columns): sent for number, sent in each.items()
+    } == loads
     names = dict.fromkeys(shard.node for shard in mapping.shards if shard.node != "end")
     nodes = tuple(NodeSummary(name, "", 9, None, k % 2, {}, 0, 0) for k, name in enumerate(names))
     summary = GraphSummary(
         "drawn", "a16", 0, 2, 32, {}, (*nodes, NodeSummary("end", "", 1, None, 2, {}, 0, 0))
     )
-    by_step, in_all = load.load(Counted(mapping, summary, activity, board(), found)).mesh
+    asked = load.load(Counted(mapping, summary, activity, board(), found))
+    by_step, in_all = asked.mesh.messages, asked.whole_mesh.messages[0]
     assert in_all == max(loads.values(), default=0)
     halves = [Counter[int](), Counter[int]()]
     for route, start, stop in zip(found.run_route, found.run_start, found.run_stop, strict=True):
         step = mapping.routes[route].source % 2
         halves[step].update({link: int(activity.messages[route]) for link in range(start, stop)})
     assert by_step.tolist() == [max(half.values(), default=0) for half in halves] + [0]
+    assert each[int(asked.whole_mesh.link[0])] == in_all
+    for half, link, sent in zip(halves, asked.mesh.link.tolist(), by_step.tolist(), strict=False):
+        assert half[link] == sent

@@ -277,7 +277,7 @@ def test_a_phase_has_an_estimate_with_what_is_slowest() -> None:
     assert generate["step_seconds"] == ends(1250 * NS, 1500 * NS, 2000 * NS)
     assert generate["barrier_share"] == pytest.approx(3000 / 4500)
     for phase in (prefill, generate):
-        assert (phase["resource"], phase["slowest"]) == ("synapses read", {"chip": 0, "core": 5})
+        assert (phase["resource"], phase["slowest"]) == ("synapses read", "core 5 of chip 0")
 
 
 def test_a_phase_says_what_it_would_be_without_a_barrier() -> None:
@@ -544,7 +544,7 @@ MARKDOWN = [
     "| 667,000 (333,000 to 1.33 million) tokens/s |",
     "| time from token to token | 1.80 (1.40 to 2.60) µs | 4.50 (3.75 to 6.00) µs |",
     "| share of the barrier | 55.6 % of the time | 66.7 % of the time |",
-    "| what is slowest | synapses read: chip 0, core 5 | synapses read: chip 0, core 5 |",
+    "| what is slowest | synapses read: core 5 of chip 0 | synapses read: core 5 of chip 0 |",
     r"| synaptic operations | 12.0 | 1.20e-07 (6.00e-08 to 2.40e-07) mJ/token | 0.00267 % | "
     r"source of energy\_per\_synop\_pj |",
     r"| power of the host | 1.00 | 0.000900 (0 to 0.00260) mJ/token | 20.0 % | source of "

@@ -264,7 +264,7 @@ def work(load: Load, system: SystemSpec, step: int) -> tuple[float, float, float
         * getattr(chip, figure).central
         for (name, figure), host in zip(BETWEEN.items(), (False, True), strict=True)
     }
-    mesh = load.mesh[0][step] * chip.time_per_hop_ns.central
+    mesh = load.mesh.messages[step] * chip.time_per_hop_ns.central
     hops, crossings = (int(most[step]) for most in load.farthest)
     way = hops * chip.time_per_hop_ns.central + crossings * chip.time_per_crossing_ns.central
     stages = sum(core.values()) - min(
@@ -386,7 +386,7 @@ def test_servers_do_what_the_formulas_count(
             }
             assert each == pytest.approx({place: count * ns * NS for place, count in uses.items()})
         assert found.busiest(MESH) == pytest.approx(
-            load.mesh[0][0] * system.chip.time_per_hop_ns.central * NS
+            load.mesh.messages[0] * system.chip.time_per_hop_ns.central * NS
         )
         for name, figure in BETWEEN.items():
             ns = getattr(system.chip, figure).central

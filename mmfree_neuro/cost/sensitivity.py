@@ -1,0 +1,92 @@
+"""Which figures of a system an estimate depends on: each alone at the ends of its range, all others
+at their central value."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from mmfree_neuro.cost.counted import Counted
+from mmfree_neuro.cost.energy import energy
+from mmfree_neuro.cost.estimate import modes
+from mmfree_neuro.cost.load import load
+from mmfree_neuro.systems.figures import figures, with_figure
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a token takes at central figures."""
+
+    tokens_per_s: float
+    chip_millijoule_per_token: float
+    millijoule_per_token: float
+
+
+@dataclass(frozen=True)
+class Swing:
+    """What one figure at its ends makes of a phase."""
+
+    figure: str
+    """Such as chip.barrier_many_chips_ns."""
+    low: float
+    high: float
+    at_low: Cost
+    at_high: Cost
+    source: str
+
+    def widest(self, base: Cost) -> float:
+        """By what share of itself a figure of the cost changes at most: the throughput or the
+        system's energy."""
+        each = [
+            abs(getattr(end, name) / getattr(base, name) - 1)
+            for end in (self.at_low, self.at_high)
+            for name in ("tokens_per_s", "millijoule_per_token")
+        ]
+        return max(each)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The cost of a phase at central figures; and what every figure makes of it that has a range
+    and matters there, that which changes most first."""
+
+    phase: str
+    base: Cost
+    swings: tuple[Swing, ...]
+
+
+def sensitivity(counts: Counted, phase: str, in_flight: int = 1) -> Sensitivity:
+    """That of a phase, "prefill" or "generate", with so many sequences under way.
+
+    Raises InputError where the phase has no token.
+    """
+    asked, (mode, _) = load(counts), modes(phase, in_flight)
+
+    def cost(system: SystemSpec) -> Cost:
+        times = mode(asked, system)
+        spent = energy(replace(counts, system=system), times)
+        return Cost(
+            times.tokens_per_s.central,
+            spent.chip_millijoule_per_token.central,
+            spent.millijoule_per_token.central,
+        )
+
+    base = cost(counts.system)
+    swings = []
+    for name, value, low, high in _ends(counts.system):
+        at_low, at_high = cost(low), cost(high)
+        if (at_low, at_high) != (base, base):
+            swings.append(Swing(name, value.low, value.high, at_low, at_high, value.source))
+    by_width = sorted(swings, key=lambda swing: -swing.widest(base))
+    return Sensitivity(phase, base, tuple(by_width))
+
+
+def _ends(system: SystemSpec) -> Iterator[tuple[str, Quantity, SystemSpec, SystemSpec]]:
+    """Every figure with a range, and the system with its low and its high end as the central
+    value."""
+    for name, value in figures(system).items():
+        if value.low < value.high:
+            low, high = (
+                with_figure(system, name, replace(value, central=end))
+                for end in (value.low, value.high)
+            )
+            yield name, value, low, high

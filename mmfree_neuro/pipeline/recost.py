@@ -1,0 +1,80 @@
+"""A finished run, costed on another system: its counts and its mapping stay."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.reading import Misfit
+from mmfree_neuro.files.writing import check_outputs
+from mmfree_neuro.mapping.footprint import limits, over
+from mmfree_neuro.mapping.mapping import HOST
+from mmfree_neuro.mapping.plausible import check_mapping
+from mmfree_neuro.pipeline.opened import check_no_image, files_behind
+from mmfree_neuro.run import run_file
+from mmfree_neuro.run.folder import holds_run
+from mmfree_neuro.run.run_file import RunRecord
+from mmfree_neuro.systems.figures import Setting, with_figures
+from mmfree_neuro.systems.load import load_system
+from mmfree_neuro.systems.spec import SystemSpec
+
+A_RUN = "a folder that simulate wrote"
+
+
+def recosted(
+    run: RunRecord, system: SystemSpec | str | None, settings: Mapping[str, Setting]
+) -> RunRecord:
+    """The run on a system, a name, a TOML file or a record, or else on its own, with some figures
+    set.
+
+    Weights stay as wide as they are stored.  Raises InputError where the mapping does not fit the
+    system, and HardwareError where that cannot be.
+    """
+    if system is None and not settings:
+        return run
+    found = run.system if system is None else system
+    spec = with_figures(load_system(found) if isinstance(found, str) else found, settings)
+    if "chip.weight_bits" in settings:
+        raise InputError("weights are stored by the mapping, so chip.weight_bits cannot be set")
+    spec = replace(spec, chip=replace(spec.chip, weight_bits=run.system.chip.weight_bits))
+    _check_fits(run, spec)
+    return replace(run, system=spec, mapping=replace(run.mapping, system=spec.name))
+
+
+def run_to_cost(
+    folder: Path,
+    output: Path | None,
+    system: str | None,
+    settings: Mapping[str, Setting],
+    others: Sequence[Path] = (),
+) -> RunRecord:
+    """The run in a folder, `recosted`; `output` is what will be written, and `others` are more
+    files that are read."""
+    check_no_image(folder, InputError, A_RUN)
+    if not holds_run(folder):
+        raise InputError(f"{folder}: holds no run, must be {A_RUN}")
+    systems = [] if system is None else [Path(system)]
+    check_outputs([output], [*files_behind(folder), *others, *systems])
+    return recosted(run_file.load_run(folder), system, settings)
+
+
+def _check_fits(run: RunRecord, system: SystemSpec) -> None:
+    """InputError where the mapping of a run uses more than a system has."""
+    try:
+        check_mapping(replace(run.mapping, system=system.name), run.summary, system)
+    except Misfit as misfit:
+        raise InputError(f"the run's mapping does not fit {system.name}: {misfit}") from None
+    bits = int(system.chip.accumulator_bits.central)
+    if run.summary.accumulator_bits > bits:
+        raise InputError(
+            f"the run's mapping does not fit {system.name}: it needs accumulators of "
+            f"{run.summary.accumulator_bits} bits, {system.chip.name} has {bits}"
+        )
+    room = limits(system.chip)
+    for place, used in run.use.items():
+        if place.chip != HOST and (passed := over(used, room)):
+            what, need, limit = passed
+            raise InputError(
+                f"the run's mapping does not fit {system.name}: core {place.core} of chip "
+                f"{place.chip} has {need} of {what}, {system.chip.name} has {limit}"
+            )
