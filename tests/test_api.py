@@ -300,6 +300,32 @@ def test_a_mapping_for_several_sequences(folder: Path, tmp_path: Path, roomy: mm
     assert (loaded.mapping, loaded.divided.slots) == (full.mapping, full.divided.slots)
 
 
+def test_a_run_costed_with_other_figures(folder: Path, tmp_path: Path) -> None:
+    """As by the command, and as a run on such a system."""
+    graph = mm.load(folder / "tiny.graph")
+    figures = {"chip.energy_per_synop_pj": (3, 5, 9), "system.host_power_w": 2}
+    run = graph.map(chips=2).run("ab", new_tokens=3)
+    fresh = graph.map(chips=2, figures=figures).run("ab", new_tokens=3)
+    costed = run.costed(figures=figures)
+    assert costed.estimates == fresh.estimates != run.estimates
+    assert (costed.text, costed.activity) == (run.text, run.activity)
+    assert run.costed("kapoho-point").estimates == run.estimates
+    there = mm.load_system("alia-point-32")
+    assert run.costed(there).record.system.name == "alia-point-32"
+    costed.report(tmp_path / "report.json")
+    for call, said in (
+        (
+            lambda: run.costed(figures={"chip.core": 3}),
+            "'chip.core' is not a figure of a system, the nearest is chip.cores",
+        ),
+        (lambda: run.costed(3), "system is 3, must be a text or a path or of type SystemSpec"),
+        (lambda: graph.map(figures=[1]), "figures is [1], must be of type Mapping"),
+    ):
+        with pytest.raises(mm.MMFreeError) as error:
+            call()
+        assert str(error.value).startswith(said)
+
+
 def test_words_that_the_chips_choose(folder: Path, tmp_path: Path) -> None:
     """No logits come to the host, whatever was asked for."""
     graph = mm.load(folder / "tiny.graph")
@@ -315,8 +341,8 @@ def test_words_that_the_chips_choose(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(mm.MMFreeError) as error:
         mapped.run("ab", temperature=0.5)
     assert str(error.value) == (
-        "the chips choose the words of this mapping, and greedily, so the temperature is 0.5, must "
-        "be 0; map the graph without --greedy-on-chips"
+        "the chips choose the words here, and greedily, so the temperature is 0.5, must be 0; a "
+        "mapping without greedy-on-chips can draw"
     )
 
 

@@ -30,6 +30,9 @@ class Part:
     name: str
     operations_per_token: float
     """Of idle visits, their instructions."""
+    each: Span
+    unit: str
+    """Of what one operation takes: pJ, or W."""
     millijoule_per_token: Span
     source: str
 
@@ -80,7 +83,11 @@ def _part(name: str, operations: float, each: Quantity, unit_to_mj: Span) -> Par
     span = Span(
         *(operations * getattr(each, bound) * getattr(unit_to_mj, bound) for bound in BOUNDS)
     )
-    return Part(name, operations, span, each.source)
+    return Part(name, operations, _span(each), "pJ", span, each.source)
+
+
+def _span(quantity: Quantity) -> Span:
+    return Span(quantity.low, quantity.central, quantity.high)
 
 
 def _power(name: str, count: float, watts: Quantity, timing: Timing) -> Part:
@@ -88,7 +95,7 @@ def _power(name: str, count: float, watts: Quantity, timing: Timing) -> Part:
     span = Span(
         *(count * getattr(watts, bound) * getattr(seconds, bound) * 1e3 for bound in BOUNDS)
     )
-    return Part(name, count, span, watts.source)
+    return Part(name, count, _span(watts), "W", span, watts.source)
 
 
 def energy(counted: Counted, timing: Timing, *, copies: int = 1) -> Energy:

@@ -154,11 +154,11 @@ def _all_at_once(found: Load) -> Floats:
     return np.ones((1, found.steps))
 
 
-def waits(found: Load, chip: ChipSpec) -> list[tuple[float, str]]:
+def waits(found: Load, chip: ChipSpec) -> list[tuple[float, str, Where]]:
     """For every step of a token that falls through alone: the nanoseconds that its slowest resource
     takes, at central figures, and which that is; what else a step takes comes on top."""
     times, names = _slowest(found, chip, "central", _step_by_step(found), idle=True)
-    return [(float(ns), name) for ns, (name, _) in zip(times, names, strict=True)]
+    return [(float(ns), *named) for ns, named in zip(times, names, strict=True)]
 
 
 ALL_OF_IT = Span(1.0, 1.0, 1.0)

@@ -389,7 +389,10 @@ def _graph(description: Any, arrays: Mapping_[str, NDArray[Any]], file_bytes: in
             raise Misfit(f"{node.name} has {node.size} neurons, must have 1 … {largest}")
     text = content.tokenizer
     given = {name: getattr(content, name) for name in _SAME}
-    return verify(Graph(**given, tokenizer=None if text is None else bytes(arrays[text]).decode()))
+    graph = verify(Graph(**given, tokenizer=None if text is None else bytes(arrays[text]).decode()))
+    if graph.greedy:
+        raise Misfit("its last node chooses words, which a mapping asks for, must be the head")
+    return graph
 
 
 def _field(hint: Any) -> Decode:

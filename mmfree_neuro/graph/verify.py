@@ -457,7 +457,8 @@ def _finds_largest(nodes: Sequence[AnyNode], head: int) -> bool:
         reads = {entry.port: (entry.source, entry.source_port) for entry in entries}
         words = {} if node.first_level else {"word": (source, "word")}
         values = [output for output in before if output.port in ("value", "logits")]
-        if len(values) != 1 or reads != {"value": (source, values[0].port)} | words:
+        groups = all(entry.how == "group" for entry in entries)
+        if len(values) != 1 or reads != {"value": (source, values[0].port)} | words or not groups:
             return False
         if node.values != values[0].size or not 1 <= node.arity <= MAX_ARITY:
             return False

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmfree_neuro.errors import EngineError
+from mmfree_neuro.files.reading import named
 from mmfree_neuro.graph.nodes import slots_of
 from mmfree_neuro.image.origin import Origin, by_entry, by_group, origin_of, use_of_image
 from mmfree_neuro.integers.fixedpoint import Ints, QType
@@ -190,4 +192,5 @@ def run(
     """Run a job on the emulator."""
     begin = time.monotonic()
     session = Emulated(opened)
-    return drive(opened, session, job, CHUNK, progress, time.monotonic() - begin, saving)
+    with named(opened.image.path, EngineError):
+        return drive(opened, session, job, CHUNK, progress, time.monotonic() - begin, saving)

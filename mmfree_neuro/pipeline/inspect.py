@@ -54,10 +54,12 @@ def _image(image: Image) -> tuple[dict[str, Any], str]:
         "system": about.system,
         "graph": about.graph,
         "mapping": about.mapping,
+        "greedy": about.greedy,
         **asdict(found),
     }
+    words = ", chooses words itself" if about.greedy else ""
     return content, (
-        f"{image.path}: {about.format}, for {about.system}\n"
+        f"{image.path}: {about.format}, for {about.system}{words}\n"
         f"of the graph {about.graph}\n{text(found)}"
     )
 

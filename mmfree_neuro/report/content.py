@@ -12,6 +12,7 @@ from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.baselines.published import Baseline, compare
 from mmfree_neuro.baselines.roofline import Gpu
 from mmfree_neuro.cost import energy, timing
+from mmfree_neuro.cost.breakdown import by_step, dynamic
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.estimate import estimate
 from mmfree_neuro.cost.explore import state_bytes
@@ -194,6 +195,8 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
     if tokens == 0:
         return None
     estimated = estimate(counts, phase, in_flight)
+    spent = dynamic(counts, estimated.timing)
+    alone = estimated.timing.mode == "fall-through"
     issued = energy.instructions(counts)
     moved = asdict(estimated.traffic)
     return {
@@ -212,10 +215,37 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
             {
                 "name": part.name,
                 "operations_per_token": part.operations_per_token,
+                "each": _figures(part.each),
+                "unit": part.unit,
                 "millijoule_per_token": _figures(part.millijoule_per_token),
                 "source": part.source,
             }
             for part in estimated.energy.parts
+        ],
+        "dynamic_factor": _figures(estimated.timing.dynamic),
+        "dynamic_source": counts.system.chip.fall_through_energy_ratio.source,
+        "dynamic": {
+            "kinds": spent.kinds,
+            "blocks": {"none" if k is None else str(k): mj for k, mj in spent.blocks.items()},
+            "chips": {str(chip): mj for chip, mj in spent.chips.items()},
+            "cores": [
+                {"chip": place.chip, "core": place.core, "millijoule_per_token": mj}
+                for place, mj in spent.cores.items()
+            ],
+            "links": [
+                {"source": a, "destination": b, "millijoule_per_token": mj}
+                for (a, b), mj in spent.links.items()
+            ],
+        },
+        "by_step": [
+            {
+                "kinds": list(row.kinds),
+                "steps": row.steps,
+                "seconds": row.seconds,
+                "resource": row.resource,
+                "slowest": row.slowest,
+            }
+            for row in (by_step(load(counts), counts) if alone else ())
         ],
     }
 

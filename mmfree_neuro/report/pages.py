@@ -4,15 +4,21 @@ import base64
 import re
 
 import jinja2
+from markupsafe import Markup, escape
 
 from mmfree_neuro.errors import printable
 from mmfree_neuro.report.record import Content
 from mmfree_neuro.report.sections import Section, sections
-from mmfree_neuro.report.wording import CAPTIONS, PHASES, figure
+from mmfree_neuro.report.wording import CAPTIONS, PHASES, figure, linked
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"([\\`*_|<>&\[\]])", r"\\\1", " ".join(text.split()))
+    escaped = re.sub(r"([\\`*_|<>&\[\]])", r"\\\1", " ".join(text.split()))
+    return linked(escaped, "[{text}]({address})")
+
+
+def _html_cell(text: str) -> Markup:
+    return Markup(linked(str(escape(text)), '<a href="{address}">{text}</a>'))
 
 
 def _markdown(section: Section) -> list[str]:
@@ -63,6 +69,7 @@ def to_html(report: Content, pictures: dict[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    pages.filters["linked"] = _html_cell
     pages.globals |= {"figure": figure, "captions": CAPTIONS, "phases": PHASES}
     urls = {name: _as_url(picture) for name, picture in pictures.items()}
     return pages.get_template("report.html").render(

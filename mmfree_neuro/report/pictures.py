@@ -361,6 +361,7 @@ def tornado(found: Sequence[Sensitivity]) -> Figure:
             axes.grid(axis="x", color="#e3e7eb", lw=0.8)
             axes.set_axisbelow(True)
             axes.tick_params(which="both", length=0, labelsize=8, colors=INK)
+    _legend(picture, [("at its low end", COOL), ("at its high end", WARM)])
     return picture
 
 

@@ -103,8 +103,47 @@ class EnergyPart(TypedDict):
 
     name: str
     operations_per_token: float
+    each: Figures
+    unit: str
+    """Of what one operation takes: pJ, or W."""
     millijoule_per_token: Figures
     source: str
+
+
+class OfCore(TypedDict):
+    """What a core takes."""
+
+    chip: int
+    core: int
+    millijoule_per_token: float
+
+
+class OfLink(TypedDict):
+    """What a link between chips takes; the host is chip -1."""
+
+    source: int
+    destination: int
+    millijoule_per_token: float
+
+
+class Dynamic(TypedDict):
+    """Millijoules a token of what is counted, idle visits left out, by what they belong to."""
+
+    kinds: dict[str, float]
+    blocks: dict[str, float]
+    chips: dict[str, float]
+    cores: list[OfCore]
+    links: list[OfLink]
+
+
+class Steps(TypedDict):
+    """Steps of a token at which the same kinds of nodes fire."""
+
+    kinds: list[str]
+    steps: int
+    seconds: float
+    resource: str
+    slowest: str
 
 
 class Counts(TypedDict):
@@ -126,6 +165,12 @@ class Phase(Counts, Times):
     chip_millijoule_per_token: Figures
     millijoule_per_token: Figures
     parts: list[EnergyPart]
+    dynamic_factor: Figures
+    """What the energy of what is counted is multiplied by."""
+    dynamic_source: str
+    dynamic: Dynamic
+    by_step: list[Steps]
+    """Where a token falls through alone: the steps by what fires at them."""
 
 
 class InFlight(TypedDict):

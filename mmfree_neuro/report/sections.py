@@ -243,30 +243,79 @@ def _estimated(report: Content) -> Section:
     tables = [_phase_table(report, "", rows)]
     for name, phase in report["phases"].items():
         if phase is not None:
-            whole = phase["millijoule_per_token"]["central"]
-            head = (
-                "part",
-                "operations per token, chips or boards",
-                "energy",
-                "share",
-                "source of the figure for one",
-            )
-            parts = [
-                (
-                    part["name"],
-                    figure(part["operations_per_token"]),
-                    spread(part["millijoule_per_token"], "mJ/token"),
-                    _share(part["millijoule_per_token"]["central"], whole),
-                    part["source"],
-                )
-                for part in phase["parts"]
-            ]
-            tables.append(Table(f"Energy of a token in {PHASES[name]}, by part", head, parts))
+            tables += [_energy(name, phase), *_breakdown(name, phase)]
     tables += [_sequences(report)] if report["in_flight"] else []
     sentences = (ESTIMATE, PIPELINED, *_left_out(report))
     return Section(
         "Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",)
     )
+
+
+def _energy(name: str, phase: Phase) -> Table:
+    """The energy of a token by part: how often, what each takes, by what it is multiplied, and
+    totals."""
+    whole, factor = phase["millijoule_per_token"]["central"], phase["dynamic_factor"]
+    head = (
+        "part",
+        "operations per token, chips or boards",
+        "one of them",
+        "energy",
+        "share",
+        "source of the figure for one",
+    )
+    rows = [
+        (
+            part["name"],
+            figure(part["operations_per_token"]),
+            spread(part["each"], part["unit"]),
+            spread(part["millijoule_per_token"], "mJ/token"),
+            _share(part["millijoule_per_token"]["central"], whole),
+            part["source"],
+        )
+        for part in phase["parts"]
+    ]
+    counted = sum(part["unit"] == "pJ" for part in phase["parts"])
+    if factor["low"] < 1:
+        words = "all of these times the factor of tokens that do not fill the machine"
+        rows.insert(counted, (words, "", spread(factor), "", "", phase["dynamic_source"]))
+    for words, total in (
+        ("the chips in use, in all", phase["chip_millijoule_per_token"]),
+        ("the system, in all", phase["millijoule_per_token"]),
+    ):
+        share = _share(total["central"], whole)
+        rows.append((words, "", "", spread(total, "mJ/token"), share, ""))
+    return Table(f"Energy of a token in {PHASES[name]}, by part", head, rows)
+
+
+def _breakdown(name: str, phase: Phase) -> list[Table]:
+    """Where the time of a token goes, by what fires, and its dynamic energy, by kind of node and by
+    block."""
+    tables = []
+    if phase["by_step"]:
+        whole = phase["seconds_per_token"]["central"]
+        rows = [
+            (
+                ", ".join(row["kinds"]) or "nothing, values wait",
+                f"{row['steps']:,}",
+                figure(1e6 * row["seconds"], "µs"),
+                _share(row["seconds"], whole),
+                f"{row['resource']}: {row['slowest']}",
+            )
+            for row in phase["by_step"]
+        ]
+        head = "nodes that fire", "steps", "time, with barriers", "share", "what is slowest there"
+        tables.append(Table(f"Time of a token in {PHASES[name]}, by what fires", head, rows))
+    spent = phase["dynamic"]
+    blocks = {
+        "outside the blocks" if block == "none" else f"block {block}": mj
+        for block, mj in spent["blocks"].items()
+    }
+    for words, found in (("kind of node", spent["kinds"]), ("block", blocks)):
+        total = sum(found.values())
+        rows_of = [(who, figure(mj, "mJ/token"), _share(mj, total)) for who, mj in found.items()]
+        caption = f"Dynamic energy of a token in {PHASES[name]}, by {words}, without idle visits"
+        tables.append(Table(caption, (words, "energy", "share"), rows_of))
+    return tables
 
 
 def _sequences(report: Content) -> Table:

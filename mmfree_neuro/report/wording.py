@@ -1,5 +1,7 @@
 """Words and figures that sections and pictures share."""
 
+import re
+
 from mmfree_neuro.baselines.compared import Figures, Range
 
 PHASES = {"prefill": "prefill", "generate": "generation"}
@@ -31,6 +33,28 @@ CAPTIONS = {
     "energy": "Estimated energy of a token, by part",
     "links": "Messages per token between chips and the host, over both phases",
 }
+
+
+SOURCES = {
+    r"arXiv (\d{4}\.\d{4,5}(?:v\d+)?)": r"https://arxiv.org/abs/\1",
+    r"Davies et al\. 2018": "https://doi.org/10.1109/MM.2018.112130359",
+    "Intel Loihi 2 technology brief": (
+        "https://download.intel.com/newsroom/2021/new-technologies/"
+        "neuromorphic-computing-loihi-2-brief.pdf"
+    ),
+    r"SANA-FE arch/loihi\.yaml": "https://github.com/SLAM-Lab/SANA-FE",
+    "lava-dl notebook": "https://github.com/lava-nc/lava-dl/tree/main/tutorials",
+}
+"""Where the sources that figures name can be read: a pattern of how they are named, and the
+address."""
+
+
+def linked(text: str, link: str) -> str:
+    """A text in which every source that can be read somewhere is a link, which `link` writes: of
+    {text} and {address}."""
+    for pattern, address in SOURCES.items():
+        text = re.sub(pattern, link.format(text=r"\g<0>", address=address), text)
+    return text
 
 
 def figure(value: float | None, unit: str = "") -> str:

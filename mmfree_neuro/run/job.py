@@ -317,17 +317,17 @@ def check(model: Model, job: Job) -> None:
 
 def _check_greedy(job: Job) -> None:
     """InputError where a job asks for more than the words of the largest logits."""
-    instead = "; map the graph without --greedy-on-chips"
     if job.keep_logits:
         raise InputError(
-            "the chips choose the words of this mapping, so no logits come to the host, must not "
-            f"be asked for{instead}"
+            "the chips choose the words here, so no logits come to the host; a mapping without "
+            "greedy-on-chips has them"
         )
     for asked in job.sequences:
         if asked.sampling.temperature:
             raise InputError(
-                "the chips choose the words of this mapping, and greedily, so the temperature is "
-                f"{asked.sampling.temperature:g}, must be 0{instead}"
+                "the chips choose the words here, and greedily, so the temperature is "
+                f"{asked.sampling.temperature:g}, must be 0; a mapping without greedy-on-chips can "
+                "draw"
             )
 
 

@@ -180,7 +180,7 @@ def _prove_results(image: Image, e: _Entries) -> None:
     )
     sent = int(ends[-1]) if len(ends) else 0
     if sent != results:
-        raise Misfit(f"results: {sent} have a sender, must be {results}")
+        raise Misfit(f"results: {sent} of them have a sender, must be {results}")
 
 
 def _prove_board(image: Image, e: _Entries) -> None:

@@ -99,6 +99,7 @@ def test_an_image_is_inspected(here: Path, capsys: Said) -> None:
         "system": "kapoho-point",
         "graph": graph,
         "mapping": digest,
+        "greedy": False,
         **made,
     }
     assert main(["inspect", "a16.image"]) == 0

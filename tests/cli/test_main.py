@@ -254,6 +254,9 @@ def test_map_with_words_chosen_on_the_chips(
     assert stored.mapping.greedy_on_chips
     assert "for 2 sequences in flight, chooses words itself\n" in capsys.readouterr().out
     assert main(["image", path, "-o", image]) == 0
+    capsys.readouterr()
+    assert main(["inspect", image]) == 0
+    assert " image 3, for kapoho-point, chooses words itself\n" in capsys.readouterr().out
     texts = []
     for number, source in enumerate((files("a16.map"), path, image)):
         run = str(tmp_path / f"run{number}")
@@ -273,18 +276,19 @@ def test_map_with_words_chosen_on_the_chips(
         for command, said in (
             (
                 ["simulate", source, "--prompt", "a", "--temperature", "1.5", "-o", never],
-                "and greedily, so the temperature is 1.5, must be 0",
+                "and greedily, so the temperature is 1.5, must be 0; a mapping without "
+                "greedy-on-chips can draw",
             ),
             (
                 ["logits", source, *ids, "--engine", engine],
-                "so no logits come to the host, must not be asked for",
+                "so no logits come to the host; a mapping without greedy-on-chips has them",
             ),
         ):
             capsys.readouterr()
             assert main(command) == 2
             out, err = capsys.readouterr()
-            begin = "mmfree-neuro: the chips choose the words of this mapping, "
-            assert (out, err) == ("", f"{begin}{said}; map the graph without --greedy-on-chips\n")
+            begin = "mmfree-neuro: the chips choose the words here, "
+            assert (out, err) == ("", f"{begin}{said}\n")
     assert not (tmp_path / "logits.npy").exists() and not Path(never).exists()
 
 

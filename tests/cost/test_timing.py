@@ -222,10 +222,10 @@ def test_what_a_token_waits_for_is_its_time() -> None:
     waits = timing.waits(found, system.chip)
     assert len(waits) == found.steps
     besides = timing.barrier(system.chip, found.chips).central + 300
-    whole = sum(ns for ns, _ in waits) + found.steps * besides
+    whole = sum(ns for ns, _, _ in waits) + found.steps * besides
     falling = timing.fall_through(found, system)
     assert falling.seconds_per_token.central == pytest.approx(whole * NS)
-    assert falling.resource in {name for _, name in waits}
+    assert falling.resource in {name for _, name, _ in waits}
 
 
 def test_idle_visits_take_time_where_a_token_falls_through() -> None:

@@ -1,6 +1,7 @@
 """Every numbered example runs, in order, in one folder."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,32 @@ def test_the_first_three_examples_in_order(tmp_path: Path) -> None:
         assert says in done.stdout
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
     the_report_command(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_torch")
+def test_the_walk_of_an_architect(tmp_path: Path) -> None:
+    """Ten commands; half the barrier and twice the links make generation faster."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(EXAMPLES / "architect.sh"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    script = (EXAMPLES / "architect.sh").read_text()
+    assert sum(line.startswith("mmfree-neuro ") for line in script.splitlines()) == 10
+    rates = [
+        float(line.split()[1])
+        for line in done.stdout.splitlines()
+        if line.startswith("generation: ")
+    ]
+    assert rates[0] > 1.2 * rates[1]
+    for name in ("report.html", "before.html", "cheaper.html", "tornado.png", "points.json"):
+        assert (tmp_path / name).stat().st_size > 0
 
 
 def the_report_command(folder: Path) -> None:

@@ -16,6 +16,7 @@ import safetensors
 from mmfree_neuro.errors import GraphError, RangeError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.graph_file import GRAPH_FORMAT, load_graph, save_graph
+from mmfree_neuro.graph.greedy import with_greedy
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.partial_sums import by_columns, evenly
 
@@ -150,6 +151,16 @@ def test_a_stored_graph_is_verified(hand_graph: Graph, tmp_path: Path) -> None:
     assert message(tmp_path / "a.graph") == (
         ": hand: a graph begins with an Embedding and ends with a Head, or behind it with the "
         "nodes that find its largest logit"
+    )
+
+
+def test_a_graph_that_chooses_words_is_no_file(
+    random_graph: Callable[[str, str], Graph], tmp_path: Path
+) -> None:
+    save_graph(with_greedy(random_graph("16x1x24", "a14-late")), tmp_path / "a.graph")
+    assert message(tmp_path / "a.graph") == (
+        ": not a graph file: its last node chooses words, which a mapping asks for, must be the "
+        "head"
     )
 
 

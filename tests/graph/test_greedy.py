@@ -249,6 +249,7 @@ WRONG: dict[str, Callable[[Graph], Graph]] = {
     "words of another": lambda g: behind(
         g, 1, inputs=reading(g.nodes[-1], "word", source="head.rms", source_port="r")
     ),
+    "values summed": lambda g: behind(g, 1, inputs=reading(g.nodes[-1], "value", how="sum")),
     "something else behind": lambda g: replace(
         g, nodes=(*g.nodes, replace(g.node("head.rms"), name="more"))
     ),

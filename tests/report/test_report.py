@@ -545,10 +545,17 @@ MARKDOWN = [
     "| time from token to token | 1.80 (1.40 to 2.60) µs | 4.50 (3.75 to 6.00) µs |",
     "| share of the barrier | 55.6 % of the time | 66.7 % of the time |",
     "| what is slowest | synapses read: core 5 of chip 0 | synapses read: core 5 of chip 0 |",
-    r"| synaptic operations | 12.0 | 1.20e-07 (6.00e-08 to 2.40e-07) mJ/token | 0.00267 % | "
+    r"| synaptic operations | 12.0 | 10 (5 to 20) pJ | 1.20e-07 (6.00e-08 to 2.40e-07) "
+    r"mJ/token | 0.00267 % | "
     r"source of energy\_per\_synop\_pj |",
-    r"| power of the host | 1.00 | 0.000900 (0 to 0.00260) mJ/token | 20.0 % | source of "
-    r"host\_power\_w |",
+    r"| power of the host | 1.00 | 0.500 (0 to 1) W | 0.000900 (0 to 0.00260) mJ/token | 20.0 % "
+    r"| source of host\_power\_w |",
+    "| all of these times the factor of tokens that do not fill the machine |  | 0.500 |  |  | "
+    "source of fall\\_through\\_energy\\_ratio |",
+    "| the chips in use, in all |  |  | 0.00450 (0.00188 to 0.0120) mJ/token | 40.0 % |  |",
+    "| the system, in all |  |  | 0.0113 (0.00188 to 0.0300) mJ/token | 100 % |  |",
+    "| MLGRU | 1 | 1.80 µs | 40.0 % | synapses read: core 5 of chip 0 |",
+    "| outside the blocks | 2.50e-08 mJ/token | 41.7 % |",
     "| system: host power | 0 W | 0.500 W | 1 W | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
     "| sequences that can be under way at once | 1 |",
@@ -635,7 +642,8 @@ def test_the_same_model_is_given_ratios_with_both_rows_named() -> None:
         "length 500 | edge GPU | 14.3 tokens/s | 723 mJ/token | 15,500 (11,700 to 18,600) × "
         "| 64,300 (24,100 to 386,000) × | Energy: as published, not stated; MAXN mode, the "
         "board draws 10 to 13 W "
-        "when it generates and 4.3 to 5.8 W when idle. Source: arXiv 2503.18002v2, Table 2. |"
+        "when it generates and 4.3 to 5.8 W when idle. Source: "
+        "[arXiv 2503.18002v2](https://arxiv.org/abs/2503.18002v2), Table 2. |"
     )
     assert "fastest known for one sequence" in page
 
@@ -690,11 +698,24 @@ def test_a_measured_row_stands_beside_the_published_ones() -> None:
     assert "Source: measured by 'mmfree-neuro bench gpu' at commit abc on 2026-01-02." in page
 
 
+def test_sources_that_can_be_read_somewhere_are_links() -> None:
+    text = "arXiv 2503.18002v2, Table 3 <b>; Davies et al. 2018, and a lava-dl notebook"
+    run = made_run(warnings=(text,))
+    chip = replace(run.system.chip, static_power_w=Quantity(0, 1, 2, text))
+    found = built(replace(run, system=replace(run.system, chip=chip)))
+    paper = "https://arxiv.org/abs/2503.18002v2"
+    assert f"[arXiv 2503.18002v2]({paper}), Table 3 \\<b\\>;" in pages.to_markdown(found)
+    page = pages.to_html(found, {})
+    assert f'<a href="{paper}">arXiv 2503.18002v2</a>, Table 3 &lt;b&gt;;' in page
+    assert '<a href="https://doi.org/10.1109/MM.2018.112130359">Davies et al. 2018</a>' in page
+
+
 def test_the_html_page_needs_nothing_else() -> None:
     found = built(made_run())
     page = pages.to_html(found, drawn_as_png(found))
     assert page.count("<img ") == len(PICTURES)
-    assert set(re.findall(r'(?:src|href)="([^#:]*:)?', page)) <= {"data:", ""}
+    assert set(re.findall(r'src="([^#:]*:)?', page)) <= {"data:", ""}
+    assert set(re.findall(r'(\w+) href="[^#]', page)) <= {"a"}
     assert not re.search(r"<script|<link|@import|url\(", page)
     assert "Once | &lt;b&gt;upon&lt;/b&gt;" in page
     assert "<b>" not in page

@@ -83,13 +83,13 @@ WRONG = {
     [
         (
             Job(np.array([[0]])),
-            "the chips choose the words of this mapping, so no logits come to the host, must not "
-            "be asked for; map the graph without --greedy-on-chips",
+            "the chips choose the words here, so no logits come to the host; a mapping without "
+            "greedy-on-chips has them",
         ),
         (
             Job([np.array([0])] * 2, 1, [Sampling(), Sampling(0.5)], keep_logits=False),
-            "the chips choose the words of this mapping, and greedily, so the temperature is 0.5, "
-            "must be 0; map the graph without --greedy-on-chips",
+            "the chips choose the words here, and greedily, so the temperature is 0.5, must be 0; "
+            "a mapping without greedy-on-chips can draw",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """Chips and systems are data that somebody can check: every figure has a source, every mistake a
 message."""
 
+import re
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.systems import load
+from mmfree_neuro.systems.as_toml import as_toml
 from mmfree_neuro.systems.load import (
     check_system,
     chip_names,
@@ -59,10 +61,14 @@ def own(chip: str | None = None, system: str | None = None) -> str:
 
 
 def message(text: str) -> str:
-    """What the user of a wrong file is told."""
+    """What the user of a wrong file is told; without the line, which is that of the figure."""
     with pytest.raises(HardwareError) as error:
         parse_system(text, "mine.toml")
-    return str(error.value)
+    said = str(error.value)
+    if line := re.search(r": line (\d+): '?(\w+)", said):
+        assert text.splitlines()[int(line[1]) - 1].startswith(f"{line[2]} = ")
+        said = said.replace(f": line {line[1]}", "", 1)
+    return said
 
 
 def test_what_ships() -> None:
@@ -304,15 +310,95 @@ def test_a_figure_of_a_board_that_is_wrong(name: str, raw: str, must: str) -> No
     assert message(own(system=table(SystemSpec, **{name: raw}))) == f"mine.toml: {name} must {must}"
 
 
+def test_the_line_of_a_wrong_figure_is_said() -> None:
+    """Of the figure of that name in that table; none where it is written in another way."""
+    begin = '[system]\nbase = "kapoho-point"\n\n[ chip ]  # of ours\n'
+    for lines, where in (
+        ("cores = 3\n", "[chip]: line 5"),
+        ("# cores = 3\n\n  'cores' = 3\n", "[chip]: line 7"),
+        ("cores.value = 3\n", "[chip]"),
+    ):
+        with pytest.raises(HardwareError) as error:
+            parse_system(begin + lines, "mine.toml")
+        assert str(error.value) == (
+            f"mine.toml: {where}: cores must be a table with a number and a source"
+        )
+
+
+HALF = '{ value = 20600, source = "half of ours" }'
+
+
+def test_a_file_of_only_what_differs() -> None:
+    ours = load_system("alia-point-32")
+    chip = replace(ours.chip, barrier_many_chips_ns=Quantity(20600, 20600, 20600, "half of ours"))
+    changed = f"[chip]\nbarrier_many_chips_ns = {HALF}\n"
+    found = parse_system(f'[system]\nbase = "alia-point-32"\n{changed}', "mine.toml")
+    assert found == replace(
+        ours,
+        name="alia-point-32-changed",
+        description=f"{ours.description}, changed",
+        chip=replace(chip, name="loihi2-changed"),
+    )
+    named = 'name = "mine"\ndescription = "my own"\nbase = "kapoho-point"\nhost_power_w = '
+    found = parse_system(f'[system]\n{named}{HALF}\n{changed}name = "fast"\n', "mine.toml")
+    assert found == replace(
+        load_system("kapoho-point"),
+        name="mine",
+        description="my own",
+        host_power_w=Quantity(20600, 20600, 20600, "half of ours"),
+        chip=replace(chip, name="fast"),
+    )
+    whole = f"[system]\n{table(SystemSpec)}"
+    found = parse_system(f'{whole}[chip]\nbase = "loihi2"\n{changed[7:]}', "mine.toml")
+    assert found.chip == replace(chip, name="loihi2-changed")
+    other = parse_system('[system]\nbase = "alia-point-32"\nchip = "loihi1"\n', "mine.toml")
+    assert other.chip == load_system("loihi1-nahuku").chip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[system]\nbase = "kapoho"\n',
+            "line 2: system 'kapoho' is not known, must be one of alia-point, alia-point-32, "
+            "hala-point, kapoho-point, loihi1-nahuku, oheo-gulch",
+        ),
+        (
+            '[system]\nbase = "oheo-gulch"\n[chip]\nbase = 3\n',
+            "[chip]: line 4: chip 3 is not known, must be one of loihi1, loihi2",
+        ),
+        (
+            '[system]\nbase = "oheo-gulch"\n[chips]\ncores = 3\n',
+            "'chips' is not a table that this file may have, must be [system] or [chip]",
+        ),
+        ('chip = 3\n[system]\nbase = "oheo-gulch"\n', "must name a chip or have a table [chip]"),
+    ],
+)
+def test_a_base_that_cannot_be(text: str, said: str) -> None:
+    with pytest.raises(HardwareError) as error:
+        parse_system(text, "mine.toml")
+    assert str(error.value) == f"mine.toml: {said}"
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_as_a_file_is_the_same_system(name: str) -> None:
+    system = load_system(name)
+    assert parse_system(as_toml(system), "mine.toml") == system
+    odd = replace(system, description='a "quoted" \\ text\n\twith 24 \u00b5s, \x7f and \x01')
+    assert parse_system(as_toml(odd), "mine.toml") == odd
+
+
 def test_a_figure_that_nobody_reads() -> None:
     chip = table(ChipSpec, energy_per_sin_pj='{value = 1, source = "x"}')
     assert (
         message(own(chip=chip))
-        == "mine.toml: [chip]: 'energy_per_sin_pj' is not a figure that this file may have"
+        == "mine.toml: [chip]: 'energy_per_sin_pj' is not a figure that this file may have, the "
+        "nearest is energy_per_synop_pj"
     )
     system = table(SystemSpec, chipz='{value = 1, source = "x"}')
     assert (
-        message(own(system=system)) == "mine.toml: 'chipz' is not a figure that this file may have"
+        message(own(system=system))
+        == "mine.toml: 'chipz' is not a figure that this file may have, the nearest is chips"
     )
 
 

@@ -414,7 +414,7 @@ TOGETHER: dict[str, tuple[str, Spoilt]] = {
         "five",
         with_("out", (slice(2), 3), [0, 2]),
     ),
-    "results: 3 have a sender, must be 4": (
+    "results: 3 of them have a sender, must be 4": (
         "five",
         with_("out", slice(2), [[RESULT, 0, 2, 0], [RESULT, 3, 1, 2]]),
     ),
@@ -476,7 +476,7 @@ TOGETHER: dict[str, tuple[str, Spoilt]] = {
 def test_a_machine_that_chooses_words_has_one_result(tmp_path: Path) -> None:
     greedy = replace(ABOUT, greedy=True)
     assert message(saved(tmp_path / "image", cores(), greedy)) == (
-        ": not a machine image: results: 4 have a sender, must be 1"
+        ": not a machine image: results: 4 of them have a sender, must be 1"
     )
     assert (greedy.results, ABOUT.results) == (1, 4)
 

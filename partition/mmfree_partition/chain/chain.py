@@ -47,9 +47,18 @@ class Chain:
         """Behind the last neuron."""
         return len(self.links), 0
 
+    @property
+    def neurons(self) -> int:
+        """How many neurons it has."""
+        return sum(link.node.size for link in self.links)
+
     def of(self, graph: Graph) -> "Chain":
         """The chain of the same graph with some sums divided."""
         return Chain(graph, self.chip, self.host, sizes=self.sizes.divided(graph))
+
+    def without(self, names: frozenset[str]) -> "Chain":
+        """The chain without some nodes at its end."""
+        return Chain(self.graph, self.chip, self.host | names, sizes=self.sizes)
 
     def fits(self, taken: Taken) -> bool:
         """Whether a core holds so much."""

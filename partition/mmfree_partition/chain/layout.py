@@ -92,6 +92,38 @@ def on_chips(
     return lay_out(chain, chips, system, request)
 
 
+def behind_the_head(chain: Chain) -> frozenset[str]:
+    """The nodes of the chain that find the largest logit; none where the head is on the host."""
+    head = chain.number.get(chain.graph.head.name, len(chain.links))
+    return frozenset(link.node.name for link in chain.links[head + 1 :])
+
+
+def beside_the_head(chain: Chain, parts: Sequence[Sequence[Piece]]) -> list[list[Piece]]:
+    """Parts of what does not stand behind the head, and what does on the chips that hold the head,
+    in the same shares.
+
+    So at most two payloads a group cross to the next of these nodes, and not all logits to one
+    chip.
+    """
+    head, found = chain.number[chain.graph.head.name], []
+    rows = chain.links[head].node.size
+    for part in parts:
+        more = [
+            share(chain, k, first, last, rows)
+            for number, first, last in part
+            if number == head
+            for k in range(head + 1, len(chain.links))
+        ]
+        found.append([*part, *(piece for piece in more if piece[1] < piece[2])])
+    return found
+
+
+def share(chain: Chain, k: int, first: int, last: int, parts: int) -> Piece:
+    """Of the neurons of node k, divided into so many parts, those of some neighbouring parts."""
+    size = chain.links[k].node.size
+    return k, size * first // parts, size * last // parts
+
+
 def chips_for(chain: Chain, system: SystemSpec, request: Request) -> int:
     """How many chips to use.  Raises CapacityError where that many are too few or too many."""
     available = int(system.chips.central)

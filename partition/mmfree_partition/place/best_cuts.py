@@ -9,6 +9,7 @@ to chip in parts (see `seams`).
 """
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,16 @@ from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_partition.chain import crossing, filling
 from mmfree_partition.chain.chain import Chain
-from mmfree_partition.chain.layout import chips_for, lay_out, on_chips, parts_of, shares
+from mmfree_partition.chain.layout import (
+    behind_the_head,
+    beside_the_head,
+    chips_for,
+    lay_out,
+    on_chips,
+    parts_of,
+    share,
+    shares,
+)
 from mmfree_partition.chain.links import Piece
 from mmfree_partition.chain.seams import Seams
 from mmfree_partition.placement import Placement
@@ -58,33 +68,14 @@ def place(graph: Graph, system: SystemSpec, request: Request) -> Placement:
     chips = chips_for(chain, system, request)
     if request.spread and (placed := _head_on_all(chain, chips, system, request)):
         return placed
+    if (behind := behind_the_head(chain)) and (before := chain.without(behind)).neurons >= chips:
+        divided, parts, columns = best_cuts(before, chips, request)
+        whole = chain.of(divided.graph)
+        with suppress(CapacityError):
+            placed = on_chips(whole, beside_the_head(whole, parts), system, request)
+            return replace(placed, columns=columns)
     divided, parts, columns = best_cuts(chain, chips, request)
-    try:
-        placed = on_chips(divided, _beside_the_head(divided, parts), system, request)
-    except CapacityError:
-        placed = on_chips(divided, parts, system, request)
-    return replace(placed, columns=columns)
-
-
-def _beside_the_head(chain: Chain, parts: list[list[Piece]]) -> list[list[Piece]]:
-    """The same parts, but that what finds the largest logits lies on the chips that have them; the
-    parts as they are where a chip would hold nothing then.
-
-    Each chip that holds rows of the head takes the same share of every node behind: so two payloads
-    a group cross to the next of these nodes, and not all logits to one chip.
-    """
-    head = chain.number.get(chain.graph.head.name)
-    if head is None:
-        return parts
-    size, found = chain.links[head].node.size, []
-    for part in parts:
-        pieces = [piece for piece in part if piece[0] <= head]
-        for k, first, last in part:
-            if k == head:
-                behind = range(head + 1, len(chain.links))
-                pieces += [_share(chain, number, first, last, size) for number in behind]
-        found.append([piece for piece in pieces if piece[1] < piece[2]])
-    return found if all(found) else parts
+    return replace(on_chips(divided, parts, system, request), columns=columns)
 
 
 def _head_on_all(
@@ -110,8 +101,7 @@ def _head_on_all(
     behind = frozenset(node.name for node in last)
     before = Chain(chain.graph, chain.chip, chain.host | behind, entries)
     one_neuron = (chain.sizes.of(Shard(link.node.name, 0, 1)) for link in chain.links)
-    enough = sum(link.node.size for link in before.links) >= chips
-    if not (enough and all(map(chain.fits, one_neuron))):
+    if before.neurons < chips or not all(map(chain.fits, one_neuron)):
         return None
     if filling.evenly(before, before.whole(), chips * cores) is None:
         return None
@@ -120,18 +110,12 @@ def _head_on_all(
     held = []
     for number, part in enumerate(parts):
         numbers = (whole.number[node.name] for node in last)
-        pieces = [*part, *(_share(whole, k, number, number + 1, chips) for k in numbers)]
+        pieces = [*part, *(share(whole, k, number, number + 1, chips) for k in numbers)]
         on_cores = filling.spread(whole, [one for one in pieces if one[1] < one[2]], cores)
         if on_cores is None:
             return None
         held.append(on_cores)
     return replace(lay_out(whole, held, system, request), columns=columns)
-
-
-def _share(chain: Chain, k: int, first: int, last: int, parts: int) -> Piece:
-    """Of the neurons of node k, divided into so many parts, those of some neighbouring parts."""
-    size = chain.links[k].node.size
-    return k, size * first // parts, size * last // parts
 
 
 def best_cuts(
