@@ -1,4 +1,4 @@
-"""Which groups wait for which, and how many steps that takes from the embedding to the logits.
+"""Which groups wait for which, and how many steps that takes from the embedding to the results.
 
 A core without a barrier waits in the same way for end markers: a group for all entries of which a
 payload has a list to one of its ports.

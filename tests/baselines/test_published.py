@@ -175,7 +175,12 @@ def test_the_rows_that_come_with_the_project_are_as_published() -> None:
     assert found["MatMul-free 370M", one_chip, "generate", 1, 0] == (71.3, 59)
     assert found["MatMul-free 370M", one_chip, "prefill", 1, 0] == (13965, 2.8)
     assert found["MatMul-free 370M", "Loihi 2, 24 chips computed", "generate", 1, 0] == (59.4, 70.8)
-    assert len(rows) == len(set(rows)) == 65
+    measured = "Loihi 2, 24 chips of the 32-chip part of an Alia Point, measured"
+    assert found["MatMul-free 370M", measured, "generate", 1, 0] == (41.5, 405)
+    assert found["MatMul-free 370M", measured, "prefill", 1, 0] == (6632, 3.7)
+    north_pole = "A language model of 3 billion parameters", "IBM NorthPole, 16 cards"
+    assert found[(*north_pole, "generate", 28, 0)] == (28356, 23.7)
+    assert len(rows) == len(set(rows)) == 68
     assert all("MatMul-free" in r.name for r in rows if r.same_architecture)
 
 

@@ -56,10 +56,10 @@ class _Wire:
                     self.rank.tile.take([packet], self.rank.send)
         return self.rank.local.popleft()
 
-    def arrived(self, sequence: int, position: int, logits: Ints) -> None:
-        """Keep the logits of one token, and tell."""
+    def arrived(self, sequence: int, position: int, sent: Ints) -> None:
+        """Keep the logits of one token where they are wanted, and tell."""
         if self.job.keep_logits:
-            self.logits[self.job.kept_from[sequence] + position] = logits
+            self.logits[self.job.kept_from[sequence] + position] = sent
         if position < len(self.job.sequences[sequence].tokens):
             self.done[0] += 1
             self.progress("prefill", self.done[0], self.job.prompted, ())

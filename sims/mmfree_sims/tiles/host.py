@@ -1,4 +1,5 @@
-"""The host of a run on many processes: feeds tokens, reads logits, chooses what comes next.
+"""The host of a run on many processes: feeds tokens, reads logits and chooses what comes
+next, or reads what a greedy graph has chosen.
 
 Several sequences may be under way at once: a token of each that generates, and as many of prompts
 as have room.  Where a mapping leaves the head to the host, it fires the nodes behind the last block
@@ -45,10 +46,10 @@ class Wire(Protocol):
         """Send a packet of the embedding to the tiles that read it."""
 
     def receive(self) -> Packet:
-        """The next packet that the host reads: logits, or what the nodes that it holds wait for."""
+        """The next packet that the host reads: logits, words, or what its nodes wait for."""
 
-    def arrived(self, sequence: int, position: int, logits: Ints) -> None:
-        """The logits of a token are complete."""
+    def arrived(self, sequence: int, position: int, sent: Ints) -> None:
+        """What the host gets of a token is complete: its logits, or its word."""
 
     def chose(self, sequence: int, number: int, token: int) -> None:
         """A token was chosen."""
@@ -179,7 +180,7 @@ class Host:
         self.tile.take([packet], self.note)
 
     def read(self) -> None:
-        """Wait for the logits of the next token, and take those of all that have come in order."""
+        """Wait for what comes of the next token, and take that of all that have come in order."""
         # Where several stretches compute the head, a packet holds a part of a token's logits, and
         # a part of the next token's may come before the rest.
         while not self._complete():
@@ -193,13 +194,13 @@ class Host:
         self.wire.timed(self.seconds)
 
     def _complete(self) -> bool:
-        """Whether all logits of the next token have come."""
+        """Whether all that the host gets of the next token has come."""
         walk = self.under_way[0].walk
         found = self.pending.get((walk.number, walk.fed))
         return found is not None and not found.missing
 
     def _take(self, token: _UnderWay) -> None:
-        """Take the logits of a token, choose the one that follows where one is to be chosen, and
+        """Take what came of a token, choose the one that follows where one is to be chosen, and
         have states written that were kept behind it."""
         walk, position = token.walk, token.walk.fed
         sent = self.pending.pop((walk.number, position)).sent

@@ -7,7 +7,8 @@ memory.  Counts are kept neuron by neuron, so those of cores and routes are not 
 
 Neurons that several tiles hold are computed in each that reads them, so that they need not be sent
 there; one copy, the primary, is what other tiles read, and what counts.  Copies that nobody would
-read are not computed: when logits come out, all that was computed for their token has been.
+read are not computed: when logits or words come out, all that was computed for their token has
+been.
 """
 
 from collections.abc import Callable

@@ -194,8 +194,8 @@ class Tile:
     def take(self, packets: Iterable[Packet], send: Callable[[Packet], None]) -> None:
         """Deliver packets from outside, and fire all that can fire after them.
 
-        `send` gets what other tiles read, and logits.  Stretches fire in the order of the graph and
-        read earlier ones alone, so one round serves all that is ready.
+        `send` gets what other tiles and the host read.  Stretches fire in the order of the graph
+        and read earlier ones alone, so one round serves all that is ready.
         """
         for packet in packets:
             self._deliver(packet)

@@ -269,11 +269,11 @@ class PyHostModel(PacketModel):
             if packet is not None:
                 return packet
 
-    def arrived(self, sequence: int, position: int, logits: Ints) -> None:
-        """Keep the logits of one token."""
+    def arrived(self, sequence: int, position: int, sent: Ints) -> None:
+        """Keep the logits of one token where they are wanted."""
         if self.shared is not None:
             if self.job.keep_logits:
-                self.shared.logits[self.job.kept_from[sequence] + position] = logits
+                self.shared.logits[self.job.kept_from[sequence] + position] = sent
             self.shared.done[0] += position < len(self.job.sequences[sequence].tokens)
 
     def chose(self, sequence: int, number: int, token: int) -> None:

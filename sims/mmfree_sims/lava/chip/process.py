@@ -103,8 +103,8 @@ class Core(_Process):
 
 
 class Host(_Process):
-    """Embeds tokens, reads logits or, where a mapping leaves the head to it, makes them, and
-    chooses the next token.
+    """Embeds tokens, reads logits or the words that chips choose, or makes logits where a mapping
+    leaves the head to it, and chooses the next token.
 
     Runs one job and ends the stream.
 
