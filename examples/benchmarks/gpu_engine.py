@@ -4,16 +4,17 @@ long both take.
 The checkpoint is synthetic, of the published shape.  Build the kernels for the CPU first, or `fast`
 is very slow: python setup.py build_ext --inplace.  Run on a machine with a GPU:
 PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu_engine.py [--model 370m]
-[--scheme a16] [--in-flight 64] [-o ROWS]
+[--scheme a16] [--in-flight 64] [--greedy] [-o ROWS]
 
 With --in-flight so many sequences of different lengths are under way at once, and each must come to
-what it comes to alone on `fast`.
+what it comes to alone on `fast`; with --greedy the graph chooses the words, as the host would.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 
 from mmfree_kernels.bench import record
 from mmfree_neuro.errors import MMFreeError
+from mmfree_neuro.graph.greedy import with_greedy
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.hgrn_bit.config import PUBLISHED
@@ -43,15 +45,22 @@ def same(a: Result, b: Result) -> bool:
     )
 
 
-def together(graph: Graph, in_flight: int) -> dict[str, object]:
+def together(graph: Graph, in_flight: int, *, greedy: bool) -> dict[str, object]:
     """Many sequences on the GPU against each alone on `fast`, and how fast both sorts of run are
     once everything is compiled."""
     many, rng = with_slots(graph, in_flight), np.random.default_rng(2)
+    many = with_greedy(many) if greedy else many
     prompts = [rng.integers(graph.vocabulary, size=3 + n % 17) for n in range(in_flight)]
     mapping, gpu, fast = quality.in_one_place(many), *map(engines.engine_named, ("gpu", "fast"))
-    job = Job(prompts, NEW_TOKENS, in_flight=in_flight)
-    if not same(gpu(many, mapping, job), fast(many, mapping, Job(prompts, NEW_TOKENS))):
+    job = Job(prompts, NEW_TOKENS, keep_logits=not greedy, in_flight=in_flight)
+    found, alone = gpu(many, mapping, job), fast(many, mapping, replace(job, in_flight=1))
+    if not same(found, alone):
         raise SystemExit("a sequence differs from itself alone on fast: no row is written")
+    if greedy:
+        on_host = fast(graph, quality.in_one_place(graph), Job(prompts, NEW_TOKENS))
+        for one, other in zip(found.outcomes, on_host.outcomes, strict=True):
+            if one.chosen.tolist() != other.chosen.tolist():
+                raise SystemExit("the graph chooses another word: no row is written")
     rates = {}
     for count in (1, in_flight):
         few = Job(prompts[:count], 4 * NEW_TOKENS, keep_logits=False, in_flight=count)
@@ -60,7 +69,10 @@ def together(graph: Graph, in_flight: int) -> dict[str, object]:
             run.generate.tokens / run.seconds["generate"], 1
         )
     return {
-        "what": f"{graph.name} {graph.scheme}, {in_flight} sequences: bits and counts",
+        "what": (
+            f"{graph.name} {graph.scheme}{', greedy' * greedy}, {in_flight} sequences: bits and "
+            "counts"
+        ),
         **rates,
         "device": torch.cuda.get_device_name(),
     }
@@ -71,6 +83,7 @@ def main() -> None:
     parser.add_argument("--model", default="370m", choices=sorted(PUBLISHED))
     parser.add_argument("--scheme", default="a16", choices=sorted(SCHEMES))
     parser.add_argument("--in-flight", type=int, help="check so many sequences at once instead")
+    parser.add_argument("--greedy", action="store_true", help="the graph chooses the words")
     parser.add_argument("--tokens", type=int, default=512, help="of the prompt (default 512)")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path(__file__).parent / "results" / "gpu_engine.json"
@@ -92,7 +105,9 @@ def main() -> None:
             checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print
         ).graph
         if options.in_flight:
-            row = together(graph, options.in_flight) | record.about(options.commit)
+            row = together(graph, options.in_flight, greedy=options.greedy) | record.about(
+                options.commit
+            )
             print(json.dumps(row))
             record.append(options.output, [row])
             return
