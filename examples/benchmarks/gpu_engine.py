@@ -105,9 +105,8 @@ def main() -> None:
             checkpoint, None, SCHEMES[options.scheme], str(calibration), options.model, print
         ).graph
         if options.in_flight:
-            row = together(graph, options.in_flight, greedy=options.greedy) | record.about(
-                options.commit
-            )
+            row = together(graph, options.in_flight, greedy=options.greedy)
+            row |= record.about(options.commit)
             print(json.dumps(row))
             record.append(options.output, [row])
             return

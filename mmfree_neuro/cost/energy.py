@@ -18,7 +18,7 @@ from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Mapping
-from mmfree_neuro.systems.spec import Quantity
+from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 PJ_TO_MJ = 1e-9
 
@@ -98,31 +98,67 @@ def _power(name: str, count: float, watts: Quantity, timing: Timing) -> Part:
     return Part(name, count, _span(watts), "W", span, watts.source)
 
 
+@dataclass(frozen=True)
+class Operations:
+    """What a phase did that takes energy, in the whole phase."""
+
+    tokens: int
+    chips: int
+    steps: int
+    synops: int
+    instructions: int
+    idle_instructions: int
+    """Where a token falls through alone."""
+    messages: int
+    hops: int
+    crossings: int
+
+
+def operations(counted: Counted) -> Operations:
+    """What was done in a phase."""
+    moved = traffic(counted)
+    return Operations(
+        counted.activity.tokens,
+        len(counted.mapping.chips),
+        counted.summary.steps,
+        on_chips(counted.mapping, counted.activity.synops),
+        sum(instructions(counted).values()),
+        idle_instructions(counted),
+        moved.messages,
+        moved.hops,
+        moved.crossings,
+    )
+
+
 def energy(counted: Counted, timing: Timing, *, copies: int = 1) -> Energy:
-    """The energy of a token on average over a phase, whose timing has been estimated.
+    """The energy of a token on average over a phase, whose timing has been estimated; `copies` as
+    in `energy_of`."""
+    return energy_of(operations(counted), counted.system, timing, copies=copies)
+
+
+def energy_of(did: Operations, system: SystemSpec, timing: Timing, *, copies: int = 1) -> Energy:
+    """The energy of a token, of what was done on a system.
 
     Where `copies` of the model work on sequences of their own, they share the board and the host.
     """
-    mapping, activity, system = counted.mapping, counted.activity, counted.system
-    chip, tokens, moved = system.chip, activity.tokens, traffic(counted)
-    issued = sum(instructions(counted).values())
+    chip, tokens = system.chip, did.tokens
     # A neuron is visited idly at all steps that a token takes after its entry, or at the few that
     # lie between it and the next token.
-    idle = idle_instructions(counted) * (timing.steps_apart - 1) / max(1, counted.summary.steps)
+    idle = did.idle_instructions * (timing.steps_apart - 1) / max(1, did.steps)
     picojoule = Span(*(PJ_TO_MJ * getattr(timing.dynamic, bound) for bound in BOUNDS))
     parts = (
+        _part("synaptic operations", did.synops / tokens, chip.energy_per_synop_pj, picojoule),
         _part(
-            "synaptic operations",
-            on_chips(mapping, activity.synops) / tokens,
-            chip.energy_per_synop_pj,
+            "neuron instructions",
+            did.instructions / tokens,
+            chip.energy_per_instruction_pj,
             picojoule,
         ),
-        _part("neuron instructions", issued / tokens, chip.energy_per_instruction_pj, picojoule),
         _part("idle visits", idle / tokens, chip.energy_per_instruction_pj, picojoule),
-        _part("messages", moved.messages / tokens, chip.energy_per_message_pj, picojoule),
-        _part("mesh hops", moved.hops / tokens, chip.energy_per_hop_pj, picojoule),
-        _part("link crossings", moved.crossings / tokens, chip.energy_per_crossing_pj, picojoule),
-        _power("static power of the chips in use", len(mapping.chips), chip.static_power_w, timing),
+        _part("messages", did.messages / tokens, chip.energy_per_message_pj, picojoule),
+        _part("mesh hops", did.hops / tokens, chip.energy_per_hop_pj, picojoule),
+        _part("link crossings", did.crossings / tokens, chip.energy_per_crossing_pj, picojoule),
+        _power("static power of the chips in use", did.chips, chip.static_power_w, timing),
     )
     whole = (
         *parts,

@@ -1,7 +1,9 @@
 """What a phase of a run asks of every resource of the chips, step by step; no cost is in it."""
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +56,8 @@ class Load:
     sent: Ints  # [routes], messages in the whole phase
     route_step: Ints  # [routes]
     farthest: tuple[Ints, Ints]  # each [last + 1], the most hops and crossings of a route
+    known: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+    """What has been found out of it, for whoever asks again."""
 
     @property
     def steps(self) -> int:

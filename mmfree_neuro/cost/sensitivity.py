@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mmfree_neuro.cost.counted import Counted
-from mmfree_neuro.cost.energy import energy
+from mmfree_neuro.cost.energy import energy_of, operations
 from mmfree_neuro.cost.estimate import modes
 from mmfree_neuro.cost.load import load
 from mmfree_neuro.systems.figures import figures, with_figure
@@ -59,11 +59,11 @@ def sensitivity(counts: Counted, phase: str, in_flight: int = 1) -> Sensitivity:
 
     Raises InputError where the phase has no token.
     """
-    asked, (mode, _) = load(counts), modes(phase, in_flight)
+    asked, did, (mode, _) = load(counts), operations(counts), modes(phase, in_flight)
 
     def cost(system: SystemSpec) -> Cost:
         times = mode(asked, system)
-        spent = energy(replace(counts, system=system), times)
+        spent = energy_of(did, system, times)
         return Cost(
             times.tokens_per_s.central,
             spent.chip_millijoule_per_token.central,

@@ -35,13 +35,15 @@ best in the literature (arXiv 2601.10035).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, Floats, Load
 from mmfree_neuro.cost.span import BOUNDS, Span
 from mmfree_neuro.errors import HardwareError
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.mapping.trees import MeshLink
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
@@ -106,28 +108,51 @@ def barrier(chip: ChipSpec, chips: int) -> Quantity:
     return chip.barrier_few_chips_ns if chips <= FEW_CHIPS else chip.barrier_many_chips_ns
 
 
-def _slowest(
-    found: Load, chip: ChipSpec, bound: str, table: Floats, *, idle: bool = False
-) -> tuple[Floats, list[tuple[str, Where]]]:
-    """Nanoseconds a token of the slowest resource in each row of a table [rows, steps], which has 1
-    for the steps of tokens that are worked at together, and which resource it is; `idle` visits are
-    among the instructions or not."""
-    cores, times = found.cores, []
-    names: list[list[tuple[str, Where]]] = []
+Table = Literal["each step", "all steps"] | int
+"""Which steps of tokens are worked at together: one after another, all at once, or those of the
+tokens of so many sequences."""
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """How often the busiest of each resource is used at the steps of the machine, in the whole
+    phase, and which that is; no constant is in it."""
+
+    names: tuple[str, ...]
+    figures: tuple[str, ...]
+    """What one use takes, of a chip."""
+    counts: Floats  # [resources, steps]
+    places: tuple[Callable[[int], Where], ...]
+    """For each resource what is busiest at a step."""
+
+
+def _uses(found: Load, table: Table, *, idle: bool) -> _Uses:
+    """The uses of all resources where tokens work together so; `idle` visits are among the
+    instructions or not."""
+    if (table, idle) not in found.known:
+        found.known[table, idle] = _counted_uses(found, table, idle=idle)
+    known: _Uses = found.known[table, idle]
+    return known
+
+
+def _counted_uses(found: Load, table: Table, *, idle: bool) -> _Uses:
+    names, figures, counts = list[str](), list[str](), list[Floats]()
+    places: list[Callable[[int], Where]] = []
     for name, figure in PER_CORE.items():
-        uses = table @ found.per_core[name]
+        uses = _together(found, table, found.per_core[name])
         if idle and name == "instructions":
-            uses += found.guards.sum(0) - table @ found.guards
-        names.append([(name, cores[k]) for k in uses.argmax(1)])
-        times.append(uses.max(1) * getattr(getattr(chip, figure), bound))
+            uses = uses + found.guards.sum(0) - _together(found, table, found.guards)
+        names.append(name)
+        figures.append(figure)
+        counts.append(uses.max(1))
+        places.append(partial(_core, found.cores, uses.argmax(1)))
     # The links that are busiest at two steps may be two, so this is at least what one link carries.
-    peaks, in_all = table @ found.mesh.messages, int(found.whole_mesh.messages[0])
-    busiest = (table * found.mesh.messages).argmax(1)  # of the steps of a row
-    links_of_meshes = np.where(
-        peaks < in_all, found.mesh.link[busiest], int(found.whole_mesh.link[0])
-    )
-    names.append([(MESH, found.trees.mesh.link(int(number))) for number in links_of_meshes])
-    times.append(np.minimum(peaks, in_all) * getattr(chip.time_per_hop_ns, bound))
+    peaks = _together(found, table, found.mesh.messages[:, None])[:, 0]
+    in_all = int(found.whole_mesh.messages[0])
+    names.append(MESH)
+    figures.append("time_per_hop_ns")
+    counts.append(np.minimum(peaks, in_all))
+    places.append(partial(_mesh_link, found, table, peaks < in_all))
     for name, figure in BETWEEN.items():
         chosen = [
             k
@@ -135,29 +160,78 @@ def _slowest(
             if (HOST in ends) == (name == "links to the host")
         ]
         if chosen:
-            links = table @ found.links[:, chosen]
-            names.append(
-                [(name, LinkOfChips(*found.trees.links[chosen[k]])) for k in links.argmax(1)]
-            )
-            times.append(links.max(1) * getattr(getattr(chip, figure), bound))
-    taken = np.array(times) / found.tokens
-    return taken.max(0), [names[k][row] for row, k in enumerate(taken.argmax(0))]
+            links = _together(found, table, found.links[:, chosen])
+            names.append(name)
+            figures.append(figure)
+            counts.append(links.max(1))
+            places.append(partial(_link, found, chosen, links.argmax(1)))
+    return _Uses(tuple(names), tuple(figures), np.array(counts, np.float64), tuple(places))
 
 
-def _step_by_step(found: Load) -> Floats:
-    """The table of one token at one step at a time."""
-    return np.eye(found.steps)
+def _core(cores: tuple[Location, ...], busiest: Ints, step: int) -> Where:
+    return cores[busiest[step]]
 
 
-def _all_at_once(found: Load) -> Floats:
-    """The table of tokens at all steps."""
-    return np.ones((1, found.steps))
+def _link(found: Load, chosen: list[int], busiest: Ints, step: int) -> Where:
+    return LinkOfChips(*found.trees.links[chosen[busiest[step]]])
+
+
+def _mesh_link(found: Load, table: Table, by_step: NDArray[np.bool_], step: int) -> Where:
+    """Of the steps that are worked at together, the busiest link of the busiest step; or that of
+    all steps where that one carries less than the sum."""
+    if not by_step[step]:
+        return found.trees.mesh.link(int(found.whole_mesh.link[0]))
+    busiest = int((_steps(found, table)[step] * found.mesh.messages).argmax())
+    return found.trees.mesh.link(int(found.mesh.link[busiest]))
+
+
+def _steps(found: Load, table: Table) -> Floats:
+    """Which steps of tokens are worked at together in each step of the machine [steps of the
+    machine, steps of a token], 1 or 0.
+
+    Where the tokens of so many sequences enter evenly spread over the steps of one: two tokens in
+    four steps enter at steps 0 and 2.  At step 1 of the machine the first is at step 1, the second,
+    which has entered two steps before the first comes back, at step 3.
+    """
+    steps = found.steps
+    if table == "each step":
+        return np.eye(steps)
+    if table == "all steps":
+        return np.ones((1, steps))
+    entries = np.arange(table) * steps // table
+    worked = np.zeros((steps, steps))
+    for step in range(steps):
+        worked[step, (step - entries) % steps] = 1
+    return worked
+
+
+def _together(found: Load, table: Table, uses: Floats | Ints) -> Floats:
+    """Uses at every step of a token [steps, …] as those at every step of the machine."""
+    if table == "each step":
+        return uses.astype(np.float64)
+    if table == "all steps":
+        return uses.sum(0, dtype=np.float64)[None]
+    product: Floats = _steps(found, table) @ uses
+    return product
+
+
+def _slowest(
+    found: Load, chip: ChipSpec, bound: str, table: Table, *, idle: bool = False
+) -> tuple[Floats, list[tuple[str, Where]]]:
+    """Nanoseconds a token of the slowest resource at each step of the machine, and which that
+    is."""
+    uses = _uses(found, table, idle=idle)
+    each = np.array([getattr(getattr(chip, figure), bound) for figure in uses.figures])
+    taken = uses.counts * each[:, None] / found.tokens
+    slowest = taken.argmax(0).tolist()
+    named = [(uses.names[k], uses.places[k](step)) for step, k in enumerate(slowest)]
+    return taken.max(0), named
 
 
 def waits(found: Load, chip: ChipSpec) -> list[tuple[float, str, Where]]:
     """For every step of a token that falls through alone: the nanoseconds that its slowest resource
     takes, at central figures, and which that is; what else a step takes comes on top."""
-    times, names = _slowest(found, chip, "central", _step_by_step(found), idle=True)
+    times, names = _slowest(found, chip, "central", "each step", idle=True)
     return [(float(ns), *named) for ns, named in zip(times, names, strict=True)]
 
 
@@ -213,7 +287,7 @@ def _timing(
 def pipelined(found: Load, system: SystemSpec) -> Timing:
     """All steps run at once on different tokens, so a token leaves at every step."""
     ends = barrier(system.chip, found.chips)
-    each = [_slowest(found, system.chip, bound, _all_at_once(found)) for bound in BOUNDS]
+    each = [_slowest(found, system.chip, bound, "all steps") for bound in BOUNDS]
     per_token = np.array(
         [ns[0] + getattr(ends, bound) for (ns, _), bound in zip(each, BOUNDS, strict=True)]
     )
@@ -232,7 +306,7 @@ def fall_through(found: Load, system: SystemSpec) -> Timing:
     """The steps of one token one after another, each with its own slowest resource, idle visits
     among what takes time."""
     chip, ends = system.chip, barrier(system.chip, found.chips)
-    each = [_slowest(found, chip, bound, _step_by_step(found), idle=True) for bound in BOUNDS]
+    each = [_slowest(found, chip, bound, "each step", idle=True) for bound in BOUNDS]
     per_step = [
         getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS
     ]
@@ -250,21 +324,6 @@ def _alone(chip: ChipSpec) -> Span:
     return Span(ratio.low, ratio.central, ratio.high)
 
 
-def _together(found: Load, in_flight: int) -> Floats:
-    """Which steps of tokens are worked at in each step of the machine [steps, steps], 1 or 0, where
-    the tokens of so many sequences enter evenly spread over the steps of one.
-
-    Two tokens in four steps enter at steps 0 and 2.  At step 1 of the machine the first is at step
-    1, the second, which has entered two steps before the first comes back, at step 3.
-    """
-    steps = found.steps
-    entries = np.arange(in_flight) * steps // in_flight
-    table = np.zeros((steps, steps))
-    for step in range(steps):
-        table[step, (step - entries) % steps] = 1
-    return table
-
-
 def interleaved(found: Load, system: SystemSpec, in_flight: int) -> Timing:
     """The steps of the machine while tokens of so many sequences are on their way."""
     chip, ends, steps = system.chip, barrier(system.chip, found.chips), found.steps
@@ -277,8 +336,7 @@ def interleaved(found: Load, system: SystemSpec, in_flight: int) -> Timing:
         return _timing(
             way, system.name, per_token, found, (full.resource, full.slowest), ends.central
         )
-    table = _together(found, in_flight)
-    each = [_slowest(found, chip, bound, table, idle=True) for bound in BOUNDS]
+    each = [_slowest(found, chip, bound, in_flight, idle=True) for bound in BOUNDS]
     per_step = [
         getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS
     ]
@@ -297,7 +355,7 @@ def interleaved(found: Load, system: SystemSpec, in_flight: int) -> Timing:
 
 def asynchronous_prefill(found: Load, system: SystemSpec) -> Timing:
     """Pipelined, without a barrier."""
-    each = [_slowest(found, system.chip, bound, _all_at_once(found)) for bound in BOUNDS]
+    each = [_slowest(found, system.chip, bound, "all steps") for bound in BOUNDS]
     per_token = np.array([ns[0] for ns, _ in each])
     way = _Way("asynchronous", found.steps * per_token, 1)
     return _timing(way, system.name, per_token, found, each[1][1][0], 0.0)
@@ -307,7 +365,7 @@ def asynchronous_generation(found: Load, system: SystemSpec, in_flight: int = 1)
     """A token of each sequence at a time, without a barrier; what travels takes its hops and
     crossings, one after another, and no resource serves more tokens than in prefill."""
     chip = system.chip
-    each = [_slowest(found, chip, bound, _step_by_step(found)) for bound in BOUNDS]
+    each = [_slowest(found, chip, bound, "each step") for bound in BOUNDS]
     hops, crossings = (int(most.sum()) for most in found.farthest)
     latency = np.array(
         [
@@ -317,7 +375,7 @@ def asynchronous_generation(found: Load, system: SystemSpec, in_flight: int = 1)
             for (ns, _), bound in zip(each, BOUNDS, strict=True)
         ]
     )
-    most = [_slowest(found, chip, bound, _all_at_once(found)) for bound in BOUNDS]
+    most = [_slowest(found, chip, bound, "all steps") for bound in BOUNDS]
     least = np.array([ns[0] for ns, _ in most])
     per_token = np.maximum(latency / in_flight, least)
     busy = bool(least[1] > latency[1] / in_flight)

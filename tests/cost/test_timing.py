@@ -319,9 +319,9 @@ def test_without_a_barrier_sequences_share_what_is_slowest() -> None:
 
 
 def test_which_steps_of_tokens_are_worked_at_together() -> None:
-    assert timing._together(loaded(), 1).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert timing._together(loaded(), 2).tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 1]]
-    longer = timing._together(replace(loaded(), last=3), 2)
+    assert timing._steps(loaded(), 1).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert timing._steps(loaded(), 2).tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 1]]
+    longer = timing._steps(replace(loaded(), last=3), 2)
     assert longer.tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
 
 
