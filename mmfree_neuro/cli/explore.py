@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(
             f"none of {len(requests)} ways to map {options.graph} is possible: {failed[0][1]}"
         )
-    content = exploring.content(found, failed)
+    content = {"system": options.system, "set": settings, **exploring.content(found, failed)}
     written: list[Path] = []
 
     def result_shown(_kept: bool) -> None:

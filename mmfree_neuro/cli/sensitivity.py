@@ -29,8 +29,12 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Show what each figure of a system alone makes of the estimate of a run."""
     settings = settings_of(options.settings)
-    found = sensitivity.of_folder(options.run, options.picture, options.system, settings)
-    lines = [terminal.sensitivity(found)]
+    system, found = sensitivity.of_folder(options.run, options.picture, options.system, settings)
+    lines = [f"{system.name}: {system.description}", terminal.sensitivity(found)]
     lines += [] if options.picture is None else [f"wrote {options.picture}"]
-    content = {one.phase: asdict(one) for one in found}
+    content = {
+        "system": system.name,
+        "description": system.description,
+        "phases": {one.phase: asdict(one) for one in found},
+    }
     show(content, "\n".join(lines), options.json)

@@ -1,6 +1,7 @@
 """Which figures of a system an estimate depends on: each alone at the ends of its range, all others
 at their central value."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -37,11 +38,11 @@ class Swing:
         """By what share of itself a figure of the cost changes at most: the throughput or the
         system's energy."""
         each = [
-            abs(getattr(end, name) / getattr(base, name) - 1)
+            (abs(getattr(end, name) - getattr(base, name)), getattr(base, name))
             for end in (self.at_low, self.at_high)
             for name in ("tokens_per_s", "millijoule_per_token")
         ]
-        return max(each)
+        return max(by / of if of else math.inf for by, of in each if by)
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,9 @@ def where(place: Where) -> str:
         case LinkOfChips():
             names = ["the host" if chip == HOST else f"chip {chip}" for chip in place]
             return f"link {names[0]} → {names[1]}"
-        case MeshLink(chip, source, destination):
-            return f"mesh link {source} → {destination} of chip {chip}"
+        case MeshLink(chip, (column, row), (to_column, to_row)):
+            names = [f"column {column}, row {row}", f"column {to_column}, row {to_row}"]
+            return f"mesh link of chip {chip}, {names[0]} → {names[1]}"
 
 
 @dataclass(frozen=True)

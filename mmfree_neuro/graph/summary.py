@@ -55,6 +55,8 @@ class GraphSummary:
     accumulator_bits: int
     quality: dict[str, float]
     nodes: tuple[NodeSummary, ...]
+    payload_bits: int = 0
+    """Of the widest payload."""
 
     @property
     def steps(self) -> int:
@@ -101,6 +103,7 @@ def summarise(graph: Graph) -> GraphSummary:
         graph.accumulator_bits,
         graph.quality,
         tuple(nodes),
+        graph.payload_bits,
     )
 
 

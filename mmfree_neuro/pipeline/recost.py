@@ -10,6 +10,7 @@ from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.mapping.footprint import limits, over
 from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.mapping.plausible import check_mapping
+from mmfree_neuro.pipeline.map import with_weight_bits
 from mmfree_neuro.pipeline.opened import check_no_image, files_behind
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import holds_run
@@ -36,7 +37,9 @@ def recosted(
     spec = with_figures(load_system(found) if isinstance(found, str) else found, settings)
     if "chip.weight_bits" in settings:
         raise InputError("weights are stored by the mapping, so chip.weight_bits cannot be set")
-    spec = replace(spec, chip=replace(spec.chip, weight_bits=run.system.chip.weight_bits))
+    width = int(run.system.chip.weight_bits.central)
+    if width != int(spec.chip.weight_bits.central):
+        spec = with_weight_bits(spec, width)
     _check_fits(run, spec)
     return replace(run, system=spec, mapping=replace(run.mapping, system=spec.name))
 
@@ -64,12 +67,15 @@ def _check_fits(run: RunRecord, system: SystemSpec) -> None:
         check_mapping(replace(run.mapping, system=system.name), run.summary, system)
     except Misfit as misfit:
         raise InputError(f"the run's mapping does not fit {system.name}: {misfit}") from None
-    bits = int(system.chip.accumulator_bits.central)
-    if run.summary.accumulator_bits > bits:
-        raise InputError(
-            f"the run's mapping does not fit {system.name}: it needs accumulators of "
-            f"{run.summary.accumulator_bits} bits, {system.chip.name} has {bits}"
-        )
+    for what, need, have in (
+        ("accumulators", run.summary.accumulator_bits, system.chip.accumulator_bits),
+        ("payloads", run.summary.payload_bits, system.chip.payload_bits),
+    ):
+        if need > have.central:
+            raise InputError(
+                f"the run's mapping does not fit {system.name}: it needs {what} of {need} bits, "
+                f"{system.chip.name} has {have.central:g}"
+            )
     room = limits(system.chip)
     for place, used in run.use.items():
         if place.chip != HOST and (passed := over(used, room)):

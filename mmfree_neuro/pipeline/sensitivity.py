@@ -12,6 +12,7 @@ from mmfree_neuro.pipeline.recost import run_to_cost
 from mmfree_neuro.run.job import PHASES
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.figures import Setting
+from mmfree_neuro.systems.spec import SystemSpec
 
 
 def of_run(run: RunRecord) -> tuple[Sensitivity, ...]:
@@ -30,12 +31,14 @@ def of_folder(
     picture: Path | None = None,
     system: str | None = None,
     settings: Mapping[str, Setting] = MappingProxyType({}),
-) -> tuple[Sensitivity, ...]:
-    """Those of the run in a folder, costed as `recosted` says, and drawn as a PNG where asked."""
-    found = of_run(run_to_cost(folder, picture, system, settings))
+) -> tuple[SystemSpec, tuple[Sensitivity, ...]]:
+    """The system of the run in a folder, costed as `recosted` says, and those of its phases, drawn
+    as a PNG where asked."""
+    run = run_to_cost(folder, picture, system, settings)
+    found = of_run(run)
     if picture is not None:
         from mmfree_neuro.report import pictures
 
         with whole_file(picture) as scratch:
             scratch.write_bytes(pictures.png(pictures.tornado(found)))
-    return found
+    return run.system, found

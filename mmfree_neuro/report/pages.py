@@ -72,6 +72,7 @@ def to_html(report: Content, pictures: dict[str, bytes]) -> str:
     pages.filters["linked"] = _html_cell
     pages.globals |= {"figure": figure, "captions": CAPTIONS, "phases": PHASES}
     urls = {name: _as_url(picture) for name, picture in pictures.items()}
-    return pages.get_template("report.html").render(
+    page = pages.get_template("report.html").render(
         report=report, title=_title(report), sections=sections(report), pictures=urls
     )
+    return printable(page)

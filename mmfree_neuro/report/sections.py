@@ -275,7 +275,7 @@ def _energy(name: str, phase: Phase) -> Table:
         for part in phase["parts"]
     ]
     counted = sum(part["unit"] == "pJ" for part in phase["parts"])
-    if factor["low"] < 1:
+    if set(factor.values()) != {1.0}:
         words = "all of these times the factor of tokens that do not fill the machine"
         rows.insert(counted, (words, "", spread(factor), "", "", phase["dynamic_source"]))
     for words, total in (

@@ -43,7 +43,7 @@ SOURCES = {
         "neuromorphic-computing-loihi-2-brief.pdf"
     ),
     r"SANA-FE arch/loihi\.yaml": "https://github.com/SLAM-Lab/SANA-FE",
-    "lava-dl notebook": "https://github.com/lava-nc/lava-dl/tree/main/tutorials",
+    "lava-dl notebooks?": "https://github.com/lava-nc/lava-dl/tree/main/tutorials",
 }
 """Where the sources that figures name can be read: a pattern of how they are named, and the
 address."""

@@ -1,6 +1,5 @@
 """A system as the TOML file that describes it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import fields
 
@@ -37,5 +36,13 @@ def _number(value: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text in quotes, whose escapes TOML and JSON have in common."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A text in quotes, in ASCII."""
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    if " " <= character <= "~":
+        return character
+    return f"\\U{ord(character):08X}" if ord(character) > 0xFFFF else f"\\u{ord(character):04X}"

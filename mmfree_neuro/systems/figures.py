@@ -41,7 +41,7 @@ _NAMES = tuple(
 
 
 def with_figures(system: SystemSpec, settings: Mapping[str, Setting]) -> SystemSpec:
-    """The system with some figures set, which its description names.
+    """The system with some figures set; its description names all that are.
 
     Raises HardwareError where there is no such figure, or it cannot be that.
     """
@@ -50,12 +50,15 @@ def with_figures(system: SystemSpec, settings: Mapping[str, Setting]) -> SystemS
     changed = system
     for name, setting in settings.items():
         if name not in _NAMES:
+            other = nearest(str(name), _NAMES)
             raise HardwareError(
-                f"{shown(name)} is not a figure of a system, the nearest is {nearest(name, _NAMES)}"
+                f"{shown(name)} is not a figure of a system, the nearest is {other}"
             )
         changed = with_figure(changed, name, Quantity(*_numbers(name, setting), SOURCE))
-    texts = ", ".join(f"{name} = {_text(setting)}" for name, setting in settings.items())
-    changed = replace(changed, description=f"{system.description}; {SOURCE}: {texts}")
+    named = {name: value for name, value in figures(changed).items() if value.source == SOURCE}
+    texts = ", ".join(f"{name} = {_text(value)}" for name, value in named.items())
+    begin = system.description.partition(f"; {SOURCE}: ")[0]
+    changed = replace(changed, description=f"{begin}; {SOURCE}: {texts}")
     check_system(changed, "the figures that were set")
     return changed
 
@@ -81,6 +84,8 @@ def _numbers(name: str, setting: Setting) -> tuple[float, float, float]:
         values = [float(part) for part in (parts if isinstance(parts, Sequence) else [parts])]
     except (TypeError, ValueError):
         values = []
+    if isinstance(setting, bytes | bool):
+        values = []
     if len(values) not in (1, 3):
         raise HardwareError(
             f"{name} is {shown(setting)}, must be a number, or low, central and high as 3,5,9"
@@ -89,8 +94,7 @@ def _numbers(name: str, setting: Setting) -> tuple[float, float, float]:
     return low, central, high
 
 
-def _text(setting: Setting) -> str:
-    """A setting as it is written."""
-    if isinstance(setting, Sequence) and not isinstance(setting, str):
-        return ",".join(f"{value:g}" for value in setting)
-    return setting if isinstance(setting, str) else f"{setting:g}"
+def _text(value: Quantity) -> str:
+    """A figure as it is set."""
+    low, central, high = value.low, value.central, value.high
+    return f"{central:g}" if low == central == high else f"{low:g},{central:g},{high:g}"

@@ -285,7 +285,7 @@ def load_system(name: str | Path) -> SystemSpec:
     if isinstance(name, Path) or str(name).endswith(".toml"):
         content = read_bytes(Path(name), HardwareError, SYSTEM_FILE, most=LARGEST_FILE)
         with reading(Path(name), HardwareError, SYSTEM_FILE):
-            return parse_system(content.decode(), str(name))
+            return parse_system(content.decode("utf-8-sig"), str(name))
     if name not in system_names():
         raise HardwareError(
             f"system {shown(name)} is not known, must be one of {', '.join(system_names())}, or a "

@@ -476,7 +476,8 @@ def test_the_points_are_those_of_mappings_made_one_by_one(
     request = Request("chain", 2, spread=True, weight_bits=2, copies=3)
     counts = counted(mapping, summarise(divided), expected(divided, mapping), wide)
     found = explore.points(request, counts)
-    assert content == json.loads(json.dumps(explore.content(found, [])))
+    expected_content = {"system": "kapoho-point", "set": {}, **explore.content(found, [])}
+    assert content == json.loads(json.dumps(expected_content))
     assert {p["chips"] for p in content["points"]} == {6}
 
 
@@ -590,7 +591,7 @@ def test_json_alone_writes_no_file(
     run: Callable[..., int], tmp_path: Path, capsys: Capture
 ) -> None:
     assert run("--json") == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"points", "failed"}
+    assert set(json.loads(capsys.readouterr().out)) == {"system", "set", "points", "failed"}
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.graph"}
 
 

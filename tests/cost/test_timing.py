@@ -192,7 +192,7 @@ step's busiest."""
         (LinkOfChips(7, 6), "link chip 7 → chip 6"),
         (LinkOfChips(HOST, 0), "link the host → chip 0"),
         (LinkOfChips(3, HOST), "link chip 3 → the host"),
-        (MeshLink(2, (4, 5), (4, 6)), "mesh link (4, 5) → (4, 6) of chip 2"),
+        (MeshLink(2, (4, 5), (4, 6)), "mesh link of chip 2, column 4, row 5 → column 4, row 6"),
     ],
 )
 def test_what_is_slow_has_its_own_name(place: Where, text: str) -> None:

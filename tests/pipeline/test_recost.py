@@ -13,7 +13,9 @@ from mmfree_neuro.errors import HardwareError, InputError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.pipeline.recost import recosted
+from mmfree_neuro.pipeline.sensitivity import of_run
 from mmfree_neuro.run.run_file import RunRecord, load_run
+from mmfree_neuro.systems.figures import figures
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
 
@@ -88,10 +90,28 @@ def run(folder: Path) -> RunRecord:
 
 def test_nothing_changes(run: RunRecord) -> None:
     assert recosted(run, None, {}) is run
-    wide = replace(run.system.chip, weight_bits=Quantity(8, 8, 8, "wide"))
-    for system in ("kapoho-point", load_system("kapoho-point"), replace(run.system, chip=wide)):
+    for system in ("kapoho-point", load_system("kapoho-point")):
         found = recosted(run, system, {})
         assert (found.system, found.mapping) == (run.system, run.mapping)
+
+
+def test_weights_stay_as_wide_as_they_are(run: RunRecord) -> None:
+    wide = replace(run.system.chip, weight_bits=Quantity(2, 4, 8, "wide"))
+    found = recosted(run, replace(run.system, chip=wide), {})
+    assert found.system.chip.weight_bits == Quantity(2, 2, 2, "chosen; wide")
+    wider = replace(run.system.chip, weight_bits=Quantity(4, 4, 8, "wider"))
+    with pytest.raises(InputError) as error:
+        recosted(run, replace(run.system, chip=wider), {})
+    assert str(error.value) == "weights of 2 bits were asked for, loihi2 has 4 to 8"
+
+
+def test_where_nothing_takes_energy(run: RunRecord) -> None:
+    """A figure that alone makes some is the widest."""
+    none = {name: 0 for name in figures(run.system) if "energy_per" in name or "power" in name}
+    free = recosted(run, None, none | {"chip.energy_per_hop_pj": (0, 0, 5)})
+    for one in of_run(free):
+        assert one.base.millijoule_per_token == 0
+        assert one.swings[0].figure == "chip.energy_per_hop_pj"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +122,11 @@ def test_nothing_changes(run: RunRecord) -> None:
             None,
             {"chip.accumulator_bits": 23},
             "does not fit kapoho-point: it needs accumulators of 24 bits, loihi2 has 23",
+        ),
+        (
+            None,
+            {"chip.payload_bits": 15},
+            "does not fit kapoho-point: it needs payloads of 24 bits, loihi2 has 15",
         ),
         (
             None,
@@ -136,14 +161,20 @@ def test_which_figures_matter(folder: Path, capsys: Said) -> None:
     assert main(["sensitivity", str(folder / "run"), "--picture", str(picture)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert lines[0].startswith("prefill: ") and lines[-1] == f"wrote {picture}"
-    assert [line.split(":")[0] for line in lines if line[0] != " "] == [
+    assert lines[0] == "kapoho-point: Eight Loihi 2 on a board that can be stacked"
+    assert lines[1].startswith("prefill: ") and lines[-1] == f"wrote {picture}"
+    assert [line.split(":")[0] for line in lines[1:] if line[0] != " "] == [
         "prefill",
         "generation",
         f"wrote {picture}",
     ]
     assert main(["sensitivity", str(folder / "run"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    told_of = json.loads(capsys.readouterr().out)
+    assert (told_of["system"], lines[0].partition(": ")[2]) == (
+        "kapoho-point",
+        told_of["description"],
+    )
+    found = told_of["phases"]
     assert list(found) == ["prefill", "generate"]
     names = [swing["figure"] for swing in found["generate"]["swings"]]
     assert "chip.barrier_few_chips_ns" in names
@@ -151,7 +182,7 @@ def test_which_figures_matter(folder: Path, capsys: Said) -> None:
     assert told == [s["figure"] for one in found.values() for s in one["swings"]]
     one = ["sensitivity", str(folder / "run"), "--set", "chip.barrier_few_chips_ns=5", "--json"]
     assert main(one) == 0
-    fixed = json.loads(capsys.readouterr().out)["generate"]
+    fixed = json.loads(capsys.readouterr().out)["phases"]["generate"]
     assert "chip.barrier_few_chips_ns" not in [swing["figure"] for swing in fixed["swings"]]
     assert fixed["base"]["tokens_per_s"] > found["generate"]["base"]["tokens_per_s"]
 

@@ -36,7 +36,7 @@ def test_nothing_is_set() -> None:
     ("setting", "expected", "text"),
     [
         ("5", (5, 5, 5), "5"),
-        (" 5.5", (5.5, 5.5, 5.5), " 5.5"),
+        (" 5.5", (5.5, 5.5, 5.5), "5.5"),
         ("3,5,9", (3, 5, 9), "3,5,9"),
         (5, (5, 5, 5), "5"),
         ((3, 5.5, 9), (3, 5.5, 9), "3,5.5,9"),
@@ -61,6 +61,16 @@ def test_figures_of_the_system_and_its_chips_together() -> None:
     assert found.chip.output_axons_per_core == Quantity(99, 99, 99, SOURCE)
     assert found.description.endswith(
         "; set by the user: system.host_power_w = 3, chip.output_axons_per_core = 99"
+    )
+
+
+def test_a_figure_that_is_set_again() -> None:
+    """The description names what is in force."""
+    system = load_system("oheo-gulch")
+    first = with_figures(system, {"chip.cores": 9, "system.host_power_w": "1,2,3"})
+    again = with_figures(first, {"chip.cores": 7})
+    assert again.description == (
+        f"{system.description}; set by the user: system.host_power_w = 1,2,3, chip.cores = 7"
     )
 
 
@@ -91,6 +101,15 @@ WRONG: list[tuple[Mapping[str, Setting], str]] = [
     (
         {"chip.cores": (1, None, 2)},  # type: ignore[dict-item]
         "chip.cores is (1, None, 2), must be a number, or low, central and high as 3,5,9",
+    ),
+    ({3: 1}, "3 is not a figure of a system, the nearest is system.host_power_w"),  # type: ignore[dict-item]
+    (
+        {"chip.cores": b"5"},  # type: ignore[dict-item]
+        "chip.cores is b'5', must be a number, or low, central and high as 3,5,9",
+    ),
+    (
+        {"chip.cores": True},
+        "chip.cores is True, must be a number, or low, central and high as 3,5,9",
     ),
     ({"chip.cores": 1.5}, "the figures that were set: cores must be a whole number of at least 1"),
     (

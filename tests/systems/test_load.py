@@ -384,7 +384,8 @@ def test_a_base_that_cannot_be(text: str, said: str) -> None:
 def test_a_system_as_a_file_is_the_same_system(name: str) -> None:
     system = load_system(name)
     assert parse_system(as_toml(system), "mine.toml") == system
-    odd = replace(system, description='a "quoted" \\ text\n\twith 24 \u00b5s, \x7f and \x01')
+    text = 'a "quoted" \\ text\n\twith 24 \u00b5s, \x7f, \x85, \x01 and \U0001f600'
+    odd = replace(system, description=text)
     assert parse_system(as_toml(odd), "mine.toml") == odd
 
 
