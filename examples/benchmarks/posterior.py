@@ -13,13 +13,14 @@ they do here, and how many steps a block takes is not published and is drawn, to
 
 Rows are: each anchor, with its interval under all anchors and under all others (leave one out); the
 constants, before and after; and two estimates, the 370M model on 24 chips and the shipped
-checkpoint on eight, 5 to 95 %.  `posterior_loihi2.json` has 500 draws.
+checkpoint on eight, 5 to 95 %.  500 draws become `mmfree_neuro/systems/draws/loihi2.json`.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from mmfree_neuro.lowering.scheme import DEFAULT, SCHEMES
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
+from mmfree_neuro.systems.draws import SHARE
 from mmfree_neuro.systems.figures import figures
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
@@ -45,7 +47,6 @@ Draws = Mapping[str, Floats]
 """For every constant its values [draws]."""
 
 BLOCKS, STEPS = 24, "steps of a published block"
-SHARE = "energy of an operation on many chips, over one chip"
 READ = {
     name: PER_CORE.get(name) or BETWEEN.get(name) or "time_per_hop_ns"
     for name in (*PER_CORE, MESH, *BETWEEN)
@@ -389,7 +390,7 @@ def main() -> None:
         print(json.dumps(line))
     write("posterior", written)
     content = {name: [float(f"{v:.4g}") for v in found] for name, found in draws.items()}
-    path = Path(__file__).parent / "results" / "posterior_loihi2.json"
+    path = Path(str(resources.files("mmfree_neuro.systems") / "draws" / "loihi2.json"))
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 

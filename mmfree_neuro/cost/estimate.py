@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from mmfree_neuro.cost import timing
 from mmfree_neuro.cost.counted import Counted
-from mmfree_neuro.cost.energy import Energy, energy
+from mmfree_neuro.cost.energy import Energy, energy_of, operations
+from mmfree_neuro.cost.likely import Likely, likely
 from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Mode, Timing
@@ -27,6 +28,9 @@ class Estimate:
     energy: Energy
     traffic: Traffic
     """In the whole phase."""
+    likely: Likely | None
+    """What published rows leave of it: the median, and 5 to 95 %; None where the constants of the
+    system were not drawn."""
 
     @property
     def tokens_per_s(self) -> Span:
@@ -49,4 +53,6 @@ def estimate(counted: Counted, phase: str, in_flight: int = 1) -> Estimate:
     InputError where it has no token."""
     asked = load(counted)
     times, free = (mode(asked, counted.system) for mode in modes(phase, in_flight))
-    return Estimate(times, free, energy(counted, times), traffic(counted))
+    did = operations(counted)
+    spent = energy_of(did, counted.system, times)
+    return Estimate(times, free, spent, traffic(counted), likely(asked, did, counted.system, times))

@@ -102,11 +102,17 @@ class Timing:
     """Of the time, at central figures."""
 
 
+def barrier_figure(chips: int) -> str:
+    """The figure of what ends a step on that many chips."""
+    if chips == 1:
+        return "barrier_one_chip_ns"
+    return "barrier_few_chips_ns" if chips <= FEW_CHIPS else "barrier_many_chips_ns"
+
+
 def barrier(chip: ChipSpec, chips: int) -> Quantity:
     """What ends a step on that many chips."""
-    if chips == 1:
-        return chip.barrier_one_chip_ns
-    return chip.barrier_few_chips_ns if chips <= FEW_CHIPS else chip.barrier_many_chips_ns
+    value: Quantity = getattr(chip, barrier_figure(chips))
+    return value
 
 
 Table = Literal["each step", "all steps"] | int
@@ -115,7 +121,7 @@ tokens of so many sequences."""
 
 
 @dataclass(frozen=True)
-class _Uses:
+class Uses:
     """How often the busiest of each resource is used at the steps of the machine, in the whole
     phase, and which that is; no constant is in it."""
 
@@ -127,26 +133,26 @@ class _Uses:
     """For each resource what is busiest at a step."""
 
 
-def _uses(found: Load, table: Table, *, idle: bool) -> _Uses:
+def uses(found: Load, table: Table, *, idle: bool) -> Uses:
     """The uses of all resources where tokens work together so; `idle` visits are among the
     instructions or not."""
     if (table, idle) not in found.known:
         found.known[table, idle] = _counted_uses(found, table, idle=idle)
-    known: _Uses = found.known[table, idle]
+    known: Uses = found.known[table, idle]
     return known
 
 
-def _counted_uses(found: Load, table: Table, *, idle: bool) -> _Uses:
+def _counted_uses(found: Load, table: Table, *, idle: bool) -> Uses:
     names, figures, counts = list[str](), list[str](), list[Floats]()
     places: list[Callable[[int], Where]] = []
     for name, figure in PER_CORE.items():
-        uses = _together(found, table, found.per_core[name])
+        used = _together(found, table, found.per_core[name])
         if idle and name == "instructions":
-            uses = uses + found.guards.sum(0) - _together(found, table, found.guards)
+            used = used + found.guards.sum(0) - _together(found, table, found.guards)
         names.append(name)
         figures.append(figure)
-        counts.append(uses.max(1))
-        places.append(partial(_core, found.cores, uses.argmax(1)))
+        counts.append(used.max(1))
+        places.append(partial(_core, found.cores, used.argmax(1)))
     # The links that are busiest at two steps may be two, so this is at least what one link carries.
     peaks = _together(found, table, found.mesh.messages[:, None])[:, 0]
     in_all = int(found.whole_mesh.messages[0])
@@ -166,7 +172,7 @@ def _counted_uses(found: Load, table: Table, *, idle: bool) -> _Uses:
             figures.append(figure)
             counts.append(links.max(1))
             places.append(partial(_link, found, chosen, links.argmax(1)))
-    return _Uses(tuple(names), tuple(figures), np.array(counts, np.float64), tuple(places))
+    return Uses(tuple(names), tuple(figures), np.array(counts, np.float64), tuple(places))
 
 
 def _core(cores: tuple[Location, ...], busiest: Ints, step: int) -> Where:
@@ -206,13 +212,13 @@ def _steps(found: Load, table: Table) -> Floats:
     return worked
 
 
-def _together(found: Load, table: Table, uses: Floats | Ints) -> Floats:
+def _together(found: Load, table: Table, used: Floats | Ints) -> Floats:
     """Uses at every step of a token [steps, …] as those at every step of the machine."""
     if table == "each step":
-        return uses.astype(np.float64)
+        return used.astype(np.float64)
     if table == "all steps":
-        return uses.sum(0, dtype=np.float64)[None]
-    product: Floats = _steps(found, table) @ uses
+        return used.sum(0, dtype=np.float64)[None]
+    product: Floats = _steps(found, table) @ used
     return product
 
 
@@ -221,11 +227,11 @@ def _slowest(
 ) -> tuple[Floats, list[tuple[str, Where]]]:
     """Nanoseconds a token of the slowest resource at each step of the machine, and which that
     is."""
-    uses = _uses(found, table, idle=idle)
-    each = np.array([getattr(getattr(chip, figure), bound) for figure in uses.figures])
-    taken = uses.counts * each[:, None] / found.tokens
+    used = uses(found, table, idle=idle)
+    each = np.array([getattr(getattr(chip, figure), bound) for figure in used.figures])
+    taken = used.counts * each[:, None] / found.tokens
     slowest = taken.argmax(0).tolist()
-    named = [(uses.names[k], uses.places[k](step)) for step, k in enumerate(slowest)]
+    named = [(used.names[k], used.places[k](step)) for step, k in enumerate(slowest)]
     return taken.max(0), named
 
 

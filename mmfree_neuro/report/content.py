@@ -211,6 +211,13 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
         "without_barrier": _times(estimated.without_barrier),
         "chip_millijoule_per_token": _figures(estimated.chip_millijoule_per_token),
         "millijoule_per_token": _figures(estimated.millijoule_per_token),
+        "likely": None
+        if estimated.likely is None
+        else {
+            "tokens_per_s": _figures(estimated.likely.tokens_per_s),
+            "chip_millijoule_per_token": _figures(estimated.likely.chip_millijoule_per_token),
+            "millijoule_per_token": _figures(estimated.likely.millijoule_per_token),
+        },
         "parts": [
             {
                 "name": part.name,

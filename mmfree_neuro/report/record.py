@@ -158,12 +158,22 @@ class Counts(TypedDict):
     wrapped: int
 
 
+class Likely(TypedDict):
+    """What published rows leave of an estimate: 5 %, the median, 95 %."""
+
+    tokens_per_s: Figures
+    chip_millijoule_per_token: Figures
+    millijoule_per_token: Figures
+
+
 class Phase(Counts, Times):
     """A phase: its counts, and what they would take on the chips."""
 
     without_barrier: Times
     chip_millijoule_per_token: Figures
     millijoule_per_token: Figures
+    likely: Likely | None
+    """None where the constants of the system were not drawn."""
     parts: list[EnergyPart]
     dynamic_factor: Figures
     """What the energy of what is counted is multiplied by."""

@@ -240,7 +240,7 @@ def _estimated(report: Content) -> Section:
         "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
         "what is slowest": lambda phase: f"{phase['resource']}: {phase['slowest']}",
     }
-    tables = [_phase_table(report, "", rows)]
+    tables = [_phase_table(report, "", rows), *_likely(report)]
     for name, phase in report["phases"].items():
         if phase is not None:
             tables += [_energy(name, phase), *_breakdown(name, phase)]
@@ -249,6 +249,22 @@ def _estimated(report: Content) -> Section:
     return Section(
         "Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",)
     )
+
+
+def _likely(report: Content) -> list[Table]:
+    """What published rows leave of the estimates."""
+    rows = []
+    for name, phase in report["phases"].items():
+        found = None if phase is None else phase["likely"]
+        if found is not None:
+            spans = found["tokens_per_s"], found["millijoule_per_token"]
+            cells = spread(spans[0], "tokens/s"), spread(spans[1], "mJ/token")
+            rows.append((PHASES[name], *cells))
+    caption = (
+        "The same under constants that are drawn together and weighed by published rows of Loihi "
+        "2: the median, and 5 to 95 %"
+    )
+    return [Table(caption, ("", "throughput", "energy, system"), rows)] if rows else []
 
 
 def _energy(name: str, phase: Phase) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.cost.explore import Point, front, label
 from mmfree_neuro.cost.sensitivity import Sensitivity
 from mmfree_neuro.graph.nodes import Graph
@@ -233,7 +234,8 @@ def gpu_row(row: dict[str, Any]) -> str:
 
 
 def estimates(report: Content) -> str:
-    """The estimated speed and energy of a report as a small table, low to high in brackets."""
+    """The estimated speed and energy of a report as a small table, low to high in brackets;
+    below each what published rows leave of it."""
     heads = ("tokens/s", "mJ/token, chips alone", "mJ/token, system")
     lines = [f"{'estimated for the chips':24s} {heads[0]:>27s} {heads[1]:>27s} {heads[2]:>27s}"]
     for name, phase in report["phases"].items():
@@ -243,10 +245,22 @@ def estimates(report: Content) -> str:
                 phase["chip_millijoule_per_token"],
                 phase["millijoule_per_token"],
             )
-            shown = [f"{c['central']:.3g} [{c['low']:.3g} … {c['high']:.3g}]" for c in cells]
-            lines.append(f"{name:24s} {shown[0]:>27s} {shown[1]:>27s} {shown[2]:>27s}")
+            lines.append(_cells(name, cells))
+            if found := phase["likely"]:
+                likely = (
+                    found["tokens_per_s"],
+                    found["chip_millijoule_per_token"],
+                    found["millijoule_per_token"],
+                )
+                lines.append(_cells("  likely, 5 to 95 %", likely))
     lines += report["comparison"]["sentences"]
     return "\n".join(lines)
+
+
+def _cells(name: str, spans: Sequence[Figures]) -> str:
+    """A line of the table: central figures, and ranges in brackets."""
+    shown = [f"{c['central']:.3g} [{c['low']:.3g} … {c['high']:.3g}]" for c in spans]
+    return f"{name:24s} {shown[0]:>27s} {shown[1]:>27s} {shown[2]:>27s}"
 
 
 def table(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> str:

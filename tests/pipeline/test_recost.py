@@ -155,6 +155,19 @@ def test_weights_are_stored_by_the_mapping(run: RunRecord) -> None:
         recosted(run, "lihue", {})
 
 
+def test_a_report_says_what_published_rows_leave(folder: Path, capsys: Said) -> None:
+    """Where the constants of the chips were drawn: below each line, and in a table of their own."""
+    page = folder / "likely.md"
+    capsys.readouterr()
+    assert main(["report", str(folder / "run"), "-o", str(page)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "[" in line]
+    assert [line.split()[0] for line in lines] == ["prefill", "likely,", "generate", "likely,"]
+    text = page.read_text(encoding="utf-8")
+    assert "weighed by published rows of Loihi 2: the median, and 5 to 95 %**" in text
+    found = reported(folder / "run")["phases"]["generate"]["likely"]
+    assert found["tokens_per_s"]["low"] < found["tokens_per_s"]["central"]
+
+
 def test_which_figures_matter(folder: Path, capsys: Said) -> None:
     picture = folder / "tornado.png"
     capsys.readouterr()
