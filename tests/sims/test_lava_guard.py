@@ -57,7 +57,8 @@ PROGRAM = """
     engine._watcher = watcher
     {patch}
     what = "--prompt", "ab", "--new-tokens", "1000000", "--ignore-eos"
-    what = *what, "--engine", "{engine}", "-o", sys.argv[2]
+    # no state is written, however many tokens come before the end
+    what = *what, "--engine", "{engine}", "--save-every", "0", "-o", sys.argv[2]
     status = main(["simulate", sys.argv[1], *what])
     print("ended", status, time.monotonic(), len(multiprocessing.active_children()), flush=True)
     sys.exit(status)
