@@ -29,6 +29,7 @@ from rows import write
 
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.energy import Operations, operations
+from mmfree_neuro.cost.likely import counted_picojoule
 from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, load
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
@@ -122,18 +123,9 @@ def generation_us(draws: Draws, what: Asked, blocks: int, steps: int | None) -> 
 
 def dynamic_uj(draws: Draws, did: Operations, *, idle: bool) -> Floats:
     """What is counted takes, in microjoules a token [draws]."""
-    pj = (
-        did.synops * draws["chip.energy_per_synop_pj"]
-        + did.instructions * draws["chip.energy_per_instruction_pj"]
-        + did.messages * draws["chip.energy_per_message_pj"]
-        + did.hops * draws["chip.energy_per_hop_pj"]
-        + did.crossings * draws["chip.energy_per_crossing_pj"]
-    ) / did.tokens
+    pj = counted_picojoule(did, draws, did.idle_instructions if idle else 0) / did.tokens
     if idle:
-        visits = did.idle_instructions / did.tokens
-        pj = (pj + visits * draws["chip.energy_per_instruction_pj"]) * draws[
-            "chip.fall_through_energy_ratio"
-        ]
+        pj = pj * draws["chip.fall_through_energy_ratio"]
     return np.asarray(pj * 1e-6)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option, add_settings
+from mmfree_neuro.cli.options import add_command, add_greedy_on_chips, add_option, add_settings
 from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.cost import explore as exploring
 from mmfree_neuro.errors import InputError, shown
@@ -84,13 +84,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="leave the head and its norm to the host, as published",
     )
-    add_option(
-        p,
-        "--greedy-on-chips",
-        action="store_true",
-        help="the chips choose the words, so one payload for a token goes to the host, not its "
-        "logits",
-    )
+    add_greedy_on_chips(p)
     add_option(p, "-o", "--output", type=Path, help="write all points as JSON")
     add_option(p, "--picture", type=Path, help="draw the fronts as PNG")
 

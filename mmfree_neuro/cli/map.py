@@ -4,7 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_local_roots, add_option, add_settings
+from mmfree_neuro.cli.options import (
+    add_command,
+    add_greedy_on_chips,
+    add_local_roots,
+    add_option,
+    add_settings,
+)
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.graph.nodes import Graph
@@ -68,13 +74,7 @@ def add(commands: Any) -> None:
         help="how many sequences can be under way at once, each with states of its own, or fill "
         "for as many as fill the machine (default 1)",
     )
-    add_option(
-        p,
-        "--greedy-on-chips",
-        action="store_true",
-        help="the chips choose the words, so one payload for a token goes to the host, not its "
-        "logits",
-    )
+    add_greedy_on_chips(p)
     add_option(p, "--seed", type=int, default=0, help="seed of placers that draw (default 0)")
 
 

@@ -210,6 +210,27 @@ def add_local_roots(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_greedy_on_chips(parser: argparse.ArgumentParser) -> None:
+    add_option(
+        parser,
+        "--greedy-on-chips",
+        action="store_true",
+        help="the chips choose the words, so one payload for a token goes to the host, not its "
+        "logits",
+    )
+
+
+def add_other_system(parser: argparse.ArgumentParser) -> None:
+    """The options with which a finished run is costed again."""
+    add_option(
+        parser,
+        "--system",
+        help="cost the run on another system, by its name or a TOML file of your own; counts and "
+        "mapping stay",
+    )
+    add_settings(parser)
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     add_option(
         parser,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option, add_settings
+from mmfree_neuro.cli.options import add_command, add_option, add_other_system
 from mmfree_neuro.cli.output import show, warn
 from mmfree_neuro.pipeline import report as reporting
 from mmfree_neuro.report import terminal
@@ -18,13 +18,7 @@ def add(commands: Any) -> None:
     add_option(
         p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json"
     )
-    add_option(
-        p,
-        "--system",
-        help="cost the run on another system, by its name or a TOML file of your own; counts and "
-        "mapping stay",
-    )
-    add_settings(p)
+    add_other_system(p)
     add_option(
         p,
         "--gpu-rows",

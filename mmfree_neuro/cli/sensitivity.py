@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmfree_neuro.cli.options import add_command, add_option, add_settings
+from mmfree_neuro.cli.options import add_command, add_option, add_other_system
 from mmfree_neuro.cli.output import show
 from mmfree_neuro.pipeline import sensitivity
 from mmfree_neuro.report import terminal
@@ -16,13 +16,7 @@ def add(commands: Any) -> None:
     """Declare the command and its options."""
     p = add_command(commands, "sensitivity", run, "sensitivity run --picture tornado.png")
     add_option(p, "run", type=Path, metavar="RUN", help="folder that simulate wrote")
-    add_option(
-        p,
-        "--system",
-        help="cost the run on another system, by its name or a TOML file of your own; counts and "
-        "mapping stay",
-    )
-    add_settings(p)
+    add_other_system(p)
     add_option(p, "--picture", type=Path, help="draw it as PNG")
 
 

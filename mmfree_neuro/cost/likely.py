@@ -55,18 +55,26 @@ def _nanoseconds(found: Load, draws: Draws, times: Timing) -> Floats:
 def _picojoule(did: Operations, draws: Draws, times: Timing) -> Floats:
     """The dynamic energy of a token [draws]."""
     idle = did.idle_instructions * (times.steps_apart - 1) / max(1, did.steps)
+    total = counted_picojoule(did, draws, idle)
+    if times.mode == "fall-through":
+        total = total * draws["chip.fall_through_energy_ratio"]
+    if did.chips > 1:
+        total = total * draws[SHARE]
+    return np.asarray(total / did.tokens)
+
+
+def counted_picojoule(did: Operations, draws: Draws, idle: float) -> Floats:
+    """What all that was counted in a phase takes, and so many instructions of idle visits,
+    [draws]."""
     total = (
         did.synops * draws["chip.energy_per_synop_pj"]
         + did.instructions * draws["chip.energy_per_instruction_pj"]
         + did.messages * draws["chip.energy_per_message_pj"]
         + did.hops * draws["chip.energy_per_hop_pj"]
         + did.crossings * draws["chip.energy_per_crossing_pj"]
-    ) + idle * draws["chip.energy_per_instruction_pj"]
-    if times.mode == "fall-through":
-        total = total * draws["chip.fall_through_energy_ratio"]
-    if did.chips > 1:
-        total = total * draws[SHARE]
-    return np.asarray(total / did.tokens)
+        + idle * draws["chip.energy_per_instruction_pj"]
+    )
+    return np.asarray(total)
 
 
 def _span(values: Floats) -> Span:
