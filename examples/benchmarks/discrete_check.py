@@ -22,6 +22,7 @@ from rows import write
 
 from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.constants import central
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.load import MESH, PER_CORE, Load, load
 from mmfree_neuro.graph.nodes import Graph
@@ -167,7 +168,7 @@ def rows(system: SystemSpec) -> Iterator[dict[str, object]]:
             (tokens, bundle), begin, estimate = (
                 how[mode],
                 time.perf_counter(),
-                formula(asked, system),
+                formula(asked, central(system)),
             )
             found = simulate(graph, mapping, system, mode, tokens, bundle=bundle)
             agree(found, asked, system)

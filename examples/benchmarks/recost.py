@@ -1,78 +1,94 @@
-"""How long it takes to cost a run of the 370M model again, with other figures of the chip or on
-another system.
+"""How long it takes to cost a run again under all draws of the constants, with other figures of the
+chip or on another system.
 
-    python examples/benchmarks/recost.py
+    python examples/benchmarks/recost.py [MODEL ...]      (demo, 370m and 2.7b unless told)
 
 The counts are those of `activity.expected`; a costed phase is refused where a second time gives
-another figure.
+another figure.  *Costs* is what another set of constants takes once the counts of a run are summed
+up, which `report --set` and `sensitivity` do once.
 """
 
+import sys
 import time
-from dataclasses import replace
+from pathlib import Path
 
 from rows import write
 
-from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import timing
+from mmfree_neuro.cost import constants
 from mmfree_neuro.cost.counted import Counted
+from mmfree_neuro.cost.energy import energy_of, operations
+from mmfree_neuro.cost.estimate import modes
 from mmfree_neuro.cost.load import load
+from mmfree_neuro.cost.sensitivity import sensitivity
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
+from mmfree_neuro.lowering.scheme import DEFAULT, SCHEMES
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.mapping.trees import route_trees
 from mmfree_neuro.pipeline import map
+from mmfree_neuro.pipeline.convert import to_graph
+from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.activity import expected
+from mmfree_neuro.systems.figures import with_figures
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.testing import published_graph
 
-TIMES = 7
+TIMES = 5
+SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
+CASES = {"demo": ("kapoho-point", 8), "370m": ("alia-point-32", 24), "2.7b": ("alia-point", 96)}
 
 
-def main() -> None:
-    system, rows = load_system("alia-point-32"), list[dict[str, object]]()
-    for split in ("columns", "spread"):
-        request = Request("chain", 24, head_on_host=True, spread=split == "spread")
-        graph, mapping = map.place(published_graph("370m"), "", system, request)
+def graph_of(model: str) -> Graph:
+    """The shipped checkpoint, or the shapes of a published model."""
+    if model == "demo":
+        return to_graph(read_checkpoint(SHIPPED), None, SCHEMES[DEFAULT], "stdlib", "").graph
+    return published_graph(model, scheme=DEFAULT)
+
+
+def main(models: list[str]) -> None:
+    rows = list[dict[str, object]]()
+    for model in models:
+        name, chips = CASES[model]
+        system = load_system(name)
+        graph, mapping = map.place(graph_of(model), "", system, Request("chain", chips))
         summary, activity = summarise(graph), expected(graph, mapping)
-        found, seconds = (
-            set(),
-            {"trees of all routes": [], "loads of all resources": [], "costs": []},
-        )
+        seconds: dict[str, list[float]] = {}
+        found = set()
+
+        def took(what: str, begin: float, into: dict[str, list[float]] = seconds) -> None:
+            into.setdefault(what, []).append(time.monotonic() - begin)
+
         for _ in range(TIMES):
-            begin = time.monotonic()
+            whole = begin = time.monotonic()
             trees = route_trees(mapping, system)
-            between = time.monotonic()
+            took("trees of all routes", begin)
+            begin = time.monotonic()
             counts = Counted(mapping, summary, activity, system, trees)
-            asked = load(counts)
-            loaded = time.monotonic()
-            for chip in (
-                system.chip,
-                replace(system.chip, time_per_synapse_ns=system.chip.time_per_synop_ns),
+            asked, did = load(counts), operations(counts)
+            took("loads and operations", begin)
+            mode = modes("generate")[0]
+            for what, other in (
+                ("costs, first", system),
+                ("costs, again", with_figures(system, {"chip.energy_per_synop_pj": 5})),
             ):
-                other = replace(system, chip=chip)
-                times = timing.fall_through(asked, other)
-                energy = cost.energy(replace(counts, system=other), times)
-                found.add((times.tokens_per_s.central, energy.millijoule_per_token.central))
-            end = time.monotonic()
-            for name, took in zip(
-                seconds, (between - begin, loaded - between, (end - loaded) / 2), strict=True
-            ):
-                seconds[name].append(took)
+                begin = time.monotonic()
+                drawn = constants.drawn(other)
+                times = mode(asked, drawn)
+                spent = energy_of(did, times, drawn)
+                took(what, begin)
+                found.add((times.tokens_per_s.central, spent.millijoule_per_token.central))
+            took("all of it", whole)
+            begin = time.monotonic()
+            sensitivity(counts, "generate")
+            took("sensitivity", begin)
         if len(found) != 2:
             raise SystemExit("the same counts were costed differently: no row is written")
-        for name, each in seconds.items():
-            rows.append(
-                {
-                    "what": f"370m, 24 chips, {split}: {name}",
-                    "value": round(min(each), 4),
-                    "unit": "s",
-                }
-            )
-        whole = sum(min(each) for each in seconds.values())
-        rows.append(
-            {"what": f"370m, 24 chips, {split}: all of it", "value": round(whole, 4), "unit": "s"}
-        )
+        about = {"chips": chips, "draws": len(times.seconds)}
+        for what, each in seconds.items():
+            value = round(min(each), 4)
+            rows.append({"what": f"{model}: {what}", "value": value, "unit": "s", **about})
     write("recost", rows)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or list(CASES))

@@ -12,18 +12,18 @@ from rows import write
 
 from mmfree_neuro.baselines import measured
 from mmfree_neuro.baselines import published as baselines
+from mmfree_neuro.cost import constants, timing
 from mmfree_neuro.cost import energy as cost
-from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.constants import Constants, Floats
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.load import load
-from mmfree_neuro.cost.span import BOUNDS, Span
+from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline import map
 from mmfree_neuro.run.activity import expected
 from mmfree_neuro.systems.load import load_system
-from mmfree_neuro.systems.spec import ChipSpec
 from mmfree_neuro.testing import blocks_alone, published_graph
 
 BLOCKS = 24
@@ -38,17 +38,19 @@ class Check:
     published: float
     ours: Span
     how: str
-    """Fitted, or predicted."""
+    """Whether the row is fitted, fitted with other steps than this mapping has, predicted, taken
+    over, or assumed."""
     source: str
 
 
-def scaled(span: Span, factor: float) -> Span:
-    """A range times a factor."""
-    return Span(*(getattr(span, bound) * factor for bound in BOUNDS))
+def drawn_for(system: str) -> Constants:
+    """The constants of a system as they are drawn together."""
+    return constants.drawn(load_system(system))
 
 
 def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
-    """Both phases of some blocks of the 370M model, one on each chip and without a head."""
+    """Both phases of some blocks of the 370M model, one on each chip and without a head, as this
+    toolchain maps them."""
     system = load_system(system_name)
     graph, mapping = map.place(
         published_graph("370m", blocks=blocks),
@@ -58,67 +60,48 @@ def run(blocks: int, system_name: str) -> dict[str, tuple[Timing, cost.Energy]]:
     )
     summary = blocks_alone(summarise(graph))
     counts = counted(mapping, summary, expected(graph, mapping), system)
-    asked = load(counts)
+    asked, drawn = load(counts), constants.drawn(system)
     return {
-        name: (times, cost.energy(counts, times))
+        name: (times, cost.energy(counts, times, drawn))
         for name, estimate in (("prefill", timing.pipelined), ("generate", timing.fall_through))
-        for times in (estimate(asked, system),)
+        for times in (estimate(asked, drawn),)
     }
 
 
 def one_chip() -> list[Check]:
     """The rows of Table 3, which hold one block's figures for 24 blocks."""
     found, source = run(1, "oheo-gulch"), "arXiv 2503.18002v2, Table 3"
-    prefill, generate = found["prefill"][0], found["generate"][0]
-    static = load_system("oheo-gulch").chip.static_power_w
-    alone = found["generate"][1].chip_millijoule_per_token
+    drawn = drawn_for("oheo-gulch")
+    (prefill, spent), (generate, alone) = found["prefill"], found["generate"]
     # every chip waits for the other blocks: static power of 24 chips for 24 times the time of a
     # block
-    waiting = [
-        getattr(static, b) * getattr(generate.seconds_per_token, b) * 1e3 * BLOCKS * (BLOCKS - 1)
-        for b in BOUNDS
+    waiting = 1e3 * drawn["chip.static_power_w"] * generate.seconds * BLOCKS * (BLOCKS - 1)
+    board = drawn["system.board_power_w"]
+    chip_only = [
+        one.whole - 1e3 * board * times.seconds
+        for one, times in ((spent, prefill), (alone, generate))
     ]
-    energy = Span(
-        *(BLOCKS * getattr(alone, b) + more for b, more in zip(BOUNDS, waiting, strict=True))
+    rows = (
+        ("prefill", "tokens/s", 13965, 1 / prefill.seconds, "fitted"),
+        ("prefill", "mJ/token", 2.8, BLOCKS * chip_only[0], "fitted"),
+        ("generation", "tokens/s", 71.3, 1 / generate.seconds / BLOCKS, "other steps"),
+        ("generation", "mJ/token", 59, BLOCKS * chip_only[1] + waiting, "other steps"),
     )
     return [
-        Check(
-            "one chip, one block, x 24: prefill",
-            "tokens/s",
-            13965,
-            prefill.tokens_per_s,
-            "fitted",
-            source,
-        ),
-        Check(
-            "one chip, one block, x 24: prefill",
-            "mJ/token",
-            2.8,
-            scaled(found["prefill"][1].chip_millijoule_per_token, BLOCKS),
-            "fitted",
-            source,
-        ),
-        Check(
-            "one chip, one block, x 24: generation",
-            "tokens/s",
-            71.3,
-            scaled(generate.tokens_per_s, 1 / BLOCKS),
-            "fitted",
-            source,
-        ),
-        Check("one chip, one block, x 24: generation", "mJ/token", 59, energy, "fitted", source),
+        Check(f"one chip, one block, x 24: {phase}", unit, value, drawn.span(ours), how, source)
+        for phase, unit, value, ours, how in rows
     ]
 
 
 def many_chips() -> list[Check]:
     """The step times of Figure 5."""
-    source = "arXiv 2503.18002v2, Figure 5 (read off)"
+    source, drawn = "arXiv 2503.18002v2, Figure 5 (read off)", drawn_for("kapoho-point")
     return [
         Check(
             f"{chips} chips, a block on each: a step in prefill",
             "us",
             published,
-            scaled(run(chips, "kapoho-point")["prefill"][0].step_seconds, 1e6),
+            drawn.span(1e6 * run(chips, "kapoho-point")["prefill"][0].seconds),
             "fitted",
             source,
         )
@@ -126,30 +109,26 @@ def many_chips() -> list[Check]:
     ]
 
 
-def pilotnet(chip: ChipSpec) -> list[Check]:
+def pilotnet() -> list[Check]:
     """A spiking net of another kind: what a synaptic operation takes, all in."""
     source = (
         "lava-dl notebook, PilotNet SNN on one Loihi 2 (read off, derived); 30 to 72 pJ "
         "and 1.0 to 2.4 ns all in"
     )
-    energy, time = chip.energy_per_synop_pj, chip.time_per_synop_ns
+    drawn = drawn_for("oheo-gulch")
     return [
         Check(
-            "PilotNet: a synaptic operation, all in, middle of its range",
-            "pJ",
-            51,
-            Span(energy.low, energy.central, energy.high),
+            f"PilotNet: a synaptic operation{core}, all in, middle of its range",
+            unit,
+            published,
+            drawn.span(drawn[f"chip.{figure}"]),
             "predicted",
             source,
-        ),
-        Check(
-            "PilotNet: a synaptic operation and core, all in, middle of its range",
-            "ns",
-            1.7,
-            Span(time.low, time.central, time.high),
-            "predicted",
-            source,
-        ),
+        )
+        for core, unit, published, figure in (
+            ("", "pJ", 51, "energy_per_synop_pj"),
+            (" and core", "ns", 1.7, "time_per_synop_ns"),
+        )
     ]
 
 
@@ -184,18 +163,18 @@ BUSY_CORE_MILLIWATT = 1.378 * 1e3 / 120
 busy in prefill."""
 
 
-def by_operations(chip: ChipSpec) -> list[Check]:
+def by_operations() -> list[Check]:
     """The dynamic energy of a step of other workloads from their published operation counts."""
-    rows = []
+    rows, drawn = [], drawn_for("oheo-gulch")
     for one in WORKLOADS:
         each = (
-            (one.synops, chip.energy_per_synop_pj),
-            (one.updates * INSTRUCTIONS_OF_AN_UPDATE, chip.energy_per_instruction_pj),
-            (one.spikes, chip.energy_per_message_pj),
+            (one.synops, "energy_per_synop_pj"),
+            (one.updates * INSTRUCTIONS_OF_AN_UPDATE, "energy_per_instruction_pj"),
+            (one.spikes, "energy_per_message_pj"),
         )
-        span = Span(*(1e-6 * sum(n * getattr(pj, b) for n, pj in each) for b in BOUNDS))
+        ours: Floats = 1e-6 * sum(count * drawn[f"chip.{figure}"] for count, figure in each)
         what = f"{one.name}: dynamic energy of a step, by operations"
-        rows.append(Check(what, "uJ", one.microjoule, span, "predicted", one.source))
+        rows.append(Check(what, "uJ", one.microjoule, drawn.span(ours), "predicted", one.source))
     return rows
 
 
@@ -242,7 +221,7 @@ def loihi1() -> list[Check]:
         ("a barrier over 32 tiles", "ns", 465, chip.barrier_one_chip_ns, 1, "taken over"),
         ("a barrier over many chips", "ns", 15000, chip.barrier_many_chips_ns, 1, "taken over"),
     ):
-        span = scaled(Span(quantity.low, quantity.central, quantity.high), factor)
+        span = Span(*(factor * end for end in (quantity.low, quantity.central, quantity.high)))
         rows.append(Check(f"Loihi 1: {what}", unit, published, span, how, source))
     return rows
 
@@ -278,8 +257,9 @@ def ratios() -> list[dict[str, object]]:
         published_graph("370m"), "", system, Request("block-per-chip", head_on_host=True)
     )
     counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
-    times = timing.fall_through(load(counts), system)
-    energy = cost.energy(counts, times).millijoule_per_token
+    drawn = constants.drawn(system)
+    times = timing.fall_through(load(counts), drawn)
+    energy = cost.energy(counts, times, drawn).millijoule_per_token
     ours = {
         "published headline": (headline.tokens_per_s, headline.millijoule_per_token),
         "published, 24 chips measured": (deployed.tokens_per_s, deployed.millijoule_per_token),
@@ -305,20 +285,12 @@ def ratios() -> list[dict[str, object]]:
 
 def checks() -> list[Check]:
     """All of them."""
-    chip = load_system("oheo-gulch").chip
-    return [
-        *one_chip(),
-        *many_chips(),
-        *pilotnet(chip),
-        *by_operations(chip),
-        *by_busy_cores(),
-        *loihi1(),
-    ]
+    return [*one_chip(), *many_chips(), *pilotnet(), *by_operations(), *by_busy_cores(), *loihi1()]
 
 
 def table(found: list[Check]) -> list[str]:
     """The checks as the table of the page."""
-    lines = ["| what | published | ours, low … high | ratio | |", "|---|---:|---:|---:|---|"]
+    lines = ["| what | published | ours, 5 … 95 % | ratio | |", "|---|---:|---:|---:|---|"]
     for one in found:
         ours = one.ours
         span, ratio = (

@@ -72,10 +72,12 @@ class Dynamic:
 
 
 def dynamic(counts: Counted, times: Timing) -> Dynamic:
-    """The dynamic energy of a token in a phase whose timing has been estimated."""
+    """The dynamic energy of a token in a phase whose timing at central figures is known."""
     mapping, activity, chip = counts.mapping, counts.activity, counts.system.chip
     nodes = {node.name: node for node in counts.summary.nodes}
-    scale = 1e-9 * times.dynamic.central / activity.tokens
+    scale = 1e-9 / activity.tokens
+    for factor in times.dynamic:
+        scale *= float(factor.values[0])
     issued = np.array(
         [shard.size * sum(nodes[shard.node].instructions.values()) for shard in mapping.shards]
     )

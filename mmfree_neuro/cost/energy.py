@@ -2,23 +2,24 @@
 power times time.  What idle visits take is their instructions' energy, and a part of its own: the
 fewer, the more tokens are under way.
 
-Ranges are carried through: the low figure takes every constant at its low end (and the shortest
-time), the high figure every constant at its high end.  Two sums stand side by side: that of the
-chips alone, and that of the whole system.
+All is computed for every variant of the constants at once, so a range of a power pairs each energy
+with its own time.  Two sums stand side by side: that of the chips alone, and that of the whole
+system, in which chips that are powered and not used draw what others draw.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from mmfree_neuro.cost.constants import Constants, Floats
 from mmfree_neuro.cost.counted import Counted
-from mmfree_neuro.cost.span import BOUNDS, Span
+from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Mapping
-from mmfree_neuro.systems.spec import Quantity, SystemSpec
+from mmfree_neuro.systems.figures import figures
 
 PJ_TO_MJ = 1e-9
 
@@ -47,6 +48,10 @@ class Energy:
     it."""
     millijoule_per_token: Span
     """The calibration *system*: board and host as well."""
+    watts: Span
+    """What the system draws."""
+    whole: Floats = field(compare=False, repr=False)  # [variants]
+    """Millijoules a token of the system."""
 
 
 def on_chips(mapping: Mapping, counts: Ints) -> int:
@@ -77,25 +82,6 @@ def idle_instructions(counted: Counted) -> int:
     guard = {node.name: node.idle_instructions for node in summary.nodes}
     each = np.array([guard[shard.node] * shard.size for shard in mapping.shards])
     return on_chips(mapping, each * counted.activity.fired) * summary.steps
-
-
-def _part(name: str, operations: float, each: Quantity, unit_to_mj: Span) -> Part:
-    span = Span(
-        *(operations * getattr(each, bound) * getattr(unit_to_mj, bound) for bound in BOUNDS)
-    )
-    return Part(name, operations, _span(each), "pJ", span, each.source)
-
-
-def _span(quantity: Quantity) -> Span:
-    return Span(quantity.low, quantity.central, quantity.high)
-
-
-def _power(name: str, count: float, watts: Quantity, timing: Timing) -> Part:
-    seconds = timing.seconds_per_token
-    span = Span(
-        *(count * getattr(watts, bound) * getattr(seconds, bound) * 1e3 for bound in BOUNDS)
-    )
-    return Part(name, count, _span(watts), "W", span, watts.source)
 
 
 @dataclass(frozen=True)
@@ -130,45 +116,67 @@ def operations(counted: Counted) -> Operations:
     )
 
 
-def energy(counted: Counted, timing: Timing, *, copies: int = 1) -> Energy:
+def energy(counted: Counted, timing: Timing, constants: Constants, *, copies: int = 1) -> Energy:
     """The energy of a token on average over a phase, whose timing has been estimated; `copies` as
     in `energy_of`."""
-    return energy_of(operations(counted), counted.system, timing, copies=copies)
+    return energy_of(operations(counted), timing, constants, copies=copies)
 
 
-def energy_of(did: Operations, system: SystemSpec, timing: Timing, *, copies: int = 1) -> Energy:
-    """The energy of a token, of what was done on a system.
+COUNTED = {
+    "synaptic operations": ("synops", "energy_per_synop_pj"),
+    "neuron instructions": ("instructions", "energy_per_instruction_pj"),
+    "idle visits": ("idle_instructions", "energy_per_instruction_pj"),
+    "messages": ("messages", "energy_per_message_pj"),
+    "mesh hops": ("hops", "energy_per_hop_pj"),
+    "link crossings": ("crossings", "energy_per_crossing_pj"),
+}
+"""What is counted of `Operations`, and what one of it takes, of a chip."""
+
+
+def energy_of(did: Operations, timing: Timing, constants: Constants, *, copies: int = 1) -> Energy:
+    """The energy of a token, of what was done, under the constants that its timing is of.
 
     Where `copies` of the model work on sequences of their own, they share the board and the host.
     """
-    chip, tokens = system.chip, did.tokens
+    known = figures(constants.system)
     # A neuron is visited idly at all steps that a token takes after its entry, or at the few that
     # lie between it and the next token.
-    idle = did.idle_instructions * (timing.steps_apart - 1) / max(1, did.steps)
-    picojoule = Span(*(PJ_TO_MJ * getattr(timing.dynamic, bound) for bound in BOUNDS))
-    parts = (
-        _part("synaptic operations", did.synops / tokens, chip.energy_per_synop_pj, picojoule),
-        _part(
-            "neuron instructions",
-            did.instructions / tokens,
-            chip.energy_per_instruction_pj,
-            picojoule,
+    idle = (timing.steps_apart - 1) / max(1, did.steps)
+    factor = np.asarray(PJ_TO_MJ / did.tokens)
+    for one in timing.dynamic:
+        factor = factor * one.values
+    used, powered = did.chips, constants["system.powered_chips"]
+    unused = np.maximum(powered - copies * used, 0) / copies
+    static, board, host = (
+        constants[name]
+        for name in ("chip.static_power_w", "system.board_power_w", "system.host_power_w")
+    )
+    parts, of_part = list[Part](), list[Floats]()
+
+    def part(name: str, count: float, figure: str, unit: str, millijoule: Floats) -> None:
+        each = constants.span(constants[figure])
+        source = known[figure].source
+        parts.append(Part(name, count, each, unit, constants.span(millijoule), source))
+        of_part.append(millijoule)
+
+    for name, (what, figure) in COUNTED.items():
+        count = getattr(did, what) * (idle if name == "idle visits" else 1)
+        each = constants[f"chip.{figure}"]
+        part(name, count / did.tokens, f"chip.{figure}", "pJ", count * each * factor)
+    to_mj = 1e3 * timing.seconds
+    for name, count, figure, watts in (
+        ("static power of the chips in use", used, "chip.static_power_w", used * static),
+        (
+            "static power of chips that are powered and not used",
+            constants.span(unused).central,
+            "chip.static_power_w",
+            unused * static,
         ),
-        _part("idle visits", idle / tokens, chip.energy_per_instruction_pj, picojoule),
-        _part("messages", did.messages / tokens, chip.energy_per_message_pj, picojoule),
-        _part("mesh hops", did.hops / tokens, chip.energy_per_hop_pj, picojoule),
-        _part("link crossings", did.crossings / tokens, chip.energy_per_crossing_pj, picojoule),
-        _power("static power of the chips in use", did.chips, chip.static_power_w, timing),
-    )
-    whole = (
-        *parts,
-        _power("power of the board beyond the chips", 1 / copies, system.board_power_w, timing),
-        _power("power of the host", 1 / copies, system.host_power_w, timing),
-    )
-    return Energy(whole, _sum(parts), _sum(whole))
-
-
-def _sum(parts: tuple[Part, ...]) -> Span:
-    return Span(
-        *(sum(getattr(part.millijoule_per_token, bound) for part in parts) for bound in BOUNDS)
-    )
+        ("power of the board beyond the chips", 1 / copies, "system.board_power_w", board / copies),
+        ("power of the host", 1 / copies, "system.host_power_w", host / copies),
+    ):
+        part(name, count, figure, "W", watts * to_mj)
+    chips = np.asarray(sum(of_part[: len(COUNTED) + 1]))
+    whole = np.asarray(sum(of_part))
+    watts_of_all = constants.span(copies * whole / to_mj)
+    return Energy(tuple(parts), constants.span(chips), constants.span(whole), watts_of_all, whole)

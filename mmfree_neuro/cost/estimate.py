@@ -1,12 +1,12 @@
 """The estimate of a phase: its time in both of its modes, and the energy in the first, which
-silicon has."""
+silicon has; each as the median and the interval from 5 to 95 % under constants that are drawn
+together."""
 
 from dataclasses import dataclass
 
-from mmfree_neuro.cost import timing
+from mmfree_neuro.cost import constants, timing
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.energy import Energy, energy_of, operations
-from mmfree_neuro.cost.likely import Likely, likely
 from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Mode, Timing
@@ -20,6 +20,16 @@ def modes(phase: str, in_flight: int = 1) -> tuple[Mode, Mode]:
 
 
 @dataclass(frozen=True)
+class Corners:
+    """What a phase would take with every figure of the system at its low end, with all central
+    ones, and with every figure at its high end."""
+
+    tokens_per_s: Span
+    chip_millijoule_per_token: Span
+    millijoule_per_token: Span
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a phase would take on the chips."""
 
@@ -28,9 +38,7 @@ class Estimate:
     energy: Energy
     traffic: Traffic
     """In the whole phase."""
-    likely: Likely | None
-    """What published rows leave of it: the median, and 5 to 95 %; None where the constants of the
-    system were not drawn."""
+    corners: Corners
 
     @property
     def tokens_per_s(self) -> Span:
@@ -51,8 +59,18 @@ class Estimate:
 def estimate(counted: Counted, phase: str, in_flight: int = 1) -> Estimate:
     """The estimate of a phase, "prefill" or "generate", with so many sequences under way.  Raises
     InputError where it has no token."""
-    asked = load(counted)
-    times, free = (mode(asked, counted.system) for mode in modes(phase, in_flight))
-    did = operations(counted)
-    spent = energy_of(did, counted.system, times)
-    return Estimate(times, free, spent, traffic(counted), likely(asked, did, counted.system, times))
+    asked, did = load(counted), operations(counted)
+    mode, without_barrier = modes(phase, in_flight)
+    drawn, ends = constants.drawn(counted.system), constants.corners(counted.system)
+    times, at_ends = mode(asked, drawn), mode(asked, ends)
+    spent = energy_of(did, at_ends, ends)
+    corners = Corners(
+        at_ends.tokens_per_s, spent.chip_millijoule_per_token, spent.millijoule_per_token
+    )
+    return Estimate(
+        times,
+        without_barrier(asked, drawn),
+        energy_of(did, times, drawn),
+        traffic(counted),
+        corners,
+    )

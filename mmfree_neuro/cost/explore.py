@@ -1,16 +1,21 @@
 """Many mappings of one graph under the same costs: what each gives, and which of them nothing else
 beats.
 
-Counts are those of a token whose payloads are all non-zero, so nothing is run; every point can be
-costed in any mode. How wide weights are stored changes what fits, not what a synapse takes: the
-rows that the constants are fitted to do not say which width they had.  Copies of a model share the
-barrier of all chips in use.
+A figure is the median over all draws of the constants, with its interval; two mappings are compared
+draw by draw, which says more than their intervals do.  Counts are those of a token whose payloads
+are all non-zero, so nothing is run; every point can be costed in any mode. How wide weights are
+stored changes what fits, not what a synapse takes: the rows that the constants are fitted to do not
+say which width they had.  Copies of a model share the barrier of all chips in use.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+
+from mmfree_neuro.cost import constants
+from mmfree_neuro.cost.constants import Constants, Floats
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.energy import energy
 from mmfree_neuro.cost.estimate import modes
@@ -73,23 +78,38 @@ class Point:
     """From the entry of a token to what goes to the host."""
     state_bytes: int
     """What the states of all sequences under way take of the cores' memory, by one copy."""
+    rates: Floats = field(compare=False, repr=False)  # [draws]
+    """Tokens a second."""
+    energies: Floats = field(compare=False, repr=False)  # [draws]
+    """Millijoules a token of the system."""
+
+    def over(self, other: "Point") -> tuple[Span, Span]:
+        """The ratios of this point's tokens a second and millijoules a token to another's, draw by
+        draw: median and 5 to 95 %; 1 where the other takes no energy."""
+        energies = np.ones_like(self.energies)
+        np.divide(self.energies, other.energies, out=energies, where=other.energies > 0)
+        ratios = self.rates / other.rates, energies
+        rate, energy = (Span(*np.quantile(one, [0.05, 0.5, 0.95]).tolist()) for one in ratios)
+        return rate, energy
 
 
 def points(request: Request, counted: Counted) -> tuple[Point, ...]:
     """A mapping in every mode, as the request's copies of it would run, with as many sequences as
     it has room for."""
     chips = request.copies * len(counted.mapping.chips)
-    asked = replace(load(counted), chips=chips)
+    asked, drawn = replace(load(counted), chips=chips), constants.drawn(counted.system)
     return tuple(
-        _point(request, phase, counted, estimate(asked, counted.system))
+        _point(request, phase, counted, mode(asked, drawn), drawn)
         for phase in PHASES
-        for estimate in modes(phase, counted.mapping.in_flight)
+        for mode in modes(phase, counted.mapping.in_flight)
     )
 
 
-def _point(request: Request, phase: str, counted: Counted, times: Timing) -> Point:
+def _point(
+    request: Request, phase: str, counted: Counted, times: Timing, drawn: Constants
+) -> Point:
     mapping, copies = counted.mapping, request.copies
-    spent = energy(counted, times, copies=copies)
+    spent = energy(counted, times, drawn, copies=copies)
     rate = times.tokens_per_s
     return Point(
         request,
@@ -105,6 +125,8 @@ def _point(request: Request, phase: str, counted: Counted, times: Timing) -> Poi
         times.barrier_share,
         times.latency_seconds,
         state_bytes(counted.summary, mapping.in_flight),
+        copies / times.seconds,
+        spent.whole,
     )
 
 
@@ -134,17 +156,26 @@ def front(found: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(best)
 
 
-def _plain_point(point: Point) -> dict[str, Any]:
-    figures = {name: value for name, value in asdict(point).items() if name != "request"}
-    return {"choice": plain(point.request), **figures}
+def _plain_point(point: Point, fastest: Point) -> dict[str, Any]:
+    found: dict[str, Any] = {"choice": plain(point.request)}
+    for one in fields(point):
+        value = getattr(point, one.name)
+        if one.name not in ("request", "rates", "energies"):
+            found[one.name] = vars(value) if isinstance(value, Span) else value
+    rate, energy = point.over(fastest)
+    return found | {
+        "tokens_per_s_over_the_fastest": vars(rate),
+        "millijoule_per_token_over_the_fastest": vars(energy),
+    }
 
 
 def content(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> dict[str, Any]:
-    """All points, each with whether it is on the front of its phase and mode, and what could not be
-    mapped."""
+    """All points, each with whether it is on the front of its phase and mode and its ratios to the
+    fastest of them, and what could not be mapped."""
     groups = sorted({(point.phase, point.mode) for point in found})
-    best = {p for group in groups for p in front([p for p in found if (p.phase, p.mode) == group])}
-    return {
-        "points": [_plain_point(point) | {"front": point in best} for point in found],
-        "failed": [plain(request) | {"why": why} for request, why in failed],
-    }
+    fronts = {group: front([p for p in found if (p.phase, p.mode) == group]) for group in groups}
+    rows = []
+    for point in found:
+        best = fronts[point.phase, point.mode]
+        rows.append(_plain_point(point, best[0]) | {"front": point in best})
+    return {"points": rows, "failed": [plain(request) | {"why": why} for request, why in failed]}

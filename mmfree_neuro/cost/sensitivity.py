@@ -1,14 +1,20 @@
 """Which figures of a system an estimate depends on: each alone at the ends of its range, all others
-at their central value."""
+at their central value; and what share of the estimate's variance each explains where all are drawn
+together."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from mmfree_neuro.cost import constants
+from mmfree_neuro.cost.constants import Floats
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.energy import energy_of, operations
 from mmfree_neuro.cost.estimate import modes
 from mmfree_neuro.cost.load import load
+from mmfree_neuro.systems.draws import is_cost
 from mmfree_neuro.systems.figures import figures, with_figure
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
@@ -32,6 +38,11 @@ class Swing:
     high: float
     at_low: Cost
     at_high: Cost
+    share_of_rate: float
+    """Of the variance of tokens a second over all draws, by ranks: what it explains alone.  Figures
+    that rows tie to each other share what they explain, so shares need not add up to 1."""
+    share_of_energy: float
+    """Of that of the system's millijoules a token."""
     source: str
 
     def widest(self, base: Cost) -> float:
@@ -63,29 +74,44 @@ def sensitivity(counts: Counted, phase: str, in_flight: int = 1) -> Sensitivity:
     asked, did, (mode, _) = load(counts), operations(counts), modes(phase, in_flight)
 
     def cost(system: SystemSpec) -> Cost:
-        times = mode(asked, system)
-        spent = energy_of(did, system, times)
+        figures_of = constants.central(system)
+        times = mode(asked, figures_of)
+        spent = energy_of(did, times, figures_of)
         return Cost(
             times.tokens_per_s.central,
             spent.chip_millijoule_per_token.central,
             spent.millijoule_per_token.central,
         )
 
+    drawn = constants.drawn(counts.system)
+    times = mode(asked, drawn)
+    energy = energy_of(did, times, drawn).whole
     base = cost(counts.system)
     swings = []
     for name, value, low, high in _ends(counts.system):
         at_low, at_high = cost(low), cost(high)
         if (at_low, at_high) != (base, base):
-            swings.append(Swing(name, value.low, value.high, at_low, at_high, value.source))
+            shares = _share(drawn[name], times.seconds), _share(drawn[name], energy)
+            swings.append(
+                Swing(name, value.low, value.high, at_low, at_high, *shares, value.source)
+            )
     by_width = sorted(swings, key=lambda swing: -swing.widest(base))
     return Sensitivity(phase, base, tuple(by_width))
+
+
+def _share(figure: Floats, result: Floats) -> float:
+    """The share of a result's variance that a figure explains alone, by ranks."""
+    if np.ptp(figure) == 0 or np.ptp(result) == 0:
+        return 0.0
+    ranks = np.array([values.argsort().argsort() for values in (figure, result)])
+    return float(np.corrcoef(ranks)[0, 1] ** 2)
 
 
 def _ends(system: SystemSpec) -> Iterator[tuple[str, Quantity, SystemSpec, SystemSpec]]:
     """Every figure with a range, and the system with its low and its high end as the central
     value."""
     for name, value in figures(system).items():
-        if value.low < value.high:
+        if is_cost(name) and value.low < value.high:
             low, high = (
                 with_figure(system, name, replace(value, central=end))
                 for end in (value.low, value.high)

@@ -1,5 +1,5 @@
-"""Time from counts, in the modes in which such a chip can run: pipelined, falling through,
-interleaved, or without a barrier.
+"""Time from counts under the constants of a system, in the modes in which such a chip can run:
+pipelined, falling through, interleaved, or without a barrier.
 
 The chips work in steps that a barrier ends.  A step lasts as long as its slowest resource and then
 the barrier, whose length depends on how many chips take part.  The resources are, on every core,
@@ -22,7 +22,8 @@ best in the literature (arXiv 2601.10035).
   for what these tokens ask of it together.  Where a token enters at every step, the machine is full
   and works as in prefill: more sequences gain nothing, they only wait.  Else a step takes what it
   takes on top when one token falls through, and a part of the visits is idle.  What fewer tokens
-  at a time save of the dynamic energy is not known: between what one token alone saves and nothing.
+  at a time save of the dynamic energy is not known: between what one token alone saves and nothing,
+  and it is drawn.
   So the throughput is about the least of what S sequences can ask for, S tokens in the steps of
   one, and what the slowest resource gives, the link to the host among them; it is less where tokens
   that enter evenly meet at one busy core;
@@ -33,20 +34,22 @@ best in the literature (arXiv 2601.10035).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, Floats, Load
-from mmfree_neuro.cost.span import BOUNDS, Span
+from mmfree_neuro.cost.constants import Constants, Floats
+from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, Load
+from mmfree_neuro.cost.span import Span
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.mapping.trees import MeshLink
-from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
+from mmfree_neuro.systems.draws import SAVED
+from mmfree_neuro.systems.spec import ChipSpec, Quantity
 
 FEW_CHIPS = 4
 
@@ -76,8 +79,18 @@ def where(place: Where) -> str:
 
 
 @dataclass(frozen=True)
+class Factor:
+    """What the energy of what is counted is multiplied by."""
+
+    why: str
+    source: str
+    values: Floats = field(compare=False, repr=False)  # [variants]
+
+
+@dataclass(frozen=True)
 class Timing:
-    """Estimated times of one phase on one mapping."""
+    """Estimated times of one phase on one mapping, under constants of which there are several
+    variants."""
 
     mode: str
     tokens_per_s: Span
@@ -92,14 +105,16 @@ class Timing:
     steps_apart: float
     """How many steps of the machine lie between the entries of two tokens; 1 where no visit is
     idle."""
-    dynamic: Span
+    dynamic: tuple[Factor, ...]
     """What the energy of what is counted is multiplied by."""
     slowest: Where
     """Where the time goes at central figures: the core or the link that sets most of the steps."""
     resource: str
     """Which resource that is."""
     barrier_share: float
-    """Of the time, at central figures."""
+    """Of the time."""
+    seconds: Floats = field(compare=False, repr=False)  # [variants]
+    """From token to token."""
 
 
 def barrier_figure(chips: int) -> str:
@@ -223,190 +238,193 @@ def _together(found: Load, table: Table, used: Floats | Ints) -> Floats:
 
 
 def _slowest(
-    found: Load, chip: ChipSpec, bound: str, table: Table, *, idle: bool = False
-) -> tuple[Floats, list[tuple[str, Where]]]:
-    """Nanoseconds a token of the slowest resource at each step of the machine, and which that
-    is."""
+    found: Load, constants: Constants, table: Table, *, idle: bool = False
+) -> tuple[Floats, list[tuple[float, str, Where]]]:
+    """Nanoseconds a token of the slowest resources of all steps of the machine [variants]; and for
+    every step what its slowest takes at central figures, and which that is."""
     used = uses(found, table, idle=idle)
-    each = np.array([getattr(getattr(chip, figure), bound) for figure in used.figures])
+    each = [constants[f"chip.{figure}"] for figure in used.figures]
+    taken = np.zeros((used.counts.shape[1], len(each[0])))
+    for counts, ns in zip(used.counts, each, strict=True):
+        np.maximum(taken, counts[:, None] * ns, out=taken)
+    return taken.sum(0) / found.tokens, _named(found, constants.system.chip, table, idle=idle)
+
+
+def _named(
+    found: Load, chip: ChipSpec, table: Table, *, idle: bool
+) -> list[tuple[float, str, Where]]:
+    """For every step the nanoseconds a token that its slowest resource takes at central figures,
+    and which that is."""
+    used = uses(found, table, idle=idle)
+    each = np.array([getattr(chip, figure).central for figure in used.figures])
     taken = used.counts * each[:, None] / found.tokens
     slowest = taken.argmax(0).tolist()
-    named = [(used.names[k], used.places[k](step)) for step, k in enumerate(slowest)]
-    return taken.max(0), named
+    return [
+        (float(taken[k, step]), used.names[k], used.places[k](step))
+        for step, k in enumerate(slowest)
+    ]
 
 
 def waits(found: Load, chip: ChipSpec) -> list[tuple[float, str, Where]]:
     """For every step of a token that falls through alone: the nanoseconds that its slowest resource
     takes, at central figures, and which that is; what else a step takes comes on top."""
-    times, names = _slowest(found, chip, "central", "each step", idle=True)
-    return [(float(ns), *named) for ns, named in zip(times, names, strict=True)]
+    return _named(found, chip, "each step", idle=True)
 
 
-ALL_OF_IT = Span(1.0, 1.0, 1.0)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Way:
     """How tokens enter, and what follows from that."""
 
     mode: str
     latency: Floats
-    """Nanoseconds from the entry of a token to what goes to the host, at the three bounds."""
+    """Nanoseconds from the entry of a token to what goes to the host [variants]."""
     steps: float
     """Steps of the machine that a token takes of its time."""
     in_flight: int = 1
     idle: bool = False
     """Whether neurons are visited at steps at which they have no token."""
-    dynamic: Span = ALL_OF_IT
+    saved: float | Floats | None = None
+    """The share of what one token alone saves of the dynamic energy that is saved [variants]; None
+    where nothing is."""
 
 
 def _timing(
     way: _Way,
-    system: str,
+    constants: Constants,
     per_token: Floats,
     found: Load,
     slowest: tuple[str, Where],
-    waiting: float,
+    waiting: Floats | float = 0.0,
 ) -> Timing:
-    """The record of nanoseconds a token at the three bounds, of which a barrier takes `waiting`."""
-    if per_token[0] <= 0:
+    """The record of nanoseconds a token [variants], of which a barrier takes `waiting`."""
+    if per_token.min() <= 0:
         raise HardwareError(
-            f"{system}: a token takes no time at the low figures, must have at least one above zero"
+            f"{constants.system.name}: a token takes no time at the low figures, must have at "
+            "least one above zero"
         )
-    low, central, high = (float(ns) * 1e-9 for ns in per_token)
+    seconds = 1e-9 * per_token
+    each = constants.span(seconds)
     resource, place = slowest
     return Timing(
         way.mode,
-        Span(1 / high, 1 / central, 1 / low),
-        Span(low, central, high),
-        Span(*(float(ns) * 1e-9 for ns in way.latency)),
-        Span(low / way.steps, central / way.steps, high / way.steps),
+        Span(1 / each.high, 1 / each.central, 1 / each.low),
+        each,
+        constants.span(1e-9 * way.latency),
+        constants.span(seconds / way.steps),
         found.steps,
         way.in_flight,
         way.steps if way.idle else 1.0,
-        way.dynamic,
+        _factors(way, constants, found.chips),
         place,
         resource,
-        waiting * 1e-9 / central,
+        constants.span(np.asarray(waiting / per_token)).central,
+        seconds,
     )
 
 
-def pipelined(found: Load, system: SystemSpec) -> Timing:
+def _factors(way: _Way, constants: Constants, chips: int) -> tuple[Factor, ...]:
+    """What the energy of what is counted is multiplied by."""
+    chip, found = constants.system.chip, list[Factor]()
+    if way.saved is not None:
+        saves = 1 - constants["chip.fall_through_energy_ratio"]
+        why = "tokens that do not fill the machine"
+        factor = np.asarray(1 - way.saved * saves)
+        found.append(Factor(why, chip.fall_through_energy_ratio.source, factor))
+    if chips > 1:
+        name = "multi_chip_energy_ratio"
+        why, each = "systems of several chips", constants[f"chip.{name}"]
+        found.append(Factor(why, getattr(chip, name).source, each))
+    return tuple(found)
+
+
+def _ends(found: Load, constants: Constants) -> Floats:
+    """What the barrier takes of a step [variants]."""
+    return constants[f"chip.{barrier_figure(found.chips)}"]
+
+
+def pipelined(found: Load, constants: Constants) -> Timing:
     """All steps run at once on different tokens, so a token leaves at every step."""
-    ends = barrier(system.chip, found.chips)
-    each = [_slowest(found, system.chip, bound, "all steps") for bound in BOUNDS]
-    per_token = np.array(
-        [ns[0] + getattr(ends, bound) for (ns, _), bound in zip(each, BOUNDS, strict=True)]
-    )
+    ends = _ends(found, constants)
+    busy, slowest = _slowest(found, constants, "all steps")
+    per_token = busy + ends
     way = _Way("pipelined", found.steps * per_token, 1)
-    return _timing(way, system.name, per_token, found, each[1][1][0], ends.central)
+    return _timing(way, constants, per_token, found, _most(slowest), ends)
 
 
-def generation(found: Load, system: SystemSpec, in_flight: int = 1) -> Timing:
+def generation(found: Load, constants: Constants, in_flight: int = 1) -> Timing:
     """How so many sequences generate: a token falls through alone, or tokens are interleaved."""
     if in_flight == 1:
-        return fall_through(found, system)
-    return interleaved(found, system, in_flight)
+        return fall_through(found, constants)
+    return interleaved(found, constants, in_flight)
 
 
-def fall_through(found: Load, system: SystemSpec) -> Timing:
+def fall_through(found: Load, constants: Constants) -> Timing:
     """The steps of one token one after another, each with its own slowest resource, idle visits
     among what takes time."""
-    chip, ends = system.chip, barrier(system.chip, found.chips)
-    each = [_slowest(found, chip, bound, "each step", idle=True) for bound in BOUNDS]
-    per_step = [
-        getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS
-    ]
-    per_token = np.array(
-        [ns.sum() + found.steps * b for (ns, _), b in zip(each, per_step, strict=True)]
-    )
-    waiting = found.steps * ends.central
-    way = _Way("fall-through", per_token, found.steps, idle=True, dynamic=_alone(chip))
-    return _timing(way, system.name, per_token, found, _most(each[1]), waiting)
+    ends = _ends(found, constants)
+    busy, slowest = _slowest(found, constants, "each step", idle=True)
+    per_token = busy + found.steps * (ends + constants["chip.fall_through_step_ns"])
+    way = _Way("fall-through", per_token, found.steps, idle=True, saved=1.0)
+    return _timing(way, constants, per_token, found, _most(slowest), found.steps * ends)
 
 
-def _alone(chip: ChipSpec) -> Span:
-    """What a token that falls through alone takes of the dynamic energy."""
-    ratio = chip.fall_through_energy_ratio
-    return Span(ratio.low, ratio.central, ratio.high)
-
-
-def interleaved(found: Load, system: SystemSpec, in_flight: int) -> Timing:
+def interleaved(found: Load, constants: Constants, in_flight: int) -> Timing:
     """The steps of the machine while tokens of so many sequences are on their way."""
-    chip, ends, steps = system.chip, barrier(system.chip, found.chips), found.steps
+    steps, ends = found.steps, _ends(found, constants)
     if in_flight >= steps:
-        full = pipelined(found, system)
-        waits_for = max(in_flight, steps) / steps
-        latency = np.array([getattr(full.latency_seconds, bound) for bound in BOUNDS]) * 1e9
-        way = _Way("interleaved", latency * waits_for, 1, in_flight)
-        per_token = latency / steps
-        return _timing(
-            way, system.name, per_token, found, (full.resource, full.slowest), ends.central
-        )
-    each = [_slowest(found, chip, bound, in_flight, idle=True) for bound in BOUNDS]
-    per_step = [
-        getattr(ends, bound) + getattr(chip.fall_through_step_ns, bound) for bound in BOUNDS
-    ]
-    latency = np.array([ns.sum() + steps * b for (ns, _), b in zip(each, per_step, strict=True)])
+        busy, slowest = _slowest(found, constants, "all steps")
+        per_token = busy + ends
+        way = _Way("interleaved", in_flight * per_token, 1, in_flight)
+        return _timing(way, constants, per_token, found, _most(slowest), ends)
+    busy, slowest = _slowest(found, constants, in_flight, idle=True)
+    latency = busy + steps * (ends + constants["chip.fall_through_step_ns"])
     way = _Way(
-        "interleaved",
-        latency,
-        steps / in_flight,
-        in_flight,
-        idle=True,
-        dynamic=Span(chip.fall_through_energy_ratio.low, 1.0, 1.0),
+        "interleaved", latency, steps / in_flight, in_flight, idle=True, saved=constants[SAVED]
     )
-    waiting = steps * ends.central / in_flight
-    return _timing(way, system.name, latency / in_flight, found, _most(each[1]), waiting)
+    waiting = steps * ends / in_flight
+    return _timing(way, constants, latency / in_flight, found, _most(slowest), waiting)
 
 
-def asynchronous_prefill(found: Load, system: SystemSpec) -> Timing:
+def asynchronous_prefill(found: Load, constants: Constants) -> Timing:
     """Pipelined, without a barrier."""
-    each = [_slowest(found, system.chip, bound, "all steps") for bound in BOUNDS]
-    per_token = np.array([ns[0] for ns, _ in each])
+    per_token, slowest = _slowest(found, constants, "all steps")
     way = _Way("asynchronous", found.steps * per_token, 1)
-    return _timing(way, system.name, per_token, found, each[1][1][0], 0.0)
+    return _timing(way, constants, per_token, found, _most(slowest))
 
 
-def asynchronous_generation(found: Load, system: SystemSpec, in_flight: int = 1) -> Timing:
+def asynchronous_generation(found: Load, constants: Constants, in_flight: int = 1) -> Timing:
     """A token of each sequence at a time, without a barrier; what travels takes its hops and
     crossings, one after another, and no resource serves more tokens than in prefill."""
-    chip = system.chip
-    each = [_slowest(found, chip, bound, "each step") for bound in BOUNDS]
+    busy, one_by_one = _slowest(found, constants, "each step")
     hops, crossings = (int(most.sum()) for most in found.farthest)
-    latency = np.array(
-        [
-            ns.sum()
-            + hops * getattr(chip.time_per_hop_ns, bound)
-            + crossings * getattr(chip.time_per_crossing_ns, bound)
-            for (ns, _), bound in zip(each, BOUNDS, strict=True)
-        ]
-    )
-    most = [_slowest(found, chip, bound, "all steps") for bound in BOUNDS]
-    least = np.array([ns[0] for ns, _ in most])
+    travel = hops * constants["chip.time_per_hop_ns"]
+    travel = travel + crossings * constants["chip.time_per_crossing_ns"]
+    latency = busy + travel
+    least, at_once = _slowest(found, constants, "all steps")
     per_token = np.maximum(latency / in_flight, least)
-    busy = bool(least[1] > latency[1] / in_flight)
-    dynamic = _alone(chip) if in_flight == 1 else ALL_OF_IT
+    full = constants.span(least).central > constants.span(latency).central / in_flight
     way = _Way(
-        "asynchronous", per_token * in_flight, found.steps / in_flight, in_flight, dynamic=dynamic
+        "asynchronous",
+        per_token * in_flight,
+        found.steps / in_flight,
+        in_flight,
+        saved=1.0 if in_flight == 1 else None,
     )
-    slowest = most[1][1][0] if busy else _most(each[1])
-    return _timing(way, system.name, per_token, found, slowest, 0.0)
+    return _timing(way, constants, per_token, found, _most(at_once if full else one_by_one))
 
 
-def _most(slowest: tuple[Floats, list[tuple[str, Where]]]) -> tuple[str, Where]:
+def _most(slowest: list[tuple[float, str, Where]]) -> tuple[str, Where]:
     """Which resource takes the most time over all steps, and where it is slowest in the most
     steps."""
-    times, names = slowest
     total: dict[str, float] = {}
-    for ns, (name, _) in zip(times, names, strict=True):
-        total[name] = total.get(name, 0.0) + float(ns)
+    for ns, name, _ in slowest:
+        total[name] = total.get(name, 0.0) + ns
     name = max(total, key=lambda key: total[key])
-    places = [place for other, place in names if other == name]
+    places = [place for _, other, place in slowest if other == name]
     return name, max(dict.fromkeys(places), key=places.count)
 
 
-Mode = Callable[[Load, SystemSpec], Timing]
+Mode = Callable[[Load, Constants], Timing]
 PREFILL: tuple[Mode, Mode] = pipelined, asynchronous_prefill
 """The modes of prefill; the first is how the silicon works."""
 

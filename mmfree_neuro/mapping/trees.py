@@ -1,11 +1,12 @@
 """How messages travel: a tree of links for every route, with its hops and its crossings.
 
-A hop is a link of a chip's mesh, a crossing a link between two chips or a chip and the host.
+A chip's mesh is one of routers, each with a few cores: cores of one router reach each other without
+a hop.  A hop is a link of the mesh, a crossing a link between two chips or a chip and the host.
 
 A payload that goes to many cores is sent once and branches on the way, so it passes a link at most
 once.  On a chip it goes along its row and then along the columns; between chips along the rows, the
-columns and the layers of their grid, by way of core 0 of each, where a chip's links are taken to
-end (assumed; no source says where they do).  The host is one crossing away from every chip.
+columns and the layers of their grid, by way of router 0 of each, where a chip's links are taken
+to end (assumed; no source says where they do).  The host is one crossing away from every chip.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ Link = tuple[int, int]
 
 
 class MeshLink(NamedTuple):
-    """A link of a chip's mesh, between the places (column, row) of two neighbouring cores."""
+    """A link of a chip's mesh, between the places (column, row) of two neighbouring routers."""
 
     chip: int
     source: tuple[int, int]
@@ -54,7 +55,8 @@ class Mesh(NamedTuple):
 
 
 _Targets = dict[tuple[int, tuple[int, ...]], tuple[list[int], list[int]]]
-"""For a chip and cores of it: the routes that go there, and the core where each enters the chip."""
+"""For a chip and routers of it: the routes that go there, and the router where each enters the
+chip."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,7 @@ class RouteTrees:
     deliveries: Ints  # [routes], how many cores a payload reaches
     chips_reached: Ints  # [routes], chips other than its own, and the host
     crossings: Ints  # [routes]
-    depth: Ints  # [routes], mesh links to the farthest core, on all chips on the way
+    depth: Ints  # [routes], mesh links to the farthest router, on all chips on the way
     far: Ints  # [routes], crossings to the farthest chip
     link_route: Ints  # [link uses]
     link: Ints  # [link uses], number in `links`
@@ -118,7 +120,9 @@ def _chip_tree(
 def route_trees(mapping: Mapping, system: SystemSpec) -> RouteTrees:
     """The trees of all routes of a mapping on a system."""
     columns, rows = int(system.chip_columns.central), int(system.chip_rows.central)
-    mesh_columns = int(system.chip.mesh_columns.central)
+    mesh_columns, each = (
+        int(q.central) for q in (system.chip.mesh_columns, system.chip.cores_per_router)
+    )
     sources = [mapping.locations[route.source] for route in mapping.routes]
     reached, depth, far = (np.zeros(len(sources), np.int64) for _ in range(3))
     link_route, links = [], []
@@ -129,9 +133,10 @@ def route_trees(mapping: Mapping, system: SystemSpec) -> RouteTrees:
     targets: _Targets = {}
     for number, (source, route) in enumerate(zip(sources, mapping.routes, strict=True)):
         if id(route.destinations) not in split:
-            split[id(route.destinations)] = _by_chip(route.destinations)
+            split[id(route.destinations)] = _by_chip(route.destinations, each)
         on_chip = split[id(route.destinations)]
-        depth[number] = _depth(source, on_chip, mesh_columns)
+        router = source.core // each
+        depth[number] = _depth(source.chip, router, on_chip, mesh_columns)
         others = tuple(chip for chip in on_chip if chip != source.chip)
         leaving: set[int] = set()
         if others:
@@ -145,14 +150,14 @@ def route_trees(mapping: Mapping, system: SystemSpec) -> RouteTrees:
                 link_route.append(number)
                 links.append(link_numbers.setdefault(link, len(link_numbers)))
         for chip in sorted((on_chip.keys() | leaving) - {HOST}):
-            cores = on_chip.get(chip, ())
-            if chip in leaving and 0 not in cores:
-                cores = (0, *cores)  # the links to other chips begin there
-            routes, entries = targets.setdefault((chip, cores), ([], []))
+            routers = on_chip.get(chip, ())
+            if chip in leaving and 0 not in routers:
+                routers = (0, *routers)  # the links to other chips begin there
+            routes, entries = targets.setdefault((chip, routers), ([], []))
             routes.append(number)
-            entries.append(source.core if source.chip == chip else 0)
+            entries.append(router if source.chip == chip else 0)
     crossed = np.array(link_route, np.int64)
-    mesh_rows = -(-int(system.chip.cores.high) // mesh_columns)
+    mesh_rows = -(-int(system.chip.cores.high) // (each * mesh_columns))
     meshes = 1 + max((chip for chip, _ in targets), default=0)
     mesh = Mesh(mesh_columns, mesh_rows, meshes * mesh_rows * mesh_columns)
     return RouteTrees(
@@ -169,27 +174,28 @@ def route_trees(mapping: Mapping, system: SystemSpec) -> RouteTrees:
     )
 
 
-def _by_chip(destinations: tuple[Location, ...]) -> dict[int, tuple[int, ...]]:
-    """The cores of each chip, in order."""
-    cores: dict[int, list[int]] = {}
+def _by_chip(destinations: tuple[Location, ...], each: int) -> dict[int, tuple[int, ...]]:
+    """The routers of each chip, in order, of so many cores each."""
+    routers: dict[int, dict[int, None]] = {}
     for place in destinations:
-        cores.setdefault(place.chip, []).append(place.core)
-    return {chip: tuple(numbers) for chip, numbers in cores.items()}
+        routers.setdefault(place.chip, {})[place.core // each] = None
+    return {chip: tuple(numbers) for chip, numbers in routers.items()}
 
 
-def _depth(source: Location, on_chip: dict[int, tuple[int, ...]], columns: int) -> int:
-    """Mesh links to the farthest core: all on the source's chip, or by way of core 0 of both."""
-    own = _reach(on_chip.get(source.chip, ()), source.core, columns)
-    others = [_reach(cores, 0, columns) for chip, cores in on_chip.items() if chip != source.chip]
-    return max(own, _reach((0,), source.core, columns) + max(others)) if others else own
+def _depth(chip: int, router: int, on_chip: dict[int, tuple[int, ...]], columns: int) -> int:
+    """Mesh links from a router of a chip to the farthest: all on that chip, or by way of router 0
+    of both."""
+    own = _reach(on_chip.get(chip, ()), router, columns)
+    others = [_reach(routers, 0, columns) for other, routers in on_chip.items() if other != chip]
+    return max(own, _reach((0,), router, columns) + max(others)) if others else own
 
 
 @lru_cache(maxsize=4096)
-def _reach(cores: tuple[int, ...], entry: int, columns: int) -> int:
-    """Mesh links from one core of a chip to the farthest of others."""
+def _reach(routers: tuple[int, ...], entry: int, columns: int) -> int:
+    """Mesh links from one router of a chip to the farthest of others."""
     row, column = divmod(entry, columns)
     return max(
-        (abs(core // columns - row) + abs(core % columns - column) for core in cores), default=0
+        (abs(one // columns - row) + abs(one % columns - column) for one in routers), default=0
     )
 
 
@@ -198,11 +204,12 @@ def _runs(targets: _Targets, mesh: Mesh) -> tuple[Ints, Ints, Ints]:
 
     Links have numbers of their own for each direction: first those to the right, row by row and
     chip by chip, then those to the left, then down and up, column by column.  A link has the number
-    of its left or upper core in this order, so neighbouring links of a line have neighbouring
+    of its left or upper router in this order, so neighbouring links of a line have neighbouring
     numbers.
 
     A mesh of 4 columns and 2 rows on one chip takes 8 numbers for each direction.  A payload that
-    goes from core 1 to core 3 (row 0, column 3) and to core 4 (row 1, column 0) has three runs:
+    goes from router 1 to router 3 (row 0, column 3) and to router 4 (row 1, column 0) has three
+    runs:
 
         right, on row 0 from column 1 to column 3:  from  0 + 4 * 0 + 1,  links 1 and 2
         left, on row 0 from column 1 to column 0:   from  8 + 4 * 0 + 0,  link 8
@@ -219,25 +226,25 @@ def _runs(targets: _Targets, mesh: Mesh) -> tuple[Ints, Ints, Ints]:
         runs.append((routes, start + entry, start + np.maximum(high, entry)))
         runs.append((routes, start + direction + np.minimum(low, entry), start + direction + entry))
 
-    # Where one core of a chip is reached, a tree is an L: all of these are found in one go.
+    # Where one router of a chip is reached, a tree is an L: all of these are found in one go.
     single = [
-        (route, chip, cores[0], entry)
-        for (chip, cores), entering in targets.items()
-        if len(cores) == 1
+        (route, chip, reached[0], entry)
+        for (chip, reached), entering in targets.items()
+        if len(reached) == 1
         for route, entry in zip(*entering, strict=True)
     ]
-    routes, chips, core, entry = np.array(single, np.int64).reshape(-1, 4).T
-    row, column = np.divmod(core, columns)
+    routes, chips, router, entry = np.array(single, np.int64).reshape(-1, 4).T
+    row, column = np.divmod(router, columns)
     entry_row, entry_column = np.divmod(entry, columns)
     run(routes, chips * rows + entry_row, columns, 0, entry_column, column, column)
     run(routes, chips * columns + column, rows, 2 * direction, entry_row, row, row)
     # Else it is a comb: the entry's row as far as the outermost columns, and from this row each
-    # column that holds a core, as far as its highest and its lowest core.
-    for (chip, cores), (numbers, entries) in targets.items():
-        if len(cores) == 1:
+    # column that holds one of them, as far as its highest and its lowest.
+    for (chip, reached), (numbers, entries) in targets.items():
+        if len(reached) == 1:
             continue
         routes, entry = np.array(numbers), np.array(entries)
-        row, column = np.divmod(np.array(cores), columns)
+        row, column = np.divmod(np.array(reached), columns)
         entry_row, entry_column = np.divmod(entry, columns)
         ends = np.full(len(routes), column.min()), np.full(len(routes), column.max())
         run(routes, chip * rows + entry_row, columns, 0, entry_column, *ends)

@@ -11,10 +11,10 @@ from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.baselines.published import Baseline, compare
 from mmfree_neuro.baselines.roofline import Gpu
-from mmfree_neuro.cost import energy, timing
+from mmfree_neuro.cost import constants, energy, timing
 from mmfree_neuro.cost.breakdown import by_step, dynamic
 from mmfree_neuro.cost.counted import Counted, counted
-from mmfree_neuro.cost.estimate import estimate
+from mmfree_neuro.cost.estimate import Corners, estimate, modes
 from mmfree_neuro.cost.explore import state_bytes
 from mmfree_neuro.cost.load import load
 from mmfree_neuro.cost.span import Span
@@ -26,6 +26,7 @@ from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.report.record import (
     Content,
     CoreInUse,
+    CornersContent,
     InFlight,
     Link,
     MappingContent,
@@ -34,6 +35,7 @@ from mmfree_neuro.report.record import (
     Times,
 )
 from mmfree_neuro.run.run_file import RunRecord
+from mmfree_neuro.systems.draws import left
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
@@ -65,7 +67,7 @@ def build(
     }
     compared = compare(run.summary, run.system.name, ours, lengths, baselines)
     return {
-        "format": "mmfree-neuro report 6",
+        "format": "mmfree-neuro report 7",
         "warnings": list(run.warnings),
         "header": {
             "model": run.summary.name,
@@ -120,6 +122,7 @@ def mapping_content(
         "cores": len(mapping.cores),
         "cores_per_chip": int(system.chip.cores.central),
         "mesh_columns": int(system.chip.mesh_columns.central),
+        "cores_per_router": int(system.chip.cores_per_router.central),
         "shards": sum(place.chip != HOST for place in mapping.locations),
         "head_on_host": nodes[-1].name
         in {
@@ -194,8 +197,9 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
     tokens = activity.tokens
     if tokens == 0:
         return None
-    estimated = estimate(counts, phase, in_flight)
-    spent = dynamic(counts, estimated.timing)
+    estimated, drawn = estimate(counts, phase, in_flight), constants.drawn(counts.system)
+    mode, _ = modes(phase, in_flight)
+    spent = dynamic(counts, mode(load(counts), constants.central(counts.system)))
     alone = estimated.timing.mode == "fall-through"
     issued = energy.instructions(counts)
     moved = asdict(estimated.traffic)
@@ -211,13 +215,8 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
         "without_barrier": _times(estimated.without_barrier),
         "chip_millijoule_per_token": _figures(estimated.chip_millijoule_per_token),
         "millijoule_per_token": _figures(estimated.millijoule_per_token),
-        "likely": None
-        if estimated.likely is None
-        else {
-            "tokens_per_s": _figures(estimated.likely.tokens_per_s),
-            "chip_millijoule_per_token": _figures(estimated.likely.chip_millijoule_per_token),
-            "millijoule_per_token": _figures(estimated.likely.millijoule_per_token),
-        },
+        "watts": _figures(estimated.energy.watts),
+        "corners": _corners(estimated.corners),
         "parts": [
             {
                 "name": part.name,
@@ -229,8 +228,14 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
             }
             for part in estimated.energy.parts
         ],
-        "dynamic_factor": _figures(estimated.timing.dynamic),
-        "dynamic_source": counts.system.chip.fall_through_energy_ratio.source,
+        "factors": [
+            {
+                "why": factor.why,
+                "factor": _figures(drawn.span(factor.values)),
+                "source": factor.source,
+            }
+            for factor in estimated.timing.dynamic
+        ],
         "dynamic": {
             "kinds": spent.kinds,
             "blocks": {"none" if k is None else str(k): mj for k, mj in spent.blocks.items()},
@@ -257,16 +262,24 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
     }
 
 
+def _corners(found: Corners) -> CornersContent:
+    return {
+        "tokens_per_s": _figures(found.tokens_per_s),
+        "chip_millijoule_per_token": _figures(found.chip_millijoule_per_token),
+        "millijoule_per_token": _figures(found.millijoule_per_token),
+    }
+
+
 def _in_flight(counts: Counted) -> list[InFlight]:
     """What generation would be with 1, 8 or 64 sequences under way, and with as many as fill the
     machine; nothing where nothing was counted."""
     if not counts.activity.tokens:
         return []
-    asked, found = load(counts), []
+    asked, found, drawn = load(counts), [], constants.drawn(counts.system)
     full = counts.summary.steps + 1
     for in_flight in sorted({*(few for few in SEQUENCES if few < full), full}):
-        times = timing.generation(asked, counts.system, in_flight)
-        spent = energy.energy(counts, times)
+        times = timing.generation(asked, drawn, in_flight)
+        spent = energy.energy(counts, times, drawn)
         found.append(
             InFlight(
                 in_flight=in_flight,
@@ -296,9 +309,11 @@ def _links(run: RunRecord) -> list[Link]:
 
 def _sources(run: RunRecord) -> list[Sourced]:
     rows: list[Sourced] = []
+    drawn, shares = constants.drawn(run.system), left(run.system)
     for owner, spec in (("system", run.system), ("chip", run.system.chip)):
         for field in fields(spec):
             if isinstance(quantity := getattr(spec, field.name), Quantity):
+                key = f"{owner}.{field.name}"
                 suffix = next((suffix for suffix in UNITS if field.name.endswith(suffix)), "")
                 name = field.name.removesuffix(suffix).replace("_bytes", "").replace("_", " ")
                 unit = "bytes" if "_bytes" in field.name else UNITS.get(suffix, "")
@@ -311,6 +326,8 @@ def _sources(run: RunRecord) -> list[Sourced]:
                         "central": quantity.central,
                         "high": quantity.high,
                         "source": quantity.source,
+                        "drawn": _figures(drawn.span(drawn[key])) if key in drawn.values else None,
+                        "left": shares.get(key),
                     }
                 )
     return rows

@@ -88,8 +88,11 @@ def _chips(report: Mapped, colour: Callable[[CoreInUse], Any]) -> tuple[Figure, 
     """The chips in use side by side, each a mesh of cores, those in use in the colour that `colour`
     gives."""
     mapping = report["mapping"]
-    columns, cores = mapping["mesh_columns"], mapping["cores_per_chip"]
-    rows = -(-cores // columns)
+    routers, each = mapping["mesh_columns"], mapping["cores_per_router"]
+    cores = mapping["cores_per_chip"]
+    wide_router = math.isqrt(each)  # its cores side by side; those of four are two by two
+    columns = routers * wide_router
+    rows = -(-cores // (routers * each)) * -(-each // wide_router)
     chips = sorted({core["chip"] for core in mapping["content"]})
     shown = chips[:MOST_CHIPS]
     wide = max(1, min(len(shown), round(math.sqrt(len(shown) * 1.6 * (rows + 3) / (columns + 2)))))
@@ -112,9 +115,10 @@ def _chips(report: Mapped, colour: Callable[[CoreInUse], Any]) -> tuple[Figure, 
             left, top - 0.7, f"chip {chip}", fontsize=min(8, 130 * scale), color=INK, va="bottom"
         )
         for core in range(cores):
-            squares.append(
-                Rectangle((left + core % columns + 0.06, top + core // columns + 0.06), 0.88, 0.88)
-            )
+            router, inside = divmod(core, each)
+            column = router % routers * wide_router + inside % wide_router
+            row = router // routers * -(-each // wide_router) + inside // wide_router
+            squares.append(Rectangle((left + column + 0.06, top + row + 0.06), 0.88, 0.88))
             colours.append(used.get((chip, core), FREE))
     axes.add_collection(PatchCollection(squares, facecolors=colours, edgecolors="none"))
     axes.set(
@@ -222,7 +226,7 @@ def _decades(report: Content) -> tuple[float, float]:
 
 
 def energy(report: Content) -> Figure:
-    """A dot at the central figure and a line from low to high, for each part and for the whole."""
+    """A dot at the median and a line from 5 to 95 %, for each part and for the whole."""
     phases = {name: phase for name, phase in report["phases"].items() if phase is not None}
     colours = dict(zip(PHASES, (WARM, COOL), strict=True))
     least, most = _decades(report)
@@ -263,9 +267,7 @@ def energy(report: Content) -> Figure:
         yticks=[*range(len(names)), len(names) + 0.4],
         yticklabels=[*names, "in all"],
     )
-    axes.set_xlabel(
-        "mJ per token: central figure, and the range from low to high", fontsize=9, color=INK
-    )
+    axes.set_xlabel("mJ per token: median, and the range from 5 to 95 %", fontsize=9, color=INK)
     axes.grid(axis="x", color="#e3e7eb", lw=0.8)
     axes.set_axisbelow(True)
     axes.invert_yaxis()

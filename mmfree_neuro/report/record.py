@@ -66,6 +66,8 @@ class MappingContent(TypedDict):
     cores: int
     cores_per_chip: int
     mesh_columns: int
+    """Of routers."""
+    cores_per_router: int
     shards: int
     head_on_host: bool
     sums_divided: int
@@ -158,12 +160,20 @@ class Counts(TypedDict):
     wrapped: int
 
 
-class Likely(TypedDict):
-    """What published rows leave of an estimate: 5 %, the median, 95 %."""
+class CornersContent(TypedDict):
+    """An estimate with every figure of the system at one end of its range, or with all central."""
 
     tokens_per_s: Figures
     chip_millijoule_per_token: Figures
     millijoule_per_token: Figures
+
+
+class FactorContent(TypedDict):
+    """What the energy of all that is counted is multiplied by."""
+
+    why: str
+    factor: Figures
+    source: str
 
 
 class Phase(Counts, Times):
@@ -172,12 +182,11 @@ class Phase(Counts, Times):
     without_barrier: Times
     chip_millijoule_per_token: Figures
     millijoule_per_token: Figures
-    likely: Likely | None
-    """None where the constants of the system were not drawn."""
+    watts: Figures
+    """What the system draws."""
+    corners: CornersContent
     parts: list[EnergyPart]
-    dynamic_factor: Figures
-    """What the energy of what is counted is multiplied by."""
-    dynamic_source: str
+    factors: list[FactorContent]
     dynamic: Dynamic
     by_step: list[Steps]
     """Where a token falls through alone: the steps by what fires at them."""
@@ -210,6 +219,10 @@ class Sourced(Figures):
     name: str
     unit: str
     source: str
+    drawn: Figures | None
+    """As it is drawn together with the others; None where no cost reads it."""
+    left: float | None
+    """The share of its range that published rows leave; None where none are fitted to it."""
 
 
 class Mapped(TypedDict):

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.compared import Figures, Ratio, Roofline, Theirs
 from mmfree_neuro.report.record import Content, Phase, Texts
-from mmfree_neuro.report.wording import LIMITS, PHASES, figure, spread
+from mmfree_neuro.report.wording import LIMITS, PHASES, figure, pinned, spread
 
 ESTIMATE = (
     "Estimated from the counts with the figures of the system's description; nothing here was "
-    "measured on a chip. The "
-    "range takes every figure at its low end and at its high end."
+    "measured on a chip. Every figure is the median, and the range goes from 5 to 95 %, under "
+    "constants that are drawn together, as published rows of the chip leave them, or inside their "
+    "own ranges where there are none. The JSON report has what all low ends and all high ends at "
+    "once would give, too."
+)
+
+
+SOURCED = (
+    "Where published rows are fitted to the chip, the table says what they leave of a figure's "
+    "range, and whether they pin it: where they do not, the estimates say no more than the range."
 )
 
 
@@ -35,6 +43,8 @@ class Table:
     caption: str
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    folded: bool = False
+    """Whether an HTML page shows it on request only."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +238,7 @@ def _estimated(report: Content) -> Section:
             phase["chip_millijoule_per_token"], "mJ/token"
         ),
         "energy of the system": lambda phase: spread(phase["millijoule_per_token"], "mJ/token"),
+        "power of the system": lambda phase: spread(phase["watts"], "W"),
         "throughput without a barrier": lambda phase: spread(
             phase["without_barrier"]["tokens_per_s"], "tokens/s"
         ),
@@ -240,7 +251,7 @@ def _estimated(report: Content) -> Section:
         "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
         "what is slowest": lambda phase: f"{phase['resource']}: {phase['slowest']}",
     }
-    tables = [_phase_table(report, "", rows), *_likely(report)]
+    tables = [_phase_table(report, "", rows)]
     for name, phase in report["phases"].items():
         if phase is not None:
             tables += [_energy(name, phase), *_breakdown(name, phase)]
@@ -251,26 +262,10 @@ def _estimated(report: Content) -> Section:
     )
 
 
-def _likely(report: Content) -> list[Table]:
-    """What published rows leave of the estimates."""
-    rows = []
-    for name, phase in report["phases"].items():
-        found = None if phase is None else phase["likely"]
-        if found is not None:
-            spans = found["tokens_per_s"], found["millijoule_per_token"]
-            cells = spread(spans[0], "tokens/s"), spread(spans[1], "mJ/token")
-            rows.append((PHASES[name], *cells))
-    caption = (
-        "The same under constants that are drawn together and weighed by published rows of Loihi "
-        "2: the median, and 5 to 95 %"
-    )
-    return [Table(caption, ("", "throughput", "energy, system"), rows)] if rows else []
-
-
 def _energy(name: str, phase: Phase) -> Table:
     """The energy of a token by part: how often, what each takes, by what it is multiplied, and
     totals."""
-    whole, factor = phase["millijoule_per_token"]["central"], phase["dynamic_factor"]
+    whole = phase["millijoule_per_token"]["central"]
     head = (
         "part",
         "operations per token, chips or boards",
@@ -291,9 +286,18 @@ def _energy(name: str, phase: Phase) -> Table:
         for part in phase["parts"]
     ]
     counted = sum(part["unit"] == "pJ" for part in phase["parts"])
-    if set(factor.values()) != {1.0}:
-        words = "all of these times the factor of tokens that do not fill the machine"
-        rows.insert(counted, (words, "", spread(factor), "", "", phase["dynamic_source"]))
+    rows[counted:counted] = [
+        (
+            f"all of these times the factor of {one['why']}",
+            "",
+            spread(one["factor"]),
+            "",
+            "",
+            one["source"],
+        )
+        for one in phase["factors"]
+        if set(one["factor"].values()) != {1.0}
+    ]
     for words, total in (
         ("the chips in use, in all", phase["chip_millijoule_per_token"]),
         ("the system, in all", phase["millijoule_per_token"]),
@@ -308,7 +312,7 @@ def _breakdown(name: str, phase: Phase) -> list[Table]:
     block."""
     tables = []
     if phase["by_step"]:
-        whole = phase["seconds_per_token"]["central"]
+        whole = sum(row["seconds"] for row in phase["by_step"])
         rows = [
             (
                 ", ".join(row["kinds"]) or "nothing, values wait",
@@ -438,7 +442,12 @@ def _compared(report: Content) -> Section:
     context = [(PHASES[row["mode"]], *_row(row)) for row in comparison["context"]]
     if context:
         tables.append(
-            Table("Context, without ratios", ("phase", *common, "what it counts; source"), context)
+            Table(
+                "Other models, or other phases: rows without ratios",
+                ("phase", *common, "what it counts; source"),
+                context,
+                folded=True,
+            )
         )
     sentences = tuple(comparison["sentences"])
     if comparison["estimated"]:
@@ -472,7 +481,7 @@ def _rooflines(rows: list[Roofline]) -> Table:
             )
         )
     head = ("GPU", "kind", "throughput", "bound by", "energy at that speed", "sources")
-    return Table("Rooflines of GPUs: estimated bounds, not measured", head, words)
+    return Table("Rooflines of GPUs: estimated bounds, not measured", head, words, folded=True)
 
 
 def _whole(value: float) -> float:
@@ -487,13 +496,17 @@ def _sourced(report: Content) -> Section:
                 figure(_whole(value), row["unit"])
                 for value in (row["low"], row["central"], row["high"])
             ),
+            "" if row["left"] is None or row["drawn"] is None else spread(row["drawn"]),
+            pinned(row["left"]),
             row["source"],
         )
         for row in report["sources"]
     ]
+    head = "figure", "low", "central", "high", "published rows leave", "pinned", "source"
     return Section(
         "Sources of every figure of the system",
-        tables=(Table("", ("figure", "low", "central", "high", "source"), rows),),
+        sentences=(SOURCED,),
+        tables=(Table("", head, rows),),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from mmfree_neuro.baselines.compared import Figures
+from mmfree_neuro.cost import constants
 from mmfree_neuro.cost.explore import Point, front, label
 from mmfree_neuro.cost.sensitivity import Sensitivity
 from mmfree_neuro.graph.nodes import Graph
@@ -15,8 +16,9 @@ from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.report.record import Content
-from mmfree_neuro.report.wording import PHASES
+from mmfree_neuro.report.wording import PHASES, pinned
 from mmfree_neuro.run.run_file import RunRecord
+from mmfree_neuro.systems.draws import left
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 LEAST_MESSAGES = "proven least by rows alone, with cores no slower"
@@ -140,7 +142,8 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
 
 
 def sensitivity(found: Sequence[Sensitivity]) -> str:
-    """What each figure at its low and at its high end makes of every phase, the others central."""
+    """What each figure at its low and at its high end makes of every phase, the others central;
+    and the shares of the variance of tokens/s and of mJ/token that it explains alone."""
     lines = []
     for one in found:
         base = one.base
@@ -148,7 +151,7 @@ def sensitivity(found: Sequence[Sensitivity]) -> str:
             f"{PHASES[one.phase]}: {base.tokens_per_s:.4g} tokens/s, "
             f"{base.millijoule_per_token:.4g} mJ/token (system), every figure central",
             f"  {'one figure alone':34s} {'low':>10s} … {'high':<10s} {'tokens/s':>21s}   "
-            f"{'mJ/token':>21s}",
+            f"{'mJ/token':>21s}   {'of the variance':>15s}",
         ]
         for swing in one.swings:
             ends = swing.at_low, swing.at_high
@@ -158,7 +161,8 @@ def sensitivity(found: Sequence[Sensitivity]) -> str:
             )
             lines.append(
                 f"  {swing.figure:34s} {swing.low:>10.4g} … {swing.high:<10.4g} {rates}   "
-                f"{energies}"
+                f"{energies}   {100 * swing.share_of_rate:5.0f} %, "
+                f"{100 * swing.share_of_energy:3.0f} %"
             )
     return "\n".join(lines)
 
@@ -175,9 +179,10 @@ def mapping_text(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Boun
 
 
 def system(spec: SystemSpec) -> str:
-    """A system with every figure and its source."""
+    """A system with every figure, its source, and what published rows leave of its range."""
     lines = [f"{spec.name}: {spec.description}"]
-    for record in (spec, spec.chip):
+    drawn, shares = constants.drawn(spec), left(spec)
+    for owner, record in (("system", spec), ("chip", spec.chip)):
         for field in fields(record):
             value = getattr(record, field.name)
             if isinstance(value, Quantity):
@@ -187,6 +192,12 @@ def system(spec: SystemSpec) -> str:
                     else f"{value.low:g} … {value.central:g} … {value.high:g}"
                 )
                 lines.append(f"  {field.name} = {figure}\n      {value.source}")
+                if (share := shares.get(name := f"{owner}.{field.name}")) is not None:
+                    span = drawn.span(drawn[name])
+                    lines.append(
+                        f"      published rows leave {span.low:.4g} … {span.high:.4g}: "
+                        f"{pinned(share)}"
+                    )
     return "\n".join(lines)
 
 
@@ -234,8 +245,8 @@ def gpu_row(row: dict[str, Any]) -> str:
 
 
 def estimates(report: Content) -> str:
-    """The estimated speed and energy of a report as a small table, low to high in brackets;
-    below each what published rows leave of it."""
+    """The estimated speed and energy of a report as a small table: medians, with 5 to 95 % in
+    brackets."""
     heads = ("tokens/s", "mJ/token, chips alone", "mJ/token, system")
     lines = [f"{'estimated for the chips':24s} {heads[0]:>27s} {heads[1]:>27s} {heads[2]:>27s}"]
     for name, phase in report["phases"].items():
@@ -246,19 +257,12 @@ def estimates(report: Content) -> str:
                 phase["millijoule_per_token"],
             )
             lines.append(_cells(name, cells))
-            if found := phase["likely"]:
-                likely = (
-                    found["tokens_per_s"],
-                    found["chip_millijoule_per_token"],
-                    found["millijoule_per_token"],
-                )
-                lines.append(_cells("  likely, 5 to 95 %", likely))
     lines += report["comparison"]["sentences"]
     return "\n".join(lines)
 
 
 def _cells(name: str, spans: Sequence[Figures]) -> str:
-    """A line of the table: central figures, and ranges in brackets."""
+    """A line of the table: medians, and ranges in brackets."""
     shown = [f"{c['central']:.3g} [{c['low']:.3g} … {c['high']:.3g}]" for c in spans]
     return f"{name:24s} {shown[0]:>27s} {shown[1]:>27s} {shown[2]:>27s}"
 
@@ -271,13 +275,19 @@ def table(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> str:
         best = front(here)
         lines += [
             f"{phase}, {mode}: {len(best)} of {len(here)} points that no other beats",
-            f"  {'tokens/s':>26s} {'mJ/token, chips':>26s} {'mJ/token, system':>26s} "
-            f"{'chips':>5s}  choice; slowest",
+            f"  {'tokens/s':>26s} {'over the fastest':>20s} {'mJ/token, system':>26s} "
+            f"{'over the fastest':>20s} {'chips':>5s}  choice; slowest",
         ]
         for p in best:
-            spans = p.tokens_per_s, p.chip_millijoule_per_token, p.millijoule_per_token
+            faster, dearer = p.over(best[0])
             cells = " ".join(
-                f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>26s}" for s in spans
+                f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>{width}s}"
+                for s, width in (
+                    (p.tokens_per_s, 26),
+                    (faster, 20),
+                    (p.millijoule_per_token, 26),
+                    (dearer, 20),
+                )
             )
             late = f", {p.latency_seconds.central * 1e3:.3g} ms" if mode == "interleaved" else ""
             lines.append(f"  {cells} {p.chips:5d}  {label(p.request)}; {p.resource}{late}")

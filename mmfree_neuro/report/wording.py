@@ -57,6 +57,18 @@ def linked(text: str, link: str) -> str:
     return text
 
 
+PINNED, PARTLY = 0.5, 0.8
+"""Shares of its range that published rows leave of a figure which they pin, and of one that they
+pin in part."""
+
+
+def pinned(left: float | None) -> str:
+    """Whether published rows pin a figure of whose range they leave a share."""
+    if left is None:
+        return ""
+    return "pinned" if left < PINNED else "pinned in part" if left < PARTLY else "not pinned"
+
+
 def figure(value: float | None, unit: str = "") -> str:
     """Three significant digits and a unit; a whole count stays whole."""
     if value is None:
@@ -74,7 +86,7 @@ def figure(value: float | None, unit: str = "") -> str:
 
 
 def spread(span: Figures | Range, unit: str = "") -> str:
-    """The central figure, and the range where there is one."""
+    """The middle, and the range where there is one."""
     if span["low"] == span["high"]:
         return figure(span["central"], unit)
     return (

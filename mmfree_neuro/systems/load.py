@@ -31,6 +31,7 @@ from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 COUNTS = {
     "cores",
     "mesh_columns",
+    "cores_per_router",
     "memory_bytes_per_core",
     "synaptic_memory_bytes_per_core",
     "neurons_per_core",
@@ -49,6 +50,7 @@ COUNTS = {
     "chips",
     "chip_columns",
     "chip_rows",
+    "powered_chips",
 }
 """The figures that are whole numbers."""
 LARGEST = 1e30
@@ -121,7 +123,7 @@ def _check_grid(system: SystemSpec, where: str) -> None:
     for what, figures in (
         ("cores on all chips", (system.chips, system.chip.cores)),
         ("places for chips", (system.chip_columns, system.chip_rows)),
-        ("columns of cores on a chip", (system.chip.mesh_columns,)),
+        ("columns of routers on a chip", (system.chip.mesh_columns,)),
     ):
         count = math.prod(figure.high for figure in figures)
         if count > MOST_CORES:

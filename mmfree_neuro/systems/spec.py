@@ -28,6 +28,8 @@ class ChipSpec:
     name: str
     cores: Quantity
     mesh_columns: Quantity
+    """Of routers."""
+    cores_per_router: Quantity
     memory_bytes_per_core: Quantity
     synaptic_memory_bytes_per_core: Quantity
     neurons_per_core: Quantity
@@ -45,6 +47,8 @@ class ChipSpec:
     static_power_w: Quantity
     fall_through_energy_ratio: Quantity
     """Dynamic energy of a token that falls through alone over that of one in a full pipeline."""
+    multi_chip_energy_ratio: Quantity
+    """Dynamic energy of an operation in a system of several chips over that on a board of one."""
     time_per_synop_ns: Quantity
     time_per_synapse_ns: Quantity
     time_per_instruction_ns: Quantity
@@ -90,6 +94,8 @@ class SystemSpec:
     chips: Quantity
     chip_columns: Quantity
     chip_rows: Quantity
+    powered_chips: Quantity
+    """Chips that draw static power, used or not."""
     board_power_w: Quantity
     host_power_w: Quantity
     chip: ChipSpec

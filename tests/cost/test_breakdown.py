@@ -1,13 +1,16 @@
 """Where time and energy go: the parts are the whole."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from mmfree_neuro.cost import estimate, load
+from mmfree_neuro.cost import estimate, load, timing
 from mmfree_neuro.cost.breakdown import Dynamic, by_step, dynamic
+from mmfree_neuro.cost.constants import central
 from mmfree_neuro.cost.counted import Counted, counted
-from mmfree_neuro.cost.sensitivity import sensitivity
+from mmfree_neuro.cost.energy import energy
+from mmfree_neuro.cost.sensitivity import Cost, sensitivity
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.mapping import HOST, Location
@@ -28,9 +31,11 @@ def counts(random_graph: Callable[[str, str], Graph], system: SystemSpec) -> Cou
 
 @pytest.mark.parametrize("phase", ["prefill", "generate"])
 def test_the_dynamic_energy_in_parts_is_that_of_the_whole(phase: str, counts: Counted) -> None:
-    whole = estimate.estimate(counts, phase)
-    found: Dynamic = dynamic(counts, whole.timing)
-    parts = [p for p in whole.energy.parts if p.unit == "pJ" and p.name != "idle visits"]
+    mode, figures_of = estimate.modes(phase)[0], central(counts.system)
+    times = mode(load.load(counts), figures_of)
+    found: Dynamic = dynamic(counts, times)
+    whole = energy(counts, times, figures_of)
+    parts = [p for p in whole.parts if p.unit == "pJ" and p.name != "idle visits"]
     total = sum(part.millijoule_per_token.central for part in parts)
     for of in (found.kinds, found.blocks, found.cores, found.chips):
         assert sum(of.values()) == pytest.approx(total)
@@ -46,7 +51,9 @@ def test_the_dynamic_energy_in_parts_is_that_of_the_whole(phase: str, counts: Co
 def test_the_steps_by_what_fires_are_the_time_of_a_token(counts: Counted) -> None:
     rows = by_step(load.load(counts), counts)
     whole = estimate.estimate(counts, "generate")
-    assert sum(row.seconds for row in rows) == pytest.approx(whole.timing.seconds_per_token.central)
+    seconds = timing.fall_through(load.load(counts), central(counts.system)).seconds_per_token
+    assert sum(row.seconds for row in rows) == pytest.approx(seconds.central)
+    assert seconds.central == pytest.approx(whole.timing.seconds_per_token.central, rel=0.1)
     assert sum(row.steps for row in rows) == counts.summary.steps + 1
     kinds = [row.kinds for row in rows]
     assert len(set(kinds)) == len(kinds)
@@ -72,12 +79,8 @@ def test_each_figure_alone_at_its_ends(phase: str, counts: Counted) -> None:
             changed = with_figures(counts.system, {swing.figure: end})
             again = estimate.estimate(
                 counted(counts.mapping, counts.summary, counts.activity, changed), phase
-            )
-            assert (
-                cost.tokens_per_s,
-                cost.chip_millijoule_per_token,
-                cost.millijoule_per_token,
-            ) == (
+            ).corners
+            assert cost == Cost(
                 again.tokens_per_s.central,
                 again.chip_millijoule_per_token.central,
                 again.millijoule_per_token.central,
@@ -90,5 +93,22 @@ def test_each_figure_alone_at_its_ends(phase: str, counts: Counted) -> None:
                 changed = with_figures(counts.system, {name: end})
                 again = estimate.estimate(
                     counted(counts.mapping, counts.summary, counts.activity, changed), phase
-                )
+                ).corners
                 assert again.tokens_per_s.central == found.base.tokens_per_s
+
+
+def test_shares_of_the_variance(counts: Counted) -> None:
+    """The board decides the energy in generation and no speed; what is counted alone, little."""
+    found = {swing.figure: swing for swing in sensitivity(counts, "generate").swings}
+    board, step = found["system.board_power_w"], found["chip.fall_through_step_ns"]
+    assert board.share_of_rate < 0.05 and step.share_of_rate > 0.5
+    for swing in found.values():
+        assert 0 <= swing.share_of_rate <= 1 and 0 <= swing.share_of_energy <= 1
+    settled = {
+        name: float(value.central)
+        for name, value in figures(counts.system).items()
+        if name in found and name != "system.board_power_w"
+    }
+    rest = replace(counts, system=with_figures(counts.system, settled))
+    (only,) = sensitivity(rest, "generate").swings
+    assert (only.share_of_rate, only.share_of_energy) == (0, pytest.approx(1))

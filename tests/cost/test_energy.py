@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.cost import energy
+from mmfree_neuro.cost.constants import corners
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.span import Span
-from mmfree_neuro.cost.timing import ALL_OF_IT, Timing
+from mmfree_neuro.cost.timing import Factor, Timing
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.run.activity import Activity
@@ -39,12 +40,20 @@ PIPELINED = Timing(
     3,
     1,
     1.0,
-    ALL_OF_IT,
+    (),
     Location(0, 0),
     "instructions",
     0.5,
+    np.array([1e-6, 2e-6, 4e-6]),
 )
-ALONE = replace(PIPELINED, dynamic=Span(0.5, 0.75, 1))
+
+
+def factor(*values: float) -> tuple[Factor, ...]:
+    """What the energy of what is counted is multiplied by, at the corners."""
+    return (Factor("made up", "made up", np.array(values)),)
+
+
+ALONE = replace(PIPELINED, dynamic=factor(0.5, 0.75, 1))
 """A token that falls through alone takes less."""
 
 
@@ -68,7 +77,10 @@ def board() -> SystemSpec:
     }
     two, watts = Quantity(2, 2, 2, "made up"), Quantity(0, 2, 3, "source of board power")
     host = Quantity(0, 1, 10, "source of host power")
-    return SystemSpec("board", "made up", two, two, two, watts, host, ChipSpec("chip", **figures))
+    powered = Quantity(3, 3, 3, "made up")
+    return SystemSpec(
+        "board", "made up", two, two, two, powered, watts, host, ChipSpec("chip", **figures)
+    )
 
 
 def example() -> tuple[Mapping, Activity]:
@@ -129,6 +141,12 @@ POWER = [
         (0.5e-3, 2e-3, 8e-3),
         "source of static power",
     ),  # 2 chips, W x us
+    (
+        "static power of chips that are powered and not used",
+        1,
+        (0.25e-3, 1e-3, 4e-3),
+        "source of static power",
+    ),  # the third
     ("power of the board beyond the chips", 1, (0, 4e-3, 12e-3), "source of board power"),
     ("power of the host", 1, (0, 2e-3, 40e-3), "source of host power"),
 ]
@@ -137,7 +155,7 @@ POWER = [
 def energy_of(timing: Timing) -> energy.Energy:
     """The energy of the example at that time."""
     mapping, activity = example()
-    return energy.energy(counted(mapping, SUMMARY, activity, board()), timing)
+    return energy.energy(counted(mapping, SUMMARY, activity, board()), timing, corners(board()))
 
 
 def bounds(span: Span) -> tuple[float, float, float]:
@@ -150,7 +168,7 @@ def bounds(span: Span) -> tuple[float, float, float]:
     [
         (PIPELINED, (1, 1, 1)),
         (ALONE, (0.5, 0.75, 1)),
-        (replace(PIPELINED, dynamic=Span(0.5, 1, 1)), (0.5, 1, 1)),
+        (replace(PIPELINED, dynamic=factor(0.5, 1, 1) + factor(1, 0.5, 2)), (0.5, 0.5, 2)),
     ],
 )
 def test_a_part_is_operations_times_the_figure(
@@ -210,8 +228,12 @@ def test_one_sum_is_of_the_chips_and_one_of_the_system() -> None:
         (low + 0.5e-3, central + 2e-3, high + 8e-3)
     )
     assert bounds(found.millijoule_per_token) == pytest.approx(
-        (low + 0.5e-3, central + 8e-3, high + 60e-3)
+        (low + 0.75e-3, central + 9e-3, high + 64e-3)
     )
+    # A power pairs each energy with its own time.
+    watts = (low + 0.75e-3) / 1e-3, (central + 9e-3) / 2e-3, (high + 64e-3) / 4e-3
+    assert bounds(found.watts) == pytest.approx(watts)
+    assert found.whole.tolist() == list(bounds(found.millijoule_per_token))
 
 
 def test_ranges_are_ranges() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.cli.main import main
-from mmfree_neuro.cost import explore
+from mmfree_neuro.cost import constants, explore
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.explore import Point
 from mmfree_neuro.cost.span import Span
@@ -27,6 +27,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import ChipSpec, Quantity, SystemSpec
 
 NS, UJ, PJ = 1e-9, 1e-3, 1e-9  # in seconds, and in millijoule
+DRAWS = np.array([0.5, 0.8, 1.0, 1.25, 2.0])
 PNG = b"\x89PNG\r\n"
 CHAIN = Request("chain", divide=False, weight_bits=2)
 
@@ -52,6 +53,8 @@ def point(
         0.25,
         Span(1 / rate / 2, 1 / rate, 2 / rate),
         0,
+        rate * DRAWS,
+        energy * DRAWS,
     )
 
 
@@ -153,6 +156,8 @@ def board() -> SystemSpec:
         "energy_per_synop_pj": of(5, 10, 20),
         "static_power_w": of(0.25, 0.5, 1),
         "fall_through_energy_ratio": of(0.5, 0.5, 0.5),
+        "multi_chip_energy_ratio": of(1, 1, 1),
+        "cores_per_router": of(1, 1, 1),
         "time_per_synapse_ns": of(50, 100, 200),
         "barrier_few_chips_ns": of(1000, 1000, 1000),
         "barrier_many_chips_ns": of(9000, 9000, 9000),
@@ -165,6 +170,7 @@ def board() -> SystemSpec:
         eight,
         of(4, 4, 4),
         two,
+        of(0, 0, 0),
         of(0, 1, 2),
         of(0, 0.5, 1),
         ChipSpec("chip", **figures),
@@ -211,6 +217,12 @@ def ends(span: Span) -> tuple[float, float, float]:
     return span.low, span.central, span.high
 
 
+@pytest.fixture
+def at_corners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are not drawn, but all at their low ends, all central, and all at their high ends."""
+    monkeypatch.setattr(constants, "drawn", constants.corners)
+
+
 def of_example(copies: int) -> dict[tuple[str, str], Point]:
     """The points of the example by phase and mode."""
     mapping, summary, activity = example()
@@ -229,6 +241,7 @@ MODES = {
 """For a token: barriers, synapses read one after another, and steps that take something on top."""
 
 
+@pytest.mark.usefixtures("at_corners")
 @pytest.mark.parametrize(("copies", "barrier_ns"), [(1, 1000), (2, 1000), (3, 9000), (4, 9000)])
 def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> None:
     """Every chip of every copy takes part in the barrier: two copies have 4 chips, and three have
@@ -253,6 +266,7 @@ def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> N
         assert found[mode].state_bytes == 0
 
 
+@pytest.mark.usefixtures("at_corners")
 @pytest.mark.parametrize(("copies", "barrier_ns"), [(1, 1000), (3, 9000)])
 def test_copies_share_the_board_and_the_host(copies: int, barrier_ns: float) -> None:
     """Watts times microseconds; a token of one copy is charged its own two chips and its share of
@@ -266,6 +280,7 @@ def test_copies_share_the_board_and_the_host(copies: int, barrier_ns: float) -> 
     assert ends(found.millijoule_per_token) == nearly(*whole)
 
 
+@pytest.mark.usefixtures("at_corners")
 @pytest.mark.parametrize("copies", [1, 3])
 def test_sequences_of_each_copy_are_interleaved(copies: int) -> None:
     """Two tokens are at two of the three steps: 7 reads of the last core, then twice 8."""
@@ -306,6 +321,7 @@ def test_states_take_four_bytes_a_neuron_and_sequence(in_flight: int, taken: int
     assert explore.state_bytes(summary, in_flight) == 0
 
 
+@pytest.mark.usefixtures("at_corners")
 def test_a_token_alone_takes_less_dynamic_energy() -> None:
     found = of_example(1)["generate", "asynchronous"]
     low, central, high = 0.75, 1.5, 3.0  # microseconds
@@ -346,13 +362,16 @@ FAILED = [(replace(CHAIN, chips=1), "net: does not fit")]
 
 
 def row(*cells: str) -> str:
-    """A line of the table: three ranges of 26 characters, chips of 5, and words."""
+    """A line of the table: ranges, each with its ratios, chips, and words."""
     *ranges, chips, words = cells
-    return "  " + " ".join(cell.rjust(26) for cell in ranges) + f" {chips:>5s}  {words}"
+    widths = 26, 20, 26, 20
+    spans = " ".join(cell.rjust(width) for cell, width in zip(ranges, widths, strict=True))
+    return f"  {spans} {chips:>5s}  {words}"
 
 
 def test_the_table_has_the_fronts_fastest_first() -> None:
-    head = row("tokens/s", "mJ/token, chips", "mJ/token, system", "chips", "choice; slowest")
+    over = "over the fastest"
+    head = row("tokens/s", over, "mJ/token, system", over, "chips", "choice; slowest")
     alone, copied = (
         "chain, rows, 2 bits; synapses read",
         "chain, spread, 2 bits, 8 copies; synapses read",
@@ -360,11 +379,13 @@ def test_the_table_has_the_fronts_fastest_first() -> None:
     assert terminal.table(POINTS, FAILED).splitlines() == [
         "prefill, pipelined: 1 of 2 points that no other beats",
         head,
-        row("1000 [500 … 2e+03]", "0.125 [0.0625 … 0.25]", "0.5 [0.25 … 1]", "2", alone),
+        row("1000 [500 … 2e+03]", "1 [1 … 1]", "0.5 [0.25 … 1]", "1 [1 … 1]", "2", alone),
         "generate, fall-through: 2 of 2 points that no other beats",
         head,
-        row("400 [200 … 800]", "1.5 [0.75 … 3]", "6 [3 … 12]", "16", copied),
-        row("200 [100 … 400]", "1 [0.5 … 2]", "4 [2 … 8]", "2", alone),
+        row("400 [200 … 800]", "1 [1 … 1]", "6 [3 … 12]", "1 [1 … 1]", "16", copied),
+        row(
+            "200 [100 … 400]", "0.5 [0.5 … 0.5]", "4 [2 … 8]", "0.6667 [0.667 … 0.667]", "2", alone
+        ),
         "not mapped: chain, rows, 2 bits, 1 chips: net: does not fit",
     ]
 
@@ -372,13 +393,29 @@ def test_the_table_has_the_fronts_fastest_first() -> None:
 def test_the_content_says_of_every_point_whether_it_is_on_its_front() -> None:
     content = explore.content(POINTS, FAILED)
     assert [entry["front"] for entry in content["points"]] == [True, False, True, True]
-    expected = {k: v for k, v in asdict(POINTS[0]).items() if k != "request"}
+    left_out = "request", "rates", "energies"
+    expected = {k: v for k, v in asdict(POINTS[0]).items() if k not in left_out}
     expected |= {"choice": explore.plain(POINTS[0].request), "front": True}
-    assert content["points"][0] == expected
+    same = {"low": 1.0, "central": 1.0, "high": 1.0}
+    ratios = "tokens_per_s_over_the_fastest", "millijoule_per_token_over_the_fastest"
+    assert content["points"][0] == expected | dict.fromkeys(ratios, same)
+    slower = content["points"][1]
+    assert slower[ratios[0]]["central"] == pytest.approx(0.8)
+    assert slower[ratios[1]]["high"] == pytest.approx(1.5)
     assert content["failed"] == [
         explore.plain(replace(CHAIN, chips=1)) | {"why": "net: does not fit"}
     ]
     assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_two_points_are_compared_draw_by_draw() -> None:
+    """Their intervals overlap, and in each draw the one is faster by as much as it is."""
+    one = replace(point(100, 5, 2), rates=np.linspace(50, 150, 101))
+    other = replace(one, rates=one.rates * np.linspace(0.8, 0.9, 101), energies=0 * one.energies)
+    rate, energy = other.over(one)
+    assert ends(rate) == nearly(0.805, 0.85, 0.895)
+    assert ends(energy) == (0, 0, 0)
+    assert ends(one.over(other)[1]) == (1, 1, 1)
 
 
 def test_the_picture_is_the_same_every_time() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmfree_neuro.cost import estimate, load, timing
+from mmfree_neuro.cost.constants import corners, drawn
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.load import Load
 from mmfree_neuro.cost.span import Span
@@ -38,15 +39,41 @@ SUMMARY = GraphSummary(
         NodeSummary("head", "Head", 2, None, 2, {"ADD": 1}, 8, 5, 0, 2),
     ),
 )
-MODES = [
-    timing.pipelined,
-    timing.fall_through,
-    timing.asynchronous_prefill,
-    timing.asynchronous_generation,
-]
-INTERLEAVED = [partial(timing.interleaved, in_flight=count) for count in range(1, 8)]
+
+
+def at_corners(mode: Callable[..., Timing]) -> Callable[..., Timing]:
+    """A mode with all figures of a system at their low ends, all central ones, and all at their
+    high ends."""
+
+    def found(load: Load, system: SystemSpec, in_flight: int | None = None) -> Timing:
+        more = () if in_flight is None else (in_flight,)
+        return mode(load, corners(system), *more)
+
+    return found
+
+
+pipelined, fall_through, asynchronous_prefill, asynchronous_generation, generation, interleaved = (
+    at_corners(mode)
+    for mode in (
+        timing.pipelined,
+        timing.fall_through,
+        timing.asynchronous_prefill,
+        timing.asynchronous_generation,
+        timing.generation,
+        timing.interleaved,
+    )
+)
+
+
+def dynamic(found: Timing) -> tuple[float, ...]:
+    """What the energy of what is counted is multiplied by, at the corners."""
+    return tuple(np.prod([np.ones(3), *(one.values for one in found.dynamic)], axis=0).tolist())
+
+
+MODES = [pipelined, fall_through, asynchronous_prefill, asynchronous_generation]
+INTERLEAVED = [partial(interleaved, in_flight=count) for count in range(1, 8)]
 """Of a token of three steps, so all but the first two fill the machine."""
-ALL_MODES = [*MODES, *INTERLEAVED, partial(timing.asynchronous_generation, in_flight=2)]
+ALL_MODES = [*MODES, *INTERLEAVED, partial(asynchronous_generation, in_flight=2)]
 TIMES = [
     field.name
     for field in fields(ChipSpec)
@@ -81,7 +108,7 @@ def board(**central: float) -> SystemSpec:
     }
     figures |= {"mesh_columns": Quantity(4, 4, 4, "made up"), "cores": Quantity(8, 8, 8, "made up")}
     two, nil = Quantity(2, 2, 2, "made up"), Quantity(0, 0, 0, "made up")
-    return SystemSpec("board", "made up", two, two, two, nil, nil, ChipSpec("chip", **figures))
+    return SystemSpec("board", "made up", two, two, two, two, nil, nil, ChipSpec("chip", **figures))
 
 
 def only(figure: str) -> SystemSpec:
@@ -204,15 +231,15 @@ def test_every_resource_can_be_the_slowest(
     figure: str, resource: str, uses: float, place: Where, by_step: float
 ) -> None:
     found, system = loaded(), only(figure)
-    for mode in (timing.pipelined, timing.asynchronous_prefill):
+    for mode in (pipelined, asynchronous_prefill):
         whole = mode(found, system)
         assert bounds(whole.seconds_per_token) == pytest.approx((uses / 2, uses, uses * 2))
         assert (whole.resource, whole.slowest) == (resource, place)
-    falling = timing.fall_through(without_guards(found), system)
+    falling = fall_through(without_guards(found), system)
     assert bounds(falling.seconds_per_token) == pytest.approx((by_step / 2, by_step, by_step * 2))
     assert falling.resource == resource
     latency = {"time_per_hop_ns": 2 + 5 + 3, "time_per_crossing_ns": 3}.get(figure, 0)
-    alone = timing.asynchronous_generation(found, system)
+    alone = asynchronous_generation(found, system)
     assert alone.seconds_per_token.central == pytest.approx((by_step + latency) * NS)
 
 
@@ -223,7 +250,7 @@ def test_what_a_token_waits_for_is_its_time() -> None:
     assert len(waits) == found.steps
     besides = timing.barrier(system.chip, found.chips).central + 300
     whole = sum(ns for ns, _, _ in waits) + found.steps * besides
-    falling = timing.fall_through(found, system)
+    falling = fall_through(found, system)
     assert falling.seconds_per_token.central == pytest.approx(whole * NS)
     assert falling.resource in {name for _, name, _ in waits}
 
@@ -232,17 +259,17 @@ def test_idle_visits_take_time_where_a_token_falls_through() -> None:
     """Two guards of the mixer are 6 instructions a token, as many as its two programs: so each of
     the three steps takes 6, and not only the second."""
     found, system = loaded(), only("time_per_instruction_ns")
-    falling = timing.fall_through(found, system)
+    falling = fall_through(found, system)
     assert falling.seconds_per_token.central == pytest.approx((6 + 6 + 6) * NS)
     assert (falling.resource, falling.steps_apart) == ("instructions", 3)
     for mode in (*MODES, *INTERLEAVED[2:]):
-        if mode is not timing.fall_through:
+        if mode is not fall_through:
             assert mode(found, system) == mode(without_guards(found), system)
             assert mode(found, system).steps_apart == 1
 
 
 def test_pipelined_a_step_is_the_slowest_resource_and_the_barrier() -> None:
-    found = timing.pipelined(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
+    found = pipelined(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
     low, central, high = (
         200 + 500,
         400 + 1000,
@@ -254,7 +281,7 @@ def test_pipelined_a_step_is_the_slowest_resource_and_the_barrier() -> None:
     assert rates == pytest.approx((1e9 / high, 1e9 / central, 1e9 / low))
     assert bounds(found.latency_seconds) == pytest.approx((3 * low, 3 * central, 3 * high))
     assert (found.mode, found.steps_per_token, found.in_flight) == ("pipelined", 3, 1)
-    assert (found.steps_apart, found.dynamic) == (1, Span(1, 1, 1))
+    assert (found.steps_apart, dynamic(found)) == (1, (1, 1, 1))
     assert (found.resource, found.slowest) == ("messages sent", FIRST)
     assert found.barrier_share == pytest.approx(1000 / 1400)
 
@@ -265,7 +292,7 @@ STEPS_NS = 105 + 400 + 200
 
 
 def test_falling_through_every_step_has_its_own_slowest_resource() -> None:
-    found = timing.fall_through(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
+    found = fall_through(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
     central = STEPS_NS + 3 * (1000 + 300)
     assert bounds(found.seconds_per_token) == pytest.approx((central / 2, central, central * 2))
     assert bounds(found.step_seconds) == pytest.approx((central / 6, central / 3, central / 1.5))
@@ -273,43 +300,43 @@ def test_falling_through_every_step_has_its_own_slowest_resource() -> None:
     assert rates == pytest.approx((5e8 / central, 1e9 / central, 2e9 / central))
     assert found.latency_seconds == found.seconds_per_token
     assert (found.mode, found.steps_per_token, found.in_flight) == ("fall-through", 3, 1)
-    assert (found.steps_apart, found.dynamic) == (3, Span(0.25, 0.5, 1))
+    assert (found.steps_apart, dynamic(found)) == (3, (0.25, 0.5, 1))
     assert (found.resource, found.slowest) == ("messages sent", FIRST)
     assert found.barrier_share == pytest.approx(3 * 1000 / central)
 
 
 def test_without_a_barrier_a_token_leaves_when_the_slowest_resource_has_served_it() -> None:
-    found = timing.asynchronous_prefill(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
+    found = asynchronous_prefill(loaded(), board(**CENTRAL, fall_through_energy_ratio=0.5))
     assert bounds(found.seconds_per_token) == pytest.approx((200, 400, 800))
     assert found.step_seconds == found.seconds_per_token
     assert bounds(found.latency_seconds) == pytest.approx((600, 1200, 2400))
-    assert (found.mode, found.dynamic, found.barrier_share) == ("asynchronous", Span(1, 1, 1), 0)
+    assert (found.mode, dynamic(found), found.barrier_share) == ("asynchronous", (1, 1, 1), 0)
     assert (found.in_flight, found.steps_apart) == (1, 1)
 
 
 def test_without_a_barrier_what_travels_takes_its_time() -> None:
     system = board(**CENTRAL, fall_through_energy_ratio=0.5)
-    found = timing.asynchronous_generation(loaded(), system)
+    found = asynchronous_generation(loaded(), system)
     central = STEPS_NS + (2 + 5 + 3) * 5 + 3 * 50
     assert bounds(found.seconds_per_token) == pytest.approx((central / 2, central, central * 2))
     assert bounds(found.step_seconds) == pytest.approx((central / 6, central / 3, central / 1.5))
     assert found.latency_seconds == found.seconds_per_token
-    alone = Span(0.25, 0.5, 1)
-    assert (found.mode, found.dynamic, found.barrier_share) == ("asynchronous", alone, 0)
+    alone = (0.25, 0.5, 1)
+    assert (found.mode, dynamic(found), found.barrier_share) == ("asynchronous", alone, 0)
     assert (found.in_flight, found.steps_apart) == (1, 1)
 
 
 def test_without_a_barrier_sequences_share_what_is_slowest() -> None:
     """A token takes 705 ns and 200 ns of travel, and the first core sends for 400 ns of it."""
     system = board(**CENTRAL, fall_through_energy_ratio=0.5)
-    two, three = (timing.asynchronous_generation(loaded(), system, count) for count in (2, 3))
+    two, three = (asynchronous_generation(loaded(), system, count) for count in (2, 3))
     assert bounds(two.seconds_per_token) == pytest.approx((905 / 4, 905 / 2, 905))
     assert bounds(two.latency_seconds) == pytest.approx((905 / 2, 905, 905 * 2))
     assert bounds(three.seconds_per_token) == pytest.approx((200, 400, 800))
     assert bounds(three.latency_seconds) == pytest.approx((600, 1200, 2400))
     assert (two.in_flight, three.in_flight) == (2, 3)
     for found in (two, three):
-        assert (found.mode, found.dynamic) == ("asynchronous", Span(1, 1, 1))
+        assert (found.mode, dynamic(found)) == ("asynchronous", (1, 1, 1))
         assert (found.steps_apart, found.barrier_share) == (1, 0)
         assert (found.resource, found.slowest) == ("messages sent", FIRST)
 
@@ -329,7 +356,7 @@ def test_interleaved_a_step_is_what_its_tokens_ask_for_together() -> None:
     """The messages of the last core, 2 x 100 ns, and twice those of the first, 4 x 100 ns, which do
     not add up as they are of two cores."""
     system = board(**CENTRAL, fall_through_energy_ratio=0.5)
-    found = timing.interleaved(loaded(), system, 2)
+    found = interleaved(loaded(), system, 2)
     latency = 200 + 400 + 400 + 3 * (1000 + 300)
     assert bounds(found.latency_seconds) == pytest.approx((latency / 2, latency, latency * 2))
     assert bounds(found.seconds_per_token) == pytest.approx((latency / 4, latency / 2, latency))
@@ -338,14 +365,14 @@ def test_interleaved_a_step_is_what_its_tokens_ask_for_together() -> None:
     assert bounds(found.step_seconds) == pytest.approx((latency / 6, latency / 3, latency / 1.5))
     assert (found.mode, found.steps_per_token, found.in_flight) == ("interleaved", 3, 2)
     # What two tokens take of the dynamic energy lies between what one alone takes and all of it.
-    assert (found.steps_apart, found.dynamic) == (1.5, Span(0.25, 1, 1))
+    assert (found.steps_apart, dynamic(found)) == (1.5, (0.25, 0.75, 1))
     assert (found.resource, found.slowest) == ("messages sent", FIRST)
     assert found.barrier_share == pytest.approx(3 * 1000 / latency)
 
 
 def test_interleaved_tokens_on_one_core_share_its_time() -> None:
     system = board(**(dict.fromkeys(TIMES, 0) | {"time_per_arrival_ns": 20}))
-    found = timing.interleaved(loaded(FIRST, SECOND, SECOND), system, 2)
+    found = interleaved(loaded(FIRST, SECOND, SECOND), system, 2)
     # What arrives at the second core: 3.5 messages at step 0, and 2 + 1.5 at step 1.
     assert bounds(found.latency_seconds)[1] == pytest.approx((3.5 + (3.5 + 3.5) + 3.5) * 20)
     assert (found.resource, found.slowest) == ("messages that arrive", SECOND)
@@ -355,9 +382,9 @@ def test_fewer_visits_are_idle_where_tokens_are_interleaved() -> None:
     """The guards of the mixer are 6 instructions a token, as many as its two programs, so each of
     the three steps takes 6; the first would take the head's 2 without guards."""
     found, system = loaded(), only("time_per_instruction_ns")
-    two = timing.interleaved(found, system, 2)
+    two = interleaved(found, system, 2)
     assert bounds(two.latency_seconds)[1] == pytest.approx(6 + 6 + 6)
-    without = timing.interleaved(without_guards(found), system, 2)
+    without = interleaved(without_guards(found), system, 2)
     assert bounds(without.latency_seconds)[1] == pytest.approx(2 + 6 + 6)
     assert (two.resource, two.steps_apart) == ("instructions", 1.5)
 
@@ -365,10 +392,7 @@ def test_fewer_visits_are_idle_where_tokens_are_interleaved() -> None:
 @pytest.mark.parametrize("in_flight", [3, 4, 9])
 def test_a_full_machine_works_as_in_prefill_and_more_sequences_wait(in_flight: int) -> None:
     system = board(**CENTRAL, fall_through_energy_ratio=0.5)
-    full, found = (
-        timing.pipelined(loaded(), system),
-        timing.interleaved(loaded(), system, in_flight),
-    )
+    full, found = (pipelined(loaded(), system), interleaved(loaded(), system, in_flight))
     latency = in_flight * 1400
     assert bounds(found.latency_seconds) == pytest.approx((latency / 2, latency, latency * 2))
     assert bounds(found.seconds_per_token) == pytest.approx(bounds(full.seconds_per_token))
@@ -383,17 +407,17 @@ def test_a_full_machine_works_as_in_prefill_and_more_sequences_wait(in_flight: i
 
 def test_one_sequence_falls_through() -> None:
     found, system = loaded(), board(**CENTRAL)
-    assert timing.generation(found, system) == timing.fall_through(found, system)
-    assert timing.generation(found, system, 1) == timing.fall_through(found, system)
-    assert timing.generation(found, system, 2) == timing.interleaved(found, system, 2)
+    assert generation(found, system) == fall_through(found, system)
+    assert generation(found, system, 1) == fall_through(found, system)
+    assert generation(found, system, 2) == interleaved(found, system, 2)
 
 
 def test_shards_that_share_a_core_share_its_time() -> None:
     together, system = loaded(FIRST, FIRST, FIRST), board(**CENTRAL)
-    assert timing.pipelined(together, system).step_seconds.central == pytest.approx(
+    assert pipelined(together, system).step_seconds.central == pytest.approx(
         (2 + 1.5 + 2 + 1) * 100 * NS
     )
-    falling = timing.fall_through(together, system)
+    falling = fall_through(together, system)
     assert falling.seconds_per_token.central == pytest.approx(
         ((6 + 6 + 4) * 10 + 350 + 200 + 3 * (100 + 300)) * NS
     )
@@ -402,8 +426,7 @@ def test_shards_that_share_a_core_share_its_time() -> None:
 
 def test_the_core_that_is_slowest_most_often_is_named() -> None:
     assert (
-        timing.fall_through(loaded(SECOND, FIRST, SECOND), only("time_per_message_ns")).slowest
-        == SECOND
+        fall_through(loaded(SECOND, FIRST, SECOND), only("time_per_message_ns")).slowest == SECOND
     )
 
 
@@ -417,11 +440,9 @@ def test_the_barrier_depends_on_how_many_chips_are_in_use(chips: int, barrier: i
     activity = replace(nothing(mapping), tokens=1)
     found = load.load(counted(mapping, SUMMARY, activity, system))
     assert timing.barrier(system.chip, chips).central == barrier
-    assert timing.pipelined(found, system).step_seconds.central == pytest.approx(barrier * NS)
-    assert timing.pipelined(found, system).barrier_share == pytest.approx(1)
-    assert timing.fall_through(found, system).step_seconds.central == pytest.approx(
-        (barrier + 300) * NS
-    )
+    assert pipelined(found, system).step_seconds.central == pytest.approx(barrier * NS)
+    assert pipelined(found, system).barrier_share == pytest.approx(1)
+    assert fall_through(found, system).step_seconds.central == pytest.approx((barrier + 300) * NS)
 
 
 @st.composite
@@ -462,7 +483,7 @@ def test_more_sequences_are_never_slower_and_never_faster_than_a_full_machine(
 ) -> None:
     """And the tokens that leave in the time of one are as many as the sequences."""
     found = loaded(*places)
-    full, alone = timing.pipelined(found, system), timing.fall_through(found, system)
+    full, alone = pipelined(found, system), fall_through(found, system)
     times = [mode(found, system) for mode in INTERLEAVED]
     for count, one in enumerate(times, 1):
         rate, latency = one.tokens_per_s, one.latency_seconds
@@ -483,9 +504,7 @@ def test_more_sequences_are_never_slower_and_never_faster_than_a_full_machine(
     for fewer, more in pairwise(times):
         assert fewer.tokens_per_s.central <= more.tokens_per_s.central * (1 + 1e-9)
     for few, many in ((1, 2), (2, 3), (3, 7)):
-        first, second = (
-            timing.asynchronous_generation(found, system, count) for count in (few, many)
-        )
+        first, second = (asynchronous_generation(found, system, count) for count in (few, many))
         assert first.tokens_per_s.central <= second.tokens_per_s.central * (1 + 1e-9)
         assert many * second.seconds_per_token.central == pytest.approx(
             second.latency_seconds.central
@@ -525,7 +544,7 @@ def test_each_phase_has_its_modes_and_the_silicon_comes_first(
     modes: tuple[timing.Mode, timing.Mode], names: list[str]
 ) -> None:
     found, system = loaded(), board(**CENTRAL)
-    assert [mode(found, system).mode for mode in modes] == names
+    assert [mode(found, corners(system)).mode for mode in modes] == names
 
 
 def test_an_estimate_is_of_the_sequences_that_are_under_way() -> None:
@@ -533,7 +552,7 @@ def test_an_estimate_is_of_the_sequences_that_are_under_way() -> None:
     found, system = loaded(), board(**CENTRAL)
     for in_flight in (1, 2, 3):
         estimated = estimate.estimate(counts, "generate", in_flight)
-        assert estimated.timing == timing.generation(found, system, in_flight)
-        free = timing.asynchronous_generation(found, system, in_flight)
+        assert estimated.timing == timing.generation(found, drawn(system), in_flight)
+        free = timing.asynchronous_generation(found, drawn(system), in_flight)
         assert estimated.without_barrier == free
-    assert estimate.estimate(counts, "prefill", 2).timing == timing.pipelined(found, system)
+    assert estimate.estimate(counts, "prefill", 2).timing == timing.pipelined(found, drawn(system))

@@ -28,14 +28,29 @@ def exactly(value: float) -> Quantity:
 
 
 def board(
-    mesh_columns: int = 4, chip_columns: int = 2, chip_rows: int = 2, cores: int = 8
+    mesh_columns: int = 4,
+    chip_columns: int = 2,
+    chip_rows: int = 2,
+    cores: int = 8,
+    cores_per_router: int = 1,
 ) -> SystemSpec:
     """A system of which only the grids matter."""
     figures = {field.name: exactly(1) for field in fields(ChipSpec) if field.name != "name"}
-    figures |= {"mesh_columns": exactly(mesh_columns), "cores": exactly(cores)}
+    figures |= {
+        "mesh_columns": exactly(mesh_columns),
+        "cores": exactly(cores),
+        "cores_per_router": exactly(cores_per_router),
+    }
     grid = exactly(chip_columns), exactly(chip_rows)
     return SystemSpec(
-        "board", "made up", exactly(8), *grid, exactly(0), exactly(0), ChipSpec("chip", **figures)
+        "board",
+        "made up",
+        exactly(8),
+        *grid,
+        exactly(8),
+        exactly(0),
+        exactly(0),
+        ChipSpec("chip", **figures),
     )
 
 
@@ -122,6 +137,19 @@ def test_the_runs_of_a_payload() -> None:
     """Two links to the right, one to the left, one down; 8 numbers for each direction of a chip."""
     found = route_trees(sending(Location(0, 1), Location(0, 3), Location(0, 4)), board())
     assert list(zip(found.run_start, found.run_stop, strict=True)) == [(1, 3), (8, 9), (16, 17)]
+
+
+def test_cores_of_one_router_reach_each_other_without_a_hop() -> None:
+    """Two routers side by side, of four cores each: to one's own router, and to the other once for
+    all of its cores."""
+    two = board(mesh_columns=2, cores_per_router=4)
+    near, far = Location(0, 3), [Location(0, core) for core in (4, 6, 7)]
+    assert tree(route_trees(sending(Location(0, 1), near), two)) == (1, 0, 0, 0, 0, 0)
+    assert tree(route_trees(sending(Location(0, 1), near, *far), two)) == (4, 0, 0, 1, 1, 0)
+    assert tree(route_trees(sending(Location(0, 1), Location(1, 5)), two)) == (1, 1, 1, 1, 1, 1)
+    assert route_trees(sending(Location(0, 1), *far), two).mesh.link(0) == MeshLink(
+        0, (0, 0), (1, 0)
+    )
 
 
 def test_the_grids_come_from_the_system() -> None:
@@ -231,14 +259,13 @@ def between(a: int, b: int, columns: int, rows: int) -> list[Step]:
 
 
 def way(source: Location, destination: Location, system: SystemSpec) -> list[Step]:
-    """Every link from one core to another, in order."""
-    mesh = int(system.chip.mesh_columns.central)
+    """Every link from a core's router to that of another, in order."""
+    mesh, each = (int(q.central) for q in (system.chip.mesh_columns, system.chip.cores_per_router))
+    first, last = source.core // each, destination.core // each
     if source.chip == destination.chip:
-        return (
-            [] if source.chip == HOST else across(source.chip, source.core, destination.core, mesh)
-        )
-    leave = [] if source.chip == HOST else across(source.chip, source.core, 0, mesh)
-    enter = [] if destination.chip == HOST else across(destination.chip, 0, destination.core, mesh)
+        return [] if source.chip == HOST else across(source.chip, first, last, mesh)
+    leave = [] if source.chip == HOST else across(source.chip, first, 0, mesh)
+    enter = [] if destination.chip == HOST else across(destination.chip, 0, last, mesh)
     grid = int(system.chip_columns.central), int(system.chip_rows.central)
     return leave + between(source.chip, destination.chip, *grid) + enter
 
@@ -252,6 +279,7 @@ def is_mesh(link: Step) -> bool:
 def mapped(draw: st.DrawFn) -> tuple[Mapping, SystemSpec, Activity]:
     """Some shards anywhere, which send to any cores; the grids differ in both directions."""
     columns, rows, mesh = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    each = draw(st.integers(1, 4))
     places = st.one_of(
         st.just(HOST_CORE), st.builds(Location, st.integers(0, 11), st.integers(0, 10))
     )
@@ -277,7 +305,7 @@ def mapped(draw: st.DrawFn) -> tuple[Mapping, SystemSpec, Activity]:
     mapping = Mapping("", "board", "drawn", shards, (*locations, *ends), tuple(routes))
     return (
         mapping,
-        board(mesh, columns, rows, cores=11),
+        board(mesh, columns, rows, cores=11, cores_per_router=each),
         Activity(1, none, none, none, none, none, sent),
     )
 

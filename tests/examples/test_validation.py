@@ -33,10 +33,11 @@ def test_the_page_has_the_table_and_fitted_rows_come_out(validation: ModuleType)
     assert set(validation.table(found)) <= set(page)
     for one in found:
         if one.how == "fitted":
-            assert one.ours.central == pytest.approx(one.published, rel=0.01), one.what
+            assert one.ours.central == pytest.approx(one.published, rel=0.06), one.what
+            assert one.ours.low < one.published < one.ours.high, one.what
         if one.how == "taken over":
             assert one.ours.central == one.published, one.what
-    assert [one.how for one in found].count("fitted") == 9
+    assert [one.how for one in found].count("fitted") == 7
 
 
 def test_the_headline_is_reproduced_from_its_rows(validation: ModuleType) -> None:

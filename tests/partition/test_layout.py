@@ -85,11 +85,13 @@ def test_every_chip_of_a_known_system_is_on_its_line(name: str) -> None:
 
 
 def test_cores_lie_along_a_line(system: SystemSpec, with_figures: Change) -> None:
-    narrow = with_figures(system, mesh_columns=3)
+    narrow = with_figures(system, mesh_columns=3, cores_per_router=1)
     assert core_order(narrow, 1) == [0]
     assert core_order(narrow, 7) == [0, 1, 2, 5, 4, 3, 6]
     assert core_order(narrow, 5) == [0, 1, 2, 4, 3]
     assert sorted(core_order(system, 120)) == list(range(120))
+    pairs = with_figures(system, mesh_columns=2, cores_per_router=2)
+    assert core_order(pairs, 7) == [0, 1, 2, 3, 6, 5, 4]
 
 
 def test_what_stays_on_the_host() -> None:

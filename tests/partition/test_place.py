@@ -359,16 +359,19 @@ def test_annealing_draws(a16: Graph, system: SystemSpec) -> None:
     assert max(hops(a16, system, one), hops(a16, system, other)) < before
 
 
-def test_annealing_by_hand() -> None:
-    """Four cores in two rows of two; one that talks to the gateway alone goes beside it, its
-    partner stays near."""
+def test_annealing_by_hand(system: SystemSpec) -> None:
+    """Four routers of one core in two rows of two; one that talks to the gateway alone goes beside
+    it, its partner stays near.  Where all are at one router, nothing is gained."""
+    of_one, of_two = Quantity(1, 1, 1, "made up"), Quantity(2, 2, 2, "made up")
+    chip = replace(system.chip, mesh_columns=of_two, cores_per_router=of_one)
     flow = np.zeros((5, 5))
     flow[3, 4] = flow[4, 3] = 9
     flow[3, 0] = flow[0, 3] = 5
-    at = anneal._anneal(flow, 2, np.random.default_rng(0)).tolist()
+    at = anneal._anneal(flow, chip, np.random.default_rng(0)).tolist()
     assert sorted(at) == [0, 1, 2, 3]
     assert at[3] == 0
     assert at[0] in (1, 2)
+    assert anneal._anneal(flow, system.chip, np.random.default_rng(0)).tolist() == [0, 1, 2, 3]
 
 
 def test_what_flows_between_cores(hand_graph: Graph, hand_mapping: Mapping) -> None:

@@ -107,11 +107,11 @@ def test_weights_stay_as_wide_as_they_are(run: RunRecord) -> None:
 
 def test_where_nothing_takes_energy(run: RunRecord) -> None:
     """A figure that alone makes some is the widest."""
-    none = {name: 0 for name in figures(run.system) if "energy_per" in name or "power" in name}
-    free = recosted(run, None, none | {"chip.energy_per_hop_pj": (0, 0, 5)})
+    none = {name: 0 for name in figures(run.system) if "energy_per" in name or "power_w" in name}
+    free = recosted(run, None, none | {"chip.energy_per_message_pj": (0, 0, 5)})
     for one in of_run(free):
         assert one.base.millijoule_per_token == 0
-        assert one.swings[0].figure == "chip.energy_per_hop_pj"
+        assert one.swings[0].figure == "chip.energy_per_message_pj"
 
 
 @pytest.mark.parametrize(
@@ -156,16 +156,23 @@ def test_weights_are_stored_by_the_mapping(run: RunRecord) -> None:
 
 
 def test_a_report_says_what_published_rows_leave(folder: Path, capsys: Said) -> None:
-    """Where the constants of the chips were drawn: below each line, and in a table of their own."""
-    page = folder / "likely.md"
+    """Of the estimates, inside what all ends at once would give; and of every figure."""
+    page = folder / "left.md"
     capsys.readouterr()
     assert main(["report", str(folder / "run"), "-o", str(page)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "[" in line]
-    assert [line.split()[0] for line in lines] == ["prefill", "likely,", "generate", "likely,"]
+    assert [line.split()[0] for line in lines] == ["prefill", "generate"]
     text = page.read_text(encoding="utf-8")
-    assert "weighed by published rows of Loihi 2: the median, and 5 to 95 %**" in text
-    found = reported(folder / "run")["phases"]["generate"]["likely"]
-    assert found["tokens_per_s"]["low"] < found["tokens_per_s"]["central"]
+    assert "the median, and the range goes from 5 to 95 %" in text
+    rows = [line for line in text.splitlines() if line.startswith("| chip: barrier few chips |")]
+    assert len(rows) == 1 and "| pinned |" in rows[0]
+    found = reported(folder / "run")
+    for phase in found["phases"].values():
+        for name, corner in phase["corners"].items():
+            assert corner["low"] < phase[name]["low"] < phase[name]["high"] < corner["high"]
+    left = {f"{row['of']}: {row['name']}": row["left"] for row in found["sources"]}
+    assert left["chip: barrier few chips"] < 0.5 < left["chip: time per hop"]
+    assert left["chip: cores"] is None
 
 
 def test_which_figures_matter(folder: Path, capsys: Said) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.baselines import published, roofline
+from mmfree_neuro.cost import constants
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.footprint import Footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
@@ -36,6 +37,13 @@ def drawn_as_png(content: dict[str, Any]) -> dict[str, bytes]:
     return {name: pictures.png(picture) for name, picture in pictures.draw(content).items()}
 
 
+@pytest.fixture(autouse=True)
+def _at_corners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are not drawn, but all at their low ends, all central, and all at their high ends, so
+    that what comes of them can be worked out by hand."""
+    monkeypatch.setattr(constants, "drawn", constants.corners)
+
+
 def board() -> SystemSpec:
     """Round figures; every synapse read takes 100 ns and nothing else takes time but a barrier of
     1000 ns."""
@@ -51,6 +59,7 @@ def board() -> SystemSpec:
     changed = {
         "cores": (8, 8, 8),
         "mesh_columns": (4, 4, 4),
+        "cores_per_router": (1, 1, 1),
         "memory_bytes_per_core": (100, 100, 100),
         "synaptic_memory_bytes_per_core": (60, 60, 60),
         "neurons_per_core": (8, 8, 8),
@@ -62,10 +71,15 @@ def board() -> SystemSpec:
         "time_per_synapse_ns": (50, 100, 200),
         "barrier_few_chips_ns": (1000, 1000, 1000),
         "fall_through_energy_ratio": (0.5, 0.5, 0.5),
+        "multi_chip_energy_ratio": (1, 1, 1),
     }
     figures |= {name: of(name, *values) for name, values in changed.items()}
     grid = of("chips", 4, 4, 4), of("chip_columns", 2, 2, 2), of("chip_rows", 2, 2, 2)
-    power = of("board_power_w", 0, 1, 2), of("host_power_w", 0, 0.5, 1)
+    power = (
+        of("powered_chips", 2, 2, 2),
+        of("board_power_w", 0, 1, 2),
+        of("host_power_w", 0, 0.5, 1),
+    )
     return SystemSpec("board", "four small chips", *grid, *power, ChipSpec(name="chip", **figures))
 
 
@@ -203,7 +217,7 @@ def test_the_report_is_plain_data() -> None:
         "sources",
         "comparison",
     ]
-    assert found["format"] == "mmfree-neuro report 6"
+    assert found["format"] == "mmfree-neuro report 7"
 
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:
@@ -309,8 +323,9 @@ def test_a_phase_has_the_energy_of_the_chips_and_that_of_the_system() -> None:
         alone[0], alone[1] + 1.5 * 4.5 * UJ, alone[2] + 3 * 6 * UJ
     )
     names = [part["name"] for part in prefill["parts"]]
-    assert names[-3:] == [
+    assert names[-4:] == [
         "static power of the chips in use",
+        "static power of chips that are powered and not used",
         "power of the board beyond the chips",
         "power of the host",
     ]
@@ -328,7 +343,7 @@ def test_messages_between_chips_are_counted_over_both_phases() -> None:
 def test_every_figure_of_the_system_is_there_with_its_source() -> None:
     rows = {(row["of"], row["name"]): row for row in built(made_run())["sources"]}
     known = [field for field in fields(ChipSpec) if field.default is MISSING]
-    assert len(rows) == 5 + len(known) - 1  # no source for the name
+    assert len(rows) == 6 + len(known) - 1  # no source for the name
     assert rows["chip", "energy per synop"] == {
         "of": "chip",
         "name": "energy per synop",
@@ -337,6 +352,8 @@ def test_every_figure_of_the_system_is_there_with_its_source() -> None:
         "central": 10,
         "high": 20,
         "source": "source of energy_per_synop_pj",
+        "drawn": {"low": 5, "central": 10, "high": 20},
+        "left": None,
     }
     assert rows["chip", "memory per core"]["unit"] == "bytes"
     page = pages.to_markdown(built(made_run()))
@@ -348,7 +365,9 @@ def test_a_figure_that_is_not_known_of_every_chip_is_there_where_it_is_known() -
     axons = Quantity(16, 16, 16, "a data sheet")
     system = replace(board(), chip=replace(board().chip, output_axons_per_core=axons))
     page = pages.to_markdown(built(made_run(system=system)))
-    assert "| chip: output axons per core | 16 | 16 | 16 | a data sheet |" in page.splitlines()
+    assert (
+        "| chip: output axons per core | 16 | 16 | 16 |  |  | a data sheet |" in page.splitlines()
+    )
     assert "program instructions" not in page
 
 
@@ -450,7 +469,7 @@ def test_several_prompts_are_estimated_as_so_many_under_way() -> None:
     assert generate["seconds_per_token"] == ends(2075 * NS, 2650 * NS, 3800 * NS)
     assert generate["tokens_per_s"] == ends(1e9 / 3800, 1e9 / 2650, 1e9 / 2075)
     assert generate["chip_millijoule_per_token"] == ends(
-        30 * PJ + 0.5 * 2.075 * UJ, 120 * PJ + 1 * 2.65 * UJ, 240 * PJ + 2 * 3.8 * UJ
+        30 * PJ + 0.5 * 2.075 * UJ, 90 * PJ + 1 * 2.65 * UJ, 240 * PJ + 2 * 3.8 * UJ
     )
     free = generate["without_barrier"]
     assert (free["mode"], free["in_flight"]) == ("asynchronous", 2)
@@ -545,10 +564,10 @@ MARKDOWN = [
     "| time from token to token | 1.80 (1.40 to 2.60) µs | 4.50 (3.75 to 6.00) µs |",
     "| share of the barrier | 55.6 % of the time | 66.7 % of the time |",
     "| what is slowest | synapses read: core 5 of chip 0 | synapses read: core 5 of chip 0 |",
-    r"| synaptic operations | 12.0 | 10 (5 to 20) pJ | 1.20e-07 (6.00e-08 to 2.40e-07) "
+    r"| synaptic operations | 12.0 | 10.0 (5.00 to 20.0) pJ | 1.20e-07 (6.00e-08 to 2.40e-07) "
     r"mJ/token | 0.00267 % | "
     r"source of energy\_per\_synop\_pj |",
-    r"| power of the host | 1.00 | 0.500 (0 to 1) W | 0.000900 (0 to 0.00260) mJ/token | 20.0 % "
+    r"| power of the host | 1.00 | 0.500 (0 to 1.00) W | 0.000900 (0 to 0.00260) mJ/token | 20.0 % "
     r"| source of host\_power\_w |",
     "| all of these times the factor of tokens that do not fill the machine |  | 0.500 |  |  | "
     "source of fall\\_through\\_energy\\_ratio |",
@@ -556,14 +575,14 @@ MARKDOWN = [
     "| the system, in all |  |  | 0.0113 (0.00188 to 0.0300) mJ/token | 100 % |  |",
     "| MLGRU | 1 | 1.80 µs | 40.0 % | synapses read: core 5 of chip 0 |",
     "| outside the blocks | 2.50e-08 mJ/token | 41.7 % |",
-    "| system: host power | 0 W | 0.500 W | 1 W | source of host\\_power\\_w |",
+    "| system: host power | 0 W | 0.500 W | 1 W |  |  | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
     "| sequences that can be under way at once | 1 |",
     "| 1 | 222,000 (167,000 to 267,000) tokens/s | 0.00450 (0.00375 to 0.00600) ms | 0.0113 "
     "(0.00188 to 0.0300) mJ/token | 0.00 MB | synapses read |",
     "| 3 | 556,000 (385,000 to 714,000) tokens/s | 0.00540 (0.00420 to 0.00780) ms | 0.00450 "
     "(0.000700 to 0.0130) mJ/token | 0.00 MB | synapses read |",
-    "| chip: weight | 2 bits | 2 bits | 2 bits | source of weight\\_bits |",
+    "| chip: weight | 2 bits | 2 bits | 2 bits |  |  | source of weight\\_bits |",
 ]
 
 
@@ -619,7 +638,7 @@ def test_another_model_is_given_no_ratio() -> None:
         "No ratio is given, because the rows are of another model: this one has 24 ternary synapses"
         in page
     )
-    assert "**Context, without ratios**" in page
+    assert "**Other models, or other phases: rows without ratios**" in page
     assert "Ratios in" not in page
     assert (
         "MatMul-free 370M on NVIDIA H100; reference code; precision not stated; batch 1; "

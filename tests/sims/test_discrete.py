@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from mmfree_neuro.cost import timing
+from mmfree_neuro.cost.constants import central
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, Load, load
+from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph, InverseRms, QuantScale
 from mmfree_neuro.graph.partial_sums import by_columns
@@ -30,12 +32,19 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("simpy") is None, reason="SimPy is not installed"),
 ]
 NS = 1e-9
+
+
+def at_central(mode: Callable[..., Timing]) -> Callable[..., Timing]:
+    """A mode with the central figures of a system."""
+    return lambda load, system, *in_flight: mode(load, central(system), *in_flight)
+
+
 FORMULAS = {
-    "pipelined": timing.pipelined,
-    "fall-through": timing.fall_through,
-    "interleaved": partial(timing.interleaved, in_flight=2),
-    "asynchronous prefill": timing.asynchronous_prefill,
-    "asynchronous generation": timing.asynchronous_generation,
+    "pipelined": at_central(timing.pipelined),
+    "fall-through": at_central(timing.fall_through),
+    "interleaved": at_central(partial(timing.interleaved, in_flight=2)),
+    "asynchronous prefill": at_central(timing.asynchronous_prefill),
+    "asynchronous generation": at_central(timing.asynchronous_generation),
 }
 TIMES = [
     field.name
@@ -61,8 +70,8 @@ ISSUED = 9
 
 
 def timed(system: SystemSpec, **figures: float) -> SystemSpec:
-    """A system whose other times are nil."""
-    given = dict.fromkeys(TIMES, 0.0) | figures
+    """A system whose other times are nil, and whose cores each have a router."""
+    given = dict.fromkeys(TIMES, 0.0) | {"cores_per_router": 1} | figures
     chip = replace(
         system.chip, **{name: Quantity(ns, ns, ns, "made up") for name, ns in given.items()}
     )
@@ -136,7 +145,7 @@ def test_the_formula_of_interleaved_sequences_is_near_the_simulation(
     sequences: int, graph: Graph, mapping: Mapping, system: SystemSpec
 ) -> None:
     load = loaded(graph, mapping, system)
-    formula = timing.interleaved(load, system, sequences).seconds_per_token.central
+    formula = timing.interleaved(load, central(system), sequences).seconds_per_token.central
     found = simulate(graph, mapping, system, "interleaved", sequences, bundle=4)
     local = not any(isinstance(node, InverseRms | QuantScale) for node in graph.nodes)
     most = 1.4 if local else 1.25
@@ -164,7 +173,9 @@ def test_tokens_that_follow_each_other_by_hand(
     slow_host = timed(system, **(BY_HAND | {"time_per_host_message_ns": 70}))
     found = simulate(hand_graph, hand_mapping, slow_host, "asynchronous prefill", 40)
     assert nanoseconds(found) == pytest.approx(3 * 70)  # a token alone takes 234 + 90 + 100 + 140
-    formula = timing.asynchronous_prefill(loaded(hand_graph, hand_mapping, slow_host), slow_host)
+    formula = FORMULAS["asynchronous prefill"](
+        loaded(hand_graph, hand_mapping, slow_host), slow_host
+    )
     assert formula.seconds_per_token.central == pytest.approx(found.seconds_per_token)
 
 
@@ -332,11 +343,11 @@ def test_a_token_alone_without_a_barrier_is_near_the_formula(
     is one."""
     load = loaded(graph, mapping, system)
     found = simulate(graph, mapping, system, "asynchronous generation").seconds_per_token
-    assert found >= timing.asynchronous_prefill(load, system).seconds_per_token.central
+    assert found >= timing.asynchronous_prefill(load, central(system)).seconds_per_token.central
     assert found <= sum(simulate(graph, mapping, system, "fall-through").steps)
     assert (
         0.9
-        <= found / timing.asynchronous_generation(load, system).seconds_per_token.central
+        <= found / timing.asynchronous_generation(load, central(system)).seconds_per_token.central
         <= 1.55
     )
 
@@ -348,7 +359,7 @@ def test_prefill_without_a_barrier_is_as_fast_as_its_slowest_server(
     tokens, under_way = 250, 2 * (summarise(a16).steps + 1)
     found = simulate(a16, mapping, system, "asynchronous prefill", tokens, bundle=16)
     formula = timing.asynchronous_prefill(
-        loaded(a16, mapping, system), system
+        loaded(a16, mapping, system), central(system)
     ).seconds_per_token.central
     assert found.seconds >= tokens * formula  # every server does all its work, one thing at a time
     counted = (tokens - under_way) - (tokens - under_way) // 2

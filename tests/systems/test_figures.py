@@ -102,7 +102,7 @@ WRONG: list[tuple[Mapping[str, Setting], str]] = [
         {"chip.cores": (1, None, 2)},  # type: ignore[dict-item]
         "chip.cores is (1, None, 2), must be a number, or low, central and high as 3,5,9",
     ),
-    ({3: 1}, "3 is not a figure of a system, the nearest is system.host_power_w"),  # type: ignore[dict-item]
+    ({3: 1}, "3 is not a figure of a system, the nearest is system.powered_chips"),  # type: ignore[dict-item]
     (
         {"chip.cores": b"5"},  # type: ignore[dict-item]
         "chip.cores is b'5', must be a number, or low, central and high as 3,5,9",

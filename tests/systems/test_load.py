@@ -139,7 +139,9 @@ def test_more_chips_never_make_a_shorter_barrier(name: str) -> None:
 
 def test_loihi2_limits_are_those_of_the_brief() -> None:
     chip = load_system("oheo-gulch").chip
-    assert (chip.cores.central, chip.mesh_columns.central) == (120, 16)
+    assert (chip.cores.central, chip.mesh_columns.central) == (120, 8)
+    routers = chip.cores.high / chip.cores_per_router.central
+    assert routers / chip.mesh_columns.central == 4  # rows
     assert chip.memory_bytes_per_core.central == 192 * 1024
     assert chip.synaptic_memory_bytes_per_core.high == 128 * 1024
     assert (chip.neurons_per_core.high, chip.state_bytes_per_neuron.central) == (8192, 4096)
@@ -452,7 +454,11 @@ def test_a_count_is_a_whole_number() -> None:
     [
         ("cores", "1e9", "has 1e+09 cores on all chips, must have at most 4194304"),
         ("cores", "2e12", "cores is 2e+12, must be at most 1099511627776"),
-        ("mesh_columns", "1e8", "has 1e+08 columns of cores on a chip, must have at most 4194304"),
+        (
+            "mesh_columns",
+            "1e8",
+            "has 1e+08 columns of routers on a chip, must have at most 4194304",
+        ),
         ("payload_bits", "1e29", "payload_bits is 1e+29, must be at most 1099511627776"),
     ],
 )

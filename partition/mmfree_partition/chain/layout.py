@@ -30,8 +30,10 @@ def chip_order(system: SystemSpec) -> list[int]:
 
 
 def core_order(system: SystemSpec, cores: int) -> list[int]:
-    """The first `cores` cores of a chip, row by row, turning at the ends of rows."""
-    columns = int(system.chip.mesh_columns.central)
+    """The first `cores` cores of a chip, router by router and row by row, turning at the ends of
+    rows."""
+    routers = int(system.chip.mesh_columns.central)
+    columns = routers * int(system.chip.cores_per_router.central)
     order = []
     for first in range(0, cores, columns):
         row = list(range(first, min(first + columns, cores)))

@@ -15,7 +15,7 @@ from mmfree_neuro.graph.partial_sums import by_columns
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.mapping.trees import route_trees
-from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_neuro.systems.spec import ChipSpec, SystemSpec
 from mmfree_partition.place.best_cuts import place as place_chain
 from mmfree_partition.placement import Placement
 from mmfree_partition.route import route
@@ -42,9 +42,7 @@ def refine(graph: Graph, system: SystemSpec, request: Request, placed: Placement
     moved: dict[Location, Location] = {}
     for chip in sorted({place.chip for place in placed.locations} - {HOST}):
         flow = _flow(routes, placed.locations, chip, request.cores_of(system.chip))
-        order = _anneal(
-            flow, int(system.chip.mesh_columns.central), np.random.default_rng((request.seed, chip))
-        )
+        order = _anneal(flow, system.chip, np.random.default_rng((request.seed, chip)))
         moved |= {
             Location(chip, core): Location(chip, int(order[core]))
             for core in range(request.cores_of(system.chip))
@@ -95,13 +93,14 @@ def _flow(
 
 
 def _anneal(
-    flow: NDArray[np.float64], columns: int, random: np.random.Generator
+    flow: NDArray[np.float64], chip: ChipSpec, random: np.random.Generator
 ) -> NDArray[np.int64]:
     """Where each core goes [cores]; the last row of `flow` is the gateway, which stays at place 0
     of the mesh."""
     cores = len(flow) - 1
     places = np.append(np.arange(cores), 0)
-    row, column = np.divmod(np.arange(cores), columns)
+    router = np.arange(cores) // int(chip.cores_per_router.central)
+    row, column = np.divmod(router, int(chip.mesh_columns.central))
     distance = np.abs(row[:, None] - row) + np.abs(column[:, None] - column)
     best = places.copy()
     best_cost = 0.0

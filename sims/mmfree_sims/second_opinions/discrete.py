@@ -52,7 +52,17 @@ from mmfree_neuro.systems.spec import SystemSpec
 Server = tuple[str, tuple[int, ...]]
 """A resource by its name in `timing`, and where: (chip, core), (chip, core, core) on a mesh, or
 (chip, chip)."""
-Way = dict[Location, dict[Location, Server]]
+
+
+@dataclass(frozen=True)
+class _Router:
+    """A router of a chip's mesh."""
+
+    chip: int
+    number: int
+
+
+Way = dict[Location | _Router, dict[Location | _Router, Server | None]]
 """A tree of links: from every place, the next ones and the links to them."""
 Then = Callable[[], None]
 HOST_CORE = Location(HOST, 0)
@@ -180,12 +190,17 @@ class _Reader:
 
 def _way(source: Location, destinations: tuple[Location, ...], system: SystemSpec) -> Way:
     """The tree of links from a place to others."""
-    mesh = int(system.chip.mesh_columns.central)
+    columns, each = (
+        int(q.central) for q in (system.chip.mesh_columns, system.chip.cores_per_router)
+    )
     grid = int(system.chip_columns.central), int(system.chip_rows.central)
     found: Way = {}
     for end in destinations:
+        if end == source:
+            continue
+        start, stop = (_Router(place.chip, place.core // each) for place in (source, end))
         if source.chip == end.chip:
-            path = _across(source, end, mesh)
+            path = _across(start, stop, columns)
         else:
             between = (
                 []
@@ -193,29 +208,33 @@ def _way(source: Location, destinations: tuple[Location, ...], system: SystemSpe
                 else chip_path(source.chip, end.chip, *grid)[1:-1]
             )
             leave, enter = (
-                _across(source, Location(source.chip, 0), mesh),
-                _across(Location(end.chip, 0), end, mesh),
+                _across(start, _Router(source.chip, 0), columns),
+                _across(_Router(end.chip, 0), stop, columns),
             )
-            path = leave + [Location(chip, 0) for chip in between] + enter
-        for a, b in pairwise(path):
+            path = leave + [_Router(chip, 0) for chip in between] + enter
+        places: list[Location | _Router] = [source, *path, end]
+        for a, b in pairwise(places):
             found.setdefault(a, {})[b] = _link(a, b)
     return found
 
 
-def _across(a: Location, b: Location, columns: int) -> list[Location]:
-    """The cores on the way on one chip, along the row of the first and then along a column, both
+def _across(a: _Router, b: _Router, columns: int) -> list[_Router]:
+    """The routers on the way on one chip, along the row of the first and then along a column, both
     ends included."""
-    cores = [a.core]
-    while cores[-1] % columns != b.core % columns:
-        cores.append(cores[-1] + (1 if b.core % columns > cores[-1] % columns else -1))
-    while cores[-1] != b.core:
-        cores.append(cores[-1] + (columns if b.core > cores[-1] else -columns))
-    return [Location(a.chip, core) for core in cores]
+    path = [a.number]
+    while path[-1] % columns != b.number % columns:
+        path.append(path[-1] + (1 if b.number % columns > path[-1] % columns else -1))
+    while path[-1] != b.number:
+        path.append(path[-1] + (columns if b.number > path[-1] else -columns))
+    return [_Router(a.chip, number) for number in path]
 
 
-def _link(a: Location, b: Location) -> Server:
+def _link(a: Location | _Router, b: Location | _Router) -> Server | None:
+    """What serves the way from one place to the next; nothing between a core and its router."""
+    if not (isinstance(a, _Router) and isinstance(b, _Router)):
+        return None
     if a.chip == b.chip:
-        return MESH, (a.chip, a.core, b.core)
+        return MESH, (a.chip, a.number, b.number)
     return FROM_OR_TO_HOST if HOST in (a.chip, b.chip) else CROSSING, (a.chip, b.chip)
 
 
@@ -324,12 +343,18 @@ class _Machine:
                 go = partial(self.forward, stream, place, start, stop, token)
                 self.use(place, {SENT: (stop - start) * len(stream.destinations)}, go)
 
-    def forward(self, stream: _Stream, place: Location, start: int, stop: int, token: int) -> None:
+    def forward(
+        self, stream: _Stream, place: Location | _Router, start: int, stop: int, token: int
+    ) -> None:
         """Payloads are at a place of their way: they arrive there, or go on, or both."""
         for onward, link in stream.way.get(place, {}).items():
-            self.servers.serve(
-                link, stop - start, partial(self.forward, stream, onward, start, stop, token)
-            )
+            go = partial(self.forward, stream, onward, start, stop, token)
+            if link is None:
+                go()
+            else:
+                self.servers.serve(link, stop - start, go)
+        if isinstance(place, _Router):
+            return
         if place == HOST_CORE and stream.source in self.last:
             self.arrived[token] += stop - start
             if self.arrived[token] == self.size:
