@@ -366,7 +366,7 @@ def test_prefill_without_a_barrier_is_as_fast_as_its_slowest_server(
     assert found.seconds_per_token >= formula * (
         1 - under_way / counted
     )  # what was under way before may be done
-    assert found.seconds_per_token == pytest.approx(formula, rel=0.05)
+    assert found.seconds_per_token == pytest.approx(formula, rel=0.1)
 
 
 def test_servers_do_what_the_formulas_count_of_divided_matrices(
