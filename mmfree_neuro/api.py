@@ -458,8 +458,8 @@ class Run:
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """Speed and energy on the chips by phase, each with its range; a phase without tokens has
-        none."""
+        """Speed and energy on the chips by phase, each as the median and 5 to 95 % over all draws
+        of the constants; a phase without tokens has none."""
         run = self.record
         counts = counted(run.mapping, run.summary, run.prefill, run.system)
         return {

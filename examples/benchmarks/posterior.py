@@ -38,6 +38,7 @@ from mmfree_neuro.cost.constants import Floats
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.energy import COUNTED, Operations, operations
 from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, load
+from mmfree_neuro.cost.span import QUANTILES
 from mmfree_neuro.cost.timing import barrier_figure
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.request import Request
@@ -53,13 +54,10 @@ Draws = Mapping[str, Floats]
 """For every constant its values [draws]."""
 
 STEPS = "steps of a published block"
-READ = {
-    name: PER_CORE.get(name) or BETWEEN.get(name) or "time_per_hop_ns"
-    for name in (*PER_CORE, MESH, *BETWEEN)
-}
+READ = {**PER_CORE, MESH: "time_per_hop_ns", **BETWEEN}
 """The figure of a chip that says what one use of a resource takes."""
 MODEL_ERROR = 0.05
-MOVES, LAST_MOVES = 20, 200
+MOVES, LAST_MOVES = 40, 1000
 """Of every place at a stage, and at the last."""
 CHANGED = 0.3
 """Of the constants, in a move."""
@@ -74,6 +72,9 @@ class Asked:
     all_uses: Floats  # [resources], of the busiest over all steps
     did: Operations
     chips: int
+    """In use."""
+    of_system: float
+    """All of which are powered."""
 
 
 def asked(counts: Counted, *, links: float = 1.0) -> Asked:
@@ -98,7 +99,8 @@ def asked(counts: Counted, *, links: float = 1.0) -> Asked:
     did = operations(counts)
     kinds, steps = np.unique(uses, axis=1, return_counts=True)
     together_of_token = np.array(together) / found.tokens
-    return Asked(kinds, steps.astype(float), together_of_token, did, found.chips)
+    all_chips = counts.system.chips.central
+    return Asked(kinds, steps.astype(float), together_of_token, did, found.chips, all_chips)
 
 
 def between_chips(ends: tuple[int, int]) -> bool:
@@ -129,16 +131,16 @@ def generation_us(draws: Draws, what: Asked, blocks: int) -> Floats:
     return np.asarray((busy + blocks * draws[STEPS] * more) / 1e3)
 
 
-def dynamic_mj(draws: Draws, did: Operations, *, alone: bool) -> Floats:
+def dynamic_mj(draws: Draws, what: Asked, *, alone: bool) -> Floats:
     """What is counted takes, in millijoules a token [draws]; of a token that falls through `alone`
     with its idle visits."""
-    pj = np.zeros(len(draws[STEPS]))
-    for name, (what, figure) in COUNTED.items():
+    pj, did = np.zeros(len(draws[STEPS])), what.did
+    for name, (counted_as, figure) in COUNTED.items():
         if alone or name != "idle visits":
-            pj += getattr(did, what) / did.tokens * draws[f"chip.{figure}"]
+            pj += getattr(did, counted_as) / did.tokens * draws[f"chip.{figure}"]
     if alone:
         pj *= draws["chip.fall_through_energy_ratio"]
-    if did.chips > 1:
+    if what.of_system > 1:
         pj *= draws["chip.multi_chip_energy_ratio"]
     return np.asarray(pj * 1e-9)
 
@@ -172,9 +174,9 @@ class Anchor:
         if self.blocks == 1:  # published of the chip; of so many, all wait for each other
             watts = static if self.unit == "W" or not alone else self.times * static
         else:
-            watts = load_system(self.system).powered_chips.central * static
+            watts = what.of_system * static
             watts = watts + draws["system.board_power_w"]
-        mj = self.times * (dynamic_mj(draws, what.did, alone=alone) + watts * us * 1e-3)
+        mj = self.times * (dynamic_mj(draws, what, alone=alone) + watts * us * 1e-3)
         return np.asarray(mj / us * 1e3) if self.unit == "W" else np.asarray(mj)
 
 
@@ -253,7 +255,7 @@ def weighed(prior: Mapping[str, Quantity], rows: list[Row], count: int, seed: in
     They begin evenly and are weighed by more and more of the likelihood: each stage takes so much
     more of it that the weights leave half of the places, draws that many anew by their weights, and
     moves each place many times, by steps as wide as the places lie, which a place takes as often as
-    it is likelier there.
+    it is likelier there; never outside the cube.
     """
     rng = np.random.default_rng(seed)
     places = rng.uniform(size=(count, len(prior)))
@@ -269,8 +271,7 @@ def weighed(prior: Mapping[str, Quantity], rows: list[Row], count: int, seed: in
             wide = np.linalg.cholesky(np.cov(places.T) + 1e-9 * np.eye(len(prior)))
             step = rng.standard_normal(places.shape) @ wide.T
             step *= rng.uniform(size=places.shape) < CHANGED
-            there = np.abs(places + rng.choice([0.2, 0.5, 1.0]) * step)
-            there = 1 - np.abs(1 - there)  # mirrored at the sides of the cube
+            there = places + rng.choice([0.1, 0.3, 0.8]) * step
             its = likelihood(there, prior, rows)
             accept = part * (its - score) > np.log(rng.uniform(size=count))
             places[accept], score[accept] = there[accept], its[accept]
@@ -295,7 +296,7 @@ def _more(score: Floats, most: float) -> float:
 
 def interval(values: Floats) -> list[float]:
     """5, 50 and 95 %."""
-    return [float(f"{value:.4g}") for value in np.quantile(values, [0.05, 0.5, 0.95])]
+    return [float(f"{value:.4g}") for value in np.quantile(values, QUANTILES)]
 
 
 def main() -> None:
@@ -303,6 +304,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Weighs constants by published rows.")
     parser.add_argument("--count", type=int, default=4000)
     count = parser.parse_args().count
+    if count < SIZE:
+        parser.error(f"--count is {count}, must be at least {SIZE}")
     rows, prior = anchors(), priors()
     fitted = [one for one in rows if one[0].fitted]
     draws = drawn(few(weighed(prior, fitted, count, seed=15)), prior)

@@ -6,6 +6,7 @@ fitted or predicted).
 Prints the tables of docs/validation.md and writes them as JSON rows.
 """
 
+import math
 from dataclasses import dataclass
 
 from rows import write
@@ -102,7 +103,7 @@ def many_chips() -> list[Check]:
             "us",
             published,
             drawn.span(1e6 * run(chips, "kapoho-point")["prefill"][0].seconds),
-            "fitted",
+            "fitted, other links",
             source,
         )
         for chips, published in ((2, 122.8), (4, 122.8), (5, 150.0), (8, 150.0))
@@ -249,7 +250,7 @@ def ratios() -> list[dict[str, object]]:
         ),
         "the fastest GPU known, one sequence": max(others, key=lambda row: row.tokens_per_s),
         "the least energy known, one sequence": min(
-            others, key=lambda row: row.millijoule_per_token
+            others, key=lambda row: row.millijoule_per_token or math.inf
         ),
     }
     system = load_system("alia-point-32")

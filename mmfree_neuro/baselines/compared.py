@@ -33,7 +33,8 @@ class Theirs(TypedDict):
     batch: int
     sequence_length: int
     tokens_per_s: float
-    millijoule_per_token: float
+    millijoule_per_token: float | None
+    """None where it was not measured."""
     power: str
     source: str
     stands_out_as: list[str]
@@ -60,7 +61,8 @@ class Ratio(TypedDict):
     ours: Ours
     theirs: Theirs
     throughput_ours_over_theirs: Range
-    energy_theirs_over_ours: Range
+    energy_theirs_over_ours: Range | None
+    """None where theirs was not measured."""
 
 
 class Roofline(TypedDict):

@@ -5,6 +5,7 @@ run.
 which is told by the number of its ternary synapses.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,9 +24,11 @@ else:
 SYNAPSES = {"370m": 341_049_344, "1.3b": 1_298_661_376, "2.7b": 2_619_473_920}
 """Ternary synapses of the published models, with the head."""
 TOLERANCE = 0.02
+NOT_MEASURED = "not measured"
+"""In the place of an energy."""
 LARGEST_COUNT = 1 << 63
 NAMED = {
-    "device_kind": ("neuromorphic", "edge GPU", "GPU"),
+    "device_kind": ("neuromorphic", "edge GPU", "GPU", "CPU"),
     "mode": ("generate", "prefill"),
     "model": tuple(SYNAPSES),
 }
@@ -49,7 +52,8 @@ class Baseline:
     sequence_length: int
     """0 where the source does not state it."""
     tokens_per_s: float
-    millijoule_per_token: float
+    millijoule_per_token: float | None
+    """None where it was not measured."""
     power: str
     """What the energy counts."""
     source: str
@@ -80,13 +84,18 @@ def check_row(raw: dict[str, Any], where: str) -> Baseline:
             raise HardwareError(f"{who} must be a whole number, at least {least}")
         if field.type is float and not _is_positive(value):
             raise HardwareError(f"{who} must be a finite number above 0")
+        if field.name == "millijoule_per_token" and not (
+            value == NOT_MEASURED or _is_positive(value)
+        ):
+            raise HardwareError(f"{who} must be a finite number above 0, or {shown(NOT_MEASURED)}")
         if field.name in NAMED and value not in NAMED[field.name]:
             raise HardwareError(
                 f"{who} is {shown(value)}, must be one of {', '.join(NAMED[field.name])}"
             )
     for name in sorted(raw.keys() - {field.name for field in fields(Baseline)}):
         raise HardwareError(f"{where}: {name} is not a figure that a row may have")
-    return Baseline(**raw)
+    energy = raw["millijoule_per_token"]
+    return Baseline(**raw | {"millijoule_per_token": None if energy == NOT_MEASURED else energy})
 
 
 def parse(text: str, where: str) -> tuple[Baseline, ...]:
@@ -136,8 +145,8 @@ def model_with(synapses: int) -> str | None:
 
 
 def distinctions(baselines: tuple[Baseline, ...]) -> dict[Baseline, tuple[str, ...]]:
-    """What rows stand out as among the GPUs of their model size and mode: the edge GPUs, and the
-    strongest known."""
+    """What rows stand out as among the GPUs and CPUs of their model size and mode: the edge GPUs,
+    and the strongest known."""
     found: dict[Baseline, tuple[str, ...]] = {row: () for row in baselines}
     for model, mode in sorted({(row.model, row.mode) for row in baselines}):
         gpus = [
@@ -153,7 +162,7 @@ def distinctions(baselines: tuple[Baseline, ...]) -> dict[Baseline, tuple[str, .
         ):
             if rows:
                 found[max(rows, key=lambda row: row.tokens_per_s)] += (f"fastest known {word}",)
-                found[min(rows, key=lambda row: row.millijoule_per_token)] += (
+                found[min(rows, key=lambda row: row.millijoule_per_token or math.inf)] += (
                     f"least energy known {word}",
                 )
     return found
@@ -195,12 +204,14 @@ def _exactly(value: float) -> Figures:
 
 
 def _ratio(ours: Ours, theirs: Theirs) -> Ratio:
-    rate, energy = _exactly(theirs["tokens_per_s"]), _exactly(theirs["millijoule_per_token"])
+    rate, energy = _exactly(theirs["tokens_per_s"]), theirs["millijoule_per_token"]
     return {
         "ours": ours,
         "theirs": theirs,
         "throughput_ours_over_theirs": _over(ours["tokens_per_s"], rate),
-        "energy_theirs_over_ours": _over(energy, ours["millijoule_per_token"]),
+        "energy_theirs_over_ours": None
+        if energy is None
+        else _over(_exactly(energy), ours["millijoule_per_token"]),
     }
 
 
@@ -217,7 +228,8 @@ def _sentences(summary: GraphSummary, model: str | None) -> list[str]:
         "on another machine. "
         "A row of several sequences gives the tokens of all of them, the chips' figures are of "
         "one; the energy of a "
-        "GPU does not count its host."
+        "GPU does not count its host, and that of a CPU is given where its counters could be "
+        "read."
     )
     if model is not None:
         return [

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.cost.span import BOUNDS, Span
+from mmfree_neuro.cost.span import BOUNDS, QUANTILES, Span
 from mmfree_neuro.systems.draws import SAVED, draws_of, is_cost
 from mmfree_neuro.systems.figures import figures
 from mmfree_neuro.systems.spec import SystemSpec
@@ -38,7 +38,7 @@ class Constants:
     def span(self, values: Floats) -> Span:
         """What follows from the variants [variants] as a figure with its range."""
         if self.drawn:
-            low, central, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
+            low, central, high = np.quantile(values, QUANTILES).tolist()
         else:
             low, central, high = (float(values[k]) for k in (0, len(values) // 2, -1))
         return Span(low, central, high)

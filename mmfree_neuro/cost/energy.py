@@ -47,7 +47,8 @@ class Energy:
     """The calibration *chip*: what the chips in use draw, as the published one-chip figures count
     it."""
     millijoule_per_token: Span
-    """The calibration *system*: board and host as well."""
+    """The calibration *system*: also its board, chips that are powered and not used, and a host
+    that counts."""
     watts: Span
     """What the system draws."""
     whole: Floats = field(compare=False, repr=False)  # [variants]
@@ -136,7 +137,8 @@ COUNTED = {
 def energy_of(did: Operations, timing: Timing, constants: Constants, *, copies: int = 1) -> Energy:
     """The energy of a token, of what was done, under the constants that its timing is of.
 
-    Where `copies` of the model work on sequences of their own, they share the board and the host.
+    Where `copies` of the model work on sequences of their own, they share the board, the chips that
+    are powered and not used, and the host.
     """
     known = figures(constants.system)
     # A neuron is visited idly at all steps that a token takes after its entry, or at the few that
@@ -145,12 +147,14 @@ def energy_of(did: Operations, timing: Timing, constants: Constants, *, copies: 
     factor = np.asarray(PJ_TO_MJ / did.tokens)
     for one in timing.dynamic:
         factor = factor * one.values
-    used, powered = did.chips, constants["system.powered_chips"]
-    unused = np.maximum(powered - copies * used, 0) / copies
+    used = did.chips
     static, board, host = (
         constants[name]
         for name in ("chip.static_power_w", "system.board_power_w", "system.host_power_w")
     )
+    all_chips = np.full_like(static, constants.system.chips.central)
+    powered = constants.values.get("system.powered_chips", all_chips)
+    unused = np.maximum(powered - copies * used, 0) / copies
     parts, of_part = list[Part](), list[Floats]()
 
     def part(name: str, count: float, figure: str, unit: str, millijoule: Floats) -> None:

@@ -20,7 +20,7 @@ from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.energy import energy
 from mmfree_neuro.cost.estimate import modes
 from mmfree_neuro.cost.load import load
-from mmfree_neuro.cost.span import Span
+from mmfree_neuro.cost.span import QUANTILES, Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.summary import GraphSummary
@@ -89,7 +89,7 @@ class Point:
         energies = np.ones_like(self.energies)
         np.divide(self.energies, other.energies, out=energies, where=other.energies > 0)
         ratios = self.rates / other.rates, energies
-        rate, energy = (Span(*np.quantile(one, [0.05, 0.5, 0.95]).tolist()) for one in ratios)
+        rate, energy = (Span(*np.quantile(one, QUANTILES).tolist()) for one in ratios)
         return rate, energy
 
 

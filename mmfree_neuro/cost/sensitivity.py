@@ -1,5 +1,5 @@
 """Which figures of a system an estimate depends on: each alone at the ends of its range, all others
-at their central value; and what share of the estimate's variance each explains where all are drawn
+at their central value; and what share of the estimate's variance goes with each where all are drawn
 together."""
 
 import math
@@ -39,8 +39,10 @@ class Swing:
     at_low: Cost
     at_high: Cost
     share_of_rate: float
-    """Of the variance of tokens a second over all draws, by ranks: what it explains alone.  Figures
-    that rows tie to each other share what they explain, so shares need not add up to 1."""
+    """Of the variance of tokens a second over all draws, by ranks: what goes with this figure, 0
+    where it alone changes nothing.  It
+    is no effect of the figure alone: figures that rows tie to each other share it, so shares need
+    not add up to 1."""
     share_of_energy: float
     """Of that of the system's millijoules a token."""
     source: str
@@ -91,16 +93,33 @@ def sensitivity(counts: Counted, phase: str, in_flight: int = 1) -> Sensitivity:
     for name, value, low, high in _ends(counts.system):
         at_low, at_high = cost(low), cost(high)
         if (at_low, at_high) != (base, base):
-            shares = _share(drawn[name], times.seconds), _share(drawn[name], energy)
+            rate_share, energy_share = (
+                _share(drawn[name], result)
+                if any(getattr(end, of) != getattr(base, of) for end in (at_low, at_high))
+                else 0.0
+                for of, result in (
+                    ("tokens_per_s", times.seconds),
+                    ("millijoule_per_token", energy),
+                )
+            )
             swings.append(
-                Swing(name, value.low, value.high, at_low, at_high, *shares, value.source)
+                Swing(
+                    name,
+                    value.low,
+                    value.high,
+                    at_low,
+                    at_high,
+                    rate_share,
+                    energy_share,
+                    value.source,
+                )
             )
     by_width = sorted(swings, key=lambda swing: -swing.widest(base))
     return Sensitivity(phase, base, tuple(by_width))
 
 
 def _share(figure: Floats, result: Floats) -> float:
-    """The share of a result's variance that a figure explains alone, by ranks."""
+    """The share of a result's variance that goes with a figure: its squared rank correlation."""
     if np.ptp(figure) == 0 or np.ptp(result) == 0:
         return 0.0
     ranks = np.array([values.argsort().argsort() for values in (figure, result)])

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 BOUNDS = ("low", "central", "high")
+QUANTILES = (0.05, 0.5, 0.95)
+"""What these are of draws."""
 
 
 @dataclass(frozen=True)

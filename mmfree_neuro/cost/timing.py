@@ -297,10 +297,10 @@ def _timing(
     waiting: Floats | float = 0.0,
 ) -> Timing:
     """The record of nanoseconds a token [variants], of which a barrier takes `waiting`."""
-    if per_token.min() <= 0:
+    if not per_token.min() > 0:
         raise HardwareError(
-            f"{constants.system.name}: a token takes no time at the low figures, must have at "
-            "least one above zero"
+            f"{constants.system.name}: a token takes no time at its lowest figures, must have "
+            "at least one above zero"
         )
     seconds = 1e-9 * per_token
     each = constants.span(seconds)
@@ -314,7 +314,7 @@ def _timing(
         found.steps,
         way.in_flight,
         way.steps if way.idle else 1.0,
-        _factors(way, constants, found.chips),
+        _factors(way, constants),
         place,
         resource,
         constants.span(np.asarray(waiting / per_token)).central,
@@ -322,7 +322,7 @@ def _timing(
     )
 
 
-def _factors(way: _Way, constants: Constants, chips: int) -> tuple[Factor, ...]:
+def _factors(way: _Way, constants: Constants) -> tuple[Factor, ...]:
     """What the energy of what is counted is multiplied by."""
     chip, found = constants.system.chip, list[Factor]()
     if way.saved is not None:
@@ -330,7 +330,7 @@ def _factors(way: _Way, constants: Constants, chips: int) -> tuple[Factor, ...]:
         why = "tokens that do not fill the machine"
         factor = np.asarray(1 - way.saved * saves)
         found.append(Factor(why, chip.fall_through_energy_ratio.source, factor))
-    if chips > 1:
+    if constants.system.chips.central > 1:
         name = "multi_chip_energy_ratio"
         why, each = "systems of several chips", constants[f"chip.{name}"]
         found.append(Factor(why, getattr(chip, name).source, each))

@@ -85,11 +85,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _chips(report: Mapped, colour: Callable[[CoreInUse], Any]) -> tuple[Figure, Axes]:
-    """The chips in use side by side, each a mesh of cores, those in use in the colour that `colour`
-    gives."""
+    """The chips in use side by side, each a mesh of routers with their cores, those in use in the
+    colour that `colour` gives."""
     mapping = report["mapping"]
-    routers, each = mapping["mesh_columns"], mapping["cores_per_router"]
     cores = mapping["cores_per_chip"]
+    each = min(mapping["cores_per_router"], cores)
+    routers = min(mapping["mesh_columns"], -(-cores // each))
     wide_router = math.isqrt(each)  # its cores side by side; those of four are two by two
     columns = routers * wide_router
     rows = -(-cores // (routers * each)) * -(-each // wide_router)
@@ -371,7 +372,7 @@ def fronts(found: Sequence[Point]) -> Figure:
     """For every phase and mode: tokens a second against the system's energy of a token, those on
     the front in colour.
 
-    A point's size grows with its chips; lines from it are its ranges.
+    A point's size grows with its chips; lines from it go from 5 to 95 %.
     """
     groups = list(dict.fromkeys((point.phase, point.mode) for point in found))
     picture = Figure(figsize=(11, 4.4 * -(-len(groups) // 2)), dpi=DOTS_PER_INCH, facecolor="white")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.compared import Figures, Ratio, Roofline, Theirs
+from mmfree_neuro.baselines.published import NOT_MEASURED
 from mmfree_neuro.report.record import Content, Phase, Texts
 from mmfree_neuro.report.wording import LIMITS, PHASES, figure, pinned, spread
 
@@ -12,8 +13,10 @@ ESTIMATE = (
     "Estimated from the counts with the figures of the system's description; nothing here was "
     "measured on a chip. Every figure is the median, and the range goes from 5 to 95 %, under "
     "constants that are drawn together, as published rows of the chip leave them, or inside their "
-    "own ranges where there are none. The JSON report has what all low ends and all high ends at "
-    "once would give, too."
+    "own ranges where no row is fitted to them. Medians of parts do not add up to the median of "
+    "the whole. Where time and dynamic energy go, by what fires, by kind of node and by block, is "
+    "at the central figures. The JSON report has what all low ends and all high ends at once would "
+    "give, too."
 )
 
 
@@ -31,8 +34,9 @@ PIPELINED = (
     "In prefill a token enters at every step, so the throughput is that of a full pipeline; in "
     "generation the next token of a sequence enters when its last has left, and neurons that do "
     "not have one at a step are visited idly. Energy is given twice: for the chips in use alone, "
-    "as published figures of one chip count it, and for the whole system, with its board and its "
-    "host. Without a barrier is what fully asynchronous chips would do."
+    "as published figures of one chip count it, and for the whole system, with its board, the "
+    "static power of chips that are powered and not used, and its host where the system's "
+    "description counts one. Without a barrier is what fully asynchronous chips would do."
 )
 
 
@@ -288,7 +292,7 @@ def _energy(name: str, phase: Phase) -> Table:
     counted = sum(part["unit"] == "pJ" for part in phase["parts"])
     rows[counted:counted] = [
         (
-            f"all of these times the factor of {one['why']}",
+            f"all of these contain the factor of {one['why']}",
             "",
             spread(one["factor"]),
             "",
@@ -324,7 +328,8 @@ def _breakdown(name: str, phase: Phase) -> list[Table]:
             for row in phase["by_step"]
         ]
         head = "nodes that fire", "steps", "time, with barriers", "share", "what is slowest there"
-        tables.append(Table(f"Time of a token in {PHASES[name]}, by what fires", head, rows))
+        caption = f"Time of a token in {PHASES[name]}, by what fires, at central figures"
+        tables.append(Table(caption, head, rows))
     spent = phase["dynamic"]
     blocks = {
         "outside the blocks" if block == "none" else f"block {block}": mj
@@ -333,7 +338,10 @@ def _breakdown(name: str, phase: Phase) -> list[Table]:
     for words, found in (("kind of node", spent["kinds"]), ("block", blocks)):
         total = sum(found.values())
         rows_of = [(who, figure(mj, "mJ/token"), _share(mj, total)) for who, mj in found.items()]
-        caption = f"Dynamic energy of a token in {PHASES[name]}, by {words}, without idle visits"
+        caption = (
+            f"Dynamic energy of a token in {PHASES[name]}, by {words}, without idle visits, at "
+            "central figures"
+        )
         tables.append(Table(caption, (words, "energy", "share"), rows_of))
     return tables
 
@@ -388,6 +396,10 @@ def _simulated(report: Content) -> Section:
     )
 
 
+def _measured(millijoule: float | None) -> str:
+    return NOT_MEASURED if millijoule is None else figure(millijoule, "mJ/token")
+
+
 def _row(row: Theirs) -> tuple[str, ...]:
     length = row["sequence_length"] or "not stated"
     name = (
@@ -402,7 +414,7 @@ def _row(row: Theirs) -> tuple[str, ...]:
         name,
         marks,
         figure(row["tokens_per_s"], "tokens/s"),
-        figure(row["millijoule_per_token"], "mJ/token"),
+        _measured(row["millijoule_per_token"]),
         source,
     )
 
@@ -413,9 +425,10 @@ def _ratio(ratio: Ratio) -> tuple[str, ...]:
         spread(ours["tokens_per_s"], "tokens/s"),
         spread(ours["millijoule_per_token"], "mJ/token"),
     )
+    saved = ratio["energy_theirs_over_ours"]
     times = [
-        spread(ratio[key], "×")
-        for key in ("throughput_ours_over_theirs", "energy_theirs_over_ours")
+        spread(ratio["throughput_ours_over_theirs"], "×"),
+        NOT_MEASURED if saved is None else spread(saved, "×"),
     ]
     *theirs, source = _row(ratio["theirs"])
     return (

@@ -21,6 +21,10 @@ from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.draws import left
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
+VARIANCE = (
+    "variance: the share of that of tokens/s and of mJ/token over all draws that goes with a "
+    "figure, by ranks; figures that published rows tie together share it"
+)
 LEAST_MESSAGES = "proven least by rows alone, with cores no slower"
 NO_BOUND = "sums are divided: no bound; mappings by rows alone, with cores no slower, have at least"
 Bounds = dict[str, dict[str, float | None]]
@@ -143,7 +147,7 @@ def mapping(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -
 
 def sensitivity(found: Sequence[Sensitivity]) -> str:
     """What each figure at its low and at its high end makes of every phase, the others central;
-    and the shares of the variance of tokens/s and of mJ/token that it explains alone."""
+    and the shares of the variance of tokens/s and of mJ/token that go with it."""
     lines = []
     for one in found:
         base = one.base
@@ -151,7 +155,7 @@ def sensitivity(found: Sequence[Sensitivity]) -> str:
             f"{PHASES[one.phase]}: {base.tokens_per_s:.4g} tokens/s, "
             f"{base.millijoule_per_token:.4g} mJ/token (system), every figure central",
             f"  {'one figure alone':34s} {'low':>10s} … {'high':<10s} {'tokens/s':>21s}   "
-            f"{'mJ/token':>21s}   {'of the variance':>15s}",
+            f"{'mJ/token':>21s}   variance",
         ]
         for swing in one.swings:
             ends = swing.at_low, swing.at_high
@@ -161,9 +165,10 @@ def sensitivity(found: Sequence[Sensitivity]) -> str:
             )
             lines.append(
                 f"  {swing.figure:34s} {swing.low:>10.4g} … {swing.high:<10.4g} {rates}   "
-                f"{energies}   {100 * swing.share_of_rate:5.0f} %, "
+                f"{energies}   {100 * swing.share_of_rate:3.0f} %, "
                 f"{100 * swing.share_of_energy:3.0f} %"
             )
+    lines.append(VARIANCE)
     return "\n".join(lines)
 
 
@@ -195,8 +200,8 @@ def system(spec: SystemSpec) -> str:
                 if (share := shares.get(name := f"{owner}.{field.name}")) is not None:
                     span = drawn.span(drawn[name])
                     lines.append(
-                        f"      published rows leave {span.low:.4g} … {span.high:.4g}: "
-                        f"{pinned(share)}"
+                        f"      published rows leave {span.low:.4g} … {span.high:.4g} "
+                        f"(5 … 95 %): {pinned(share)}"
                     )
     return "\n".join(lines)
 
@@ -248,7 +253,7 @@ def estimates(report: Content) -> str:
     """The estimated speed and energy of a report as a small table: medians, with 5 to 95 % in
     brackets."""
     heads = ("tokens/s", "mJ/token, chips alone", "mJ/token, system")
-    lines = [f"{'estimated for the chips':24s} {heads[0]:>27s} {heads[1]:>27s} {heads[2]:>27s}"]
+    lines = [f"{'estimated [5 … 95 %]':24s} {heads[0]:>27s} {heads[1]:>27s} {heads[2]:>27s}"]
     for name, phase in report["phases"].items():
         if phase is not None:
             cells = (
@@ -275,8 +280,9 @@ def table(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> str:
         best = front(here)
         lines += [
             f"{phase}, {mode}: {len(best)} of {len(here)} points that no other beats",
-            f"  {'tokens/s':>26s} {'over the fastest':>20s} {'mJ/token, system':>26s} "
-            f"{'over the fastest':>20s} {'chips':>5s}  choice; slowest",
+            f"  {'tokens/s [5 … 95 %]':>26s} {'× the fastest':>20s} "
+            f"{'mJ/token, system [5 … 95 %]':>28s} {'× the fastest':>20s} {'chips':>5s}  "
+            "choice; slowest",
         ]
         for p in best:
             faster, dearer = p.over(best[0])
@@ -285,7 +291,7 @@ def table(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> str:
                 for s, width in (
                     (p.tokens_per_s, 26),
                     (faster, 20),
-                    (p.millijoule_per_token, 26),
+                    (p.millijoule_per_token, 28),
                     (dearer, 20),
                 )
             )

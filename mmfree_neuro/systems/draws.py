@@ -2,8 +2,7 @@
 
 `systems/draws/loihi2.json` holds draws of all constants of Loihi 2 that time or energy reads, made
 by `examples/benchmarks/posterior.py`: each inside its own range, and all together as likely as the
-published rows are under them.  Of other chips no rows are fitted to: each figure is drawn inside
-its own range alone, below its central value as often as above it.
+published rows are under them.
 """
 
 import json
@@ -28,6 +27,7 @@ energy as one alone, 0 where they save nothing.  Nothing published says which.""
 DRAWN_FOR = "alia-point-32"
 """The system whose figures were drawn."""
 SIZE = 500
+"""How many draws there are."""
 COSTS = (
     "time_",
     "energy_",
@@ -59,53 +59,39 @@ def _ranges() -> dict[str, Quantity]:
     return figures(load_system(DRAWN_FOR))
 
 
-def fitted(system: SystemSpec) -> bool:
-    """Whether the chips of a system are of the kind that published rows were fitted to: most of
-    their figures have the ranges that were drawn from."""
-    known, have = _ranges(), figures(system)
-    chip = [name for name in _drawn() if name.startswith("chip.")]
-    return sum(_range(have[name]) == _range(known[name]) for name in chip) * 2 >= len(chip)
-
-
 def draws_of(system: SystemSpec) -> Draws:
     """The figures of a system that time and energy read, drawn together, and `SAVED`.
 
-    Of a fitted chip, a figure that has another range than the one that was drawn from keeps its
-    place in it: so does the power of another board, and a figure that a user has set to one number
-    is that number.
+    Of a system that is not the one that rows are fitted to, figures that are the same, with their
+    sources, are drawn as rows leave them; any other is drawn inside its own range alone, below its
+    central value as often as above it, so a figure that is set to one number is that number.
     """
-    known, drawn = _ranges(), _drawn() if fitted(system) else {}
+    joint = _same(system)
     found = {SAVED: _evenly(SAVED)}
     for name, value in figures(system).items():
-        if not is_cost(name):
-            continue
-        if name not in drawn:
-            found[name] = at(_evenly(name), value)
-        elif _range(value) == _range(known[name]):
-            found[name] = drawn[name]
-        else:
-            found[name] = at(_place(drawn[name], known[name]), value)
+        if is_cost(name):
+            found[name] = joint[name] if name in joint else at(_evenly(name), value)
     return found
+
+
+def _same(system: SystemSpec) -> dict[str, Floats]:
+    """The draws of those figures of a system that rows are fitted to."""
+    known, have = _ranges(), figures(system)
+    return {name: values for name, values in _drawn().items() if have[name] == known[name]}
 
 
 def left(system: SystemSpec) -> dict[str, float]:
-    """What published rows leave of the ranges of a system's figures: for each that was drawn as it
-    is the width of the interval from 5 to 95 % over that of its range, both of logarithms where the
-    range has them."""
-    known, have, found = _ranges(), figures(system), {}
-    for name, values in (_drawn() if fitted(system) else {}).items():
+    """What published rows leave of the ranges of a system's figures: for each that they are fitted
+    to, the width of the interval from 5 to 95 % over that of its range, both of logarithms where
+    the range has them."""
+    have, found = figures(system), {}
+    for name, values in _same(system).items():
         value = have[name]
-        if _range(value) == _range(known[name]):
-            ends = np.quantile(values, [0.05, 0.95])
-            whole = np.array([value.low, value.high])
-            if value.low > 0:
-                ends, whole = np.log(ends), np.log(whole)
-            found[name] = float((ends[1] - ends[0]) / (0.9 * (whole[1] - whole[0])))
+        ends, whole = np.quantile(values, [0.05, 0.95]), np.array([value.low, value.high])
+        if value.low > 0:
+            ends, whole = np.log(ends), np.log(whole)
+        found[name] = float((ends[1] - ends[0]) / (0.9 * (whole[1] - whole[0])))
     return found
-
-
-def _range(value: Quantity) -> tuple[float, float]:
-    return value.low, value.high
 
 
 def _evenly(name: str) -> Floats:
@@ -116,29 +102,9 @@ def _evenly(name: str) -> Floats:
 
 def at(places: Floats, value: Quantity) -> Floats:
     """The values at places from 0 to 1 in a range, whose central value is at 0.5: evenly on each
-    side of it, of logarithms where both ends have them."""
-    below = _between(value.low, value.central, 2 * places)
-    return np.where(places < 0.5, below, _between(value.central, value.high, 2 * places - 1))
-
-
-def _between(low: float, high: float, share: Floats) -> Floats:
-    if low > 0:
-        return np.asarray(low * (high / low) ** share)
-    return np.asarray(low + (high - low) * share)
-
-
-def _place(values: Floats, value: Quantity) -> Floats:
-    """The places of values in a range, as `at` has them."""
-    below, above = (
-        _share(values, *ends) for ends in ((value.low, value.central), (value.central, value.high))
-    )
-    return np.where(values < value.central, 0.5 * below, 0.5 + 0.5 * above)
-
-
-def _share(values: Floats, low: float, high: float) -> Floats:
-    """Where values lie between two ends; 0 where these are one."""
-    if low == high:
-        return np.zeros(len(values))
-    if low > 0:
-        return np.asarray(np.log(values / low) / np.log(high / low))
-    return np.asarray((values - low) / (high - low))
+    side of it, of logarithms where the range does not begin at 0."""
+    ends = np.array([value.low, value.central, value.high])
+    if value.low > 0:
+        ends = np.log(ends)
+    found = np.interp(places, [0, 0.5, 1], ends)
+    return np.clip(np.exp(found) if value.low > 0 else found, value.low, value.high)

@@ -4,8 +4,8 @@ number with its source.
 A system file is TOML with a table `[system]`, which names a chip of `systems/chips/` (`chip =
 "loihi2"`) unless the file has a table `[chip]` of its own.  Where either has a `base`, a system or
 a chip of ours, it has only what differs from that.  A quantity has a `value` and a
-`source`, or `low`, `central`, `high` and a `source`; where sources disagree the second form carries
-the disagreement through to every printed figure.
+`source`, or `low`, `central`, `high` and a `source` where sources disagree; estimates are made of
+draws inside these ranges.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,8 @@ class ChipSpec:
     fall_through_energy_ratio: Quantity
     """Dynamic energy of a token that falls through alone over that of one in a full pipeline."""
     multi_chip_energy_ratio: Quantity
-    """Dynamic energy of an operation in a system of several chips over that on a board of one."""
+    """Dynamic energy of an operation in a system that has several chips, however many are in use,
+    over that on a board of one."""
     time_per_synop_ns: Quantity
     time_per_synapse_ns: Quantity
     time_per_instruction_ns: Quantity
@@ -94,8 +95,8 @@ class SystemSpec:
     chips: Quantity
     chip_columns: Quantity
     chip_rows: Quantity
-    powered_chips: Quantity
-    """Chips that draw static power, used or not."""
     board_power_w: Quantity
     host_power_w: Quantity
     chip: ChipSpec
+    powered_chips: Quantity | None = None
+    """Chips that draw static power, used or not; all of them where a file leaves it open."""

@@ -113,8 +113,14 @@ def test_training_and_sizes_without_a_published_model_are_left_out() -> None:
         ({"ternary_synapses": True}, "ternary_synapses must be a whole number, at least 1"),
         ({"batch": 0}, "batch must be a whole number, at least 1"),
         ({"tokens_per_s": "fast"}, "tokens_per_s must be a finite number above 0"),
-        ({"millijoule_per_token": None}, "millijoule_per_token must be a finite number above 0"),
-        ({"millijoule_per_token": -2.0}, "millijoule_per_token must be a finite number above 0"),
+        (
+            {"millijoule_per_token": None},
+            "millijoule_per_token must be a finite number above 0, or 'not measured'",
+        ),
+        (
+            {"millijoule_per_token": -2.0},
+            "millijoule_per_token must be a finite number above 0, or 'not measured'",
+        ),
         ({"tokens_per_s": 10**400}, "tokens_per_s must be a finite number above 0"),
         ({"batch": 10**400}, "batch must be a whole number, at least 1"),
         ({"impl": "Transformer"}, "impl is 'Transformer', must be one of fast, naive, transformer"),

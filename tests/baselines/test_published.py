@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmfree_neuro.baselines import published
+from mmfree_neuro.baselines.compared import Figures, Ours
 from mmfree_neuro.baselines.published import SYNAPSES, Baseline
 from mmfree_neuro.errors import HardwareError
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
@@ -104,15 +105,24 @@ def test_a_result_takes_what_its_series_shares() -> None:
         ({"batch": "true"}, "batch must be a whole number, at least 1"),
         ({"sequence_length": "-1"}, "sequence_length must be a whole number, at least 0"),
         ({"tokens_per_s": '"fast"'}, "tokens_per_s must be a finite number above 0"),
-        ({"millijoule_per_token": None}, "millijoule_per_token must be a finite number above 0"),
-        ({"millijoule_per_token": "0"}, "millijoule_per_token must be a finite number above 0"),
-        ({"millijoule_per_token": "nan"}, "millijoule_per_token must be a finite number above 0"),
+        (
+            {"millijoule_per_token": None},
+            "millijoule_per_token must be a finite number above 0, or 'not measured'",
+        ),
+        (
+            {"millijoule_per_token": "0"},
+            "millijoule_per_token must be a finite number above 0, or 'not measured'",
+        ),
+        (
+            {"millijoule_per_token": "nan"},
+            "millijoule_per_token must be a finite number above 0, or 'not measured'",
+        ),
         ({"tokens_per_s": "inf"}, "tokens_per_s must be a finite number above 0"),
         ({"mode": '"train"'}, "mode is 'train', must be one of generate, prefill"),
         ({"model": '"7b"'}, "model is '7b', must be one of 370m, 1.3b, 2.7b"),
         (
             {"device_kind": '"TPU"'},
-            "device_kind is 'TPU', must be one of neuromorphic, edge GPU, GPU",
+            "device_kind is 'TPU', must be one of neuromorphic, edge GPU, GPU, CPU",
         ),
     ],
 )
@@ -123,6 +133,20 @@ def test_a_row_without_a_field_or_a_source_is_refused(
         HardwareError, match=f"^{re.escape(f'rows.toml: series 1, result 1: {message}')}$"
     ):
         published.parse(text(**changes), "rows.toml")
+
+
+def test_an_energy_may_not_have_been_measured() -> None:
+    """Then there is no ratio of energies, and the row stands out as nothing in energy."""
+    (found,) = published.parse(text(millijoule_per_token='"not measured"'), "rows.toml")
+    assert found.millijoule_per_token is None
+    other = row(device_kind="CPU", tokens_per_s=5.0, millijoule_per_token=None)
+    marks = published.distinctions((other, row(tokens_per_s=1.0, millijoule_per_token=50.0)))
+    assert all("energy" not in mark for mark in marks[other])
+    span: Figures = {"low": 20.0, "central": 40.0, "high": 80.0}
+    ours: Ours = {"name": "net", "tokens_per_s": span, "millijoule_per_token": span}
+    ratio = published._ratio(ours, published._plain(other, ()))
+    assert ratio["energy_theirs_over_ours"] is None
+    assert ratio["throughput_ours_over_theirs"]["central"] == 8
 
 
 def test_an_unknown_figure_is_refused() -> None:
@@ -180,7 +204,7 @@ def test_the_rows_that_come_with_the_project_are_as_published() -> None:
     assert found["MatMul-free 370M", measured, "prefill", 1, 0] == (6632, 3.7)
     north_pole = "A language model of 3 billion parameters", "IBM NorthPole, 16 cards"
     assert found[(*north_pole, "generate", 28, 0)] == (28356, 23.7)
-    assert len(rows) == len(set(rows)) == 68
+    assert len(rows) == len(set(rows)) == 74
     assert all("MatMul-free" in r.name for r in rows if r.same_architecture)
 
 

@@ -79,7 +79,7 @@ def board() -> SystemSpec:
     host = Quantity(0, 1, 10, "source of host power")
     powered = Quantity(3, 3, 3, "made up")
     return SystemSpec(
-        "board", "made up", two, two, two, powered, watts, host, ChipSpec("chip", **figures)
+        "board", "made up", two, two, two, watts, host, ChipSpec("chip", **figures), powered
     )
 
 

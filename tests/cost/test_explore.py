@@ -170,10 +170,10 @@ def board() -> SystemSpec:
         eight,
         of(4, 4, 4),
         two,
-        of(0, 0, 0),
         of(0, 1, 2),
         of(0, 0.5, 1),
         ChipSpec("chip", **figures),
+        powered_chips=two,
     )
 
 
@@ -364,14 +364,14 @@ FAILED = [(replace(CHAIN, chips=1), "net: does not fit")]
 def row(*cells: str) -> str:
     """A line of the table: ranges, each with its ratios, chips, and words."""
     *ranges, chips, words = cells
-    widths = 26, 20, 26, 20
+    widths = 26, 20, 28, 20
     spans = " ".join(cell.rjust(width) for cell, width in zip(ranges, widths, strict=True))
     return f"  {spans} {chips:>5s}  {words}"
 
 
 def test_the_table_has_the_fronts_fastest_first() -> None:
-    over = "over the fastest"
-    head = row("tokens/s", over, "mJ/token, system", over, "chips", "choice; slowest")
+    over, words = "× the fastest", "choice; slowest"
+    head = row("tokens/s [5 … 95 %]", over, "mJ/token, system [5 … 95 %]", over, "chips", words)
     alone, copied = (
         "chain, rows, 2 bits; synapses read",
         "chain, spread, 2 bits, 8 copies; synapses read",

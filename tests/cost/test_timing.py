@@ -108,7 +108,7 @@ def board(**central: float) -> SystemSpec:
     }
     figures |= {"mesh_columns": Quantity(4, 4, 4, "made up"), "cores": Quantity(8, 8, 8, "made up")}
     two, nil = Quantity(2, 2, 2, "made up"), Quantity(0, 0, 0, "made up")
-    return SystemSpec("board", "made up", two, two, two, two, nil, nil, ChipSpec("chip", **figures))
+    return SystemSpec("board", "made up", two, two, two, nil, nil, ChipSpec("chip", **figures))
 
 
 def only(figure: str) -> SystemSpec:
@@ -522,7 +522,9 @@ def test_a_phase_without_tokens_cannot_be_timed() -> None:
 def test_a_system_that_takes_no_time_has_no_throughput(
     mode: Callable[[Load, SystemSpec], Timing],
 ) -> None:
-    message = "board: a token takes no time at the low figures, must have at least one above zero"
+    message = (
+        "board: a token takes no time at its lowest figures, must have at least one above zero"
+    )
     with pytest.raises(HardwareError, match=f"^{re.escape(message)}$"):
         mode(loaded(), board(**dict.fromkeys(TIMES, 0)))
 

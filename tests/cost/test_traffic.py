@@ -43,14 +43,7 @@ def board(
     }
     grid = exactly(chip_columns), exactly(chip_rows)
     return SystemSpec(
-        "board",
-        "made up",
-        exactly(8),
-        *grid,
-        exactly(8),
-        exactly(0),
-        exactly(0),
-        ChipSpec("chip", **figures),
+        "board", "made up", exactly(8), *grid, exactly(0), exactly(0), ChipSpec("chip", **figures)
     )
 
 

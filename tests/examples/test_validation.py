@@ -32,12 +32,12 @@ def test_the_page_has_the_table_and_fitted_rows_come_out(validation: ModuleType)
     page = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8").splitlines()
     assert set(validation.table(found)) <= set(page)
     for one in found:
-        if one.how == "fitted":
+        if one.how.startswith("fitted"):
             assert one.ours.central == pytest.approx(one.published, rel=0.06), one.what
             assert one.ours.low < one.published < one.ours.high, one.what
         if one.how == "taken over":
             assert one.ours.central == one.published, one.what
-    assert [one.how for one in found].count("fitted") == 7
+    assert [one.how for one in found].count("fitted") == 3
 
 
 def test_the_headline_is_reproduced_from_its_rows(validation: ModuleType) -> None:

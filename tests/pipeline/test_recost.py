@@ -161,7 +161,7 @@ def test_a_report_says_what_published_rows_leave(folder: Path, capsys: Said) -> 
     capsys.readouterr()
     assert main(["report", str(folder / "run"), "-o", str(page)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "[" in line]
-    assert [line.split()[0] for line in lines] == ["prefill", "generate"]
+    assert [line.split()[0] for line in lines] == ["estimated", "prefill", "generate"]
     text = page.read_text(encoding="utf-8")
     assert "the median, and the range goes from 5 to 95 %" in text
     rows = [line for line in text.splitlines() if line.startswith("| chip: barrier few chips |")]
@@ -186,6 +186,7 @@ def test_which_figures_matter(folder: Path, capsys: Said) -> None:
     assert [line.split(":")[0] for line in lines[1:] if line[0] != " "] == [
         "prefill",
         "generation",
+        "variance",
         f"wrote {picture}",
     ]
     assert main(["sensitivity", str(folder / "run"), "--json"]) == 0

@@ -75,12 +75,10 @@ def board() -> SystemSpec:
     }
     figures |= {name: of(name, *values) for name, values in changed.items()}
     grid = of("chips", 4, 4, 4), of("chip_columns", 2, 2, 2), of("chip_rows", 2, 2, 2)
-    power = (
-        of("powered_chips", 2, 2, 2),
-        of("board_power_w", 0, 1, 2),
-        of("host_power_w", 0, 0.5, 1),
-    )
-    return SystemSpec("board", "four small chips", *grid, *power, ChipSpec(name="chip", **figures))
+    power = of("board_power_w", 0, 1, 2), of("host_power_w", 0, 0.5, 1)
+    powered = of("powered_chips", 2, 2, 2)
+    chip = ChipSpec(name="chip", **figures)
+    return SystemSpec("board", "four small chips", *grid, *power, chip, powered)
 
 
 def made_run(synapses: int = 24, **changes: Any) -> RunRecord:
@@ -569,7 +567,7 @@ MARKDOWN = [
     r"source of energy\_per\_synop\_pj |",
     r"| power of the host | 1.00 | 0.500 (0 to 1.00) W | 0.000900 (0 to 0.00260) mJ/token | 20.0 % "
     r"| source of host\_power\_w |",
-    "| all of these times the factor of tokens that do not fill the machine |  | 0.500 |  |  | "
+    "| all of these contain the factor of tokens that do not fill the machine |  | 0.500 |  |  | "
     "source of fall\\_through\\_energy\\_ratio |",
     "| the chips in use, in all |  |  | 0.00450 (0.00188 to 0.0120) mJ/token | 40.0 % |  |",
     "| the system, in all |  |  | 0.0113 (0.00188 to 0.0300) mJ/token | 100 % |  |",
