@@ -6,7 +6,7 @@ A file of the user's own can begin with a system or a chip of ours and have only
     base = "alia-point-32"
 
     [chip]
-    barrier_many_chips_ns = { value = 36850, source = "half of ours" }
+    barrier_many_chips_ns = { value = 36400, source = "half of ours" }
 """
 
 import math

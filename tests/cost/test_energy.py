@@ -236,6 +236,30 @@ def test_one_sum_is_of_the_chips_and_one_of_the_system() -> None:
     assert found.whole.tolist() == list(bounds(found.millijoule_per_token))
 
 
+def test_chips_that_are_powered_are_all_of_the_system_where_its_file_leaves_it_open() -> None:
+    """And never fewer than are in use."""
+    mapping, activity = example()
+    watts = {}
+    for powered in (None, Quantity(1, 1, 1, "made up"), Quantity(2, 5, 8, "made up")):
+        system = replace(board(), powered_chips=powered)
+        counts = counted(mapping, SUMMARY, activity, system)
+        parts = energy.energy(counts, PIPELINED, corners(system)).parts
+        (unused,) = (part for part in parts if "not used" in part.name)
+        watts[powered] = unused.operations_per_token, unused.millijoule_per_token.central
+    none, one, some = watts.values()
+    assert none == one == (0, 0)  # the system has two chips, both in use
+    assert some == (3, pytest.approx(3 * 0.5 * 2e-3))
+
+
+def test_copies_share_chips_that_are_powered_and_not_used() -> None:
+    mapping, activity = example()
+    system = replace(board(), powered_chips=Quantity(10, 10, 10, "made up"))
+    counts = counted(mapping, SUMMARY, activity, system)
+    found = energy.energy(counts, PIPELINED, corners(system), copies=3)
+    (unused,) = (part for part in found.parts if "not used" in part.name)
+    assert unused.operations_per_token == pytest.approx((10 - 3 * 2) / 3)
+
+
 def test_ranges_are_ranges() -> None:
     for timing in (PIPELINED, ALONE, replace(ALONE, steps_apart=3.0)):
         found = energy_of(timing)

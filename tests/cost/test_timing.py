@@ -405,6 +405,15 @@ def test_a_full_machine_works_as_in_prefill_and_more_sequences_wait(in_flight: i
     assert found.barrier_share == pytest.approx(full.barrier_share)
 
 
+def test_what_operations_take_depends_on_the_system_and_not_on_the_chips_in_use() -> None:
+    """On a board of one chip a factor less; of several, the same for one chip in use as for two."""
+    several = board(**CENTRAL, multi_chip_energy_ratio=0.5)
+    one = replace(several, chips=Quantity(1, 1, 1, "made up"))
+    for found in (loaded(), replace(loaded(), chips=1)):
+        assert dynamic(pipelined(found, several)) == (0.25, 0.5, 1)
+        assert dynamic(pipelined(found, one)) == (1, 1, 1)
+
+
 def test_one_sequence_falls_through() -> None:
     found, system = loaded(), board(**CENTRAL)
     assert generation(found, system) == fall_through(found, system)

@@ -764,6 +764,23 @@ def test_pictures_of_many_chips_show_the_first_of_them() -> None:
     assert sorted(pictures.draw(found)) == PICTURES
 
 
+@pytest.mark.parametrize(
+    ("routers", "each", "side"),
+    [(4, 1, (4, 2)), (2, 4, (4, 2)), (8, 4, (4, 2)), (4, 1000, (2, 4)), (1, 3, (1, 9))],
+)
+def test_cores_of_a_router_are_drawn_together(
+    routers: int, each: int, side: tuple[int, int]
+) -> None:
+    """Eight cores: as wide and as high as their routers, four of which lie two by two."""
+    found = built(made_run())
+    found["mapping"] |= {"mesh_columns": routers, "cores_per_router": each}
+    _, axes = pictures._chips(found, lambda core: "red")
+    frame = axes.patches[0].get_bbox()
+    assert (round(frame.width - 0.7), round(frame.height - 0.7)) == side
+    corners = {tuple(path.vertices[0]) for path in axes.collections[0].get_paths()}
+    assert len(corners) == 2 * 8  # two chips, no core on another
+
+
 @pytest.mark.slow
 def test_links_of_many_chips_take_neighbours_together() -> None:
     found = built(made_run())

@@ -56,13 +56,16 @@ def test_figures_that_are_set() -> None:
         assert np.array_equal(before[name], after[name])
 
 
-@pytest.mark.parametrize("numbers", [(0, 0, 0), (0, 0, 5), (0, 5, 5), (0, 5, 9), (3, 3, 9)])
+@pytest.mark.parametrize(
+    "numbers",
+    [(0, 0, 0), (0, 0, 5), (0, 5, 5), (0, 5, 9), (3, 3, 9), (1e-320, 1, 5), (1e-300, 1, 1e29)],
+)
 def test_ranges_with_one_end_in_the_middle(numbers: tuple[float, float, float]) -> None:
     drawn = draws_of(with_figures(load_system(DRAWN_FOR), {"chip.time_per_hop_ns": numbers}))
     values = drawn["chip.time_per_hop_ns"]
     low, central, high = numbers
     assert low <= values.min() <= values.max() <= high
-    assert np.median(values) == pytest.approx(central, abs=0.02)
+    assert np.count_nonzero(values <= central) >= 250 <= np.count_nonzero(values >= central)
 
 
 def other_kind() -> SystemSpec:
