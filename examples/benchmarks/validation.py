@@ -6,8 +6,14 @@ fitted or predicted).
 Prints the tables of docs/validation.md and writes them as JSON rows.
 """
 
+import contextlib
+import importlib.util
+import io
 import math
+import tempfile
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 
 from rows import write
 
@@ -18,7 +24,7 @@ from mmfree_neuro.cost import energy as cost
 from mmfree_neuro.cost.constants import Constants, Floats
 from mmfree_neuro.cost.counted import counted
 from mmfree_neuro.cost.load import load
-from mmfree_neuro.cost.span import Span
+from mmfree_neuro.cost.span import BOUNDS, Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.request import Request
@@ -227,6 +233,34 @@ def loihi1() -> list[Check]:
     return rows
 
 
+def sanafe_example() -> list[Check]:
+    """The example net of SANA-FE on its own description of Loihi 1, in 100 steps, beside its counts
+    times the figures of this project's file; nothing where SANA-FE is not installed."""
+    if importlib.util.find_spec("sanafe") is None:
+        return []
+    import sanafe
+
+    folder = resources.files("sanafe") / "examples"
+    net = (folder / "example_snn.yaml").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        path = Path(scratch) / "net.yaml"
+        path.write_text(net.replace("demo_input[", "loihi_inputs["), encoding="utf-8")
+        architecture = sanafe.load_arch(str(folder / "loihi.yaml"))
+        chip = sanafe.SpikingChip(architecture)
+        chip.load(sanafe.load_net(str(path), architecture))
+        found = chip.sim(100)
+    ours = load_system("loihi1-nahuku").chip
+    each = (
+        (found["spikes"], ours.energy_per_synop_pj),
+        (found["neurons_updated"] * INSTRUCTIONS_OF_AN_UPDATE, ours.energy_per_instruction_pj),
+        (found["packets_sent"], ours.energy_per_message_pj),
+    )
+    span = Span(*(1e-3 * sum(n * getattr(pj, b) for n, pj in each) for b in BOUNDS))
+    what = "Loihi 1: SANA-FE's example net on its own Loihi, 100 steps, by operations"
+    source = "SANA-FE 2.2.9, example_snn.yaml on loihi.yaml: 5 spikes, 200 updates, 3 packets"
+    return [Check(what, "nJ", round(found["energy"]["total"] * 1e9, 3), span, "predicted", source)]
+
+
 def ratios() -> list[dict[str, object]]:
     """The headline of the model family's paper, and the same numbers against the strongest
     baselines known."""
@@ -286,7 +320,15 @@ def ratios() -> list[dict[str, object]]:
 
 def checks() -> list[Check]:
     """All of them."""
-    return [*one_chip(), *many_chips(), *pilotnet(), *by_operations(), *by_busy_cores(), *loihi1()]
+    return [
+        *one_chip(),
+        *many_chips(),
+        *pilotnet(),
+        *by_operations(),
+        *by_busy_cores(),
+        *loihi1(),
+        *sanafe_example(),
+    ]
 
 
 def table(found: list[Check]) -> list[str]:

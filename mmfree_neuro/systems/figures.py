@@ -50,7 +50,8 @@ def with_figures(system: SystemSpec, settings: Mapping[str, Setting]) -> SystemS
     changed = system
     for name, setting in settings.items():
         if name not in _NAMES:
-            other = nearest(str(name), _NAMES)
+            elsewhere = [known for known in _NAMES if known.partition(".")[2] == figure_of(name)]
+            other = elsewhere[0] if elsewhere else nearest(str(name), _NAMES)
             raise HardwareError(
                 f"{shown(name)} is not a figure of a system, the nearest is {other}"
             )
@@ -61,6 +62,11 @@ def with_figures(system: SystemSpec, settings: Mapping[str, Setting]) -> SystemS
     changed = replace(changed, description=f"{begin}; {SOURCE}: {texts}")
     check_system(changed, "the figures that were set")
     return changed
+
+
+def figure_of(name: object) -> str:
+    """The figure of a name, without its table where it has one."""
+    return str(name).rpartition(".")[2]
 
 
 def settings_of(texts: Iterable[str]) -> dict[str, str]:

@@ -75,7 +75,7 @@ def _quantity(raw: Any, name: str, where: str) -> Quantity:
     odd = sorted(raw.keys() - set(keys) - {"source"})
     if odd or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
         raise HardwareError(
-            f"{where}: {name} must have a value, or low, central and high, none negative"
+            f"{where}: {name} must have a value, or low, central and high, finite, at least 0"
         )
     low, central, high = map(_as_float, values)
     return _possible(Quantity(low, central, high, raw["source"]), name, where)
@@ -94,7 +94,7 @@ def _possible(quantity: Quantity, name: str, where: str) -> Quantity:
     low, central, high = values = quantity.low, quantity.central, quantity.high
     if not all(0 <= value < LARGEST for value in values):
         raise HardwareError(
-            f"{where}: {name} must have a value, or low, central and high, none negative"
+            f"{where}: {name} must have a value, or low, central and high, finite, at least 0"
         )
     if name in COUNTS and any(v != int(v) or v < 1 for v in values):
         raise HardwareError(f"{where}: {name} must be a whole number of at least 1")
@@ -167,6 +167,11 @@ class _Table:
             if whole and missing and field.default is MISSING:
                 raise HardwareError(f"{self.where}: {field.name} is missing")
         for name in sorted(self.raw.keys() - set(wanted) - texts):
+            for table, other in (("system", SystemSpec), ("chip", ChipSpec)):
+                if name in {field.name for field in fields(other)}:
+                    raise HardwareError(
+                        f"{self.at(name)}: {shown(name)} is a figure of [{table}], must stand there"
+                    )
             raise HardwareError(
                 f"{self.at(name)}: {shown(name)} is not a figure that this file may have, the "
                 f"nearest is {nearest(name, wanted)}"

@@ -134,7 +134,7 @@ def test_a_mapping_of_something_else(
         (
             "energy_per_synop_pj",
             [-1e9, -1e9, -1e9],
-            "energy_per_synop_pj must have a value, or low, central and high, none negative",
+            "energy_per_synop_pj must have a value, or low, central and high, finite, at least 0",
         ),
         (
             "energy_per_synop_pj",

@@ -361,7 +361,7 @@ def test_a_system_with_impossible_figures(path: Path) -> None:
     content["system"]["chip"]["static_power_w"]["low"] = -1
     write_anew(path, content)
     assert message(path) == (
-        "its system: static_power_w must have a value, or low, central and high, none negative"
+        "its system: static_power_w must have a value, or low, central and high, finite, at least 0"
     )
 
 

@@ -88,6 +88,10 @@ WRONG: list[tuple[Mapping[str, Setting], str]] = [
         "'chip.barier_many_chips_ns' is not a figure of a system, the nearest is "
         "chip.barrier_many_chips_ns",
     ),
+    (
+        {"chip.board_power_w": 1},
+        "'chip.board_power_w' is not a figure of a system, the nearest is system.board_power_w",
+    ),
     ({"cores": 1}, "'cores' is not a figure of a system, the nearest is chip.cores"),
     ({"chip.name": "x"}, "'chip.name' is not a figure of a system, the nearest is chip.cores"),
     (
@@ -120,7 +124,7 @@ WRONG: list[tuple[Mapping[str, Setting], str]] = [
     (
         {"chip.energy_per_hop_pj": "nan"},
         "the figures that were set: energy_per_hop_pj must have a value, or low, central and "
-        "high, none negative",
+        "high, finite, at least 0",
     ),
     (
         {"system.chips": 1e6},

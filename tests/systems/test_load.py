@@ -176,7 +176,10 @@ def test_a_user_can_say_what_is_not_known_of_every_chip(name: str) -> None:
     [
         ("256", "be a table with a number and a source"),
         ("{value = 256}", "be a table with a number and a source"),
-        ('{value = -1, source = "x"}', "have a value, or low, central and high, none negative"),
+        (
+            '{value = -1, source = "x"}',
+            "have a value, or low, central and high, finite, at least 0",
+        ),
         ('{value = 0, source = "x"}', "be a whole number of at least 1"),
         ('{low = 1, central = 1.5, high = 2, source = "x"}', "be a whole number of at least 1"),
         (
@@ -303,7 +306,7 @@ def test_a_figure_that_is_missing() -> None:
         (
             "host_power_w",
             '{value = -1, source = "x"}',
-            "have a value, or low, central and high, none negative",
+            "have a value, or low, central and high, finite, at least 0",
         ),
     ],
 )
@@ -390,6 +393,16 @@ def test_a_system_as_a_file_is_the_same_system(name: str) -> None:
     assert parse_system(as_toml(odd), "mine.toml") == odd
 
 
+def test_a_figure_in_the_wrong_table() -> None:
+    one = '{value = 1, source = "x"}'
+    assert message(own(chip=table(ChipSpec, board_power_w=one))) == (
+        "mine.toml: [chip]: 'board_power_w' is a figure of [system], must stand there"
+    )
+    assert message(own(system=table(SystemSpec, cores=one))) == (
+        "mine.toml: 'cores' is a figure of [chip], must stand there"
+    )
+
+
 def test_a_figure_that_nobody_reads() -> None:
     chip = table(ChipSpec, energy_per_sin_pj='{value = 1, source = "x"}')
     assert (
@@ -428,7 +441,7 @@ def test_a_figure_without_a_source(raw: str) -> None:
 def test_a_figure_without_its_numbers(numbers: str) -> None:
     raw = f'{{{numbers}, source = "x"}}'
     assert message(own(chip=table(ChipSpec, cores=raw))) == (
-        "mine.toml: [chip]: cores must have a value, or low, central and high, none negative"
+        "mine.toml: [chip]: cores must have a value, or low, central and high, finite, at least 0"
     )
 
 
@@ -480,7 +493,7 @@ def test_a_board_with_more_places_than_anything_can_be_computed_of() -> None:
 def test_a_figure_that_is_no_number(value: str) -> None:
     said = message(own(chip=table(ChipSpec, cores=f'{{value = {value}, source = "x"}}')))
     assert said == (
-        "mine.toml: [chip]: cores must have a value, or low, central and high, none negative"
+        "mine.toml: [chip]: cores must have a value, or low, central and high, finite, at least 0"
     )
 
 
@@ -491,7 +504,7 @@ def test_a_system_from_a_file_of_ours(system: SystemSpec) -> None:
     with pytest.raises(HardwareError) as error:
         check_system(replace(system, chip=chip), "its system")
     assert str(error.value) == (
-        "its system: static_power_w must have a value, or low, central and high, none negative"
+        "its system: static_power_w must have a value, or low, central and high, finite, at least 0"
     )
     with pytest.raises(HardwareError) as error:
         check_system(replace(system, chips=Quantity(1, 1, 1 << 40, "x")), "its system")
@@ -503,7 +516,7 @@ def test_a_system_from_a_file_of_ours(system: SystemSpec) -> None:
 def test_a_misspelt_end_of_a_range() -> None:
     raw = '{value = 5, hihg = 9, source = "x"}'
     assert message(own(chip=table(ChipSpec, cores=raw))) == (
-        "mine.toml: [chip]: cores must have a value, or low, central and high, none negative"
+        "mine.toml: [chip]: cores must have a value, or low, central and high, finite, at least 0"
     )
 
 
