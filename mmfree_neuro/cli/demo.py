@@ -13,6 +13,15 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.scheme import DEFAULT, SCHEMES
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "checkpoints" / "stdlib-5m"
+NEXT = """\
+{report} has the whole of it. What to try next:
+
+which figure of the chips matters most
+    mmfree-neuro sensitivity {run}
+eight texts at once
+    mmfree-neuro map {graph} --system kapoho-point --in-flight 8 -o many.map
+all mappings beside each other
+    mmfree-neuro explore {graph} --system kapoho-point --chips fewest,2,4,8"""
 PROMPT = 'def read_lines(path):\n    """Return the lines of a file."""\n'
 
 
@@ -50,39 +59,43 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Convert, map, simulate in Lava and report, each step as a command of its own."""
+    """Convert, map, simulate in Lava and report, on several chips and then on the best mapping,
+    each step as a command of its own."""
     checkpoint = options.checkpoint
     if not (checkpoint / "config.json").is_file():
         raise InputError(f"{checkpoint}: no checkpoint there; give one with --checkpoint")
     folder: Path = options.output
-    graph, mapping, run = folder / "model.graph", folder / "model.map", folder / "run"
-    steps = [
-        ["convert", str(checkpoint), "-o", str(graph), "--scheme", options.scheme],
-        ["map", str(graph), "--system", "kapoho-point", "--chips", "8", "-o", str(mapping)],
-        [
-            "simulate",
-            str(mapping),
-            "--prompt",
-            options.prompt,
-            "--new-tokens",
-            str(options.new_tokens),
-            "--engine",
-            "lava",
-            "--temperature",
-            "0.5",
-            "-o",
-            str(run),
+    graph, several, best = folder / "model.graph", folder / "model.map", folder / "best.map"
+    text = ["--prompt", options.prompt, "--new-tokens", str(options.new_tokens)]
+    text += ["--temperature", "0.5"]
+    on, report = ["--system", "kapoho-point"], str(options.report)
+    parts = {
+        "A checkpoint becomes a graph of integers.": [
+            ["convert", str(checkpoint), "-o", str(graph), "--scheme", options.scheme]
         ],
-        ["report", str(run), "-o", str(folder / "report.md")],
-        ["report", str(run), "-o", str(options.report)],
-    ]
+        "It runs on eight chips in Lava, so that messages cross between chips.": [
+            ["map", str(graph), *on, "--chips", "8", "-o", str(several)],
+            ["simulate", str(several), *text, "--engine", "lava", "-o", str(folder / "run")],
+            ["report", str(folder / "run"), "-o", str(folder / "report.md")],
+        ],
+        "Eight chips wait for each other at every step.  The best mapping for one sequence is "
+        "another one, and gives the same text:": [
+            ["map", str(graph), *on, "--for", "generation", "-o", str(best)],
+            ["simulate", str(best), *text, "--engine", "fast", "-o", str(folder / "best")],
+            ["report", str(folder / "best"), "-o", report],
+        ],
+    }
+    steps = [step for part in parts.values() for step in part]
     if options.json:
         show({"steps": [_as_json(step) for step in steps]}, "", as_json=True)
         return
-    for step in steps:
-        tell(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}")
-        _run(step)
-        tell("")
+    for about, part in parts.items():
+        tell(f"{about}\n")
+        for step in part:
+            tell(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}")
+            _run(step)
+            tell("")
+    tell(NEXT.format(report=report, graph=graph, run=folder / "best"))
 
 
 def _as_json(step: list[str]) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from mmfree_neuro.cli.options import (
     add_option,
     add_settings,
 )
-from mmfree_neuro.cli.output import show
+from mmfree_neuro.cli.output import say, show
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import Request, in_flight_of, kinds_of
+from mmfree_neuro.pipeline import choose as choosing
 from mmfree_neuro.pipeline import map as mapping
 from mmfree_neuro.report import terminal
 from mmfree_neuro.systems.figures import settings_of
@@ -31,6 +33,14 @@ def add(commands: Any) -> None:
     add_option(p, "--system", required=True, help="name of a system, or a TOML file of your own")
     add_settings(p)
     add_option(p, "-o", "--output", type=Path, required=True, help="mapping file to write (.map)")
+    add_option(
+        p,
+        "--for",
+        dest="goal",
+        metavar="GOAL",
+        help="try many mappings and take the best for generation or prefill (tokens a second), or "
+        "for chips (the fewest, and then generation)",
+    )
     add_option(p, "--placer", help=f"{placers.names_and_needs()} (default chain)")
     add_option(p, "--block-per-chip", action="store_true", help="short for --placer block-per-chip")
     add_option(
@@ -80,7 +90,46 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
-    request = Request(
+    settings = settings_of(options.settings)
+    request, choice = _request(options), None
+    if options.goal is not None:
+        _check_free(options)
+        check_outputs([options.output], [options.graph, Path(options.system)])
+        choice = choosing.choose(
+            options.graph, options.system, request, options.goal, say, settings
+        )
+        request = choice.request
+
+    def shown(graph: Graph, stored: StoredMapping, kept: bool) -> None:
+        bounds = mapping.bounds(graph, stored.mapping, stored.system, options.cores)
+        begin = f"wrote {options.output}\n" if kept else ""
+        found = graph, stored.mapping, stored.system, bounds
+        content: dict[str, Any] = {"mapping": str(options.output) if kept else None}
+        content |= terminal.mapping_content(*found)
+        text = f"{begin}{terminal.mapping(*found)}"
+        if choice is not None:
+            content["for"] = terminal.choice_content(choice.goal, choice.points)
+            text += f"\n{terminal.choice(choice.goal, choice.points)}"
+        show(content, text, options.json)
+
+    mapping.map_graph(options.graph, options.system, options.output, request, shown, settings)
+
+
+def _check_free(options: argparse.Namespace) -> None:
+    """InputError where something is told that --for chooses."""
+    told = {
+        "--chips": options.chips is not None,
+        "--spread": options.spread,
+        "--rows-only": options.rows_only,
+        "--local-roots": options.local_roots != "none",
+    }
+    for name in (name for name, there in told.items() if there):
+        raise InputError(f"--for chooses what {name} says, must come without it")
+
+
+def _request(options: argparse.Namespace) -> Request:
+    """What the options ask for."""
+    return Request(
         _placer(options),
         options.chips,
         options.cores,
@@ -94,17 +143,6 @@ def run(options: argparse.Namespace) -> None:
         in_flight=in_flight_of(options.in_flight),
         greedy_on_chips=options.greedy_on_chips,
     )
-
-    def shown(graph: Graph, stored: StoredMapping, kept: bool) -> None:
-        bounds = mapping.bounds(graph, stored.mapping, stored.system, options.cores)
-        begin = f"wrote {options.output}\n" if kept else ""
-        found = graph, stored.mapping, stored.system, bounds
-        content = {"mapping": str(options.output) if kept else None}
-        content |= terminal.mapping_content(*found)
-        show(content, f"{begin}{terminal.mapping(*found)}", options.json)
-
-    settings = settings_of(options.settings)
-    mapping.map_graph(options.graph, options.system, options.output, request, shown, settings)
 
 
 def _placer(options: argparse.Namespace) -> str:

@@ -31,7 +31,8 @@ from mmfree_neuro.target.layout import row_bytes
 
 def label(request: Request) -> str:
     """A request in a few words."""
-    parts = [request.placer, request.split, f"{request.weight_bits} bits"]
+    parts = [request.placer, request.split]
+    parts += [] if request.weight_bits is None else [f"{request.weight_bits} bits"]
     parts += ["head on the host"] if request.head_on_host else []
     parts += [f"local roots {'+'.join(request.local_roots)}"] if request.local_roots else []
     parts += [f"{request.in_flight} in flight"] if request.in_flight != 1 else []

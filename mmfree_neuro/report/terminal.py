@@ -8,7 +8,7 @@ from typing import Any
 
 from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.cost import constants
-from mmfree_neuro.cost.explore import Point, front, label
+from mmfree_neuro.cost.explore import Point, front, label, plain
 from mmfree_neuro.cost.sensitivity import Sensitivity
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
@@ -25,6 +25,8 @@ VARIANCE = (
     "variance: the share of that of tokens/s and of mJ/token over all draws that goes with a "
     "figure, by ranks; figures that published rows tie together share it"
 )
+SHOWN = 4
+"""Mappings that are listed where one of them is chosen."""
 LEAST_MESSAGES = "proven least by rows alone, with cores no slower"
 NO_BOUND = "sums are divided: no bound; mappings by rows alone, with cores no slower, have at least"
 Bounds = dict[str, dict[str, float | None]]
@@ -170,6 +172,39 @@ def sensitivity(found: Sequence[Sensitivity]) -> str:
             )
     lines.append(VARIANCE)
     return "\n".join(lines)
+
+
+def choice(goal: str, points: Sequence[Point]) -> str:
+    """Which of several mappings was taken, best first, and what the best few give."""
+    best = points[0]
+    lines = [
+        f"best for {goal} of {len(points)} ways: {label(best.request)}, {best.chips} chips",
+        f"  {'tokens/s [5 … 95 %]':>26s} {'× the best':>20s} {'mJ/token, system':>26s} "
+        f"{'chips':>5s}  choice",
+    ]
+    for point in points[:SHOWN]:
+        spans = point.tokens_per_s, point.over(best)[0], point.millijoule_per_token
+        cells = [
+            f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>{width}s}"
+            for s, width in zip(spans, (26, 20, 26), strict=True)
+        ]
+        lines.append(f"  {' '.join(cells)} {point.chips:5d}  {label(point.request)}")
+    return "\n".join(lines)
+
+
+def choice_content(goal: str, points: Sequence[Point]) -> dict[str, Any]:
+    """The same for machines, with all of the mappings."""
+    rows = [
+        plain(point.request)
+        | {
+            "chips": point.chips,
+            "tokens_per_s": vars(point.tokens_per_s),
+            "millijoule_per_token": vars(point.millijoule_per_token),
+            "tokens_per_s_over_the_best": vars(point.over(points[0])[0]),
+        }
+        for point in points
+    ]
+    return {"goal": goal, "ways": rows}
 
 
 def mapping_text(graph: Graph, mapped: Mapping, system: SystemSpec, bounds: Bounds) -> str:

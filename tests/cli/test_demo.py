@@ -33,7 +33,7 @@ def test_every_step_as_json(
 ) -> None:
     assert main(["demo", "-o", str(tmp_path), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    names = ["convert", "map", "simulate", "report", "report"]
+    names = ["convert", *("map", "simulate", "report") * 2]
     assert [step["result"] for step in content["steps"]] == [{"did": name} for name in names]
     assert [step["command"] + ["--json"] for step in content["steps"]] == steps
 
@@ -42,7 +42,9 @@ def test_every_step_as_text(
     steps: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "-o", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("$ mmfree-neuro ") == len(steps) == 5
+    said = capsys.readouterr().out
+    assert said.count("$ mmfree-neuro ") == len(steps) == 7
+    assert "What to try next:" in said
     assert not any("--json" in step for step in steps)
 
 
@@ -53,5 +55,5 @@ def test_a_step_that_fails_ends_it_with_its_status(
     with pytest.raises(SystemExit) as ended:
         main(["demo", "-o", str(tmp_path), "--report", "fails.html", *more])
     assert ended.value.code == 1
-    assert len(steps) == 5
+    assert len(steps) == 7
     assert '"steps"' not in capsys.readouterr().out

@@ -338,6 +338,7 @@ def test_a_token_alone_takes_less_dynamic_energy() -> None:
         ({}, "chain, rows, 2 bits"),
         ({"divide": True, "spread": True, "weight_bits": 8}, "chain, spread, 8 bits"),
         ({"divide": True}, "chain, columns, 2 bits"),
+        ({"divide": True, "weight_bits": None}, "chain, columns"),
         ({"placer": "greedy", "head_on_host": True}, "greedy, rows, 2 bits, head on the host"),
         ({"head_on_host": True, "copies": 3}, "chain, rows, 2 bits, head on the host, 3 copies"),
         ({"in_flight": 8}, "chain, rows, 2 bits, 8 in flight"),
