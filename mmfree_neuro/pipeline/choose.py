@@ -22,7 +22,7 @@ from mmfree_neuro.systems.load import load_system
 
 GOALS = {"generation": "generate", "prefill": "prefill", "chips": "generate"}
 """What a mapping can be best at, and the phase whose throughput counts."""
-TIMES = 2, 4, 8
+TIMES = 2, 3, 4, 6, 8
 """How many times the fewest chips are tried besides these."""
 ROOTS: tuple[tuple[str, ...], ...] = (), ("o",)
 """Local roots that are tried; more of them do not pay (docs/steps.md)."""
