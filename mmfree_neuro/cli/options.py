@@ -1,9 +1,11 @@
 """The parser, and options that several commands share."""
 
 import argparse
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -30,9 +32,37 @@ class Parser(argparse.ArgumentParser):
             return self._get_value(action, "--")
         return super()._get_values(action, arg_strings)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # argparse would first ask for what is missing, such as an option that is misspelt.
+        if self.get_default("command") is not None:
+            for word in itertools.takewhile(lambda word: word != "--", args or ()):
+                name = word.partition("=")[0]
+                if name.startswith("--") and not any(
+                    known.startswith(name) for known in self._option_string_actions
+                ):
+                    self.error(
+                        f"{name} is not an option{_meant(name, self._option_string_actions)}"
+                    )
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices and not action.option_strings:
+            raise argparse.ArgumentError(
+                None,
+                f"{shown(value)} is not known{_meant(value, action.choices)}, must be one of "
+                f"{', '.join(action.choices)}",
+            )
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         line = str(InputError(message))
         self.exit(2, f"{self.prog}: {line}; see {self.prog} --help\n")
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """The known word that was meant, where there is one like it."""
+    near = get_close_matches(word, list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def add_option(parser: argparse.ArgumentParser, *names: str, **rest: Any) -> None:

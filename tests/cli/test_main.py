@@ -1239,7 +1239,20 @@ def test_config_that_is_no_json(
             ],
             "bench: argument --baseline: not allowed with argument --impl",
         ),
-        (["convert", "c", "-o", "g", "--shceme", "a8"], ": unrecognized arguments: --shceme a8"),
+        (
+            ["convert", "c", "-o", "g", "--shceme", "a8"],
+            "convert: --shceme is not an option (did you mean --scheme?)",
+        ),
+        (["map", "--sytem=x"], "map: --sytem is not an option (did you mean --system?)"),
+        (["map", "--qqq"], "map: --qqq is not an option"),
+        (["systems", "--js", "--unlike"], "systems: --unlike is not an option"),
+        (["bench", "gqu"], "bench: 'gqu' is not known (did you mean gpu?), must be one of gpu"),
+        (
+            ["sistems"],
+            ": 'sistems' is not known (did you mean systems?), must be one of convert, map, "
+            "explore, image, simulate, report, sensitivity, logits, train, bench, systems, "
+            "inspect, listing, demo",
+        ),
     ],
 )
 def test_wrong_options_are_one_line(
