@@ -144,6 +144,11 @@ def model_with(synapses: int) -> str | None:
     return next(near, None)
 
 
+def _millijoule(row: Baseline) -> float:
+    """What a token takes; without end where that was not measured."""
+    return math.inf if row.millijoule_per_token is None else row.millijoule_per_token
+
+
 def distinctions(baselines: tuple[Baseline, ...]) -> dict[Baseline, tuple[str, ...]]:
     """What rows stand out as among the GPUs and CPUs of their model size and mode: the edge GPUs,
     and the strongest known."""
@@ -162,9 +167,8 @@ def distinctions(baselines: tuple[Baseline, ...]) -> dict[Baseline, tuple[str, .
         ):
             if rows:
                 found[max(rows, key=lambda row: row.tokens_per_s)] += (f"fastest known {word}",)
-                found[min(rows, key=lambda row: row.millijoule_per_token or math.inf)] += (
-                    f"least energy known {word}",
-                )
+            if measured := [row for row in rows if row.millijoule_per_token is not None]:
+                found[min(measured, key=_millijoule)] += (f"least energy known {word}",)
     return found
 
 

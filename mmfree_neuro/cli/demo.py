@@ -95,7 +95,8 @@ def run(options: argparse.Namespace) -> None:
             tell(f"$ mmfree-neuro {' '.join(_quoted(word) for word in step)}")
             _run(step)
             tell("")
-    tell(NEXT.format(report=report, graph=graph, run=folder / "best"))
+    names = {"report": report, "graph": str(graph), "run": str(folder / "best")}
+    tell(NEXT.format(**{name: _quoted(path) for name, path in names.items()}))
 
 
 def _as_json(step: list[str]) -> dict[str, Any]:

@@ -91,14 +91,12 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Map a graph onto a system."""
     settings = settings_of(options.settings)
-    request, choice = _request(options), None
+    request, best = _request(options), None
     if options.goal is not None:
         _check_free(options)
         check_outputs([options.output], [options.graph, Path(options.system)])
-        choice = choosing.choose(
-            options.graph, options.system, request, options.goal, say, settings
-        )
-        request = choice.request
+        best = choosing.choose(options.graph, options.system, request, options.goal, say, settings)
+        request = best.request
 
     def shown(graph: Graph, stored: StoredMapping, kept: bool) -> None:
         bounds = mapping.bounds(graph, stored.mapping, stored.system, options.cores)
@@ -107,9 +105,9 @@ def run(options: argparse.Namespace) -> None:
         content: dict[str, Any] = {"mapping": str(options.output) if kept else None}
         content |= terminal.mapping_content(*found)
         text = f"{begin}{terminal.mapping(*found)}"
-        if choice is not None:
-            content["for"] = terminal.choice_content(choice.goal, choice.points)
-            text += f"\n{terminal.choice(choice.goal, choice.points)}"
+        if best is not None:
+            content["for"] = terminal.best_of_content(best.goal, best.points)
+            text += f"\n{terminal.best_of(best.goal, best.points)}"
         show(content, text, options.json)
 
     mapping.map_graph(options.graph, options.system, options.output, request, shown, settings)

@@ -33,12 +33,15 @@ class Parser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        # argparse would first ask for what is missing, such as an option that is misspelt.
+        # argparse would first ask for what is missing, such as an option that is misspelt.  A word
+        # with a space is a value, whatever it begins with.
         if self.get_default("command") is not None:
             for word in itertools.takewhile(lambda word: word != "--", args or ()):
                 name = word.partition("=")[0]
-                if name.startswith("--") and not any(
-                    known.startswith(name) for known in self._option_string_actions
+                if (
+                    name.startswith("--")
+                    and " " not in word
+                    and not any(known.startswith(name) for known in self._option_string_actions)
                 ):
                     self.error(
                         f"{name} is not an option{_meant(name, self._option_string_actions)}"

@@ -17,7 +17,7 @@ from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline.explore import explore
 from mmfree_neuro.pipeline.map import Stage
 from mmfree_neuro.pipeline.opened import open_graph
-from mmfree_neuro.systems.figures import Setting
+from mmfree_neuro.systems.figures import Setting, with_figures
 from mmfree_neuro.systems.load import load_system
 
 GOALS = {"generation": "generate", "prefill": "prefill", "chips": "generate"}
@@ -29,7 +29,7 @@ ROOTS: tuple[tuple[str, ...], ...] = (), ("o",)
 
 
 @dataclass(frozen=True)
-class Choice:
+class Best:
     """What was chosen, and of what."""
 
     goal: str
@@ -55,7 +55,7 @@ def choose(
     goal: str,
     stage: Stage = lambda _: None,
     settings: Mapping[str, Setting] = MappingProxyType({}),
-) -> Choice:
+) -> Best:
     """Try many mappings of a graph file onto a system, with some figures set.
 
     Raises CapacityError where none fits.
@@ -79,7 +79,7 @@ def choose(
         raise CapacityError(failed[0][1])
     if goal != "chips":
         fewest = min(point.chips for point in found)
-        most = int(load_system(system_name).chips.central)
+        most = int(with_figures(load_system(system_name), settings).chips.central)
         counts = [times * fewest for times in TIMES if times * fewest <= most]
         more = [replace(way, chips=count) for count in counts for way in ways]
         found += explore(graph_path, system_name, more, stage, settings)[0] if more else []
@@ -89,4 +89,4 @@ def choose(
         return (point.chips if goal == "chips" else 0, -rate, energy, point.chips)
 
     mine = [p for p in found if p.phase == GOALS[goal] and p.mode != "asynchronous"]
-    return Choice(goal, tuple(sorted(mine, key=key)))
+    return Best(goal, tuple(sorted(mine, key=key)))

@@ -174,11 +174,12 @@ def sensitivity(found: Sequence[Sensitivity]) -> str:
     return "\n".join(lines)
 
 
-def choice(goal: str, points: Sequence[Point]) -> str:
+def best_of(goal: str, points: Sequence[Point]) -> str:
     """Which of several mappings was taken, best first, and what the best few give."""
     best = points[0]
     lines = [
-        f"best for {goal} of {len(points)} ways: {label(best.request)}, {best.chips} chips",
+        f"best for {goal} of {len(points)} ways: {label(best.request)}, {best.chips} "
+        f"chip{'s' if best.chips > 1 else ''}; the first of them:",
         f"  {'tokens/s [5 … 95 %]':>26s} {'× the best':>20s} {'mJ/token, system':>26s} "
         f"{'chips':>5s}  choice",
     ]
@@ -192,7 +193,7 @@ def choice(goal: str, points: Sequence[Point]) -> str:
     return "\n".join(lines)
 
 
-def choice_content(goal: str, points: Sequence[Point]) -> dict[str, Any]:
+def best_of_content(goal: str, points: Sequence[Point]) -> dict[str, Any]:
     """The same for machines, with all of the mappings."""
     rows = [
         plain(point.request)

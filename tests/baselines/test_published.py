@@ -142,6 +142,8 @@ def test_an_energy_may_not_have_been_measured() -> None:
     other = row(device_kind="CPU", tokens_per_s=5.0, millijoule_per_token=None)
     marks = published.distinctions((other, row(tokens_per_s=1.0, millijoule_per_token=50.0)))
     assert all("energy" not in mark for mark in marks[other])
+    alone = published.distinctions((other,))[other]
+    assert alone == ("fastest known of its size", "fastest known for one sequence")
     span: Figures = {"low": 20.0, "central": 40.0, "high": 80.0}
     ours: Ours = {"name": "net", "tokens_per_s": span, "millijoule_per_token": span}
     ratio = published._ratio(ours, published._plain(other, ()))

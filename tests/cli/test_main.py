@@ -1245,6 +1245,10 @@ def test_config_that_is_no_json(
         ),
         (["map", "--sytem=x"], "map: --sytem is not an option (did you mean --system?)"),
         (["map", "--qqq"], "map: --qqq is not an option"),
+        (
+            ["simulate", "m", "--prompt", "-- a comment"],
+            "simulate: the following arguments are required: -o/--output",
+        ),
         (["systems", "--js", "--unlike"], "systems: --unlike is not an option"),
         (["bench", "gqu"], "bench: 'gqu' is not known (did you mean gpu?), must be one of gpu"),
         (

@@ -65,6 +65,12 @@ def test_where_roots_come_first_none_is_local(
     assert {point.chips for point in found.points} == {1}
 
 
+@pytest.mark.parametrize("chips", [1, 3])
+def test_no_more_chips_than_are_set(chips: int, graph: Path) -> None:
+    found = choose(graph, "kapoho-point", Request(), "prefill", settings={"system.chips": chips})
+    assert max(point.chips for point in found.points) == chips
+
+
 def test_what_fits_nowhere(graph: Path) -> None:
     tiny = {"chip.synaptic_memory_bytes_per_core": 64}
     with pytest.raises(CapacityError):
@@ -86,6 +92,7 @@ def test_the_command_maps_as_it_says(graph: Path, tmp_path: Path, capsys: Said) 
     lines = capsys.readouterr().out.splitlines()
     (number,) = (k for k, line in enumerate(lines) if line.startswith("best for generation of "))
     assert lines[number].startswith(f"best for generation of {len(told['ways'])} ways: chain, ")
+    assert lines[number].endswith("; the first of them:")
     assert len(lines) == number + 2 + min(4, len(told["ways"]))
 
 
