@@ -10,6 +10,7 @@ from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.cost import constants
 from mmfree_neuro.cost.explore import Point, front, label, plain
 from mmfree_neuro.cost.sensitivity import Sensitivity
+from mmfree_neuro.cost.span import Span
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
@@ -174,6 +175,11 @@ def sensitivity(found: Sequence[Sensitivity]) -> str:
     return "\n".join(lines)
 
 
+def _bracketed(span: Span, width: int) -> str:
+    """A figure with its interval, as wide as a column."""
+    return f"{span.central:.4g} [{span.low:.3g} … {span.high:.3g}]".rjust(width)
+
+
 def best_of(goal: str, points: Sequence[Point]) -> str:
     """Which of several mappings was taken, best first, and what the best few give."""
     best = points[0]
@@ -185,10 +191,7 @@ def best_of(goal: str, points: Sequence[Point]) -> str:
     ]
     for point in points[:SHOWN]:
         spans = point.tokens_per_s, point.over(best)[0], point.millijoule_per_token
-        cells = [
-            f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>{width}s}"
-            for s, width in zip(spans, (26, 20, 26), strict=True)
-        ]
+        cells = [_bracketed(*cell) for cell in zip(spans, (26, 20, 26), strict=True)]
         lines.append(f"  {' '.join(cells)} {point.chips:5d}  {label(point.request)}")
     return "\n".join(lines)
 
@@ -323,8 +326,8 @@ def table(found: Sequence[Point], failed: Sequence[tuple[Request, str]]) -> str:
         for p in best:
             faster, dearer = p.over(best[0])
             cells = " ".join(
-                f"{f'{s.central:.4g} [{s.low:.3g} … {s.high:.3g}]':>{width}s}"
-                for s, width in (
+                _bracketed(span, width)
+                for span, width in (
                     (p.tokens_per_s, 26),
                     (faster, 20),
                     (p.millijoule_per_token, 28),
