@@ -1,9 +1,7 @@
 """The draws of constants are in proportion to how likely published rows are under them, and the
 script's own formulas are those of the package."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -21,22 +19,11 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity
 from mmfree_neuro.testing import published_graph
 
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def posterior() -> ModuleType:
+def posterior(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
     """The script, as a module."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("posterior_script", FOLDER / "posterior.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
+    return benchmark_script("posterior")
 
 
 @pytest.mark.parametrize("product", [1.3, 10.0, 60.0])

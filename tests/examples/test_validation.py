@@ -1,7 +1,6 @@
 """What others measured comes out where it was fitted, and the page says what the script says."""
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,19 +10,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def validation(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+def validation(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
     """The script, as a module."""
-    folder = ROOT / "examples" / "benchmarks"
-    sys.path.insert(0, str(folder))
-    try:
-        spec = importlib.util.spec_from_file_location("validation_script", folder / "validation.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
-    return module
+    return benchmark_script("validation")
 
 
 @pytest.mark.slow
