@@ -9,8 +9,9 @@ that as above it), and a draw weighs as much as the published rows, the
 *anchors*, are likely under it: sequential Monte Carlo (Del Moral, Doucet and Jasra 2006) gives
 draws in that proportion.  An anchor's error is what was read off or rounded, and 5 % of what a
 model of this kind may miss.  The published deployment is this toolchain's mapping of a block on a
-chip, but for two things: one activation vector crosses a boundary, so links carry half of what they
-do here, and how many steps a block takes is not published and is drawn, too.
+chip, but for three things: one activation vector crosses a boundary, so links carry half of what
+they do here; and how many steps a block takes and in how many bits a weight lies are not published,
+and are drawn, too.
 
 The anchors are `anchors.toml`.  Rows are: each anchor, with its interval under all that are fitted,
 and what is predicted of it from all others of them, its own error included (leave one out); and the
@@ -37,7 +38,7 @@ else:
 from mmfree_neuro.cost.constants import Floats
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.energy import COUNTED, Operations, operations
-from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, load
+from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, WORDS, load
 from mmfree_neuro.cost.span import QUANTILES
 from mmfree_neuro.cost.timing import barrier_figure
 from mmfree_neuro.graph.summary import summarise
@@ -54,6 +55,7 @@ Draws = Mapping[str, Floats]
 """For every constant its values [draws]."""
 
 STEPS = "steps of a published block"
+BITS = "bits of a published weight"
 READ = {**PER_CORE, MESH: "time_per_hop_ns", **BETWEEN}
 """The figure of a chip that says what one use of a resource takes."""
 MODEL_ERROR = 0.05
@@ -67,7 +69,7 @@ CHANGED = 0.3
 class Asked:
     """What a token asks of a mapping, without any constant."""
 
-    uses: Floats  # [resources, kinds of steps], of the busiest of each
+    uses: Floats  # [resources, kinds of steps], of the busiest of each, at 2 bits a weight
     steps: Floats  # [kinds of steps], how many there are
     all_uses: Floats  # [resources], of the busiest over all steps
     did: Operations
@@ -114,8 +116,11 @@ def barrier(draws: Draws, chips: int) -> Floats:
 
 
 def each(draws: Draws) -> Floats:
-    """What one use of every resource takes, in nanoseconds [resources, draws]."""
-    return np.array([draws[f"chip.{figure}"] for figure in READ.values()])
+    """What one use of every resource takes, in nanoseconds [resources, draws]; of memory words, all
+    of those that are one at 2 bits a weight."""
+    found = np.array([draws[f"chip.{figure}"] for figure in READ.values()])
+    found[list(READ).index(WORDS)] *= draws[BITS] / 2
+    return found
 
 
 def prefill_us(draws: Draws, what: Asked) -> Floats:
@@ -218,12 +223,13 @@ and under 200 ns a chip-wide step (the brief)."""
 
 def priors() -> dict[str, Quantity]:
     """The constants that are drawn, with what lies in the middle of each before any row is seen:
-    those of the chip, the board of the 32-chip part, and the steps of a published block."""
+    those of the chip, the board of the 32-chip part, and what is not published of the deployment:
+    the steps of a block and the bits of a weight."""
     found = {
         name: value
         for name, value in figures(load_system(DRAWN_FOR)).items()
         if is_cost(name) and value.low < value.high
-    } | {STEPS: Quantity(4, 0, 16, "not published")}
+    } | {STEPS: Quantity(4, 0, 16, "not published"), BITS: Quantity(2, 0, 8, "not published")}
     for name, value in found.items():
         even = (value.low * value.high) ** 0.5 if value.low > 0 else value.high / 2
         found[name] = replace(value, central=SOURCED.get(name, even))
@@ -343,7 +349,7 @@ def main() -> None:
         print(json.dumps(written[-1]), flush=True)
     write("posterior", written)
     content = {
-        name: [float(f"{v:.4g}") for v in found] for name, found in draws.items() if name != STEPS
+        name: [float(f"{v:.4g}") for v in found] for name, found in draws.items() if is_cost(name)
     }
     path = Path(str(resources.files("mmfree_neuro.systems") / "draws" / "loihi2.json"))
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")

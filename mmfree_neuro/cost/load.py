@@ -1,6 +1,6 @@
 """What a phase of a run asks of every resource of the chips, step by step; no cost is in it."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
+from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.trees import RouteTrees
 from mmfree_neuro.run.activity import Activity
+from mmfree_neuro.systems.spec import SystemSpec
+from mmfree_neuro.target.layout import weight_words
 
+WORDS = "memory words read"
 PER_CORE = {
     "instructions": "time_per_instruction_ns",
     "synaptic operations": "time_per_synop_ns",
-    "synapses read": "time_per_synapse_ns",
+    WORDS: "time_per_word_ns",
     "messages sent": "time_per_message_ns",
     "messages that arrive": "time_per_arrival_ns",
 }
@@ -137,7 +140,7 @@ def load(counted: Counted) -> Load:
     source = np.array([route.source for route in mapping.routes], np.int64)
     route_step = shard_step[source]
 
-    def by_core(step: Ints, core: Ints, uses: Ints) -> Floats:
+    def by_core(step: Ints, core: Ints, uses: Ints | Floats) -> Floats:
         """The sum of uses at every step on every core [steps + 1, cores]; the host's are no load.
 
         Step 2 on core 1 of 3 is bin 2 * 3 + 1 = 7 of a histogram whose weights are the uses.
@@ -148,6 +151,7 @@ def load(counted: Counted) -> Load:
         # With weights bincount gives floats, but integers where there is nothing to count.
         return flat.astype(np.float64, copy=False).reshape(summary.steps + 1, len(cores))
 
+    words = activity.reads * words_per_synapse(mapping.shards, counted.system)
     guards = activity.fired * np.array(
         [shard.size * nodes[shard.node].idle_instructions for shard in mapping.shards]
     )
@@ -159,7 +163,7 @@ def load(counted: Counted) -> Load:
             (
                 by_core(shard_step, shard_core, issued),
                 by_core(shard_step, shard_core, activity.synops),
-                by_core(shard_step, shard_core, activity.reads),
+                by_core(shard_step, shard_core, words),
                 by_core(route_step, shard_core[source], sends),
                 _arrivals(mapping, activity, route_step, numbers, summary.steps),
             ),
@@ -184,6 +188,17 @@ def load(counted: Counted) -> Load:
         route_step,
         farthest,
     )
+
+
+def words_per_synapse(shards: Sequence[Shard], system: SystemSpec) -> Floats:
+    """Memory words that are read for a synapse of each shard [shards].
+
+    A payload reads the weights of all neurons of a shard, and what is read is whole words of 64
+    bits: 20 ternary weights of 2 bits take one, of 8 bits three.  What a payload adds to a single
+    neuron counts as one of these weights, though a machine may read a word for it alone.
+    """
+    bits = int(system.chip.weight_bits.central)
+    return np.array([weight_words(shard.size, bits) / shard.size for shard in shards])
 
 
 def _arrivals(

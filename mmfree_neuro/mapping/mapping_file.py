@@ -15,7 +15,7 @@ from mmfree_neuro.mapping.mapping import Location, Mapping, Route, Shard
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 
-MAPPING_FORMAT = "mmfree-neuro mapping 7"
+MAPPING_FORMAT = "mmfree-neuro mapping 8"
 MAPPING_FILE = "a mapping file"
 
 

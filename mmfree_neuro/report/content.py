@@ -16,7 +16,7 @@ from mmfree_neuro.cost.breakdown import by_step, dynamic
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.estimate import Corners, estimate, modes
 from mmfree_neuro.cost.explore import state_bytes
-from mmfree_neuro.cost.load import load
+from mmfree_neuro.cost.load import WORDS, load
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import GraphSummary
@@ -67,7 +67,7 @@ def build(
     }
     compared = compare(run.summary, run.system.name, ours, lengths, baselines)
     return {
-        "format": "mmfree-neuro report 7",
+        "format": "mmfree-neuro report 8",
         "warnings": list(run.warnings),
         "header": {
             "model": run.summary.name,
@@ -199,7 +199,8 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
         return None
     estimated, drawn = estimate(counts, phase, in_flight), constants.drawn(counts.system)
     mode, _ = modes(phase, in_flight)
-    spent = dynamic(counts, mode(load(counts), constants.central(counts.system)))
+    loaded = load(counts)
+    spent = dynamic(counts, mode(loaded, constants.central(counts.system)))
     alone = estimated.timing.mode == "fall-through"
     issued = energy.instructions(counts)
     moved = asdict(estimated.traffic)
@@ -208,6 +209,7 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
         "traffic_per_token": {key: count / tokens for key, count in moved.items()},
         "synops_per_token": energy.on_chips(mapping, activity.synops) / tokens,
         "reads_per_token": energy.on_chips(mapping, activity.reads) / tokens,
+        "words_per_token": float(loaded.per_core[WORDS].sum()) / tokens,
         "instructions_per_token": {key: count / tokens for key, count in sorted(issued.items())},
         "saturations": int(activity.saturations.sum()),
         "wrapped": int(activity.wrapped.sum()),

@@ -155,6 +155,7 @@ class Counts(TypedDict):
     traffic_per_token: dict[str, float]
     synops_per_token: float
     reads_per_token: float
+    words_per_token: float
     instructions_per_token: dict[str, float]
     saturations: int
     wrapped: int

@@ -215,6 +215,7 @@ def _counted(report: Content) -> Section:
             phase["synops_per_token"]
         ),
         "synapses read from dense storage": lambda phase: figure(phase["reads_per_token"]),
+        "memory words read for them, of 64 bits": lambda phase: figure(phase["words_per_token"]),
         "instructions, without idle visits": lambda phase: figure(
             sum(phase["instructions_per_token"].values())
         ),

@@ -28,7 +28,7 @@ from mmfree_neuro.run.job import PHASES as JOB_PHASES
 from mmfree_neuro.systems.load import check_system
 from mmfree_neuro.systems.spec import SystemSpec
 
-RUN_FORMAT = "mmfree-neuro run 9"
+RUN_FORMAT = "mmfree-neuro run 10"
 A_RUN = "a run"
 TOTALS = {field.name for field in fields(Activity)} - {"fired"}
 """The counts of an activity that say something when they are added up over all cores."""

@@ -51,7 +51,7 @@ class ChipSpec:
     """Dynamic energy of an operation in a system that has several chips, however many are in use,
     over that on a board of one."""
     time_per_synop_ns: Quantity
-    time_per_synapse_ns: Quantity
+    time_per_word_ns: Quantity
     time_per_instruction_ns: Quantity
     time_per_message_ns: Quantity
     time_per_arrival_ns: Quantity

@@ -145,9 +145,12 @@ def format_of(weight_bits: int) -> int:
 
 def list_size(neurons: int, weight_bits: int) -> int:
     """The words of a synapse list with its header; `weight_bits` is 0 where all weights are 1."""
-    if not weight_bits:
-        return 1
-    return 1 + -(-neurons // (32 if format_of(weight_bits) == TERNARY else 8))
+    return 1 + (weight_words(neurons, weight_bits) if weight_bits else 0)
+
+
+def weight_words(neurons: int, weight_bits: int) -> int:
+    """The words in which a list has so many weights."""
+    return -(-neurons // (32 if format_of(weight_bits) == TERNARY else 8))
 
 
 def headers(

@@ -49,7 +49,7 @@ def point(
         alone,
         energies,
         40,
-        "synapses read",
+        "memory words read",
         0.25,
         Span(1 / rate / 2, 1 / rate, 2 / rate),
         0,
@@ -134,12 +134,12 @@ def test_only_the_central_energy_of_the_system_counts() -> None:
     assert explore.front([low, best]) == (best,)
 
 
-# What a point is: two chips of a board whose synapses take 100 ns to read, and a token reads at
-# most 8 of a core.
+# What a point is: two chips of a board whose memory words take 200 ns to read, one for each two
+# synapses, and a token reads at most 8 synapses of a core.
 
 
 def board() -> SystemSpec:
-    """Round figures; nothing takes time but synapses read and barriers, and nothing energy but
+    """Round figures; nothing takes time but memory words and barriers, and nothing energy but
     synops and power."""
 
     def of(low: float, central: float, high: float) -> Quantity:
@@ -158,7 +158,7 @@ def board() -> SystemSpec:
         "fall_through_energy_ratio": of(0.5, 0.5, 0.5),
         "multi_chip_energy_ratio": of(1, 1, 1),
         "cores_per_router": of(1, 1, 1),
-        "time_per_synapse_ns": of(50, 100, 200),
+        "time_per_word_ns": of(100, 200, 400),
         "barrier_few_chips_ns": of(1000, 1000, 1000),
         "barrier_many_chips_ns": of(9000, 9000, 9000),
         "fall_through_step_ns": of(0, 250, 500),
@@ -238,7 +238,8 @@ MODES = {
     ("generate", "fall-through"): (3, 8 + 7, 3),
     ("generate", "asynchronous"): (0, 8 + 7, 0),
 }
-"""For a token: barriers, synapses read one after another, and steps that take something on top."""
+"""For a token: barriers, synapses read, 100 ns each, one after another, and steps that take
+something on top."""
 
 
 @pytest.mark.usefixtures("at_corners")
@@ -257,7 +258,7 @@ def test_a_mapping_is_a_point_in_every_mode(copies: int, barrier_ns: float) -> N
         assert ends(found[mode].tokens_per_s) == nearly(*rates)
         assert found[mode].barrier_share == pytest.approx(barriers * barrier_ns / central)
         assert (found[mode].chips, found[mode].cores) == (2 * copies, 3 * copies)
-        assert (found[mode].resource, found[mode].messages_off_chips) == ("synapses read", 9)
+        assert (found[mode].resource, found[mode].messages_off_chips) == ("memory words read", 9)
         assert found[mode].request == replace(CHAIN, copies=copies)
         # In a pipeline of three steps a token takes three times as long as between two tokens.
         times = 3 if mode[0] == "prefill" else 1
@@ -374,8 +375,8 @@ def test_the_table_has_the_fronts_fastest_first() -> None:
     over, words = "× the fastest", "choice; slowest"
     head = row("tokens/s [5 … 95 %]", over, "mJ/token, system [5 … 95 %]", over, "chips", words)
     alone, copied = (
-        "chain, rows, 2 bits; synapses read",
-        "chain, spread, 2 bits, 8 copies; synapses read",
+        "chain, rows, 2 bits; memory words read",
+        "chain, spread, 2 bits, 8 copies; memory words read",
     )
     assert terminal.table(POINTS, FAILED).splitlines() == [
         "prefill, pipelined: 1 of 2 points that no other beats",

@@ -82,7 +82,7 @@ TIMES = [
 CENTRAL = {
     "time_per_instruction_ns": 10,
     "time_per_synop_ns": 2,
-    "time_per_synapse_ns": 1,
+    "time_per_word_ns": 1,
     "time_per_message_ns": 100,
     "time_per_arrival_ns": 20,
     "time_per_hop_ns": 5,
@@ -156,7 +156,7 @@ def test_a_load_is_what_every_core_does_at_every_step() -> None:
     assert {name: uses.tolist() for name, uses in found.per_core.items()} == {
         "instructions": [[0, 0, 0], [2 * 2 * 3, 2 * 2 * 3, 0], [0, 0, 2 * 2 * 1]],
         "synaptic operations": [[0, 0, 0], [6, 8, 0], [0, 0, 10]],
-        "synapses read": [[0, 0, 0], [12, 16, 0], [0, 0, 14]],
+        "memory words read": [[0, 0, 0], [6, 8, 0], [0, 0, 7]],  # one for the two of a shard
         "messages sent": [
             [0, 0, 0],
             [4 * 2, 3, 0],
@@ -193,6 +193,15 @@ def test_a_load_is_what_every_link_does_at_every_step() -> None:
     assert (hops.tolist(), crossings.tolist()) == ([2, 2 + 3, 3], [1, 1, 1])
 
 
+@pytest.mark.parametrize(("bits", "words"), [(2, [1, 1, 2, 2]), (8, [1, 3, 5, 8])])
+def test_a_payload_reads_whole_words_of_weights(bits: int, words: list[int]) -> None:
+    """1, 20, 40 and 64 weights, of which a word holds 32 or 8."""
+    shards = [Shard("mix", 0, size) for size in (1, 20, 40, 64)]
+    chip = replace(board().chip, weight_bits=Quantity(bits, bits, bits, "made up"))
+    found = load.words_per_synapse(shards, replace(board(), chip=chip))
+    assert (found * [1, 20, 40, 64]).tolist() == pytest.approx(words)
+
+
 def without_guards(found: Load) -> Load:
     """The same load, where a visit without a token takes nothing."""
     return replace(found, guards=0 * found.guards)
@@ -201,7 +210,7 @@ def without_guards(found: Load) -> Load:
 ALONE = [
     ("time_per_instruction_ns", "instructions", 6, FIRST, 6 + 2),
     ("time_per_synop_ns", "synaptic operations", 5, LAST, 4 + 5),
-    ("time_per_synapse_ns", "synapses read", 8, SECOND, 8 + 7),
+    ("time_per_word_ns", "memory words read", 4, SECOND, 4 + 3.5),
     ("time_per_message_ns", "messages sent", 4, FIRST, 4 + 2),
     ("time_per_arrival_ns", "messages that arrive", 3.5 + 2, SECOND, 3.5 + 3.5),
     ("time_per_hop_ns", "links of the mesh", 3.5 + 2, MeshLink(0, (0, 0), (1, 0)), 3.5 + 3.5 + 2),

@@ -61,13 +61,13 @@ def test_a_mapping_moves_with_its_graph(path: Path, tmp_path: Path) -> None:
         ('{"a": NaN}', "not a mapping file: NaN is no number of JSON, must be finite"),
         ("[" * 100_000, "nested too deep, must be a mapping file"),
         (f'{{"a": {"9" * 5000}}}', None),
-        ("{}", "not a mapping file: its format is not 'mmfree-neuro mapping 7'"),
+        ("{}", "not a mapping file: its format is not 'mmfree-neuro mapping 8'"),
         (
             '{"format": "mmfree-neuro run 6"}',
-            "not a mapping file: its format is not 'mmfree-neuro mapping 7'",
+            "not a mapping file: its format is not 'mmfree-neuro mapping 8'",
         ),
         (
-            '{"format": "mmfree-neuro mapping 7"}',
+            '{"format": "mmfree-neuro mapping 8"}',
             "not a mapping file: it is damaged, for it differs from its checksum",
         ),
     ],

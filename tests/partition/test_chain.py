@@ -75,10 +75,10 @@ def test_a_chain_by_hand(hand_graph: Graph, system: SystemSpec) -> None:
     assert chain.number == {"head": 0}
     assert chain.end == (1, 0)
     assert chain.whole() == [(0, 0, 2)]
-    read, done, issued = 3 * 0.661, 2 * 0.734, 9 * 0.431
-    assert chip.time_per_synapse_ns.central == 0.661
+    read, done, issued = 3 / 32 * 4.46, 2 * 0.774, 9 * 0.422
+    assert chip.time_per_word_ns.central == 4.46
     assert chain.chip_times == [pytest.approx((read, done, issued))]
-    assert chain.nanoseconds == [pytest.approx((read, issued))]
+    assert chain.nanoseconds == [pytest.approx((done, issued))]
     assert chain.least_slowest(4) == pytest.approx(2 * issued / 4)
     assert chain.load([(0, 0, 2)]) == pytest.approx(2 * issued)
     assert chain.load([]) == 0
@@ -91,7 +91,7 @@ def test_with_slow_synapses_these_are_the_load(
     chain = chain_of(
         hand_graph, with_figures(system, time_per_synop_ns=5, time_per_instruction_ns=1)
     )
-    assert chain.chip_times == [pytest.approx((3 * 0.661, 10, 9))]
+    assert chain.chip_times == [pytest.approx((3 / 32 * 4.46, 10, 9))]
     assert chain.nanoseconds == [(10, 9)]
     assert chain.least_slowest(1) == 20
 

@@ -45,7 +45,8 @@ def _at_corners(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def board() -> SystemSpec:
-    """Round figures; every synapse read takes 100 ns and nothing else takes time but a barrier of
+    """Round figures; every memory word takes 200 ns, which is two synapses of a
+    shard, and nothing else takes time but a barrier of
     1000 ns."""
     figures = {
         field.name: Quantity(0, 0, 0, f"source of {field.name}")
@@ -68,7 +69,7 @@ def board() -> SystemSpec:
         "input_axons_per_core": (10, 10, 10),
         "energy_per_synop_pj": (5, 10, 20),
         "static_power_w": (0.25, 0.5, 1),
-        "time_per_synapse_ns": (50, 100, 200),
+        "time_per_word_ns": (100, 200, 400),
         "barrier_few_chips_ns": (1000, 1000, 1000),
         "fall_through_energy_ratio": (0.5, 0.5, 0.5),
         "multi_chip_energy_ratio": (1, 1, 1),
@@ -215,7 +216,7 @@ def test_the_report_is_plain_data() -> None:
         "sources",
         "comparison",
     ]
-    assert found["format"] == "mmfree-neuro report 7"
+    assert found["format"] == "mmfree-neuro report 8"
 
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:
@@ -256,6 +257,7 @@ def test_a_phase_has_counts_per_token() -> None:
             "between_chips": (7 + 4 + 3 + 4) / 2,
         }
         assert (phase["synops_per_token"], phase["reads_per_token"]) == (12, 21)
+        assert phase["words_per_token"] == 21 / 2  # one for the two neurons of a shard
         assert (phase["saturations"], phase["wrapped"]) == (3, 5)
         assert phase["instructions_per_token"] == {"ADD": 10, "MUL_SHR": 4}
 
@@ -289,7 +291,7 @@ def test_a_phase_has_an_estimate_with_what_is_slowest() -> None:
     assert generate["step_seconds"] == ends(1250 * NS, 1500 * NS, 2000 * NS)
     assert generate["barrier_share"] == pytest.approx(3000 / 4500)
     for phase in (prefill, generate):
-        assert (phase["resource"], phase["slowest"]) == ("synapses read", "core 5 of chip 0")
+        assert (phase["resource"], phase["slowest"]) == ("memory words read", "core 5 of chip 0")
 
 
 def test_a_phase_says_what_it_would_be_without_a_barrier() -> None:
@@ -490,7 +492,7 @@ def test_generation_is_estimated_with_more_and_more_sequences() -> None:
     assert full["tokens_per_s"] == ends(**prefill["tokens_per_s"])
     assert full["latency_seconds"] == ends(4200 * NS, 5400 * NS, 7800 * NS)
     assert full["chip_millijoule_per_token"] == ends(**prefill["chip_millijoule_per_token"])
-    assert alone["resource"] == full["resource"] == "synapses read"
+    assert alone["resource"] == full["resource"] == "memory words read"
     assert (alone["state_bytes"], full["state_bytes"]) == (0, 0)
     assert built(of_several(3))["in_flight"] == found["in_flight"]
     run = made_run()
@@ -548,6 +550,7 @@ MARKDOWN = [
     "| mesh hops | 30.5 | 30.5 |",
     "| messages that cross between chips or to the host | 9.00 | 9.00 |",
     "| synapses read from dense storage | 21.0 | 21.0 |",
+    "| memory words read for them, of 64 bits | 10.5 | 10.5 |",
     r"| instructions MUL\_SHR | 4.00 | 4.00 |",
     "| saturated values | 3 | 3 |",
     "| wrapped sums | 5 | 5 |",
@@ -561,7 +564,8 @@ MARKDOWN = [
     "| 667,000 (333,000 to 1.33 million) tokens/s |",
     "| time from token to token | 1.80 (1.40 to 2.60) µs | 4.50 (3.75 to 6.00) µs |",
     "| share of the barrier | 55.6 % of the time | 66.7 % of the time |",
-    "| what is slowest | synapses read: core 5 of chip 0 | synapses read: core 5 of chip 0 |",
+    "| what is slowest | memory words read: core 5 of chip 0 "
+    "| memory words read: core 5 of chip 0 |",
     r"| synaptic operations | 12.0 | 10.0 (5.00 to 20.0) pJ | 1.20e-07 (6.00e-08 to 2.40e-07) "
     r"mJ/token | 0.00267 % | "
     r"source of energy\_per\_synop\_pj |",
@@ -571,15 +575,15 @@ MARKDOWN = [
     "source of fall\\_through\\_energy\\_ratio |",
     "| the chips in use, in all |  |  | 0.00450 (0.00188 to 0.0120) mJ/token | 40.0 % |  |",
     "| the system, in all |  |  | 0.0113 (0.00188 to 0.0300) mJ/token | 100 % |  |",
-    "| MLGRU | 1 | 1.80 µs | 40.0 % | synapses read: core 5 of chip 0 |",
+    "| MLGRU | 1 | 1.80 µs | 40.0 % | memory words read: core 5 of chip 0 |",
     "| outside the blocks | 2.50e-08 mJ/token | 41.7 % |",
     "| system: host power | 0 W | 0.500 W | 1 W |  |  | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
     "| sequences that can be under way at once | 1 |",
     "| 1 | 222,000 (167,000 to 267,000) tokens/s | 0.00450 (0.00375 to 0.00600) ms | 0.0113 "
-    "(0.00188 to 0.0300) mJ/token | 0.00 MB | synapses read |",
+    "(0.00188 to 0.0300) mJ/token | 0.00 MB | memory words read |",
     "| 3 | 556,000 (385,000 to 714,000) tokens/s | 0.00540 (0.00420 to 0.00780) ms | 0.00450 "
-    "(0.000700 to 0.0130) mJ/token | 0.00 MB | synapses read |",
+    "(0.000700 to 0.0130) mJ/token | 0.00 MB | memory words read |",
     "| chip: weight | 2 bits | 2 bits | 2 bits |  |  | source of weight\\_bits |",
 ]
 

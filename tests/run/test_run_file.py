@@ -139,10 +139,10 @@ def test_no_more_are_under_way_than_there_are(
     ("content", "said"),
     [
         ("3", "not a run: holds 3, must hold an object"),
-        ("{}", "not a run: its format is not 'mmfree-neuro run 9'"),
-        ('{"format": "mmfree-neuro run 7"}', "not a run: its format is not 'mmfree-neuro run 9'"),
+        ("{}", "not a run: its format is not 'mmfree-neuro run 10'"),
+        ('{"format": "mmfree-neuro run 7"}', "not a run: its format is not 'mmfree-neuro run 10'"),
         (
-            '{"format": "mmfree-neuro run 9", "engine": "fast"}',
+            '{"format": "mmfree-neuro run 10", "engine": "fast"}',
             "not a run: it is damaged, for it differs from its checksum",
         ),
         ("[" * 100_000, "nested too deep, must be a run"),

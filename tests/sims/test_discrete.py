@@ -54,7 +54,7 @@ TIMES = [
 BY_HAND = {
     "time_per_instruction_ns": 10,
     "time_per_synop_ns": 6,
-    "time_per_synapse_ns": 1,
+    "time_per_word_ns": 1,
     "time_per_message_ns": 100,
     "time_per_arrival_ns": 20,
     "time_per_hop_ns": 5,
@@ -95,7 +95,7 @@ def test_the_head_issues_what_the_hand_counts_with(hand_graph: Graph) -> None:
 
 # Three payloads leave the host one after another: at core 0 after 30, 60 and 90 ns, at core 1 a hop
 # of 5 ns later.  An arrival takes 20 ns, so the last is over at 110 on core 0, and at 115 on core
-# 1.  A head reads 3 synapses of 1 ns and does 2 operations of 6 ns beside that, issues 9
+# 1.  A head reads 3 words of 1 ns and does 2 operations of 6 ns beside that, issues 9
 # instructions of 10 ns and sends a payload, 100 ns.  That of core 1 takes a hop to core 0 and then
 # waits for the other on the link to the host, 30 ns each.
 FROM_HOST = 90 + 5 + 20
@@ -186,7 +186,12 @@ def test_what_servers_do_by_hand(
         hand_graph, hand_mapping, timed(system, **BY_HAND), "asynchronous generation", 2
     )
     both = (0, 0), (0, 1)
-    each = {"instructions": 90, "synaptic operations": 12, "synapses read": 3, "messages sent": 100}
+    each = {
+        "instructions": 90,
+        "synaptic operations": 12,
+        "memory words read": 3,
+        "messages sent": 100,
+    }
     assert {server: seconds / NS for server, seconds in found.busy.items()} == pytest.approx(
         {
             (name, core): ns
@@ -279,7 +284,7 @@ def work(load: Load, system: SystemSpec, step: int) -> tuple[float, float, float
     hops, crossings = (int(most[step]) for most in load.farthest)
     way = hops * chip.time_per_hop_ns.central + crossings * chip.time_per_crossing_ns.central
     stages = sum(core.values()) - min(
-        core["synapses read"], core["synaptic operations"]
+        core["memory words read"], core["synaptic operations"]
     )  # these are side by side
     here = load.route_step == step
     host = np.array([HOST in ends for ends in load.trees.links], np.bool_)
@@ -356,7 +361,7 @@ def test_prefill_without_a_barrier_is_as_fast_as_its_slowest_server(
     a16: Graph, make_mapping: Callable[..., Mapping], system: SystemSpec
 ) -> None:
     mapping = make_mapping(a16, "block-per-chip")
-    tokens, under_way = 250, 2 * (summarise(a16).steps + 1)
+    tokens, under_way = 500, 2 * (summarise(a16).steps + 1)
     found = simulate(a16, mapping, system, "asynchronous prefill", tokens, bundle=16)
     formula = timing.asynchronous_prefill(
         loaded(a16, mapping, system), central(system)

@@ -5,7 +5,7 @@ Each bound holds for every mapping of the graph, divided as this one divides it,
 whatever places it:
 
 - cores and chips: whatever the nodes take of a limit, as if all lay on one core, over that limit;
-- slowest core: the busiest of the resources that no mapping can spare (synapses read, synaptic
+- slowest core: the busiest of the resources that no mapping can spare (memory words read, synaptic
   operations, instructions), spread evenly over all cores of the chips in use;
 - messages from chip to chip, of mappings that divide no product by columns: what
   `fewest_messages` finds for chips no core of which is slower than the mapping's slowest.  A

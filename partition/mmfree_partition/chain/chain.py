@@ -16,7 +16,11 @@ from mmfree_neuro.graph.verify import instruction_counts
 from mmfree_neuro.mapping.footprint import Sizes, Taken, limits, over
 from mmfree_neuro.mapping.mapping import Shard
 from mmfree_neuro.systems.spec import ChipSpec
+from mmfree_neuro.target.layout import weight_words
 from mmfree_partition.chain.links import Link, Piece, Position, reads
+
+FULL = 32
+"""Weights that leave no part of a memory word empty, however many bits they have."""
 
 
 class Chain:
@@ -85,6 +89,7 @@ class Chain:
         """For each node: what a neuron takes of synaptic memory, of synaptic operations and of
         instructions."""
         times = []
+        words = weight_words(FULL, int(self.chip.weight_bits.central)) / FULL
         for link in self.links:
             size = link.node.size
             full = link.reads * size
@@ -92,7 +97,7 @@ class Chain:
             zeros = sum(matrix.size - matrix.nonzero for matrix in ternary)
             times.append(
                 (
-                    link.reads * self.chip.time_per_synapse_ns.central,
+                    link.reads * words * self.chip.time_per_word_ns.central,
                     (full - zeros) / size * self.chip.time_per_synop_ns.central,
                     link.instructions * self.chip.time_per_instruction_ns.central,
                 )

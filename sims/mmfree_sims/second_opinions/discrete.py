@@ -39,7 +39,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE
+from mmfree_neuro.cost.load import BETWEEN, MESH, PER_CORE, words_per_synapse
 from mmfree_neuro.cost.timing import barrier
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph, span
@@ -66,7 +66,7 @@ Way = dict[Location | _Router, dict[Location | _Router, Server | None]]
 """A tree of links: from every place, the next ones and the links to them."""
 Then = Callable[[], None]
 HOST_CORE = Location(HOST, 0)
-INSTRUCTIONS, SYNOPS, READS, SENT, ARRIVED = PER_CORE
+INSTRUCTIONS, SYNOPS, WORDS, SENT, ARRIVED = PER_CORE
 CROSSING, FROM_OR_TO_HOST = BETWEEN
 PIPELINES = 2
 """How many pipelines the tokens under way would fill in prefill without a barrier."""
@@ -298,6 +298,7 @@ class _Machine:
         ]
         self.guards = [shard.size * nodes[shard.node].idle_instructions for shard in mapping.shards]
         self.reads = activity.reads.tolist()
+        self.words = words_per_synapse(mapping.shards, system).tolist()
         self.share = [
             synops / max(reads, 1)
             for synops, reads in zip(activity.synops, self.reads, strict=True)
@@ -322,7 +323,11 @@ class _Machine:
 
     def read(self, shard: int, synapses: float, then: Then) -> None:
         """Read synapses of a shard and do its operations with them."""
-        self.use(self.places[shard], {READS: synapses, SYNOPS: synapses * self.share[shard]}, then)
+        self.use(
+            self.places[shard],
+            {WORDS: synapses * self.words[shard], SYNOPS: synapses * self.share[shard]},
+            then,
+        )
 
     def begin(self, shard: int) -> None:
         """A step of a shard whose inputs all wait in its core."""
