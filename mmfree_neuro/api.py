@@ -33,6 +33,7 @@ from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import InFlight, Request, kinds_of
 from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model import hub
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tokenizer import speller
 from mmfree_neuro.pipeline import convert, families, logits, map, opened, report, simulate
@@ -63,17 +64,18 @@ Tokens = NDArray[np.integer[Any]]
 
 @checked
 def load(path: str | Path) -> Any:
-    """Whatever a path holds: a `Model` of a checkpoint folder, a `Graph` of a graph file, a
+    """Whatever a path holds: a `Model` of a checkpoint folder (or by its name, as
+    ridger/MMfreeLM-370M, where it lies in the local cache of a hub), a `Graph` of a graph file, a
     `Mapped` of a mapping file (`.map`), or a `Run` of the folder of one.
 
     Raises an MMFreeError where it is none of these, or damaged.
     """
-    where = Path(path)
+    where = hub.located(Path(path))
     if holds_run(where):
         return Run(run_file.load_run(where), None)
     if where.is_dir():
         checkpoint, tokenizer = families.read_checkpoint(where), checkpoints.read_tokenizer(where)
-        return Model(where.resolve().name, checkpoint, tokenizer)
+        return Model(hub.name_of(where), checkpoint, tokenizer)
     if opened.is_mapping(where):
         divided, stored = opened.open_mapped(where)
         whole = Graph(opened.open_graph(stored.graph_path)[0], stored.graph_path)

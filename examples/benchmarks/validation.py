@@ -89,7 +89,7 @@ def one_chip() -> list[Check]:
         for one, times in ((spent, prefill), (alone, generate))
     ]
     rows = (
-        ("prefill", "tokens/s", 13965, 1 / prefill.seconds, "fitted"),
+        ("prefill", "tokens/s", 13965, 1 / prefill.seconds, "fitted, other width"),
         ("prefill", "mJ/token", 2.8, BLOCKS * chip_only[0], "fitted"),
         ("generation", "tokens/s", 71.3, 1 / generate.seconds / BLOCKS, "other steps"),
         ("generation", "mJ/token", 59, BLOCKS * chip_only[1] + waiting, "other steps"),
@@ -109,7 +109,7 @@ def many_chips() -> list[Check]:
             "us",
             published,
             drawn.span(1e6 * run(chips, "kapoho-point")["prefill"][0].seconds),
-            "fitted, other links",
+            "fitted, other links and width",
             source,
         )
         for chips, published in ((2, 122.8), (4, 122.8), (5, 150.0), (8, 150.0))

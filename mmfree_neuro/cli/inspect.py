@@ -8,6 +8,7 @@ from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show, warn
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import check_outputs
+from mmfree_neuro.model.hub import located
 from mmfree_neuro.pipeline import inspect as inspecting
 from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.pipeline.opened import files_behind
@@ -30,6 +31,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Show a checkpoint, a graph, a mapping, a machine image or a run as text."""
+    options.path = located(options.path)
     if options.codes is not None:
         if not options.path.is_dir() or is_image(options.path):
             raise InputError(f"{options.path}: --codes needs a checkpoint folder")

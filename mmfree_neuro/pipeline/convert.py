@@ -14,6 +14,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model import hub
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tokenizer import Spelling, speller
 from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
@@ -122,6 +123,7 @@ def convert(
 ) -> Converted:
     """Turn a checkpoint folder into a graph file; `show` is given what came of it, and told whether
     it could be kept."""
+    folder = hub.located(folder)
     checkpoints.check_is_folder(folder)
     check_outputs([output], [*files_behind(folder), *files_of(source)])
     stage("reading")
@@ -131,7 +133,7 @@ def convert(
             checkpoints.read_tokenizer(folder),
             scheme,
             source,
-            folder.resolve().name,
+            hub.name_of(folder),
             stage,
             as_bytes=as_bytes,
         )

@@ -12,6 +12,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.lowering.scheme import Scheme
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model import hub
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.convert import to_graph, within
@@ -35,11 +36,12 @@ def load_source(
 
     A checkpoint is not converted for tokens that could not be computed then.
     """
+    path = hub.located(path)
     if path.is_dir():
         checkpoint = read_checkpoint(path)
         _check_tokens(checkpoint, tokens, new_tokens)
         tokenizer = checkpoints.read_tokenizer(path)
-        name = path.resolve().name
+        name = hub.name_of(path)
         with named(path, CheckpointError, RangeError):
             converted = to_graph(checkpoint, tokenizer, scheme, text, name, as_bytes=as_bytes)
         return converted.graph, in_one_place(converted.graph), converted.warnings
@@ -74,6 +76,7 @@ def float_result(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...]]:
     """Logits of the float model, its greedy continuation, and what was not understood of the
     checkpoint."""
+    folder = hub.located(folder)
     checkpoint = read_checkpoint(folder)
     _check_tokens(checkpoint, tokens, new_tokens)
     model = float_model(checkpoint, "the float engine")

@@ -272,6 +272,22 @@ def texts(run: RunRecord) -> str:
     return "\n\n".join(f"{one.prompt}{one.text}" for one in run.results)
 
 
+def scores(content: dict[str, Any]) -> str:
+    """What a model scored in tasks, a line for each metric, with its standard error."""
+    lines = [f"{'task':24s} {'metric':24s} {'value':>9s} {'± error':>9s} {'documents':>9s}"]
+    for task, found in content["results"].items():
+        for name, value in found.items():
+            metric, _, how = name.partition(",")
+            if not how or metric.endswith("_stderr"):
+                continue
+            error = found.get(f"{metric}_stderr,{how}")
+            within = f"{error:9.4f}" if isinstance(error, float) else f"{'':9s}"
+            documents = content["documents"].get(task, "")
+            lines.append(f"{task:24s} {metric:24s} {value:9.4f} {within} {documents!s:>9s}")
+    lines.append(f"{content['engine']}: {content['seconds']:.1f} s")
+    return "\n".join(lines)
+
+
 def gpu_row(row: dict[str, Any]) -> str:
     """What was measured on a GPU, in three lines."""
     checked = ", ".join(

@@ -44,12 +44,13 @@ def test_draws_are_as_dense_as_rows_are_likely(posterior: ModuleType, product: f
 
 
 def test_the_formulas_are_those_of_the_package(posterior: ModuleType) -> None:
-    """Where links carry what they do here, and a block has as many steps as here."""
+    """Where links carry what they do here, a block has as many steps and a weight as many bits."""
     system, request = load_system("kapoho-point"), Request("block-per-chip", head_on_host=True)
     graph, mapping = map.place(published_graph("370m", blocks=2), "", system, request)
     counts = counted(mapping, summarise(graph), expected(graph, mapping), system)
     what, asked, drawn = posterior.asked(counts), load(counts), constants.drawn(system)
     draws = {**drawn.values, posterior.STEPS: np.full(500, asked.steps / 2)}
+    draws[posterior.BITS] = np.full(500, 2.0)
     full, alone = timing.pipelined(asked, drawn), timing.fall_through(asked, drawn)
     assert posterior.prefill_us(draws, what) == pytest.approx(1e6 * full.seconds)
     assert posterior.generation_us(draws, what, 2) == pytest.approx(1e6 * alone.seconds)

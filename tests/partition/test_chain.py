@@ -172,9 +172,9 @@ ROWS = Shard("head", 0, 2), Shard("head", 0, 1), Shard("head", 1, 2)
 def test_filling_cores_by_hand(hand_graph: Graph, system: SystemSpec, with_figures: Change) -> None:
     both, first, second = ROWS
     chain = chain_of(hand_graph, system)
-    assert filling.fill(chain, [(0, 0, 2)], 2 * 9 * 0.431, 1) == [[both]]
-    assert filling.fill(chain, [(0, 0, 2)], 2 * 9 * 0.431 - 0.01, 2) == [[first], [second]]
-    assert filling.fill(chain, [(0, 0, 2)], 9 * 0.431 - 0.01, 9) is None
+    assert filling.fill(chain, [(0, 0, 2)], 2 * 9 * 0.422, 1) == [[both]]
+    assert filling.fill(chain, [(0, 0, 2)], 2 * 9 * 0.422 - 0.01, 2) == [[first], [second]]
+    assert filling.fill(chain, [(0, 0, 2)], 9 * 0.422 - 0.01, 9) is None
     assert filling.fill(chain, [], 1, 1) == []
     for figure, one in (("memory_bytes_per_core", 468), ("neurons_per_core", 1)):
         narrow = chain_of(hand_graph, with_figures(system, **{figure: one}))

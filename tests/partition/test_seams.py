@@ -125,7 +125,7 @@ def test_without_division_there_are_no_columns(graph: Graph, system: SystemSpec)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 62_400, 37_500), (32, 91_400, 53_400)])
+@pytest.mark.parametrize(("chips", "rows", "columns"), [(24, 72_400, 37_500), (32, 91_400, 53_400)])
 def test_division_saves_a_third_of_the_messages_of_a_published_model(
     chips: int, rows: int, columns: int
 ) -> None:

@@ -18,6 +18,7 @@ from mmfree_neuro.errors import InputError, RunFailed
 from mmfree_neuro.hgrn_bit.config import FAMILY, PUBLISHED, ModelConfig
 from mmfree_neuro.hgrn_bit.names import is_ternary
 from mmfree_neuro.model import checkpoint as checkpoints
+from mmfree_neuro.model import hub
 from mmfree_neuro.model.checkpoint import Checkpoint
 
 Embedding = Literal["int8", "bfloat16"]
@@ -114,14 +115,14 @@ def subject(model: str) -> Subject:
     """The model of that name, or of the checkpoint in that folder."""
     if model in SHAPES:
         return Subject(model, SHAPES[model])
-    folder = Path(model)
+    folder = hub.located(Path(model))
     if not folder.is_dir():
         raise InputError(
             f"model {model!r} is not known, must be one of {', '.join(SHAPES)}, or a checkpoint "
             "folder"
         )
     checkpoint = checkpoints.read(folder, load_bin, FAMILY)
-    return Subject(folder.resolve().name, checkpoint.config, checkpoint)
+    return Subject(hub.name_of(folder), checkpoint.config, checkpoint)
 
 
 def ternary_synapses(config: ModelConfig) -> int:

@@ -55,13 +55,15 @@ class Numerics:
     product_dtype: torch.dtype = torch.float32
 
 
-class _Gain(nn.Module):
+class Gain(nn.Module):
+    """The gains [size] of a norm."""
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
 
 
-class BitLinear(nn.Module):
+class BitLinear(nn.Linear):
     """A BitLinear layer: latent weight [out, in] and the gains [in] of its own norm.
 
     Where nothing is trained, `frozen` may stand for the weight: its codes [out, in], as floats, and
@@ -71,11 +73,13 @@ class BitLinear(nn.Module):
     frozen: tuple[Tensor, float] | None = None
 
     def __init__(self, size_in: int, size_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size_out, size_in))
-        self.norm = _Gain(size_in)
+        super().__init__(size_in, size_out, bias=False)
+        self.norm = Gain(size_in)
 
-    def forward(
+    def reset_parameters(self) -> None:
+        """Leave the weight as memory is: a checkpoint fills it, or `initialise`."""
+
+    def forward(  # type: ignore[override]  # a layer of this model, to others a linear one
         self, x: Tensor, name: str, numerics: Numerics, weight: Tensor | None = None
     ) -> Tensor:
         y = numerics.tap(f"{name}.in", numerics.norm(x, self.norm.weight, BITLINEAR_EPS))
@@ -95,7 +99,7 @@ class TokenMixer(nn.Module):
         hidden, state = config.hidden_size, config.state_size
         self.eps = config.rms_norm_eps
         self.i_proj, self.f_proj, self.g_proj = (BitLinear(hidden, state) for _ in range(3))
-        self.g_norm = _Gain(state)
+        self.g_norm = Gain(state)
         self.o_proj = BitLinear(state, hidden)
 
     def forward(
@@ -143,8 +147,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.rms_norm_eps
-        self.attn_norm, self.attn = _Gain(config.hidden_size), TokenMixer(config)
-        self.mlp_norm, self.mlp = _Gain(config.hidden_size), ChannelMixer(config)
+        self.attn_norm, self.attn = Gain(config.hidden_size), TokenMixer(config)
+        self.mlp_norm, self.mlp = Gain(config.hidden_size), ChannelMixer(config)
 
     def forward(
         self,
@@ -162,7 +166,9 @@ class Block(nn.Module):
         return numerics.tap(f"{name}.mlp.x", x + mlp), state
 
 
-class _Body(nn.Module):
+class Body(nn.Module):
+    """All but the head."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -171,7 +177,17 @@ class _Body(nn.Module):
                 torch.zeros(config.num_hidden_layers, config.hidden_size)
             )
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = _Gain(config.hidden_size)
+        self.norm = Gain(config.hidden_size)
+
+    def bounds(self) -> list[Tensor | None]:
+        """The forget gate's lower bound of each block [state], None for a block without one."""
+        latent = getattr(self, "lower_bounds", None)
+        return [None] * len(self.layers) if latent is None else lower_bounds(latent)
+
+
+def zero_state(config: ModelConfig, batch: int, device: torch.device) -> Tensor:
+    """The state before the first token: [layers, batch, state]."""
+    return torch.zeros(config.num_hidden_layers, batch, config.state_size, device=device)
 
 
 def lower_bounds(latent: Tensor) -> list[Tensor | None]:
@@ -187,7 +203,7 @@ class HGRNBitModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = _Body(config)
+        self.model = Body(config)
         self.lm_head = BitLinear(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             shared = self.model.embeddings.weight
@@ -198,29 +214,17 @@ class HGRNBitModel(nn.Module):
         """Set fresh parameters as the published code does (xavier for the mixer, normal .02
         elsewhere)."""
         generator = torch.Generator().manual_seed(seed)
-        spread = 0.02
         for name, parameter in self.named_parameters():
             with torch.no_grad():
-                if ".attn." in name and name.endswith("proj.weight"):
-                    nn.init.xavier_uniform_(parameter, gain=2**-2.5, generator=generator)
-                elif name.endswith("down_proj.weight"):
-                    std = spread / (2 * self.config.num_hidden_layers) ** 0.5
-                    nn.init.normal_(parameter, std=std, generator=generator)
-                elif name.endswith(("gate_proj.weight", "lm_head.weight", "embeddings.weight")):
-                    nn.init.normal_(parameter, std=spread, generator=generator)
+                initialise(name, parameter, self.config.num_hidden_layers, generator=generator)
 
     def lower_bounds(self) -> list[Tensor | None]:
         """The forget gate's lower bound of each block [state], None for a block without one."""
-        if not self.config.use_lower_bound:
-            return [None] * self.config.num_hidden_layers
-        return lower_bounds(self.model.lower_bounds)
+        return self.model.bounds()
 
     def zero_state(self, batch: int) -> Tensor:
         """The state before the first token: [layers, batch, state]."""
-        device = self.lm_head.norm.weight.device
-        return torch.zeros(
-            self.config.num_hidden_layers, batch, self.config.state_size, device=device
-        )
+        return zero_state(self.config, batch, self.lm_head.norm.weight.device)
 
     def forward(
         self,
@@ -235,19 +239,49 @@ class HGRNBitModel(nn.Module):
         `state` is what an earlier call returned; any cut of a sequence into calls gives the same
         result.  `mask` [batch, time] is 0 at left padding.
         """
-        state = self.zero_state(tokens.shape[0]) if state is None else state
-        x = numerics.tap("embeddings.x", self.model.embeddings(tokens).float())
-        mask = None if mask is None else mask.float()
-        states = []
-        for layer, (block, bound) in enumerate(
-            zip(self.model.layers, self.lower_bounds(), strict=True)
-        ):
-            x, last = block(x, bound, mask, state[layer], f"layers.{layer}", numerics)
-            states.append(last)
-        weight = self.model.embeddings.weight if self.config.tie_word_embeddings else None
-        head_in = numerics.norm(x, self.model.norm.weight, self.config.rms_norm_eps)
-        logits = numerics.tap("logits", self.lm_head(head_in, "lm_head", numerics, weight))
-        return logits, torch.stack(states)
+        x = self.model.embeddings(tokens)
+        return through(self.config, self.model, self.lm_head, x, state, mask, numerics)
+
+
+def through(
+    config: ModelConfig,
+    body: Body,
+    head: nn.Module,
+    x: Tensor,
+    state: Tensor | None,
+    mask: Tensor | None,
+    numerics: Numerics,
+    keep: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Logits of embedded tokens x [batch, time, hidden] and the state after them, as
+    `HGRNBitModel.forward` has them; those of the last `keep` tokens alone, of all where it is 0."""
+    x = numerics.tap("embeddings.x", x.float())
+    state = zero_state(config, len(x), x.device) if state is None else state
+    mask = None if mask is None else mask.float()
+    states = []
+    for layer, (block, bound) in enumerate(zip(body.layers, body.bounds(), strict=True)):
+        x, last = block(x, bound, mask, state[layer], f"layers.{layer}", numerics)
+        states.append(last)
+    weight = body.embeddings.weight if config.tie_word_embeddings else None
+    head_in = numerics.norm(x[:, -keep:], body.norm.weight, config.rms_norm_eps)
+    logits = numerics.tap("logits", head(head_in, "lm_head", numerics, weight))
+    return logits, torch.stack(states)
+
+
+def initialise(
+    name: str,
+    parameter: Tensor,
+    layers: int,
+    spread: float = 0.02,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Set a matrix afresh, by its name, as the published code does; leave any other parameter."""
+    if ".attn." in name and name.endswith("proj.weight"):
+        nn.init.xavier_uniform_(parameter, gain=2**-2.5, generator=generator)
+    elif name.endswith("down_proj.weight"):
+        nn.init.normal_(parameter, std=spread / (2 * layers) ** 0.5, generator=generator)
+    elif name.endswith(("gate_proj.weight", "lm_head.weight", "embeddings.weight")):
+        nn.init.normal_(parameter, std=spread, generator=generator)
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> HGRNBitModel:

@@ -1,0 +1,1 @@
+"""The family `hgrn_bit` as the library transformers has its models."""

@@ -1,0 +1,145 @@
+"""The door for users of lm-evaluation-harness: `import mmfree_neuro.harness` makes it know the
+model `mmfree`.
+
+    import mmfree_neuro.harness
+    from lm_eval import simple_evaluate
+
+    simple_evaluate("mmfree", {"graph": "model.graph", "engine": "fast"}, tasks=["piqa"])
+
+`mmfree-neuro eval` does this on the command line.  As for the models of transformers there, nothing
+is put before a text unless `add_bos_token` is set, and a context is cut on the left to `max_length`
+tokens.  Needs lm_eval: `pip install 'mmfree-neuro[eval]'`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmfree_neuro.lowering.scheme import DEFAULT, scheme_named
+from mmfree_neuro.pipeline.scoring import Texts, scored
+from mmfree_neuro.run.sampling import Sampling
+
+try:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        f"mmfree_neuro.harness needs {missing.name}, which is not installed; install it with the "
+        "eval extra: pip install 'mmfree-neuro[eval]'"
+    ) from None
+
+MAX_LENGTH = 2048
+"""Of a text, in tokens: `max_position_embeddings` of the published models, which the harness cuts
+their texts to."""
+NEW_TOKENS = 256
+"""What a text goes on by where a task does not say, as the harness has it."""
+
+
+@register_model("mmfree")
+class MMFreeLM(TemplateLM):
+    """A checkpoint on engine `float`, or a checkpoint, graph or mapping on any other."""
+
+    def __init__(
+        self,
+        graph: str,
+        engine: str = "fast",
+        scheme: str = DEFAULT,
+        root: str = "after",
+        calibrate: str = "stdlib",
+        in_flight: int = 8,
+        max_length: int = MAX_LENGTH,
+        add_bos_token: bool = False,
+        as_bytes: bool = False,
+        batch_size: int | str | None = None,
+        **_harness: Any,
+    ) -> None:
+        """`graph` is a path, or the name of a published model that lies in the local cache;
+        `in_flight` is how many sequences an engine has under way (`batch_size` where it is a
+        number)."""
+        super().__init__()
+        if str(batch_size or "").isdigit():
+            in_flight = int(batch_size or 0)
+        model = scored(
+            Path(graph), engine, scheme_named(scheme, root), in_flight, calibrate, as_bytes=as_bytes
+        )
+        self.texts, self.max_length, self.add_bos = Texts(model), max_length, add_bos_token
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return next(iter(self.texts.model.eos), self.texts.first)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text that has nothing before it."""
+        return self.texts.first
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_more: Any
+    ) -> list[int]:
+        """The tokens of a text."""
+        before = self.add_bos if add_special_tokens is None else add_special_tokens
+        return [*([self.texts.first] if before else []), *self.texts.encode(string)]
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_more: Any,
+    ) -> list[tuple[float, bool]]:
+        pairs = []
+        for _, context, continuation in requests:
+            over = max(0, len(context) + len(continuation) - (self.max_length + 1))
+            pairs.append((context[over:], continuation))
+        found = self.texts.score(pairs)
+        for (texts, _, _), one in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood", texts, one)
+        return found
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """The logarithm of how likely each text is, in windows of `max_length` tokens."""
+        found = []
+        for request in requests:
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0], add_special_tokens=False),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            pairs = [make_disjoint_window(window) for window in windows]
+            found.append(sum(likely for likely, _ in self.texts.score(pairs)))
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
+        return found
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """What each context goes on with, up to the first of the texts that a task stops at."""
+        asked = [request.args for request in requests]
+        found = [""] * len(asked)
+        for sampling in dict.fromkeys(_sampling(how) for _, how in asked):
+            numbers = [k for k, (_, how) in enumerate(asked) if _sampling(how) == sampling]
+            contexts, most = [], []
+            for k in numbers:
+                context, how = asked[k]
+                most.append(int(how.get("max_gen_toks", NEW_TOKENS)))
+                tokens = self.tok_encode(context) or [self.prefix_token_id]
+                contexts.append(tokens[-max(1, self.max_length - most[-1]) :])
+            for k, text in zip(numbers, self.texts.go_on(contexts, most, sampling), strict=True):
+                found[k] = _until(text, asked[k][1].get("until"))
+                self.cache_hook.add_partial("generate_until", asked[k], found[k])
+        return found
+
+
+def _sampling(how: dict[str, Any]) -> Sampling:
+    drawn = how.get("do_sample", False)
+    return Sampling(float(how.get("temperature", 1.0)) if drawn else 0.0, int(how.get("seed", 0)))
+
+
+def _until(text: str, stops: str | Sequence[str] | None) -> str:
+    """The text up to the first of the stops."""
+    for stop in [stops] if isinstance(stops, str) else stops or []:
+        if stop:
+            text = text.partition(stop)[0]
+    return text
