@@ -80,6 +80,7 @@ $(VENV)/.test-stamp: $(VENV)/.runtime-stamp requirements/test.txt
 	$(PIP) --no-deps -r requirements/test.txt
 	@touch $@
 
-$(VENV)/.dev-stamp: $(VENV)/.torch-stamp $(VENV)/.test-stamp requirements/dev.txt
+$(VENV)/.dev-stamp: $(VENV)/.torch-stamp $(VENV)/.test-stamp requirements/dev.txt requirements/hf.txt
 	$(PIP) $(AS_PINNED) -r requirements/dev.txt
+	$(PIP) --no-deps -r requirements/hf.txt
 	@touch $@
