@@ -1,5 +1,6 @@
 # make demo      sets up .venv and shows the whole tool on the checkpoint that ships with the project
 # make test      sets up .venv with the development tools, then runs every check and every test
+# make chromium  installs the browser in which tests open pages; Debian and its like, as root
 # make quick     the tests that take no time, in under a minute
 # make lint      the checks alone
 # make random    the random tests on new cases, for longer: make random DRAWS=20
@@ -19,13 +20,17 @@ AS_PINNED := --no-deps --ignore-requires-python
 # A worker for each core.  Each computes on one thread, as the others have the rest of the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test quick random coverage test-without-torch lint clean
+.PHONY: demo test chromium quick random coverage test-without-torch lint clean
 
 demo: $(VENV)/.torch-stamp
 	$(BIN)/mmfree-neuro demo
 
 test: lint
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || echo 'No Chromium is here, so no page is opened in a browser: `make chromium` installs it.'
 	$(PYTEST)
+
+chromium:
+	apt-get update && apt-get install -y --no-install-recommends chromium
 
 quick: $(VENV)/.dev-stamp
 	$(PYTEST) -m "not slow and not lava and not mpi and not kernels"
@@ -80,7 +85,8 @@ $(VENV)/.test-stamp: $(VENV)/.runtime-stamp requirements/test.txt
 	$(PIP) --no-deps -r requirements/test.txt
 	@touch $@
 
-$(VENV)/.dev-stamp: $(VENV)/.torch-stamp $(VENV)/.test-stamp requirements/dev.txt requirements/hf.txt
+$(VENV)/.dev-stamp: $(VENV)/.torch-stamp $(VENV)/.test-stamp requirements/dev.txt requirements/hf.txt requirements/browser.txt
 	$(PIP) $(AS_PINNED) -r requirements/dev.txt
 	$(PIP) --no-deps -r requirements/hf.txt
+	$(PIP) --no-deps -r requirements/browser.txt
 	@touch $@

@@ -14,7 +14,14 @@ from mmfree_neuro.systems.figures import settings_of
 def add(commands: Any) -> None:
     """Declare the command and its options."""
     p = add_command(commands, "report", run, "report run -o report.html")
-    add_option(p, "run", type=Path, metavar="RUN", help="folder that simulate wrote")
+    add_option(
+        p,
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder that simulate wrote; several are put side by side",
+    )
     add_option(
         p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json"
     )
@@ -31,10 +38,17 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the report of a run."""
+    """Write the report of a run, or of several side by side."""
     settings = settings_of(options.settings)
+    if len(options.runs) > 1:
+        several = reporting.write_beside(
+            options.runs, options.output, options.gpu_rows, options.system, settings
+        )
+        warn(warning for content in several for warning in content["warnings"])
+        show({"runs": several}, f"wrote {options.output}\n{terminal.beside(several)}", options.json)
+        return
     content = reporting.write_report(
-        options.run, options.output, options.gpu_rows, options.system, settings
+        options.runs[0], options.output, options.gpu_rows, options.system, settings
     )
     warn(content["warnings"])
     show(content, f"wrote {options.output}\n{terminal.estimates(content)}", options.json)

@@ -2,7 +2,7 @@
 block, core, chip and link.  All at central figures."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.cost.load import Floats, Load
-from mmfree_neuro.cost.timing import Timing, Where, barrier, waits, where
+from mmfree_neuro.cost.timing import Timing, barrier, waits, where
 from mmfree_neuro.mapping.mapping import HOST, Location
 from mmfree_neuro.mapping.trees import Link
 
@@ -32,27 +32,61 @@ class Steps:
     slowest: str
 
 
-def by_step(asked: Load, counts: Counted) -> tuple[Steps, ...]:
-    """The steps of a token that falls through alone, by what fires at them, longest first."""
+@dataclass(frozen=True)
+class Step:
+    """A step of a token that falls through alone."""
+
+    block: int | None
+    """Whose nodes fire at it; None for those outside the blocks."""
+    kinds: tuple[str, ...]
+    """None where nothing fires but what only waits."""
+    seconds: float
+    """With its barrier and what a step takes besides."""
+    busy_seconds: float
+    """Of its slowest resource alone."""
+    resource: str
+    slowest: str
+
+
+def each_step(asked: Load, counts: Counted) -> tuple[Step, ...]:
+    """The steps of a token that falls through alone, one after another."""
     chip, summary = counts.system.chip, counts.summary
     more = barrier(chip, asked.chips).central + chip.fall_through_step_ns.central
     kinds: dict[int, dict[str, None]] = defaultdict(dict)
+    blocks: dict[int, int] = {}
     for node in summary.nodes:
         kinds[node.step][node.kind] = None
-    found: dict[tuple[str, ...], list[tuple[float, str, Where]]] = defaultdict(list)
-    for step, (ns, resource, place) in enumerate(waits(asked, chip)):
-        found[tuple(sorted(kinds[step]))].append((ns, resource, place))
+        if node.block is not None:
+            blocks[node.step] = node.block
+    return tuple(
+        Step(
+            blocks.get(step),
+            tuple(sorted(kinds[step])),
+            1e-9 * (ns + more),
+            1e-9 * ns,
+            resource,
+            where(place),
+        )
+        for step, (ns, resource, place) in enumerate(waits(asked, chip))
+    )
+
+
+def by_step(each: Sequence[Step]) -> tuple[Steps, ...]:
+    """The steps of a token that falls through alone, by what fires at them, longest first."""
+    found: dict[tuple[str, ...], list[Step]] = defaultdict(list)
+    for step in each:
+        found[step.kinds].append(step)
     rows = []
     for names, steps in found.items():
         of: dict[tuple[str, str], float] = defaultdict(float)
-        for ns, resource, place in steps:
-            of[resource, where(place)] += ns
+        for step in steps:
+            of[step.resource, step.slowest] += step.busy_seconds
         by_resource: dict[str, float] = defaultdict(float)
-        for (resource, _), ns in of.items():
-            by_resource[resource] += ns
+        for (resource, _), busy in of.items():
+            by_resource[resource] += busy
         resource = max(by_resource, key=by_resource.__getitem__)
         slowest = max((p for r, p in of if r == resource), key=lambda p: of[resource, p])
-        seconds = 1e-9 * (sum(ns for ns, _, _ in steps) + len(steps) * more)
+        seconds = sum(step.seconds for step in steps)
         rows.append(Steps(names, len(steps), seconds, resource, slowest))
     return tuple(sorted(rows, key=lambda row: -row.seconds))
 

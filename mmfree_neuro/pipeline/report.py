@@ -35,7 +35,7 @@ def write(content: Content, output: Path) -> None:
     _check_ending(output)
     match output.suffix:
         case ".html":
-            drawn = pictures.draw(content)
+            drawn = pictures.of_page(content)
             text = pages.to_html(content, {name: pictures.png(p) for name, p in drawn.items()})
         case ".md":
             text = pages.to_markdown(content)
@@ -44,6 +44,33 @@ def write(content: Content, output: Path) -> None:
         case _:
             raise AssertionError(output)
     save_text(output, text)
+
+
+def write_beside(
+    folders: Sequence[Path],
+    output: Path,
+    gpu_rows: Sequence[Path] = (),
+    system: str | None = None,
+    settings: Mapping[str, Setting] = MappingProxyType({}),
+) -> list[Content]:
+    """Write the reports of several runs side by side; their contents."""
+    from mmfree_neuro.report import pages
+
+    _check_ending(output)
+    contents = [
+        build(run_to_cost(folder, output, system, settings, gpu_rows), gpu_rows)
+        for folder in folders
+    ]
+    names = [str(folder) for folder in folders]
+    match output.suffix:
+        case ".html":
+            text = pages.beside_to_html(contents, names)
+        case ".md":
+            text = pages.beside_to_markdown(contents, names)
+        case _:
+            text = json.dumps({"runs": contents}, indent=2)
+    save_text(output, text)
+    return contents
 
 
 def _check_ending(output: Path) -> None:

@@ -12,7 +12,7 @@ from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.baselines.published import Baseline, compare
 from mmfree_neuro.baselines.roofline import Gpu
 from mmfree_neuro.cost import constants, energy, timing
-from mmfree_neuro.cost.breakdown import by_step, dynamic
+from mmfree_neuro.cost.breakdown import Step, by_step, dynamic, each_step
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.estimate import Corners, estimate, modes
 from mmfree_neuro.cost.explore import state_bytes
@@ -27,6 +27,7 @@ from mmfree_neuro.report.record import (
     Content,
     CoreInUse,
     CornersContent,
+    EachStep,
     InFlight,
     Link,
     MappingContent,
@@ -78,6 +79,7 @@ def build(
             "placer": run.mapping.placer,
             "engine": run.engine,
             "date": run.date,
+            "graph": run.mapping.graph,
             "versions": dict(run.versions),
         },
         "run": {
@@ -155,9 +157,11 @@ def _content(
     neurons) belong to."""
     nodes = {node.name: node for node in summary.nodes}
     heaviest: dict[Location, tuple[float, int, str, int | None]] = {}
+    holds: dict[Location, list[str]] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         node = nodes[shard.node]
         load = (node.ternary_synapses * shard.size / node.size, shard.size)
+        holds.setdefault(place, []).append(f"{shard.node} [{shard.start}, {shard.stop})")
         if place.chip != HOST and (place not in heaviest or load > heaviest[place][:2]):
             heaviest[place] = (*load, node.kind, node.block)
     return [
@@ -166,6 +170,7 @@ def _content(
             "core": place.core,
             "kind": heaviest[place][2],
             "block": heaviest[place][3],
+            "holds": holds[place],
             "use": asdict(use[place]),
         }
         for place in mapping.cores
@@ -202,6 +207,7 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
     loaded = load(counts)
     spent = dynamic(counts, mode(loaded, constants.central(counts.system)))
     alone = estimated.timing.mode == "fall-through"
+    each = each_step(loaded, counts) if alone else ()
     issued = energy.instructions(counts)
     moved = asdict(estimated.traffic)
     return {
@@ -259,8 +265,20 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
                 "resource": row.resource,
                 "slowest": row.slowest,
             }
-            for row in (by_step(load(counts), counts) if alone else ())
+            for row in by_step(each)
         ],
+        "each_step": [_step(step) for step in each],
+    }
+
+
+def _step(step: Step) -> EachStep:
+    return {
+        "block": step.block,
+        "kinds": list(step.kinds),
+        "seconds": step.seconds,
+        "busy_seconds": step.busy_seconds,
+        "resource": step.resource,
+        "slowest": step.slowest,
     }
 
 

@@ -2,13 +2,16 @@
 
 import base64
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
 from mmfree_neuro.errors import printable
+from mmfree_neuro.report import drawn
 from mmfree_neuro.report.record import Content
-from mmfree_neuro.report.sections import Section, sections
+from mmfree_neuro.report.sections import Section, beside, sections, verdict
 from mmfree_neuro.report.wording import CAPTIONS, PHASES, figure, linked
 
 
@@ -43,7 +46,7 @@ def _markdown(section: Section) -> list[str]:
 
 def to_markdown(report: Content) -> str:
     """The report as Markdown, without pictures."""
-    lines = [f"# {_cell(_title(report))}", ""]
+    lines = [f"# {_cell(_title(report))}", "", _cell(verdict(report)), ""]
     for section in sections(report):
         lines += _markdown(section)
     return printable("\n".join(lines))
@@ -61,6 +64,21 @@ def _as_url(picture: bytes) -> str:
 def to_html(report: Content, pictures: dict[str, bytes]) -> str:
     """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG
     or SVG."""
+    found = drawn.dots([report])
+    return _rendered(
+        "report.html",
+        report=report,
+        title=_title(report),
+        verdict=verdict(report),
+        sections=sections(report),
+        plot=drawn.scatter(found) if found else None,
+        map=drawn.chips(report),
+        core_data=drawn.core_data(report),
+        pictures={name: _as_url(picture) for name, picture in pictures.items()},
+    )
+
+
+def _rendered(template: str, **content: Any) -> str:
     loader = jinja2.PackageLoader("mmfree_neuro.report")
     pages = jinja2.Environment(
         loader=loader,
@@ -71,8 +89,26 @@ def to_html(report: Content, pictures: dict[str, bytes]) -> str:
     )
     pages.filters["linked"] = _html_cell
     pages.globals |= {"figure": figure, "captions": CAPTIONS, "phases": PHASES}
-    urls = {name: _as_url(picture) for name, picture in pictures.items()}
-    page = pages.get_template("report.html").render(
-        report=report, title=_title(report), sections=sections(report), pictures=urls
+    return printable(pages.get_template(template).render(content))
+
+
+def beside_to_html(reports: Sequence[Content], names: Sequence[str]) -> str:
+    """Several reports side by side, each under its name, as one HTML page that needs no other
+    file."""
+    found = drawn.dots(reports)
+    return _rendered(
+        "beside.html",
+        title=_title_of(reports),
+        section=beside(reports, names),
+        plot=drawn.scatter(found) if found else None,
     )
-    return printable(page)
+
+
+def beside_to_markdown(reports: Sequence[Content], names: Sequence[str]) -> str:
+    """Several reports side by side, each under its name, as Markdown."""
+    lines = [f"# {_cell(_title_of(reports))}", "", *_markdown(beside(reports, names))]
+    return printable("\n".join(lines))
+
+
+def _title_of(reports: Sequence[Content]) -> str:
+    return f"{len(reports)} runs side by side"

@@ -25,21 +25,8 @@ from mmfree_neuro.cost.explore import Point, front
 from mmfree_neuro.cost.sensitivity import Sensitivity
 from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.report.record import Content, CoreInUse, Mapped
-from mmfree_neuro.report.wording import LIMITS, PHASES, figure, spread
+from mmfree_neuro.report.wording import KINDS, LIMITS, PHASES, figure, spread
 
-KINDS = {
-    "MLGRU": "#4269d0",
-    "GLU": "#efb118",
-    "Residual": "#3ca951",
-    "Head": "#ff725c",
-    "Norm": "#a463f2",
-    "InverseRms": "#6cc5b0",
-    "Gain": "#ff8ab7",
-    "MaxAbs": "#9c6b4e",
-    "QuantScale": "#97bbf5",
-    "Quantise": "#b5a642",
-    "Largest": "#9498a0",
-}
 SHADES: Colormap = LinearSegmentedColormap.from_list(
     "use", ["#dbe7f6", "#6ba3d6", "#1f5fa8", "#0b2a55"]
 )
@@ -64,6 +51,12 @@ def draw(report: Content) -> dict[str, Figure]:
     if any(phase is not None for phase in report["phases"].values()):
         pictures["energy"] = energy(report)
     return pictures
+
+
+def of_page(report: Content) -> dict[str, Figure]:
+    """Those of them that an HTML page shows, which draws the chips and what is between them
+    itself."""
+    return {name: p for name, p in draw(report).items() if name in ("limits", "energy")}
 
 
 def png(picture: Figure) -> bytes:

@@ -16,6 +16,8 @@ class Header(TypedDict):
     placer: str
     engine: str
     date: str
+    graph: str
+    """The SHA-256 of the graph."""
     versions: dict[str, str]
 
 
@@ -55,6 +57,8 @@ class CoreInUse(TypedDict):
     core: int
     kind: str
     block: int | None
+    holds: list[str]
+    """Its shards: a node, and from which neuron to which."""
     use: dict[str, int]
 
 
@@ -148,6 +152,17 @@ class Steps(TypedDict):
     slowest: str
 
 
+class EachStep(TypedDict):
+    """A step of a token that falls through alone."""
+
+    block: int | None
+    kinds: list[str]
+    seconds: float
+    busy_seconds: float
+    resource: str
+    slowest: str
+
+
 class Counts(TypedDict):
     """What was counted in a phase."""
 
@@ -189,6 +204,8 @@ class Phase(Counts, Times):
     parts: list[EnergyPart]
     factors: list[FactorContent]
     dynamic: Dynamic
+    each_step: list[EachStep]
+    """Where a token falls through alone: its steps."""
     by_step: list[Steps]
     """Where a token falls through alone: the steps by what fires at them."""
 

@@ -1,7 +1,9 @@
 """The content of a report as sections of words, tables and names of pictures."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.compared import Figures, Ratio, Roofline, Theirs
@@ -52,15 +54,54 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A part of a whole, and its own parts, which an HTML page shows on request."""
+
+    name: str
+    share: float
+    """Of the largest beside it."""
+    branches: tuple["Branch", ...] = ()
+
+
+@dataclass(frozen=True)
 class Section:
-    """A section of a page: sentences, texts to be shown as they are, tables, and the names of its
-    pictures."""
+    """A section of a page: sentences, texts to be shown as they are, tables, the names of its
+    pictures, and wholes with their parts."""
 
     title: str
     sentences: tuple[str, ...] = ()
     texts: Sequence[tuple[str, str]] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[str, ...] = ()
+    trees: tuple[Branch, ...] = ()
+    """On an HTML page alone: tables say the same by kind and by block."""
+    folded: bool = False
+    """Whether an HTML page shows it on request only."""
+
+
+def verdict(report: Content) -> str:
+    """What a run says, in one or two sentences: how fast, how much energy, against what, how
+    sure."""
+    mode = "generate" if report["phases"]["generate"] is not None else "prefill"
+    phase = report["phases"][mode]
+    if phase is None:
+        return "No token ran through the chips, so nothing is estimated."
+    ours = (
+        f"In {PHASES[mode]} the chips are estimated at {spread(phase['tokens_per_s'], 'tokens/s')} "
+        f"and the whole system at {spread(phase['millijoule_per_token'], 'mJ a token')}, from 5 to "
+        "95 % under what is not known of the chips"
+    )
+    ratios = [one for one in report["comparison"]["ratios"] if one["theirs"]["mode"] == mode]
+    if not ratios:
+        return f"{ours}; no machine is known that was measured with a model of this size."
+    best = max(ratios, key=lambda one: one["theirs"]["tokens_per_s"])
+    saved = best["energy_theirs_over_ours"]
+    energy = "" if saved is None else f", and its energy a token {spread(saved)} times ours"
+    return (
+        f"{ours}: {spread(best['throughput_ours_over_theirs'])} times the throughput of the "
+        f"fastest machine measured with this size of model ({best['theirs']['name']} on "
+        f"{best['theirs']['device']}){energy}."
+    )
 
 
 def _share(part: float, whole: float) -> str:
@@ -168,7 +209,10 @@ def _mapped(report: Content) -> Section:
                 (label, figure(most, unit), figure(mean, unit), figure(limit, unit), *shares)
             )
     head = ("per core in use", "most", "mean", "limit", "most of the limit", "mean of the limit")
-    tables = (Table("", ("", ""), rows), Table("Use of every limit of a core", head, limits_))
+    tables = (
+        Table("", ("", ""), rows),
+        Table("Use of every limit of a core", head, limits_, folded=True),
+    )
     return Section("The mapping", (), (), tables, ("cores-by-memory", "cores-by-kind", "limits"))
 
 
@@ -204,7 +248,25 @@ def _moved(report: Content) -> Section:
         for key, label in labels.items()
     }
     table = _phase_table(report, "Per token", rows)
-    return Section("Traffic", _left_out(report), (), (table,), ("links",))
+    tables = table, _crossed(report)
+    return Section("Traffic", _left_out(report), (), tables, ("links",), folded=True)
+
+
+def _crossed(report: Content) -> Table:
+    """Messages from chip to chip."""
+    rows = [
+        (
+            f"{_chip(one['source'])} to {_chip(one['destination'])}",
+            figure(one["messages_per_token"]),
+        )
+        for one in report["links"]
+    ]
+    caption = "Messages from chip to chip, per token over both phases"
+    return Table(caption, ("link", "messages"), rows, folded=True)
+
+
+def _chip(chip: int) -> str:
+    return "host" if chip < 0 else f"chip {chip}"
 
 
 def _counted(report: Content) -> Section:
@@ -233,7 +295,7 @@ def _counted(report: Content) -> Section:
         _phase_table(report, "Per token", rows),
         _phase_table(report, "In the whole phase", lost),
     )
-    return Section("Counts", _left_out(report), (), tables)
+    return Section("Counts", _left_out(report), (), tables, folded=True)
 
 
 def _estimated(report: Content) -> Section:
@@ -257,13 +319,20 @@ def _estimated(report: Content) -> Section:
         "what is slowest": lambda phase: f"{phase['resource']}: {phase['slowest']}",
     }
     tables = [_phase_table(report, "", rows)]
+    trees: list[Branch] = []
     for name, phase in report["phases"].items():
         if phase is not None:
             tables += [_energy(name, phase), *_breakdown(name, phase)]
+            trees += _trees(report, name, phase)
     tables += [_sequences(report)] if report["in_flight"] else []
     sentences = (ESTIMATE, PIPELINED, *_left_out(report))
     return Section(
-        "Estimated speed and energy on the chips", sentences, (), tuple(tables), ("energy",)
+        "Estimated speed and energy on the chips",
+        sentences,
+        (),
+        tuple(tables),
+        ("energy",),
+        tuple(trees),
     )
 
 
@@ -309,7 +378,7 @@ def _energy(name: str, phase: Phase) -> Table:
     ):
         share = _share(total["central"], whole)
         rows.append((words, "", "", spread(total, "mJ/token"), share, ""))
-    return Table(f"Energy of a token in {PHASES[name]}, by part", head, rows)
+    return Table(f"Energy of a token in {PHASES[name]}, by part", head, rows, folded=True)
 
 
 def _breakdown(name: str, phase: Phase) -> list[Table]:
@@ -330,7 +399,7 @@ def _breakdown(name: str, phase: Phase) -> list[Table]:
         ]
         head = "nodes that fire", "steps", "time, with barriers", "share", "what is slowest there"
         caption = f"Time of a token in {PHASES[name]}, by what fires, at central figures"
-        tables.append(Table(caption, head, rows))
+        tables.append(Table(caption, head, rows, folded=True))
     spent = phase["dynamic"]
     blocks = {
         "outside the blocks" if block == "none" else f"block {block}": mj
@@ -343,8 +412,75 @@ def _breakdown(name: str, phase: Phase) -> list[Table]:
             f"Dynamic energy of a token in {PHASES[name]}, by {words}, without idle visits, at "
             "central figures"
         )
-        tables.append(Table(caption, (words, "energy", "share"), rows_of))
+        tables.append(Table(caption, (words, "energy", "share"), rows_of, folded=True))
     return tables
+
+
+MOST_CORES = 12
+"""Cores that are named of a block."""
+
+
+def _trees(report: Content, name: str, phase: Phase) -> list[Branch]:
+    """Where the time of a token goes, block by block and step by step, and its dynamic energy,
+    block by block and core by core."""
+    found = []
+    if phase["each_step"]:
+        steps: dict[str, list[Branch]] = {}
+        whole = sum(step["seconds"] for step in phase["each_step"])
+        longest = max(step["seconds"] for step in phase["each_step"])
+        seconds: dict[str, float] = {}
+        for number, step in enumerate(phase["each_step"]):
+            block = _block(step["block"])
+            seconds[block] = seconds.get(block, 0.0) + step["seconds"]
+            words = (
+                f"step {number}, {', '.join(step['kinds']) or 'values wait'}: "
+                f"{figure(1e6 * step['seconds'], 'µs')}, of which "
+                f"{figure(1e6 * step['busy_seconds'], 'µs')} {step['resource']}: {step['slowest']}"
+            )
+            steps.setdefault(block, []).append(Branch(words, step["seconds"] / longest))
+        most = max(seconds.values())
+        blocks = tuple(
+            Branch(
+                f"{block}: {figure(1e6 * taken, 'µs')}, {_share(taken, whole)}",
+                taken / most,
+                tuple(steps[block]),
+            )
+            for block, taken in seconds.items()
+        )
+        found.append(Branch(f"Time of a token in {PHASES[name]}: block, step", 1.0, blocks))
+    energies = phase["dynamic"]["cores"]
+    places = {(core["chip"], core["core"]): core for core in report["mapping"]["content"]}
+    of_blocks: dict[str, list[tuple[float, str]]] = {}
+    for one in energies:
+        core = places.get((one["chip"], one["core"]))
+        if core is not None:
+            words = f"core {core['core']} of chip {core['chip']}, {core['kind']}"
+            at = one["millijoule_per_token"], words
+            of_blocks.setdefault(_block(core["block"]), []).append(at)
+    total = sum(mj for cores in of_blocks.values() for mj, _ in cores)
+    if total > 0:
+        most = max(sum(mj for mj, _ in cores) for cores in of_blocks.values())
+        blocks = tuple(_of_cores(block, cores, most, total) for block, cores in of_blocks.items())
+        named = f"Dynamic energy of a token in {PHASES[name]}: block, core"
+        found.append(Branch(named, 1.0, blocks))
+    return found
+
+
+def _of_cores(block: str, cores: list[tuple[float, str]], most: float, total: float) -> Branch:
+    """A block with the cores that take most of its energy."""
+    taken, largest = sum(mj for mj, _ in cores), max(mj for mj, _ in cores) or 1.0
+    leaves = [
+        Branch(f"{words}: {figure(mj, 'mJ/token')}, {_share(mj, total)}", mj / largest)
+        for mj, words in sorted(cores, reverse=True)[:MOST_CORES]
+    ]
+    left = len(cores) - MOST_CORES
+    leaves += [Branch(f"and {left:,} cores with less", 0.0)] if left > 0 else []
+    name = f"{block}: {figure(taken, 'mJ/token')}, {_share(taken, total)}, {len(cores):,} cores"
+    return Branch(name, taken / most, tuple(leaves))
+
+
+def _block(block: int | None) -> str:
+    return "outside the blocks" if block is None else f"block {block}"
 
 
 def _sequences(report: Content) -> Table:
@@ -393,7 +529,11 @@ def _simulated(report: Content) -> Section:
         "This is the speed of the simulator; it says nothing about the speed of the chips."
     )
     return Section(
-        "Wall-clock speed of the simulator", (sentence,), (), (Table("", ("", ""), rows),)
+        "Wall-clock speed of the simulator",
+        (sentence,),
+        (),
+        (Table("", ("", ""), rows),),
+        folded=True,
     )
 
 
@@ -521,7 +661,71 @@ def _sourced(report: Content) -> Section:
         "Sources of every figure of the system",
         sentences=(SOURCED,),
         tables=(Table("", head, rows),),
+        folded=True,
     )
+
+
+def _again(report: Content) -> Section:
+    """What makes the run again."""
+    head, run = report["header"], report["run"]
+    (first, *others) = run["results"]
+    prompt = f"--prompt {shlex.quote(first['prompt'])} --new-tokens {first['asked']}"
+    sampling = first["sampling"]
+    if sampling.get("temperature"):
+        prompt += f" --temperature {sampling['temperature']:g} --seed {sampling['seed']:.0f}"
+    if others:
+        prompt = f"--prompts prompts.jsonl --in-flight {run['in_flight']}"
+    commands = (
+        f"mmfree-neuro simulate model.map --engine {head['engine']} {prompt} -o run\n"
+        "mmfree-neuro report run -o report.html"
+    )
+    versions = ", ".join(map(" ".join, head["versions"].items()))
+    sentences = (
+        f"model.map is the mapping of this run, by placer {head['placer']} on {head['system']}; "
+        f"its graph has the SHA-256 {head['graph']}. Every engine gives the same tokens and "
+        "counts.",
+        f"Made with {versions}.",
+    )
+    return Section("How to make it again", sentences, (("Commands", commands),), folded=True)
+
+
+def beside(reports: Sequence[Content], names: Sequence[str]) -> Section:
+    """Several runs side by side, each under its name."""
+    labels: dict[str, Callable[[Content], str]] = {
+        "model": lambda one: f"{one['header']['model']}, {one['header']['scheme']}",
+        "system": lambda one: one["header"]["system"],
+        "placer": lambda one: one["header"]["placer"],
+        "chips": lambda one: f"{one['mapping']['chips']:,}",
+        "cores": lambda one: f"{one['mapping']['cores']:,}",
+        "steps per token": lambda one: f"{one['mapping']['steps_per_token']:,}",
+        "perplexity, integers over float": lambda one: _ratio_of(one),
+    }
+    for mode, name in PHASES.items():
+        for key, what, unit in (
+            ("tokens_per_s", "throughput", "tokens/s"),
+            ("chip_millijoule_per_token", "energy, chips alone", "mJ/token"),
+            ("millijoule_per_token", "energy, system", "mJ/token"),
+        ):
+            labels[f"{name}: {what}"] = partial(_of_phase, mode, key, unit)
+        labels[f"{name}: what is slowest"] = partial(_slowest, mode)
+    rows = [(label, *(words(one) for one in reports)) for label, words in labels.items()]
+    table = Table("", ("", *names), rows)
+    return Section("Runs side by side", (ESTIMATE,), (), (table,))
+
+
+def _ratio_of(report: Content) -> str:
+    ratio = report["quality"]["perplexity_ratio"]
+    return "not measured" if ratio is None else figure(ratio)
+
+
+def _of_phase(mode: str, key: str, unit: str, report: Content) -> str:
+    phase = report["phases"][mode]
+    return "–" if phase is None else spread(phase[key], unit)  # type: ignore[literal-required]
+
+
+def _slowest(mode: str, report: Content) -> str:
+    phase = report["phases"][mode]
+    return "–" if phase is None else f"{phase['resource']}: {phase['slowest']}"
 
 
 def sections(report: Content) -> tuple[Section, ...]:
@@ -536,5 +740,6 @@ def sections(report: Content) -> tuple[Section, ...]:
         _counted,
         _simulated,
         _sourced,
+        _again,
     )
     return tuple(part(report) for part in parts)

@@ -307,18 +307,34 @@ def gpu_row(row: dict[str, Any]) -> str:
 def estimates(report: Content) -> str:
     """The estimated speed and energy of a report as a small table: medians, with 5 to 95 % in
     brackets."""
-    heads = ("tokens/s", "mJ/token, chips alone", "mJ/token, system")
-    lines = [f"{'estimated [5 … 95 %]':24s} {heads[0]:>27s} {heads[1]:>27s} {heads[2]:>27s}"]
-    for name, phase in report["phases"].items():
-        if phase is not None:
-            cells = (
+    lines = [_HEAD, *_phases("", report), *report["comparison"]["sentences"]]
+    return "\n".join(lines)
+
+
+def beside(reports: Sequence[Content]) -> str:
+    """The same of several runs."""
+    of_runs = (_phases(f"run {number}, ", one) for number, one in enumerate(reports, 1))
+    return "\n".join([_HEAD, *(line for lines in of_runs for line in lines)])
+
+
+_HEADS = "estimated [5 … 95 %]", "tokens/s", "mJ/token, chips alone", "mJ/token, system"
+_HEAD = f"{_HEADS[0]:24s} {_HEADS[1]:>27s} {_HEADS[2]:>27s} {_HEADS[3]:>27s}"
+
+
+def _phases(begin: str, report: Content) -> list[str]:
+    """A line for each phase that has tokens."""
+    return [
+        _cells(
+            f"{begin}{name}",
+            [
                 phase["tokens_per_s"],
                 phase["chip_millijoule_per_token"],
                 phase["millijoule_per_token"],
-            )
-            lines.append(_cells(name, cells))
-    lines += report["comparison"]["sentences"]
-    return "\n".join(lines)
+            ],
+        )
+        for name, phase in report["phases"].items()
+        if phase is not None
+    ]
 
 
 def _cells(name: str, spans: Sequence[Figures]) -> str:

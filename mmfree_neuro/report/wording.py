@@ -24,6 +24,23 @@ LIMITS = {
 """What a core can have so much of: a label and a unit for each figure of a footprint."""
 
 
+KINDS = {
+    "MLGRU": "#4269d0",
+    "GLU": "#efb118",
+    "Residual": "#3ca951",
+    "Head": "#ff725c",
+    "Norm": "#a463f2",
+    "InverseRms": "#6cc5b0",
+    "Gain": "#ff8ab7",
+    "MaxAbs": "#9c6b4e",
+    "QuantScale": "#97bbf5",
+    "Quantise": "#b5a642",
+    "Largest": "#9498a0",
+}
+"""The colour of each kind of node."""
+OTHER_KIND = "#888888"
+
+
 CAPTIONS = {
     "cores-by-memory": "Chips and their cores, by the share of the synaptic memory in use",
     "cores-by-kind": (

@@ -1254,8 +1254,8 @@ def test_config_that_is_no_json(
         (
             ["sistems"],
             ": 'sistems' is not known (did you mean systems?), must be one of convert, map, "
-            "explore, image, simulate, report, sensitivity, logits, train, bench, systems, "
-            "inspect, listing, demo",
+            "explore, image, simulate, report, sensitivity, logits, eval, train, bench, "
+            "systems, inspect, listing, demo",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mmfree_neuro.cost import estimate, load, timing
-from mmfree_neuro.cost.breakdown import Dynamic, by_step, dynamic
+from mmfree_neuro.cost.breakdown import Dynamic, by_step, dynamic, each_step
 from mmfree_neuro.cost.constants import central
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.energy import energy
@@ -49,7 +49,7 @@ def test_the_dynamic_energy_in_parts_is_that_of_the_whole(phase: str, counts: Co
 
 
 def test_the_steps_by_what_fires_are_the_time_of_a_token(counts: Counted) -> None:
-    rows = by_step(load.load(counts), counts)
+    rows = by_step(each_step(load.load(counts), counts))
     whole = estimate.estimate(counts, "generate")
     seconds = timing.fall_through(load.load(counts), central(counts.system)).seconds_per_token
     assert sum(row.seconds for row in rows) == pytest.approx(seconds.central)
@@ -59,6 +59,19 @@ def test_the_steps_by_what_fires_are_the_time_of_a_token(counts: Counted) -> Non
     assert len(set(kinds)) == len(kinds)
     assert ("Embedding",) in kinds and ("Head",) in kinds and ("Largest",) in kinds
     assert [row.seconds for row in rows] == sorted((row.seconds for row in rows), reverse=True)
+
+
+def test_each_step_has_its_block_and_what_is_busy_in_it(counts: Counted) -> None:
+    steps = each_step(load.load(counts), counts)
+    assert len(steps) == counts.summary.steps + 1
+    chip = counts.system.chip
+    more = 1e-9 * (timing.barrier(chip, 2).central + chip.fall_through_step_ns.central)
+    for step in steps:
+        assert step.seconds - step.busy_seconds == pytest.approx(more)
+    blocks = [step.block for step in steps]
+    assert blocks[0] is None and blocks[-1] is None and set(blocks) == {None, 0, 1}
+    inner = [block for block in blocks if block is not None]
+    assert inner == sorted(inner)
 
 
 @pytest.mark.parametrize("phase", ["prefill", "generate"])

@@ -18,7 +18,7 @@ from mmfree_neuro.cost import constants
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.footprint import Footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.report import content, pages, pictures, sections, terminal, wording
+from mmfree_neuro.report import content, drawn, pages, pictures, sections, terminal, wording
 from mmfree_neuro.report.wording import figure, spread
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.run.run_file import Continued, RunRecord, totals
@@ -733,22 +733,216 @@ def test_sources_that_can_be_read_somewhere_are_links() -> None:
 
 def test_the_html_page_needs_nothing_else() -> None:
     found = built(made_run())
-    page = pages.to_html(found, drawn_as_png(found))
-    assert page.count("<img ") == len(PICTURES)
+    page = pages.to_html(found, {name: drawn_as_png(found)[name] for name in ("limits", "energy")})
+    assert page.count("<img ") == 2
     assert set(re.findall(r'src="([^#:]*:)?', page)) <= {"data:", ""}
     assert set(re.findall(r'(\w+) href="[^#]', page)) <= {"a"}
-    assert not re.search(r"<script|<link|@import|url\(", page)
+    assert not re.search(r"<script [^>]*src|<link|@import|url\((?!#tip\))", page)
     assert "Once | &lt;b&gt;upon&lt;/b&gt;" in page
     assert "<b>" not in page
     for title in (section.title for section in sections.sections(found)):
         assert f"<h2>{title}</h2>" in page
+    assert f'<p class="verdict">{sections.verdict(found)}</p>' in page
 
 
-def test_an_svg_picture_and_one_of_another_name_are_shown_too() -> None:
+def test_an_svg_picture_is_shown_too() -> None:
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"></svg>'
-    page = pages.to_html(built(made_run()), {"limits": svg, "my picture": svg})
-    assert page.count(f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}") == 2
-    assert "<figcaption>my picture</figcaption>" in page
+    page = pages.to_html(built(made_run()), {"limits": svg})
+    assert page.count(f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}") == 1
+
+
+def test_an_html_page_draws_the_chips_itself() -> None:
+    assert sorted(pictures.of_page(built(made_run()))) == ["energy", "limits"]
+
+
+def test_the_verdict_says_how_fast_how_much_and_against_what() -> None:
+    begin = (
+        "In generation the chips are estimated at 222,000 (167,000 to 267,000) tokens/s and the "
+        "whole system at 0.0113 (0.00188 to 0.0300) mJ a token, from 5 to 95 % under what is not "
+        "known of the chips"
+    )
+    found = built(made_run())
+    assert sections.verdict(found) == (
+        f"{begin}; no machine is known that was measured with a model of this size."
+    )
+    ours = found["phases"]["generate"]
+    theirs = {"mode": "generate", "tokens_per_s": 10.0, "name": "net", "device": "GPU"}
+    others = theirs | {"tokens_per_s": 2.0}, theirs | {"mode": "prefill", "tokens_per_s": 99.0}
+    times = {"low": 1.0, "central": 2.0, "high": 4.0}
+    found["comparison"]["ratios"] = [
+        {
+            "ours": ours,
+            "theirs": one,
+            "throughput_ours_over_theirs": times,
+            "energy_theirs_over_ours": times,
+        }
+        for one in (theirs, *others)
+    ]
+    against = (
+        f"{begin}: 2.00 (1.00 to 4.00) times the throughput of the fastest machine measured with "
+        "this size of model (net on GPU)"
+    )
+    assert sections.verdict(found) == (
+        f"{against}, and its energy a token 2.00 (1.00 to 4.00) times ours."
+    )
+    found["comparison"]["ratios"][0]["energy_theirs_over_ours"] = None
+    assert sections.verdict(found) == f"{against}."
+    found["phases"]["generate"] = None
+    assert sections.verdict(found).startswith("In prefill the chips are estimated at 556,000 ")
+    found["phases"]["prefill"] = None
+    assert sections.verdict(found) == "No token ran through the chips, so nothing is estimated."
+
+
+def test_where_time_and_energy_go_block_by_block() -> None:
+    (section,) = (
+        s for s in sections.sections(built(made_run())) if s.title.startswith("Estimated")
+    )
+    energy, time, generated = section.trees
+    assert [tree.name for tree in (energy, time, generated)] == [
+        "Dynamic energy of a token in prefill: block, core",
+        "Time of a token in generation: block, step",
+        "Dynamic energy of a token in generation: block, core",
+    ]
+    assert [branch.name for branch in time.branches] == [
+        "outside the blocks: 2.70 µs, 60.0 %",
+        "block 0: 1.80 µs, 40.0 %",
+    ]
+    (step,) = time.branches[1].branches
+    assert step.name == (
+        "step 1, MLGRU: 1.80 µs, of which 0.800 µs memory words read: core 5 of chip 0"
+    )
+    assert time.branches[0].share == step.share == 1
+    for tree in (energy, generated):
+        for block in tree.branches:
+            assert 0 < block.share <= 1 and block.branches[0].share == 1
+        assert sum(block.name.startswith("block 0: ") for block in tree.branches) == 1
+
+
+def test_only_the_cores_that_take_most_are_named() -> None:
+    cores = [(float(n), f"core {n}") for n in range(20)]
+    found = sections._of_cores("block 3", cores, most=380.0, total=190.0)
+    assert found.name == "block 3: 190 mJ/token, 100 %, 20 cores" and found.share == 0.5
+    assert len(found.branches) == sections.MOST_CORES + 1
+    assert found.branches[0].name == "core 19: 19.0 mJ/token, 10.0 %"
+    assert found.branches[-1].name == "and 8 cores with less"
+
+
+def test_how_to_make_a_run_again() -> None:
+    def commands(found: dict[str, Any]) -> str:
+        (section,) = (s for s in sections.sections(found) if s.title == "How to make it again")
+        return section.texts[0][1].splitlines()[0]
+
+    found = built(made_run())
+    one = found["run"]["results"][0]
+    one |= {"prompt": "it's", "asked": 7, "sampling": {"temperature": 0.5, "seed": 3.0}}
+    start = f"mmfree-neuro simulate model.map --engine {found['header']['engine']} "
+    assert commands(found) == (
+        f"{start}--prompt 'it'\"'\"'s' --new-tokens 7 --temperature 0.5 --seed 3 -o run"
+    )
+    one["sampling"]["temperature"] = 0.0
+    assert commands(found) == f"{start}--prompt 'it'\"'\"'s' --new-tokens 7 -o run"
+    found["run"] = {"results": [one, one], "in_flight": 2}
+    assert commands(found) == f"{start}--prompts prompts.jsonl --in-flight 2 -o run"
+
+
+def test_runs_side_by_side() -> None:
+    one, two = built(made_run()), built(made_run())
+    two["phases"]["prefill"] = None
+    two["quality"]["perplexity_ratio"] = None
+    text = pages.beside_to_markdown([one, two], ["a", "b"])
+    assert "# 2 runs side by side" in text and "|  | a | b |" in text
+    assert "| perplexity, integers over float | 1.01 | not measured |" in text
+    assert "| prefill: throughput | 556,000 (385,000 to 714,000) tokens/s | – |" in text
+    slowest = "memory words read: core 5 of chip 0"
+    assert f"| generation: what is slowest | {slowest} | {slowest} |" in text
+    page = pages.beside_to_html([one, two], ["a", "b"])
+    assert page.count('class="dot ours"') == 2  # equal estimates are one mark
+    assert '<th scope="col">b</th>' in page
+    lines = terminal.beside([one, two]).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        "run 1, prefill",
+        "run 1, generate",
+        "run 2, generate",
+    ]
+
+
+# Pictures of the page.
+
+
+def test_an_axis_has_whole_decades() -> None:
+    axis = drawn.Axis([0.0, 3.0, 250.0], 100.0, 400.0)
+    assert axis.ticks() == [(100.0, "1"), (200.0, "10"), (300.0, "100"), (400.0, "1,000")]
+    assert (axis.at(10.0), axis.at(0.0), axis.at(1000.0)) == (200.0, 100.0, 400.0)
+    assert drawn.Axis([10.0], 0.0, 1.0).ticks() == [(0.0, "10"), (1.0, "100")]
+    assert drawn.Axis([], 0.0, 1.0).ticks() == [(0.0, "1"), (1.0, "10")]
+
+
+def test_machines_are_marks_by_what_they_have_in_common() -> None:
+    found = built(made_run())
+    row = {
+        "name": "net",
+        "device": "GPU",
+        "batch": 1,
+        "mode": "generate",
+        "tokens_per_s": 10.0,
+        "millijoule_per_token": 5.0,
+    }
+    silent = row | {"millijoule_per_token": None}
+    found["comparison"] |= {
+        "ratios": [{"theirs": row}],
+        "context": [row, row | {"batch": 4}, silent],
+    }
+    marks = drawn.dots([found])
+    assert [(dot.kind, dot.mode) for dot in marks] == [
+        ("other", "generate"),
+        ("comparable", "generate"),
+        ("ours", "prefill"),
+        ("ours", "generate"),
+    ]
+    assert marks[0].words == "net on GPU, batch 4, generation: 10.0 tokens/s, 5.00 mJ/token"
+    plot = drawn.scatter(marks)
+    assert plot["marks"][1]["x"][0] == plot["marks"][1]["x"][2]
+    low, middle, high = plot["marks"][3]["x"]
+    assert low < middle < high <= plot["box"]["right"]
+
+
+def test_chips_are_meshes_with_their_cores() -> None:
+    found = drawn.chips(built(made_run()))
+    assert [chip["name"] for chip in found["chips"]] == ["chip 0, block 0", "chip 1"]
+    first = found["chips"][0]["cores"]
+    assert len(first) == 8 and [core[:2] for core in first[:5]] == [
+        (0, 0),
+        (10, 0),
+        (20, 0),
+        (30, 0),
+        (0, 10),
+    ]
+    used = [(number, colour) for _, _, number, colour in first if number is not None]
+    assert used == [(0, wording.KINDS["MLGRU"]), (1, wording.KINDS["MLGRU"])]
+    assert [core[3] for core in first if core[2] is None] == [""] * 6
+    (arrow,) = found["arrows"]
+    assert arrow["words"].startswith("chip 0 to chip 1: ") and arrow["wide"] == 4
+
+
+def test_cores_have_figures_for_the_script() -> None:
+    found = built(made_run())
+    data = drawn.core_data(found)
+    assert data["figures"] == [
+        "synaptic memory, % of the limit",
+        "memory, % of the limit",
+        "neurons, % of the limit",
+        "dynamic energy in prefill, mJ/token",
+        "dynamic energy in generation, mJ/token",
+    ]
+    assert set(data["kinds"]) == {"MLGRU", "Head"}
+    chip, core, kind, block, holds, figures = data["cores"][0]
+    assert (chip, core, kind, block) == (0, 0, "MLGRU", 0)
+    assert holds == "layers.0.mix [0, 2)" and len(figures) == 5
+    assert figures[0] == pytest.approx(
+        100 * found["mapping"]["content"][0]["use"]["synaptic_memory"] / 60, rel=0.01
+    )
+    found["mapping"]["use"]["neurons"]["limit"] = None
+    assert drawn.core_data(found)["cores"][0][5][2] == 0
 
 
 @pytest.mark.slow

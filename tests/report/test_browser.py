@@ -1,0 +1,175 @@
+"""The page of a run in a real browser: it opens without an error or a request, at two widths and in
+two themes, what is folded unfolds, cores tell what lies on them, and axe finds nothing.
+
+Needs Playwright and a Chromium of the system (apt-get install chromium); skipped where either is
+missing.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+from mmfree_neuro.api import Graph as Door
+from mmfree_neuro.api import Run
+from mmfree_neuro.cli.main import main
+from mmfree_neuro.graph.nodes import Graph
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+ARGUMENTS = [
+    "--no-sandbox",  # which the user root needs
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDTHS = {1280: 900, 390: 844}
+
+
+@pytest.fixture(scope="module")
+def runs(
+    random_graph: Callable[[str, str], Graph], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with two runs, their pages and the page of both."""
+    folder = tmp_path_factory.mktemp("pages")
+    door = Door(random_graph("lower-bounds", "a14"))
+    for name, chips in (("one", 1), ("three", 3)):
+        mapped = door.map("kapoho-point", chips=chips)
+        found = mapped.run("import os", new_tokens=3, engine="fast")
+        assert isinstance(found, Run)
+        found.save(folder / name)
+        found.report(folder / f"{name}.html")
+    both = [str(folder / name) for name in ("one", "three")]
+    assert main(["report", *both, "-o", str(folder / "both.html")]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser without a window."""
+    before = dict(os.environ)
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield found
+        found.close()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def opened(browser: Any, runs: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a page; at the end no error was told and nothing but the page was asked for."""
+    contexts, told, asked = [], [], []
+
+    def page(name: str, width: int = 1280, theme: str = "light") -> Any:
+        context = browser.new_context(
+            viewport={"width": width, "height": WIDTHS[width]}, color_scheme=theme
+        )
+        contexts.append(context)
+        found = context.new_page()
+        found.on("console", lambda message: told.append(message.text))
+        found.on("pageerror", lambda error: told.append(str(error)))
+        found.on("request", lambda request: asked.append(request.url))
+        found.goto((runs / name).as_uri(), wait_until="load")
+        return found
+
+    yield page
+    for context in contexts:
+        context.close()
+    assert told == []
+    assert all(url.startswith("file://") and url.endswith(".html") for url in asked)
+    assert len(asked) == len(contexts)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["one.html", "three.html", "both.html"])
+def test_anyone_can_read_it(opened: Callable[..., Any], name: str, width: int, theme: str) -> None:
+    page = opened(name, width, theme)
+    assert not page.evaluate(
+        "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    )
+    for details in page.locator("section > details").all():
+        details.evaluate("one => one.open = true")
+    found = axe.Axe().run(page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    ink, paper = (
+        page.evaluate(f"getComputedStyle(document.body).{of}")
+        for of in ("color", "backgroundColor")
+    )
+    light = sum(map(int, paper[4:-1].split(","))) > sum(map(int, ink[4:-1].split(",")))
+    assert light == (theme == "light")
+
+
+def test_a_core_tells_what_lies_on_it(opened: Callable[..., Any]) -> None:
+    page = opened("three.html")
+    told = page.locator("#core")
+    assert told.inner_text() == ""
+    page.locator(".core").nth(5).hover()
+    assert told.inner_text().startswith("Core ") and "Neurons of " in told.inner_text()
+    page.locator("#chips").focus()
+    texts = set()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown"):
+        page.keyboard.press(key)
+        texts.add(told.inner_text())
+    assert len(texts) >= 2
+    assert page.locator(".core.on").count() == 1
+
+
+def test_cores_are_coloured_by_what_is_chosen(opened: Callable[..., Any]) -> None:
+    page = opened("three.html")
+    kinds = set(page.locator("#key span").all_inner_texts())
+    assert {"MLGRU", "GLU", "Residual"} <= kinds
+    choices = page.locator("#by option").all_inner_texts()
+    assert choices[:2] == ["kind of node", "block"] and len(choices) == 7
+    fills = "squares => new Set(squares.map(one => getComputedStyle(one).fill)).size"
+    for choice in choices[1:]:
+        page.locator("#by").select_option(label=choice)
+        assert page.locator("#key span").count() == 2
+        assert page.locator(".core").evaluate_all(fills) >= 2, choice
+
+
+def test_arrows_show_what_goes_from_chip_to_chip(opened: Callable[..., Any]) -> None:
+    page = opened("three.html")
+    arrows = page.locator(".arrows")
+    assert not arrows.is_visible()
+    page.locator("#traffic").check()
+    assert arrows.is_visible()
+    told = arrows.locator("title").all_text_contents()
+    assert len(told) >= 2 and all("messages per token" in text for text in told)
+    page.locator("#traffic").uncheck()
+    assert not arrows.is_visible()
+
+
+def test_what_is_folded_unfolds(opened: Callable[..., Any]) -> None:
+    page = opened("one.html")
+    step = page.get_by_text("step 1,")
+    assert not step.first.is_visible()
+    page.get_by_text("Time of a token in generation: block, step").click()
+    time = page.locator("section > details", has_text="Time of a token in generation: block")
+    time.locator("summary", has_text="block 0:").click()
+    assert step.first.is_visible()
+    sources = page.locator("section", has_text="Sources of every figure").locator("table").first
+    assert not sources.is_visible()
+    page.get_by_role("link", name="Sources of every figure of the system").click()
+    assert sources.is_visible()
+
+
+def test_where_the_run_stands(opened: Callable[..., Any]) -> None:
+    page = opened("one.html")
+    ours = page.locator(".dot.ours title").all_text_contents()
+    assert len(ours) == 2 and all("estimated" in text for text in ours)
+    assert page.locator(".dot.other").count() > 10
+    assert opened("both.html").locator(".dot.ours").count() == 4
