@@ -12,9 +12,11 @@ tokens.  Needs lm_eval: `pip install 'mmfree-neuro[eval]'`.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.scheme import DEFAULT, scheme_named
 from mmfree_neuro.pipeline.scoring import Texts, scored
 from mmfree_neuro.run.sampling import Sampling
@@ -22,6 +24,7 @@ from mmfree_neuro.run.sampling import Sampling
 try:
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ModuleNotFoundError as missing:
     raise ImportError(
@@ -52,14 +55,16 @@ class MMFreeLM(TemplateLM):
         add_bos_token: bool = False,
         as_bytes: bool = False,
         batch_size: int | str | None = None,
-        **_harness: Any,
+        max_batch_size: int | None = None,
+        device: str | None = None,
     ) -> None:
         """`graph` is a path, or the name of a published model that lies in the local cache;
-        `in_flight` is how many sequences an engine has under way (`batch_size` where it is a
-        number)."""
+        `in_flight` is how many sequences an engine has under way.  What the harness itself gives
+        every model, a batch size and a device, changes nothing."""
         super().__init__()
-        if str(batch_size or "").isdigit():
-            in_flight = int(batch_size or 0)
+        for name, value in (("in_flight", in_flight), ("max_length", max_length)):
+            if value < 1:
+                raise InputError(f"{name} is {value}, must be at least 1")
         model = scored(
             Path(graph), engine, scheme_named(scheme, root), in_flight, calibrate, as_bytes=as_bytes
         )
@@ -90,8 +95,13 @@ class MMFreeLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         pairs = []
         for _, context, continuation in requests:
+            if len(continuation) > self.max_length:
+                raise InputError(
+                    f"a continuation has {len(continuation)} tokens, must have at most "
+                    f"{self.max_length} (max_length)"
+                )
             over = max(0, len(context) + len(continuation) - (self.max_length + 1))
-            pairs.append((context[over:], continuation))
+            pairs.append((context[over:] or [self.prefix_token_id], continuation))
         found = self.texts.score(pairs)
         for (texts, _, _), one in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, one)
@@ -116,30 +126,49 @@ class MMFreeLM(TemplateLM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """What each context goes on with, up to the first of the texts that a task stops at."""
-        asked = [request.args for request in requests]
+        asked = [(request.args, _how(request.args[1])) for request in requests]
         found = [""] * len(asked)
-        for sampling in dict.fromkeys(_sampling(how) for _, how in asked):
-            numbers = [k for k, (_, how) in enumerate(asked) if _sampling(how) == sampling]
+        for sampling in dict.fromkeys(how.sampling for _, how in asked):
+            numbers = [k for k, (_, how) in enumerate(asked) if how.sampling == sampling]
             contexts, most = [], []
             for k in numbers:
-                context, how = asked[k]
-                most.append(int(how.get("max_gen_toks", NEW_TOKENS)))
+                (context, _), how = asked[k]
+                most.append(how.most)
                 tokens = self.tok_encode(context) or [self.prefix_token_id]
-                contexts.append(tokens[-max(1, self.max_length - most[-1]) :])
+                contexts.append(tokens[-max(1, self.max_length - how.most) :])
             for k, text in zip(numbers, self.texts.go_on(contexts, most, sampling), strict=True):
-                found[k] = _until(text, asked[k][1].get("until"))
-                self.cache_hook.add_partial("generate_until", asked[k], found[k])
+                arguments, how = asked[k]
+                found[k] = _until(text, how.stops)
+                self.cache_hook.add_partial("generate_until", arguments, found[k])
         return found
 
 
-def _sampling(how: dict[str, Any]) -> Sampling:
-    drawn = how.get("do_sample", False)
-    return Sampling(float(how.get("temperature", 1.0)) if drawn else 0.0, int(how.get("seed", 0)))
+@dataclass(frozen=True)
+class _How:
+    """How a task has texts continued."""
+
+    most: int
+    stops: tuple[str, ...]
+    sampling: Sampling
 
 
-def _until(text: str, stops: str | Sequence[str] | None) -> str:
+def _how(asked: dict[str, Any]) -> _How:
+    """It, in the words of the harness.  Raises InputError for what no engine does."""
+    known = dict(normalize_gen_kwargs(asked, NEW_TOKENS))
+    most, stops = known.pop("max_gen_toks"), known.pop("until")
+    drawn, temperature = known.pop("do_sample", False), known.pop("temperature", 0.0)
+    sampling = Sampling(float(temperature) if drawn else 0.0, int(known.pop("seed", 0)))
+    if known:
+        raise InputError(
+            f"the task asks for {', '.join(sorted(known))} in generation, must do with a "
+            "temperature, a seed, a number of tokens and texts to stop at"
+        )
+    return _How(most, tuple(stops), sampling)
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
     """The text up to the first of the stops."""
-    for stop in [stops] if isinstance(stops, str) else stops or []:
+    for stop in stops:
         if stop:
             text = text.partition(stop)[0]
     return text

@@ -7,8 +7,12 @@
     model.generate(tokens, max_new_tokens=64)
 
 No code of a checkpoint is run.  Logits are those of this project's float model, and
-`save_pretrained` writes what `mmfree-neuro convert` reads.  Needs torch and transformers: `pip
-install 'mmfree-neuro[hf]'`.
+`save_pretrained` writes what `mmfree-neuro convert` reads.
+
+PEFT's adapters can be trained and used.  They cannot be merged: `merge_and_unload` would add them
+to weights that are made ternary afterwards, and what was learnt would be lost.
+
+Needs torch and transformers: `pip install 'mmfree-neuro[hf]'`.
 """
 
 try:

@@ -69,9 +69,12 @@ CHANGED = 0.3
 class Asked:
     """What a token asks of a mapping, without any constant."""
 
-    uses: Floats  # [resources, kinds of steps], of the busiest of each, at 2 bits a weight
+    uses: Floats  # [resources, kinds of steps], of the busiest of each; words at 2 bits a weight
+    words: Floats  # [kinds of steps], at 8 bits
     steps: Floats  # [kinds of steps], how many there are
-    all_uses: Floats  # [resources], of the busiest over all steps
+    all_uses: Floats  # [resources], of the busiest over all steps; words at 2 bits a weight
+    all_words: float
+    """At 8 bits."""
     did: Operations
     chips: int
     """In use."""
@@ -97,12 +100,19 @@ def asked(counts: Counted, *, links: float = 1.0) -> Asked:
 
     together = [float(part.sum(0).max()) if part.shape[1] else 0.0 for part in parts]
     together[list(READ).index(MESH)] = float(found.whole_mesh.messages[0])
-    uses = np.array([busiest(part) for part in alone]) / found.tokens
-    did = operations(counts)
+    wide = load(replace(counts, system=map.with_weight_bits(counts.system, 8))).per_core[WORDS]
+    uses = np.array([*(busiest(part) for part in alone), busiest(wide)]) / found.tokens
     kinds, steps = np.unique(uses, axis=1, return_counts=True)
-    together_of_token = np.array(together) / found.tokens
-    all_chips = counts.system.chips.central
-    return Asked(kinds, steps.astype(float), together_of_token, did, found.chips, all_chips)
+    return Asked(
+        kinds[:-1],
+        kinds[-1],
+        steps.astype(float),
+        np.array(together) / found.tokens,
+        float(wide.sum(0).max()) / found.tokens,
+        operations(counts),
+        found.chips,
+        counts.system.chips.central,
+    )
 
 
 def between_chips(ends: tuple[int, int]) -> bool:
@@ -115,23 +125,26 @@ def barrier(draws: Draws, chips: int) -> Floats:
     return draws[f"chip.{barrier_figure(chips)}"]
 
 
-def each(draws: Draws) -> Floats:
-    """What one use of every resource takes, in nanoseconds [resources, draws]; of memory words, all
-    of those that are one at 2 bits a weight."""
-    found = np.array([draws[f"chip.{figure}"] for figure in READ.values()])
-    found[list(READ).index(WORDS)] *= draws[BITS] / 2
-    return found
+def busy_ns(draws: Draws, uses: Floats, words: Floats) -> Floats:
+    """What the busiest resource takes at each kind of step, in nanoseconds [kinds of steps, draws];
+    memory words lie between those of 2 bits a weight, among the uses, and those of 8."""
+    each = np.array([draws[f"chip.{figure}"] for figure in READ.values()])
+    taken = uses[:, :, None] * each[:, None]
+    at = list(READ).index(WORDS)
+    wide = uses[at][:, None] + (words - uses[at])[:, None] * (draws[BITS] - 2) / 6
+    taken[at] = wide * each[at]
+    return np.asarray(taken.max(0))
 
 
 def prefill_us(draws: Draws, what: Asked) -> Floats:
     """A step of a full pipeline, in microseconds [draws]."""
-    busy = (what.all_uses[:, None] * each(draws)).max(0)
+    (busy,) = busy_ns(draws, what.all_uses[:, None], np.array([what.all_words]))
     return np.asarray((busy + barrier(draws, what.chips)) / 1e3)
 
 
 def generation_us(draws: Draws, what: Asked, blocks: int) -> Floats:
     """A token that falls through the published deployment, in microseconds [draws]."""
-    busy = what.steps @ (what.uses[:, :, None] * each(draws)[:, None]).max(0)
+    busy = what.steps @ busy_ns(draws, what.uses, what.words)
     more = barrier(draws, what.chips) + draws["chip.fall_through_step_ns"]
     return np.asarray((busy + blocks * draws[STEPS] * more) / 1e3)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmfree_neuro.cli.options import add_calibration, add_command, add_option
 from mmfree_neuro.cli.output import show, warn
-from mmfree_neuro.errors import InputError
+from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.files.writing import check_outputs, save_text
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline.opened import files_behind
@@ -46,8 +46,15 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure a model on tasks of lm-evaluation-harness, on any engine."""
-    if options.limit is not None and options.limit < 1:
-        raise InputError(f"--limit is {options.limit}, must be at least 1")
+    for name, value, least in (
+        ("--limit", options.limit, 1),
+        ("--num-fewshot", options.num_fewshot, 0),
+        ("--in-flight", options.in_flight, 1),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}, must be at least {least}")
+    if options.include_path is not None and not options.include_path.is_dir():
+        raise InputError(f"{options.include_path}: no such folder, must be one with tasks")
     outputs = [] if options.output is None else [options.output]
     check_outputs(outputs, [*files_behind(options.source)])
     started = time.perf_counter()
@@ -83,7 +90,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     except ImportError as missing:
         raise InputError(str(missing)) from None
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager, get_task_dict
 
     include = None if options.include_path is None else str(options.include_path)
     manager = TaskManager(include_path=include)
@@ -93,6 +100,11 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"task {name!r} is not one of the harness, nor in --include-path")
     if not names:
         raise InputError("--tasks is empty, must name at least one task")
+    try:
+        get_task_dict(names, manager)
+    except Exception as error:  # whatever a task, or the library that finds its data, raises
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise InputError(f"--tasks {options.tasks} cannot be loaded ({shown(why)})") from None
     model = MMFreeLM(
         str(options.source),
         options.engine,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mmfree_neuro.cost.counted import Counted
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.graph.summary import GraphSummary
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Shard
 from mmfree_neuro.mapping.trees import RouteTrees
@@ -151,7 +152,7 @@ def load(counted: Counted) -> Load:
         # With weights bincount gives floats, but integers where there is nothing to count.
         return flat.astype(np.float64, copy=False).reshape(summary.steps + 1, len(cores))
 
-    words = activity.reads * words_per_synapse(mapping.shards, counted.system)
+    words = activity.reads * words_per_synapse(mapping.shards, summary, counted.system)
     guards = activity.fired * np.array(
         [shard.size * nodes[shard.node].idle_instructions for shard in mapping.shards]
     )
@@ -190,15 +191,22 @@ def load(counted: Counted) -> Load:
     )
 
 
-def words_per_synapse(shards: Sequence[Shard], system: SystemSpec) -> Floats:
-    """Memory words that are read for a synapse of each shard [shards].
+def words_per_synapse(shards: Sequence[Shard], summary: GraphSummary, system: SystemSpec) -> Floats:
+    """Memory words of weights that are read for a synapse of each shard [shards].
 
     A payload reads the weights of all neurons of a shard, and what is read is whole words of 64
-    bits: 20 ternary weights of 2 bits take one, of 8 bits three.  What a payload adds to a single
-    neuron counts as one of these weights, though a machine may read a word for it alone.
+    bits: 20 ternary weights of 2 bits take one, of 8 bits three.  Nodes without ternary weights,
+    which add up or gate what arrives, read none.  What else a node with ternary weights reads (the
+    residual stream, a root) counts as weights; it is a thousandth of them.
     """
     bits = int(system.chip.weight_bits.central)
-    return np.array([weight_words(shard.size, bits) / shard.size for shard in shards])
+    weighing = {node.name for node in summary.nodes if node.ternary_synapses}
+    return np.array(
+        [
+            weight_words(shard.size, bits) / shard.size if shard.node in weighing else 0.0
+            for shard in shards
+        ]
+    )
 
 
 def _arrivals(

@@ -11,17 +11,20 @@ from pathlib import Path
 from mmfree_neuro.errors import CheckpointError
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_FILES = {".graph", ".map", ".image", ".npy", ".json"}
-"""The endings of files of the flow, which are no names of models."""
+_FILES = {
+    f".{ending}" for ending in ("bin", "html", "json", "md", "npy", "npz", "safetensors", "txt")
+}
+_FILES |= {".graph", ".image", ".map", ".run"}
+"""The endings of files, which are no names of models."""
 
 
 def cache() -> Path:
     """Where the models of a hub lie on this machine."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
-            return Path(os.environ[variable])
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HF_HOME") or Path(home, "huggingface")) / "hub"
+            return Path(os.environ[variable]).expanduser()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("HF_HOME") or home / "huggingface").expanduser() / "hub"
 
 
 def located(path: Path) -> Path:
@@ -48,8 +51,8 @@ def located(path: Path) -> Path:
     if commit and (snapshots / commit).is_dir():
         return snapshots / commit
     raise CheckpointError(
-        f"{name}: no such folder, and no model of this name in the local cache {cache()}; download "
-        f"it with: hf download {name}"
+        f"{name}: no such file or folder, and no model of this name in the local cache {cache()}; "
+        f"if it is one on the hub, this downloads it: hf download {name}"
     )
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfree_neuro.errors import CheckpointError, InputError, RangeError
+from mmfree_neuro.errors import CheckpointError, EngineError, InputError, RangeError
 from mmfree_neuro.files.reading import named
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.slots import with_slots
@@ -21,7 +22,7 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tokenizer import Speller, Spelling, speller
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.convert import to_graph
-from mmfree_neuro.pipeline.engines import Engine, engine_named
+from mmfree_neuro.pipeline.engines import ENGINES, Engine, engine_named
 from mmfree_neuro.pipeline.families import FloatModel, float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.pipeline.text import spelling_of
@@ -133,6 +134,9 @@ def scored(
     graph in a scheme; a graph file with so many sequences in flight; or a mapping file, with as
     many as it is for."""
     path = hub.located(path)
+    if engine not in (FLOAT, *ENGINES):
+        known = ", ".join((FLOAT, *ENGINES))
+        raise EngineError(f"engine {engine!r} is not known, must be one of {known}")
     if engine == FLOAT:
         if not path.is_dir():
             raise InputError(f"{path}: engine {FLOAT} runs a checkpoint, must be a folder of one")
@@ -158,11 +162,13 @@ def scored(
 
 class Texts:
     """Scores and continues texts as their model spells them, without what it puts before or behind
-    a text."""
+    a text.  `close` ends the process that spells."""
 
     def __init__(self, model: Scored) -> None:
         self.model = model
         self._stack = ExitStack()
+        # At the latest when Python ends, while what it stands on is still there.
+        self.close = finalize(self, self._stack.close)
         self._by: Speller = self._stack.enter_context(speller(model.spelling))
         try:
             added = self._by.encode("")
@@ -173,10 +179,6 @@ class Texts:
             (k for k, (a, b) in enumerate(zip(added, begun, strict=False)) if a != b), len(added)
         )
         self._behind = len(added) - self._before
-
-    def close(self) -> None:
-        """End the process that spells."""
-        self._stack.close()
 
     @property
     def first(self) -> int:

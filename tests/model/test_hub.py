@@ -35,6 +35,8 @@ def stored(cache: Path, *, commit: str = COMMIT) -> Path:
     [
         (None, "", ".cache/huggingface/hub"),
         ("HF_HUB_CACHE", "a", "a"),
+        ("HF_HUB_CACHE", "~/a", "a"),
+        ("HF_HOME", "~/a", "a/hub"),
         ("HUGGINGFACE_HUB_CACHE", "a", "a"),
         ("HF_HOME", "a", "a/hub"),
         ("XDG_CACHE_HOME", "a", "a/huggingface/hub"),
@@ -44,7 +46,7 @@ def test_a_name_is_looked_up_in_the_cache(
     variable: str | None, value: str, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if variable is not None:
-        monkeypatch.setenv(variable, str(tmp_path / value))
+        monkeypatch.setenv(variable, value if value[0] == "~" else str(tmp_path / value))
     folder = stored(tmp_path / cache)
     assert hub.located(Path(NAME)) == folder
     assert hub.name_of(folder) == "Model-1.3B"
@@ -58,7 +60,9 @@ def test_what_is_there_is_taken_as_it_is(tmp_path: Path) -> None:
     assert hub.name_of(Path("owner")) == "owner"
 
 
-@pytest.mark.parametrize("path", ["model", "a/b/c", "/owner/model", "owner/m.graph", "owner/m.map"])
+@pytest.mark.parametrize(
+    "path", ["model", "a/b/c", "/owner/model", "owner/m.graph", "owner/m.map", "out/my.run"]
+)
 def test_what_is_no_such_name_is_left_as_it_is(path: str) -> None:
     assert hub.located(Path(path)) == Path(path)
 
@@ -79,6 +83,6 @@ def test_what_is_not_in_the_cache_can_be_downloaded(
     with pytest.raises(CheckpointError) as error:
         hub.located(Path(NAME))
     assert str(error.value) == (
-        f"{NAME}: no such folder, and no model of this name in the local cache {cache}; download "
-        f"it with: hf download {NAME}"
+        f"{NAME}: no such file or folder, and no model of this name in the local cache {cache}; "
+        f"if it is one on the hub, this downloads it: hf download {NAME}"
     )

@@ -44,13 +44,13 @@ def test_bounds_by_hand(hand_graph: Graph, hand_mapping: Mapping, system: System
     found = gaps(hand_graph, hand_mapping, system, 120)
     assert found.cores == Gap(2, 1)
     assert found.chips == Gap(1, 1)
-    assert found.slowest_core_ns.found == pytest.approx(9 * 0.422)
-    assert found.slowest_core_ns.least == pytest.approx(2 * 9 * 0.422 / 120)
+    assert found.slowest_core_ns.found == pytest.approx(9 * 0.417)
+    assert found.slowest_core_ns.least == pytest.approx(2 * 9 * 0.417 / 120)
     assert found.messages_between_chips == Gap(0, 0)
     together = elsewhere(hand_graph, hand_mapping, HOST_0, Location(5, 1), Location(5, 1))
     found = gaps(hand_graph, together, system, 1)
     assert found.cores == Gap(1, 1)
-    assert found.slowest_core_ns == Gap(pytest.approx(18 * 0.422), pytest.approx(18 * 0.422))
+    assert found.slowest_core_ns == Gap(pytest.approx(18 * 0.417), pytest.approx(18 * 0.417))
     assert found.messages_between_chips == Gap(0, 0)
 
 
@@ -61,7 +61,7 @@ def test_bounds_of_two_chips_by_hand(
     apart = elsewhere(hand_graph, hand_mapping, HOST_0, Location(0, 0), Location(1, 0))
     found = gaps(hand_graph, apart, system, 1)
     assert found.chips == Gap(2, 1)
-    assert found.slowest_core_ns == Gap(pytest.approx(9 * 0.422), pytest.approx(9 * 0.422))
+    assert found.slowest_core_ns == Gap(pytest.approx(9 * 0.417), pytest.approx(9 * 0.417))
     assert found.messages_between_chips == Gap(0, 0)
 
 

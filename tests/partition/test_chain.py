@@ -75,8 +75,8 @@ def test_a_chain_by_hand(hand_graph: Graph, system: SystemSpec) -> None:
     assert chain.number == {"head": 0}
     assert chain.end == (1, 0)
     assert chain.whole() == [(0, 0, 2)]
-    read, done, issued = 3 / 32 * 4.46, 2 * 0.774, 9 * 0.422
-    assert chip.time_per_word_ns.central == 4.46
+    read, done, issued = 3 / 32 * 5.46, 2 * 0.762, 9 * 0.417
+    assert chip.time_per_word_ns.central == 5.46
     assert chain.chip_times == [pytest.approx((read, done, issued))]
     assert chain.nanoseconds == [pytest.approx((done, issued))]
     assert chain.least_slowest(4) == pytest.approx(2 * issued / 4)
@@ -91,7 +91,7 @@ def test_with_slow_synapses_these_are_the_load(
     chain = chain_of(
         hand_graph, with_figures(system, time_per_synop_ns=5, time_per_instruction_ns=1)
     )
-    assert chain.chip_times == [pytest.approx((3 / 32 * 4.46, 10, 9))]
+    assert chain.chip_times == [pytest.approx((3 / 32 * 5.46, 10, 9))]
     assert chain.nanoseconds == [(10, 9)]
     assert chain.least_slowest(1) == 20
 
@@ -172,9 +172,9 @@ ROWS = Shard("head", 0, 2), Shard("head", 0, 1), Shard("head", 1, 2)
 def test_filling_cores_by_hand(hand_graph: Graph, system: SystemSpec, with_figures: Change) -> None:
     both, first, second = ROWS
     chain = chain_of(hand_graph, system)
-    assert filling.fill(chain, [(0, 0, 2)], 2 * 9 * 0.422, 1) == [[both]]
-    assert filling.fill(chain, [(0, 0, 2)], 2 * 9 * 0.422 - 0.01, 2) == [[first], [second]]
-    assert filling.fill(chain, [(0, 0, 2)], 9 * 0.422 - 0.01, 9) is None
+    assert filling.fill(chain, [(0, 0, 2)], 2 * 9 * 0.417, 1) == [[both]]
+    assert filling.fill(chain, [(0, 0, 2)], 2 * 9 * 0.417 - 0.01, 2) == [[first], [second]]
+    assert filling.fill(chain, [(0, 0, 2)], 9 * 0.417 - 0.01, 9) is None
     assert filling.fill(chain, [], 1, 1) == []
     for figure, one in (("memory_bytes_per_core", 468), ("neurons_per_core", 1)):
         narrow = chain_of(hand_graph, with_figures(system, **{figure: one}))

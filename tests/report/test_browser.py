@@ -161,7 +161,8 @@ def test_what_is_folded_unfolds(opened: Callable[..., Any]) -> None:
     time = page.locator("section > details", has_text="Time of a token in generation: block")
     time.locator("summary", has_text="block 0:").click()
     assert step.first.is_visible()
-    sources = page.locator("section", has_text="Sources of every figure").locator("table").first
+    heading = page.get_by_role("heading", name="Sources of every figure of the system")
+    sources = page.locator("section", has=heading).locator("table").first
     assert not sources.is_visible()
     page.get_by_role("link", name="Sources of every figure of the system").click()
     assert sources.is_visible()

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mmfree_kernels.float_model.model import BitLinear, Body, Gain, Numerics, initialise, through
 from mmfree_kernels.hugging_face.config import HGRNBitConfig
+from mmfree_neuro.hgrn_bit.config import ModelConfig
 
 CACHE = next(
     field.name
@@ -27,9 +28,9 @@ NUMERICS = Numerics()
 class RecurrentCache:
     """The state after the tokens that were seen, whose size does not grow with them.
 
-    `generate` asks for the rest: whether a cache can be compiled for or cropped, that it knows
-    nothing of single tokens (each layer is linear), how many it has seen, and another order of its
-    rows.
+    `generate` asks for the rest: whether a cache can be compiled for or cropped, how many tokens it
+    has seen, which a prompt is then taken to begin with (it would not, were layers called linear),
+    and another order of its rows.
     """
 
     is_compileable = False
@@ -38,7 +39,7 @@ class RecurrentCache:
     def __init__(self, layers: int) -> None:
         self.state: Tensor | None = None  # [layers, batch, state]
         self.seen = 0
-        self.is_linear = [True] * layers
+        self.is_linear = [False] * layers
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """How many tokens the state is of; the same for every layer."""
@@ -64,10 +65,16 @@ class HGRNBitForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: HGRNBitConfig) -> None:
         super().__init__(config)
-        self.shape = config.shape()
-        self.model = Body(self.shape)
-        self.lm_head = BitLinear(self.shape.hidden_size, self.shape.vocab_size)
+        shape = config.shape()
+        self.model = Body(shape)
+        self.lm_head = BitLinear(shape.hidden_size, shape.vocab_size)
         self.post_init()
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The configuration, as the float model has it."""
+        found: ModelConfig = self.config.shape()
+        return found
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -85,6 +92,13 @@ class HGRNBitForCausalLM(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         """The head."""
         return self.lm_head
+
+    def _get_resized_lm_head(self, old_lm_head: Any, *sizes: Any, **how: Any) -> BitLinear:
+        """The head for another number of words, with the gains that it has."""
+        plain = super()._get_resized_lm_head(old_lm_head, *sizes, **how)
+        head = BitLinear(plain.weight.shape[1], plain.weight.shape[0])
+        head.weight, head.norm = plain.weight, old_lm_head.norm
+        return head
 
     def _init_weights(self, module: nn.Module) -> None:
         """Fresh parameters, as the published code sets them."""
@@ -106,7 +120,7 @@ class HGRNBitForCausalLM(PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         cache: RecurrentCache | None = None,
         past_key_values: RecurrentCache | None = None,
         return_dict: bool | None = None,
@@ -118,8 +132,12 @@ class HGRNBitForCausalLM(PreTrainedModel, GenerationMixin):
         `attention_mask` [batch, time, or all tokens seen and these] is 0 at left padding. `labels`
         [batch, time], -100 where nothing is to be predicted, give `loss`, the mean of nats; each is
         that of the token before it. `logits_to_keep` is how many of the last tokens have logits, 0
-        for all.  The cache that is given is brought up to date and returned.
+        for all, or the numbers of those that have.  The cache that is given is brought up to date
+        and returned.  Neither hidden states nor attentions are given.
         """
+        for name in ("output_hidden_states", "output_attentions"):
+            if more.pop(name, None):
+                raise ValueError(f"{name} is set, and this model gives none")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("either input_ids or inputs_embeds must be given, and not both")
         x = self.model.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
@@ -129,12 +147,14 @@ class HGRNBitForCausalLM(PreTrainedModel, GenerationMixin):
             cache = RecurrentCache(self.shape.num_hidden_layers)
         mask = None if attention_mask is None else attention_mask[:, -x.shape[1] :]
         state = None if cache is None else cache.state
-        keep = 0 if labels is not None else logits_to_keep
+        keep = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
         logits, state = through(
             self.shape, self.model, self.lm_head, x, state, mask, NUMERICS, keep
         )
         if cache is not None:
-            cache.state, cache.seen = state, cache.seen + x.shape[1]
+            cache.state, cache.seen = state.detach(), cache.seen + x.shape[1]
+        if labels is None and not isinstance(logits_to_keep, int):
+            logits = logits[:, logits_to_keep]
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.shape.vocab_size, **more)

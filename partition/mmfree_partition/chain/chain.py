@@ -95,9 +95,10 @@ class Chain:
             full = link.reads * size
             ternary = [e.matrix for e in link.node.inputs if e.matrix is not None]
             zeros = sum(matrix.size - matrix.nonzero for matrix in ternary)
+            weighed = link.reads * words if ternary else 0.0
             times.append(
                 (
-                    link.reads * words * self.chip.time_per_word_ns.central,
+                    weighed * self.chip.time_per_word_ns.central,
                     (full - zeros) / size * self.chip.time_per_synop_ns.central,
                     link.instructions * self.chip.time_per_instruction_ns.central,
                 )

@@ -298,7 +298,7 @@ class _Machine:
         ]
         self.guards = [shard.size * nodes[shard.node].idle_instructions for shard in mapping.shards]
         self.reads = activity.reads.tolist()
-        self.words = words_per_synapse(mapping.shards, system).tolist()
+        self.words = words_per_synapse(mapping.shards, summary, system).tolist()
         self.share = [
             synops / max(reads, 1)
             for synops, reads in zip(activity.synops, self.reads, strict=True)
