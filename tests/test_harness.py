@@ -17,6 +17,8 @@ pytest.importorskip("torch")
 pytest.importorskip("lm_eval")
 
 import mmfree_neuro.harness
+from mmfree_neuro.cli.main import main
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.harness import MMFreeLM
 from mmfree_neuro.run.sampling import Sampling
 
@@ -94,10 +96,45 @@ def test_tokens_before_a_text(model: MMFreeLM) -> None:
     assert model.eot_token_id == (*model.texts.model.eos, model.texts.first)[0]
 
 
-def test_how_a_task_draws() -> None:
-    assert mmfree_neuro.harness._sampling({"temperature": 0.7}) == Sampling()
-    drawn = mmfree_neuro.harness._sampling({"do_sample": True, "temperature": 0.7, "seed": 3})
-    assert drawn == Sampling(0.7, 3)
+@pytest.mark.parametrize(
+    ("asked_for", "how"),
+    [
+        ({}, (256, (), Sampling())),
+        ({"until": "a", "max_gen_toks": 3, "do_sample": False}, (3, ("a",), Sampling())),
+        ({"until": ["a", "b"], "max_new_tokens": 4}, (4, ("a", "b"), Sampling())),
+        ({"temperature": 0.7}, (256, (), Sampling(0.7))),
+        ({"do_sample": True, "temperature": 0.7, "seed": 3}, (256, (), Sampling(0.7, 3))),
+        ({"do_sample": False, "temperature": 0.7}, (256, (), Sampling())),
+    ],
+)
+def test_how_a_task_has_texts_continued(
+    asked_for: dict[str, Any], how: tuple[int, tuple[str, ...], Sampling]
+) -> None:
+    found = mmfree_neuro.harness._how(asked_for)
+    assert (found.most, found.stops, found.sampling) == how
+
+
+def test_what_no_engine_does_is_refused(model: MMFreeLM) -> None:
+    with pytest.raises(InputError) as error:
+        model.generate_until(asked(("a", {"top_p": 0.9, "top_k": 3})))
+    assert str(error.value) == (
+        "the task asks for top_k, top_p in generation, must do with a temperature, a seed, a "
+        "number of tokens and texts to stop at"
+    )
+    with pytest.raises(InputError) as long:
+        model.loglikelihood(asked(("a", "b" * 41)))
+    assert str(long.value) == ("a continuation has 41 tokens, must have at most 40 (max_length)")
+    for name in ("in_flight", "max_length"):
+        with pytest.raises(InputError) as small:
+            MMFreeLM(str(FOLDER), "float", **{name: 0})
+        assert str(small.value) == f"{name} is 0, must be at least 1"
+
+
+def test_a_context_of_spaces_is_none(model: MMFreeLM) -> None:
+    """The harness gives them to the continuation."""
+    (found,) = model.loglikelihood(asked(("  ", "os")))
+    first = chr(model.texts.first)
+    assert found[0] == pytest.approx(nats(model, f"{first}  os").sum(), rel=1e-6)
 
 
 def test_without_the_harness_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +197,21 @@ metric_list:
     higher_is_better: true
 """
     )
+    lost = (folder / "imports.yaml").read_text().replace("imports", "lost")
+    (folder / "lost.yaml").write_text(lost.replace(f"{folder}/rows", "/no/rows"))
     return folder
+
+
+def test_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    monkeypatch.delitem(sys.modules, "mmfree_neuro.harness")
+    assert main(["eval", str(FOLDER), "--tasks", "piqa"]) == 2
+    assert capsys.readouterr().err == (
+        "mmfree-neuro: mmfree_neuro.harness needs lm_eval.api.model, which is not installed; "
+        "install it with the eval extra: pip install 'mmfree-neuro[eval]'\n"
+    )
 
 
 @pytest.mark.slow
@@ -186,6 +237,22 @@ def test_what_the_command_refuses(run: Any, tasks: Path, tmp_path: Path) -> None
         (["--tasks", "nope"], "task 'nope' is not one of the harness, nor in --include-path"),
         (["--tasks", ","], "--tasks is empty, must name at least one task"),
         (["--tasks", "imports", "--limit", "0"], "--limit is 0, must be at least 1"),
+        (["--tasks", "imports", "--num-fewshot", "-1"], "--num-fewshot is -1, must be at least 0"),
+        (["--tasks", "imports", "--in-flight", "0"], "--in-flight is 0, must be at least 1"),
+        (
+            ["--tasks", "imports", "--engine", "no"],
+            "engine 'no' is not known, must be one of float, reference, fast, gpu, lava, "
+            "lava-per-core, mpi",
+        ),
+        (
+            ["--tasks", "lost"],
+            "--tasks lost cannot be loaded "
+            "(\"FileNotFoundError: Unable to find '/no/rows.jsonl'\")",
+        ),
+        (
+            ["--tasks", "imports", "--include-path", f"{tasks}/no"],
+            f"{tasks}/no: no such folder, must be one with tasks",
+        ),
         (
             ["--tasks", "imports", "--engine", "float", "-o", str(FOLDER / "config.json")],
             f"{FOLDER}/config.json: is read by this command, must be another file to write",

@@ -198,8 +198,10 @@ def test_a_payload_reads_whole_words_of_weights(bits: int, words: list[int]) -> 
     """1, 20, 40 and 64 weights, of which a word holds 32 or 8."""
     shards = [Shard("mix", 0, size) for size in (1, 20, 40, 64)]
     chip = replace(board().chip, weight_bits=Quantity(bits, bits, bits, "made up"))
-    found = load.words_per_synapse(shards, replace(board(), chip=chip))
+    system = replace(board(), chip=chip)
+    found = load.words_per_synapse(shards, SUMMARY, system)
     assert (found * [1, 20, 40, 64]).tolist() == pytest.approx(words)
+    assert load.words_per_synapse([Shard("embedding", 0, 4)], SUMMARY, system).tolist() == [0]
 
 
 def without_guards(found: Load) -> Load:

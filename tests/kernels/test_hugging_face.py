@@ -19,7 +19,7 @@ import mmfree_neuro.hf
 from mmfree_kernels.float_model import evaluate
 from mmfree_kernels.float_model.model import from_checkpoint
 from mmfree_kernels.hugging_face.config import HGRNBitConfig
-from mmfree_kernels.hugging_face.model import HGRNBitForCausalLM, RecurrentCache
+from mmfree_kernels.hugging_face.model import CACHE, HGRNBitForCausalLM, RecurrentCache
 from mmfree_neuro.errors import CheckpointError
 from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
@@ -133,6 +133,50 @@ def test_a_cache_is_the_state_after_what_was_read(model: Any) -> None:
     before = kept.state
     kept.reorder_cache(torch.tensor([1, 0]))
     assert torch.equal(kept.state, before[:, [1, 0]])
+
+
+def test_a_prompt_goes_on_where_a_cache_ends(model: Any) -> None:
+    """Whether a conversation is given anew, or what is new of it alone."""
+    tokens, cache = prompts(), RecurrentCache(3)
+    with torch.no_grad():
+        model(tokens[:, :4], cache=cache)
+    whole = torch.ones_like(tokens)
+    expected = model.generate(tokens, attention_mask=whole, **GREEDY)
+    found = model.generate(tokens, attention_mask=whole, **{CACHE: cache}, **GREEDY)
+    assert torch.equal(found, expected) and cache.seen == 9 + 11
+    assert not cache.state.requires_grad
+
+
+@torch.no_grad()
+def test_which_tokens_have_logits(model: Any) -> None:
+    tokens = prompts()
+    found = model(tokens, logits_to_keep=torch.tensor([0, -1])).logits
+    assert torch.equal(found, model(tokens).logits[:, [0, -1]])
+
+
+@pytest.mark.parametrize("name", ["output_hidden_states", "output_attentions"])
+def test_what_the_model_does_not_give_is_refused(model: Any, name: str) -> None:
+    with pytest.raises(ValueError) as error:
+        model(prompts(), **{name: True})
+    assert str(error.value) == f"{name} is set, and this model gives none"
+    assert model(prompts(), **{name: False}).logits.shape == (2, 9, 64)
+
+
+def test_words_can_be_added(folder: Path, tmp_path: Path) -> None:
+    """The head stays a ternary one, with its gains and the weights of the words that it had."""
+    model = opened(folder)
+    tokens, gains = prompts(), model.lm_head.norm.weight.clone()
+    head = model.lm_head.weight.clone()
+    model.resize_token_embeddings(70)
+    assert torch.equal(model.lm_head.norm.weight, gains)
+    assert torch.equal(model.lm_head.weight[:64], head)
+    model.save_pretrained(tmp_path)
+    again = opened(tmp_path)
+    with torch.no_grad():
+        found = again(tokens).logits
+        assert torch.equal(found, model(tokens).logits)
+    assert found.shape == (2, 9, 70) and again.config.vocab_size == 70
+    assert again(tokens, labels=tokens).loss > 0
 
 
 def test_the_loss_is_that_of_each_token_before_the_next(model: Any) -> None:

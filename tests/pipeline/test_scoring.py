@@ -146,5 +146,9 @@ def test_what_cannot_be_scored_is_refused(a16: Graph, tmp_path: Path) -> None:
     assert str(wrong.value) == (
         f"{tmp_path}/model.graph: engine float runs a checkpoint, must be a folder of one"
     )
-    with pytest.raises(EngineError, match="engine 'nope' is not known"):
+    with pytest.raises(EngineError) as unknown:
         scored(tmp_path / "model.graph", "nope", A14)
+    assert str(unknown.value) == (
+        "engine 'nope' is not known, must be one of float, reference, fast, gpu, lava, "
+        "lava-per-core, mpi"
+    )

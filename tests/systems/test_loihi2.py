@@ -119,7 +119,7 @@ def test_the_draws_give_back_the_rows_that_they_were_weighed_by(
             assert low < row["value"] < high
             assert middle == pytest.approx(row["value"], rel=0.05)
     left_out = [row for row in written if row["covered"]]
-    assert len(left_out) == 10
+    assert len(left_out) == 11
     widths = [row["all others"][2] / row["all others"][0] for row in written]
     assert (
         np.max([w for w, row in zip(widths, written, strict=True) if "mJ" not in row["unit"]]) < 2
