@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+import shtab
+
 from mmfree_neuro.cli import (
     bench,
     convert,
@@ -64,6 +66,12 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--version", action="version", version=f"mmfree-neuro {versions().get('mmfree-neuro', '?')}"
+    )
+    shtab.add_argument_to(
+        parser,
+        "--print-completion",
+        help="print what completes commands and options in a shell, as: source <(mmfree-neuro "
+        "--print-completion bash)",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 

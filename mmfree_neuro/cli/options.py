@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import shtab
+
 from mmfree_neuro.cli.output import tell
 from mmfree_neuro.errors import InputError, shown
 from mmfree_neuro.files.reading import Misfit, opened, parsed_json, reading
@@ -69,8 +71,10 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 
 def add_option(parser: argparse.ArgumentParser, *names: str, **rest: Any) -> None:
-    """One option, as argparse takes it."""
-    parser.add_argument(*names, **rest)
+    """One option, as argparse takes it; a shell completes what is a path by files."""
+    action = parser.add_argument(*names, **rest)
+    if rest.get("type") is Path:
+        action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
 def add_command(

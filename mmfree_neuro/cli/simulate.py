@@ -24,6 +24,7 @@ from mmfree_neuro.report import terminal
 from mmfree_neuro.run.job import check_number_of_new_tokens
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.run.sampling import Sampling
+from mmfree_neuro.target.image_file import is_image
 
 
 def add(commands: Any) -> None:
@@ -55,8 +56,8 @@ def add(commands: Any) -> None:
     add_option(
         p,
         "--engine",
-        help=f"{engines.names_and_needs()} (default {engines.DEFAULT_ENGINE}; a machine image runs "
-        f"on engine {engines.EMULATOR})",
+        help=f"{engines.names_and_needs()} (default {engines.DEFAULT_ENGINE}, or "
+        f"{engines.INSTEAD} without lava-nc; a machine image runs on engine {engines.EMULATOR})",
     )
     add_option(
         p,
@@ -93,6 +94,10 @@ def run(options: argparse.Namespace) -> None:
             "in a file"
         )
     tasks = _tasks(options)
+    if options.engine is None and not is_image(options.mapping):
+        options.engine = engines.default_engine()
+        if options.engine == engines.INSTEAD:
+            warn([engines.WITHOUT_LAVA])
     live = sys.stdout.isatty() and not options.json and options.prompts is None
     bars = Bars("generate") if live else Bars()
     typing = Typing(tasks[0].prompt, bars)

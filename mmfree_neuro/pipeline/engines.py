@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from mmfree_neuro.errors import EngineError, InputError
@@ -106,8 +107,19 @@ ENGINES = {
 
 DEFAULT_ENGINE = "lava"
 """What runs a mapping unless one is named."""
+INSTEAD = "fast"
+"""What runs it where lava-nc is not installed; tokens and counts are the same."""
+WITHOUT_LAVA = (
+    f"lava-nc is not installed, so engine {INSTEAD} runs; tokens and counts are the same on every "
+    "engine"
+)
 EMULATOR = "emulator"
 """What runs a machine image; it knows no mapping, and so is none of `ENGINES`."""
+
+
+def default_engine() -> str:
+    """What runs a mapping here unless one is named."""
+    return DEFAULT_ENGINE if find_spec("lava") is not None else INSTEAD
 
 
 def names_and_needs() -> str:

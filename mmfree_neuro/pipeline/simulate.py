@@ -14,7 +14,7 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import keeping
 from mmfree_neuro.model.tokenizer import Speller, Typed, speller
 from mmfree_neuro.pipeline import opened
-from mmfree_neuro.pipeline.engines import DEFAULT_ENGINE, EMULATOR, engine_named, ranks_of
+from mmfree_neuro.pipeline.engines import EMULATOR, default_engine, engine_named, ranks_of
 from mmfree_neuro.pipeline.placed import Placed, placed
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.pipeline.text import spelling_of
@@ -101,7 +101,7 @@ def _opened(
             f"{path}: engine {EMULATOR} runs machine images, must be made one by mmfree-neuro image"
         )
     graph, stored = opened.open_mapped(path)
-    engine = engine or DEFAULT_ENGINE
+    engine = engine or default_engine()
     start = partial(engine_named(engine, ranks_of_chips), graph, stored.mapping)
     return graph, partial(placed, graph, stored.mapping, stored.system), engine, start
 

@@ -397,6 +397,37 @@ def test_map_onto_a_chip_with_every_limit_known(files: Files, tmp_path: Path) ->
     assert main(["inspect", str(tmp_path / "m.map")]) == 0
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands_options_and_files(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--print-completion", shell])
+    said = capsys.readouterr().out
+    assert end.value.code == 0
+    assert all(word in said for word in ("simulate", "--new-tokens", "sensitivity", "--in-flight"))
+    assert {"bash": "_shtab_compgen_files", "zsh": "_files"}[shell] in said
+
+
+def test_without_lava_another_engine_runs_and_that_is_said(
+    files: Files,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    what = ["--prompt", "ab", "--new-tokens", "2", "-o", str(tmp_path / "run"), "--json"]
+    assert main(["simulate", files("a16.map"), *what]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["engine"] == "fast"
+    assert said.err == (
+        "mmfree-neuro: warning: lava-nc is not installed, so engine fast runs; tokens and counts "
+        "are the same on every engine\n"
+    )
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    assert engines.default_engine() == "lava"
+
+
 def test_simulate(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Tree
 ) -> None:
