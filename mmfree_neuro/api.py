@@ -28,7 +28,7 @@ from mmfree_neuro.graph import graph_file, nodes
 from mmfree_neuro.graph.nodes import AnyNode
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.lowering.scheme import DEFAULT, Scheme, scheme_named
-from mmfree_neuro.mapping import mapping, mapping_file
+from mmfree_neuro.mapping import as_networkx, mapping, mapping_file
 from mmfree_neuro.mapping.footprint import use_of_cores
 from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import InFlight, Request, kinds_of
@@ -41,6 +41,7 @@ from mmfree_neuro.pipeline.arguments import checked
 from mmfree_neuro.pipeline.engines import engine_named
 from mmfree_neuro.pipeline.placed import placed
 from mmfree_neuro.pipeline.recost import recosted
+from mmfree_neuro.pipeline.report import TRACE
 from mmfree_neuro.pipeline.simulate import Task
 from mmfree_neuro.pipeline.text import Source, spelling_of
 from mmfree_neuro.report import content, terminal
@@ -57,6 +58,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 
 if TYPE_CHECKING:
+    import networkx
     from matplotlib.figure import Figure
 
 Tokens = NDArray[np.integer[Any]]
@@ -260,6 +262,10 @@ class Graph:
         graph_file.save_graph(self.graph, Path(path))
         return Path(path)
 
+    def to_networkx(self) -> "networkx.MultiDiGraph[str]":
+        """The nodes and their inputs, as networkx has graphs."""
+        return as_networkx.graph_to_networkx(self.graph)
+
     def __str__(self) -> str:
         return terminal.graph_text(self.graph)
 
@@ -418,6 +424,10 @@ class Mapped:
         mapping_file.save_mapping(stored, where)
         return where
 
+    def to_networkx(self) -> "networkx.DiGraph[tuple[int, int]]":
+        """The cores in use and the payloads between them, as networkx has graphs."""
+        return as_networkx.mapping_to_networkx(self.mapping)
+
     def __str__(self) -> str:
         return terminal.mapping(self.divided, self.mapping, self.system, self.bounds)
 
@@ -487,9 +497,36 @@ class Run:
         return replace(self, record=recosted(self.record, spec, figures))
 
     @checked
+    def table(self, what: str = "trace") -> list[dict[str, Any]]:
+        """Plain rows, such as `pandas.DataFrame` takes: "trace" (every step and core: the mean
+        counts of a token), "cores", "links" or "energy"."""
+        from mmfree_neuro.report import tables
+
+        if what == "trace":
+            return tables.trace(self.record)
+        known = {"cores": tables.cores, "links": tables.links, "energy": tables.energy}
+        if what not in known:
+            raise InputError(
+                f"the table {what!r} is not known, must be one of trace, {', '.join(known)}"
+            )
+        return known[what](report.build(self.record))
+
+    @property
+    def neurobench(self) -> dict[str, dict[str, Any]]:
+        """The metrics of NeuroBench by phase: footprint, connection sparsity, activation sparsity
+        and synaptic operations."""
+        from mmfree_neuro.report import tables
+
+        return tables.neurobench(self.record)
+
+    @checked
     def report(self, path: str | Path, gpu_rows: Sequence[str | Path] = ()) -> Path:
-        """Write the report as `.html`, `.md` or `.json`, by the name of the path."""
-        report.write(report.build(self.record, [Path(rows) for rows in gpu_rows]), Path(path))
+        """Write the report as `.html`, `.md` or `.json`, or a trace as `.jsonl`, by the name of the
+        path."""
+        if Path(path).suffix == TRACE:
+            report.trace_to(self.record, Path(path))
+        else:
+            report.write(report.build(self.record, [Path(rows) for rows in gpu_rows]), Path(path))
         return Path(path)
 
     @checked

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option, add_other_system
 from mmfree_neuro.cli.output import show, warn
+from mmfree_neuro.errors import InputError
 from mmfree_neuro.pipeline import report as reporting
 from mmfree_neuro.report import terminal
 from mmfree_neuro.systems.figures import settings_of
@@ -23,7 +24,13 @@ def add(commands: Any) -> None:
         help="folder that simulate wrote; several are put side by side",
     )
     add_option(
-        p, "-o", "--output", type=Path, required=True, help="report.html, report.md or report.json"
+        p,
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="report.html, report.md or report.json; or trace.jsonl, what each step asks of each "
+        "core",
     )
     add_other_system(p)
     add_option(
@@ -40,6 +47,16 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the report of a run, or of several side by side."""
     settings = settings_of(options.settings)
+    if options.output.suffix == reporting.TRACE and len(options.runs) == 1:
+        if options.gpu_rows:
+            raise InputError("--gpu-rows are rows of a report, and a trace has none")
+        lines = reporting.write_trace(options.runs[0], options.output, options.system, settings)
+        show(
+            {"wrote": str(options.output), "lines": lines},
+            f"wrote {options.output}: {lines:,} lines, one for each phase, step and core",
+            options.json,
+        )
+        return
     if len(options.runs) > 1:
         several = reporting.write_beside(
             options.runs, options.output, options.gpu_rows, options.system, settings

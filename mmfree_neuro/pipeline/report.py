@@ -12,6 +12,9 @@ from mmfree_neuro.report.record import Content
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.figures import Setting
 
+TRACE = ".jsonl"
+"""The ending of a trace, in the place of a report."""
+
 
 def build(run: RunRecord, gpu_rows: Sequence[Path] = ()) -> Content:
     """The content of a report, beside published and measured rows.
@@ -78,6 +81,27 @@ def _check_ending(output: Path) -> None:
     if output.suffix not in (".html", ".md", ".json"):
         ending = shown(output.suffix)
         raise InputError(f"{output}: ends in {ending}, must end in .html, .md or .json")
+
+
+def write_trace(
+    folder: Path,
+    output: Path,
+    system: str | None = None,
+    settings: Mapping[str, Setting] = MappingProxyType({}),
+) -> int:
+    """Write what each step asks of each core in the run of a folder, as JSON Lines; how many lines
+    there are."""
+    run = run_to_cost(folder, output, system, settings)
+    return trace_to(run, output)
+
+
+def trace_to(run: RunRecord, output: Path) -> int:
+    """The same of a run."""
+    from mmfree_neuro.report import tables
+
+    rows = tables.trace(run)
+    save_text(output, "".join(f"{json.dumps(row)}\n" for row in rows))
+    return len(rows)
 
 
 def write_report(
