@@ -6,6 +6,7 @@
 # make random    the random tests on new cases, for longer: make random DRAWS=20
 # make coverage  the tests, and which lines of which file none of them runs
 # make test-without-torch  what needs no torch, in an environment without it: VENV=.venv-3.12 PYTHON=python3.12
+# make docs      writes the documentation as a site to build/site
 # make clean     removes .venv and whatever the tools cached
 #
 # Another interpreter (Python 3.10 to 3.13): make PYTHON=python3.12 test
@@ -20,7 +21,7 @@ AS_PINNED := --no-deps --ignore-requires-python
 # A worker for each core.  Each computes on one thread, as the others have the rest of the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test chromium quick random coverage test-without-torch lint clean
+.PHONY: demo test chromium docs quick random coverage test-without-torch lint clean
 
 demo: $(VENV)/.torch-stamp
 	$(BIN)/mmfree-neuro demo
@@ -49,6 +50,9 @@ lint: $(VENV)/.dev-stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev-stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis build *.egg-info
@@ -85,8 +89,9 @@ $(VENV)/.test-stamp: $(VENV)/.runtime-stamp requirements/test.txt
 	$(PIP) --no-deps -r requirements/test.txt
 	@touch $@
 
-$(VENV)/.dev-stamp: $(VENV)/.torch-stamp $(VENV)/.test-stamp requirements/dev.txt requirements/hf.txt requirements/browser.txt
+$(VENV)/.dev-stamp: $(VENV)/.torch-stamp $(VENV)/.test-stamp requirements/dev.txt requirements/hf.txt requirements/browser.txt requirements/docs.txt
 	$(PIP) $(AS_PINNED) -r requirements/dev.txt
 	$(PIP) --no-deps -r requirements/hf.txt
 	$(PIP) --no-deps -r requirements/browser.txt
+	$(PIP) --no-deps -r requirements/docs.txt
 	@touch $@

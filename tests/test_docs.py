@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -166,3 +168,44 @@ def test_no_public_name_uses_a_retired_word() -> None:
         if found != allowed:
             wrong[word] = sorted(found ^ allowed)
     assert wrong == {}, f"see docs/glossary.md, {NOT_USED}"
+
+
+# The site.
+
+
+def test_every_link_to_a_file_leads_to_one() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    lost = []
+    for page in pages:
+        text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            file, _, _ = target.partition("#")
+            if file and "://" not in file and not (page.parent / file).exists():
+                lost.append((page.name, target))
+    assert lost == []
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    for package in ("mkdocs", "mkdocstrings", "lm_eval", "transformers"):
+        pytest.importorskip(package)
+    site = tmp_path / "site"
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        timeout=300,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    first = (site / "index.html").read_text(encoding="utf-8")
+    assert "<h1" in first and 'href="validation.html"' in first
+    commands = (site / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert "--in-flight" in commands and 'id="sensitivity"' in commands
+    python = (site / "reference" / "python.html").read_text(encoding="utf-8")
+    assert 'id="mmfree_neuro.api.Run.table"' in python
+    loads = re.compile(r'(?:<script[^>]* src|<link[^>]* href|<img[^>]* src)="(https?:[^"]*)"')
+    for page in site.rglob("*.html"):
+        assert loads.findall(page.read_text(encoding="utf-8")) == [], page
