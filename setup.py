@@ -1,11 +1,39 @@
-"""The compiled parts, each of which has a slower one in Python for machines without a compiler."""
+"""The compiled parts, each of which has a slower one in Python for machines without a compiler, and
+the checkpoint that travels in the package."""
+
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
+
+CHECKPOINT = Path("examples/checkpoints/stdlib-5m")
+
+
+class BuildWithCheckpoint(build_py):
+    """Puts the checkpoint beside the code; an editable install finds it where it is."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self.shipped().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target)
+
+    def shipped(self) -> dict[str, str]:
+        """The files of the checkpoint, and where they go."""
+        into = Path(self.build_lib) / "mmfree_neuro" / "shipped"
+        return {str(file): str(into / file.name) for file in sorted(CHECKPOINT.iterdir())}
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        found: list[str] = super().get_outputs(include_bytecode)
+        return found if self.editable_mode else [*found, *self.shipped().values()]
+
 
 CPU, EMULATOR = "kernels/mmfree_kernels/cpu", "sims/mmfree_sims/emulator"
 PARTS = ("machine", "interpret", "add", "avx512", "deliver", "pool", "step", "build", "async")
 
 setup(
+    cmdclass={"build_py": BuildWithCheckpoint},
     ext_modules=[
         Extension(
             f"{folder.partition('/')[2].replace('/', '.')}.{name}",
@@ -20,5 +48,5 @@ setup(
             (CPU, "_programs", ("_programs_run",)),
             (EMULATOR, "_emulator", [f"_{part}" for part in PARTS]),
         )
-    ]
+    ],
 )

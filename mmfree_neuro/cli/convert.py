@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfree_neuro.cli.options import add_calibration, add_command, add_option
-from mmfree_neuro.cli.output import say, show, warn
+from mmfree_neuro.cli.output import Stages, show, warn
 from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.pipeline import convert as converting
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
@@ -23,7 +23,10 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Turn a checkpoint into a graph of integers."""
 
+    stages = Stages(converting.STAGES)
+
     def shown(converted: converting.Converted, kept: bool) -> None:
+        stages.end()
         graph, warnings = converted.graph, [*converted.warnings, *slow_code_warnings()]
         warn(warnings)
         begin = f"wrote {options.output}: " if kept else ""
@@ -39,12 +42,15 @@ def run(options: argparse.Namespace) -> None:
         }
         show(content, text, options.json)
 
-    converting.convert(
-        options.checkpoint,
-        options.output,
-        scheme_named(options.scheme, options.root),
-        options.calibrate,
-        say,
-        shown,
-        as_bytes=options.as_bytes,
-    )
+    try:
+        converting.convert(
+            options.checkpoint,
+            options.output,
+            scheme_named(options.scheme, options.root),
+            options.calibrate,
+            stages.show,
+            shown,
+            as_bytes=options.as_bytes,
+        )
+    finally:
+        stages.close()

@@ -11,8 +11,15 @@ from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show, tell
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.scheme import DEFAULT, SCHEMES
+from mmfree_neuro.pipeline.engines import DEFAULT_ENGINE, default_engine
 
-CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "checkpoints" / "stdlib-5m"
+_CODE = Path(__file__).resolve().parents[1]
+CHECKPOINT = next(
+    path
+    for path in (_CODE / "shipped", _CODE.parent / "examples" / "checkpoints" / "stdlib-5m")
+    if path.is_dir() or path.name != "shipped"
+)
+"""In an installed package, or else in a checkout."""
 NEXT = """\
 {report} has the whole of it. What to try next:
 
@@ -61,6 +68,8 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Convert, map, simulate in Lava and report, on several chips and then on the best mapping,
     each step as a command of its own."""
+    engine = default_engine()
+    runs = "in Lava" if engine == DEFAULT_ENGINE else f"on engine {engine}, as lava-nc is missing"
     checkpoint = options.checkpoint
     if not (checkpoint / "config.json").is_file():
         raise InputError(f"{checkpoint}: no checkpoint there; give one with --checkpoint")
@@ -73,9 +82,9 @@ def run(options: argparse.Namespace) -> None:
         "A checkpoint becomes a graph of integers.": [
             ["convert", str(checkpoint), "-o", str(graph), "--scheme", options.scheme]
         ],
-        "It runs on eight chips in Lava, so that messages cross between chips.": [
+        f"It runs on eight chips {runs}, so that messages cross between chips.": [
             ["map", str(graph), *on, "--chips", "8", "-o", str(several)],
-            ["simulate", str(several), *text, "--engine", "lava", "-o", str(folder / "run")],
+            ["simulate", str(several), *text, "--engine", engine, "-o", str(folder / "run")],
             ["report", str(folder / "run"), "-o", str(folder / "report.md")],
         ],
         "Eight chips wait for each other at every step.  The best mapping for one sequence is "

@@ -40,6 +40,31 @@ class Bars:
             bar.close()
 
 
+class Stages:
+    """The progress of a command through stages, on standard error and only when that is a terminal;
+    it ends with all of them done."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.bar = tqdm(total=len(names), unit="stage", disable=None)
+
+    def show(self, name: str) -> None:
+        """A stage begins, and those before it are done."""
+        self.bar.set_description_str(name)
+        self.bar.update(self.names.index(name) - self.bar.n)
+        self.bar.refresh()
+
+    def end(self) -> None:
+        """All are done."""
+        self.bar.set_description_str("done")
+        self.bar.update(len(self.names) - self.bar.n)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        self.bar.close()
+
+
 def open_streams() -> None:
     """Standard streams that a command can rely on, whatever it was started with.
 

@@ -31,6 +31,9 @@ from mmfree_neuro.pipeline.text import (
 from mmfree_neuro.run.job import Job, check
 
 Stage = Callable[[str], None]
+"""Called when a stage begins."""
+STAGES = "reading", "packing", "calibrating", "lowering", "measuring quality", "writing"
+"""Of a conversion, in their order."""
 
 
 @dataclass(frozen=True)
