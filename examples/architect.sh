@@ -15,9 +15,9 @@ base = "kapoho-point"
 name = "half-barrier"
 
 [chip]
-barrier_few_chips_ns = { low = 500, central = 22700, high = 25600, source = "half of Loihi 2's" }
-barrier_many_chips_ns = { low = 500, central = 36750, high = 39200, source = "half of Loihi 2's" }
-time_per_crossing_ns = { low = 0.5, central = 4.63, high = 36.6, source = "half of Loihi 2's" }
+barrier_few_chips_ns = { low = 500, central = 22600, high = 25600, source = "half of Loihi 2's" }
+barrier_many_chips_ns = { low = 500, central = 36650, high = 39200, source = "half of Loihi 2's" }
+time_per_crossing_ns = { low = 0.5, central = 4.07, high = 36.6, source = "half of Loihi 2's" }
 END
 
 mmfree-neuro convert "$checkpoint" -o model.graph
