@@ -17,6 +17,7 @@ from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.estimate import Corners, estimate, modes
 from mmfree_neuro.cost.explore import state_bytes
 from mmfree_neuro.cost.load import WORDS, load
+from mmfree_neuro.cost.sensitivity import Swing, sensitivity
 from mmfree_neuro.cost.span import Span
 from mmfree_neuro.cost.timing import Timing
 from mmfree_neuro.graph.summary import GraphSummary
@@ -33,6 +34,7 @@ from mmfree_neuro.report.record import (
     MappingContent,
     Phase,
     Sourced,
+    SwingContent,
     Times,
 )
 from mmfree_neuro.run.run_file import RunRecord
@@ -267,7 +269,21 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
             }
             for row in by_step(each)
         ],
+        "sensitivity": [_swing(one) for one in sensitivity(counts, phase, in_flight).swings],
         "each_step": [_step(step) for step in each],
+    }
+
+
+def _swing(swing: Swing) -> SwingContent:
+    ends = swing.at_low, swing.at_high
+    return {
+        "figure": swing.figure,
+        "low": swing.low,
+        "high": swing.high,
+        "tokens_per_s": [end.tokens_per_s for end in ends],
+        "millijoule_per_token": [end.millijoule_per_token for end in ends],
+        "share_of_rate": swing.share_of_rate,
+        "share_of_energy": swing.share_of_energy,
     }
 
 

@@ -192,6 +192,20 @@ class FactorContent(TypedDict):
     source: str
 
 
+class SwingContent(TypedDict):
+    """What one figure of the system, all others central, makes of a phase at its ends."""
+
+    figure: str
+    low: float
+    high: float
+    tokens_per_s: list[float]
+    """At the low and at the high end."""
+    millijoule_per_token: list[float]
+    share_of_rate: float
+    """Of the variance of tokens a second over all draws, by ranks."""
+    share_of_energy: float
+
+
 class Phase(Counts, Times):
     """A phase: its counts, and what they would take on the chips."""
 
@@ -204,6 +218,8 @@ class Phase(Counts, Times):
     parts: list[EnergyPart]
     factors: list[FactorContent]
     dynamic: Dynamic
+    sensitivity: list[SwingContent]
+    """Figures that matter, that which changes most first."""
     each_step: list[EachStep]
     """Where a token falls through alone: its steps."""
     by_step: list[Steps]

@@ -322,7 +322,7 @@ def _estimated(report: Content) -> Section:
     trees: list[Branch] = []
     for name, phase in report["phases"].items():
         if phase is not None:
-            tables += [_energy(name, phase), *_breakdown(name, phase)]
+            tables += [_energy(name, phase), *_breakdown(name, phase), _mattering(name, phase)]
             trees += _trees(report, name, phase)
     tables += [_sequences(report)] if report["in_flight"] else []
     sentences = (ESTIMATE, PIPELINED, *_left_out(report))
@@ -414,6 +414,29 @@ def _breakdown(name: str, phase: Phase) -> list[Table]:
         )
         tables.append(Table(caption, (words, "energy", "share"), rows_of, folded=True))
     return tables
+
+
+MOST_FIGURES = 10
+"""Figures of the system that are named where they matter."""
+
+
+def _mattering(name: str, phase: Phase) -> Table:
+    """The figures of the system that change most of a phase."""
+    rows = [
+        (
+            one["figure"],
+            f"{figure(one['low'])} to {figure(one['high'])}",
+            " to ".join(map(figure, one["tokens_per_s"])),
+            " to ".join(map(figure, one["millijoule_per_token"])),
+            figure(100 * one["share_of_rate"], "%"),
+            figure(100 * one["share_of_energy"], "%"),
+        )
+        for one in phase["sensitivity"][:MOST_FIGURES]
+    ]
+    head = "figure, alone at its ends", "range", "tokens/s", "mJ/token, system"
+    shares = "of the variance of tokens/s", "of the variance of mJ/token"
+    caption = f"Which figures of the system matter most in {PHASES[name]}"
+    return Table(caption, (*head, *shares), rows, folded=True)
 
 
 MOST_CORES = 12

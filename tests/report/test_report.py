@@ -818,6 +818,36 @@ def test_where_time_and_energy_go_block_by_block() -> None:
         assert sum(block.name.startswith("block 0: ") for block in tree.branches) == 1
 
 
+def test_which_figures_matter_most() -> None:
+    """Four words of 100, 200 or 400 ns and a barrier of 1 µs; all energies are of that time."""
+    found = built(made_run())
+    swings = found["phases"]["prefill"]["sensitivity"]
+    assert [swing["figure"] for swing in swings] == [
+        "chip.time_per_word_ns",
+        "system.board_power_w",
+        "chip.static_power_w",
+        "system.host_power_w",
+        "chip.energy_per_synop_pj",
+    ]
+    assert (swings[0]["low"], swings[0]["high"]) == (100, 400)
+    assert swings[0]["tokens_per_s"] == pytest.approx([1e6 / 1.4, 1e6 / 2.6])
+    caption = "Which figures of the system matter most in prefill"
+    (table,) = (
+        table
+        for section in sections.sections(found)
+        for table in section.tables
+        if table.caption == caption
+    )
+    assert table.folded and table.rows[0] == (
+        "chip.time_per_word_ns",
+        "100 to 400",
+        "714,000 to 385,000",
+        "0.00350 to 0.00650",
+        "100 %",
+        "100 %",
+    )
+
+
 def test_only_the_cores_that_take_most_are_named() -> None:
     cores = [(float(n), f"core {n}") for n in range(20)]
     found = sections._of_cores("block 3", cores, most=380.0, total=190.0)
