@@ -12,7 +12,7 @@ from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.baselines.published import Baseline, compare
 from mmfree_neuro.baselines.roofline import Gpu
 from mmfree_neuro.cost import constants, energy, timing
-from mmfree_neuro.cost.breakdown import Step, by_step, dynamic, each_step
+from mmfree_neuro.cost.breakdown import Dynamic, Step, Steps, by_step, dynamic, each_step
 from mmfree_neuro.cost.counted import Counted, counted
 from mmfree_neuro.cost.estimate import Corners, estimate, modes
 from mmfree_neuro.cost.explore import state_bytes
@@ -28,12 +28,14 @@ from mmfree_neuro.report.record import (
     Content,
     CoreInUse,
     CornersContent,
+    DynamicContent,
     EachStep,
     InFlight,
     Link,
     MappingContent,
     Phase,
     Sourced,
+    StepsContent,
     SwingContent,
     Times,
 )
@@ -246,31 +248,36 @@ def _phase(phase: str, counts: Counted, in_flight: int = 1) -> Phase | None:
             }
             for factor in estimated.timing.dynamic
         ],
-        "dynamic": {
-            "kinds": spent.kinds,
-            "blocks": {"none" if k is None else str(k): mj for k, mj in spent.blocks.items()},
-            "chips": {str(chip): mj for chip, mj in spent.chips.items()},
-            "cores": [
-                {"chip": place.chip, "core": place.core, "millijoule_per_token": mj}
-                for place, mj in spent.cores.items()
-            ],
-            "links": [
-                {"source": a, "destination": b, "millijoule_per_token": mj}
-                for (a, b), mj in spent.links.items()
-            ],
-        },
-        "by_step": [
-            {
-                "kinds": list(row.kinds),
-                "steps": row.steps,
-                "seconds": row.seconds,
-                "resource": row.resource,
-                "slowest": row.slowest,
-            }
-            for row in by_step(each)
-        ],
+        "dynamic": _dynamic(spent),
+        "by_step": [_steps(row) for row in by_step(each)],
         "sensitivity": [_swing(one) for one in sensitivity(counts, phase, in_flight).swings],
         "each_step": [_step(step) for step in each],
+    }
+
+
+def _dynamic(spent: Dynamic) -> DynamicContent:
+    return {
+        "kinds": spent.kinds,
+        "blocks": {"none" if k is None else str(k): mj for k, mj in spent.blocks.items()},
+        "chips": {str(chip): mj for chip, mj in spent.chips.items()},
+        "cores": [
+            {"chip": place.chip, "core": place.core, "millijoule_per_token": mj}
+            for place, mj in spent.cores.items()
+        ],
+        "links": [
+            {"source": a, "destination": b, "millijoule_per_token": mj}
+            for (a, b), mj in spent.links.items()
+        ],
+    }
+
+
+def _steps(row: Steps) -> StepsContent:
+    return {
+        "kinds": list(row.kinds),
+        "steps": row.steps,
+        "seconds": row.seconds,
+        "resource": row.resource,
+        "slowest": row.slowest,
     }
 
 

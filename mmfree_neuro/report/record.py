@@ -132,7 +132,7 @@ class OfLink(TypedDict):
     millijoule_per_token: float
 
 
-class Dynamic(TypedDict):
+class DynamicContent(TypedDict):
     """Millijoules a token of what is counted, idle visits left out, by what they belong to."""
 
     kinds: dict[str, float]
@@ -142,7 +142,7 @@ class Dynamic(TypedDict):
     links: list[OfLink]
 
 
-class Steps(TypedDict):
+class StepsContent(TypedDict):
     """Steps of a token at which the same kinds of nodes fire."""
 
     kinds: list[str]
@@ -217,12 +217,12 @@ class Phase(Counts, Times):
     corners: CornersContent
     parts: list[EnergyPart]
     factors: list[FactorContent]
-    dynamic: Dynamic
+    dynamic: DynamicContent
     sensitivity: list[SwingContent]
     """Figures that matter, that which changes most first."""
     each_step: list[EachStep]
     """Where a token falls through alone: its steps."""
-    by_step: list[Steps]
+    by_step: list[StepsContent]
     """Where a token falls through alone: the steps by what fires at them."""
 
 
