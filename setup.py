@@ -21,7 +21,7 @@ class BuildWithCheckpoint(build_py):
 
     def shipped(self) -> dict[str, str]:
         """The files of the checkpoint, and where they go."""
-        into = Path(self.build_lib) / "mmfree_neuro" / "shipped"
+        into = Path(self.build_lib) / "mmfree_neuro" / "shipped" / CHECKPOINT.name
         return {str(file): str(into / file.name) for file in sorted(CHECKPOINT.iterdir())}
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.scheme import DEFAULT, SCHEMES
 from mmfree_neuro.pipeline.engines import DEFAULT_ENGINE, default_engine
 
+NAME = "stdlib-5m"
 _CODE = Path(__file__).resolve().parents[1]
 CHECKPOINT = next(
     path
-    for path in (_CODE / "shipped", _CODE.parent / "examples" / "checkpoints" / "stdlib-5m")
-    if path.is_dir() or path.name != "shipped"
+    for path in (_CODE / "shipped" / NAME, _CODE.parent / "examples" / "checkpoints" / NAME)
+    if path.is_dir() or path.parent.name != "shipped"
 )
 """In an installed package, or else in a checkout."""
 NEXT = """\
@@ -123,4 +125,5 @@ def _run(step: list[str], output: int | None = None) -> str:
 
 
 def _quoted(word: str) -> str:
-    return word if word and not set(word) & set(" \n\"'()") else json.dumps(word)
+    """As a shell takes it."""
+    return shlex.quote(word)

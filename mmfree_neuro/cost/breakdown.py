@@ -27,6 +27,8 @@ class Steps:
     steps: int
     seconds: float
     """Of all of them, with their barriers and what a step takes besides."""
+    busy_seconds: float
+    """Of their slowest resources alone."""
     resource: str
     """What takes most of that, and where."""
     slowest: str
@@ -87,7 +89,8 @@ def by_step(each: Sequence[Step]) -> tuple[Steps, ...]:
         resource = max(by_resource, key=by_resource.__getitem__)
         slowest = max((p for r, p in of if r == resource), key=lambda p: of[resource, p])
         seconds = sum(step.seconds for step in steps)
-        rows.append(Steps(names, len(steps), seconds, resource, slowest))
+        busy_seconds = sum(step.busy_seconds for step in steps)
+        rows.append(Steps(names, len(steps), seconds, busy_seconds, resource, slowest))
     return tuple(sorted(rows, key=lambda row: -row.seconds))
 
 

@@ -80,7 +80,9 @@ def _check_ending(output: Path) -> None:
     """InputError where the name of a report does not say what it is to be."""
     if output.suffix not in (".html", ".md", ".json"):
         ending = shown(output.suffix)
-        raise InputError(f"{output}: ends in {ending}, must end in .html, .md or .json")
+        raise InputError(
+            f"{output}: ends in {ending}, must end in .html, .md or .json, or in .jsonl for one run"
+        )
 
 
 def write_trace(

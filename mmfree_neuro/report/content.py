@@ -276,6 +276,7 @@ def _steps(row: Steps) -> StepsContent:
         "kinds": list(row.kinds),
         "steps": row.steps,
         "seconds": row.seconds,
+        "busy_seconds": row.busy_seconds,
         "resource": row.resource,
         "slowest": row.slowest,
     }

@@ -9,6 +9,7 @@ the same.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from mmfree_neuro.baselines.compared import Figures
@@ -29,6 +30,8 @@ class Dot:
     """Tokens a second."""
     energy: Figures
     """Millijoules a token."""
+    label: str = ""
+    """Beside its mark."""
 
     @property
     def words(self) -> str:
@@ -39,10 +42,12 @@ class Dot:
         )
 
 
-def dots(reports: Sequence[Content]) -> list[Dot]:
-    """Runs and every machine that their reports name: other models first, and the runs last."""
+def dots(reports: Sequence[Content], labels: Sequence[str] = ()) -> list[Dot]:
+    """Runs, with labels where they have some, and every machine that their reports name: other
+    models first, and the runs last."""
     found: dict[str, list[Dot]] = {"other": [], "comparable": [], "ours": []}
-    for report in reports:
+    for report, label in zip_longest(reports, labels, fillvalue=""):
+        assert not isinstance(report, str)
         comparison = report["comparison"]
         for kind, rows in (
             ("other", comparison["context"]),
@@ -57,18 +62,21 @@ def dots(reports: Sequence[Content]) -> list[Dot]:
             if phase is not None:
                 name = f"{report['header']['model']} on {report['header']['system']}, estimated"
                 rate, energy = phase["tokens_per_s"], phase["millijoule_per_token"]
-                found["ours"].append(Dot(name, "ours", mode, rate, energy))
+                found["ours"].append(Dot(name, "ours", mode, rate, energy, label))
     known = {dot.words for dot in found["comparable"]}
     found["other"] = [dot for dot in found["other"] if dot.words not in known]
-    return list({(dot.kind, dot.words): dot for some in found.values() for dot in some}.values())
+    return list(
+        {(dot.kind, dot.words, dot.label): dot for some in found.values() for dot in some}.values()
+    )
 
 
 def _one(value: float) -> Figures:
     return {"low": value, "central": value, "high": value}
 
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 WIDE, HIGH = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 76, 40, 12, 48
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 12, 48
 
 
 class Axis:
@@ -88,8 +96,8 @@ class Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         """Where the powers of ten are, and their names."""
-        powers = (10.0**power for power in range(self.first, self.last + 1))
-        return [(self.at(power), f"{power:,.10g}") for power in powers]
+        powers = range(self.first, self.last + 1)
+        return [(self.at(10.0**power), f"10{str(power).translate(RAISED)}") for power in powers]
 
 
 def scatter(found: Sequence[Dot]) -> dict[str, Any]:
@@ -106,7 +114,9 @@ def scatter(found: Sequence[Dot]) -> dict[str, Any]:
     ]
     box = {"wide": WIDE, "high": HIGH, "left": LEFT, "right": WIDE - RIGHT}
     box |= {"top": TOP, "bottom": HIGH - BOTTOM}
-    return {"box": box, "across": across.ticks(), "up": up.ticks(), "marks": marks}
+    kinds = {kind: any(dot.kind == kind for dot in found) for kind in ("other", "comparable")}
+    ticks = {"across": across.ticks(), "up": up.ticks()}
+    return {"box": box, "marks": marks, "kinds": kinds, **ticks}
 
 
 # Chips and their cores.

@@ -95,7 +95,7 @@ def _rendered(template: str, **content: Any) -> str:
 def beside_to_html(reports: Sequence[Content], names: Sequence[str]) -> str:
     """Several reports side by side, each under its name, as one HTML page that needs no other
     file."""
-    found = drawn.dots(reports)
+    found = drawn.dots(reports, names)
     return _rendered(
         "beside.html",
         title=_title_of(reports),

@@ -148,6 +148,7 @@ class StepsContent(TypedDict):
     kinds: list[str]
     steps: int
     seconds: float
+    busy_seconds: float
     resource: str
     slowest: str
 

@@ -88,18 +88,19 @@ def verdict(report: Content) -> str:
         return "No token ran through the chips, so nothing is estimated."
     ours = (
         f"In {PHASES[mode]} the chips are estimated at {spread(phase['tokens_per_s'], 'tokens/s')} "
-        f"and the whole system at {spread(phase['millijoule_per_token'], 'mJ a token')}, from 5 to "
-        "95 % under what is not known of the chips"
+        f"and {spread(phase['millijoule_per_token'], 'mJ a token')} for the whole system, "
+        f"{figure(phase['chip_millijoule_per_token']['central'])} for the chips in use alone; in "
+        "brackets 90 % of what the figures of the chips allow"
     )
     ratios = [one for one in report["comparison"]["ratios"] if one["theirs"]["mode"] == mode]
     if not ratios:
-        return f"{ours}; no machine is known that was measured with a model of this size."
+        return f"{ours}. No machine was measured with a model of this size, so there is no ratio."
     best = max(ratios, key=lambda one: one["theirs"]["tokens_per_s"])
     saved = best["energy_theirs_over_ours"]
     energy = "" if saved is None else f", and its energy a token {spread(saved)} times ours"
     return (
-        f"{ours}: {spread(best['throughput_ours_over_theirs'])} times the throughput of the "
-        f"fastest machine measured with this size of model ({best['theirs']['name']} on "
+        f"{ours}. That is {spread(best['throughput_ours_over_theirs'])} times the throughput of "
+        f"the fastest machine measured with this size of model ({best['theirs']['name']} on "
         f"{best['theirs']['device']}){energy}."
     )
 
@@ -129,7 +130,8 @@ def _header(report: Content) -> Section:
     warnings = tuple(f"Warning: {warning}." for warning in report["warnings"])
     left = len(run["results"]) - MOST_TEXTS
     more = (f"The texts of {left:,} more prompts are in the run's folder.",) if left > 0 else ()
-    return Section("What was run", (*warnings, *more), texts, (Table("", ("", ""), rows),))
+    table = Table("Model, system and versions", ("", ""), rows, folded=True)
+    return Section("What was run", (*warnings, *more), texts, (table,))
 
 
 def _texts(run: Texts) -> list[tuple[str, str]]:
@@ -316,6 +318,7 @@ def _estimated(report: Content) -> Section:
         "latency of a token": lambda phase: spread(_times(phase["latency_seconds"], 1e6), "µs"),
         "step": lambda phase: spread(_times(phase["step_seconds"], 1e6), "µs"),
         "share of the barrier": lambda phase: figure(100 * phase["barrier_share"], "% of the time"),
+        "share of what a step takes besides, unexplained": _besides,
         "what is slowest": lambda phase: f"{phase['resource']}: {phase['slowest']}",
     }
     tables = [_phase_table(report, "", rows)]
@@ -334,6 +337,17 @@ def _estimated(report: Content) -> Section:
         ("energy",),
         tuple(trees),
     )
+
+
+def _besides(phase: Phase) -> str:
+    """What steps take that is neither a resource nor the barrier, where a token falls through."""
+    steps = phase["each_step"]
+    if not steps:
+        return "none"
+    whole = sum(step["seconds"] for step in steps)
+    busy = sum(step["busy_seconds"] for step in steps)
+    left = max(0.0, 1 - busy / whole - phase["barrier_share"])
+    return figure(100 * left, "% of the time")
 
 
 def _energy(name: str, phase: Phase) -> Table:
@@ -393,11 +407,12 @@ def _breakdown(name: str, phase: Phase) -> list[Table]:
                 f"{row['steps']:,}",
                 figure(1e6 * row["seconds"], "µs"),
                 _share(row["seconds"], whole),
+                figure(1e6 * row["busy_seconds"], "µs"),
                 f"{row['resource']}: {row['slowest']}",
             )
             for row in phase["by_step"]
         ]
-        head = "nodes that fire", "steps", "time, with barriers", "share", "what is slowest there"
+        head = "nodes that fire", "steps", "time, with barriers", "share", "of which busy", "with"
         caption = f"Time of a token in {PHASES[name]}, by what fires, at central figures"
         tables.append(Table(caption, head, rows, folded=True))
     spent = phase["dynamic"]
@@ -445,7 +460,7 @@ MOST_CORES = 12
 
 def _trees(report: Content, name: str, phase: Phase) -> list[Branch]:
     """Where the time of a token goes, block by block and step by step, and its dynamic energy,
-    block by block and core by core."""
+    chip by chip and core by core."""
     found = []
     if phase["each_step"]:
         steps: dict[str, list[Branch]] = {}
@@ -471,26 +486,25 @@ def _trees(report: Content, name: str, phase: Phase) -> list[Branch]:
             for block, taken in seconds.items()
         )
         found.append(Branch(f"Time of a token in {PHASES[name]}: block, step", 1.0, blocks))
-    energies = phase["dynamic"]["cores"]
     places = {(core["chip"], core["core"]): core for core in report["mapping"]["content"]}
-    of_blocks: dict[str, list[tuple[float, str]]] = {}
-    for one in energies:
+    of_chips: dict[int, list[tuple[float, str]]] = {}
+    for one in phase["dynamic"]["cores"]:
         core = places.get((one["chip"], one["core"]))
         if core is not None:
-            words = f"core {core['core']} of chip {core['chip']}, {core['kind']}"
+            words = f"core {core['core']}, mostly {core['kind']} of {_block(core['block'])}"
             at = one["millijoule_per_token"], words
-            of_blocks.setdefault(_block(core["block"]), []).append(at)
-    total = sum(mj for cores in of_blocks.values() for mj, _ in cores)
+            of_chips.setdefault(core["chip"], []).append(at)
+    total = sum(mj for cores in of_chips.values() for mj, _ in cores)
     if total > 0:
-        most = max(sum(mj for mj, _ in cores) for cores in of_blocks.values())
-        blocks = tuple(_of_cores(block, cores, most, total) for block, cores in of_blocks.items())
-        named = f"Dynamic energy of a token in {PHASES[name]}: block, core"
-        found.append(Branch(named, 1.0, blocks))
+        most = max(sum(mj for mj, _ in cores) for cores in of_chips.values())
+        parts = tuple(_of_cores(chip, of_chips[chip], most, total) for chip in sorted(of_chips))
+        named = f"Dynamic energy of a token in {PHASES[name]}: chip, core"
+        found.append(Branch(named, 1.0, parts))
     return found
 
 
-def _of_cores(block: str, cores: list[tuple[float, str]], most: float, total: float) -> Branch:
-    """A block with the cores that take most of its energy."""
+def _of_cores(chip: int, cores: list[tuple[float, str]], most: float, total: float) -> Branch:
+    """A chip with the cores that take most of its energy."""
     taken, largest = sum(mj for mj, _ in cores), max(mj for mj, _ in cores) or 1.0
     leaves = [
         Branch(f"{words}: {figure(mj, 'mJ/token')}, {_share(mj, total)}", mj / largest)
@@ -498,7 +512,7 @@ def _of_cores(block: str, cores: list[tuple[float, str]], most: float, total: fl
     ]
     left = len(cores) - MOST_CORES
     leaves += [Branch(f"and {left:,} cores with less", 0.0)] if left > 0 else []
-    name = f"{block}: {figure(taken, 'mJ/token')}, {_share(taken, total)}, {len(cores):,} cores"
+    name = f"chip {chip}: {figure(taken, 'mJ/token')}, {_share(taken, total)}, {len(cores):,} cores"
     return Branch(name, taken / most, tuple(leaves))
 
 
@@ -720,6 +734,10 @@ def beside(reports: Sequence[Content], names: Sequence[str]) -> Section:
         "placer": lambda one: one["header"]["placer"],
         "chips": lambda one: f"{one['mapping']['chips']:,}",
         "cores": lambda one: f"{one['mapping']['cores']:,}",
+        "nodes whose sums are divided": lambda one: f"{one['mapping']['sums_divided']:,}",
+        "norms whose roots every neuron finds": lambda one: (
+            ", ".join(one["mapping"]["local_roots"]) or "none"
+        ),
         "steps per token": lambda one: f"{one['mapping']['steps_per_token']:,}",
         "perplexity, integers over float": lambda one: _ratio_of(one),
     }

@@ -185,7 +185,8 @@ def best_of(goal: str, points: Sequence[Point]) -> str:
     best = points[0]
     lines = [
         f"best for {goal} of {len(points)} ways: {label(best.request)}, {best.chips} "
-        f"chip{'s' if best.chips > 1 else ''}; the first of them:",
+        f"chip{'s' if best.chips > 1 else ''}; the first of them, before any run, as if no payload "
+        "were zero:",
         f"  {'tokens/s [5 … 95 %]':>26s} {'× the best':>20s} {'mJ/token, system':>26s} "
         f"{'chips':>5s}  choice",
     ]

@@ -36,8 +36,8 @@ def enable_lava() -> tuple[str, ...]:
         return _import_var_model() + _import_processes() + _repair_reshape()
     except ModuleNotFoundError as missing:
         raise EngineError(
-            "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as the "
-            "README says"
+            "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as "
+            "docs/install.md says"
         ) from missing
 
 
@@ -50,7 +50,7 @@ def enable_lava_dl() -> tuple[str, ...]:
     except ModuleNotFoundError as missing:
         raise EngineError(
             "the lava-dl exchange needs lava-dl 0.6.0; install it with the 'lava-dl' extra as "
-            "the README says"
+            "docs/install.md says"
         ) from missing
 
 

@@ -37,8 +37,8 @@ def export_dense(matrix: Codes, path: Path) -> None:
         import h5py
     except ModuleNotFoundError as missing:
         raise EngineError(
-            "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as the README "
-            "says"
+            "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as "
+            "docs/install.md says"
         ) from missing
     rows, columns = matrix.shape
     with whole_file(path) as scratch, h5py.File(scratch, "w") as file:

@@ -71,8 +71,9 @@ def the_report_command(folder: Path) -> None:
     assert json.loads((folder / "report.json").read_text())["header"]["engine"] == "fast"
     with pytest.raises(InputError) as error:
         report.write_report(folder / "run", folder / "report.pdf")
-    assert (
-        str(error.value) == f"{folder}/report.pdf: ends in '.pdf', must end in .html, .md or .json"
+    assert str(error.value) == (
+        f"{folder}/report.pdf: ends in '.pdf', must end in .html, .md or .json, or in .jsonl for "
+        "one run"
     )
     assert main(["report", run, "-o", str(folder / "report.pdf")]) == 2
     assert not (folder / "report.pdf").exists()

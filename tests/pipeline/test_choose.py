@@ -92,7 +92,7 @@ def test_the_command_maps_as_it_says(graph: Path, tmp_path: Path, capsys: Said) 
     lines = capsys.readouterr().out.splitlines()
     (number,) = (k for k, line in enumerate(lines) if line.startswith("best for generation of "))
     assert lines[number].startswith(f"best for generation of {len(told['ways'])} ways: chain, ")
-    assert lines[number].endswith("; the first of them:")
+    assert lines[number].endswith("before any run, as if no payload were zero:")
     assert len(lines) == number + 2 + min(4, len(told["ways"]))
 
 

@@ -575,7 +575,7 @@ MARKDOWN = [
     "source of fall\\_through\\_energy\\_ratio |",
     "| the chips in use, in all |  |  | 0.00450 (0.00188 to 0.0120) mJ/token | 40.0 % |  |",
     "| the system, in all |  |  | 0.0113 (0.00188 to 0.0300) mJ/token | 100 % |  |",
-    "| MLGRU | 1 | 1.80 µs | 40.0 % | memory words read: core 5 of chip 0 |",
+    "| MLGRU | 1 | 1.80 µs | 40.0 % | 0.800 µs | memory words read: core 5 of chip 0 |",
     "| outside the blocks | 2.50e-08 mJ/token | 41.7 % |",
     "| system: host power | 0 W | 0.500 W | 1 W |  |  | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
@@ -757,13 +757,13 @@ def test_an_html_page_draws_the_chips_itself() -> None:
 
 def test_the_verdict_says_how_fast_how_much_and_against_what() -> None:
     begin = (
-        "In generation the chips are estimated at 222,000 (167,000 to 267,000) tokens/s and the "
-        "whole system at 0.0113 (0.00188 to 0.0300) mJ a token, from 5 to 95 % under what is not "
-        "known of the chips"
+        "In generation the chips are estimated at 222,000 (167,000 to 267,000) tokens/s and 0.0113 "
+        "(0.00188 to 0.0300) mJ a token for the whole system, 0.00450 for the chips in use alone; "
+        "in brackets 90 % of what the figures of the chips allow"
     )
     found = built(made_run())
     assert sections.verdict(found) == (
-        f"{begin}; no machine is known that was measured with a model of this size."
+        f"{begin}. No machine was measured with a model of this size, so there is no ratio."
     )
     ours = found["phases"]["generate"]
     theirs = {"mode": "generate", "tokens_per_s": 10.0, "name": "net", "device": "GPU"}
@@ -779,8 +779,8 @@ def test_the_verdict_says_how_fast_how_much_and_against_what() -> None:
         for one in (theirs, *others)
     ]
     against = (
-        f"{begin}: 2.00 (1.00 to 4.00) times the throughput of the fastest machine measured with "
-        "this size of model (net on GPU)"
+        f"{begin}. That is 2.00 (1.00 to 4.00) times the throughput of the fastest machine "
+        "measured with this size of model (net on GPU)"
     )
     assert sections.verdict(found) == (
         f"{against}, and its energy a token 2.00 (1.00 to 4.00) times ours."
@@ -799,9 +799,9 @@ def test_where_time_and_energy_go_block_by_block() -> None:
     )
     energy, time, generated = section.trees
     assert [tree.name for tree in (energy, time, generated)] == [
-        "Dynamic energy of a token in prefill: block, core",
+        "Dynamic energy of a token in prefill: chip, core",
         "Time of a token in generation: block, step",
-        "Dynamic energy of a token in generation: block, core",
+        "Dynamic energy of a token in generation: chip, core",
     ]
     assert [branch.name for branch in time.branches] == [
         "outside the blocks: 2.70 µs, 60.0 %",
@@ -813,9 +813,10 @@ def test_where_time_and_energy_go_block_by_block() -> None:
     )
     assert time.branches[0].share == step.share == 1
     for tree in (energy, generated):
-        for block in tree.branches:
-            assert 0 < block.share <= 1 and block.branches[0].share == 1
-        assert sum(block.name.startswith("block 0: ") for block in tree.branches) == 1
+        for chip in tree.branches:
+            assert 0 < chip.share <= 1 and chip.branches[0].share == 1
+        assert [chip.name[:7] for chip in tree.branches] == ["chip 0:", "chip 1:"]
+        assert tree.branches[0].branches[0].name.startswith("core 5, mostly MLGRU of block 0: ")
 
 
 def test_which_figures_matter_most() -> None:
@@ -850,8 +851,8 @@ def test_which_figures_matter_most() -> None:
 
 def test_only_the_cores_that_take_most_are_named() -> None:
     cores = [(float(n), f"core {n}") for n in range(20)]
-    found = sections._of_cores("block 3", cores, most=380.0, total=190.0)
-    assert found.name == "block 3: 190 mJ/token, 100 %, 20 cores" and found.share == 0.5
+    found = sections._of_cores(3, cores, most=380.0, total=190.0)
+    assert found.name == "chip 3: 190 mJ/token, 100 %, 20 cores" and found.share == 0.5
     assert len(found.branches) == sections.MOST_CORES + 1
     assert found.branches[0].name == "core 19: 19.0 mJ/token, 10.0 %"
     assert found.branches[-1].name == "and 8 cores with less"
@@ -886,7 +887,7 @@ def test_runs_side_by_side() -> None:
     slowest = "memory words read: core 5 of chip 0"
     assert f"| generation: what is slowest | {slowest} | {slowest} |" in text
     page = pages.beside_to_html([one, two], ["a", "b"])
-    assert page.count('class="dot ours"') == 2  # equal estimates are one mark
+    assert page.count('class="dot ours"') == 3 and page.count(">a</text>") == 2
     assert '<th scope="col">b</th>' in page
     lines = terminal.beside([one, two]).splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == [
@@ -901,10 +902,10 @@ def test_runs_side_by_side() -> None:
 
 def test_an_axis_has_whole_decades() -> None:
     axis = drawn.Axis([0.0, 3.0, 250.0], 100.0, 400.0)
-    assert axis.ticks() == [(100.0, "1"), (200.0, "10"), (300.0, "100"), (400.0, "1,000")]
+    assert axis.ticks() == [(100.0, "10⁰"), (200.0, "10¹"), (300.0, "10²"), (400.0, "10³")]
     assert (axis.at(10.0), axis.at(0.0), axis.at(1000.0)) == (200.0, 100.0, 400.0)
-    assert drawn.Axis([10.0], 0.0, 1.0).ticks() == [(0.0, "10"), (1.0, "100")]
-    assert drawn.Axis([], 0.0, 1.0).ticks() == [(0.0, "1"), (1.0, "10")]
+    assert drawn.Axis([10.0], 0.0, 1.0).ticks() == [(0.0, "10¹"), (1.0, "10²")]
+    assert drawn.Axis([], 0.0, 1.0).ticks() == [(0.0, "10⁰"), (1.0, "10¹")]
 
 
 def test_machines_are_marks_by_what_they_have_in_common() -> None:

@@ -99,7 +99,8 @@ def test_a_trace_is_json_lines(
     assert run.report(tmp_path / "again.jsonl").read_text() == trace.read_text()
     assert main(["report", str(folder), str(folder), "-o", str(trace)]) == 2
     assert capsys.readouterr().err == (
-        f"mmfree-neuro: {trace}: ends in '.jsonl', must end in .html, .md or .json\n"
+        f"mmfree-neuro: {trace}: ends in '.jsonl', must end in .html, .md or .json, "
+        "or in .jsonl for one run\n"
     )
 
 

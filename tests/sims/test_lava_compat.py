@@ -191,11 +191,11 @@ def test_lava_dl_reads_a_ternary_layer_and_no_stand_in_stays(
 
 
 NO_LAVA = (
-    "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as the README says"
+    "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as docs/install.md says"
 )
 NO_LAVA_DL = (
     "the lava-dl exchange needs lava-dl 0.6.0; install it with the 'lava-dl' extra as "
-    "the README says"
+    "docs/install.md says"
 )
 
 

@@ -14,7 +14,9 @@ from mmfree_sims.lava_dl import export_dense
 
 pytestmark = pytest.mark.lava
 
-NO_H5PY = "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as the README says"
+NO_H5PY = (
+    "the lava-dl exchange needs h5py; install it with the 'lava-dl' extra as docs/install.md says"
+)
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -14,7 +14,7 @@
     squares[on].classList.add("on");
     const core = data.cores[squares[on].dataset.n];
     const figures = data.figures.map((name, k) => `${name}: ${figure(core[5][k])}`);
-    told.textContent = `Core ${core[1]} of chip ${core[0]}: ${core[2]}, ${block(core)}. ` +
+    told.textContent = `Core ${core[1]} of chip ${core[0]}, mostly ${core[2]} ${core[3] === null ? block(core) : `of ${block(core)}`}. ` +
       `${figures.join("; ")}. Neurons of ${core[4]}.`;
   };
   const colour = () => {
