@@ -275,7 +275,10 @@ def test_map_with_words_chosen_on_the_chips(
     for source, engine in ((path, "fast"), (image, "emulator")):
         for command, said in (
             (
-                ["simulate", source, "--prompt", "a", "--temperature", "1.5", "-o", never],
+                [
+                    *("simulate", source, "--prompt", "a", "--temperature", "1.5"),
+                    *("--engine", engine, "-o", never),
+                ],
                 "and greedily, so the temperature is 1.5, must be 0; a mapping without "
                 "greedy-on-chips can draw",
             ),
