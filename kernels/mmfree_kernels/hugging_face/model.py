@@ -140,24 +140,23 @@ class HGRNBitForCausalLM(PreTrainedModel, GenerationMixin):
                 raise ValueError(f"{name} is set, and this model gives none")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("either input_ids or inputs_embeds must be given, and not both")
+        shape = self.shape
         x = self.model.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         cache = past_key_values if cache is None else cache
         wanted = self.config.use_cache if use_cache is None else use_cache
         if cache is None and wanted and not self.training:
-            cache = RecurrentCache(self.shape.num_hidden_layers)
+            cache = RecurrentCache(shape.num_hidden_layers)
         mask = None if attention_mask is None else attention_mask[:, -x.shape[1] :]
         state = None if cache is None else cache.state
         keep = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
-        logits, state = through(
-            self.shape, self.model, self.lm_head, x, state, mask, NUMERICS, keep
-        )
+        logits, state = through(shape, self.model, self.lm_head, x, state, mask, NUMERICS, keep)
         if cache is not None:
             cache.state, cache.seen = state.detach(), cache.seen + x.shape[1]
         if labels is None and not isinstance(logits_to_keep, int):
             logits = logits[:, logits_to_keep]
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.shape.vocab_size, **more)
+            loss = self.loss_function(logits, labels, vocab_size=shape.vocab_size, **more)
         out = CausalLMOutputWithPast(loss=loss, logits=logits)
         if wanted and cache is not None:
             out[CACHE] = cache
