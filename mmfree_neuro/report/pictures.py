@@ -42,21 +42,23 @@ MOST_NAMED = 12
 def draw(report: Content) -> dict[str, Figure]:
     """Every picture of a report, by the names of `CAPTIONS`; none of energy where no phase has
     tokens."""
-    pictures = {
+    shown = of_page(report)
+    return {
         "cores-by-memory": cores_by_memory(report),
         "cores-by-kind": cores_by_kind(report),
-        "limits": limits(report),
+        "limits": shown.pop("limits"),
         "links": links(report),
+        **shown,
     }
-    if any(phase is not None for phase in report["phases"].values()):
-        pictures["energy"] = energy(report)
-    return pictures
 
 
 def of_page(report: Content) -> dict[str, Figure]:
     """Those of them that an HTML page shows, which draws the chips and what is between them
     itself."""
-    return {name: p for name, p in draw(report).items() if name in ("limits", "energy")}
+    pictures = {"limits": limits(report)}
+    if any(phase is not None for phase in report["phases"].values()):
+        pictures["energy"] = energy(report)
+    return pictures
 
 
 def png(picture: Figure) -> bytes:

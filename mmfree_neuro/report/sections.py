@@ -215,7 +215,7 @@ def _mapped(report: Content) -> Section:
         Table("", ("", ""), rows),
         Table("Use of every limit of a core", head, limits_, folded=True),
     )
-    return Section("The mapping", (), (), tables, ("cores-by-memory", "cores-by-kind", "limits"))
+    return Section("The mapping", (), (), tables, ("limits",))
 
 
 def _phase_table(
@@ -251,7 +251,7 @@ def _moved(report: Content) -> Section:
     }
     table = _phase_table(report, "Per token", rows)
     tables = table, _crossed(report)
-    return Section("Traffic", _left_out(report), (), tables, ("links",), folded=True)
+    return Section("Traffic", _left_out(report), (), tables, folded=True)
 
 
 def _crossed(report: Content) -> Table:
