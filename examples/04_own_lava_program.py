@@ -55,11 +55,11 @@ def main(path: Path) -> None:
     # `build` returns ordinary Lava Processes, already connected. To watch the traffic, connect a
     # Process of your own to a chip's s_out; a packet is an int32 vector that
     # mmfree_sims.tiles.packets.Reassembly reads.
-    host, chips = engine.build(graph, stored.mapping, job)
+    host, chips = engine.build_job(graph, stored.mapping, job)
 
     try:
         # The models are asynchronous: one step is the whole job, from the first token to the last.
-        host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
+        host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg())
         # Vars are read after the run and before the stop, as in every Lava program.
         chosen = host.chosen.get().astype(int).tolist()
         counters = {

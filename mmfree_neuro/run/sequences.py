@@ -16,7 +16,7 @@ from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph.nodes import mark
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.run.job import Asked, Job, Model, Stand
-from mmfree_neuro.run.sampling import choose
+from mmfree_neuro.run.sampling import Sampling, choose
 
 NOWHERE = -1
 """The slot of a sequence that has not begun or has ended."""
@@ -87,13 +87,17 @@ class Walk:
             return None
         if self.chosen and self.chosen[-1] in self.stop:
             return None
-        if model.greedy:
-            chosen = _told(int(sent[0]), model.vocabulary)
-        else:
-            scale, sampling = model.logit_scale, self.asked.sampling
-            chosen = choose(sent.astype(np.int64), scale, sampling, self.fed)
+        chosen = chosen_by(sent, model, self.asked.sampling, self.fed)
         self.chosen.append(chosen)
         return chosen
+
+
+def chosen_by(sent: NDArray[np.integer], model: Model, sampling: Sampling, position: int) -> int:
+    """The token that follows what a model sends after `position` tokens: its logits [vocabulary],
+    or the word that it chose plus 1, [1]."""
+    if model.greedy:
+        return _told(int(sent[0]), model.vocabulary)
+    return choose(sent.astype(np.int64), model.logit_scale, sampling, position)
 
 
 def _told(word: int, vocabulary: int) -> int:

@@ -1,44 +1,54 @@
-"""What Lava needs from us before its first import: Python 3.11 and newer, NumPy 2.1 and newer, no
-torchvision, a program that has started processes before.
+"""Makes Lava usable on the running Python, or says that it is not installed.
 
-lava-nc 0.10.0 and lava-dl 0.6.0 were written for Python 3.10 and are archived, so the repairs are
-made here, in memory; no file of theirs is edited. Call `enable_lava` before any other import of
-`lava`. Child processes are forked and inherit the repairs. Keep this module away from Lava
-Processes: Lava executes every file that lies beside one.
+lava-nc 0.10.0 and lava-dl 0.6.0 are archived; `mmfree_sims.lava_hook` repairs them in memory while
+they are imported, if it was there before.  A program in which `import lava` may come first needs an
+environment whose every Python begins with the hook:
+
+    python -m mmfree_sims.lava_compat              (adds mmfree_lava.pth to site-packages)
+    python -m mmfree_sims.lava_compat --remove
+
+Child processes are forked and inherit the repairs.  Keep this module away from Lava Processes: Lava
+executes every file that lies beside one.
 """
 
-import dataclasses
-import functools
+import argparse
 import importlib
 import importlib.util
-import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+import sysconfig
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import numpy as np
 
 from mmfree_neuro.errors import EngineError
+from mmfree_sims import lava_hook
 
-VAR_MODEL = "lava.magma.compiler.var_model"
-PROCESSES = "lava.magma.runtime.message_infrastructure.multiprocessing"
 SLAYER = "lava.lib.dl.slayer"
 DEMO_MODULES = ("cv2", "torchvision")
+PTH = "mmfree_lava.pth"
+LINE = (
+    "import importlib.util as u; "
+    "u.find_spec('mmfree_sims') and __import__('mmfree_sims.lava_hook').lava_hook.hook()\n"
+)
+"""Does nothing where this package is no longer there."""
 
 
 def enable_lava() -> tuple[str, ...]:
-    """Make lava-nc importable and its reshape usable; returns the names of what was changed, on a
-    second call none."""
+    """Make lava-nc importable and its reshape usable; returns the names of what was changed by this
+    call, on a second one none."""
+    before = set(lava_hook.repaired)
+    lava_hook.hook()
     try:
-        return _import_var_model() + _import_processes() + _repair_reshape()
+        for name in lava_hook.REPAIRS:
+            lava_hook.repair_late(importlib.import_module(name))
     except ModuleNotFoundError as missing:
         raise EngineError(
             "the lava engine needs lava-nc 0.10.0; install it with the 'lava' extra as "
             "docs/install.md says"
         ) from missing
+    return tuple(name for name in lava_hook.REPAIRS if name in lava_hook.repaired - before)
 
 
 def enable_lava_dl() -> tuple[str, ...]:
@@ -52,90 +62,6 @@ def enable_lava_dl() -> tuple[str, ...]:
             "the lava-dl exchange needs lava-dl 0.6.0; install it with the 'lava-dl' extra as "
             "docs/install.md says"
         ) from missing
-
-
-def _import_var_model() -> tuple[str, ...]:
-    if VAR_MODEL in sys.modules:
-        return ()
-    if sys.version_info < (3, 11):
-        importlib.import_module(VAR_MODEL)
-        return ()
-    with _hashable_dataclasses(VAR_MODEL):
-        importlib.import_module(VAR_MODEL)
-    return (VAR_MODEL,)
-
-
-@contextmanager
-def _hashable_dataclasses(module_name: str) -> Iterator[None]:
-    """Let the dataclasses of one module serve as field defaults, which Python 3.11 and newer refuse
-    to unhashable ones.
-
-    The hash is the identity although equality is by value: enough for that check, and Lava never
-    uses them as keys.
-    """
-    original: Callable[..., Any] = dataclasses.dataclass
-
-    def dataclass(cls: type | None = None, /, **options: Any) -> Any:
-        if cls is None:
-            return functools.partial(dataclass, **options)
-        made = original(cls, **options)
-        if made.__module__ == module_name and made.__hash__ is None:
-            made.__hash__ = object.__hash__
-        return made
-
-    dataclasses.dataclass = dataclass
-    try:
-        yield
-    finally:
-        dataclasses.dataclass = original
-
-
-def _import_processes() -> tuple[str, ...]:
-    """Let Lava fork its processes without choosing for the whole program how processes start.
-
-    Lava sets the start method when it is imported, which fails where the program has chosen before:
-    by a lock, a pool, a progress bar.
-    """
-    if PROCESSES in sys.modules:
-        return ()
-    chosen: Any = multiprocessing.set_start_method
-    multiprocessing.set_start_method = _leave_start_method
-    try:
-        module = importlib.import_module(PROCESSES)
-    finally:
-        multiprocessing.set_start_method = chosen
-    module.SystemProcess._Popen = staticmethod(multiprocessing.get_context("fork").Process._Popen)
-    return (PROCESSES,)
-
-
-def _leave_start_method(method: str | None, force: bool = False) -> None:
-    """The program's own choice stays."""
-
-
-def _repair_reshape() -> tuple[str, ...]:
-    """Pass the shape to np.reshape by position: the keyword that Lava uses is deprecated in NumPy
-    2.1, gone in 2.4."""
-    ports = importlib.import_module("lava.magma.core.process.ports.ports")
-    if (
-        np.lib.NumpyVersion(np.__version__) < "2.1.0"
-        or ports.ReshapePort.get_transform_func_fwd is _to_new_shape
-    ):
-        return ()
-    ports.ReshapePort.get_transform_func_fwd = _to_new_shape
-    ports.ReshapePort.get_transform_func_bwd = _to_old_shape
-    return ("ReshapePort.get_transform_func_fwd", "ReshapePort.get_transform_func_bwd")
-
-
-def _to_new_shape(port: Any) -> functools.partial[Any]:
-    return functools.partial(_reshape, shape=port.shape)
-
-
-def _to_old_shape(port: Any) -> functools.partial[Any]:
-    return functools.partial(_reshape, shape=port.old_shape)
-
-
-def _reshape(array: Any, shape: tuple[int, ...]) -> Any:
-    return np.reshape(array, shape)
 
 
 def _import_slayer() -> tuple[str, ...]:
@@ -161,3 +87,26 @@ def _import_slayer() -> tuple[str, ...]:
         for name in absent:
             del sys.modules[name]
     return absent
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Have every Python of this environment begin with the repairs, or no longer."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mmfree_sims.lava_compat",
+        description="Let `import lava` work in this environment, whatever is imported before.",
+    )
+    parser.add_argument("--remove", action="store_true", help=f"remove {PTH} again")
+    options = parser.parse_args(arguments)
+    path = Path(sysconfig.get_path("purelib")) / PTH
+    try:
+        if options.remove:
+            path.unlink()
+        else:
+            path.write_text(LINE, encoding="ascii")
+    except OSError as error:
+        parser.exit(2, f"{path}: {error.strerror}\n")
+    print(f"{'removed' if options.remove else 'wrote'} {path}")
+
+
+if __name__ == "__main__":
+    main()

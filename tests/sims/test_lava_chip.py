@@ -49,9 +49,9 @@ def test_a_program_of_the_users_own(mapping: Path, run_python: Callable[..., Any
         mapping = stored.mapping
         job = Job(np.array([[0, 5, 200, 7], [9, 9, 9, 9]]), 3, Sampling(0.7, seed=2))
         expected = fast.run(graph, mapping, job)
-        host, chips = engine.build(graph, mapping, job, None)
+        host, chips = engine.build_job(graph, mapping, job, None)
         assert sorted(chips) == [0, 1, 2]
-        host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
+        host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg())
         assert host.chosen.get().reshape(2, 3).tolist() == expected.chosen.tolist()
         session = fast.Fast(graph, mapping)
         for row in range(2):
@@ -145,10 +145,10 @@ def test_a_process_of_the_users_own_hears_the_traffic(
         if __name__ == "__main__":
             graph, stored = opened.open_mapped(Path(sys.argv[1]))
             job = Job(np.array([[0, 5, 200]]))
-            host, chips = engine.build(graph, stored.mapping, job, None)
+            host, chips = engine.build_job(graph, stored.mapping, job, None)
             listener = Listener(Plan(graph, stored.mapping, by_chip))
             chips[2].s_out.connect(listener.inp)
-            host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg(select_tag="chip"))
+            host.run(condition=RunSteps(num_steps=1), run_cfg=Loihi2SimCfg())
             expected = fast.run(graph, stored.mapping, job).logits[0].argmax(1).tolist()
             assert listener.largest.get().astype(int).tolist() == expected
             host.stop()

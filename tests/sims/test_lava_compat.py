@@ -3,9 +3,12 @@ precede Lava."""
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mmfree_sims import lava_compat
 
 pytestmark = pytest.mark.lava
 
@@ -15,12 +18,7 @@ def expected_changes() -> tuple[str, ...]:
     processes = "lava.magma.runtime.message_infrastructure.multiprocessing"
     if sys.version_info < (3, 11):
         return (processes,)
-    return (
-        "lava.magma.compiler.var_model",
-        processes,
-        "ReshapePort.get_transform_func_fwd",
-        "ReshapePort.get_transform_func_bwd",
-    )
+    return ("lava.magma.compiler.var_model", processes, "lava.magma.core.process.ports.ports")
 
 
 def test_enable_lava_says_what_it_changed_and_changes_it_once(
@@ -84,6 +82,41 @@ def test_whatever_a_program_did_before(before: str, run_python: Callable[..., An
         """
     ).stdout
     assert out == f"{method}\nforked\n"
+
+
+def test_imports_in_any_order_in_an_environment_that_says_so(
+    run_python: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`site` reads the file at every start of Python; removed, it is gone, and cannot be removed
+    again."""
+    monkeypatch.setattr(lava_compat.sysconfig, "get_path", lambda _: str(tmp_path))
+    file = tmp_path / "mmfree_lava.pth"
+    lava_compat.main([])
+    out = run_python(
+        """
+        import site
+        import sys
+
+        site.addsitedir(sys.argv[1])
+        assert "numpy" not in sys.modules
+        from lava.proc.lif.process import LIF
+        from mmfree_sims.lava import engine
+        print(LIF.__name__, engine.__name__)
+        """,
+        tmp_path,
+    ).stdout
+    assert out == "LIF mmfree_sims.lava.engine\n"
+    lava_compat.main(["--remove"])
+    assert not file.exists()
+    with pytest.raises(SystemExit) as ended:
+        lava_compat.main(["--remove"])
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == f"wrote {file}\nremoved {file}\n"
+    assert said.err == f"{file}: No such file or directory\n"
 
 
 def test_an_asynchronous_program_of_two_processes(run_python: Callable[..., Any]) -> None:

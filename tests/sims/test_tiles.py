@@ -245,7 +245,7 @@ class Net:
         for holder in self.holders.values():
             holder.tile.settle()
             assert not holder.packets.parts
-        for tile in (self.host.tile, *(holder.tile for holder in self.holders.values())):
+        for tile in (self.host.terminal.tile, *(holder.tile for holder in self.holders.values())):
             assert not any(a.packets for firing in tile.firings for a in firing.arrivals.values())
         assert not any(self.channels.values())
         return self

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lava.magma.core.process.process import ProcessServer
 from lava.magma.core.process.variable import VarServer
@@ -12,8 +13,9 @@ from mmfree_neuro.errors import EngineError, RunFailed
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import HOST, Mapping
 from mmfree_neuro.run.job import PHASES, Job, Progress, Result, Saving, check, check_saving, silent
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_sims.lava import guard
-from mmfree_sims.lava.chip.process import Chip, Core, Host
+from mmfree_sims.lava.chip.process import GREEDY, Chip, ChipOfCores, Core, Host, JobHost
 from mmfree_sims.lava.shared import NOBODY, Shared, allocate
 from mmfree_sims.tiles.book import FROM_ZERO, Book, Start, start_of
 from mmfree_sims.tiles.plan import Plan, by_chip, by_core
@@ -23,7 +25,30 @@ CHANNEL_SLOTS = 64
 MOST_CORES_AS_PROCESSES = 60
 
 
+Chips = dict[int, Chip | ChipOfCores]
+"""By number."""
+
+
 def build(
+    graph: Graph,
+    mapping: Mapping,
+    *,
+    sampling: Sampling = GREEDY,
+    width: int = 1,
+    per_core: bool = False,
+) -> tuple[Host, Chips]:
+    """The model as a part of a Lava program: the Host, whose token ports are free, and the Chips
+    behind it, connected.
+
+    `sampling` and `width` are as `Host` says.  The network runs as any other, by the `run` of one
+    of its Processes, or by `guard.run`, which ends it whatever fails.
+    """
+    plan = Plan(graph, mapping, by_core(mapping) if per_core else by_chip)
+    host = Host(plan=plan, sampling=sampling, width=width, name="the host")
+    return host, _chips(plan, mapping, host, per_core=per_core)
+
+
+def build_job(
     graph: Graph,
     mapping: Mapping,
     job: Job,
@@ -31,38 +56,47 @@ def build(
     *,
     per_core: bool = False,
     start: Start = FROM_ZERO,
-) -> tuple[Host, dict[int, Chip]]:
-    """The Host and the Chips of a mapping, connected: Lava Processes for a network of the user's
+) -> tuple[JobHost, Chips]:
+    """The JobHost and the Chips of a mapping, connected: Lava Processes for a program of the user's
     own, or for `run`.
 
-    A chip that holds nothing but copies that nobody reads has nothing to do and is left out.
     Whoever runs them without `guard.run` must stop them in a `finally`: Lava's processes outlive an
     exception, and Python then waits for them at its exit for ever.
     """
     plan = Plan(graph, mapping, by_core(mapping) if per_core else by_chip)
     in_flight = TOKENS_IN_FLIGHT_PER_CHIP * len(mapping.chips)
-    host = Host(
+    host = JobHost(
         plan=plan, job=job, start=start, in_flight=in_flight, shared=shared, name="the host"
     )
+    sequences = len(job.sequences)
+    chips = _chips(
+        plan, mapping, host, per_core=per_core, sequences=sequences, start=start, shared=shared
+    )
+    if shared is not None:
+        owners = [place.chip for place in mapping.cores] if per_core else mapping.chips
+        shared.ready[[chip not in chips for chip in owners]] = NOBODY
+    return host, chips
+
+
+def _chips(
+    plan: Plan, mapping: Mapping, host: Host | JobHost, *, per_core: bool, **params: Any
+) -> Chips:
+    """The Chips, connected with each other and with the host.
+
+    A chip that holds nothing but copies that nobody reads has nothing to do and is left out.
+    """
 
     def chip_of(tile: int) -> int:
         return mapping.cores[tile].chip if per_core and tile != HOST else tile
 
     at_work = {chip_of(stretch.tile) for stretch in plan.stretches}
-    chips = {
-        chip: Chip(
-            plan=plan,
-            mapping=mapping,
-            chip=chip,
-            sequences=len(job.sequences),
-            start=start,
-            shared=shared,
-            name=f"chip {chip}",
-        )
+    made = ChipOfCores if per_core else Chip
+    chips: Chips = {
+        chip: made(plan=plan, mapping=mapping, chip=chip, name=f"chip {chip}", **params)
         for chip in mapping.chips
         if chip in at_work
     }
-    processes: dict[int, Host | Chip] = {HOST: host, **chips}
+    processes: dict[int, Any] = {HOST: host, **chips}
     links = {
         (chip_of(tile), chip_of(other))
         for tile, others in plan.linked().items()
@@ -71,10 +105,7 @@ def build(
     for sender, receiver in sorted(links):
         if sender != receiver:
             processes[sender].s_out.connect(processes[receiver].s_in)
-    if shared is not None:
-        owners = [place.chip for place in mapping.cores] if per_core else mapping.chips
-        shared.ready[[chip not in at_work for chip in owners]] = NOBODY
-    return host, chips
+    return chips
 
 
 def run(
@@ -125,11 +156,10 @@ def _run(
             shared.tallies.load_states(saving.resumed.states)
         book = Book(graph, mapping, job, saving)
         shared.chosen[:], shared.known[:] = book.chosen(), book.known()
-        host, _ = build(graph, mapping, job, shared, per_core=per_core, start=start_of(saving))
-        tag = "core" if per_core else "chip"
+        host, _ = build_job(graph, mapping, job, shared, per_core=per_core, start=start_of(saving))
         guard.run(
             host,
-            Loihi2SimCfg(select_tag=tag, select_sub_proc_model=per_core),
+            Loihi2SimCfg(),
             channel_slots=CHANNEL_SLOTS,
             watch=_watcher(shared, job, progress, book),
             pulse=lambda: (shared.counters.tobytes(), shared.ready.tolist()),
@@ -160,7 +190,8 @@ def _forgotten() -> Iterator[None]:
         ours = {
             id(process): process
             for process in processes.processes
-            if isinstance(process, Host | Chip | Core) and id(process) not in before
+            if isinstance(process, JobHost | Chip | ChipOfCores | Core)
+            and id(process) not in before
         }
         processes.processes[:] = [p for p in processes.processes if id(p) not in ours]
         variables.vars[:] = [var for var in variables.vars if id(var.process) not in ours]

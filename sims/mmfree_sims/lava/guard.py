@@ -95,16 +95,19 @@ def run(
     process: AbstractProcess,
     run_config: Any,
     *,
-    channel_slots: int,
+    steps: int = 1,
+    read: Callable[[], None] = lambda: None,
+    channel_slots: int = 64,
     watch: Callable[[], None] = lambda: None,
     pulse: Callable[[], tuple[object, Collection[int]]] = lambda: (None, ()),
 ) -> None:
-    """Run the network of `process` until every model has returned, then stop it.
+    """Run the network of `process` for so many steps, until every model has returned, then stop it.
 
-    `watch` is called a few hundred times a second.  `pulse` gives another value whenever a packet
-    has moved, and the process ids of the models that cannot be idle for long.  Raises RunFailed
-    when a child raises or dies; KeyboardInterrupt and whatever `watch` raises pass through.
-    Nothing is left in any case.
+    `read` is called between the two: a Var can be read there.  `watch` is called a few hundred
+    times a second.  `pulse` gives another value whenever a packet has moved, and the process ids of
+    the models that cannot be idle for long.  Raises RunFailed when a child raises or dies;
+    KeyboardInterrupt and whatever `read` and `watch` raise pass through.  Nothing is left in any
+    case.
     """
     executable = process.compile(run_config, {"pypy_channel_size": channel_slots})
     with _room_for(count(executable)):
@@ -113,9 +116,11 @@ def run(
         killed = _killed_for_memory()
         try:
             runtime.initialize()
-            runtime.start(RunSteps(num_steps=1, blocking=False))
+            runtime.start(RunSteps(num_steps=steps, blocking=False))
             _watch(runtime, watch, pulse)
             watch()
+            runtime.wait()
+            read()
             _stop(runtime)
         except RunFailed as failed:
             if "(SIGKILL)" in str(failed) and _killed_for_memory() > killed:

@@ -2,51 +2,32 @@
 next, or reads what a greedy graph has chosen.
 
 Several sequences may be under way at once: a token of each that generates, and as many of prompts
-as have room.  Where a mapping leaves the head to the host, it fires the nodes behind the last block
-itself, as a tile does.  It knows nothing of how packets travel: a `Wire` carries them.
+as have room.
 """
 
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.integers.fixedpoint import Ints
-from mmfree_neuro.mapping.mapping import HOST
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.sequences import Seats, Walk
-from mmfree_sims.neurons import EmbeddingNeurons
 from mmfree_sims.tiles.book import Start
-from mmfree_sims.tiles.packets import (
-    FLAGS,
-    GENERATED,
-    LABEL,
-    POSITION,
-    SAVE,
-    SEQUENCE,
-    SLOT,
-    Packet,
-)
+from mmfree_sims.tiles.packets import FLAGS, GENERATED, LABEL, POSITION, SAVE, SEQUENCE, SLOT
 from mmfree_sims.tiles.plan import Plan
-from mmfree_sims.tiles.tallies import Ledger, Tallies
-from mmfree_sims.tiles.tile import Tile
+from mmfree_sims.tiles.tallies import Tallies
+from mmfree_sims.tiles.terminal import Terminal, Wire
 
 TOGETHER = 8
 """How many tokens the host sends in one packet."""
 
 
-class Wire(Protocol):
+class JobWire(Wire, Protocol):
     """How the host is connected, and whom it tells how far it is."""
-
-    def send(self, packet: Packet) -> None:
-        """Send a packet of the embedding to the tiles that read it."""
-
-    def receive(self) -> Packet:
-        """The next packet that the host reads: logits, words, or what its nodes wait for."""
 
     def arrived(self, sequence: int, position: int, sent: Ints) -> None:
         """What the host gets of a token is complete: its logits, or its word."""
@@ -68,13 +49,6 @@ def stands(walks: Sequence[Walk]) -> Ints:
     return np.array(rows, np.int64)
 
 
-@dataclass
-class _Pending:
-    sent: Ints  # [vocabulary], or [1]
-    missing: int
-    """How many of them have not come."""
-
-
 class _UnderWay(NamedTuple):
     walk: Walk
     generated: bool
@@ -92,25 +66,19 @@ class Host:
         start: Start,
         tallies: Tallies,
         kept: Tallies,
-        wire: Wire,
+        wire: JobWire,
         in_flight: int,
     ) -> None:
         """At most `in_flight` tokens are under way, or one of each sequence where that is more; the
         host's nodes use the tallies."""
-        self.graph, self.plan, self.every = plan.graph, plan, start.every
-        self.tallies, self.kept, self.wire = tallies, kept, wire
+        self.graph, self.every, self.wire = plan.graph, start.every, wire
         self.most = max(in_flight, job.in_flight)
-        self.words = EmbeddingNeurons(plan.graph)
-        self.stretch = plan.by_node[plan.graph.embedding.name][0]
-        self.ledger = Ledger(tallies, self.stretch, self.words.program)
-        self.tile = Tile(plan, [HOST], tallies, kept)
-        self.tile.restore(start.fed)
+        self.terminal = Terminal(plan, tallies, kept, wire, start.fed)
         self.seats = Seats(job, start.stands)
         self.under_way: deque[_UnderWay] = deque()
         """Tokens in the order in which they were sent, which is that in which they come out."""
         self.holding = False
         """Whether states are kept that have not been taken."""
-        self.pending: dict[tuple[int, int], _Pending] = {}
         self.seconds = np.zeros(2)
         """Spent in prefill and generating."""
         self.since = time.monotonic()
@@ -123,12 +91,11 @@ class Host:
             self.send_ready()
             self.read()
             self.seats.seat()
-        self.ledger.settle()
-        self.tile.settle()
+        self.terminal.settle()
 
     def totals(self) -> Ints:
         """Non-zero payloads sent and values saturated by the host's nodes."""
-        return self.ledger.counted + self.tile.totals()
+        return self.terminal.totals()
 
     def send_ready(self) -> None:
         """Send what can be sent now, in packets of `TOGETHER` tokens."""
@@ -171,39 +138,25 @@ class Host:
             label[-1, FLAGS] |= SAVE
             self.under_way[-1] = self.under_way[-1]._replace(saves=True)
             self.holding = True
-        self.ledger.begin(label.tolist())
-        sent = self.words.fire(np.concatenate(tokens), np.concatenate(marks))
-        packet = Packet(label, self.stretch.number, sent)
-        if saves:
-            self.ledger.keep(self.kept)
-        self.wire.send(packet)
-        self.tile.take([packet], self.note)
+        self.terminal.send(label, np.concatenate(tokens), np.concatenate(marks), saves=saves)
 
     def read(self) -> None:
         """Wait for what comes of the next token, and take that of all that have come in order."""
-        # Where several stretches compute the head, a packet holds a part of a token's logits, and
-        # a part of the next token's may come before the rest.
-        while not self._complete():
-            packet = self.wire.receive()
-            if packet.stretch in self.plan.to_host:
-                self.note(packet)
-            else:
-                self.tile.take([packet], self.note)
-        while self.under_way and self._complete():
+        first = self.under_way[0].walk
+        self.terminal.wait_for(first.number, first.fed)
+        while self.under_way and self._complete(self.under_way[0].walk):
             self._take(self.under_way.popleft())
         self.wire.timed(self.seconds)
 
-    def _complete(self) -> bool:
-        """Whether all that the host gets of the next token has come."""
-        walk = self.under_way[0].walk
-        found = self.pending.get((walk.number, walk.fed))
-        return found is not None and not found.missing
+    def _complete(self, walk: Walk) -> bool:
+        """Whether all that the host gets of the next token of a sequence has come."""
+        return self.terminal.complete(walk.number, walk.fed)
 
     def _take(self, token: _UnderWay) -> None:
         """Take what came of a token, choose the one that follows where one is to be chosen, and
         have states written that were kept behind it."""
         walk, position = token.walk, token.walk.fed
-        sent = self.pending.pop((walk.number, position)).sent
+        sent = self.terminal.take(walk.number, position)
         self.wire.arrived(walk.number, position, sent)
         chosen = walk.arrived(sent, self.graph)
         now = time.monotonic()
@@ -216,14 +169,3 @@ class Host:
             if not self.seats.ended:
                 self.wire.timed(self.seconds)
                 self.wire.save(stands(self.seats.walks))
-
-    def note(self, packet: Packet) -> None:
-        """Take logits, from wherever the head is, or what the last node chose."""
-        stretch, output = self.plan.stretches[packet.stretch], self.graph.to_host[1]
-        for label, row in zip(packet.labels.tolist(), packet.sent[output.port], strict=True):
-            key, size = (label[SEQUENCE], label[POSITION]), output.size
-            if key not in self.pending:
-                self.pending[key] = _Pending(np.zeros(size, np.int64), size)
-            pending = self.pending[key]
-            pending.sent[stretch.start : stretch.stop] = row
-            pending.missing -= stretch.size

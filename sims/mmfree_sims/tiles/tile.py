@@ -98,7 +98,7 @@ class Firing:
         self.inputs = [(e.source_port, self._pieces(e)) for e in self.node.inputs]
         self.ledger = Ledger(tallies, stretch, self.neurons.program)
         self.expected: dict[int, int] = {}
-        """The position of the next token of every sequence that has begun."""
+        """The position of the next token of every sequence that has begun; 0 begins it anew."""
 
     def _pieces(self, entry: Input) -> list[tuple[int, int, int]]:
         """The stretches whose payloads an input reads: the number and the neurons of each."""
@@ -143,7 +143,7 @@ class Firing:
     def _begin(self, labels: list[list[int]]) -> None:
         """Tokens with these labels come next."""
         for sequence, position, _, _ in labels:
-            if position != self.expected.get(sequence, 0):
+            if position not in (0, self.expected.get(sequence, 0)):
                 raise RuntimeError(
                     f"{self.stretch.node}: token {position} of sequence {sequence} came out of "
                     "order"

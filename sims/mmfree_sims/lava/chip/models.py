@@ -1,14 +1,15 @@
-"""How the Processes run: asynchronous Python models, and the Chip as a network of Cores."""
+"""How the Processes run: asynchronous Python models, and a chip as a network of cores."""
 
 import os
 import random
+import sys
 import time
 from collections import deque
 from threading import Condition
 from typing import Any
 
 import numpy as np
-from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.decorator import implements, requires
 from lava.magma.core.model.py.model import PyAsyncProcessModel
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
@@ -20,16 +21,20 @@ from threadpoolctl import threadpool_limits
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import HOST
-from mmfree_sims.lava.chip.process import Chip, Core, Host
+from mmfree_sims.lava.chip.process import Chip, ChipOfCores, Core, Host, JobHost
 from mmfree_sims.lava.shared import COUNTERS, NOBODY
 from mmfree_sims.neurons import Int32
 from mmfree_sims.tiles import host, tallies
+from mmfree_sims.tiles.answers import Answers
 from mmfree_sims.tiles.packets import END, ERROR, HEADER, Packet, Reassembly, control, encode
 from mmfree_sims.tiles.tile import Tile
 
 WAIT_SECONDS = 0.005
 """How long to wait before looking again: Lava can lose the wake-up of a message that comes while
 another is taken."""
+
+
+NO_WORD = "the host was sent what is no word of the model, and answers it by 0:"
 
 
 class Stopped(Exception):
@@ -47,8 +52,31 @@ class PacketModel(PyAsyncProcessModel):
     s_out: PyOutPort
     counters: Any
 
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.opened = False
+
+    def run_async(self) -> None:
+        """Run once more, until all is done or the run is stopped."""
+        if not self.opened:
+            self.open()
+            self.opened = True
+        try:
+            self.serve()
+        except Stopped:
+            self.leave()
+        finally:
+            self.counters[:] = self.count
+
+    def serve(self) -> None:
+        """What the model does in a run."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """The run was stopped."""
+
     def open(self) -> None:
-        """Start watching the channels."""
+        """Prepare for the first run, and start watching the channels."""
         threadpool_limits(1)
         keep_freed()
         self.changed = Condition()
@@ -60,7 +88,7 @@ class PacketModel(PyAsyncProcessModel):
         self.tallies, self.kept = self.both_tallies()
         self.jitter = 0 if self.shared is None else int(self.shared.jitter[0])
         self.random = random.Random(os.getpid())
-        for port in (*self.s_in.csp_ports, *self.s_out.csp_ports):
+        for port in self.watched():
             port.observer = self._wake
 
     def both_tallies(self) -> tuple[tallies.Tallies, tallies.Tallies]:
@@ -69,6 +97,10 @@ class PacketModel(PyAsyncProcessModel):
             graph, sequences = self.plan.graph, self.proc_params["sequences"]
             return tallies.allocate(graph, sequences), tallies.allocate(graph, sequences)
         return self.shared.tallies, self.shared.kept
+
+    def watched(self) -> list[Any]:
+        """The ends of channels at which something may happen that the model waits for."""
+        return [*self.s_in.csp_ports, *self.s_out.csp_ports]
 
     def _wake(self) -> None:
         with self.changed:
@@ -126,50 +158,52 @@ class PacketModel(PyAsyncProcessModel):
 class TileModel(PacketModel):
     """Runs the cores of a tile until the stream ends."""
 
-    def run_async(self) -> None:
-        """Take packets, pass on what leaves; on the first END or ERROR pass it on, then wait for
-        the others' END."""
-        self.open()
+    def open(self) -> None:
+        """Load the tile."""
+        super().open()
+        self.tile = Tile(self.plan, [self.proc_params["tile"]], self.tallies, self.kept)
+        self.tile.restore(self.proc_params["start"].fed)
+        self.packets = Reassembly(self.plan, self.tile.wanted)
+
+    def serve(self) -> None:
+        """Run to the end, or tell the others that this tile has failed."""
         try:
-            self.serve()
+            self.work()
         except Stopped:
-            return
+            raise
         except Exception:
             self.emit(control(ERROR))
             raise
-        finally:
-            self.counters[:] = self.count
 
-    def serve(self) -> None:
-        """The life of a tile."""
-        tile = Tile(self.plan, [self.proc_params["tile"]], self.tallies, self.kept)
-        packets = Reassembly(self.plan, tile.wanted)
-        tile.restore(self.proc_params["start"].fed)
+    def work(self) -> None:
+        """Take packets, pass on what leaves; on the first END or ERROR pass it on, then wait for
+        the others' END."""
         if self.shared is not None:
             self.shared.ready[self.proc_params["number"]] = os.getpid()
         ended = 0
         while ended < len(self.s_in.csp_ports):
             vectors = self.receive_all()
-            found = [packets.take(vector) for vector in vectors if not vector[0] & (END | ERROR)]
-            tile.take([packet for packet in found if packet is not None], self.send)
+            found = [
+                self.packets.take(vector) for vector in vectors if not vector[0] & (END | ERROR)
+            ]
+            self.tile.take([packet for packet in found if packet is not None], self.send)
             for vector in vectors:
                 if vector[0] & (END | ERROR):
                     ended += 1
                     if ended == 1:
-                        self.finish(tile)
+                        self.finish()
                         self.emit(control(int(vector[0])))
         if self.shared is not None:
             self.shared.ready[self.proc_params["number"]] = NOBODY
 
-    def finish(self, tile: Tile) -> None:
+    def finish(self) -> None:
         """Publish the counts: no token is in flight when the stream ends."""
-        tile.settle()
-        self.count[2:] = tile.totals()
+        self.tile.settle()
+        self.count[2:] = self.tile.totals()
 
 
 @implements(proc=Chip, protocol=AsyncProtocol)
 @requires(CPU)
-@tag("chip")
 class PyChipModel(TileModel):
     """A chip in one OS process."""
 
@@ -180,7 +214,6 @@ class PyChipModel(TileModel):
 
 @implements(proc=Core, protocol=AsyncProtocol)
 @requires(CPU)
-@tag("chip", "core")
 class PyCoreModel(TileModel):
     """A core in one OS process."""
 
@@ -189,12 +222,11 @@ class PyCoreModel(TileModel):
     counters: Any = LavaPyType(np.ndarray, np.int64)
 
 
-@implements(proc=Chip, protocol=AsyncProtocol)
-@tag("core")
+@implements(proc=ChipOfCores, protocol=AsyncProtocol)
 class SubChipModel(AbstractSubProcessModel):
     """A chip as a network of cores, each reached from outside and from every other."""
 
-    def __init__(self, proc: Chip) -> None:
+    def __init__(self, proc: ChipOfCores) -> None:
         params = proc.proc_params
         plan, mapping = params["plan"], params["mapping"]
         cores = [
@@ -207,7 +239,7 @@ class SubChipModel(AbstractSubProcessModel):
                 name=f"core {place.core} of chip {place.chip}",
             )
             for number, place in enumerate(mapping.cores)
-            if place.chip == params["tile"]
+            if place.chip == params["chip"]
         ]
         for core in cores:
             # Lava finds a model's sub-processes among its attributes
@@ -217,47 +249,21 @@ class SubChipModel(AbstractSubProcessModel):
             for other in cores:
                 if other is not core:
                     core.out_ports.s_out.connect(other.in_ports.s_in)
-        proc.vars.counters.alias(cores[0].vars.counters)
 
 
-@implements(proc=Host, protocol=AsyncProtocol)
-@requires(CPU)
-@tag("chip", "core")
-class PyHostModel(PacketModel):
-    """Drives the job: many tokens in flight in prefill, one of each sequence in generation."""
+class HostModel(PacketModel):
+    """The host's end of the stream."""
 
-    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-    counters: Any = LavaPyType(np.ndarray, np.int64)
-    chosen: Any = LavaPyType(np.ndarray, np.int64)
+    def wanted(self) -> Reassembly:
+        """What the host reads of the vectors that come."""
+        return Reassembly(self.plan, self.plan.read_by(HOST))
 
-    def run_async(self) -> None:
-        """Run the job, end the stream, and wait until every chip that reports here has ended."""
-        self.open()
-        try:
-            self.drive()
-            self.emit(control(END))
-            for _ in self.s_in.csp_ports:
-                while not self.receive_vector()[0] & (END | ERROR):
-                    pass
-        except Stopped:
-            return
-        finally:
-            self.counters[:] = self.count
-
-    def drive(self) -> None:
-        """Wait until every tile is ready, then run the job."""
-        job, start, in_flight = (self.proc_params[name] for name in ("job", "start", "in_flight"))
-        self.packets, self.job = Reassembly(self.plan, self.plan.read_by(HOST)), job
-        driver = host.Host(self.plan, job, start, self.tallies, self.kept, self, in_flight)
-        while self.shared is not None and not self.shared.ready.all():
-            self._wait()
-        if self.shared is not None:
-            self.shared.clock[2] = time.monotonic()
-        driver.run()
-        if self.shared is not None:
-            self.shared.stands[:] = host.stands(driver.seats.walks)
-        self.count[2:] = driver.totals()
+    def end_stream(self) -> None:
+        """Tell all chips, and wait until every one that reports here has ended."""
+        self.emit(control(END))
+        for _ in self.s_in.csp_ports:
+            while not self.receive_vector()[0] & (END | ERROR):
+                pass
 
     def receive(self) -> Packet:
         """The next packet that the host reads."""
@@ -268,6 +274,85 @@ class PyHostModel(PacketModel):
             packet = self.packets.take(vector)
             if packet is not None:
                 return packet
+
+
+@implements(proc=Host, protocol=AsyncProtocol)
+@requires(CPU)
+class PyHostModel(HostModel):
+    """Answers the words of every message by those that follow."""
+
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+    tokens_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    tokens_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+    counters: Any = LavaPyType(np.ndarray, np.int64)
+    refused: Any = LavaPyType(np.ndarray, np.int64)
+
+    def open(self) -> None:
+        """Begin with an empty sequence."""
+        super().open()
+        self.packets = self.wanted()
+        sampling = self.proc_params["sampling"]
+        self.answers = Answers(self.plan, sampling, self.tallies, self.kept, self)
+
+    def watched(self) -> list[Any]:
+        """Tokens come and go, too."""
+        return [*super().watched(), *self.tokens_in.csp_ports, *self.tokens_out.csp_ports]
+
+    def serve(self) -> None:
+        """Answer a message a step."""
+        for _ in range(self.num_steps):
+            while not all(port.probe() for port in self.tokens_in.csp_ports):
+                self._wait()
+            words = self.tokens_in.recv()
+            self.reply(self.answers.answer(words))
+            if self.answers.refused and not self.refused[0]:
+                print(f"{NO_WORD} {words.tolist()}", file=sys.stderr, flush=True)
+            self.refused[:] = self.answers.refused
+        self.end_stream()
+        self.answers.terminal.settle()
+        self.count[2:] = self.answers.terminal.totals()
+
+    def reply(self, words: Ints) -> None:
+        """Send words to whoever listens."""
+        while not all(port.probe() for port in self.tokens_out.csp_ports):
+            self._wait()
+        self.tokens_out.send(words)
+
+    def leave(self) -> None:
+        """Let whoever waits for the answer of this very step end it."""
+        if all(port.probe() for port in self.tokens_out.csp_ports):
+            self.tokens_out.send(np.zeros(self.tokens_out.shape, np.int32))
+
+
+@implements(proc=JobHost, protocol=AsyncProtocol)
+@requires(CPU)
+class PyJobHostModel(HostModel):
+    """Drives the job: many tokens in flight in prefill, one of each sequence in generation."""
+
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+    counters: Any = LavaPyType(np.ndarray, np.int64)
+    chosen: Any = LavaPyType(np.ndarray, np.int64)
+
+    def serve(self) -> None:
+        """Run the job, and end the stream."""
+        self.drive()
+        self.end_stream()
+
+    def drive(self) -> None:
+        """Wait until every tile is ready, then run the job."""
+        job, start, in_flight = (self.proc_params[name] for name in ("job", "start", "in_flight"))
+        self.packets, self.job = self.wanted(), job
+        driver = host.Host(self.plan, job, start, self.tallies, self.kept, self, in_flight)
+        while self.shared is not None and not self.shared.ready.all():
+            self._wait()
+        if self.shared is not None:
+            self.shared.clock[2] = time.monotonic()
+        driver.run()
+        if self.shared is not None:
+            self.shared.stands[:] = host.stands(driver.seats.walks)
+        self.count[2:] = driver.totals()
 
     def arrived(self, sequence: int, position: int, sent: Ints) -> None:
         """Keep the logits of one token where they are wanted."""

@@ -1,8 +1,13 @@
-"""Lava Processes of a multi-chip system: `Chip`, the `Core` that it can be made of, and the `Host`.
+"""Lava Processes of a multi-chip system: `Chip`, or `ChipOfCores` with its `Core`s, and the `Host`,
+to which a program sends tokens, or the `JobHost`, which runs a job.
 
-All ports carry packets as `mmfree_sims.tiles.packets` describes them, in int32 vectors of
-`vector_words` words.  Connect the output of a process to the input of every process that it sends
-to (`Plan.linked` tells which); a packet that concerns nobody behind a port is dropped there.
+Ports `s_in` and `s_out` carry packets as `mmfree_sims.tiles.packets` describes them, in int32
+vectors of `vector_words` words.  Connect the output of a process to the input of every process that
+it sends to (`Plan.linked` tells which); a packet that concerns nobody behind a port is dropped
+there.
+
+Each Process has one model, without a tag: any RunConfig finds it, whatever tags are selected for
+the Processes beside it.
 """
 
 import logging
@@ -14,6 +19,7 @@ from lava.magma.core.process.variable import Var
 
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.sampling import Sampling
 from mmfree_sims.lava.shared import COUNTERS
 from mmfree_sims.tiles.book import FROM_ZERO, Start
 from mmfree_sims.tiles.packets import HEADER, LABEL
@@ -21,6 +27,9 @@ from mmfree_sims.tiles.plan import Plan
 
 MOST_WORDS = 8192
 """The largest payload of a vector; what is larger takes several."""
+
+
+GREEDY = Sampling()
 
 
 def vector_words(plan: Plan) -> int:
@@ -41,17 +50,56 @@ class _Process(AbstractProcess):
             root.removeHandler(handler)
 
 
-class Chip(_Process):
-    """All cores of one chip.
+class _Connected(_Process):
+    """A Process that sends and receives packets and counts.
 
-    Model `chip` runs them in one OS process; model `core` is one Lava Process for every core.  With
-    RunSteps the chip runs until the stream ends, whatever the number; with RunContinuous until it
-    is stopped.
-
-    `plan` has a tile for every chip, or, for the model `core`, for every core; the job has so many
-    `sequences`.
     Ports: `s_in`, `s_out`, packets.
-    Vars: `counters` [COUNTERS], of the model `chip`.
+    Vars: `counters` [COUNTERS].
+    """
+
+    def __init__(self, *, plan: Plan, **params: Any) -> None:
+        super().__init__(plan=plan, **params)
+        words = vector_words(plan)
+        self.s_in = InPort(shape=(words,))
+        self.s_out = OutPort(shape=(words,))
+        self.counters = Var(shape=(COUNTERS,), init=0)
+
+
+class Chip(_Connected):
+    """All cores of one chip, in one OS process.
+
+    With RunSteps it runs until the stream ends, whatever the number; with RunContinuous until it is
+    stopped.  A further run goes on from the states of the last.
+
+    `plan` has a tile for every chip; the job has so many `sequences`.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        mapping: Mapping,
+        chip: int,
+        sequences: int = 1,
+        start: Start = FROM_ZERO,
+        shared: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            plan=plan,
+            tile=chip,
+            number=mapping.chips.index(chip),
+            sequences=sequences,
+            start=start,
+            shared=shared,
+            **kwargs,
+        )
+
+
+class ChipOfCores(_Process):
+    """One chip as a network of `Core`s, each an OS process; `plan` has a tile for every core.
+
+    Ports: `s_in`, `s_out`, packets.
     """
 
     def __init__(
@@ -68,8 +116,7 @@ class Chip(_Process):
         super().__init__(
             plan=plan,
             mapping=mapping,
-            tile=chip,
-            number=mapping.chips.index(chip),
+            chip=chip,
             sequences=sequences,
             start=start,
             shared=shared,
@@ -78,11 +125,10 @@ class Chip(_Process):
         words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
-        self.counters = Var(shape=(COUNTERS,), init=0)
 
 
-class Core(_Process):
-    """One core of a chip, with the same ports and Vars."""
+class Core(_Connected):
+    """One core of a chip."""
 
     def __init__(
         self, *, plan: Plan, tile: int, sequences: int, start: Start, shared: Any, **kwargs: Any
@@ -96,19 +142,39 @@ class Core(_Process):
             shared=shared,
             **kwargs,
         )
-        words = vector_words(plan)
-        self.s_in = InPort(shape=(words,))
-        self.s_out = OutPort(shape=(words,))
-        self.counters = Var(shape=(COUNTERS,), init=0)
 
 
-class Host(_Process):
-    """Embeds tokens, reads logits or the words that chips choose, or makes logits where a mapping
-    leaves the head to it, and chooses the next token.
+class Host(_Connected):
+    """The model's way in and out for the other Processes of a program.
 
-    Runs one job and ends the stream.
+    In every step of RunSteps, or until it is stopped, it takes one message from `tokens_in` and
+    sends one to `tokens_out`, so Processes of Lava's own that run step by step can stand on both
+    sides.  A message has room for `width` words, which are fed one after another.  A word is the
+    number of a token plus 1; the answer in its place is the word that the model chooses to follow,
+    by `sampling`.  `mmfree_sims.tiles.answers` names the other words: NOTHING (0) feeds nothing and
+    is answered by 0, AGAIN (-1) feeds the word that was chosen last, RESTART (-2) begins a new
+    sequence.  What is none of these is refused: answered by 0, counted, and told on stderr.
 
-    Ports: `s_in`, `s_out`, packets as above.
+    Ports: `tokens_in`, `tokens_out` [width]; `s_in`, `s_out`, packets.
+    Vars: `counters` [COUNTERS]; `refused` [1].
+    """
+
+    def __init__(
+        self, *, plan: Plan, sampling: Sampling = GREEDY, width: int = 1, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            plan=plan, sampling=sampling, sequences=1, number=-1, shared=None, **kwargs
+        )
+        self.tokens_in = InPort(shape=(width,))
+        self.tokens_out = OutPort(shape=(width,))
+        self.refused = Var(shape=(1,), init=0)
+
+
+class JobHost(_Connected):
+    """Runs one job and ends the stream: embeds tokens, reads logits or the words that chips choose,
+    or makes logits where a mapping leaves the head to it, and chooses the next token.
+
+    Ports: `s_in`, `s_out`, packets.
     Vars: `counters` [COUNTERS]; `chosen`, the tokens chosen, those of all sequences one after
     another.
     """
@@ -133,8 +199,4 @@ class Host(_Process):
             shared=shared,
             **kwargs,
         )
-        words = vector_words(plan)
-        self.s_in = InPort(shape=(words,))
-        self.s_out = OutPort(shape=(words,))
-        self.counters = Var(shape=(COUNTERS,), init=0)
         self.chosen = Var(shape=(max(1, job.chosen_from[-1]),), init=0)
