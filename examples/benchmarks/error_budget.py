@@ -104,7 +104,8 @@ def chords(log2_segments: int, end: int) -> Callable[[Tensor], Tensor]:
     table = torch.from_numpy(values.astype(np.float32))
 
     def sigmoid(x: Tensor) -> Tensor:
-        y = table[(x.abs() * 2**SIGMOID_INPUT_FRAC).clamp(max=len(table) - 1).long()]
+        at = (x.abs() * 2**SIGMOID_INPUT_FRAC).clamp(max=len(table) - 1).long()
+        y = table.to(x.device)[at]
         return torch.where(x < 0, 1 - y, y)
 
     return sigmoid
@@ -120,7 +121,7 @@ def newton_norm(steps: int) -> Callable[[Tensor, Tensor, float], Tensor]:
         fraction, exponent = torch.frexp(radicand)
         odd = exponent % 2
         w, half = torch.ldexp(fraction, -odd), (exponent + odd) // 2
-        y = guesses[(w * 32).long() - ROOT_FIRST]
+        y = guesses.to(x.device)[(w * 32).long() - ROOT_FIRST]
         for _ in range(steps):
             y = y * (3 - w * y * y) / 2
         return x.float() * torch.ldexp(y, -half).float() * gain
@@ -228,6 +229,8 @@ def measure(
             continue
         whole.append(Row(what, graph_nats(graph, few), against))
     model, single = from_checkpoint(checkpoint), []
+    if torch.cuda.is_available():
+        model.cuda()
     for what, numerics in approximations(model, fixed, per_token).items():
         tell(what)
         single.append(Row(what, evaluate.nats(model, windows, numerics=numerics), TRAINED))

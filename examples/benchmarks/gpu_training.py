@@ -73,7 +73,7 @@ def losses(loss: Loss, recipe: train.Recipe, text: torch.Tensor) -> list[float]:
     for step in range(STEPS):
         for group in optimiser.param_groups:
             group["lr"] = train.learning_rate(recipe, step)
-        found.append(gradients(train.batch(text, recipe, step)).clone())
+        found.append(gradients(next(train.batches(text, recipe, step))).clone())
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimiser.step()
     return torch.stack(found).tolist()

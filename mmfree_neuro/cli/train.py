@@ -1,4 +1,4 @@
-"""mmfree-neuro train: a model of bytes."""
+"""mmfree-neuro train: a model of bytes, or of the tokens of a tokenizer."""
 
 import argparse
 from dataclasses import asdict
@@ -8,7 +8,9 @@ from typing import Any
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show, tell
 from mmfree_neuro.errors import InputError, shown
+from mmfree_neuro.files.reading import read_bytes, reading
 from mmfree_neuro.files.writing import check_outputs
+from mmfree_neuro.model.checkpoint import TOKENIZER_FILE
 from mmfree_neuro.pipeline.families import needs_torch
 
 
@@ -20,60 +22,91 @@ def add(commands: Any) -> None:
         p,
         "--corpus",
         default="stdlib",
-        help="stdlib (Python's library, default) or a folder of Python sources",
+        help="stdlib (Python's library, default), packages (that and all installed packages, with "
+        "their documentation) or a folder of Python sources",
     )
-    add_option(p, "--text", type=Path, help="train on the bytes of this file instead")
+    add_option(p, "--text", type=Path, help="train on this text file instead")
+    add_option(
+        p,
+        "--tokenizer",
+        type=Path,
+        help="tokenizer.json, or a folder with one: train on its tokens (default: on bytes)",
+    )
     for name, value, text in (
         ("hidden", 256, "hidden size"),
         ("layers", 6, "blocks"),
         ("steps", 2000, "optimiser steps"),
-        ("batch", 64, "windows a step"),
-        ("window", 512, "bytes a window"),
+        ("batch", 64, "windows at a time"),
+        ("accumulate", 1, "times as many windows a step, one batch after another"),
+        ("window", 512, "bytes or tokens a window"),
+        ("warmup", 100, "steps in which the rate rises"),
         ("seed", 0, "seed"),
     ):
         add_option(p, f"--{name}", type=int, default=value, help=f"{text} (default {value})")
     add_option(
         p, "--intermediate", type=int, default=0, help="gate width (default 0: as published)"
     )
+    add_option(p, "--learning-rate", type=float, default=4e-3, help="its peak (default 4e-3)")
     add_option(
-        p, "--learning-rate", type=float, default=4e-3, help="peak of the cosine (default 4e-3)"
+        p,
+        "--schedule",
+        default="cosine",
+        help="cosine (default), or wsd: the rate stays, and falls in the last fifth; until then "
+        "--resume takes another number of --steps",
     )
     add_option(p, "--max-seconds", type=float, default=float("inf"), help="stop early, resumable")
     add_option(p, "--resume", action="store_true", help="go on with the run in the output folder")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a model on bytes."""
+    """Train a model."""
     with needs_torch("training"):
         from mmfree_kernels.training import train
     from mmfree_neuro.hgrn_bit.config import ModelConfig, default_intermediate_size
-    from mmfree_neuro.model import corpus
+    from mmfree_neuro.model import corpus, spelt
 
-    for name, least in (("hidden", 1), ("layers", 1), ("intermediate", 0)):
+    for name, least in (("hidden", 1), ("layers", 1), ("intermediate", 0), ("warmup", 0)):
         value = getattr(options, name)
         if not least <= value <= train.MOST:
             raise InputError(f"{name} is {shown(value)}, must be {least} … {train.MOST}")
     if not options.max_seconds >= 0:
         raise InputError(f"the seconds are {options.max_seconds}, must not be negative")
     check_outputs((options.output / name for name in train.FILES), [options.text])
-    text = corpus.load(options.corpus if options.text is None else str(options.text))
+    name = options.corpus if options.text is None else str(options.text)
+    tokenizer = None if options.tokenizer is None else _tokenizer(options.tokenizer)
+    if tokenizer is None:
+        text, vocabulary = corpus.load(name), spelt.Vocabulary(256, 0, 0)
+    else:
+        vocabulary = spelt.vocabulary_of(tokenizer)
+        text = spelt.corpus_of(corpus.load_texts(name), tokenizer)
+    unit = "byte" if tokenizer is None else "token"
     config = ModelConfig(
-        vocab_size=256,
+        vocab_size=vocabulary.size,
         hidden_size=options.hidden,
         num_hidden_layers=options.layers,
-        bos_token_id=0,
-        eos_token_id=0,
+        bos_token_id=vocabulary.bos,
+        eos_token_id=vocabulary.eos,
         intermediate_size=options.intermediate or default_intermediate_size(options.hidden, 4),
     )
     recipe = train.Recipe(
-        options.steps, options.batch, options.window, options.learning_rate, seed=options.seed
+        options.steps,
+        options.batch,
+        options.window,
+        options.learning_rate,
+        warmup=options.warmup,
+        seed=options.seed,
+        accumulate=options.accumulate,
+        schedule=options.schedule,
     )
+    progress: list[train.Progress] = []
 
     def stepped(p: train.Progress) -> None:
+        progress.append(p)
+        held_out = "" if p.held_out is None else f"  held out {p.held_out:.4f}"
         if not options.json:
             tell(
-                f"step {p.step:6d}  loss {p.loss:.4f}  rate {p.learning_rate:.2e}  "
-                f"{p.bytes_per_second / 1e3:.1f} kB/s"
+                f"step {p.step:6d}  loss {p.loss:.4f}{held_out}  rate {p.learning_rate:.2e}  "
+                f"{p.tokens_per_second / 1e3:.1f} k{unit}s/s"
             )
 
     outcome = train.train(
@@ -81,17 +114,32 @@ def run(options: argparse.Namespace) -> None:
         text,
         recipe,
         options.output,
+        tokenizer=tokenizer,
         resume=options.resume,
         max_seconds=options.max_seconds,
         report=stepped,
     )
     state = "finished" if outcome.finished else "stopped; --resume goes on"
     line = (
-        f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per byte on "
+        f"{state} at step {outcome.step}: {outcome.held_out_nats:.4f} nats per {unit} on "
         f"held-out {text.description}"
     )
-    show(
-        {"checkpoint": str(options.output), "corpus": text.description, **asdict(outcome)},
-        line,
-        options.json,
-    )
+    if tokenizer is not None:
+        line += f" ({outcome.held_out_nats_per_byte:.4f} per byte)"
+    found = {
+        "checkpoint": str(options.output),
+        "corpus": text.description,
+        "train_tokens": text.train.size,
+        "held_out_tokens": text.held_out.size,
+        **asdict(outcome),
+        "progress": [asdict(p) for p in progress],
+    }
+    show(found, line, options.json)
+
+
+def _tokenizer(path: Path) -> str:
+    """The content of a `tokenizer.json`, or of the one in a folder; InputError without one."""
+    file = path / "tokenizer.json" if path.is_dir() else path
+    content = read_bytes(file, InputError, TOKENIZER_FILE)
+    with reading(file, InputError, TOKENIZER_FILE):
+        return content.decode()

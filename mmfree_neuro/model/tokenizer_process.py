@@ -35,6 +35,12 @@ class TokenizerProcess:
         inside are text unless `special`."""
         return self._ask("encode", texts, special)
 
+    def facts(self) -> tuple[int, list[int], list[int], int | None]:
+        """How many tokens there are, those before a text and behind it, and the one that ends a
+        text by its name."""
+        size, before, behind, named = self._ask("facts")
+        return size, before, behind, named
+
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens that continue another one."""
         return self._ask("decode", tokens)

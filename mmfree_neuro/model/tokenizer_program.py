@@ -16,6 +16,8 @@ from typing import Any
 BEFORE = "a"
 """Stands before a continuation when it is decoded, for decoders drop the space at the beginning of
 a text."""
+ENDS = "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"
+"""Names of the token that ends a text."""
 SPOILER = "<0xFF>"
 """The token of a byte that is no UTF-8.  Bytes that stand together are text only where all of them
 are UTF-8, so this one behind them shows which are not settled yet."""
@@ -64,7 +66,16 @@ def answers(content: str) -> dict[str, Callable[..., Any]]:
         same = (k for k, pair in enumerate(zip(text, spoilt, strict=False)) if len(set(pair)) > 1)
         return text[: next(same, min(len(text), len(spoilt)))]
 
-    return {"encode": encode, "decode": decode, "settled": settled}
+    def facts() -> tuple[int, list[int], list[int], int | None]:
+        """How many tokens there are, those before a text and behind it, and the one that ends a
+        text by its name."""
+        inside, whole = before, tokenizer.encode(BEFORE, add_special_tokens=True).ids
+        at = next(k for k in range(len(whole) + 1) if whole[k : k + len(inside)] == inside)
+        named = (tokenizer.token_to_id(name) for name in ENDS)
+        end = next((token for token in named if token is not None), None)
+        return tokenizer.get_vocab_size(), whole[:at], whole[at + len(inside) :], end
+
+    return {"encode": encode, "decode": decode, "settled": settled, "facts": facts}
 
 
 def attempt(seconds: int, act: Callable[[], Any]) -> dict[str, Any]:

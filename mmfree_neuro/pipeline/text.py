@@ -152,7 +152,7 @@ def _split(tokens: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], NDA
 
 
 def _windows(
-    side: NDArray[np.uint8], length: int, count: int, by: Speller | None
+    side: NDArray[np.integer[Any]], length: int, count: int, by: Speller | None
 ) -> NDArray[np.int64]:
     """Windows of at most `length` + 1 tokens, all of one length, spread evenly over a text: by a
     tokenizer, or bytes."""

@@ -29,7 +29,7 @@ from mmfree_kernels.ops.mlgru import output, scan
 from mmfree_kernels.training import captured, half_blocks, train
 from mmfree_kernels.training.half_blocks import Recompute
 from mmfree_neuro.hgrn_bit.config import ModelConfig
-from mmfree_neuro.model.corpus import Corpus
+from mmfree_neuro.model.corpus import of_bytes
 
 # NumPy warns of the way in which Triton's interpreter makes loop bounds integers.
 pytestmark = [
@@ -379,7 +379,7 @@ def test_a_training_run(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if device == "cpu":
         monkeypatch.setattr(train, "plain_loss", train.fused_loss)
     seen: list[train.Progress] = []
-    corpus = Corpus(np.arange(20, dtype=np.uint8), np.arange(10, dtype=np.uint8), "numbers")
+    corpus = of_bytes(np.arange(20, dtype=np.uint8), np.arange(10, dtype=np.uint8), "numbers")
     recipe = train.Recipe(steps=2, batch=1, window=4, warmup=1)
     config = replace(ONE_LAYER, vocab_size=256)
     outcome = train.train(config, corpus, recipe, tmp_path, report_every=1, report=seen.append)

@@ -32,7 +32,7 @@ from mmfree_neuro.files.lock import locked
 from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.lowering.ternarise import ternarise
 from mmfree_neuro.model.checkpoint import read
-from mmfree_neuro.model.corpus import Corpus, windows
+from mmfree_neuro.model.corpus import of_bytes, windows
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ CONFIG = ModelConfig(
 )
 RECIPE = Recipe(steps=12, batch=4, window=16, warmup=3)
 TEXT = np.frombuffer(b"the cat sat on the mat and the dog sat on the log. " * 40, np.uint8)
-CORPUS = Corpus(TEXT[:1600], TEXT[1600:], "a rhyme")
+CORPUS = of_bytes(TEXT[:1600], TEXT[1600:], "a rhyme")
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +84,11 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert reports[0].loss < math.log(256) + 0.1  # it began at chance
     assert reports[-1].loss < reports[0].loss - 1.5
     assert outcome.held_out_nats < reports[0].loss - 1.5
-    assert (outcome.step, outcome.seen_bytes, outcome.finished) == (80, 80 * 8 * 16, True)
+    assert (outcome.step, outcome.seen_tokens, outcome.finished) == (80, 80 * 8 * 16, True)
     assert [progress.learning_rate for progress in reports] == [
         learning_rate(recipe, n) for n in (19, 39, 59, 79)
     ]
-    assert all(progress.bytes_per_second > 0 for progress in reports)
+    assert all(progress.tokens_per_second > 0 for progress in reports)
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     whole = train(CONFIG, CORPUS, RECIPE, tmp_path / "whole")
     with monkeypatch.context() as clock:
         part = train(CONFIG, CORPUS, RECIPE, tmp_path / "part", max_seconds=stop_after(clock, stop))
-    assert (part.step, part.seen_bytes, part.finished) == (stop, stop * 4 * 16, False)
+    assert (part.step, part.seen_tokens, part.finished) == (stop, stop * 4 * 16, False)
     assert not equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
 
     resumed = train(CONFIG, CORPUS, RECIPE, tmp_path / "part", resume=True)
@@ -170,7 +170,8 @@ def test_what_is_left_is_a_published_checkpoint(tmp_path: Path, tied: bool) -> N
     checkpoint = read(tmp_path, lambda _: {}, FAMILY)
     assert checkpoint.config == config
     held_out = nats(from_checkpoint(checkpoint), windows(CORPUS.held_out, 439, 256))
-    assert outcome == Outcome(12, 12 * 4 * 16, float(held_out.mean()), True)
+    lost = float(held_out.mean())
+    assert outcome == Outcome(12, 12 * 4 * 16, lost, lost, True)
 
 
 def test_the_stored_weights_have_the_codes_and_scales_of_the_latent_ones(tmp_path: Path) -> None:
@@ -195,6 +196,73 @@ def test_learning_rate_by_hand() -> None:
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
 
+def test_a_stable_rate_by_hand() -> None:
+    recipe = Recipe(steps=20, warmup=2, learning_rate=1.0, schedule="wsd")
+    rates = [learning_rate(recipe, step) for step in range(20)]
+    assert rates[:16] == [0.5, *[1.0] * 15]
+    assert rates[16:] == pytest.approx([1, 0.75, 0.5, 0.25])
+
+
+def test_gradients_of_several_batches_are_those_of_one_large_batch(tmp_path: Path) -> None:
+    """Up to the rounding of sums in another order."""
+    recipe = replace(RECIPE, steps=3)
+    for name, batch, accumulate in (("one", 6, 1), ("three", 2, 3)):
+        some = replace(recipe, batch=batch, accumulate=accumulate)
+        outcome = train(CONFIG, CORPUS, some, tmp_path / name)
+        assert outcome.seen_tokens == 3 * 6 * 16
+    one, three = weights(tmp_path / "one"), weights(tmp_path / "three")
+    start = HGRNBitModel(CONFIG)
+    start.initialise(0)
+    moved = max(float((one[n] - p).abs().max()) for n, p in start.state_dict().items())
+    apart = max(float((one[n] - three[n]).abs().max()) for n in one)
+    assert apart < moved / 50
+
+
+def test_the_held_out_loss_on_the_way(tmp_path: Path) -> None:
+    """That of the weights as they are then, on windows that are the same every time."""
+    reports: list[Progress] = []
+    options: dict[str, Any] = {"look_every": 5, "report": reports.append}
+    train(CONFIG, CORPUS, RECIPE, tmp_path, **options)
+    assert [progress.step for progress in reports] == [5, 10, 12]
+    model = HGRNBitModel(CONFIG)
+    model.load_state_dict(weights(tmp_path))
+    expected = nats(model, windows(CORPUS.held_out, 16, 64)).mean()
+    assert reports[-1].held_out == pytest.approx(expected, rel=1e-5)
+    assert reports[0].held_out != reports[1].held_out
+
+
+def test_a_stable_run_goes_on_to_other_steps_until_its_rate_falls(tmp_path: Path) -> None:
+    stable = replace(RECIPE, steps=10, schedule="wsd")
+    train(CONFIG, CORPUS, replace(stable, steps=20), tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as clock:
+        train(CONFIG, CORPUS, stable, tmp_path / "part", max_seconds=stop_after(clock, 6))
+    train(CONFIG, CORPUS, replace(stable, steps=20), tmp_path / "part", resume=True)
+    assert equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
+    with pytest.raises(InputError) as error:
+        train(CONFIG, CORPUS, replace(stable, steps=30), tmp_path / "part", resume=True)
+    settings = {"config": asdict(CONFIG), "recipe": asdict(replace(stable, steps=20))}
+    assert str(error.value) == (
+        f"{tmp_path}/part/training.pt: belongs to a run with other settings: {json.dumps(settings)}"
+    )
+
+
+def test_an_interrupted_run_is_kept(tmp_path: Path) -> None:
+    def report(progress: Progress) -> None:
+        if progress.step == 8:
+            raise KeyboardInterrupt
+
+    train(CONFIG, CORPUS, RECIPE, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, CORPUS, RECIPE, tmp_path / "part", report_every=4, report=report)
+    train(CONFIG, CORPUS, RECIPE, tmp_path / "part", resume=True)
+    assert equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
+
+
+def test_a_tokenizer_is_kept_beside_the_weights(tmp_path: Path) -> None:
+    train(CONFIG, CORPUS, replace(RECIPE, steps=1), tmp_path, tokenizer='{"version": "1.0"}')
+    assert (tmp_path / "tokenizer.json").read_text() == '{"version": "1.0"}'
+
+
 def test_matrices_decay_and_gains_do_not() -> None:
     model = HGRNBitModel(CONFIG)
     decayed, others = optimiser_for(model, RECIPE, torch.device("cpu")).param_groups
@@ -207,16 +275,16 @@ def test_matrices_decay_and_gains_do_not() -> None:
 
 @pytest.mark.parametrize(("train_size", "held_out_size"), [(17, 440), (1600, 17)])
 def test_a_text_shorter_than_a_window(tmp_path: Path, train_size: int, held_out_size: int) -> None:
-    corpus = Corpus(TEXT[:train_size], TEXT[:held_out_size], "a rhyme")
+    corpus = of_bytes(TEXT[:train_size], TEXT[:held_out_size], "a rhyme")
     with pytest.raises(InputError) as error:
         train(CONFIG, corpus, RECIPE, tmp_path / "run")
-    assert str(error.value) == "a rhyme: too short for windows of 16 bytes"
+    assert str(error.value) == "a rhyme: too short for windows of 16 tokens"
     assert not (tmp_path / "run").exists()
 
 
 def test_the_shortest_text_that_is_long_enough(tmp_path: Path) -> None:
     outcome = train(
-        CONFIG, Corpus(TEXT[:18], TEXT[:18], "a line"), replace(RECIPE, steps=1), tmp_path
+        CONFIG, of_bytes(TEXT[:18], TEXT[:18], "a line"), replace(RECIPE, steps=1), tmp_path
     )
     assert outcome.finished
 
@@ -365,7 +433,7 @@ def test_weights_that_are_not_finite_are_not_kept(
             {},
             "a model of 1952000008224 weights in training needs at least 231232.0 GB",
         ),
-        ({}, {"batch": 10**9}, "a batch of 16000000000 bytes needs at least 5120.0 GB"),
+        ({}, {"batch": 10**9}, "a batch of 16000000000 tokens needs at least 5120.0 GB"),
     ],
 )
 def test_what_does_not_fit_the_memory(

@@ -153,7 +153,7 @@ def test_a_text_without_a_window(size: int) -> None:
         windows(np.zeros(size, np.uint8), 8, 4)
     assert (
         str(error.value)
-        == f"the held-out text has {size} bytes, must have more than one window of 8"
+        == f"the held-out text has {size} tokens, must have more than one window of 8"
     )
 
 

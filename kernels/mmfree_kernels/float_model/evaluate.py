@@ -29,28 +29,38 @@ def logits(
     return out
 
 
-@torch.no_grad()
-def nats(
-    model: HGRNBitModel, windows: NDArray[np.int64], batch: int = 8, numerics: Numerics = DEFAULT
-) -> NDArray[np.float64]:
-    """Nats per predicted token [windows, length] of windows [windows, length + 1], each from a zero
-    state."""
-    device, rows = model.lm_head.norm.weight.device, []
-    for start in range(0, len(windows), batch):
-        tokens = torch.from_numpy(windows[start : start + batch]).to(device)
-        out = model(tokens[:, :-1], numerics=numerics)[0].float()
-        rows.append(
-            functional.cross_entropy(out.mT, tokens[:, 1:], reduction="none").double().cpu().numpy()
-        )
-    return np.concatenate(rows)
-
-
 @dataclass(frozen=True)
 class Scores:
     """What a model made of windows [windows, length + 1]."""
 
     nats: NDArray[np.float64]  # [windows, length], per predicted token
     chosen: NDArray[np.int64]  # [windows, length], the likeliest token
+
+
+@torch.no_grad()
+def nats(
+    model: HGRNBitModel, windows: NDArray[np.int64], batch: int = 8, numerics: Numerics = DEFAULT
+) -> NDArray[np.float64]:
+    """Nats per predicted token [windows, length] of windows [windows, length + 1], each from a zero
+    state."""
+    return scored(model, windows, batch, numerics).nats
+
+
+@torch.no_grad()
+def scored(
+    model: HGRNBitModel, windows: NDArray[np.int64], batch: int = 8, numerics: Numerics = DEFAULT
+) -> Scores:
+    """Losses and choices of a model in memory on windows [windows, length + 1], each from a zero
+    state, so many of them at once."""
+    device = model.lm_head.norm.weight.device
+    lost, chosen = [], []
+    for start in range(0, len(windows), batch):
+        tokens = torch.from_numpy(windows[start : start + batch]).to(device)
+        out = model(tokens[:, :-1], numerics=numerics)[0].float()
+        found = functional.cross_entropy(out.mT, tokens[:, 1:], reduction="none")
+        lost.append(found.double().cpu().numpy())
+        chosen.append(out.argmax(-1).cpu().numpy())
+    return Scores(np.concatenate(lost), np.concatenate(chosen))
 
 
 @torch.no_grad()

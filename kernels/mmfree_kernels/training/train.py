@@ -1,9 +1,10 @@
-"""Trains the float model on bytes: AdamW, the family's learning rates, checkpoints in the published
-format, resume.
+"""Trains the float model: AdamW, the family's learning rates, checkpoints in the published format,
+resume.
 
 The learning rate falls from its peak along a cosine and is halved in the second half, as for
-one-bit models.  Batches depend on the seed and the step alone, so a resumed run sees what an
-uninterrupted one would have seen.
+one-bit models; or it stays, and falls in the last fifth (`wsd`: warm-up, stable, decay).  Batches
+depend on the seed and the step alone, so a resumed run sees what an uninterrupted one would have
+seen.
 """
 
 import importlib.util
@@ -12,7 +13,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +30,7 @@ from mmfree_kernels.training.captured import Gradients
 from mmfree_neuro.errors import InputError, RunFailed, shown
 from mmfree_neuro.files.lock import locked
 from mmfree_neuro.files.reading import Misfit, opened, reading
-from mmfree_neuro.files.writing import check_folder, check_outputs, whole_file
+from mmfree_neuro.files.writing import check_folder, check_outputs, save_text, whole_file
 from mmfree_neuro.hgrn_bit.config import FAMILY, ModelConfig
 from mmfree_neuro.hgrn_bit.names import harden
 from mmfree_neuro.model.checkpoint import read, write
@@ -36,12 +38,18 @@ from mmfree_neuro.model.corpus import Corpus, windows
 
 STATE = "training.pt"
 A_STATE = "the state of a training run"
-FILES = STATE, "config.json", "model.safetensors"
-"""What a run leaves in its folder."""
+TOKENIZER = "tokenizer.json"
+FILES = STATE, "config.json", "model.safetensors", TOKENIZER
+"""What a run leaves in its folder; a tokenizer where it was given one."""
 BLOCK_BYTES = 200_000
 """What the objects of a block take at least, however small its weights are (measured: 241 kB)."""
 MOST = 10**12
 """No number of a recipe is larger."""
+SCHEDULES = "cosine", "wsd"
+DECAY = 0.2
+"""The share of the steps in which the rate of `wsd` falls to zero."""
+HELD_OUT_WINDOWS = 64
+"""So many windows of held-out text are looked at on the way."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,21 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
+    accumulate: int = 1
+    """How many batches a step adds the gradients of."""
+    schedule: str = "cosine"
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a step sees."""
+        return self.batch * self.accumulate * self.window
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "window"):
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"schedule {shown(self.schedule)} is not known, must be {' or '.join(SCHEDULES)}"
+            )
+        for name in ("steps", "batch", "window", "accumulate"):
             if not 1 <= getattr(self, name) <= MOST:
                 raise InputError(f"{name} is {shown(getattr(self, name))}, must be 1 … {MOST}")
         if not 0 < self.learning_rate <= 1:
@@ -71,31 +91,36 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of a run: step reached, mean training loss in nats since the last report, bytes
-    per second."""
+    """One report of a run: step reached, mean training loss in nats since the last report, tokens
+    per second, and the held-out loss of the weights as they are, where that was looked at."""
 
     step: int
     loss: float
     learning_rate: float
-    bytes_per_second: float
+    tokens_per_second: float
+    held_out: float | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run came: steps done, training text seen in bytes, held-out loss in nats per
-    byte."""
+    """How far a run came: steps done, tokens of training text seen, held-out loss in nats per token
+    and per byte."""
 
     step: int
-    seen_bytes: int
+    seen_tokens: int
     held_out_nats: float
+    held_out_nats_per_byte: float
     finished: bool
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """The rate of one step: linear warm-up, cosine fall, halved from the middle on."""
+    """The rate of one step: linear warm-up, then a cosine, halved from the middle on, or a stable
+    rate and a linear fall."""
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     share = step / recipe.steps
+    if recipe.schedule == "wsd":
+        return recipe.learning_rate * min(1.0, (1 - share) / DECAY)
     return (
         recipe.learning_rate
         * 0.5
@@ -104,14 +129,39 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     )
 
 
-def batch(text: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """The windows [batch, window + 1], int64, of one step; they depend on the seed and the step
-    alone."""
+def batches(text: Tensor, recipe: Recipe, step: int) -> Iterator[Tensor]:
+    """The batches of windows [batch, window + 1], int64, of one step; they depend on the seed and
+    the step alone."""
     generator = np.random.default_rng((recipe.seed, step))
-    starts = torch.from_numpy(
-        generator.integers(0, text.numel() - recipe.window - 1, recipe.batch)
-    ).to(text.device)
-    return text[starts[:, None] + torch.arange(recipe.window + 1, device=text.device)].long()
+    count = recipe.batch * recipe.accumulate
+    starts = generator.integers(0, text.numel() - recipe.window - 1, count)
+    inside = torch.arange(recipe.window + 1, device=text.device)
+    for some in torch.from_numpy(starts).to(text.device).split(recipe.batch):
+        yield text[some[:, None] + inside].long()
+
+
+def accumulated(gradients: Gradients, parts: Iterator[Tensor], count: int) -> Tensor:
+    """The mean loss of `count` batches, whose mean gradients are left where the parameters have
+    them."""
+    total = gradients(next(parts)).clone()
+    if count > 1:
+        held = [p.grad for p in gradients.model.parameters() if p.grad is not None]
+        sums = [grad.clone() for grad in held]
+        for tokens in parts:
+            total += gradients(tokens)
+            held = [p.grad for p in gradients.model.parameters() if p.grad is not None]
+            for whole, grad in zip(sums, held, strict=True):
+                whole += grad
+        for whole, grad in zip(sums, held, strict=True):
+            torch.div(whole, count, out=grad)
+    return total / count
+
+
+@torch.no_grad()
+def held_out_loss(gradients: Gradients, windows: Tensor, at_once: int) -> float:
+    """The loss of windows [n, length + 1], computed as in training, so many of them at once."""
+    parts = [gradients.loss(gradients.model, some) * len(some) for some in windows.split(at_once)]
+    return float(torch.stack(parts).sum()) / len(windows)
 
 
 def plain_loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
@@ -147,6 +197,8 @@ class _Run:
     model: HGRNBitModel
     optimiser: torch.optim.Optimizer
     recipe: Recipe
+    tokenizer: str | None = None
+    """The content of the `tokenizer.json` that is kept beside the weights."""
     kept: int | None = None
     """The step that the files in the folder are of, where they are of this run."""
 
@@ -166,6 +218,8 @@ class _Run:
             "step": step,
         }
         try:
+            if self.tokenizer is not None:
+                save_text(self.folder / TOKENIZER, self.tokenizer, durable=True)
             write(self.folder, harden(to_checkpoint(self.model)), durable=True)
             with whole_file(self.path, durable=True) as scratch:
                 try:
@@ -195,7 +249,7 @@ class _Run:
         settings = _settings(self.model.config, self.recipe)
         with reading(self.path, InputError, A_STATE), opened(self.path):
             state = _loaded(self.path, self.model.lm_head.weight.device)
-            if state["settings"] != settings:
+            if not _same_run(state["settings"], settings, state["step"]):
                 raise InputError(
                     f"{self.path}: belongs to a run with other settings: "
                     f"{json.dumps(state['settings'])}"
@@ -210,6 +264,19 @@ class _Run:
                     raise Misfit("a moment has another shape than its weight")
         self.kept = step
         return step
+
+
+def _same_run(stored: Any, wanted: dict[str, Any], step: Any) -> bool:
+    """Whether a run may go on with these settings: the same, or with a stable rate that has not
+    begun to fall another number of steps."""
+    if stored == wanted:
+        return True
+    recipe = wanted["recipe"]
+    with suppress(TypeError, KeyError):
+        others = stored | {"recipe": stored["recipe"] | {"steps": recipe["steps"]}}
+        stable = min(stored["recipe"]["steps"], recipe["steps"]) * (1 - DECAY)
+        return bool(recipe["schedule"] == "wsd" and others == wanted and step <= stable)
+    return False
 
 
 def _loaded(path: Path, device: torch.device) -> dict[str, Any]:
@@ -236,7 +303,7 @@ def check_memory(config: ModelConfig, recipe: Recipe, memory_bytes: int) -> None
     batch_bytes = tokens * (2 * config.num_hidden_layers * config.hidden_size + config.vocab_size)
     for what, size in (
         (f"a model of {config.parameters()} weights in training", needed),
-        (f"a batch of {tokens} bytes", batch_bytes),
+        (f"a batch of {tokens} tokens", batch_bytes),
     ):
         if size > memory_bytes:
             raise InputError(
@@ -276,14 +343,17 @@ def train(
     recipe: Recipe,
     folder: Path,
     *,
+    tokenizer: str | None = None,
     resume: bool = False,
     max_seconds: float = math.inf,
     save_every: int = 1000,
     report_every: int = 50,
+    look_every: int = 500,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Train a model and leave its checkpoint in `folder`; stop early, resumable, after
-    `max_seconds`.
+    `max_seconds`.  Every `look_every` steps the held-out loss of a few windows is reported.
+    `tokenizer` is the content of the `tokenizer.json` whose tokens the corpus has.
 
     The checkpoint is hardened (`names.harden`), so that bfloat16 keeps every code; latent
     weights stay in `training.pt`, from which a run resumes.  The held-out loss is that of the
@@ -295,7 +365,7 @@ def train(
     no longer finite; what was kept before stays.
     """
     if corpus.train.size < recipe.window + 2 or corpus.held_out.size < recipe.window + 2:
-        raise InputError(f"{corpus.description}: too short for windows of {recipe.window} bytes")
+        raise InputError(f"{corpus.description}: too short for windows of {recipe.window} tokens")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_memory(config, recipe, machine_bytes())
     if device.type == "cuda":
@@ -308,13 +378,14 @@ def train(
         model = HGRNBitModel(config)
         model.initialise(recipe.seed)
         model.to(device).train()
-        run = _Run(folder, model, optimiser_for(model, recipe, device), recipe)
+        run = _Run(folder, model, optimiser_for(model, recipe, device), recipe, tokenizer)
         first = run.resume() if resume else 0
-        step = _steps(run, corpus, first, max_seconds, save_every, report_every, report)
+        step = _steps(run, corpus, first, max_seconds, save_every, report_every, look_every, report)
         stored = from_checkpoint(read(folder, lambda _: {}, FAMILY)).to(device)
     held_out = nats(stored, windows(corpus.held_out, min(1024, corpus.held_out.size - 1), 256))
-    seen = step * recipe.batch * recipe.window
-    return Outcome(step, seen, float(held_out.mean()), step >= recipe.steps)
+    lost, tokens_per_byte = float(held_out.mean()), corpus.held_out.size / corpus.held_out_bytes
+    seen = step * recipe.tokens
+    return Outcome(step, seen, lost, lost * tokens_per_byte, step >= recipe.steps)
 
 
 def _steps(
@@ -324,6 +395,7 @@ def _steps(
     max_seconds: float,
     save_every: int,
     report_every: int,
+    look_every: int,
     report: Callable[[Progress], None],
 ) -> int:
     """Train from step `first` on and keep what comes out: the step that was reached."""
@@ -333,29 +405,44 @@ def _steps(
         model, fused_loss if device.type == "cuda" and can_fuse(model.config) else plain_loss
     )
     text = torch.from_numpy(corpus.train.copy()).to(device)
+    length = min(recipe.window, corpus.held_out.size - 1)
+    unseen = torch.from_numpy(windows(corpus.held_out, length, HELD_OUT_WINDOWS)).to(device)
     start = since = time.monotonic()
     step, total, counted = first, torch.zeros((), device=device), 0
-    while step < recipe.steps and time.monotonic() - start < max_seconds:
-        rate = learning_rate(recipe, step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss = gradients(batch(text, recipe, step))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimiser.step()
-        total, counted, step = total + loss, counted + 1, step + 1
-        is_last = step == recipe.steps
-        # A look at the loss waits for a GPU, and on a CPU costs nothing.
-        looks = counted == report_every or is_last or step % save_every == 0
-        if (looks or device.type == "cpu") and not math.isfinite(total.item()):
-            run.fail(step, "the loss is not finite")
-        if counted == report_every or is_last:
-            mean, now = total.item() / counted, time.monotonic()
-            report(
-                Progress(step, mean, rate, counted * recipe.batch * recipe.window / (now - since))
-            )
-            total, counted, since = torch.zeros((), device=device), 0, now
-        if step % save_every == 0:
+    between = True
+    """Whether no step has changed some of the weights and not yet the others."""
+    try:
+        while step < recipe.steps and time.monotonic() - start < max_seconds:
+            rate = learning_rate(recipe, step)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss = accumulated(gradients, batches(text, recipe, step), recipe.accumulate)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            between = False
+            optimiser.step()
+            total, counted, step = total + loss, counted + 1, step + 1
+            between = True
+            is_last = step == recipe.steps
+            # A look at the loss waits for a GPU, and on a CPU costs nothing.
+            reports = counted == report_every or is_last or step % look_every == 0
+            looks = reports or step % save_every == 0
+            if (looks or device.type == "cpu") and not math.isfinite(total.item()):
+                run.fail(step, "the loss is not finite")
+            if reports:
+                mean, speed = (
+                    total.item() / counted,
+                    counted * recipe.tokens / (time.monotonic() - since),
+                )
+                look = is_last or step % look_every == 0
+                held_out = held_out_loss(gradients, unseen, recipe.batch) if look else None
+                report(Progress(step, mean, rate, speed, held_out))
+                total, counted, since = torch.zeros((), device=device), 0, time.monotonic()
+            if step % save_every == 0:
+                run.save(step)
+    except KeyboardInterrupt:
+        if between:
             run.save(step)
+        raise
     if run.kept != step:
         run.save(step)
     return step
