@@ -12,7 +12,7 @@ from mmfree_neuro.errors import printable
 from mmfree_neuro.report import drawn
 from mmfree_neuro.report.record import Content
 from mmfree_neuro.report.sections import Section, beside, sections, verdict
-from mmfree_neuro.report.wording import CAPTIONS, PHASES, figure, linked
+from mmfree_neuro.report.wording import PHASES, change, ends, figure, linked
 
 
 def _cell(text: str) -> str:
@@ -88,7 +88,7 @@ def _rendered(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     pages.filters["linked"] = _html_cell
-    pages.globals |= {"figure": figure, "captions": CAPTIONS, "phases": PHASES}
+    pages.globals |= {"figure": figure, "ends": ends, "change": change, "phases": PHASES}
     return printable(pages.get_template(template).render(content))
 
 

@@ -9,7 +9,7 @@ from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.compared import Figures, Ratio, Roofline, Theirs
 from mmfree_neuro.baselines.published import NOT_MEASURED
 from mmfree_neuro.report.record import Content, Phase, Texts
-from mmfree_neuro.report.wording import LIMITS, PHASES, figure, pinned, spread
+from mmfree_neuro.report.wording import LIMITS, PHASES, change, figure, pinned, spread
 
 ESTIMATE = (
     "Estimated from the counts with the figures of the system's description; nothing here was "
@@ -167,7 +167,7 @@ def _quality(report: Content) -> Section:
         if value is None:
             words.append((label, "not measured"))
         elif name == "perplexity_ratio":
-            words.append((label, f"{figure(value)} ({100 * (value - 1):+.3g} %)"))
+            words.append((label, f"{figure(value)} ({change(value)})"))
         elif name == "greedy_agreement":
             words.append((label, figure(100 * value, "% of tokens")))
         else:
@@ -528,7 +528,7 @@ def _sequences(report: Content) -> Table:
             spread(row["tokens_per_s"], "tokens/s"),
             spread(_times(row["latency_seconds"], 1e3), "ms"),
             spread(row["millijoule_per_token"], "mJ/token"),
-            f"{row['state_bytes'] / 1e6:,.2f} MB",
+            figure(row["state_bytes"], "bytes"),
             row["resource"],
         )
         for row in report["in_flight"]

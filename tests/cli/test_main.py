@@ -573,6 +573,35 @@ def test_inspect(what: str, files: Files, capsys: pytest.CaptureFixture[str]) ->
     assert content.get("steps_per_block") == (12 if what == "a16.graph" else None)
 
 
+def test_inspect_shows_what_a_run_counted(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the report has it."""
+    assert main(["inspect", files("run"), "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["counts"]
+    assert main(["report", files("run"), "-o", str(tmp_path / "counts.json"), "--json"]) == 0
+    phases = json.loads(capsys.readouterr().out)["phases"]
+    assert list(counts) == list(phases) == ["prefill", "generate"]
+    for phase, found in counts.items():
+        report = phases[phase]
+        tokens, moved = report["tokens"], report["traffic_per_token"]
+        assert found["synops"] == round(report["synops_per_token"] * tokens)
+        assert found["reads"] == round(report["reads_per_token"] * tokens)
+        assert found["instructions"] == round(
+            sum(report["instructions_per_token"].values()) * tokens
+        )
+        assert found["messages"] == round(moved["messages"] * tokens)
+        assert found["between_chips"] == round(moved["between_chips"] * tokens)
+        for name in ("tokens", "saturations", "wrapped"):
+            assert found[name] == report[name]
+        assert found["events"] > 0
+    assert main(["inspect", files("run")]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()[-10:]
+    assert head.split() == ["counted", "prefill", "generation"]
+    for row, name in zip(rows, counts["prefill"], strict=True):
+        assert row.split()[-2:] == [f"{found[name]:,}" for found in counts.values()]
+
+
 def test_inspect_writes_codes(
     files: Files, tmp_path: Path, random_checkpoint: Callable[[str], Checkpoint]
 ) -> None:

@@ -177,7 +177,12 @@ def built(run: RunRecord) -> dict[str, Any]:
         (0.0, "mJ", "0 mJ"),
         (1.0, "W", "1.00 W"),
         (0.012345, "mJ", "0.0123 mJ"),
-        (1.2345e-7, "mJ", "1.23e-07 mJ"),
+        (1.2345e-7, "mJ", "123 pJ"),
+        (0.00099, "mJ/token", "0.990 µJ/token"),
+        (0.0001, "s", "0.100 ms"),
+        (1.2345e-5, "pJ", "1.23 × 10⁻⁵ pJ"),
+        (-1.2345e-5, "×", "-1.23 × 10⁻⁵ ×"),
+        (0.00012, "tokens/s", "0.000120 tokens/s"),
         (123.4, "", "123"),
         (999.6, "ns", "1,000 ns"),
         (13965.0, "tokens/s", "14,000 tokens/s"),
@@ -197,6 +202,11 @@ def test_a_figure_has_three_digits_and_its_unit_and_a_count_is_whole(
 def test_a_range_is_shown_where_there_is_one() -> None:
     assert spread({"low": 1.0, "central": 2.0, "high": 4.0}, "W") == "2.00 (1.00 to 4.00) W"
     assert spread({"low": 2.0, "central": 2.0, "high": 2.0}, "W") == "2.00 W"
+    tiny = {"low": 0.0, "central": 0.0004, "high": 0.002}
+    assert spread(tiny, "mJ/token") == "0.400 (0 to 2.00) µJ/token"
+    assert wording.ends(tiny, "mJ/token") == "0 to 2.00 µJ/token"
+    assert spread(tiny | {"central": 0.0}, "ms") == "0 (0 to 0.00200) ms"
+    assert (wording.change(1.00034), wording.change(0.99)) == ("+0.0340 %", "-1.00 %")
 
 
 def test_the_report_is_plain_data() -> None:
@@ -540,7 +550,7 @@ MARKDOWN = [
     "| seed | 7 |",
     "| predicted tokens | not measured |",
     "| float model | 1.80 nats per token |",
-    "| perplexity of the integers over perplexity of the float model | 1.01 (+1 %) |",
+    "| perplexity of the integers over perplexity of the float model | 1.01 (+1.00 %) |",
     "| greedy token the same | not measured |",
     "| chips in use | 2 of 4 |",
     "| cores in use | 3 of 16 on these chips |",
@@ -566,24 +576,24 @@ MARKDOWN = [
     "| share of the barrier | 55.6 % of the time | 66.7 % of the time |",
     "| what is slowest | memory words read: core 5 of chip 0 "
     "| memory words read: core 5 of chip 0 |",
-    r"| synaptic operations | 12.0 | 10.0 (5.00 to 20.0) pJ | 1.20e-07 (6.00e-08 to 2.40e-07) "
-    r"mJ/token | 0.00267 % | "
+    r"| synaptic operations | 12.0 | 10.0 (5.00 to 20.0) pJ | 120 (60.0 to 240) "
+    r"pJ/token | 0.00267 % | "
     r"source of energy\_per\_synop\_pj |",
-    r"| power of the host | 1.00 | 0.500 (0 to 1.00) W | 0.000900 (0 to 0.00260) mJ/token | 20.0 % "
+    r"| power of the host | 1.00 | 0.500 (0 to 1.00) W | 0.900 (0 to 2.60) µJ/token | 20.0 % "
     r"| source of host\_power\_w |",
     "| all of these contain the factor of tokens that do not fill the machine |  | 0.500 |  |  | "
     "source of fall\\_through\\_energy\\_ratio |",
     "| the chips in use, in all |  |  | 0.00450 (0.00188 to 0.0120) mJ/token | 40.0 % |  |",
     "| the system, in all |  |  | 0.0113 (0.00188 to 0.0300) mJ/token | 100 % |  |",
     "| MLGRU | 1 | 1.80 µs | 40.0 % | 0.800 µs | memory words read: core 5 of chip 0 |",
-    "| outside the blocks | 2.50e-08 mJ/token | 41.7 % |",
+    "| outside the blocks | 25.0 pJ/token | 41.7 % |",
     "| system: host power | 0 W | 0.500 W | 1 W |  |  | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
     "| sequences that can be under way at once | 1 |",
     "| 1 | 222,000 (167,000 to 267,000) tokens/s | 0.00450 (0.00375 to 0.00600) ms | 0.0113 "
-    "(0.00188 to 0.0300) mJ/token | 0.00 MB | memory words read |",
+    "(0.00188 to 0.0300) mJ/token | 0 bytes | memory words read |",
     "| 3 | 556,000 (385,000 to 714,000) tokens/s | 0.00540 (0.00420 to 0.00780) ms | 0.00450 "
-    "(0.000700 to 0.0130) mJ/token | 0.00 MB | memory words read |",
+    "(0.000700 to 0.0130) mJ/token | 0 bytes | memory words read |",
     "| chip: weight | 2 bits | 2 bits | 2 bits |  |  | source of weight\\_bits |",
 ]
 
