@@ -1,8 +1,8 @@
 """Pictures of a report: chips and cores, use of every limit, energy by part, messages between
 chips.
 
-`draw` takes the plain data of `report.build` and gives PNG images by name.  Numbers and names are
-worded here once for pictures and pages alike.
+`draw` takes the plain data of `report.build` and gives figures of matplotlib by name, for notebooks
+and files; an HTML page draws its own.
 """
 
 import math
@@ -40,22 +40,13 @@ MOST_NAMED = 12
 
 
 def draw(report: Content) -> dict[str, Figure]:
-    """Every picture of a report, by the names of `CAPTIONS`; none of energy where no phase has
-    tokens."""
-    shown = of_page(report)
-    return {
+    """Every picture of a report by its name; none of energy where no phase has tokens."""
+    pictures = {
         "cores-by-memory": cores_by_memory(report),
         "cores-by-kind": cores_by_kind(report),
-        "limits": shown.pop("limits"),
+        "limits": limits(report),
         "links": links(report),
-        **shown,
     }
-
-
-def of_page(report: Content) -> dict[str, Figure]:
-    """Those of them that an HTML page shows, which draws the chips and what is between them
-    itself."""
-    pictures = {"limits": limits(report)}
     if any(phase is not None for phase in report["phases"].values()):
         pictures["energy"] = energy(report)
     return pictures

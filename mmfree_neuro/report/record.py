@@ -67,6 +67,8 @@ class MappingContent(TypedDict):
 
     chips: int
     chips_of_system: int
+    chip_columns: int
+    """Chips of a row of the board."""
     cores: int
     cores_per_chip: int
     mesh_columns: int

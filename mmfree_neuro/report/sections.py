@@ -65,14 +65,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page: sentences, texts to be shown as they are, tables, the names of its
-    pictures, and wholes with their parts."""
+    """A section of a page: sentences, texts to be shown as they are, tables, the name of its
+    picture, and wholes with their parts."""
 
     title: str
     sentences: tuple[str, ...] = ()
     texts: Sequence[tuple[str, str]] = ()
     tables: tuple[Table, ...] = ()
-    pictures: tuple[str, ...] = ()
+    picture: str = ""
     trees: tuple[Branch, ...] = ()
     """On an HTML page alone: tables say the same by kind and by block."""
     folded: bool = False
@@ -215,7 +215,7 @@ def _mapped(report: Content) -> Section:
         Table("", ("", ""), rows),
         Table("Use of every limit of a core", head, limits_, folded=True),
     )
-    return Section("The mapping", (), (), tables, ("limits",))
+    return Section("The mapping", (), (), tables, "limits")
 
 
 def _phase_table(
@@ -334,7 +334,7 @@ def _estimated(report: Content) -> Section:
         sentences,
         (),
         tuple(tables),
-        ("energy",),
+        "energy",
         tuple(trees),
     )
 

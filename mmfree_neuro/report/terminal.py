@@ -387,9 +387,7 @@ def _phases(begin: str, report: Content) -> list[str]:
 
 def _cells(name: str, spans: Sequence[Figures]) -> str:
     """A line of the table: medians, and ranges in brackets."""
-    shown = [
-        f"{figure(c['central'])} [{figure(c['low'])} … {figure(c['high'])}]" for c in spans
-    ]
+    shown = [f"{figure(c['central'])} [{figure(c['low'])} … {figure(c['high'])}]" for c in spans]
     return f"{name:24s} {shown[0]:>27s} {shown[1]:>27s} {shown[2]:>27s}"
 
 

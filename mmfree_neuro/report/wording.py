@@ -25,31 +25,20 @@ LIMITS = {
 
 
 KINDS = {
-    "MLGRU": "#4269d0",
-    "GLU": "#efb118",
+    "MLGRU": "#7a4fc9",
+    "GLU": "#e3c81e",
     "Residual": "#3ca951",
-    "Head": "#ff725c",
-    "Norm": "#a463f2",
-    "InverseRms": "#6cc5b0",
-    "Gain": "#ff8ab7",
-    "MaxAbs": "#9c6b4e",
-    "QuantScale": "#97bbf5",
-    "Quantise": "#b5a642",
+    "Head": "#c2347f",
+    "Norm": "#b98ae8",
+    "InverseRms": "#2bb5a5",
+    "Gain": "#f08fc0",
+    "MaxAbs": "#7d5a44",
+    "QuantScale": "#5d6b2f",
+    "Quantise": "#a8d08d",
     "Largest": "#9498a0",
 }
-"""The colour of each kind of node."""
+"""The colour of each kind of node; none is near that of our estimates or of how full cores are."""
 OTHER_KIND = "#888888"
-
-
-CAPTIONS = {
-    "cores-by-memory": "Chips and their cores, by the share of the synaptic memory in use",
-    "cores-by-kind": (
-        "Chips and their cores, by the kind of node that most of a core's synapses belong to"
-    ),
-    "limits": "Use of every limit of a core: the fullest core and the mean over the cores in use",
-    "energy": "Estimated energy of a token, by part",
-    "links": "Messages per token between chips and the host, over both phases",
-}
 
 
 SOURCES = {
