@@ -81,6 +81,8 @@ def build(
             "chip": run.system.chip.name,
             "description": run.system.description,
             "placer": run.mapping.placer,
+            "options": list(run.mapping.options),
+            "root_before": any(node.kind == "Norm" for node in run.summary.nodes),
             "engine": run.engine,
             "date": run.date,
             "graph": run.mapping.graph,

@@ -14,6 +14,10 @@ class Header(TypedDict):
     chip: str
     description: str
     placer: str
+    options: list[str]
+    """Of `mmfree-neuro map`; none where a mapping does not have them."""
+    root_before: bool
+    """Whether the roots of norms stand before products."""
     engine: str
     date: str
     graph: str

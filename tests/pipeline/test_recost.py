@@ -44,11 +44,11 @@ def made(folder: Path, name: str, *more: str) -> None:
 
 
 def reported(run: Path, *more: str) -> dict[str, Any]:
-    """The report of a run as plain data, but for when and how fast it was made."""
+    """The report of a run as plain data, but for when and how it was made."""
     output = run.parent / "report.json"
     assert main(["report", str(run), *more, "-o", str(output)]) == 0
     content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    for name in ("date", "versions"):
+    for name in ("date", "versions", "options"):
         del content["header"][name]
     del content["simulator_seconds"]
     return content

@@ -860,22 +860,53 @@ def test_only_the_cores_that_take_most_are_named() -> None:
     assert found.branches[-1].name == "and 8 cores with less"
 
 
-def test_how_to_make_a_run_again() -> None:
-    def commands(found: dict[str, Any]) -> str:
-        (section,) = (s for s in sections.sections(found) if s.title == "How to make it again")
-        return section.texts[0][1].splitlines()[0]
+def again(found: dict[str, Any]) -> sections.Section:
+    """The section that makes a run again."""
+    (section,) = (s for s in sections.sections(found) if s.title == "How to make it again")
+    return section
 
-    found = built(made_run())
+
+def test_how_to_make_a_run_again() -> None:
+    """From the checkpoint on, as commands that can be pasted."""
+    run = made_run()
+    options = ("--placer", "chain", "--chips", "2", "--set", "chip.static_power_w=1,2,3")
+    found = built(replace(run, mapping=replace(run.mapping, options=options)))
     one = found["run"]["results"][0]
     one |= {"prompt": "it's", "asked": 7, "sampling": {"temperature": 0.5, "seed": 3.0}}
-    start = f"mmfree-neuro simulate model.map --engine {found['header']['engine']} "
-    assert commands(found) == (
-        f"{start}--prompt 'it'\"'\"'s' --new-tokens 7 --temperature 0.5 --seed 3 -o run"
+    ((_, commands),) = again(found).texts
+    begin = (
+        "mmfree-neuro convert net -o model.graph --scheme a16\n"
+        "mmfree-neuro map model.graph --system board --placer chain --chips 2 --set "
+        "chip.static_power_w=1,2,3 -o model.map\n"
     )
+    simulate = "mmfree-neuro simulate model.map --engine reference --prompt 'it'\"'\"'s' "
+    end = "-o run\nmmfree-neuro report run -o report.html"
+    assert commands == f"{begin}{simulate}--new-tokens 7 --temperature 0.5 --seed 3 {end}"
     one["sampling"]["temperature"] = 0.0
-    assert commands(found) == f"{start}--prompt 'it'\"'\"'s' --new-tokens 7 -o run"
-    found["run"] = {"results": [one, one], "in_flight": 2}
-    assert commands(found) == f"{start}--prompts prompts.jsonl --in-flight 2 -o run"
+    ((_, commands),) = again(found).texts
+    assert commands == f"{begin}{simulate}--new-tokens 7 {end}"
+    assert "its graph has the SHA-256 digest, which" in again(found).sentences[0]
+    found["header"] |= {"engine": "emulator", "root_before": True, "options": []}
+    ((_, commands),) = again(found).texts
+    assert commands.splitlines()[:3] == [
+        "mmfree-neuro convert net -o model.graph --scheme a16 --root before",
+        "mmfree-neuro map model.graph --system board -o model.map",
+        "mmfree-neuro image model.map -o model.image",
+    ]
+    assert "simulate model.image --engine emulator" in commands
+    assert sections.WITHOUT_OPTIONS.format(placer="by hand") in again(found).sentences
+
+
+def test_how_to_make_a_run_of_several_prompts_again() -> None:
+    (_, commands), (name, lines) = again(built(of_several(2))).texts
+    assert "--prompts prompts.jsonl --in-flight 2 -o run" in commands
+    assert name == "prompts.jsonl"
+    assert [json.loads(line) for line in lines.splitlines()] == [
+        {"prompt": f"prompt {k}", "new_tokens": 2 * k, "temperature": 0.5, "seed": k}
+        for k in (1, 2)
+    ]
+    many = again(built(of_several(9)))
+    assert len(many.texts) == 1 and sections.TOO_MANY in many.sentences
 
 
 def test_runs_side_by_side() -> None:
