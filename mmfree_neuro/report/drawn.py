@@ -159,34 +159,56 @@ def scatter(found: Sequence[Dot]) -> dict[str, Any]:
     kinds = {kind: any(dot.kind == kind for dot in found) for kind in ("other", "comparable")}
     ticks = {"across": across.ticks(), "up": up.ticks()}
     at = [(across.at(dot.rate["central"]), up.at(dot.energy["central"])) for dot in found]
-    labels = _placed([dot.label for dot in found], at)
+    lines = [box for mark in marks for box in _crossed(mark["x"], mark["y"])]  # type: ignore[arg-type]
+    labels = _placed([dot.label for dot in found], at, lines)
     return {"box": box, "marks": marks, "labels": labels, "kinds": kinds, **ticks} | {
         "caption": CAPTION
     }
 
 
-def _placed(labels: Sequence[str], marks: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
+def _crossed(x: Sequence[float], y: Sequence[float]) -> list[Box]:
+    """What a mark covers with its two lines; x and y are of the low end, the middle and the high
+    end."""
+    return [(x[0] - 6, y[1] - 6, x[2] + 6, y[1] + 6), (x[1] - 6, y[2] - 6, x[1] + 6, y[0] + 6)]
+
+
+def _placed(
+    labels: Sequence[str], marks: Sequence[tuple[float, float]], lines: Sequence[Box]
+) -> list[dict[str, Any]]:
     """Where labels lie, none on another, the last ones chosen first: each where it covers fewest
-    marks and is near its own; one for which there is no room is left out."""
+    marks with their lines and is near its own; one for which there is no room is left out."""
     taken: list[Box] = [(LEFT, TOP, LEFT + 6 + LETTER * len(CAPTION), TOP + LINE)]
     placed = []
-    for label, (x, y) in reversed(list(zip(labels, marks, strict=True))):
+    for label, mark in reversed(list(zip(labels, marks, strict=True))):
         choices = []
+        others = [other for other in lines if not _holds(other, *mark)]
         for anchor, dx, dy in _around() if label else ():
-            box = _box(label, anchor, x + dx, y + dy)
+            x, y = mark[0] + dx, mark[1] + dy
+            box = _box(label, anchor, x, y)
             inside = box[0] > LEFT and box[2] < WIDE - 4 and box[1] > TOP and box[3] < HIGH - BOTTOM
             if inside and not any(_overlap(box, other) for other in taken):
-                covered = sum(_overlap(box, (u - 6, v - 6, u + 6, v + 6)) for u, v in marks)
-                choices.append((covered + math.hypot(dx, dy) / 40, anchor, x + dx, y + dy, box))
+                end = min(max(mark[0], box[0]), box[2]), min(max(mark[1], box[1]), box[3])
+                covered = 2 * sum(_overlap(box, other) for other in lines)
+                covered += sum(_crosses(mark, end, other) for other in (*others, *taken))
+                choices.append((covered + math.hypot(dx, dy) / 50, anchor, x, y, box, end))
         if choices:
-            _, anchor, at_x, at_y, box = min(choices)
+            _, anchor, x, y, box, end = min(choices)
             taken.append(box)
-            end = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
-            far = math.dist((x, y), end) > 16
-            line = [round(v, 1) for v in (x, y, *end)] if far else None
-            at = {"x": round(at_x, 1), "y": round(at_y, 1), "anchor": anchor}
+            far = math.dist(mark, end) > 16
+            line = [round(v, 1) for v in (*mark, *end)] if far else None
+            at = {"x": round(x, 1), "y": round(y, 1), "anchor": anchor}
             placed.append({"text": label, "line": line, **at})
     return placed
+
+
+def _holds(box: Box, x: float, y: float) -> bool:
+    return box[0] < x < box[2] and box[1] < y < box[3]
+
+
+def _crosses(start: tuple[float, float], end: tuple[float, float], box: Box) -> bool:
+    """Whether a line goes through a box, seen at eight of its points."""
+    (x, y), (u, v) = start, end
+    return any(_holds(box, x + (u - x) * k / 8, y + (v - y) * k / 8) for k in range(1, 8))
 
 
 def _around() -> Iterator[tuple[str, float, float]]:
