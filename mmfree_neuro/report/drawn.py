@@ -189,7 +189,7 @@ def _placed(
             if inside and not any(_overlap(box, other) for other in taken):
                 end = min(max(mark[0], box[0]), box[2]), min(max(mark[1], box[1]), box[3])
                 covered = 2 * sum(_overlap(box, other) for other in lines)
-                covered += sum(_crosses(mark, end, other) for other in (*others, *taken))
+                covered += 2 * sum(_crosses(mark, end, other) for other in (*others, *taken))
                 choices.append((covered + math.hypot(dx, dy) / 50, anchor, x, y, box, end))
         if choices:
             _, anchor, x, y, box, end = min(choices)
@@ -206,9 +206,9 @@ def _holds(box: Box, x: float, y: float) -> bool:
 
 
 def _crosses(start: tuple[float, float], end: tuple[float, float], box: Box) -> bool:
-    """Whether a line goes through a box, seen at eight of its points."""
+    """Whether a line goes through a box, seen at some of its points."""
     (x, y), (u, v) = start, end
-    return any(_holds(box, x + (u - x) * k / 8, y + (v - y) * k / 8) for k in range(1, 8))
+    return any(_holds(box, x + (u - x) * k / 32, y + (v - y) * k / 32) for k in range(1, 32))
 
 
 def _around() -> Iterator[tuple[str, float, float]]:
