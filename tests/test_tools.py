@@ -308,6 +308,7 @@ SINCE = "2026-03-01T00:00:00+00:00"
         ("loss 5.1  2.4 kB/s", "loss 5.1  SPEED kB/s"),
         ("| prefill | 0.136 s, 73.3 tokens/s |", "| prefill | SPEED |"),
         ("start</th><td>1.67 s</td>", "start</th><td>SPEED</td>"),
+        ("| prefill | 0.500 µs, 1.20 million tokens/s |", "| prefill | SPEED |"),
         (
             "prefill                  1.46e+04 tokens/s",
             "prefill                  1.46e+04 tokens/s",

@@ -44,7 +44,8 @@ TEXT = {".html", ".json", ".md"}
 """Files that tell dates, speeds and versions; all others are compared as they are."""
 
 LINE = rb"(started in |prefill |generation )[\d.]+( s| tokens/s)(?=[^\n]*speed of the simulation)"
-ROW = rb"((?:start|prefill|generation)(?: \| |</th><td>))[\d.e-]+ s(?:, [\d.,e+]+ tokens/s)?"
+ROW = rb"((?:start|prefill|generation)(?: \| |</th><td>))[\d.]+ (?:m|\xc2\xb5|n)?s"
+ROW += rb"(?:, [\d.,]+(?: million)? tokens/s)?"
 MASKS = (
     (LINE, rb"\1SPEED\2"),
     (ROW, rb"\1SPEED"),

@@ -1,16 +1,17 @@
 """What a token waits for: the steps of a block, what each takes, and what fewer of them buy.
 
-    python examples/benchmarks/steps.py [PICTURE]
+    python examples/benchmarks/steps.py [PICTURE] [--redraw]
 
 The 370M model in scheme `a14` at two bits a weight, payloads all non-zero, one sequence, on the 32
 chips of the literature; the published mapping (roots before products, a block on each of 24 chips)
 beside mappings with fewer steps on the same chips, the head on the host and on the chips.  Shapes
 alone matter, so graphs are those of `testing.published_graph`.  Every graph with fewer steps is
 first held against the one it comes from: a small model gives the same logits.  Draws the steps of
-block 11 of some of them.
+block 11 of some of them; --redraw does that alone, from the rows in `results/steps.json`.
 """
 
-import sys
+import argparse
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 from mmfree_neuro.testing import graph_of, published_graph
 
+ROWS = Path(__file__).parent / "results" / "steps.json"
 PICTURE = Path(__file__).parents[2] / "docs" / "steps.png"
 CHIPS = 24
 BLOCK = 11
@@ -172,7 +174,7 @@ def steps_of(way: Way, system: SystemSpec) -> list[dict[str, Any]]:
 
 def draw(rows: list[dict[str, Any]], output: Path) -> None:
     """The steps of one block, one under another for each way."""
-    picture = Figure(figsize=(11, 2.1 * len(DRAWN)), dpi=120, facecolor="white")
+    picture = Figure(figsize=(11, 1.5 * len(DRAWN)), dpi=120, facecolor="white")
     picture.set_layout_engine("constrained")
     axes = picture.subplots(len(DRAWN), 1, sharex=True)
     inks = {"barrier": "#c3cad1", "step alone": "#8a949e", "slowest resource": "#2f6db3"}
@@ -189,11 +191,17 @@ def draw(rows: list[dict[str, Any]], output: Path) -> None:
             text = row["what"].partition(": ")[2].replace(", ", "\n")
             axis.annotate(text, (middle, 0.45), ha="center", va="bottom", fontsize=7)
         axis.set_title(f"{way}: {len(mine)} steps, {at:.0f} µs", loc="left", fontsize=9)
-        axis.set(ylim=(-0.5, 1.5), yticks=[])
+        axis.set(ylim=(-0.5, 1.1), yticks=[])
         axis.spines[["top", "right", "left"]].set_visible(False)
-    axes[0].legend(loc="upper right", fontsize=8, frameon=False, ncols=3)
+    picture.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower right",
+        fontsize=8,
+        frameon=False,
+        ncols=3,
+    )
     axes[-1].set_xlabel(f"µs of a token in block {BLOCK} of 24 (central figures)", fontsize=9)
-    picture.savefig(output)
+    picture.savefig(output, metadata={"Software": None})
 
 
 def main(output: Path) -> None:
@@ -218,4 +226,11 @@ def main(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURE)
+    parser = argparse.ArgumentParser(description="Measures and draws the steps of a block.")
+    parser.add_argument("picture", type=Path, nargs="?", default=PICTURE)
+    parser.add_argument("--redraw", action="store_true")
+    options = parser.parse_args()
+    if options.redraw:
+        draw(json.loads(ROWS.read_text(encoding="utf-8")), options.picture)
+    else:
+        main(options.picture)

@@ -3,7 +3,7 @@
 What there are many of are named tuples: thousands of them are made and looked up in no time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 HOST = -1
@@ -66,6 +66,9 @@ class Mapping:
     """How many sequences can be under way at once; `slots.with_slots` does it, between the two."""
     greedy_on_chips: bool = False
     """Whether the chips choose words themselves; `greedy.with_greedy` does it, behind the slots."""
+    options: tuple[str, ...] = field(default=(), compare=False)
+    """The options of `mmfree-neuro map` that give it, but for its files and the name of its
+    system; none where they are not known."""
 
     def __repr__(self) -> str:
         return (

@@ -47,6 +47,7 @@ class PlainMapping:
     local_roots: tuple[str, ...]
     in_flight: int
     greedy_on_chips: bool
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
         "local_roots": list(mapping.local_roots),
         "in_flight": mapping.in_flight,
         "greedy_on_chips": mapping.greedy_on_chips,
+        "options": list(mapping.options),
     }
 
 
@@ -104,6 +106,7 @@ def mapping_from_plain(plain: PlainMapping) -> Mapping:
         plain.local_roots,
         plain.in_flight,
         plain.greedy_on_chips,
+        plain.options,
     )
 
 

@@ -77,6 +77,29 @@ class Request:
     """Output entries that a shard of a node is counted with, for some nodes; placing finds out."""
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """The options of `mmfree-neuro map` that ask for it; copies have none."""
+        given = {
+            "--placer": self.placer,
+            "--chips": self.chips,
+            "--cores": self.cores,
+            "--weight-bits": self.weight_bits,
+            "--local-roots": "+".join(self.local_roots) or None,
+            "--in-flight": None if self.in_flight == 1 else self.in_flight,
+            "--seed": self.seed or None,
+        }
+        switches = {
+            "--spread": self.spread,
+            "--rows-only": not self.divide,
+            "--refine": self.refine,
+            "--head-on-host": self.head_on_host,
+            "--greedy-on-chips": self.greedy_on_chips,
+        }
+        valued = ((name, str(value)) for name, value in given.items() if value is not None)
+        told = (name for name, is_on in switches.items() if is_on)
+        return (*(word for pair in valued for word in pair), *told)
+
+    @property
     def split(self) -> str:
         """Which of `SPLITS` this is; spread by rows alone has no name and counts as spread."""
         if self.spread:

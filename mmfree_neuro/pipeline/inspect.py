@@ -15,7 +15,15 @@ from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.families import family_of, read_checkpoint
 from mmfree_neuro.pipeline.image import summary_of, text
 from mmfree_neuro.pipeline.map import bounds
-from mmfree_neuro.report.terminal import graph_text, mapping_content, mapping_text, speed, texts
+from mmfree_neuro.report.terminal import (
+    counts,
+    counts_content,
+    graph_text,
+    mapping_content,
+    mapping_text,
+    speed,
+    texts,
+)
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import holds_run
 from mmfree_neuro.target.image import Image
@@ -73,11 +81,10 @@ def anything(path: Path) -> tuple[dict[str, Any], str]:
             "results": [{"prompt": one.prompt, "text": one.text} for one in run.results],
             "seconds": run.seconds,
             "date": run.date,
+            "counts": counts_content(run),
         }
-        return (
-            content,
-            f"{texts(run)}\n\n{speed(run)}\n{run.mapping.placer} on {run.system.name}, {run.date}",
-        )
+        made = f"{run.mapping.placer} on {run.system.name}, {run.date}"
+        return content, f"{texts(run)}\n\n{speed(run)}\n{made}\n\n{counts(run)}"
     if is_image(path):
         return _image(load_image(path))
     if path.is_dir():

@@ -19,7 +19,7 @@ from mmfree_neuro.mapping.mapping_file import StoredMapping
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.pipeline.opened import open_graph
 from mmfree_neuro.report.terminal import Bounds
-from mmfree_neuro.systems.figures import Setting, with_figures
+from mmfree_neuro.systems.figures import Setting, set_by_user, with_figures
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
@@ -69,7 +69,9 @@ def place(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tu
         )
     if request.seed < 0:
         raise InputError(f"the seed is {request.seed}, must not be negative")
-    return fit(graph, digest, system, request)
+    divided, mapping = fit(graph, digest, system, request)
+    settings = (word for text in set_by_user(system) for word in ("--set", text))
+    return divided, replace(mapping, options=(*request.options, *settings))
 
 
 def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None = None) -> Bounds:

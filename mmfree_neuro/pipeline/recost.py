@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mmfree_neuro.cost.counted import counted
+from mmfree_neuro.cost.estimate import estimate
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.reading import Misfit
 from mmfree_neuro.files.writing import check_outputs
@@ -14,8 +16,9 @@ from mmfree_neuro.pipeline.map import with_weight_bits
 from mmfree_neuro.pipeline.opened import check_no_image, files_behind
 from mmfree_neuro.run import run_file
 from mmfree_neuro.run.folder import holds_run
+from mmfree_neuro.run.job import PHASES
 from mmfree_neuro.run.run_file import RunRecord
-from mmfree_neuro.systems.figures import Setting, with_figures
+from mmfree_neuro.systems.figures import Setting, with_figure, with_figures
 from mmfree_neuro.systems.load import load_system
 from mmfree_neuro.systems.spec import SystemSpec
 
@@ -26,7 +29,7 @@ def recosted(
     run: RunRecord, system: SystemSpec | str | None, settings: Mapping[str, Setting]
 ) -> RunRecord:
     """The run on a system, a name, a TOML file or a record, or else on its own, with some figures
-    set.
+    set; a warning names those of them that change nothing.
 
     Weights stay as wide as they are stored.  Raises InputError where the mapping does not fit the
     system, and HardwareError where that cannot be.
@@ -34,14 +37,42 @@ def recosted(
     if system is None and not settings:
         return run
     found = run.system if system is None else system
-    spec = with_figures(load_system(found) if isinstance(found, str) else found, settings)
+    before = load_system(found) if isinstance(found, str) else found
+    spec = with_figures(before, settings)
     if "chip.weight_bits" in settings:
         raise InputError("weights are stored by the mapping, so chip.weight_bits cannot be set")
     width = int(run.system.chip.weight_bits.central)
     if width != int(spec.chip.weight_bits.central):
         spec = with_weight_bits(spec, width)
     _check_fits(run, spec)
-    return replace(run, system=spec, mapping=replace(run.mapping, system=spec.name))
+    costed = replace(run, system=spec, mapping=replace(run.mapping, system=spec.name))
+    shown = _shown(costed)
+    without = (
+        f"{name} is set and changes nothing here, neither an estimate nor a limit of a core"
+        for name in settings
+        if _shown(replace(costed, system=_as_before(spec, before, name))) == shown
+    )
+    return replace(costed, warnings=(*costed.warnings, *without))
+
+
+def _as_before(system: SystemSpec, before: SystemSpec, name: str) -> SystemSpec:
+    """The system with a figure as it was."""
+    table, _, figure = name.partition(".")
+    return with_figure(system, name, getattr(before.chip if table == "chip" else before, figure))
+
+
+def _shown(run: RunRecord) -> list[object]:
+    """What the figures of a system decide of a run: limits of a core, time and energy."""
+    counts = counted(run.mapping, run.summary, run.prefill, run.system)
+    found: list[object] = [limits(run.system.chip), run.system.chips.central]
+    for phase in PHASES:
+        activity = getattr(run, phase)
+        if activity.tokens:
+            in_flight = run.under_way if phase == "generate" else 1
+            cost = estimate(replace(counts, activity=activity), phase, in_flight)
+            chips, system = cost.chip_millijoule_per_token, cost.millijoule_per_token
+            found += [cost.tokens_per_s, chips, system, cost.corners]
+    return found
 
 
 def run_to_cost(

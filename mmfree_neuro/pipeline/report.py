@@ -33,13 +33,12 @@ def build(run: RunRecord, gpu_rows: Sequence[Path] = ()) -> Content:
 
 def write(content: Content, output: Path) -> None:
     """Write a report as `.html`, `.md` or `.json`, by the name of the output."""
-    from mmfree_neuro.report import pages, pictures
+    from mmfree_neuro.report import pages
 
     _check_ending(output)
     match output.suffix:
         case ".html":
-            drawn = pictures.of_page(content)
-            text = pages.to_html(content, {name: pictures.png(p) for name, p in drawn.items()})
+            text = pages.to_html(content)
         case ".md":
             text = pages.to_markdown(content)
         case ".json":

@@ -72,7 +72,7 @@ def build(
     }
     compared = compare(run.summary, run.system.name, ours, lengths, baselines)
     return {
-        "format": "mmfree-neuro report 8",
+        "format": "mmfree-neuro report 9",
         "warnings": list(run.warnings),
         "header": {
             "model": run.summary.name,
@@ -81,6 +81,8 @@ def build(
             "chip": run.system.chip.name,
             "description": run.system.description,
             "placer": run.mapping.placer,
+            "options": list(run.mapping.options),
+            "root_before": any(node.kind == "Norm" for node in run.summary.nodes),
             "engine": run.engine,
             "date": run.date,
             "graph": run.mapping.graph,
@@ -125,6 +127,7 @@ def mapping_content(
     return {
         "chips": len(mapping.chips),
         "chips_of_system": int(system.chips.central),
+        "chip_columns": int(system.chip_columns.central),
         "cores": len(mapping.cores),
         "cores_per_chip": int(system.chip.cores.central),
         "mesh_columns": int(system.chip.mesh_columns.central),

@@ -1,6 +1,5 @@
 """Sections as a Markdown page, or as one HTML file with its pictures inside."""
 
-import base64
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +8,10 @@ import jinja2
 from markupsafe import Markup, escape
 
 from mmfree_neuro.errors import printable
-from mmfree_neuro.report import drawn
+from mmfree_neuro.report import chips, drawn
 from mmfree_neuro.report.record import Content
 from mmfree_neuro.report.sections import Section, beside, sections, verdict
-from mmfree_neuro.report.wording import CAPTIONS, PHASES, figure, linked
+from mmfree_neuro.report.wording import PHASES, change, ends, figure, linked
 
 
 def _cell(text: str) -> str:
@@ -56,14 +55,8 @@ def _title(report: Content) -> str:
     return f"{report['header']['model']} on {report['header']['system']}"
 
 
-def _as_url(picture: bytes) -> str:
-    kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
-def to_html(report: Content, pictures: dict[str, bytes]) -> str:
-    """The report as one HTML page that needs no other file; `pictures` as from `pictures.draw`, PNG
-    or SVG."""
+def to_html(report: Content) -> str:
+    """The report as one HTML page that needs no other file."""
     found = drawn.dots([report])
     return _rendered(
         "report.html",
@@ -72,9 +65,10 @@ def to_html(report: Content, pictures: dict[str, bytes]) -> str:
         verdict=verdict(report),
         sections=sections(report),
         plot=drawn.scatter(found) if found else None,
-        map=drawn.chips(report),
-        core_data=drawn.core_data(report),
-        pictures={name: _as_url(picture) for name, picture in pictures.items()},
+        energy=drawn.energy(report),
+        limits=drawn.limits(report),
+        map=chips.chips(report),
+        core_data=chips.core_data(report),
     )
 
 
@@ -88,7 +82,7 @@ def _rendered(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     pages.filters["linked"] = _html_cell
-    pages.globals |= {"figure": figure, "captions": CAPTIONS, "phases": PHASES}
+    pages.globals |= {"figure": figure, "ends": ends, "change": change, "phases": PHASES}
     return printable(pages.get_template(template).render(content))
 
 

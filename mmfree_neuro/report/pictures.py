@@ -1,8 +1,8 @@
 """Pictures of a report: chips and cores, use of every limit, energy by part, messages between
 chips.
 
-`draw` takes the plain data of `report.build` and gives PNG images by name.  Numbers and names are
-worded here once for pictures and pages alike.
+`draw` takes the plain data of `report.build` and gives figures of matplotlib by name, for notebooks
+and files; an HTML page draws its own.
 """
 
 import math
@@ -40,22 +40,13 @@ MOST_NAMED = 12
 
 
 def draw(report: Content) -> dict[str, Figure]:
-    """Every picture of a report, by the names of `CAPTIONS`; none of energy where no phase has
-    tokens."""
-    shown = of_page(report)
-    return {
+    """Every picture of a report by its name; none of energy where no phase has tokens."""
+    pictures = {
         "cores-by-memory": cores_by_memory(report),
         "cores-by-kind": cores_by_kind(report),
-        "limits": shown.pop("limits"),
+        "limits": limits(report),
         "links": links(report),
-        **shown,
     }
-
-
-def of_page(report: Content) -> dict[str, Figure]:
-    """Those of them that an HTML page shows, which draws the chips and what is between them
-    itself."""
-    pictures = {"limits": limits(report)}
     if any(phase is not None for phase in report["phases"].values()):
         pictures["energy"] = energy(report)
     return pictures
@@ -372,6 +363,7 @@ def fronts(found: Sequence[Point]) -> Figure:
     groups = list(dict.fromkeys((point.phase, point.mode) for point in found))
     picture = Figure(figsize=(11, 4.4 * -(-len(groups) // 2)), dpi=DOTS_PER_INCH, facecolor="white")
     picture.set_layout_engine("constrained")
+    named: list[tuple[Axes, Sequence[Point]]] = []
     for number, (phase, mode) in enumerate(groups, start=1):
         axes = picture.add_subplot(-(-len(groups) // 2), 2, number)
         here = [point for point in found if (point.phase, point.mode) == (phase, mode)]
@@ -388,16 +380,6 @@ def fronts(found: Sequence[Point]) -> Figure:
                 color=ink,
                 zorder=2 + (point in best),
             )
-        for point in best:
-            at = point.tokens_per_s.central, point.millijoule_per_token.central
-            axes.annotate(
-                f"{point.chips} chips",
-                at,
-                (4, 4),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=INK,
-            )
         scale = "log" if any(point.millijoule_per_token.high > 0 for point in here) else "linear"
         axes.set(xscale="log", yscale=scale, title=f"{PHASES[phase]}, {mode}")
         for axis in (axes.xaxis, axes.yaxis) if scale == "log" else ():
@@ -408,4 +390,37 @@ def fronts(found: Sequence[Point]) -> Figure:
         axes.set_ylabel("mJ/token, system", fontsize=9, color=INK)
         axes.grid(color="#e3e7eb", lw=0.8)
         axes.tick_params(which="both", length=0, labelsize=8, colors=INK)
+        named.append((axes, best))
+    FigureCanvasAgg(picture).draw()  # which gives the panels their places
+    picture.set_layout_engine("none")
+    for axes, points in named:
+        _name(axes, points)
     return picture
+
+
+APART = 12
+"""Points of a picture, from one label to the next."""
+
+
+def _name(axes: Axes, best: Sequence[Point]) -> None:
+    """Labels on the right of a panel's best points, from above to below, none over another; a line
+    leads from one that had to move."""
+    scale = axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    last = math.inf
+    for point in sorted(best, key=lambda point: -point.millijoule_per_token.central):
+        at = point.tokens_per_s.central, point.millijoule_per_token.central
+        _, high = axes.transData.transform(at) / scale
+        label = min(high + 9, last - APART)
+        last = label
+        arrow = {"arrowstyle": "-", "color": FAINT, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
+        axes.annotate(
+            f"{point.chips} chip{'s' if point.chips > 1 else ''}",
+            at,
+            (9, label - high),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=INK,
+            va="center",
+            bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
+            arrowprops=arrow if high + 9 - label > APART / 2 else None,
+        )

@@ -14,6 +14,10 @@ class Header(TypedDict):
     chip: str
     description: str
     placer: str
+    options: list[str]
+    """Of `mmfree-neuro map`; none where a mapping does not have them."""
+    root_before: bool
+    """Whether the roots of norms stand before products."""
     engine: str
     date: str
     graph: str
@@ -67,6 +71,8 @@ class MappingContent(TypedDict):
 
     chips: int
     chips_of_system: int
+    chip_columns: int
+    """Chips of a row of the board."""
     cores: int
     cores_per_chip: int
     mesh_columns: int

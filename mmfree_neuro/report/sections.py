@@ -1,5 +1,6 @@
 """The content of a report as sections of words, tables and names of pictures."""
 
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,8 @@ from functools import partial
 from mmfree_neuro.baselines import roofline
 from mmfree_neuro.baselines.compared import Figures, Ratio, Roofline, Theirs
 from mmfree_neuro.baselines.published import NOT_MEASURED
-from mmfree_neuro.report.record import Content, Phase, Texts
-from mmfree_neuro.report.wording import LIMITS, PHASES, figure, pinned, spread
+from mmfree_neuro.report.record import Content, Phase, Text, Texts
+from mmfree_neuro.report.wording import LIMITS, PHASES, change, figure, pinned, spread
 
 ESTIMATE = (
     "Estimated from the counts with the figures of the system's description; nothing here was "
@@ -28,6 +29,8 @@ SOURCED = (
 )
 
 
+EMULATOR = "emulator"
+"""The engine that runs a machine image in the place of a mapping."""
 MOST_TEXTS = 8
 """Prompts whose texts a page shows."""
 
@@ -65,14 +68,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page: sentences, texts to be shown as they are, tables, the names of its
-    pictures, and wholes with their parts."""
+    """A section of a page: sentences, texts to be shown as they are, tables, the name of its
+    picture, and wholes with their parts."""
 
     title: str
     sentences: tuple[str, ...] = ()
     texts: Sequence[tuple[str, str]] = ()
     tables: tuple[Table, ...] = ()
-    pictures: tuple[str, ...] = ()
+    picture: str = ""
     trees: tuple[Branch, ...] = ()
     """On an HTML page alone: tables say the same by kind and by block."""
     folded: bool = False
@@ -167,7 +170,7 @@ def _quality(report: Content) -> Section:
         if value is None:
             words.append((label, "not measured"))
         elif name == "perplexity_ratio":
-            words.append((label, f"{figure(value)} ({100 * (value - 1):+.3g} %)"))
+            words.append((label, f"{figure(value)} ({change(value)})"))
         elif name == "greedy_agreement":
             words.append((label, figure(100 * value, "% of tokens")))
         else:
@@ -215,7 +218,7 @@ def _mapped(report: Content) -> Section:
         Table("", ("", ""), rows),
         Table("Use of every limit of a core", head, limits_, folded=True),
     )
-    return Section("The mapping", (), (), tables, ("limits",))
+    return Section("The mapping", (), (), tables, "limits")
 
 
 def _phase_table(
@@ -334,7 +337,7 @@ def _estimated(report: Content) -> Section:
         sentences,
         (),
         tuple(tables),
-        ("energy",),
+        "energy",
         tuple(trees),
     )
 
@@ -528,7 +531,7 @@ def _sequences(report: Content) -> Table:
             spread(row["tokens_per_s"], "tokens/s"),
             spread(_times(row["latency_seconds"], 1e3), "ms"),
             spread(row["millijoule_per_token"], "mJ/token"),
-            f"{row['state_bytes'] / 1e6:,.2f} MB",
+            figure(row["state_bytes"], "bytes"),
             row["resource"],
         )
         for row in report["in_flight"]
@@ -702,28 +705,75 @@ def _sourced(report: Content) -> Section:
     )
 
 
+UNRECORDED = (
+    "The graph keeps no hash of its checkpoint and no name of the text that it was calibrated "
+    "with; the SHA-256 tells whether it is the same graph.",
+    "A run does not keep whether --special, --bytes or --ignore-eos was given.",
+)
+
+TOO_MANY = (
+    "prompts.jsonl has a line for each prompt, a JSON object with prompt, new_tokens, temperature "
+    "and seed; run.json in the run's folder has them all."
+)
+WITHOUT_OPTIONS = (
+    "This mapping, by placer {placer}, was not made by the command and keeps no options of it."
+)
+
+
 def _again(report: Content) -> Section:
-    """What makes the run again."""
-    head, run = report["header"], report["run"]
-    (first, *others) = run["results"]
-    prompt = f"--prompt {shlex.quote(first['prompt'])} --new-tokens {first['asked']}"
-    sampling = first["sampling"]
-    if sampling.get("temperature"):
-        prompt += f" --temperature {sampling['temperature']:g} --seed {sampling['seed']:.0f}"
-    if others:
-        prompt = f"--prompts prompts.jsonl --in-flight {run['in_flight']}"
-    commands = (
-        f"mmfree-neuro simulate model.map --engine {head['engine']} {prompt} -o run\n"
-        "mmfree-neuro report run -o report.html"
-    )
+    """What makes the run again, from the checkpoint on."""
+    head, mapping = report["header"], "model.map"
+    root = " --root before" if head["root_before"] else ""
+    convert = f"convert {shlex.quote(head['model'])} -o model.graph --scheme {head['scheme']}{root}"
+    asked = f" {shlex.join(head['options'])}" if head["options"] else ""
+    place = f"map model.graph --system {shlex.quote(head['system'])}{asked} -o {mapping}"
+    image = []
+    if head["engine"] == EMULATOR:
+        image, mapping = [f"image {mapping} -o model.image"], "model.image"
+    prompt, lines = _prompts(report["run"])
+    simulate = f"simulate {mapping} --engine {head['engine']} {prompt} -o run"
+    steps = (convert, place, *image, simulate, "report run -o report.html")
+    commands = "\n".join(f"mmfree-neuro {step}" for step in steps)
+    shown = lines if len(report["run"]["results"]) <= MOST_TEXTS else ""
+    texts = [("Commands", commands), *([("prompts.jsonl", shown)] if shown else [])]
+    elsewhere = (TOO_MANY,) if lines and not shown else ()
     versions = ", ".join(map(" ".join, head["versions"].items()))
     sentences = (
-        f"model.map is the mapping of this run, by placer {head['placer']} on {head['system']}; "
-        f"its graph has the SHA-256 {head['graph']}. Every engine gives the same tokens and "
-        "counts.",
+        f"{head['model']} is the folder of the checkpoint, or its name in the local cache; its "
+        f"graph has the SHA-256 {head['graph']}, which mmfree-neuro inspect model.graph --json "
+        f"prints. A system from a file of its own is called by its name here, {head['system']}. "
+        "Every engine gives the same tokens and counts.",
+        *elsewhere,
+        *UNRECORDED,
+        *(() if head["options"] else (WITHOUT_OPTIONS.format(placer=head["placer"]),)),
         f"Made with {versions}.",
     )
-    return Section("How to make it again", sentences, (("Commands", commands),), folded=True)
+    return Section("How to make it again", sentences, texts, folded=True)
+
+
+def _prompts(run: Texts) -> tuple[str, str]:
+    """The options that give the prompts of a run, and the file of prompts where there are
+    several."""
+    first, *others = run["results"]
+    if others:
+        told = [
+            {"prompt": one["prompt"], "new_tokens": one["asked"]} | _sampled(one)
+            for one in run["results"]
+        ]
+        lines = "\n".join(json.dumps(one) for one in told)
+        return f"--prompts prompts.jsonl --in-flight {run['in_flight']}", lines
+    words = ["--prompt", first["prompt"], "--new-tokens", str(first["asked"])]
+    for name, value in _sampled(first).items():
+        words += [f"--{name}", f"{value:g}"]
+    return shlex.join(words), ""
+
+
+def _sampled(one: Text) -> dict[str, float]:
+    """How the tokens of a text were drawn; nothing where none was."""
+    sampling = one["sampling"]
+    if not sampling.get("temperature"):
+        return {}
+    return {"temperature": sampling["temperature"], "seed": int(sampling["seed"])}
 
 
 def beside(reports: Sequence[Content], names: Sequence[str]) -> Section:

@@ -8,16 +8,19 @@ from typing import Any
 
 from mmfree_neuro.baselines.compared import Figures
 from mmfree_neuro.cost import constants
+from mmfree_neuro.cost.energy import instructions, on_chips
 from mmfree_neuro.cost.explore import Point, front, label, plain
 from mmfree_neuro.cost.sensitivity import Sensitivity
 from mmfree_neuro.cost.span import Span
+from mmfree_neuro.cost.traffic import traffic
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.mapping.footprint import Footprint, limits, use_of_cores
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.report.record import Content
-from mmfree_neuro.report.wording import PHASES, pinned
+from mmfree_neuro.report.tables import phases
+from mmfree_neuro.report.wording import PHASES, figure, pinned
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.draws import left
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
@@ -231,12 +234,12 @@ def system(spec: SystemSpec) -> str:
         for field in fields(record):
             value = getattr(record, field.name)
             if isinstance(value, Quantity):
-                figure = (
+                span_of = (
                     f"{value.central:g}"
                     if value.low == value.high
                     else f"{value.low:g} … {value.central:g} … {value.high:g}"
                 )
-                lines.append(f"  {field.name} = {figure}\n      {value.source}")
+                lines.append(f"  {field.name} = {span_of}\n      {value.source}")
                 if (share := shares.get(name := f"{owner}.{field.name}")) is not None:
                     span = drawn.span(drawn[name])
                     lines.append(
@@ -256,6 +259,50 @@ def speed(run: RunRecord) -> str:
     said = ", ".join(parts) + " (speed of the simulation, not of the chips)"
     ended = how_it_ended(run)
     return f"{ended}\n{said}" if ended else said
+
+
+COUNTED = {
+    "tokens": "tokens",
+    "events": "events, neurons that fired",
+    "synops": "synaptic operations",
+    "reads": "synapses read",
+    "instructions": "instructions, without idle visits",
+    "messages": "messages, one a core reached",
+    "between_chips": "messages to other chips or the host",
+    "saturations": "saturated values",
+    "wrapped": "wrapped sums",
+}
+"""What a run counts of a phase: a label for each count."""
+
+
+def counts_content(run: RunRecord) -> dict[str, dict[str, int]]:
+    """What was counted in each phase that has tokens, by the names of `COUNTED`: of neurons on the
+    chips, but for values that saturated or wrapped, which the host has as well."""
+    found = {}
+    for phase, each in phases(run):
+        did, sent, mapping = each.activity, traffic(each), each.mapping
+        found[phase] = {
+            "tokens": did.tokens,
+            "events": on_chips(mapping, did.fired),
+            "synops": on_chips(mapping, did.synops),
+            "reads": on_chips(mapping, did.reads),
+            "instructions": sum(instructions(each).values()),
+            "messages": sent.messages,
+            "between_chips": sent.between_chips,
+            "saturations": int(did.saturations.sum()),
+            "wrapped": int(did.wrapped.sum()),
+        }
+    return found
+
+
+def counts(run: RunRecord) -> str:
+    """The same as a table, a column for each phase."""
+    found = counts_content(run)
+    lines = [f"{'counted':36s}" + "".join(f"{PHASES[phase]:>20s}" for phase in found)]
+    for name, words in COUNTED.items():
+        cells = "".join(f"{of[name]:>20,}" for of in found.values())
+        lines.append(f"{words:36s}{cells}")
+    return "\n".join(lines)
 
 
 def how_it_ended(run: RunRecord) -> str:
@@ -340,7 +387,7 @@ def _phases(begin: str, report: Content) -> list[str]:
 
 def _cells(name: str, spans: Sequence[Figures]) -> str:
     """A line of the table: medians, and ranges in brackets."""
-    shown = [f"{c['central']:.3g} [{c['low']:.3g} … {c['high']:.3g}]" for c in spans]
+    shown = [f"{figure(c['central'])} [{figure(c['low'])} … {figure(c['high'])}]" for c in spans]
     return f"{name:24s} {shown[0]:>27s} {shown[1]:>27s} {shown[2]:>27s}"
 
 

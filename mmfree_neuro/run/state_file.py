@@ -39,7 +39,7 @@ def identity(mapping: Mapping, job: Job) -> str:
     can be asked for more later on.
     """
     content = [
-        mapping_to_plain(mapping),
+        {name: of for name, of in mapping_to_plain(mapping).items() if name != "options"},
         [
             [asked.tokens.tolist(), asked.sampling.temperature, asked.sampling.seed]
             for asked in job.sequences

@@ -56,12 +56,21 @@ def with_figures(system: SystemSpec, settings: Mapping[str, Setting]) -> SystemS
                 f"{shown(name)} is not a figure of a system, the nearest is {other}"
             )
         changed = with_figure(changed, name, Quantity(*_numbers(name, setting), SOURCE))
-    named = {name: value for name, value in figures(changed).items() if value.source == SOURCE}
-    texts = ", ".join(f"{name} = {_text(value)}" for name, value in named.items())
+    texts = ", ".join(" = ".join(text.split("=")) for text in set_by_user(changed))
     begin = system.description.partition(f"; {SOURCE}: ")[0]
     changed = replace(changed, description=f"{begin}; {SOURCE}: {texts}")
     check_system(changed, "the figures that were set")
     return changed
+
+
+def set_by_user(system: SystemSpec) -> tuple[str, ...]:
+    """The figures of a system that a user has set, as texts such as
+    chip.energy_per_synop_pj=3,5,9."""
+    return tuple(
+        f"{name}={_text(value)}"
+        for name, value in figures(system).items()
+        if value.source == SOURCE
+    )
 
 
 def figure_of(name: object) -> str:

@@ -3,6 +3,7 @@ wrong."""
 
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -571,6 +572,58 @@ def test_inspect(what: str, files: Files, capsys: pytest.CaptureFixture[str]) ->
     content = json.loads(capsys.readouterr().out)
     assert content
     assert content.get("steps_per_block") == (12 if what == "a16.graph" else None)
+
+
+def test_inspect_shows_what_a_run_counted(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the report has it."""
+    assert main(["inspect", files("run"), "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["counts"]
+    assert main(["report", files("run"), "-o", str(tmp_path / "counts.json"), "--json"]) == 0
+    phases = json.loads(capsys.readouterr().out)["phases"]
+    assert list(counts) == list(phases) == ["prefill", "generate"]
+    for phase, found in counts.items():
+        report = phases[phase]
+        tokens, moved = report["tokens"], report["traffic_per_token"]
+        assert found["synops"] == round(report["synops_per_token"] * tokens)
+        assert found["reads"] == round(report["reads_per_token"] * tokens)
+        assert found["instructions"] == round(
+            sum(report["instructions_per_token"].values()) * tokens
+        )
+        assert found["messages"] == round(moved["messages"] * tokens)
+        assert found["between_chips"] == round(moved["between_chips"] * tokens)
+        for name in ("tokens", "saturations", "wrapped"):
+            assert found[name] == report[name]
+        assert found["events"] > 0
+    assert main(["inspect", files("run")]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()[-10:]
+    assert head.split() == ["counted", "prefill", "generation"]
+    for row, name in zip(rows, counts["prefill"], strict=True):
+        assert row.split()[-2:] == [f"{found[name]:,}" for found in counts.values()]
+
+
+def test_the_commands_of_a_report_make_the_run_again(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each as it stands, but for the checkpoint, which the graph stands for."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(files("a16.graph"), "model.graph")
+    asked = "--chips 2 --spread --refine --set chip.static_power_w=1,2,3 --cores 60"
+    first = f"map model.graph --system kapoho-point {asked} -o first.map"
+    assert main(first.split()) == 0
+    what = ["--prompt", "it's", "--new-tokens", "3", "--temperature", "0.5", "--seed", "3"]
+    assert main(["simulate", "first.map", *what, "--engine", "fast", "-o", "once"]) == 0
+    assert main(["report", "once", "-o", "once.md"]) == 0
+    page = (tmp_path / "once.md").read_text(encoding="utf-8")
+    commands = [line for line in page.splitlines() if line.startswith("mmfree-neuro ")]
+    assert [line.split()[1] for line in commands] == ["convert", "map", "simulate", "report"]
+    for line in commands[1:]:
+        assert main(shlex.split(line)[1:]) == 0, line
+    once, again = run_file.load_run(tmp_path / "once"), run_file.load_run(tmp_path / "run")
+    assert (again.mapping, again.system) == (once.mapping, once.system)
+    assert again.mapping.options == once.mapping.options
+    assert again.results == once.results
 
 
 def test_inspect_writes_codes(

@@ -44,11 +44,11 @@ def made(folder: Path, name: str, *more: str) -> None:
 
 
 def reported(run: Path, *more: str) -> dict[str, Any]:
-    """The report of a run as plain data, but for when and how fast it was made."""
+    """The report of a run as plain data, but for when and how it was made."""
     output = run.parent / "report.json"
     assert main(["report", str(run), *more, "-o", str(output)]) == 0
     content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    for name in ("date", "versions"):
+    for name in ("date", "versions", "options"):
         del content["header"][name]
     del content["simulator_seconds"]
     return content
@@ -93,6 +93,21 @@ def test_nothing_changes(run: RunRecord) -> None:
     for system in ("kapoho-point", load_system("kapoho-point")):
         found = recosted(run, system, {})
         assert (found.system, found.mapping) == (run.system, run.mapping)
+
+
+def test_a_figure_that_changes_nothing_is_named(folder: Path, capsys: Said) -> None:
+    """Three chips have the barrier of a few chips, and a limit that is set is shown."""
+    told = (
+        "chip.barrier_many_chips_ns is set and changes nothing here, neither an estimate nor a "
+        "limit of a core"
+    )
+    names = "chip.barrier_many_chips_ns", "chip.barrier_few_chips_ns", "chip.neurons_per_core"
+    settings = [part for name in names for part in ("--set", f"{name}=5000")]
+    assert reported(folder / "run", *settings)["warnings"] == [told]
+    assert f"mmfree-neuro: warning: {told}\n" in capsys.readouterr().err
+    page = folder / "set.html"
+    assert main(["report", str(folder / "run"), *settings, "-o", str(page)]) == 0
+    assert f"<p>Warning: {told}.</p>" in page.read_text(encoding="utf-8")
 
 
 def test_weights_stay_as_wide_as_they_are(run: RunRecord) -> None:

@@ -5,6 +5,7 @@ Needs Playwright and a Chromium of the system (apt-get install chromium); skippe
 missing.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -137,8 +138,75 @@ def test_cores_are_coloured_by_what_is_chosen(opened: Callable[..., Any]) -> Non
     fills = "squares => new Set(squares.map(one => getComputedStyle(one).fill)).size"
     for choice in choices[1:]:
         page.locator("#by").select_option(label=choice)
-        assert page.locator("#key span").count() == 2
+        count = 2 if choice != "block" else len(set(blocks(page)))
+        assert page.locator("#key span").count() == count
         assert page.locator(".core").evaluate_all(fills) >= 2, choice
+
+
+def blocks(page: Any) -> list[Any]:
+    """The block of every core in use."""
+    return [core[3] for core in json.loads(page.locator("#cores").inner_text())["cores"]]
+
+
+def test_a_colour_can_be_read_back_to_a_block(opened: Callable[..., Any]) -> None:
+    page = opened("three.html")
+    page.locator("#by").select_option(label="block")
+    key = page.locator("#key span")
+    assert key.all_inner_texts() == ["block 0", "block 1", "outside the blocks"]
+    fill = "one => getComputedStyle(one).fill"
+    ground = "one => getComputedStyle(one.firstChild).backgroundColor"
+    colours = dict(zip((0, 1, None), (key.nth(k).evaluate(ground) for k in range(3)), strict=True))
+    cores = page.locator(".core")
+    for number, block in enumerate(blocks(page)):
+        assert cores.nth(number).evaluate(fill) == colours[block]
+    key.nth(1).hover()
+    assert page.locator(".core:not(.dim)").count() == blocks(page).count(1)
+    page.locator("h1").hover()
+    assert page.locator(".core.dim").count() == 0
+
+
+OVERLAPS = """selector => {
+  const shown = [...document.querySelectorAll(selector)].filter(one => one.getBBox().width);
+  const boxes = shown.map(one => [one.textContent, one.getBoundingClientRect()]);
+  return boxes.flatMap(([name, a], k) => boxes.slice(0, k).filter(([, b]) =>
+    a.left < b.right && b.left < a.right && a.top < b.bottom - 2 && b.top < a.bottom - 2
+  ).map(([other]) => [name, other]));
+}"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_texts_of_pictures_lie_beside_each_other(opened: Callable[..., Any], width: int) -> None:
+    """And inside of their pictures, large enough to be read."""
+    page = opened("three.html", width)
+    for picture in (".plot", ".rows", "#chips"):
+        assert page.evaluate(OVERLAPS, f"{picture} text") == []
+    outside = """() => [...document.querySelectorAll("svg text")].filter(one => {
+      const text = one.getBoundingClientRect(), all = one.closest("svg").getBoundingClientRect();
+      return text.width && (text.left < all.left - 1 || text.right > all.right + 1);
+    }).map(one => one.textContent)"""
+    assert page.evaluate(outside) == []
+    heights = "texts => texts.map(one => one.getBoundingClientRect().height).filter(high => high)"
+    assert min(page.locator("svg text").evaluate_all(heights)) >= 9
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pictures_have_the_colours_of_the_page(opened: Callable[..., Any], theme: str) -> None:
+    """Of our estimates alone; and words for whoever does not see them."""
+    page = opened("three.html", 390, theme)
+    fills = page.locator(".rows .ours circle, .rows .ours rect, .plot .ours circle").evaluate_all(
+        "marks => [...new Set(marks.map(one => getComputedStyle(one).fill))]"
+    )
+    assert len(fills) == 1
+    assert (
+        page.locator(".card.ours").first.evaluate("one => getComputedStyle(one).borderLeftColor")
+        == fills[0]
+    )
+    for name in ("Estimated energy of a token, by part", "Use of every limit of a core"):
+        picture = page.get_by_role("img", name=name)
+        assert picture.count() == 1
+        assert (
+            picture.locator("desc").first.text_content().count("%" if "limit" in name else "mJ") > 5
+        )
 
 
 def test_arrows_show_what_goes_from_chip_to_chip(opened: Callable[..., Any]) -> None:

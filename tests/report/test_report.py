@@ -1,13 +1,15 @@
 """The report of a run made by hand: what it says, what it leaves out, and that its pages stand
 alone."""
 
-import base64
 import html
+import itertools
 import json
+import math
 import re
 import subprocess
 import sys
 from dataclasses import MISSING, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from mmfree_neuro.cost import constants
 from mmfree_neuro.graph.summary import GraphSummary, NodeSummary
 from mmfree_neuro.mapping.footprint import Footprint
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping, Route, Shard
-from mmfree_neuro.report import content, drawn, pages, pictures, sections, terminal, wording
+from mmfree_neuro.report import chips, content, drawn, pages, pictures, sections, terminal, wording
 from mmfree_neuro.report.wording import figure, spread
 from mmfree_neuro.run.activity import Activity, nothing
 from mmfree_neuro.run.run_file import Continued, RunRecord, totals
@@ -177,7 +179,12 @@ def built(run: RunRecord) -> dict[str, Any]:
         (0.0, "mJ", "0 mJ"),
         (1.0, "W", "1.00 W"),
         (0.012345, "mJ", "0.0123 mJ"),
-        (1.2345e-7, "mJ", "1.23e-07 mJ"),
+        (1.2345e-7, "mJ", "0.123 nJ"),
+        (0.00099, "mJ/token", "0.990 µJ/token"),
+        (0.0001, "s", "0.100 ms"),
+        (1.2345e-5, "pJ", "1.23 × 10⁻⁵ pJ"),
+        (-1.2345e-5, "×", "-1.23 × 10⁻⁵ ×"),
+        (0.00012, "tokens/s", "0.000120 tokens/s"),
         (123.4, "", "123"),
         (999.6, "ns", "1,000 ns"),
         (13965.0, "tokens/s", "14,000 tokens/s"),
@@ -197,6 +204,11 @@ def test_a_figure_has_three_digits_and_its_unit_and_a_count_is_whole(
 def test_a_range_is_shown_where_there_is_one() -> None:
     assert spread({"low": 1.0, "central": 2.0, "high": 4.0}, "W") == "2.00 (1.00 to 4.00) W"
     assert spread({"low": 2.0, "central": 2.0, "high": 2.0}, "W") == "2.00 W"
+    tiny = {"low": 0.0, "central": 0.0004, "high": 0.002}
+    assert spread(tiny, "mJ/token") == "0.400 (0 to 2.00) µJ/token"
+    assert wording.ends(tiny, "mJ/token") == "0 to 2.00 µJ/token"
+    assert spread(tiny | {"central": 0.0}, "ms") == "0 (0 to 0.00200) ms"
+    assert (wording.change(1.00034), wording.change(0.99)) == ("+0.0340 %", "-1.00 %")
 
 
 def test_the_report_is_plain_data() -> None:
@@ -216,7 +228,7 @@ def test_the_report_is_plain_data() -> None:
         "sources",
         "comparison",
     ]
-    assert found["format"] == "mmfree-neuro report 8"
+    assert found["format"] == "mmfree-neuro report 9"
 
 
 def test_the_mapping_states_the_use_of_every_limit() -> None:
@@ -445,7 +457,7 @@ def test_a_page_has_the_texts_of_eight_prompts(count: int, left: int) -> None:
     found = built(of_several(count))
     assert len(found["run"]["results"]) == count
     said = f"The texts of {left:,} more prompts are in the run's folder."
-    for page in (pages.to_markdown(found), html.unescape(pages.to_html(found, {}))):
+    for page in (pages.to_markdown(found), html.unescape(pages.to_html(found))):
         assert "prompt 8" in page and ", text 8" in page
         assert "prompt 9" not in page and ", text 9" not in page
         assert (said in page) == (left > 0)
@@ -540,7 +552,7 @@ MARKDOWN = [
     "| seed | 7 |",
     "| predicted tokens | not measured |",
     "| float model | 1.80 nats per token |",
-    "| perplexity of the integers over perplexity of the float model | 1.01 (+1 %) |",
+    "| perplexity of the integers over perplexity of the float model | 1.01 (+1.00 %) |",
     "| greedy token the same | not measured |",
     "| chips in use | 2 of 4 |",
     "| cores in use | 3 of 16 on these chips |",
@@ -566,24 +578,24 @@ MARKDOWN = [
     "| share of the barrier | 55.6 % of the time | 66.7 % of the time |",
     "| what is slowest | memory words read: core 5 of chip 0 "
     "| memory words read: core 5 of chip 0 |",
-    r"| synaptic operations | 12.0 | 10.0 (5.00 to 20.0) pJ | 1.20e-07 (6.00e-08 to 2.40e-07) "
-    r"mJ/token | 0.00267 % | "
+    r"| synaptic operations | 12.0 | 10.0 (5.00 to 20.0) pJ | 0.120 (0.0600 to 0.240) "
+    r"nJ/token | 0.00267 % | "
     r"source of energy\_per\_synop\_pj |",
-    r"| power of the host | 1.00 | 0.500 (0 to 1.00) W | 0.000900 (0 to 0.00260) mJ/token | 20.0 % "
+    r"| power of the host | 1.00 | 0.500 (0 to 1.00) W | 0.900 (0 to 2.60) µJ/token | 20.0 % "
     r"| source of host\_power\_w |",
     "| all of these contain the factor of tokens that do not fill the machine |  | 0.500 |  |  | "
     "source of fall\\_through\\_energy\\_ratio |",
     "| the chips in use, in all |  |  | 0.00450 (0.00188 to 0.0120) mJ/token | 40.0 % |  |",
     "| the system, in all |  |  | 0.0113 (0.00188 to 0.0300) mJ/token | 100 % |  |",
     "| MLGRU | 1 | 1.80 µs | 40.0 % | 0.800 µs | memory words read: core 5 of chip 0 |",
-    "| outside the blocks | 2.50e-08 mJ/token | 41.7 % |",
+    "| outside the blocks | 0.0250 nJ/token | 41.7 % |",
     "| system: host power | 0 W | 0.500 W | 1 W |  |  | source of host\\_power\\_w |",
     "| prefill | 4.00 s, 0.500 tokens/s |",
     "| sequences that can be under way at once | 1 |",
     "| 1 | 222,000 (167,000 to 267,000) tokens/s | 0.00450 (0.00375 to 0.00600) ms | 0.0113 "
-    "(0.00188 to 0.0300) mJ/token | 0.00 MB | memory words read |",
+    "(0.00188 to 0.0300) mJ/token | 0 bytes | memory words read |",
     "| 3 | 556,000 (385,000 to 714,000) tokens/s | 0.00540 (0.00420 to 0.00780) ms | 0.00450 "
-    "(0.000700 to 0.0130) mJ/token | 0.00 MB | memory words read |",
+    "(0.000700 to 0.0130) mJ/token | 0 bytes | memory words read |",
     "| chip: weight | 2 bits | 2 bits | 2 bits |  |  | source of weight\\_bits |",
 ]
 
@@ -621,7 +633,7 @@ def test_a_phase_without_tokens_is_left_out_with_a_sentence() -> None:
     assert "| saturated values | 3 |" in page
     assert "Energy of a token in generation" not in page
     assert sorted(pictures.draw(found)) == PICTURES
-    assert "left out" in pages.to_html(found, drawn_as_png(found))
+    assert "left out" in pages.to_html(found)
 
 
 def test_a_run_without_tokens_has_no_energy_picture() -> None:
@@ -629,7 +641,7 @@ def test_a_run_without_tokens_has_no_energy_picture() -> None:
     found = built(replace(run, prefill=nothing(run.mapping), generate=nothing(run.mapping)))
     drawn = drawn_as_png(found)
     assert "energy" not in drawn
-    assert "estimated throughput" not in pages.to_html(found, drawn)
+    assert "estimated throughput" not in pages.to_html(found)
 
 
 def test_another_model_is_given_no_ratio() -> None:
@@ -726,16 +738,16 @@ def test_sources_that_can_be_read_somewhere_are_links() -> None:
     found = built(replace(run, system=replace(run.system, chip=chip)))
     paper = "https://arxiv.org/abs/2503.18002v2"
     assert f"[arXiv 2503.18002v2]({paper}), Table 3 \\<b\\>;" in pages.to_markdown(found)
-    page = pages.to_html(found, {})
+    page = pages.to_html(found)
     assert f'<a href="{paper}">arXiv 2503.18002v2</a>, Table 3 &lt;b&gt;;' in page
     assert '<a href="https://doi.org/10.1109/MM.2018.112130359">Davies et al. 2018</a>' in page
 
 
 def test_the_html_page_needs_nothing_else() -> None:
     found = built(made_run())
-    page = pages.to_html(found, {name: drawn_as_png(found)[name] for name in ("limits", "energy")})
-    assert page.count("<img ") == 2
-    assert set(re.findall(r'src="([^#:]*:)?', page)) <= {"data:", ""}
+    page = pages.to_html(found)
+    assert "<img " not in page and "src=" not in page
+    assert page.count('role="img"') == 3
     assert set(re.findall(r'(\w+) href="[^#]', page)) <= {"a"}
     assert not re.search(r"<script [^>]*src|<link|@import|url\((?!#tip\))", page)
     assert "Once | &lt;b&gt;upon&lt;/b&gt;" in page
@@ -743,16 +755,6 @@ def test_the_html_page_needs_nothing_else() -> None:
     for title in (section.title for section in sections.sections(found)):
         assert f"<h2>{title}</h2>" in page
     assert f'<p class="verdict">{sections.verdict(found)}</p>' in page
-
-
-def test_an_svg_picture_is_shown_too() -> None:
-    svg = b'<svg xmlns="http://www.w3.org/2000/svg"></svg>'
-    page = pages.to_html(built(made_run()), {"limits": svg})
-    assert page.count(f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}") == 1
-
-
-def test_an_html_page_draws_the_chips_itself() -> None:
-    assert sorted(pictures.of_page(built(made_run()))) == ["energy", "limits"]
 
 
 def test_the_verdict_says_how_fast_how_much_and_against_what() -> None:
@@ -858,22 +860,53 @@ def test_only_the_cores_that_take_most_are_named() -> None:
     assert found.branches[-1].name == "and 8 cores with less"
 
 
-def test_how_to_make_a_run_again() -> None:
-    def commands(found: dict[str, Any]) -> str:
-        (section,) = (s for s in sections.sections(found) if s.title == "How to make it again")
-        return section.texts[0][1].splitlines()[0]
+def again(found: dict[str, Any]) -> sections.Section:
+    """The section that makes a run again."""
+    (section,) = (s for s in sections.sections(found) if s.title == "How to make it again")
+    return section
 
-    found = built(made_run())
+
+def test_how_to_make_a_run_again() -> None:
+    """From the checkpoint on, as commands that can be pasted."""
+    run = made_run()
+    options = ("--placer", "chain", "--chips", "2", "--set", "chip.static_power_w=1,2,3")
+    found = built(replace(run, mapping=replace(run.mapping, options=options)))
     one = found["run"]["results"][0]
     one |= {"prompt": "it's", "asked": 7, "sampling": {"temperature": 0.5, "seed": 3.0}}
-    start = f"mmfree-neuro simulate model.map --engine {found['header']['engine']} "
-    assert commands(found) == (
-        f"{start}--prompt 'it'\"'\"'s' --new-tokens 7 --temperature 0.5 --seed 3 -o run"
+    ((_, commands),) = again(found).texts
+    begin = (
+        "mmfree-neuro convert net -o model.graph --scheme a16\n"
+        "mmfree-neuro map model.graph --system board --placer chain --chips 2 --set "
+        "chip.static_power_w=1,2,3 -o model.map\n"
     )
+    simulate = "mmfree-neuro simulate model.map --engine reference --prompt 'it'\"'\"'s' "
+    end = "-o run\nmmfree-neuro report run -o report.html"
+    assert commands == f"{begin}{simulate}--new-tokens 7 --temperature 0.5 --seed 3 {end}"
     one["sampling"]["temperature"] = 0.0
-    assert commands(found) == f"{start}--prompt 'it'\"'\"'s' --new-tokens 7 -o run"
-    found["run"] = {"results": [one, one], "in_flight": 2}
-    assert commands(found) == f"{start}--prompts prompts.jsonl --in-flight 2 -o run"
+    ((_, commands),) = again(found).texts
+    assert commands == f"{begin}{simulate}--new-tokens 7 {end}"
+    assert "its graph has the SHA-256 digest, which" in again(found).sentences[0]
+    found["header"] |= {"engine": "emulator", "root_before": True, "options": []}
+    ((_, commands),) = again(found).texts
+    assert commands.splitlines()[:3] == [
+        "mmfree-neuro convert net -o model.graph --scheme a16 --root before",
+        "mmfree-neuro map model.graph --system board -o model.map",
+        "mmfree-neuro image model.map -o model.image",
+    ]
+    assert "simulate model.image --engine emulator" in commands
+    assert sections.WITHOUT_OPTIONS.format(placer="by hand") in again(found).sentences
+
+
+def test_how_to_make_a_run_of_several_prompts_again() -> None:
+    (_, commands), (name, lines) = again(built(of_several(2))).texts
+    assert "--prompts prompts.jsonl --in-flight 2 -o run" in commands
+    assert name == "prompts.jsonl"
+    assert [json.loads(line) for line in lines.splitlines()] == [
+        {"prompt": f"prompt {k}", "new_tokens": 2 * k, "temperature": 0.5, "seed": k}
+        for k in (1, 2)
+    ]
+    many = again(built(of_several(9)))
+    assert len(many.texts) == 1 and sections.TOO_MANY in many.sentences
 
 
 def test_runs_side_by_side() -> None:
@@ -912,7 +945,8 @@ def test_machines_are_marks_by_what_they_have_in_common() -> None:
     found = built(made_run())
     row = {
         "name": "net",
-        "device": "GPU",
+        "device": "GPU H200",
+        "device_kind": "GPU",
         "batch": 1,
         "mode": "generate",
         "tokens_per_s": 10.0,
@@ -930,16 +964,81 @@ def test_machines_are_marks_by_what_they_have_in_common() -> None:
         ("ours", "prefill"),
         ("ours", "generate"),
     ]
-    assert marks[0].words == "net on GPU, batch 4, generation: 10.0 tokens/s, 5.00 mJ/token"
+    assert [dot.label for dot in marks] == ["", "H200", "this run", "this run"]
+    assert marks[0].words == "net on GPU H200, batch 4, generation: 10.0 tokens/s, 5.00 mJ/token"
     plot = drawn.scatter(marks)
     assert plot["marks"][1]["x"][0] == plot["marks"][1]["x"][2]
     low, middle, high = plot["marks"][3]["x"]
     assert low < middle < high <= plot["box"]["right"]
 
 
+def test_a_landmark_has_one_label_a_phase_and_labels_do_not_touch() -> None:
+    """Of all rows that come with the project; whatever has no room has no label."""
+    dots = drawn.dots([built(made_run())], ["a folder with quite a long name"])
+    labels = [(dot.label, dot.mode) for dot in dots if dot.label and dot.kind != "ours"]
+    assert len(labels) == len(set(labels))
+    assert {label for label, _ in labels} == set(drawn.LANDMARKS)
+    assert dots[-1].label == "… with quite a long name"
+    placed = drawn.scatter(dots)["labels"]
+    assert {"Loihi 2, published", dots[-1].label} <= {label["text"] for label in placed}
+    boxes = [drawn._box(one["text"], one["anchor"], one["x"], one["y"]) for one in placed]
+    assert not any(drawn._overlap(one, other) for k, one in enumerate(boxes) for other in boxes[:k])
+    crowd = [replace(dots[-1], label=f"run {number}") for number in range(200)]
+    assert 5 < len(drawn.scatter(crowd)["labels"]) < 200
+
+
+def test_the_picture_of_energy_says_what_the_table_says() -> None:
+    found = built(made_run())
+    picture = drawn.energy(found)
+    assert picture is not None
+    names = [part["name"] for part in found["phases"]["prefill"]["parts"]]
+    assert [row["name"] for row in picture["rows"]] == [*names, "in all"]
+    whole = picture["rows"][-1]["marks"]
+    assert [(mark["mode"], mark["middle"], mark["range"]) for mark in whole] == [
+        ("prefill", "0.00450 mJ", " (0.000700 to 0.0130 mJ)"),
+        ("generate", "0.0113 mJ", " (0.00188 to 0.0300 mJ)"),
+    ]
+    assert whole[0]["x"] == sorted(whole[0]["x"]) and whole[0]["x"][1] < whole[1]["x"][1]
+    hops = next(row for row in picture["rows"] if row["name"] == "mesh hops")
+    assert [mark["there"] for mark in hops["marks"]] == [False, False]
+    assert hops["marks"][0]["words"] == "0 mJ/token" and hops["marks"][0]["range"] == ""
+
+
+def test_the_picture_of_limits_says_what_the_table_says() -> None:
+    rows = {row["name"]: row for row in drawn.limits(built(made_run()))["rows"]}
+    assert len(rows) == 5  # what a chip leaves open has no share
+    memory = rows["synaptic memory"]
+    assert (memory["most"], memory["mean"]) == (50.0, 33.33)
+    assert memory["words"] == "50.0 %, 30 of 60 bytes; mean 33.3 %"
+
+
+def test_no_kind_has_the_colour_of_something_else() -> None:
+    """Of our estimates, of links or of how full cores are, on a light page or a dark one."""
+
+    def parts(colour: str) -> tuple[int, ...]:
+        return tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))
+
+    css = (Path(pages.__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
+    known = re.findall(r"--(ours|accent|r[3-7]): (#[0-9a-f]{6})", css)
+    assert len(known) == 2 * (2 + 5)
+    colours = [*wording.KINDS.items()]
+    for number, (kind, colour) in enumerate(colours):
+        for name, other in (*known, *colours[:number]):
+            assert math.dist(parts(colour), parts(other)) > 40, (kind, name)
+
+
 def test_chips_are_meshes_with_their_cores() -> None:
-    found = drawn.chips(built(made_run()))
-    assert [chip["name"] for chip in found["chips"]] == ["chip 0, block 0", "chip 1"]
+    """On the whole board of two by two, of which two chips are in use."""
+    found = chips.chips(built(made_run()))
+    assert [chip["name"] + chip["more"] for chip in found["chips"]] == [
+        "chip 0, block 0",
+        "chip 1",
+        "chip 2, not in use",
+        "chip 3, not in use",
+    ]
+    (x, y), (u, v), (left, below), _ = (chip["at"] for chip in found["chips"])
+    assert y == v < below and x == left < u
+    assert found["words"] == "The board of 2 × 2 chips; 3 cores of 2 of them are in use"
     first = found["chips"][0]["cores"]
     assert len(first) == 8 and [core[:2] for core in first[:5]] == [
         (0, 0),
@@ -951,35 +1050,75 @@ def test_chips_are_meshes_with_their_cores() -> None:
     used = [(number, colour) for _, _, number, colour in first if number is not None]
     assert used == [(0, wording.KINDS["MLGRU"]), (1, wording.KINDS["MLGRU"])]
     assert [core[3] for core in first if core[2] is None] == [""] * 6
+    assert found["chips"][2]["cores"] == []
     (arrow,) = found["arrows"]
     assert arrow["words"].startswith("chip 0 to chip 1: ") and arrow["wide"] == 4
+    assert len({y for _, y in arrow["way"]}) == 1
+
+
+def test_of_a_large_system_the_rows_in_use_are_drawn() -> None:
+    found = built(made_run())
+    found["mapping"] |= {"chips_of_system": 1_152, "chip_columns": 36}
+    for core, chip in zip(found["mapping"]["content"], (38, 40, 112), strict=True):
+        core["chip"] = chip
+    found["links"] = []
+    shown = chips.chips(found)
+    assert [chip["name"] for chip in shown["chips"]] == [
+        f"chip {chip}" for chip in (38, 39, 40, 110, 111, 112)
+    ]
+    assert shown["words"] == (
+        "The rows and columns in use of 1,152 chips, 36 a row; 3 cores of 2 of them are in use"
+    )
+
+
+def test_arrows_run_between_chips_and_their_names() -> None:
+    """From each chip of a board to each other one: no line touches a chip or the line of its
+    name."""
+    grid = chips.Grid(range(8), 8, 4, 120, 4, 8)
+    for source, destination in itertools.permutations(range(8), 2):
+        for aside in (-8, -5, -2, 2, 5, 8):
+            way = grid.way(source, destination, aside)
+            for (x, y), (u, v) in itertools.pairwise(way):
+                assert x == u or y == v
+                for left, top in map(grid.chip, range(8)):
+                    across = min(x, u) < left + grid.wide and max(x, u) > left
+                    down = min(y, v) < top + grid.high and max(y, v) > top - 24
+                    assert not (across and down)
+            assert all(0 <= x <= grid.size[0] and 0 <= y <= grid.size[1] for x, y in way)
 
 
 def test_cores_have_figures_for_the_script() -> None:
     found = built(made_run())
-    data = drawn.core_data(found)
-    assert data["figures"] == [
+    data = chips.core_data(found)
+    assert [figure["name"] for figure in data["figures"]] == [
         "synaptic memory, % of the limit",
         "memory, % of the limit",
         "neurons, % of the limit",
-        "dynamic energy in prefill, mJ/token",
-        "dynamic energy in generation, mJ/token",
+        "dynamic energy in prefill, per token",
+        "dynamic energy in generation, per token",
     ]
-    assert set(data["kinds"]) == {"MLGRU", "Head"}
-    chip, core, kind, block, holds, figures = data["cores"][0]
+    assert set(data["kinds"]) == {"MLGRU", "Head"} and set(data["blocks"]) == {"0"}
+    chip, core, kind, block, holds, which = data["cores"][0]
     assert (chip, core, kind, block) == (0, 0, "MLGRU", 0)
-    assert holds == "layers.0.mix [0, 2)" and len(figures) == 5
-    assert figures[0] == pytest.approx(
-        100 * found["mapping"]["content"][0]["use"]["synaptic_memory"] / 60, rel=0.01
-    )
+    assert holds == "layers.0.mix [0, 2)" and len(which) == 5
+    memory, *_, neurons, _, generation = data["figures"]
+    assert memory["words"] == ["16.7 %", "33.3 %", "50.0 %"] and memory["shares"] == [0, 0.498, 1]
+    assert [one[5][0] for one in data["cores"]] == [1, 2, 0]
+    assert (neurons["words"], neurons["shares"]) == (["25.0 %"], [0.5])
+    assert generation["words"][0].endswith(" nJ/token")
     found["mapping"]["use"]["neurons"]["limit"] = None
-    assert drawn.core_data(found)["cores"][0][5][2] == 0
+    assert len(chips.core_data(found)["figures"]) == 4
+
+
+def test_blocks_have_colours_of_their_own() -> None:
+    assert len(set(chips.block_colours(range(32)))) == 32
+    assert chips.block_colours([5]) == ["hsl(70 60% 40%)"]
 
 
 @pytest.mark.slow
 def test_pictures_are_the_same_every_time() -> None:
     first, second = (drawn_as_png(built(made_run())) for _ in range(2))
-    assert sorted(first) == PICTURES == sorted(wording.CAPTIONS)
+    assert sorted(first) == PICTURES
     assert first == second
     assert all(picture.startswith(b"\x89PNG\r\n") for picture in first.values())
 

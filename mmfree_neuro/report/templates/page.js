@@ -4,7 +4,6 @@
   const map = document.getElementById("chips"), told = document.getElementById("core");
   const by = document.getElementById("by"), key = document.getElementById("key");
   const squares = [...map.querySelectorAll(".core")];
-  const figure = (value) => value.toLocaleString("en", { maximumSignificantDigits: 3 });
   let on = -1;
 
   const block = (core) => core[3] === null ? "outside the blocks" : `block ${core[3]}`;
@@ -13,31 +12,41 @@
     on = number;
     squares[on].classList.add("on");
     const core = data.cores[squares[on].dataset.n];
-    const figures = data.figures.map((name, k) => `${name}: ${figure(core[5][k])}`);
+    const figures = data.figures.map((one, k) => `${one.name}: ${one.words[core[5][k]]}`);
     told.textContent = `Core ${core[1]} of chip ${core[0]}, mostly ${core[2]} ${core[3] === null ? block(core) : `of ${block(core)}`}. ` +
       `${figures.join("; ")}. Neurons of ${core[4]}.`;
   };
   const colour = () => {
     const k = by.selectedIndex - 2;
     key.textContent = "";
-    const entry = (fill, name) => {
+    // An entry of the key; where cores are told apart, pointing at it leaves only its own in colour.
+    const entry = (fill, name, mine) => {
       const span = document.createElement("span"), mark = document.createElement("i");
       mark.className = "square";
       mark.style.background = fill;
       span.append(mark, name);
       key.append(span);
+      if (!mine) return;
+      const dim = (others) => squares.forEach((square) =>
+        square.classList.toggle("dim", others && !mine(data.cores[square.dataset.n])));
+      span.addEventListener("pointerenter", () => dim(true));
+      span.addEventListener("pointerleave", () => dim(false));
     };
+    const paint = (fill) => { for (const square of squares) square.style.fill = fill(data.cores[square.dataset.n]); };
     if (k === -2) {
-      for (const square of squares) square.style.fill = data.kinds[data.cores[square.dataset.n][2]];
-      for (const [kind, fill] of Object.entries(data.kinds)) entry(fill, kind);
-      return;
+      paint((core) => data.kinds[core[2]]);
+      for (const [kind, fill] of Object.entries(data.kinds)) entry(fill, kind, (core) => core[2] === kind);
+    } else if (k === -1) {
+      paint((core) => core[3] === null ? data.outside : data.blocks[core[3]]);
+      for (const [number, fill] of Object.entries(data.blocks)) entry(fill, `block ${number}`, (core) => String(core[3]) === number);
+      if (data.cores.some((core) => core[3] === null)) entry(data.outside, "outside the blocks", (core) => core[3] === null);
+    } else {
+      const { words, shares } = data.figures[k];
+      const shade = (which) => `var(--r${Math.round(8 * shares[which])})`;
+      paint((core) => shade(core[5][k]));
+      entry(shade(0), words[0]);
+      entry(shade(shares.length - 1), words[words.length - 1]);
     }
-    const value = (core) => k === -1 ? (core[3] ?? -1) : core[5][k];
-    const values = data.cores.map(value), least = Math.min(...values), most = Math.max(...values);
-    const shade = (v) => `var(--r${most > least ? Math.round(8 * (v - least) / (most - least)) : 4})`;
-    for (const square of squares) square.style.fill = shade(value(data.cores[square.dataset.n]));
-    entry(shade(least), k === -1 && least < 0 ? "outside the blocks" : figure(least));
-    entry(shade(most), figure(most));
   };
 
   squares.forEach((square, number) => square.addEventListener("pointerenter", () => tell(number)));
