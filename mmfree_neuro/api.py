@@ -605,9 +605,16 @@ class Runs(Sequence[Run]):
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """Speed and energy of a token on average over all runs, by phase."""
-        prefill, generate = self.activity["prefill"], self.activity["generate"]
-        return Run(replace(self.runs[0].record, prefill=prefill, generate=generate), None).estimates
+        """Speed and energy of a token on average over all runs, by phase, with as many under way at
+        once as there were."""
+        both = self.activity
+        together = replace(
+            self.runs[0].record,
+            prefill=both["prefill"],
+            generate=both["generate"],
+            results=tuple(result for run in self.runs for result in run.record.results),
+        )
+        return Run(together, None).estimates
 
     def __repr__(self) -> str:
         return f"<Runs: {len(self.runs)} prompts>"

@@ -49,7 +49,7 @@ LINES_BEHIND_A_GRAPH = """
     assert 0 < speed.low < speed.central < speed.high
     folder = Path(sys.argv[2])
     run.report(folder / "report.html")
-    assert "matplotlib" in type(mapped.plot()).__module__
+    assert mapped.plot()._repr_png_()[1:4] == b"PNG"
     graph.save(folder / "model.graph"), mapped.save(folder / "model.map"), run.save(folder / "run")
     assert mm.load(folder / "model.map").run("import os", new_tokens=6).text == run.text
     assert mm.load(folder / "run").text == run.text and mm.load(folder / "run").logits is None
@@ -223,6 +223,7 @@ def test_several_prompts(folder: Path) -> None:
     assert [logits.shape[0] for logits in runs.logits] == [3 + 2, 10 + 2]
     assert runs.activity["prefill"].tokens == 3 + 10
     assert runs.estimates.keys() == {"prefill", "generate"}
+    assert runs.estimates["generate"].timing.mode == "fall-through"
     assert runs[:1].text == runs.text[:1]
     assert runs[1].prompt == "import os" and [run.prompt for run in runs] == ["ab", "import os"]
     with pytest.raises(mm.MMFreeError) as error:
@@ -278,6 +279,8 @@ def test_prompts_in_flight_end_each_by_itself(roomy: mm.Mapped) -> None:
 
 def test_runs_in_flight_can_be_kept_one_by_one(roomy: mm.Mapped, tmp_path: Path) -> None:
     runs = roomy.run(PROMPTS, new_tokens=2, in_flight=3, logits=False)
+    assert runs.estimates["generate"].timing.mode == "interleaved"
+    assert runs[0].estimates["generate"].timing.mode == "fall-through"
     assert [run.logits for run in runs] == [None] * 4
     for number, run in enumerate(runs):
         run.save(tmp_path / str(number))
@@ -552,7 +555,9 @@ def test_arguments_of_numpy_and_paths(folder: Path, tmp_path: Path) -> None:
 def test_pictures_that_are_not_known(folder: Path) -> None:
     mapped = mm.load(folder / "tiny.graph").map(chips=2)
     run = mapped.run("ab", new_tokens=2)
-    assert type(run.plot("links")).__name__ == "Figure"
+    links = run.plot("links")
+    assert repr(links).startswith("<Picture size ")
+    assert links._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(mm.MMFreeError) as error:
         mapped.plot("hops")
     assert str(error.value) == (

@@ -202,10 +202,15 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "WARNING" not in built.stderr
     first = (site / "index.html").read_text(encoding="utf-8")
     assert "<h1" in first and 'href="validation.html"' in first
+    assert 'href="notebooks/first_model.html"' in first
+    for name in ("first_model", "architect"):
+        notebook = (site / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
+        assert f'src="{name}-1.png"' in notebook and (site / f"notebooks/{name}-1.png").exists()
     commands = (site / "reference" / "commands.html").read_text(encoding="utf-8")
     assert "--in-flight" in commands and 'id="sensitivity"' in commands
     python = (site / "reference" / "python.html").read_text(encoding="utf-8")
     assert 'id="mmfree_neuro.api.Run.table"' in python
     loads = re.compile(r'(?:<script[^>]* src|<link[^>]* href|<img[^>]* src)="(https?:[^"]*)"')
     for page in site.rglob("*.html"):
-        assert loads.findall(page.read_text(encoding="utf-8")) == [], page
+        text = page.read_text(encoding="utf-8")
+        assert loads.findall(text) == [] and '.ipynb"' not in text, page

@@ -39,6 +39,13 @@ MOST_NAMED = 12
 """The links picture writes its numbers out up to so many rows."""
 
 
+class Picture(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def draw(report: Content) -> dict[str, Figure]:
     """Every picture of a report by its name; none of energy where no phase has tokens."""
     pictures = {
@@ -60,7 +67,7 @@ def png(picture: Figure) -> bytes:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    picture = Figure(
+    picture = Picture(
         figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white", layout="constrained"
     )
     axes = picture.add_subplot()
@@ -331,7 +338,7 @@ def tornado(found: Sequence[Sensitivity]) -> Figure:
     energy of a token, beside the line of all central figures."""
     rows = max(2, *(min(MOST_BARS, len(one.swings)) for one in found))
     size = 12, (0.9 + 0.3 * rows) * len(found)
-    picture = Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor="white")
+    picture = Picture(figsize=size, dpi=DOTS_PER_INCH, facecolor="white")
     picture.set_layout_engine("constrained")
     panels = {"tokens_per_s": "tokens/s", "millijoule_per_token": "mJ/token, system"}
     for row, one in enumerate(found):
@@ -361,7 +368,9 @@ def fronts(found: Sequence[Point]) -> Figure:
     A point's size grows with its chips; lines from it go from 5 to 95 %.
     """
     groups = list(dict.fromkeys((point.phase, point.mode) for point in found))
-    picture = Figure(figsize=(11, 4.4 * -(-len(groups) // 2)), dpi=DOTS_PER_INCH, facecolor="white")
+    picture = Picture(
+        figsize=(11, 4.4 * -(-len(groups) // 2)), dpi=DOTS_PER_INCH, facecolor="white"
+    )
     picture.set_layout_engine("constrained")
     named: list[tuple[Axes, Sequence[Point]]] = []
     for number, (phase, mode) in enumerate(groups, start=1):
