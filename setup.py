@@ -1,5 +1,5 @@
 """The compiled parts, each of which has a slower one in Python for machines without a compiler, and
-the checkpoint that travels in the package."""
+the checkpoint that travels in the package, with its graph."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ CHECKPOINT = Path("examples/checkpoints/stdlib-5m")
 
 
 class BuildWithCheckpoint(build_py):
-    """Puts the checkpoint beside the code; an editable install finds it where it is."""
+    """Puts the checkpoint and its graph beside the code; an editable install finds them where they
+    are."""
 
     def run(self) -> None:
         super().run()
@@ -20,9 +21,10 @@ class BuildWithCheckpoint(build_py):
                 self.copy_file(source, target)
 
     def shipped(self) -> dict[str, str]:
-        """The files of the checkpoint, and where they go."""
-        into = Path(self.build_lib) / "mmfree_neuro" / "shipped" / CHECKPOINT.name
-        return {str(file): str(into / file.name) for file in sorted(CHECKPOINT.iterdir())}
+        """The files of the checkpoint and its graph, and where they go."""
+        into, folder = Path(self.build_lib) / "mmfree_neuro" / "shipped", CHECKPOINT.parent
+        files = [*sorted(CHECKPOINT.iterdir()), CHECKPOINT.with_suffix(".graph")]
+        return {str(file): str(into / file.relative_to(folder)) for file in files}
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         found: list[str] = super().get_outputs(include_bytecode)

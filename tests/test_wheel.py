@@ -59,6 +59,7 @@ def test_a_wheel_has_code_data_and_the_checkpoint(wheel: Path) -> None:
         "mmfree_neuro/systems/chips/loihi2.toml",
         "mmfree_neuro/systems/draws/loihi2.json",
         "mmfree_neuro/py.typed",
+        "mmfree_neuro/shipped/stdlib-5m.graph",
         *(f"mmfree_neuro/shipped/stdlib-5m/{file.name}" for file in checkpoint),
     ):
         assert name in names
