@@ -48,6 +48,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_wheel_has_code_data_and_the_checkpoint(wheel: Path) -> None:
+    limited = "cp311-abi3" if sys.version_info >= (3, 11) else "cp310-cp310"
+    assert f"-{limited}-linux_" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
     for package in ("mmfree_neuro", "mmfree_partition", "mmfree_kernels", "mmfree_sims"):
         ours = {str(path) for path in _modules(package)}
