@@ -6,6 +6,7 @@
 # make random    the random tests on new cases, for longer: make random DRAWS=20
 # make coverage  the tests, and which lines of which file none of them runs
 # make test-without-torch  what needs no torch, in an environment without it: VENV=.venv-3.12 PYTHON=python3.12
+# make packages  builds what users install, and uses it in new environments of every Python here; needs a package index
 # make docs      writes the documentation as a site to build/site
 # make clean     removes .venv and whatever the tools cached
 #
@@ -21,7 +22,7 @@ AS_PINNED := --no-deps --ignore-requires-python
 # A worker for each core.  Each computes on one thread, as the others have the rest of the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test chromium docs quick random coverage test-without-torch lint clean
+.PHONY: demo test chromium docs quick random coverage test-without-torch packages lint clean
 
 demo: $(VENV)/.torch-stamp
 	$(BIN)/mmfree-neuro demo
@@ -44,6 +45,9 @@ coverage: $(VENV)/.dev-stamp
 
 test-without-torch: $(VENV)/.test-stamp
 	$(PYTEST)
+
+packages:
+	$(PYTHON) tools/check_packages.py
 
 lint: $(VENV)/.dev-stamp
 	$(BIN)/ruff check

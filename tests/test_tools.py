@@ -25,6 +25,7 @@ def tool(name: str) -> ModuleType:
 
 
 house, house_picture = tool("house"), tool("house_picture")
+check_packages, pythons = tool("check_packages"), tool("pythons")
 compared_commands, compare_checkouts = tool("compared_commands"), tool("compare_checkouts")
 
 TREE = {
@@ -386,3 +387,74 @@ def test_the_command_line_of_a_checkout(tmp_path: Path) -> None:
     assert checkout.module == "mmfree_neuro.cli"
     (tmp_path / "mmfree_neuro" / "__main__.py").touch()
     assert checkout.module == "mmfree_neuro"
+
+
+# Packages.
+
+
+def put_python(path: Path, version: str) -> str:
+    """A command that says it is that version of Python."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {version}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_pythons_on_the_path_come_before_those_of_pyenv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    put_python(tmp_path / "bin" / "python3.10", "")  # a shim that starts nothing
+    put_python(tmp_path / "bin" / "python3.12", "3.12")
+    put_python(tmp_path / "bin" / "python3", "3.13")
+    there = tmp_path / "versions"
+    put_python(there / "3.10.7" / "bin" / "python3", "3.10")
+    newer = put_python(there / "3.10.13" / "bin" / "python3", "3.10")
+    put_python(there / "3.12.1" / "bin" / "python3", "3.12")
+    expected = {"3.10": newer, "3.12": "python3.12", "3.13": "python3"}
+    assert pythons.pythons() == expected
+
+
+def test_no_python_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_packages, "pythons", dict)
+    with pytest.raises(SystemExit, match=r"^no Python of 3\.10 to 3\.13 was found$"):
+        check_packages.main()
+
+
+def test_a_program_that_fails_says_what_it_said(tmp_path: Path) -> None:
+    script = tmp_path / "fails"
+    script.write_text("#!/bin/sh\necho $1 >&2\nexit 3\n")
+    script.chmod(0o755)
+    with pytest.raises(SystemExit) as ended:
+        check_packages.call(script, "why")
+    assert str(ended.value) == f"why\n\n{script} why: status 3"
+
+
+@pytest.mark.parametrize(
+    ("package", "said", "message"),
+    [
+        ("a.tar.gz", "", "new: must warn of slow code once without a compiler"),
+        ("a.whl", check_packages.SLOW, "new: must warn of slow code once without a compiler"),
+        ("a.whl", "", "new: the demo must say that torch is missing"),
+    ],
+)
+def test_what_commands_must_say(
+    package: str, said: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new"
+    shipped = folder / "lib" / "python3" / "site-packages" / "mmfree_neuro" / "shipped"
+    shipped.mkdir(parents=True)
+    (shipped / "some.graph").touch()
+    monkeypatch.setattr(check_packages, "call", lambda *_, **__: said)
+    with pytest.raises(SystemExit) as ended:
+        check_packages.tried(folder, "python3", Path(package))
+    assert str(ended.value) == message
+
+
+def test_the_table_of_environments() -> None:
+    row = check_packages.Row("3.10", 278.2, 31.6, 40.4, ("--version", "map"))
+    assert check_packages.table([row]) == (
+        "Python          MB  install, s  run, s  what ran\n"
+        "3.10           278          32      40  --version, map"
+    )

@@ -48,6 +48,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_wheel_has_code_data_and_the_checkpoint(wheel: Path) -> None:
+    limited = "cp311-abi3" if sys.version_info >= (3, 11) else "cp310-cp310"
+    assert f"-{limited}-linux_" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
     for package in ("mmfree_neuro", "mmfree_partition", "mmfree_kernels", "mmfree_sims"):
         ours = {str(path) for path in _modules(package)}
@@ -59,6 +61,7 @@ def test_a_wheel_has_code_data_and_the_checkpoint(wheel: Path) -> None:
         "mmfree_neuro/systems/chips/loihi2.toml",
         "mmfree_neuro/systems/draws/loihi2.json",
         "mmfree_neuro/py.typed",
+        "mmfree_neuro/shipped/stdlib-5m.graph",
         *(f"mmfree_neuro/shipped/stdlib-5m/{file.name}" for file in checkpoint),
     ):
         assert name in names

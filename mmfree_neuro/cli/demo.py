@@ -5,6 +5,7 @@ import json
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ CHECKPOINT = next(
     if path.is_dir() or path.parent.name != "shipped"
 )
 """In an installed package, or else in a checkout."""
+SHIPPED_GRAPH = CHECKPOINT.with_name(f"{NAME}.graph")
+"""What `convert` makes of it by the default scheme."""
+WITHOUT_TORCH = (
+    "torch, which `convert` needs, is missing, so the demo starts from the graph that travels with "
+    "it."
+)
 NEXT = """\
 {report} has the whole of it. What to try next:
 
@@ -69,7 +76,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Convert, map, simulate in Lava and report, on several chips and then on the best mapping,
-    each step as a command of its own."""
+    each step as a command of its own.  Without torch, the shipped checkpoint's graph is there
+    already."""
     engine = default_engine()
     runs = "in Lava" if engine == DEFAULT_ENGINE else f"on engine {engine}, as lava-nc is missing"
     checkpoint = options.checkpoint
@@ -77,13 +85,16 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{checkpoint}: no checkpoint there; give one with --checkpoint")
     folder: Path = options.output
     graph, several, best = folder / "model.graph", folder / "model.map", folder / "best.map"
+    first = "A checkpoint becomes a graph of integers."
+    steps_to_graph = [["convert", str(checkpoint), "-o", str(graph), "--scheme", options.scheme]]
+    is_shipped = (checkpoint, options.scheme) == (CHECKPOINT, DEFAULT)
+    if is_shipped and find_spec("torch") is None:
+        first, steps_to_graph, graph = WITHOUT_TORCH, [], SHIPPED_GRAPH
     text = ["--prompt", options.prompt, "--new-tokens", str(options.new_tokens)]
     text += ["--temperature", "0.5"]
     on, report = ["--system", "kapoho-point"], str(options.report)
     parts = {
-        "A checkpoint becomes a graph of integers.": [
-            ["convert", str(checkpoint), "-o", str(graph), "--scheme", options.scheme]
-        ],
+        first: steps_to_graph,
         f"It runs on eight chips {runs}, so that messages cross between chips.": [
             ["map", str(graph), *on, "--chips", "8", "-o", str(several)],
             ["simulate", str(several), *text, "--engine", engine, "-o", str(folder / "run")],

@@ -12,6 +12,7 @@
 #include <Python.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MANY 256 /* lanes at a time: the registers of a program stay in the first cache */
@@ -153,17 +154,17 @@ static void *view(Views *views, PyObject *object, int writable)
 
 static int view_all(Views *views, PyObject *tuple, const void **into, int writable)
 {
-    const Py_ssize_t count = PyTuple_GET_SIZE(tuple);
+    const Py_ssize_t count = PyTuple_Size(tuple);
     for (Py_ssize_t k = 0; k < count; k++)
-        if (!(into[k] = view(views, PyTuple_GET_ITEM(tuple, k), writable))) return -1;
+        if (!(into[k] = view(views, PyTuple_GetItem(tuple, k), writable))) return -1;
     return 0;
 }
 
 static int fill(Job *job, Views *views, PyObject *const *args)
 {
-    const Py_ssize_t inputs = PyTuple_GET_SIZE(args[8]) / 4;
+    const Py_ssize_t inputs = PyTuple_Size(args[8]) / 4;
     for (int k = 2; k <= 12; k++)
-        if (k != 4 && PyTuple_Check(args[k]) && PyTuple_GET_SIZE(args[k]) > (k == 8 ? 4 * MOST : MOST)) {
+        if (k != 4 && PyTuple_Check(args[k]) && PyTuple_Size(args[k]) > (k == 8 ? 4 * MOST : MOST)) {
             PyErr_SetString(PyExc_ValueError, "a program has too many arrays");
             return -1;
         }
@@ -171,20 +172,21 @@ static int fill(Job *job, Views *views, PyObject *const *args)
     job->instructions = views->views[0].len / (WIDTH * (long)sizeof(int32_t));
     if (!(job->immediate = view(views, args[1], 0))) return -1;
     job->immediates = (int)(views->views[1].len / (long)sizeof(int32_t));
-    job->constants = (int)PyTuple_GET_SIZE(args[2]);
+    job->constants = (int)PyTuple_Size(args[2]);
     if (view_all(views, args[2], (const void **)job->constant, 0)) return -1;
     if (view_all(views, args[3], (const void **)job->table, 0)) return -1;
-    if (!(job->values = view(views, PyTuple_GET_ITEM(args[4], 0), 0))) return -1;
-    if (!(job->slopes = view(views, PyTuple_GET_ITEM(args[4], 1), 0))) return -1;
-    job->segment_bits = (int)PyLong_AsLong(PyTuple_GET_ITEM(args[4], 2));
+    if (!(job->values = view(views, PyTuple_GetItem(args[4], 0), 0))) return -1;
+    if (!(job->slopes = view(views, PyTuple_GetItem(args[4], 1), 0))) return -1;
+    job->segment_bits = (int)PyLong_AsLong(PyTuple_GetItem(args[4], 2));
     job->registers = PyLong_AsLong(args[5]);
     job->neurons = PyLong_AsLong(args[6]);
     job->tokens = PyLong_AsLong(args[7]);
     for (Py_ssize_t k = 0; k < inputs; k++) {
-        PyObject *const *entry = &PyTuple_GET_ITEM(args[8], 4 * k);
-        const int32_t *data = view(views, entry[0], 0);
+        const int32_t *data = view(views, PyTuple_GetItem(args[8], 4 * k), 0);
         if (!data) return -1;
-        job->input[k] = (Stream){data + PyLong_AsLong(entry[1]), PyLong_AsLong(entry[2]), PyLong_AsLong(entry[3])};
+        long entry[3];
+        for (int i = 0; i < 3; i++) entry[i] = PyLong_AsLong(PyTuple_GetItem(args[8], 4 * k + 1 + i));
+        job->input[k] = (Stream){data + entry[0], entry[1], entry[2]};
     }
     job->state = args[9] == Py_None ? NULL : view(views, args[9], 1);
     if (view_all(views, args[10], (const void **)job->output, 1)) return -1;
@@ -205,11 +207,11 @@ static PyObject *run(PyObject *module, PyObject *const *args, Py_ssize_t count)
     views.used = 0;
     int32_t *registers = NULL;
     PyObject *result = NULL;
-    const char *level = PyUnicode_AsUTF8(args[15]);
+    const char *level = PyUnicode_AsUTF8AndSize(args[15], NULL);
     long threads = PyLong_AsLong(args[14]);
     if (!level || fill(&job, &views, args)) goto done;
     threads = threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
-    registers = PyMem_RawMalloc((size_t)threads * job.registers * MANY * sizeof *registers);
+    registers = malloc((size_t)threads * job.registers * MANY * sizeof *registers);
     if (!registers) {
         PyErr_NoMemory();
         goto done;
@@ -219,14 +221,14 @@ static PyObject *run(PyObject *module, PyObject *const *args, Py_ssize_t count)
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);
 done:
-    PyMem_RawFree(registers);
+    free(registers);
     while (views.used) PyBuffer_Release(&views.views[--views.used]);
     return result;
 }
 
 static PyObject *supports(PyObject *module, PyObject *level)
 {
-    const char *name = PyUnicode_AsUTF8(level);
+    const char *name = PyUnicode_AsUTF8AndSize(level, NULL);
     return name ? PyBool_FromLong(has(name)) : NULL;
 }
 

@@ -26,8 +26,8 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 
+from mmfree_partition.bound.simplex import cheapest
 from mmfree_partition.chain.chain import Chain
 
 FINENESS = 40
@@ -35,6 +35,9 @@ FINENESS = 40
 MOST_STEPS."""
 MOST_STEPS = 300
 ROUNDS = 60
+STEADINESS = 0.8
+"""How much of the prices in each round is those of the best bound so far: prices of the program
+alone jump about, and take more rounds."""
 DEAR = 1e6
 """What it costs the program to leave a product unpacked, until it has contents for it."""
 NEVER = -1e18
@@ -69,24 +72,24 @@ def fewest_messages(chain: Chain, chips: int, room: float) -> int:
         return 0
     count = np.bincount(number, minlength=len(kinds)).astype(float)
     # The first columns leave a product unpacked: dear, but on no chip, so that there is a solution.
-    contents = np.eye(len(kinds))
-    costs = np.full(len(kinds), DEAR)
-    on_chip = np.zeros(len(kinds))
-    bound = 0.0
+    # The one behind them leaves a chip empty.
+    columns = np.eye(len(kinds) + 1)
+    costs = np.append(np.full(len(kinds), DEAR), 0.0)
+    limits, basis = np.append(count, chips), np.arange(len(kinds) + 1)
+    bound, best_prices = 0.0, np.zeros(len(kinds))
     for _ in range(ROUNDS):
-        solved = linprog(costs, A_ub=on_chip[None], b_ub=[chips], A_eq=contents, b_eq=count)
-        prices = solved.eqlin.marginals
+        prices_of_all, basis = cheapest(columns, costs, limits, basis)
+        prices = STEADINESS * best_prices + (1 - STEADINESS) * prices_of_all[:-1]
         gain, content, cost = pricing.best(prices)
         # At any prices, what a chip holds is worth no more than its messages and `gain`.  All chips
         # together hold all products, which bounds the messages of all.
-        bound = max(bound, float(prices @ count) - chips * gain)
-        # A chip itself has a price, too (a marginal, so not positive); a content that gains no more
-        # than this cannot improve the packing.
-        if gain <= 1e-6 - solved.ineqlin.marginals[0]:
+        found = float(prices @ count) - chips * gain
+        if found > bound:
+            bound, best_prices = found, prices
+        if bound >= float(prices_of_all @ limits) - 1e-3:  # the cheapest packing is that cheap
             break
-        contents = np.column_stack([contents, content])
+        columns = np.column_stack([columns, np.append(content, 1.0)])
         costs = np.append(costs, cost)
-        on_chip = np.append(on_chip, 1.0)
     return int(np.ceil(bound - 1e-3))
 
 

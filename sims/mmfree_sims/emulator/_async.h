@@ -60,9 +60,9 @@ static int find_leads(Async *a)
                 a->needed[group]++;
                 if (used == room) {
                     room = room ? 2 * room : 1024;
-                    long *more = PyMem_RawRealloc(a->leads, room * sizeof *more);
+                    long *more = realloc(a->leads, room * sizeof *more);
                     if (!more) {
-                        PyMem_RawFree(seen);
+                        free(seen);
                         PyErr_NoMemory();
                         return -1;
                     }
@@ -74,7 +74,7 @@ static int find_leads(Async *a)
         }
     }
     a->leads_from[m->entries] = used;
-    PyMem_RawFree(seen);
+    free(seen);
     return seen ? 0 : -1;
 }
 
@@ -92,12 +92,12 @@ static int leave(Async *a, Entry *entry, int64_t token)
     }
     if (a->trains == a->room) {
         const long room = a->room ? 2 * a->room : 1024;
-        Train *more = PyMem_RawRealloc(a->bag, room * sizeof *more);
+        Train *more = realloc(a->bag, room * sizeof *more);
         if (!more) return -1;
         a->bag = more;
         a->room = room;
     }
-    int32_t *payload = PyMem_RawMalloc(entry->count * sizeof *payload);
+    int32_t *payload = malloc(entry->count * sizeof *payload);
     if (!payload) return -1;
     memcpy(payload, entry->payload, entry->count * sizeof *payload);
     a->bag[a->trains++] = (Train){entry, token, 0, payload};
@@ -169,7 +169,7 @@ static void arrive(Async *a, long number)
         a->came[group * UNDER_WAY + train->token % UNDER_WAY]++;
         if (may_run(a, group)) a->ready[a->readies++] = group;
     }
-    PyMem_RawFree(train->payload);
+    free(train->payload);
     *train = a->bag[--a->trains];
 }
 
@@ -221,7 +221,7 @@ static int open_async(Async *a, Port *kept, int64_t **sums, uint8_t **dirty)
 
 static void close_async(Async *a)
 {
-    while (a->trains) PyMem_RawFree(a->bag[--a->trains].payload);
+    while (a->trains) free(a->bag[--a->trains].payload);
     void *const all[] = {a->bag, a->leads, a->leads_from, a->needed, a->came, a->ran, a->ready};
-    for (size_t k = 0; k < sizeof all / sizeof *all; k++) PyMem_RawFree(all[k]);
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) free(all[k]);
 }

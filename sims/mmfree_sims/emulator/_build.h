@@ -14,7 +14,7 @@ static const void *array_of(Machine *m, PyObject *object, long *bytes)
 
 static void *zeros(long count, size_t size)
 {
-    void *room = PyMem_RawCalloc(count ? (size_t)count : 1, size);
+    void *room = calloc(count ? (size_t)count : 1, size);
     if (!room) PyErr_NoMemory();
     return room;
 }
@@ -61,7 +61,7 @@ static int build_lists(Core *core, const uint32_t *axon, long axons)
         }
         if (core->stretches == most) {
             most = most ? 2 * most : 8;
-            Stretch *more = PyMem_RawRealloc(core->stretch, most * sizeof *more);
+            Stretch *more = realloc(core->stretch, most * sizeof *more);
             if (!more) {
                 PyErr_NoMemory();
                 return -1;
@@ -121,10 +121,10 @@ typedef struct {
 static int read_core(Machine *m, PyObject *tuple, long number, Sections *sections)
 {
     Core *core = &m->core[number];
-    core->chip = PyLong_AsLong(PyTuple_GET_ITEM(tuple, CHIP));
-    core->number = PyLong_AsLong(PyTuple_GET_ITEM(tuple, NUMBER));
+    core->chip = PyLong_AsLong(PyTuple_GetItem(tuple, CHIP));
+    core->number = PyLong_AsLong(PyTuple_GetItem(tuple, NUMBER));
     for (int k = GROUP; k < PARTS; k++)
-        if (!(sections->part[k] = array_of(m, PyTuple_GET_ITEM(tuple, k), &sections->bytes[k]))) return -1;
+        if (!(sections->part[k] = array_of(m, PyTuple_GetItem(tuple, k), &sections->bytes[k]))) return -1;
     core->syn = sections->part[SYN];
     core->group = m->groups;
     core->groups = sections->bytes[GROUP] / 64;

@@ -112,14 +112,14 @@ static int allocate(Machine *m)
 
 static int build(Machine *m, PyObject *cores, PyObject *targets)
 {
-    m->cores = (long)PyTuple_GET_SIZE(cores);
+    m->cores = (long)PyTuple_Size(cores);
     Sections *sections = zeros(m->cores, sizeof *sections);
     int failed = -1;
     if (!sections || !(m->core = zeros(m->cores, sizeof *m->core))
         || !(m->view = zeros(PARTS * m->cores + 3, sizeof *m->view)))
         goto done;
     for (long c = 0; c < m->cores; c++)
-        if (read_core(m, PyTuple_GET_ITEM(cores, c), c, &sections[c])) goto done;
+        if (read_core(m, PyTuple_GetItem(cores, c), c, &sections[c])) goto done;
     const int32_t *target = array_of(m, targets, NULL);
     if (!target || allocate(m)) goto done;
     long entries = 0;
@@ -131,7 +131,7 @@ static int build(Machine *m, PyObject *cores, PyObject *targets)
     for (Entry *entry = m->entry; entry < m->entry + m->entries; entry++) aim(m, entry);
     failed = 0;
 done:
-    PyMem_RawFree(sections);
+    free(sections);
     return failed;
 }
 
@@ -177,14 +177,16 @@ static void machine_free(PyObject *self)
 {
     Machine *m = (Machine *)self;
     for (long c = 0; m->core && c < m->cores; c++) {
-        PyMem_RawFree(m->core[c].stretch);
-        PyMem_RawFree(m->core[c].nonzero);
+        free(m->core[c].stretch);
+        free(m->core[c].nonzero);
     }
     while (m->views) PyBuffer_Release(&m->view[--m->views]);
     void *const all[] = {m->core, m->group, m->port, m->entry, m->view, m->sums, m->dirty,
                          m->states, m->sent, m->result, m->due, m->item};
-    for (size_t k = 0; k < sizeof all / sizeof *all; k++) PyMem_RawFree(all[k]);
-    Py_TYPE(self)->tp_free(self);
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) free(all[k]);
+    PyTypeObject *type = Py_TYPE(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
 }
 
 static PyObject *trap_found(const Machine *m)
@@ -273,9 +275,9 @@ static PyObject *asynchronous(PyObject *self, PyObject *args)
         close_pool(&pool);
     }
     close_async(&a);
-    PyMem_RawFree(kept);
-    PyMem_RawFree(sums);
-    PyMem_RawFree(dirty);
+    free(kept);
+    free(sums);
+    free(dirty);
     PyBuffer_Release(&tokens);
     PyBuffer_Release(&marks);
     PyBuffer_Release(&rows);
@@ -363,20 +365,24 @@ static PyMethodDef machine_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyTypeObject machine_type = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "mmfree_sims.emulator._emulator.Machine",
-    .tp_basicsize = sizeof(Machine),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = PyType_GenericNew,
-    .tp_init = machine_init,
-    .tp_dealloc = machine_free,
-    .tp_methods = machine_methods,
+static PyType_Slot machine_slots[] = {
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_init, machine_init},
+    {Py_tp_dealloc, machine_free},
+    {Py_tp_methods, machine_methods},
+    {0, NULL},
+};
+
+static PyType_Spec machine_spec = {
+    .name = "mmfree_sims.emulator._emulator.Machine",
+    .basicsize = sizeof(Machine),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = machine_slots,
 };
 
 static PyObject *supports(PyObject *module, PyObject *level)
 {
-    const char *name = PyUnicode_AsUTF8(level);
+    const char *name = PyUnicode_AsUTF8AndSize(level, NULL);
     return name ? PyBool_FromLong(has(name)) : NULL;
 }
 
@@ -389,7 +395,8 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_emulator", NULL
 
 PyMODINIT_FUNC PyInit__emulator(void)
 {
-    PyObject *module = PyType_Ready(&machine_type) ? NULL : PyModule_Create(&definition);
-    if (module && PyModule_AddObjectRef(module, "Machine", (PyObject *)&machine_type)) Py_CLEAR(module);
+    PyObject *module = PyModule_Create(&definition), *machine = module ? PyType_FromSpec(&machine_spec) : NULL;
+    if (!machine || PyModule_AddObjectRef(module, "Machine", machine)) Py_CLEAR(module);
+    Py_XDECREF(machine);
     return module;
 }

@@ -55,7 +55,7 @@ static void *helper(void *given)
     Helper *self = given;
     Pool *pool = self->pool;
     Scratch *scratch = pool->scratch + self->number;
-    PyMem_RawFree(self);
+    free(self);
     while (!atomic_load(&pool->ends)) {
         for (long k = 0; k < SPINS && !(atomic_load(&pool->ticket) & 0xFFFFFFFF) && !atomic_load(&pool->ends); k++)
             breathe();
@@ -82,11 +82,11 @@ static void wake(Pool *pool)
 static void start(Pool *pool)
 {
     while (pool->started < pool->threads - 1) {
-        Helper *given = PyMem_RawMalloc(sizeof *given);
+        Helper *given = malloc(sizeof *given);
         if (!given) break;
         *given = (Helper){pool, pool->started + 1};
         if (pthread_create(&pool->thread[pool->started], NULL, helper, given)) {
-            PyMem_RawFree(given);
+            free(given);
             break;
         }
         pool->started++;
