@@ -82,6 +82,8 @@ $(VENV)/.runtime-stamp: requirements/runtime.txt requirements/text.txt requireme
 	$(PIP) -r requirements/runtime.txt
 	$(PIP) --no-deps -r requirements/text.txt
 	$(PIP) $(AS_PINNED) -r requirements/lava.txt
+	@# Compiled parts of one Python, as older checkouts built them, would be taken before those of all.
+	@rm -f kernels/mmfree_kernels/cpu/*.cpython-31[1-3]-*.so sims/mmfree_sims/emulator/*.cpython-31[1-3]-*.so
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
