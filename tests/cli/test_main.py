@@ -3,6 +3,7 @@ wrong."""
 
 import json
 import math
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
 
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError, shown
@@ -669,7 +673,41 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert (content["step"], content["finished"]) == (2, True)
+    assert content["held_out_nats"] == content["held_out_nats_per_byte"]
+    assert [progress["step"] for progress in content["progress"]] == [2]
     assert main(["inspect", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.usefixtures("needs_torch")
+def test_train_on_the_tokens_of_a_tokenizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its vocabulary is the model's, and it is kept beside the weights; the file and its folder are
+    the same."""
+    words = {
+        "<unk>": 0,
+        "<s>": 1,
+        **{word: n + 2 for n, word in enumerate(["one", "two", "three"])},
+    }
+    made = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made.post_processor = template
+    (tmp_path / "tokenizer.json").write_text(made.to_str())
+    (tmp_path / "text").write_bytes(b"one two three two\n" * 200)
+    options = ["--text", str(tmp_path / "text"), "--steps", "2", "--batch", "2", "--window", "8"]
+    options += ["--hidden", "32", "--layers", "1", "--intermediate", "32", "--warmup", "1"]
+    options += ["--accumulate", "2", "--schedule", "wsd"]
+    said = []
+    for name, where in (("file", tmp_path / "tokenizer.json"), ("folder", tmp_path)):
+        out = tmp_path / name
+        assert main(["train", "-o", str(out), "--tokenizer", str(where), *options]) == 0
+        said.append(re.sub(r"[0-9.]+ ktokens/s", "", capsys.readouterr().out))
+    assert said[0] == said[1]
+    assert re.search(r"nats per token on held-out text \([0-9.]+ per byte\)\n$", said[0])
+    config = json.loads((tmp_path / "file" / "config.json").read_text())
+    assert [config[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")] == [5, 1, None]
+    assert (tmp_path / "file" / "tokenizer.json").read_text() == made.to_str()
 
 
 def test_the_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:

@@ -521,9 +521,11 @@ def test_a_save_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.Monk
         ),
         ({"learning_rate": 1e30}, "the learning rate is 1e+30, must be above 0 and at most 1"),
         ({"seed": -1}, "the seed is -1, must be 0 … 9223372036854775807"),
+        ({"accumulate": 0}, "accumulate is 0, must be 1 … 1000000000000"),
+        ({"schedule": "flat"}, "schedule 'flat' is not known, must be cosine or wsd"),
     ],
 )
-def test_recipes_that_are_none(changed: dict[str, float], expected: str) -> None:
+def test_recipes_that_are_none(changed: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError) as error:
         replace(RECIPE, **changed)
     assert str(error.value) == expected
