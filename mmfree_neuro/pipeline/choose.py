@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from mmfree_neuro.cost.explore import Point
 from mmfree_neuro.errors import CapacityError, InputError, shown
-from mmfree_neuro.graph.local_roots import kinds
+from mmfree_neuro.graph.local_roots import ALL, kinds
 from mmfree_neuro.mapping.request import SPLITS, Request
 from mmfree_neuro.pipeline.explore import explore
 from mmfree_neuro.pipeline.map import Stage
@@ -24,8 +24,9 @@ GOALS = {"generation": "generate", "prefill": "prefill", "chips": "generate"}
 """What a mapping can be best at, and the phase whose throughput counts."""
 TIMES = 2, 3, 4, 6, 8
 """How many times the fewest chips are tried besides these."""
-ROOTS: tuple[tuple[str, ...], ...] = (), ("o",)
-"""Local roots that are tried; more of them do not pay (docs/steps.md)."""
+ROOTS: tuple[tuple[str, ...], ...] = (), ("o",), (ALL,)
+"""Local roots that are tried: all of them pay where cores have little to read, those of `o` where
+they have much (docs/steps.md)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def choose(
         )
         for split in ("columns", "spread")
         for roots in ROOTS
-        if set(roots) <= set(known)
+        if not roots or (known and set(roots) <= {ALL, *known})
     ]
     found, failed = explore(graph_path, system_name, ways, stage, settings)
     if not found:
