@@ -59,9 +59,19 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a model."""
+    """Train a model, perhaps in several processes, of which the first speaks."""
     with needs_torch("training"):
-        from mmfree_kernels.training import train
+        from mmfree_kernels.training import ranks
+    try:
+        _run(options)
+    except InputError:
+        if ranks.started().leads:
+            raise
+        raise SystemExit(2) from None
+
+
+def _run(options: argparse.Namespace) -> None:
+    from mmfree_kernels.training import train
     from mmfree_neuro.hgrn_bit.config import ModelConfig, default_intermediate_size
     from mmfree_neuro.model import corpus, spelt
 

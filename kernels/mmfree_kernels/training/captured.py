@@ -5,25 +5,33 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmfree_kernels.float_model.model import HGRNBitModel
+from mmfree_kernels.training.ranks import ALONE, Ranks
 
 Loss = Callable[[HGRNBitModel, Tensor], Tensor]
 """The mean loss of a model on tokens int64 [batch, length + 1]."""
 
 
 def graph_of(
-    run: Callable[[], object], *, pool: Any = None, between: Callable[[], None] = lambda: None
+    run: Callable[[], object],
+    *,
+    pool: Any = None,
+    between: Callable[[], None] = lambda: None,
+    times: int = 1,
 ) -> torch.cuda.CUDAGraph:
     """The CUDA graph of what `run` enqueues on tensors that stay where they are.
 
-    It runs once before, which compiles what capture must find compiled, and then `between`.
+    It runs so many `times` before, which compiles what capture must find compiled, and then
+    `between`.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        run()
+        for _ in range(times):
+            run()
     torch.cuda.current_stream().wait_stream(side)
     between()
     graph = torch.cuda.CUDAGraph()
@@ -32,16 +40,38 @@ def graph_of(
     return graph
 
 
+UNTIL_SETTLED = 12
+"""Passes after which torch's reducer of gradients asks for nothing more that cannot be captured."""
+
+
+class _Lost(nn.Module):
+    """A model whose output is its loss."""
+
+    def __init__(self, model: HGRNBitModel, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.loss(self.model, tokens)
+
+
 class Gradients:
     """Gives the loss of a batch, and leaves its gradients where the parameters have them.
+
+    Where several processes train together each gives the loss of its share, and the gradients are
+    those of all, reduced while the backward pass runs.
 
     On a GPU the first batch captures forward and backward pass; every batch must have its shape.
     Gradients then stay in the same memory and may be changed between calls; one that is set to None
     stays None.  On a CPU nothing is captured.
     """
 
-    def __init__(self, model: HGRNBitModel, loss: Loss) -> None:
+    def __init__(self, model: HGRNBitModel, loss: Loss, ranks: Ranks = ALONE) -> None:
         self.model, self.loss = model, loss
+        self.lost: nn.Module = _Lost(model, loss)
+        self.times = 1
+        if ranks.count > 1:
+            self.lost, self.times = _reduced(self.lost, ranks), UNTIL_SETTLED
         self.graph: torch.cuda.CUDAGraph | None = None
         self.tokens = self.latest = torch.zeros(())
 
@@ -63,7 +93,7 @@ class Gradients:
 
     def _once(self, tokens: Tensor) -> Tensor:
         self.model.zero_grad(set_to_none=True)
-        loss = self.loss(self.model, tokens)
+        loss: Tensor = self.lost(tokens)
         loss.backward()
         return loss.detach()
 
@@ -77,4 +107,13 @@ class Gradients:
             self.model.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()  # the graph has memory of its own
 
-        self.graph = graph_of(run, between=between)
+        self.graph = graph_of(run, between=between, times=self.times)
+
+
+def _reduced(lost: nn.Module, ranks: Ranks) -> nn.Module:
+    """The same, with gradients that are the mean over all processes."""
+    if ranks.device.type != "cuda":
+        return DistributedDataParallel(lost)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):  # as capture needs it
+        return DistributedDataParallel(lost, device_ids=[ranks.local])

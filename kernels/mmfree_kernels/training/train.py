@@ -14,8 +14,8 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +27,8 @@ from torch.nn import functional
 from mmfree_kernels.float_model.evaluate import nats
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint, to_checkpoint
 from mmfree_kernels.training.captured import Gradients
-from mmfree_neuro.errors import InputError, RunFailed, shown
+from mmfree_kernels.training.ranks import ALONE, Ranks, joined, started
+from mmfree_neuro.errors import InputError, RunFailed, Served, shown
 from mmfree_neuro.files.lock import locked
 from mmfree_neuro.files.reading import Misfit, opened, reading
 from mmfree_neuro.files.writing import check_folder, check_outputs, save_text, whole_file
@@ -48,6 +49,8 @@ MOST = 10**12
 SCHEDULES = "cosine", "wsd"
 DECAY = 0.2
 """The share of the steps in which the rate of `wsd` falls to zero."""
+ASKED_EVERY = 10
+"""So often processes agree on whether there is time left, in steps."""
 HELD_OUT_WINDOWS = 64
 """So many windows of held-out text are looked at on the way."""
 
@@ -129,15 +132,15 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     )
 
 
-def batches(text: Tensor, recipe: Recipe, step: int) -> Iterator[Tensor]:
-    """The batches of windows [batch, window + 1], int64, of one step; they depend on the seed and
-    the step alone."""
+def batches(text: Tensor, recipe: Recipe, step: int, ranks: Ranks = ALONE) -> Iterator[Tensor]:
+    """The batches of windows [batch, window + 1], int64, of one step, or this process's shares of
+    them; they depend on the seed and the step alone."""
     generator = np.random.default_rng((recipe.seed, step))
     count = recipe.batch * recipe.accumulate
     starts = generator.integers(0, text.numel() - recipe.window - 1, count)
     inside = torch.arange(recipe.window + 1, device=text.device)
     for some in torch.from_numpy(starts).to(text.device).split(recipe.batch):
-        yield text[some[:, None] + inside].long()
+        yield text[ranks.share(some)[:, None] + inside].long()
 
 
 def accumulated(gradients: Gradients, parts: Iterator[Tensor], count: int) -> Tensor:
@@ -197,6 +200,7 @@ class _Run:
     model: HGRNBitModel
     optimiser: torch.optim.Optimizer
     recipe: Recipe
+    ranks: Ranks = ALONE
     tokenizer: str | None = None
     """The content of the `tokenizer.json` that is kept beside the weights."""
     kept: int | None = None
@@ -211,6 +215,11 @@ class _Run:
         """Keep what was reached; RunFailed where that cannot be written, or is worth nothing."""
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             self.fail(step, "weights are not finite")
+        if self.ranks.leads:
+            self._write(step)
+        self.kept = step
+
+    def _write(self, step: int) -> None:
         state = {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -230,7 +239,6 @@ class _Run:
                     ) from None
         except InputError as error:
             raise RunFailed(str(error)) from None
-        self.kept = step
 
     def fail(self, step: int, what: str) -> NoReturn:
         """End a run that has come to nothing."""
@@ -359,29 +367,41 @@ def train(
     weights stay in `training.pt`, from which a run resumes.  The held-out loss is that of the
     checkpoint as stored.
 
-    Raises InputError, before anything is computed, when the text is shorter than a window, the
-    model does not fit the memory, the folder cannot be written to or is being written to, or
-    `resume` finds no run with the same recipe.  Raises RunFailed where the loss or the weights are
-    no longer finite; what was kept before stays.
+    Under torchrun or srun each process takes its share of every batch; the first alone reports and
+    writes, and the others raise Served in the end.
+
+    Raises InputError, before anything is computed, when the text is shorter than a window, a batch
+    cannot be shared out evenly, the model does not fit the memory, the folder cannot be written to
+    or is being written to, or `resume` finds no run with the same recipe.  Raises RunFailed where
+    the loss or the weights are no longer finite, or another process has ended; what was kept before
+    stays.
     """
     if corpus.train.size < recipe.window + 2 or corpus.held_out.size < recipe.window + 2:
         raise InputError(f"{corpus.description}: too short for windows of {recipe.window} tokens")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_memory(config, recipe, machine_bytes())
+    ranks = started()
+    if recipe.batch % ranks.count:
+        raise InputError(
+            f"a batch has {recipe.batch} windows, must be a multiple of the {ranks.count} processes"
+        )
+    device, mine = ranks.device, replace(recipe, batch=recipe.batch // ranks.count)
+    check_memory(config, mine, machine_bytes())
     if device.type == "cuda":
-        check_memory(config, recipe, torch.cuda.get_device_properties(device).total_memory)
+        check_memory(config, mine, torch.cuda.get_device_properties(device).total_memory)
     if resume and not os.path.lexists(folder / STATE):
         raise InputError(f"{folder / STATE}: no such file; there is no run to resume")
     check_folder(folder, folder)
     check_outputs(folder / name for name in FILES)
-    with locked(folder):
+    with joined(), locked(folder) if ranks.leads else nullcontext():
         model = HGRNBitModel(config)
         model.initialise(recipe.seed)
         model.to(device).train()
-        run = _Run(folder, model, optimiser_for(model, recipe, device), recipe, tokenizer)
+        run = _Run(folder, model, optimiser_for(model, recipe, device), recipe, ranks, tokenizer)
         first = run.resume() if resume else 0
         step = _steps(run, corpus, first, max_seconds, save_every, report_every, look_every, report)
-        stored = from_checkpoint(read(folder, lambda _: {}, FAMILY)).to(device)
+        ranks.wait()
+    if not ranks.leads:
+        raise Served
+    stored = from_checkpoint(read(folder, lambda _: {}, FAMILY)).to(device)
     held_out = nats(stored, windows(corpus.held_out, min(1024, corpus.held_out.size - 1), 256))
     lost, tokens_per_byte = float(held_out.mean()), corpus.held_out.size / corpus.held_out_bytes
     seen = step * recipe.tokens
@@ -399,24 +419,33 @@ def _steps(
     report: Callable[[Progress], None],
 ) -> int:
     """Train from step `first` on and keep what comes out: the step that was reached."""
-    model, optimiser, recipe = run.model, run.optimiser, run.recipe
+    model, optimiser, recipe, ranks = run.model, run.optimiser, run.recipe, run.ranks
     device = model.lm_head.weight.device
-    gradients = Gradients(
-        model, fused_loss if device.type == "cuda" and can_fuse(model.config) else plain_loss
-    )
+    loss_of = fused_loss if device.type == "cuda" and can_fuse(model.config) else plain_loss
+    gradients = Gradients(model, loss_of, ranks)
     text = torch.from_numpy(corpus.train.copy()).to(device)
     length = min(recipe.window, corpus.held_out.size - 1)
     unseen = torch.from_numpy(windows(corpus.held_out, length, HELD_OUT_WINDOWS)).to(device)
+    at_once = recipe.batch // ranks.count
     start = since = time.monotonic()
     step, total, counted = first, torch.zeros((), device=device), 0
+
+    def goes_on(step: int) -> bool:
+        """Whether there is time; several processes ask each other now and then, as that waits for
+        GPUs."""
+        if ranks.count > 1 and step % ASKED_EVERY:
+            return True
+        return ranks.agreed(time.monotonic() - start < max_seconds)
+
     between = True
     """Whether no step has changed some of the weights and not yet the others."""
     try:
-        while step < recipe.steps and time.monotonic() - start < max_seconds:
+        while step < recipe.steps and goes_on(step):
             rate = learning_rate(recipe, step)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            loss = accumulated(gradients, batches(text, recipe, step), recipe.accumulate)
+            parts = batches(text, recipe, step, ranks)
+            loss = accumulated(gradients, parts, recipe.accumulate)
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             between = False
             optimiser.step()
@@ -426,16 +455,19 @@ def _steps(
             # A look at the loss waits for a GPU, and on a CPU costs nothing.
             reports = counted == report_every or is_last or step % look_every == 0
             looks = reports or step % save_every == 0
-            if (looks or device.type == "cpu") and not math.isfinite(total.item()):
-                run.fail(step, "the loss is not finite")
+            if looks or device.type == "cpu":
+                total = ranks.mean(total)
+                if not math.isfinite(total.item()):
+                    run.fail(step, "the loss is not finite")
             if reports:
                 mean, speed = (
                     total.item() / counted,
                     counted * recipe.tokens / (time.monotonic() - since),
                 )
                 look = is_last or step % look_every == 0
-                held_out = held_out_loss(gradients, unseen, recipe.batch) if look else None
-                report(Progress(step, mean, rate, speed, held_out))
+                held_out = held_out_loss(gradients, unseen, at_once) if look else None
+                if ranks.leads:
+                    report(Progress(step, mean, rate, speed, held_out))
                 total, counted, since = torch.zeros((), device=device), 0, time.monotonic()
             if step % save_every == 0:
                 run.save(step)
