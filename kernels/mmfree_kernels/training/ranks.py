@@ -98,6 +98,8 @@ def joined() -> Iterator[Ranks]:
         )
     if gpus:
         torch.cuda.set_device(ranks.device)
+    # A captured step must not be watched from another thread; whoever started us ends the others.
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
     os.environ.setdefault("MASTER_PORT", PORT)
     dist.init_process_group("nccl" if gpus else "gloo", rank=ranks.number, world_size=ranks.count)
