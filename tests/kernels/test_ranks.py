@@ -74,7 +74,8 @@ def torchrun(count: int, *arguments: str | Path, status: int = 0) -> str:
     """What so many processes print that torchrun starts."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words += ["--nproc-per-node", str(count), *map(str, arguments)]
-    paths = os.pathsep.join(str(ROOT / part) for part in (".", "partition", "kernels", "sims"))
+    parts = [str(ROOT / part) for part in (".", "partition", "kernels", "sims")]
+    paths = os.pathsep.join([*parts, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         words,
         capture_output=True,
@@ -159,6 +160,7 @@ def test_shares_of_a_batch() -> None:
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(ranks.TORCHRUN, ("2", "4", "2"), strict=True):
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ranks.InputError) as error, ranks.joined():
         pass

@@ -90,7 +90,7 @@ def joined() -> Iterator[Ranks]:
     if ranks.count == 1:
         yield ranks
         return
-    gpus = torch.cuda.device_count()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus and ranks.local >= gpus:
         raise InputError(
             f"{ranks.local + 1} processes or more were started on a machine of {gpus} GPUs, must "
