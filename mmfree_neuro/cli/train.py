@@ -1,6 +1,8 @@
 """mmfree-neuro train: a model of bytes, or of the tokens of a tokenizer."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ def add(commands: Any) -> None:
     add_option(
         p,
         "--corpus",
-        default="stdlib",
         help="stdlib (Python's library, default), packages (that and all installed packages, with "
         "their documentation) or a folder of Python sources",
     )
@@ -82,13 +83,17 @@ def _run(options: argparse.Namespace) -> None:
     if not options.max_seconds >= 0:
         raise InputError(f"the seconds are {options.max_seconds}, must not be negative")
     check_outputs((options.output / name for name in train.FILES), [options.text])
-    name = options.corpus if options.text is None else str(options.text)
+    if options.corpus is not None and options.text is not None:
+        raise InputError("--corpus and --text were both given, must be one of them")
+    name = options.corpus or (options.text and str(options.text)) or "stdlib"
     tokenizer = None if options.tokenizer is None else _tokenizer(options.tokenizer)
     if tokenizer is None:
         text, vocabulary = corpus.load(name), spelt.Vocabulary(256, 0, 0)
     else:
-        vocabulary = spelt.vocabulary_of(tokenizer)
-        text = spelt.corpus_of(corpus.load_texts(name), tokenizer)
+        texts = corpus.load_texts(name)
+        with _named(options.tokenizer):
+            vocabulary = spelt.vocabulary_of(tokenizer)
+            text = spelt.corpus_of(texts, tokenizer)
     unit = "byte" if tokenizer is None else "token"
     config = ModelConfig(
         vocab_size=vocabulary.size,
@@ -145,6 +150,15 @@ def _run(options: argparse.Namespace) -> None:
         "progress": [asdict(p) for p in progress],
     }
     show(found, line, options.json)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What is wrong with the tokenizer, with its path in the place of its usual name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("tokenizer.json", str(path), 1)) from None
 
 
 def _tokenizer(path: Path) -> str:

@@ -105,6 +105,8 @@ ENGINES = {
 }
 
 
+LAVA = "lava.magma.core"
+"""A package that lava-nc has and that takes no time to find."""
 DEFAULT_ENGINE = "lava"
 """What runs a mapping unless one is named."""
 INSTEAD = "fast"
@@ -119,7 +121,9 @@ EMULATOR = "emulator"
 
 def default_engine() -> str:
     """What runs a mapping here unless one is named."""
-    return DEFAULT_ENGINE if find_spec("lava") is not None else INSTEAD
+    # A folder without a module, as an uninstalled lava-nc may leave one, is no Lava.
+    found = find_spec("lava") is not None and find_spec(LAVA) is not None
+    return DEFAULT_ENGINE if found else INSTEAD
 
 
 def names_and_needs() -> str:

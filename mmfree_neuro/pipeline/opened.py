@@ -36,11 +36,12 @@ def open_graph(path: Path) -> tuple[Graph, str]:
     return graph, digest
 
 
-def open_mapped(path: Path) -> tuple[Graph, StoredMapping]:
+def open_mapped(path: str | Path) -> tuple[Graph, StoredMapping]:
     """A mapping file and the graph that it maps, divided as it says, and both proved valid.
 
     Raises MappingError where the graph is another by now, or the mapping is not valid for it.
     """
+    path = Path(path)
     check_no_image(path, MappingError, MAPPING_FILE)
     with _without_collecting():
         if _begin(path)[8:9] == b"{":

@@ -158,11 +158,11 @@ def _blocks(content: Sequence[CoreInUse]) -> dict[int, str]:
     """Which blocks lie on each chip, in words."""
     found: dict[int, set[int]] = {}
     for core in content:
-        if core["block"] is not None:
-            found.setdefault(core["chip"], set()).add(core["block"])
+        found.setdefault(core["chip"], set()).update(core["blocks"])
     return {
         chip: f", block {min(some)}" if len(some) == 1 else f", blocks {min(some)}–{max(some)}"
         for chip, some in found.items()
+        if some
     }
 
 

@@ -165,10 +165,14 @@ def _content(
     nodes = {node.name: node for node in summary.nodes}
     heaviest: dict[Location, tuple[float, int, str, int | None]] = {}
     holds: dict[Location, list[str]] = {}
+    blocks: dict[Location, set[int]] = {}
     for shard, place in zip(mapping.shards, mapping.locations, strict=True):
         node = nodes[shard.node]
         load = (node.ternary_synapses * shard.size / node.size, shard.size)
         holds.setdefault(place, []).append(f"{shard.node} [{shard.start}, {shard.stop})")
+        some = blocks.setdefault(place, set())
+        if node.block is not None:
+            some.add(node.block)
         if place.chip != HOST and (place not in heaviest or load > heaviest[place][:2]):
             heaviest[place] = (*load, node.kind, node.block)
     return [
@@ -177,6 +181,7 @@ def _content(
             "core": place.core,
             "kind": heaviest[place][2],
             "block": heaviest[place][3],
+            "blocks": sorted(blocks[place]),
             "holds": holds[place],
             "use": asdict(use[place]),
         }

@@ -61,6 +61,8 @@ class CoreInUse(TypedDict):
     core: int
     kind: str
     block: int | None
+    blocks: list[int]
+    """Those of which anything lies on it."""
     holds: list[str]
     """Its shards: a node, and from which neuron to which."""
     use: dict[str, int]

@@ -82,6 +82,10 @@ class Section:
     """Whether an HTML page shows it on request only."""
 
 
+MUCH = 0.25
+"""A share of a token's time that the verdict tells of where nothing explains it."""
+
+
 def verdict(report: Content) -> str:
     """What a run says, in one or two sentences: how fast, how much energy, against what, how
     sure."""
@@ -92,19 +96,28 @@ def verdict(report: Content) -> str:
     ours = (
         f"In {PHASES[mode]} the chips are estimated at {spread(phase['tokens_per_s'], 'tokens/s')} "
         f"and {spread(phase['millijoule_per_token'], 'mJ a token')} for the whole system, "
-        f"{figure(phase['chip_millijoule_per_token']['central'])} for the chips in use alone; in "
-        "brackets 90 % of what the figures of the chips allow"
+        f"{figure(phase['chip_millijoule_per_token']['central'])} for the chips in use alone "
+        "(brackets: 5 to 95 %, as figures of the chips are not known exactly)"
     )
+    besides, fitted = _besides_share(phase), ""
+    if besides is not None and besides > MUCH:
+        fitted = (
+            f" Of a token's time {figure(100 * besides, '%')} is what steps take besides work and "
+            "barrier: a figure that is fitted to published rows, not explained."
+        )
     ratios = [one for one in report["comparison"]["ratios"] if one["theirs"]["mode"] == mode]
     if not ratios:
-        return f"{ours}. No machine was measured with a model of this size, so there is no ratio."
+        return (
+            f"{ours}. No machine was measured with a model of this size, so there is no ratio."
+            f"{fitted}"
+        )
     best = max(ratios, key=lambda one: one["theirs"]["tokens_per_s"])
     saved = best["energy_theirs_over_ours"]
     energy = "" if saved is None else f", and its energy a token {spread(saved)} times ours"
     return (
         f"{ours}. That is {spread(best['throughput_ours_over_theirs'])} times the throughput of "
         f"the fastest machine measured with this size of model ({best['theirs']['name']} on "
-        f"{best['theirs']['device']}){energy}."
+        f"{best['theirs']['device']}){energy}.{fitted}"
     )
 
 
@@ -343,14 +356,19 @@ def _estimated(report: Content) -> Section:
 
 
 def _besides(phase: Phase) -> str:
-    """What steps take that is neither a resource nor the barrier, where a token falls through."""
+    share = _besides_share(phase)
+    return "none" if share is None else figure(100 * share, "% of the time")
+
+
+def _besides_share(phase: Phase) -> float | None:
+    """What steps take that is neither a resource nor the barrier, as a share, where a token falls
+    through."""
     steps = phase["each_step"]
     if not steps:
-        return "none"
+        return None
     whole = sum(step["seconds"] for step in steps)
     busy = sum(step["busy_seconds"] for step in steps)
-    left = max(0.0, 1 - busy / whole - phase["barrier_share"])
-    return figure(100 * left, "% of the time")
+    return max(0.0, 1 - busy / whole - phase["barrier_share"])
 
 
 def _energy(name: str, phase: Phase) -> Table:

@@ -679,6 +679,25 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("needs_torch")
+def test_train_on_what_is_no_tokenizer_or_on_two_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is named as it was given."""
+    (tmp_path / "text").write_bytes(b"one two three two\n" * 200)
+    false, out = tmp_path / "notes.md", str(tmp_path / "out")
+    false.write_text("notes")
+    options = ["train", "-o", out, "--text", str(tmp_path / "text")]
+    assert main([*options, "--tokenizer", str(false)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"mmfree-neuro: {false}: is not readable (expected ")
+    assert said.endswith("), must be a tokenizer in the format of Hugging Face tokenizers\n")
+    assert main([*options, "--corpus", "stdlib"]) == 2
+    said = capsys.readouterr().err
+    assert said == "mmfree-neuro: --corpus and --text were both given, must be one of them\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("needs_torch")
 def test_train_on_the_tokens_of_a_tokenizer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -760,14 +760,23 @@ def test_the_html_page_needs_nothing_else() -> None:
 def test_the_verdict_says_how_fast_how_much_and_against_what() -> None:
     begin = (
         "In generation the chips are estimated at 222,000 (167,000 to 267,000) tokens/s and 0.0113 "
-        "(0.00188 to 0.0300) mJ a token for the whole system, 0.00450 for the chips in use alone; "
-        "in brackets 90 % of what the figures of the chips allow"
+        "(0.00188 to 0.0300) mJ a token for the whole system, 0.00450 for the chips in use alone "
+        "(brackets: 5 to 95 %, as figures of the chips are not known exactly)"
     )
     found = built(made_run())
     assert sections.verdict(found) == (
         f"{begin}. No machine was measured with a model of this size, so there is no ratio."
     )
     ours = found["phases"]["generate"]
+    fitted = built(made_run())
+    fitted["phases"]["generate"] |= {
+        "each_step": [{"seconds": 1.0, "busy_seconds": 0.2}],
+        "barrier_share": 0.3,
+    }
+    assert sections.verdict(fitted).endswith(
+        "so there is no ratio. Of a token's time 50.0 % is what steps take besides work and "
+        "barrier: a figure that is fitted to published rows, not explained."
+    )
     theirs = {"mode": "generate", "tokens_per_s": 10.0, "name": "net", "device": "GPU"}
     others = theirs | {"tokens_per_s": 2.0}, theirs | {"mode": "prefill", "tokens_per_s": 99.0}
     times = {"low": 1.0, "central": 2.0, "high": 4.0}
