@@ -94,7 +94,9 @@ def trained(options: argparse.Namespace, tokenizer: str, text: corpus.Corpus) ->
     )
     state, steps = options.folder / train.STATE, options.steps
     if options.fall:
-        steps = -int(-step_of(state) // (1 - train.DECAY))
+        step, steps = reached(state)
+        if step <= steps * (1 - train.DECAY):
+            steps = -int(-step // (1 - train.DECAY))
     recipe = train.Recipe(
         steps, options.batch, LENGTH, options.learning_rate, warmup=options.warmup, schedule="wsd"
     )
@@ -132,9 +134,12 @@ def trained(options: argparse.Namespace, tokenizer: str, text: corpus.Corpus) ->
     }
 
 
-def step_of(state: Path) -> int:
-    """How many steps a run has done."""
-    return int(torch.load(state, mmap=True, weights_only=True, map_location="cpu")["step"])
+def reached(state: Path) -> tuple[int, int]:
+    """How many steps a run has done, and of how many."""
+    if not state.exists():
+        raise SystemExit(f"{state}: no such file; there is no run whose rate could fall")
+    found = torch.load(state, mmap=True, weights_only=True, map_location="cpu")
+    return int(found["step"]), int(found["settings"]["recipe"]["steps"])
 
 
 def session_of(graph: Graph) -> Any:

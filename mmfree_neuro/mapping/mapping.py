@@ -67,8 +67,8 @@ class Mapping:
     greedy_on_chips: bool = False
     """Whether the chips choose words themselves; `greedy.with_greedy` does it, behind the slots."""
     options: tuple[str, ...] = field(default=(), compare=False)
-    """The options of `mmfree-neuro map` that give it, but for its files and the name of its
-    system; none where they are not known."""
+    """The options of `mmfree-neuro map` that give it, but for its files; none where they are not
+    known."""
 
     def __repr__(self) -> str:
         return (

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from queue import SimpleQueue
 
 import numpy as np
@@ -64,10 +64,12 @@ def corpus_of(texts: Texts, tokenizer: str) -> Corpus:
             return np.fromiter(chain.from_iterable(found), np.int32)
 
         pool = stack.enter_context(ThreadPoolExecutor(workers))
-        sides = [
-            np.concatenate([*pool.map(spelt, _together(side)), np.zeros(0, np.int32)])
-            for side in (texts.train, texts.held_out)
-        ]
+        sides = []
+        for side in (texts.train, texts.held_out):
+            waiting, found = _together(side), [np.zeros(0, np.int32)]
+            while some := list(islice(waiting, 2 * workers)):  # the rest stays bytes until then
+                found += pool.map(spelt, some)
+            sides.append(np.concatenate(found))
     if not all(side.size for side in sides):
         raise InputError(
             f"{texts.description}: becomes no tokens by tokenizer.json, must become some"

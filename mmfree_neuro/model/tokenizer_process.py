@@ -36,7 +36,7 @@ class TokenizerProcess:
         return self._ask("encode", texts, special)
 
     def facts(self) -> tuple[int, list[int], list[int], int | None]:
-        """How many tokens there are, those before a text and behind it, and the one that ends a
+        """The largest token and 1, those before a text and behind it, and the one that ends a
         text by its name."""
         size, before, behind, named = self._ask("facts")
         return size, before, behind, named

@@ -67,13 +67,15 @@ def answers(content: str) -> dict[str, Callable[..., Any]]:
         return text[: next(same, min(len(text), len(spoilt)))]
 
     def facts() -> tuple[int, list[int], list[int], int | None]:
-        """How many tokens there are, those before a text and behind it, and the one that ends a
+        """The largest token and 1, those before a text and behind it, and the one that ends a
         text by its name."""
         inside, whole = before, tokenizer.encode(BEFORE, add_special_tokens=True).ids
-        at = next(k for k in range(len(whole) + 1) if whole[k : k + len(inside)] == inside)
+        places = (k for k in range(len(whole) + 1) if whole[k : k + len(inside)] == inside)
+        at = next(places, len(whole))
         named = (tokenizer.token_to_id(name) for name in ENDS)
         end = next((token for token in named if token is not None), None)
-        return tokenizer.get_vocab_size(), whole[:at], whole[at + len(inside) :], end
+        size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        return size, whole[:at], whole[at + len(inside) :], end
 
     return {"encode": encode, "decode": decode, "settled": settled, "facts": facts}
 

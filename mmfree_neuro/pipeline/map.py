@@ -71,7 +71,8 @@ def place(graph: Graph, digest: str, system: SystemSpec, request: Request) -> tu
         raise InputError(f"the seed is {request.seed}, must not be negative")
     divided, mapping = fit(graph, digest, system, request)
     settings = (word for text in set_by_user(system) for word in ("--set", text))
-    return divided, replace(mapping, options=(*request.options, *settings))
+    options = ("--system", system.name, *request.options, *settings)
+    return divided, replace(mapping, options=options)
 
 
 def bounds(graph: Graph, mapping: Mapping, system: SystemSpec, cores: int | None = None) -> Bounds:

@@ -41,6 +41,7 @@ from mmfree_neuro.report.record import (
 )
 from mmfree_neuro.run.run_file import RunRecord
 from mmfree_neuro.systems.draws import left
+from mmfree_neuro.systems.figures import set_by_user
 from mmfree_neuro.systems.spec import Quantity, SystemSpec
 
 QUALITY = ("tokens", "float_nats", "integer_nats", "perplexity_ratio", "greedy_agreement")
@@ -82,6 +83,7 @@ def build(
             "description": run.system.description,
             "placer": run.mapping.placer,
             "options": list(run.mapping.options),
+            "set": list(set_by_user(run.system)),
             "root_before": any(node.kind == "Norm" for node in run.summary.nodes),
             "engine": run.engine,
             "date": run.date,

@@ -15,6 +15,8 @@ class Header(TypedDict):
     description: str
     placer: str
     options: list[str]
+    set: list[str]
+    """Figures of the system that a user has set, as `--set` takes them."""
     """Of `mmfree-neuro map`; none where a mapping does not have them."""
     root_before: bool
     """Whether the roots of norms stand before products."""

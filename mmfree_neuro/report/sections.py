@@ -743,14 +743,17 @@ def _again(report: Content) -> Section:
     head, mapping = report["header"], "model.map"
     root = " --root before" if head["root_before"] else ""
     convert = f"convert {shlex.quote(head['model'])} -o model.graph --scheme {head['scheme']}{root}"
-    asked = f" {shlex.join(head['options'])}" if head["options"] else ""
-    place = f"map model.graph --system {shlex.quote(head['system'])}{asked} -o {mapping}"
+    options = head["options"] or ["--system", head["system"]]
+    place = f"map model.graph {shlex.join(options)} -o {mapping}"
     image = []
     if head["engine"] == EMULATOR:
         image, mapping = [f"image {mapping} -o model.image"], "model.image"
     prompt, lines = _prompts(report["run"])
     simulate = f"simulate {mapping} --engine {head['engine']} {prompt} -o run"
-    steps = (convert, place, *image, simulate, "report run -o report.html")
+    told = [] if head["system"] in options else ["--system", head["system"]]
+    told += [word for text in head["set"] if text not in options for word in ("--set", text)]
+    report_ = shlex.join(["report", "run", *told, "-o", "report.html"])
+    steps = (convert, place, *image, simulate, report_)
     commands = "\n".join(f"mmfree-neuro {step}" for step in steps)
     shown = lines if len(report["run"]["results"]) <= MOST_TEXTS else ""
     texts = [("Commands", commands), *([("prompts.jsonl", shown)] if shown else [])]
@@ -782,7 +785,7 @@ def _prompts(run: Texts) -> tuple[str, str]:
         return f"--prompts prompts.jsonl --in-flight {run['in_flight']}", lines
     words = ["--prompt", first["prompt"], "--new-tokens", str(first["asked"])]
     for name, value in _sampled(first).items():
-        words += [f"--{name}", f"{value:g}"]
+        words += [f"--{name}", str(value)]
     return shlex.join(words), ""
 
 

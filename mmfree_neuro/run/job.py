@@ -323,12 +323,16 @@ def _check_greedy(job: Job) -> None:
             "greedy-on-chips has them"
         )
     for asked in job.sequences:
-        if asked.sampling.temperature:
-            raise InputError(
-                "the chips choose the words here, and greedily, so the temperature is "
-                f"{asked.sampling.temperature:g}, must be 0; a mapping without greedy-on-chips can "
-                "draw"
-            )
+        check_drawn(asked.sampling)
+
+
+def check_drawn(sampling: Sampling) -> None:
+    """InputError where words are to be drawn that the chips choose."""
+    if sampling.temperature:
+        raise InputError(
+            "the chips choose the words here, and greedily, so the temperature is "
+            f"{sampling.temperature:g}, must be 0; a mapping without greedy-on-chips can draw"
+        )
 
 
 def check_saving(job: Job, saving: Saving | None) -> None:

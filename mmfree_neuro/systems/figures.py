@@ -112,4 +112,5 @@ def _numbers(name: str, setting: Setting) -> tuple[float, float, float]:
 def _text(value: Quantity) -> str:
     """A figure as it is set."""
     low, central, high = value.low, value.central, value.high
-    return f"{central:g}" if low == central == high else f"{low:g},{central:g},{high:g}"
+    different = (central,) if low == central == high else (low, central, high)
+    return ",".join(str(int(n)) if n == int(n) else repr(n) for n in different)

@@ -10,7 +10,7 @@ module imports nothing that takes long.
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -50,7 +50,8 @@ class _Finder:
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            with repair(module):
+            # A zip file has one loader for all of its modules.
+            with repair(module) if module.__name__ == name else nullcontext():
                 execute(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]

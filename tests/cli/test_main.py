@@ -434,6 +434,9 @@ def test_without_lava_another_engine_runs_and_that_is_said(
     )
     monkeypatch.setattr(engines, "find_spec", lambda name: name)
     assert engines.default_engine() == "lava"
+    # a folder that an uninstalled lava-nc may leave
+    monkeypatch.setattr(engines, "find_spec", lambda name: name if name == "lava" else None)
+    assert engines.default_engine() == "fast"
 
 
 def test_simulate(

@@ -240,7 +240,8 @@ def test_a_stable_run_goes_on_to_other_steps_until_its_rate_falls(tmp_path: Path
     assert equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))
     with pytest.raises(InputError) as error:
         train(CONFIG, CORPUS, replace(stable, steps=30), tmp_path / "part", resume=True)
-    settings = {"config": asdict(CONFIG), "recipe": asdict(replace(stable, steps=20))}
+    recipe = asdict(replace(stable, steps=20))
+    settings = {"config": asdict(CONFIG), "recipe": recipe, "tokenizer_sha256": None}
     assert str(error.value) == (
         f"{tmp_path}/part/training.pt: belongs to a run with other settings: {json.dumps(settings)}"
     )
@@ -261,6 +262,14 @@ def test_an_interrupted_run_is_kept(tmp_path: Path) -> None:
 def test_a_tokenizer_is_kept_beside_the_weights(tmp_path: Path) -> None:
     train(CONFIG, CORPUS, replace(RECIPE, steps=1), tmp_path, tokenizer='{"version": "1.0"}')
     assert (tmp_path / "tokenizer.json").read_text() == '{"version": "1.0"}'
+    with pytest.raises(InputError) as error:
+        train(CONFIG, CORPUS, replace(RECIPE, steps=1), tmp_path, tokenizer="{}", resume=True)
+    assert str(error.value).startswith(f"{tmp_path}/training.pt: belongs to a run with other ")
+    with pytest.raises(InputError) as error:
+        train(CONFIG, CORPUS, replace(RECIPE, steps=1), tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}/tokenizer.json: is there already, must not be beside a model of bytes"
+    )
 
 
 def test_matrices_decay_and_gains_do_not() -> None:
@@ -300,7 +309,9 @@ def test_resuming_with_other_settings(tmp_path: Path) -> None:
     train(CONFIG, CORPUS, recipe, tmp_path)
     with pytest.raises(InputError) as error:
         train(CONFIG, CORPUS, replace(recipe, batch=5), tmp_path, resume=True)
-    settings = json.dumps({"config": asdict(CONFIG), "recipe": asdict(recipe)})
+    settings = json.dumps(
+        {"config": asdict(CONFIG), "recipe": asdict(recipe), "tokenizer_sha256": None}
+    )
     assert (
         str(error.value)
         == f"{tmp_path}/training.pt: belongs to a run with other settings: {settings}"
@@ -312,7 +323,9 @@ def test_resuming_another_model(tmp_path: Path) -> None:
     train(CONFIG, CORPUS, recipe, tmp_path)
     with pytest.raises(InputError) as error:
         train(replace(CONFIG, rms_norm_eps=1e-3), CORPUS, recipe, tmp_path, resume=True)
-    settings = json.dumps({"config": asdict(CONFIG), "recipe": asdict(recipe)})
+    settings = json.dumps(
+        {"config": asdict(CONFIG), "recipe": asdict(recipe), "tokenizer_sha256": None}
+    )
     assert (
         str(error.value)
         == f"{tmp_path}/training.pt: belongs to a run with other settings: {settings}"

@@ -38,8 +38,13 @@ def tokenizer(template: str = "<s> $A", names: tuple[str, ...] = ("<s>", "</s>")
 def test_what_a_model_must_know(
     template: str, names: tuple[str, ...], bos: int | None, eos: int | None
 ) -> None:
-    size = 4 + len(names)
-    assert spelt.vocabulary_of(tokenizer(template, names)) == spelt.Vocabulary(size, bos, eos)
+    assert spelt.vocabulary_of(tokenizer(template, names)) == spelt.Vocabulary(6, bos, eos)
+
+
+def test_tokens_with_gaps_and_none_for_a_letter() -> None:
+    """The vocabulary reaches to the largest token."""
+    made = Tokenizer(WordLevel({"<unk>": 0, "cat": 40}, unk_token="<unk>"))
+    assert spelt.vocabulary_of(made.to_str()) == spelt.Vocabulary(41, None, None)
 
 
 @pytest.mark.parametrize("together", [1, 12, 1 << 20])

@@ -878,7 +878,8 @@ def again(found: dict[str, Any]) -> sections.Section:
 def test_how_to_make_a_run_again() -> None:
     """From the checkpoint on, as commands that can be pasted."""
     run = made_run()
-    options = ("--placer", "chain", "--chips", "2", "--set", "chip.static_power_w=1,2,3")
+    system = ("--system", "board", "--placer", "chain", "--chips", "2")
+    options = (*system, "--set", "chip.static_power_w=1,2,3")
     found = built(replace(run, mapping=replace(run.mapping, options=options)))
     one = found["run"]["results"][0]
     one |= {"prompt": "it's", "asked": 7, "sampling": {"temperature": 0.5, "seed": 3.0}}
@@ -895,6 +896,16 @@ def test_how_to_make_a_run_again() -> None:
     ((_, commands),) = again(found).texts
     assert commands == f"{begin}{simulate}--new-tokens 7 {end}"
     assert "its graph has the SHA-256 digest, which" in again(found).sentences[0]
+    one["sampling"] = {"temperature": 0.1234567, "seed": 12345678}
+    found["header"] |= {
+        "system": "another",
+        "set": ["chip.static_power_w=1,2,3", "chip.energy_per_synop_pj=1.2345678"],
+    }
+    ((_, commands),) = again(found).texts
+    report = "report run --system another --set chip.energy_per_synop_pj=1.2345678 -o report.html"
+    drawn = "--temperature 0.1234567 --seed 12345678"
+    assert commands == (f"{begin}{simulate}--new-tokens 7 {drawn} -o run\nmmfree-neuro {report}")
+    found["header"] |= {"system": "board", "set": []}
     found["header"] |= {"engine": "emulator", "root_before": True, "options": []}
     ((_, commands),) = again(found).texts
     assert commands.splitlines()[:3] == [

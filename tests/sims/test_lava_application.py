@@ -133,12 +133,22 @@ def test_words_chosen_on_chips_and_a_process_for_each_core(
 ) -> None:
     mapping = mapped(tmp_path, random_graph("small", "a8"), greedy_on_chips=True)
     program = """
+        from mmfree_neuro.errors import InputError
+
+        try:
+            engine.build(graph, mapping, sampling=Sampling(0.5))
+        except InputError as error:
+            assert str(error) == (
+                "the chips choose the words here, and greedily, so the temperature is 0.5, must be "
+                "0; a mapping without greedy-on-chips can draw"
+            )
+            print("refused")
         for per_core in (False, True):
             (found,) = answers([[*prompt, AGAIN, AGAIN]], per_core=per_core)
             assert found[3:] == chosen(3)
         print("ended")
     """
-    assert run(run_python, mapping, program) == "ended\n"
+    assert run(run_python, mapping, program) == "refused\nended\n"
 
 
 def test_what_is_no_word_is_refused_and_said_once(small: Path, run_python: Run) -> None:
@@ -156,14 +166,20 @@ def test_what_is_no_word_is_refused_and_said_once(small: Path, run_python: Run) 
     assert done.stderr.splitlines() == [said]
 
 
-def test_a_run_without_an_end_can_be_stopped(small: Path, run_python: Run) -> None:
-    program = """
+@pytest.mark.parametrize("apart", [0, 0.05])
+def test_a_run_without_an_end_can_be_stopped(apart: float, small: Path, run_python: Run) -> None:
+    """Also where Processes that run step by step are told later, and go on until then."""
+    program = f"""
         import multiprocessing
         import time
 
-        host, _ = between([[*prompt, RESTART]])
+        host, recorder = between([[NOTHING] * 3])
         host.run(condition=RunContinuous(), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
         time.sleep(0.3)
+        ports = host.runtime.runtime_to_service
+        first = [p.send for p in ports]
+        for port, send in zip(ports, first):
+            port.send = lambda command, send=send: (send(command), time.sleep({apart}))
         host.stop()
         print("ended", multiprocessing.active_children())
     """
@@ -175,7 +191,7 @@ def test_a_guarded_run_reads_vars_and_ends_whatever_fails(small: Path, run_pytho
     program = """
         import multiprocessing
 
-        from mmfree_neuro.errors import RunFailed
+        from mmfree_neuro.errors import EngineError, RunFailed
         from lava.magma.core.decorator import implements, requires
         from lava.magma.core.model.py.model import PyLoihiProcessModel
         from lava.magma.core.model.py.ports import PyInPort
@@ -209,6 +225,11 @@ def test_a_guarded_run_reads_vars_and_ends_whatever_fails(small: Path, run_pytho
             guard.run(host, config, steps=5, read=lambda: found.append(recorder.data.get()))
             assert found[0].astype(int).tolist()[0][3:] == chosen(2)
 
+            try:
+                guard.run(host, config, steps=5)
+            except EngineError as error:
+                print(error)
+
             host, _ = between([prompt])
             listener = Listener()
             host.tokens_out.connect(listener.words_in)
@@ -220,6 +241,8 @@ def test_a_guarded_run_reads_vars_and_ends_whatever_fails(small: Path, run_pytho
             print("left", multiprocessing.active_children())
     """
     assert run(run_python, small, program).splitlines() == [
+        "the host was run before, must be made anew with its network: a guarded run takes it to "
+        "its end",
         "the listener ... ValueError: heard enough",
         "left []",
     ]

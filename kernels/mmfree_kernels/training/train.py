@@ -7,6 +7,7 @@ depend on the seed and the step alone, so a resumed run sees what an uninterrupt
 seen.
 """
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -188,8 +189,9 @@ def fused_loss(model: HGRNBitModel, tokens: Tensor) -> Tensor:
         return half_blocks.forward_loss(model, tokens[:, :-1], tokens[:, 1:])
 
 
-def _settings(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
-    return {"config": asdict(config), "recipe": asdict(recipe)}
+def _settings(config: ModelConfig, recipe: Recipe, tokenizer: str | None) -> dict[str, Any]:
+    digest = None if tokenizer is None else hashlib.sha256(tokenizer.encode()).hexdigest()
+    return {"config": asdict(config), "recipe": asdict(recipe), "tokenizer_sha256": digest}
 
 
 @dataclass
@@ -223,7 +225,7 @@ class _Run:
         state = {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "settings": _settings(self.model.config, self.recipe),
+            "settings": _settings(self.model.config, self.recipe, self.tokenizer),
             "step": step,
         }
         try:
@@ -254,7 +256,7 @@ class _Run:
 
     def resume(self) -> int:
         """Go on from the state in the folder: the steps that were done."""
-        settings = _settings(self.model.config, self.recipe)
+        settings = _settings(self.model.config, self.recipe, self.tokenizer)
         with reading(self.path, InputError, A_STATE), opened(self.path):
             state = _loaded(self.path, self.model.lm_head.weight.device)
             if not _same_run(state["settings"], settings, state["step"]):
@@ -390,6 +392,10 @@ def train(
     if resume and not os.path.lexists(folder / STATE):
         raise InputError(f"{folder / STATE}: no such file; there is no run to resume")
     check_folder(folder, folder)
+    if tokenizer is None and os.path.lexists(folder / TOKENIZER):
+        raise InputError(
+            f"{folder / TOKENIZER}: is there already, must not be beside a model of bytes"
+        )
     check_outputs(folder / name for name in FILES)
     with joined(), locked(folder) if ranks.leads else nullcontext():
         model = HGRNBitModel(config)

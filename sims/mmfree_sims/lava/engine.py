@@ -12,7 +12,17 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 from mmfree_neuro.errors import EngineError, RunFailed
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import HOST, Mapping
-from mmfree_neuro.run.job import PHASES, Job, Progress, Result, Saving, check, check_saving, silent
+from mmfree_neuro.run.job import (
+    PHASES,
+    Job,
+    Progress,
+    Result,
+    Saving,
+    check,
+    check_drawn,
+    check_saving,
+    silent,
+)
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_sims.lava import guard
 from mmfree_sims.lava.chip.process import GREEDY, Chip, ChipOfCores, Core, Host, JobHost
@@ -40,9 +50,12 @@ def build(
     """The model as a part of a Lava program: the Host, whose token ports are free, and the Chips
     behind it, connected.
 
-    `sampling` and `width` are as `Host` says.  The network runs as any other, by the `run` of one
+    `sampling` and `width` are as `Host` says; InputError where words are to be drawn and the chips
+    choose them.  The network runs as any other, by the `run` of one
     of its Processes, or by `guard.run`, which ends it whatever fails.
     """
+    if graph.greedy:
+        check_drawn(sampling)
     plan = Plan(graph, mapping, by_core(mapping) if per_core else by_chip)
     host = Host(plan=plan, sampling=sampling, width=width, name="the host")
     return host, _chips(plan, mapping, host, per_core=per_core)

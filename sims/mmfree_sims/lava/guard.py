@@ -105,10 +105,15 @@ def run(
 
     `read` is called between the two: a Var can be read there.  `watch` is called a few hundred
     times a second.  `pulse` gives another value whenever a packet has moved, and the process ids of
-    the models that cannot be idle for long.  Raises RunFailed when a child raises or dies;
-    KeyboardInterrupt and whatever `read` and `watch` raise pass through.  Nothing is left in any
-    case.
+    the models that cannot be idle for long.  Raises EngineError where the network was run before,
+    and RunFailed when a child raises or dies; KeyboardInterrupt and whatever `read` and `watch`
+    raise pass through.  Nothing is left in any case.
     """
+    if process.is_compiled:
+        raise EngineError(
+            f"{process.name} was run before, must be made anew with its network: a guarded run "
+            "takes it to its end"
+        )
     executable = process.compile(run_config, {"pypy_channel_size": channel_slots})
     with _room_for(count(executable)):
         runtime = GuestRuntime(executable, ActorType.MultiProcessing)

@@ -34,6 +34,8 @@ WAIT_SECONDS = 0.005
 another is taken."""
 
 
+QUIET_SECONDS = 0.3
+"""When nothing has moved at the host's ports for so long, whoever stands beside it has stopped."""
 NO_WORD = "the host was sent what is no word of the model, and answers it by 0:"
 
 
@@ -320,9 +322,21 @@ class PyHostModel(HostModel):
         self.tokens_out.send(words)
 
     def leave(self) -> None:
-        """Let whoever waits for the answer of this very step end it."""
-        if all(port.probe() for port in self.tokens_out.csp_ports):
-            self.tokens_out.send(np.zeros(self.tokens_out.shape, np.int32))
+        """Keep nobody waiting: Processes that run step by step may be told to stop later, and go on
+        until then."""
+        source, sink = self.tokens_in.csp_ports, self.tokens_out.csp_ports
+        last = time.monotonic()
+        while time.monotonic() - last < QUIET_SECONDS:
+            came = bool(source) and all(port.probe() for port in source)
+            if came:
+                self.tokens_in.recv()
+            room = bool(sink) and all(port.probe() for port in sink)
+            if room:
+                self.tokens_out.send(np.zeros(self.tokens_out.shape, np.int32))
+            if came or room:
+                last = time.monotonic()
+            else:
+                time.sleep(WAIT_SECONDS / 10)
 
 
 @implements(proc=JobHost, protocol=AsyncProtocol)

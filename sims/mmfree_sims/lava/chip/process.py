@@ -153,7 +153,8 @@ class Host(_Connected):
     number of a token plus 1; the answer in its place is the word that the model chooses to follow,
     by `sampling`.  `mmfree_sims.tiles.answers` names the other words: NOTHING (0) feeds nothing and
     is answered by 0, AGAIN (-1) feeds the word that was chosen last, RESTART (-2) begins a new
-    sequence.  What is none of these is refused: answered by 0, counted, and told on stderr.
+    sequence.  What is none of these is refused: answered by 0, counted, and the first of it told on
+    stderr.  Lava adds what several Processes send to one port, so connect one.
 
     Ports: `tokens_in`, `tokens_out` [width]; `s_in`, `s_out`, packets.
     Vars: `counters` [COUNTERS]; `refused` [1].
