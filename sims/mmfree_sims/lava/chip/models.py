@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import time
+from abc import abstractmethod
 from collections import deque
 from threading import Condition
 from typing import Any
@@ -70,9 +71,9 @@ class PacketModel(PyAsyncProcessModel):
         finally:
             self.counters[:] = self.count
 
+    @abstractmethod
     def serve(self) -> None:
         """What the model does in a run."""
-        raise NotImplementedError
 
     def leave(self) -> None:
         """The run was stopped."""
