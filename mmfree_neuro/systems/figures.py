@@ -113,4 +113,4 @@ def _text(value: Quantity) -> str:
     """A figure as it is set."""
     low, central, high = value.low, value.central, value.high
     different = (central,) if low == central == high else (low, central, high)
-    return ",".join(str(int(n)) if n == int(n) else repr(n) for n in different)
+    return ",".join(str(int(n)) if n.is_integer() else repr(n) for n in map(float, different))
