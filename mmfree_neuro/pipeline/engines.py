@@ -1,6 +1,7 @@
 """The engines: one table of what each is called, what it needs and how it is run."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -121,9 +122,11 @@ EMULATOR = "emulator"
 
 def default_engine() -> str:
     """What runs a mapping here unless one is named."""
-    # A folder without a module, as an uninstalled lava-nc may leave one, is no Lava.
-    found = find_spec("lava") is not None and find_spec(LAVA) is not None
-    return DEFAULT_ENGINE if found else INSTEAD
+    # An uninstalled lava-nc may leave a folder, and lava-dl alone has one, too: neither is Lava.
+    with suppress(ModuleNotFoundError):
+        if find_spec(LAVA) is not None:
+            return DEFAULT_ENGINE
+    return INSTEAD
 
 
 def names_and_needs() -> str:

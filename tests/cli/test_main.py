@@ -435,7 +435,13 @@ def test_without_lava_another_engine_runs_and_that_is_said(
     monkeypatch.setattr(engines, "find_spec", lambda name: name)
     assert engines.default_engine() == "lava"
     # a folder that an uninstalled lava-nc may leave
-    monkeypatch.setattr(engines, "find_spec", lambda name: name if name == "lava" else None)
+    monkeypatch.undo()
+    (tmp_path / "left" / "lava" / "lib").mkdir(parents=True)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lava"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "left")])
+    assert engines.default_engine() == "fast"
+    (tmp_path / "left" / "lava" / "magma").mkdir()
     assert engines.default_engine() == "fast"
 
 

@@ -16,14 +16,11 @@ from mmfree_neuro.run.sequences import chosen_by
 from mmfree_sims.tiles.packets import GENERATED
 from mmfree_sims.tiles.plan import Plan
 from mmfree_sims.tiles.tallies import Tallies
-from mmfree_sims.tiles.terminal import Terminal, Wire
+from mmfree_sims.tiles.terminal import TOGETHER, Terminal, Wire
 
 NOTHING, AGAIN, RESTART = 0, -1, -2
 """What else a word may be: no token; the token that was chosen last; the next token begins a new
 sequence."""
-
-TOGETHER = 8
-"""How many tokens the host sends in one packet."""
 
 
 class Answers:

@@ -20,10 +20,7 @@ from mmfree_sims.tiles.book import Start
 from mmfree_sims.tiles.packets import FLAGS, GENERATED, LABEL, POSITION, SAVE, SEQUENCE, SLOT
 from mmfree_sims.tiles.plan import Plan
 from mmfree_sims.tiles.tallies import Tallies
-from mmfree_sims.tiles.terminal import Terminal, Wire
-
-TOGETHER = 8
-"""How many tokens the host sends in one packet."""
+from mmfree_sims.tiles.terminal import TOGETHER, Terminal, Wire
 
 
 class JobWire(Wire, Protocol):

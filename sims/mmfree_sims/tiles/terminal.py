@@ -18,6 +18,9 @@ from mmfree_sims.tiles.plan import Plan
 from mmfree_sims.tiles.tallies import Ledger, Tallies
 from mmfree_sims.tiles.tile import Tile
 
+TOGETHER = 8
+"""How many tokens the host sends in one packet."""
+
 
 class Wire(Protocol):
     """How the host is connected."""

@@ -51,10 +51,9 @@ class _Process(AbstractProcess):
 
 
 class _Connected(_Process):
-    """A Process that sends and receives packets and counts.
+    """A Process that sends and receives packets.
 
     Ports: `s_in`, `s_out`, packets.
-    Vars: `counters` [COUNTERS].
     """
 
     def __init__(self, *, plan: Plan, **params: Any) -> None:
@@ -62,10 +61,20 @@ class _Connected(_Process):
         words = vector_words(plan)
         self.s_in = InPort(shape=(words,))
         self.s_out = OutPort(shape=(words,))
+
+
+class _Counting(_Connected):
+    """One that counts, too.
+
+    Vars: `counters` [COUNTERS].
+    """
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
         self.counters = Var(shape=(COUNTERS,), init=0)
 
 
-class Chip(_Connected):
+class Chip(_Counting):
     """All cores of one chip, in one OS process.
 
     With RunSteps it runs until the stream ends, whatever the number; with RunContinuous until it is
@@ -96,11 +105,8 @@ class Chip(_Connected):
         )
 
 
-class ChipOfCores(_Process):
-    """One chip as a network of `Core`s, each an OS process; `plan` has a tile for every core.
-
-    Ports: `s_in`, `s_out`, packets.
-    """
+class ChipOfCores(_Connected):
+    """One chip as a network of `Core`s, each an OS process; `plan` has a tile for every core."""
 
     def __init__(
         self,
@@ -122,12 +128,9 @@ class ChipOfCores(_Process):
             shared=shared,
             **kwargs,
         )
-        words = vector_words(plan)
-        self.s_in = InPort(shape=(words,))
-        self.s_out = OutPort(shape=(words,))
 
 
-class Core(_Connected):
+class Core(_Counting):
     """One core of a chip."""
 
     def __init__(
@@ -144,7 +147,7 @@ class Core(_Connected):
         )
 
 
-class Host(_Connected):
+class Host(_Counting):
     """The model's way in and out for the other Processes of a program.
 
     In every step of RunSteps, or until it is stopped, it takes one message from `tokens_in` and
@@ -171,7 +174,7 @@ class Host(_Connected):
         self.refused = Var(shape=(1,), init=0)
 
 
-class JobHost(_Connected):
+class JobHost(_Counting):
     """Runs one job and ends the stream: embeds tokens, reads logits or the words that chips choose,
     or makes logits where a mapping leaves the head to it, and chooses the next token.
 
