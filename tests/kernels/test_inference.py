@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from mmfree_kernels.bench.workloads import plain
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
-from mmfree_kernels.inference import decoder, few, many, model
+from mmfree_kernels.inference import decoder, ends, few, many, messages, model
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.prefill import Prefill, chunk_length
-from mmfree_kernels.ops.bitlinear.naive import code_product, rms_norm
 from mmfree_kernels.ops.bitlinear.packed import words
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.hgrn_bit.config import ModelConfig
@@ -64,15 +64,7 @@ def both(request: pytest.FixtureRequest, device: str) -> tuple[model.PackedModel
     )
 
 
-@pytest.fixture
-def large_tiles(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    """Few programs where the interpreter runs one after another."""
-    if device == "cpu":
-        monkeypatch.setattr(few, "_tile", lambda rows, columns, matrices: (16, 4, 4))
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("large_tiles")
 @pytest.mark.parametrize(
     ("at_most", "batch"), [(0, 1), (decoder.FEW, 2), (0, 2)], ids=["one", "few", "many"]
 )
@@ -122,7 +114,6 @@ def test_prefill(
         assert not cut.state.any()
 
 
-@pytest.mark.usefixtures("large_tiles")
 @torch.no_grad()
 def test_generation_after_a_prompt(both: tuple[model.PackedModel, HGRNBitModel]) -> None:
     packed, naive = both
@@ -135,7 +126,6 @@ def test_generation_after_a_prompt(both: tuple[model.PackedModel, HGRNBitModel])
     assert (session.logits - naive(whole)[0][:, -1]).abs().max() < ROUNDING
 
 
-@pytest.mark.usefixtures("large_tiles")
 def test_two_sequences_are_two(both: tuple[model.PackedModel, HGRNBitModel]) -> None:
     packed, _ = both
     pair, one = Decoder(packed, 2), Decoder(packed, 1)
@@ -151,7 +141,7 @@ def test_the_first_of_equal_logits_is_chosen(device: str) -> None:
     logits[2] = float("-inf")
     logits[2, 77] = -5
     tokens = torch.full((3,), 9, device=device)
-    few.choose(logits, tokens)
+    ends.choose(logits, tokens)
     assert tokens.tolist() == [0, 4200, 77]
 
 
@@ -165,7 +155,7 @@ def test_embeddings(device: str) -> None:
         packed = model.from_checkpoint(checkpoint, device, kind)
         assert packed.embedding.dtype == getattr(torch, kind)
         x = torch.empty(4, 32, device=device)
-        few.embed(torch.tensor([0, 5, 47, 5], device=device), packed.embedding, packed.steps, x)
+        ends.embed(torch.tensor([0, 5, 47, 5], device=device), packed.embedding, packed.steps, x)
         assert ((x.cpu() - table[[0, 5, 47, 5]]).abs() <= bound[[0, 5, 47, 5], None]).all()
 
 
@@ -190,8 +180,8 @@ def test_weights_take_two_bits(both: tuple[model.PackedModel, HGRNBitModel]) -> 
         size for name, size in sizes.items() if is_ternary(name) and "proj" in name
     )
     others = 4 * sum(size for name, size in sizes.items() if name.endswith("norm.weight"))
-    bounds = 4 * 32 if config.use_lower_bound else 0
-    scales = 4 * (config.num_hidden_layers * 6 + 1)
+    bounds = 4 * config.state_size * config.num_hidden_layers
+    scales = 4 * (config.num_hidden_layers * model.SCALES + 4)
     assert packed.weights_bytes == ternary // 4 + 2 * 50 * 32 + others + bounds + scales
 
 
@@ -221,21 +211,110 @@ def test_refusals(device: str) -> None:
 def test_unknown_tokens_have_no_logits(device: str) -> None:
     packed = model.random(CONFIG, device)
     x = torch.empty(4, 32, device=device)
-    few.embed(torch.tensor([-1, 49, 50, 2**40], device=device), packed.embedding, packed.steps, x)
+    ends.embed(torch.tensor([-1, 49, 50, 2**40], device=device), packed.embedding, packed.steps, x)
     assert x.isnan().all(1).tolist() == [True, False, True, True]
     assert x[1].isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered", "ignore:invalid value")
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_sequence_with_an_unknown_token_has_no_logits_and_others_have(
+    device: str, batch: int
+) -> None:
+    session = Decoder(model.random(CONFIG, device), batch)
+    session.tokens.copy_(torch.tensor([50, 7, 3][:batch]))
+    session.step()
+    assert session.logits[0].isnan().all()
+    assert session.state[:, 0].isnan().all()
+    assert session.logits[1:].isfinite().all()
+
+
+@torch.no_grad()
+def test_mailboxes_change_places_and_are_empty_for_the_step_after(device: str) -> None:
+    packed = model.random(CONFIG, device)
+    tokens = torch.tensor([3, 41], device=device)
+    state, logits = packed.zero_state(2), torch.zeros(2, 50, device=device)
+    step = few.Step(packed, tokens, state, logits)
+    empty = step.mail.view(torch.int32) == messages.EMPTY
+    assert empty.all()
+    for turn in (0, 1, 0):
+        assert step.turns.tolist() == [turn, turn]
+        step()
+        empty = step.mail.view(torch.int32) == messages.EMPTY
+        # Two values for each block's end and beginning, four rows between, and each program's best.
+        used = 3 * 32 + 2 * (32 + 2 * 32 + 48) + 2 * step.grid[0] // 2
+        assert not empty[:, turn, :used].any()
+        assert empty[:, 1 - turn].all()
+
+
 @pytest.mark.parametrize(
-    ("rows", "columns"), [(32, 4112), (8208, 272)], ids=["eight warps", "many rows"]
+    ("rows", "columns", "warps"),
+    [(32, 16, 1), (48, 272, 4), (80, 1024, 4), (16, 2560, 8)],
+    ids=["one group", "rounds not full", "two rounds", "eight warps"],
 )
-def test_tiles_of_large_layers(device: str, rows: int, columns: int) -> None:
-    if device == "cpu" and rows > 8192:
-        pytest.skip("the interpreter takes a minute for so many programs")
-    codes = torch.randint(-1, 2, (rows, columns), dtype=torch.int8)
-    weights, one = words(ternary.pack(codes.numpy()), device), torch.ones(1, columns, device=device)
-    linear = model.Linear(weights, one, torch.full((1,), 0.5, device=device))
-    v, x = torch.randn(1, columns), torch.zeros(1, rows, device=device)
-    few.channel_out(v.to(device), linear, x)
-    naive = code_product(rms_norm(v, torch.ones(columns), 1e-6), codes.float(), 0.5)
-    assert (x.cpu() - naive).abs().max() < 0.01 * naive.abs().max()
+def test_products_are_exact(device: str, rows: int, columns: int, warps: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    codes = torch.randint(-1, 2, (rows, columns), dtype=torch.int8, generator=generator)
+    q = torch.randint(-127, 128, (3, columns), dtype=torch.int8, generator=generator)
+    q[0], q[1] = 127, -127
+    found = few.sums(q.to(device), words(ternary.pack(codes.numpy()), device), warps)
+    assert torch.equal(found.cpu(), q.float() @ codes.float().mT)
+
+
+LARGER = {
+    "370M": replace(CONFIG, hidden_size=1024, intermediate_size=2816, vocab_size=1000),
+    "rounds not full": replace(
+        CONFIG, hidden_size=2560, num_hidden_layers=1, intermediate_size=6912
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", LARGER)
+@pytest.mark.parametrize("batch", [1, 4])
+@torch.no_grad()
+def test_programs_of_a_gpu(shape: str, batch: int, device: str) -> None:
+    if device == "cpu":
+        pytest.skip("one after another, programs could not wait for each other")
+    packed = model.random(LARGER[shape], device)
+    session = Decoder(packed, batch)
+    prompt = torch.tensor([[3, 41, 7], [40, 7, 2], [1, 1, 9], [0, 49, 5]], device=device)[:batch]
+    expected = plain.logits(packed, prompt)[:, -1]
+    for _ in range(20):
+        session.reset()
+        session.feed(prompt)
+        # An activation may fall to the other side of a rounding boundary.
+        assert (session.logits - expected).abs().median() < 0.02 * expected.std()
+
+
+def test_how_inputs_and_rows_are_shared_out() -> None:
+    assert few.held(1024, 4) == (2, True)
+    assert few.held(2816, 4) == (8, False)
+    assert few.held(32, 4) == (1, False)
+    # 256 quads of 132 programs: two each, in one tile.  2,816 rows: six instead of 5.3.
+    assert few.cut(1024, 132, 1, 2) == (8, 2, 2, 1)
+    assert few.cut(2816, 132, 2, 2) == (24, 8, 2, 1)
+    # 64 rows of 16 programs, in four chunks: 4 quads of 8 rounds are 32 words of a thread.
+    assert few.cut(1024, 16, 1, 8) == (64, 4, 4, 4)
+    assert few.cut(32, 1, 3, 1) == (32, 8, 4, 1)
+
+
+def test_programs_that_are_resident(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few, "INTERPRETED", False)
+    cpu = torch.device("cpu")
+    assert few.plan(1024, 1, cpu) == few.Plan(132, 4)
+    assert few.plan(1024, 2, cpu) == few.Plan(132, 4)
+    assert few.plan(1024, 16, cpu) == few.Plan(16, 4)
+    assert few.plan(2048, 4, cpu) == few.Plan(33, 8)
+
+
+def test_reads_of_messages() -> None:
+    one = messages.four(1)
+    assert one.registers == "=&r,=&r,=&r,=&r,l"
+    assert one.text == (
+        "{ .reg .pred p; again: ld.relaxed.gpu.global.v4.b32 {$0, $1, $2, $3}, [$4]; "
+        "setp.eq.b32 p, $0, 0xffc0deae; setp.eq.or.b32 p, $1, 0xffc0deae, p; "
+        "setp.eq.or.b32 p, $2, 0xffc0deae, p; setp.eq.or.b32 p, $3, 0xffc0deae, p; "
+        "vote.sync.any.pred p, p, -1; @p bra again; }"
+    )
+    assert messages.four(2).text.count("{$0, $2, $4, $6}, [$8]") == 1
+    assert [messages.four(places).pack for places in (1, 4, 16)] == [1, 4, 8]

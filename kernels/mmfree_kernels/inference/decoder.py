@@ -4,13 +4,13 @@ launch."""
 import torch
 from torch import Tensor
 
-from mmfree_kernels.inference import few, many
+from mmfree_kernels.inference import ends, few, many
 from mmfree_kernels.inference.model import PackedModel, check_tokens
 from mmfree_kernels.training.captured import graph_of
 
-FEW = 2048
-"""One sequence goes through the kernels of `few`, and more while they have so many hidden values;
-others do not."""
+FEW = 1 << 14
+"""So many hidden values of all sequences together go through `few`, and one sequence always; others
+through `many`."""
 
 
 class Decoder:
@@ -27,9 +27,9 @@ class Decoder:
         self.tokens = torch.zeros(batch, dtype=torch.int64, device=device)
         self.state = model.zero_state(batch)
         self.logits = torch.zeros(batch, config.vocab_size, device=device)
-        self._x = torch.zeros(batch, config.hidden_size, device=device)
-        self._gate = torch.zeros(batch, config.state_size, device=device)
-        self._v = torch.zeros(batch, config.intermediate_size, device=device)
+        self._few = None
+        if batch == 1 or batch * config.hidden_size <= FEW:
+            self._few = few.Step(model, self.tokens, self.state, self.logits)
         self._graph = graph_of(self._step) if device.type == "cuda" else None
         self.reset()
 
@@ -46,24 +46,14 @@ class Decoder:
             self._graph.replay()
 
     def _step(self) -> None:
-        model, x = self.model, self._x
-        few.embed(self.tokens, model.embedding, model.steps, x)
-        if len(x) == 1 or x.numel() <= FEW:
+        if self._few is not None:
             self._few()
-        else:
-            self.logits.copy_(many.forward(model, x[:, None], self.state, self.state))
-        few.choose(self.logits, self.tokens)
-
-    def _few(self) -> None:
-        eps, x = self.model.config.rms_norm_eps, self._x
-        for number, layer in enumerate(self.model.layers):
-            few.mixer_in(
-                x, layer.attn_norm, layer.mixer_in, layer.bound, self.state[number], self._gate, eps
-            )
-            few.mixer_out(self.state[number], self._gate, layer.g_norm, layer.mixer_out, x, eps)
-            few.channel_in(x, layer.mlp_norm, layer.channel_in, self._v, eps)
-            few.channel_out(self._v, layer.channel_out, x)
-        few.head(x, self.model.norm, self.model.head, self.logits, eps)
+            return
+        model = self.model
+        x = torch.empty(len(self.tokens), model.config.hidden_size, device=model.device)
+        ends.embed(self.tokens, model.embedding, model.steps, x)
+        self.logits.copy_(many.forward(model, x[:, None], self.state, self.state))
+        ends.choose(self.logits, self.tokens)
 
     def feed(self, prompt: Tensor) -> None:
         """Feed a prompt int64 [batch, time] step by step; `tokens` is then what is likeliest to

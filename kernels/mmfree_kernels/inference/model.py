@@ -2,12 +2,15 @@
 inference on a GPU.
 
 Weights are `bitlinear.packed` words; gains, bounds and scales are float32; the embedding is int8
-with one step a word, or bfloat16.
+with one step a word, or bfloat16.  The words of all blocks and of the head lie in one tensor, one
+block behind the other, and so do all vectors: a kernel that goes through all blocks finds
+everything from two addresses.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -57,11 +60,23 @@ class PackedModel:
     """All of a model on one device."""
 
     config: ModelConfig
+    words: Tensor  # of the blocks and the head; what follows has views of it
+    vectors: Tensor  # of the blocks, the last norm and the head
     embedding: Tensor  # [vocabulary, hidden], int8 or bfloat16
     steps: Tensor | None  # [vocabulary], what one step of an int8 embedding is worth
     layers: tuple[Layer, ...]
     norm: Tensor  # [hidden]
     head: Linear
+
+    @property
+    def layer_words(self) -> int:
+        """How many words a block has."""
+        return _block_sizes(self.config)[0]
+
+    @property
+    def layer_vectors(self) -> int:
+        """How many values all vectors of a block have."""
+        return _block_sizes(self.config)[1]
 
     @property
     def device(self) -> torch.device:
@@ -71,7 +86,10 @@ class PackedModel:
     @property
     def weights_bytes(self) -> int:
         """What all of it takes, in bytes."""
-        return sum(t.nbytes for t in _tensors(self))
+        return sum(t.nbytes for t in (self.words, self.vectors, *self._table()))
+
+    def _table(self) -> list[Tensor]:
+        return [self.embedding] if self.steps is None else [self.embedding, self.steps]
 
     def zero_state(self, batch: int) -> Tensor:
         """The state before the first token: float32 [layers, batch, state]."""
@@ -93,14 +111,28 @@ def check_tokens(tokens: Tensor, batch: int) -> None:
         )
 
 
-def _tensors(part: object) -> list[Tensor]:
-    if isinstance(part, Tensor):
-        return [part]
-    if isinstance(part, tuple):
-        return [t for each in part for t in _tensors(each)]
-    if isinstance(part, (PackedModel, Layer, Linear)):
-        return [t for each in vars(part).values() for t in _tensors(each)]
-    return []
+SCALES = 16
+"""Scales of a block: those of its four layers begin at 0, 4, 8 and 12."""
+
+
+def _block_sizes(config: ModelConfig) -> tuple[int, int]:
+    """Words and vector values of a block."""
+    hidden, inner, width = config.hidden_size, config.state_size, config.intermediate_size
+    words = (4 * hidden * inner + 3 * hidden * width) // TILE
+    return words, 6 * hidden + 3 * inner + width + SCALES
+
+
+class _Shelf:
+    """A tensor that is handed out piece by piece."""
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.all, self.used = torch.zeros(size, dtype=dtype, device=device), 0
+
+    def take(self, *shape: int) -> Tensor:
+        """The next piece, of that shape."""
+        size = prod(shape)
+        self.used += size
+        return self.all[self.used - size : self.used].view(shape)
 
 
 Gain = Callable[[str], Tensor]
@@ -117,40 +149,69 @@ def _assemble(
     embedding: Tensor,
     steps: Tensor | None,
 ) -> PackedModel:
-    def linear(names: list[str], rows: int, columns: int) -> Linear:
-        found = [weight(f"{name}.weight", rows, columns) for name in names]
-        scales = torch.tensor(
-            [scale for _, scale in found], dtype=torch.float32, device=embedding.device
-        )
-        gains = torch.stack([gain(f"{name}.norm.weight") for name in names])
-        return Linear(
-            found[0][0] if len(found) == 1 else torch.cat([packed for packed, _ in found]),
-            gains,
-            scales,
-        )
-
-    def layer(number: int) -> Layer:
-        name = f"model.layers.{number}"
-        return Layer(
-            gain(f"{name}.attn_norm.weight"),
-            linear([f"{name}.attn.{p}_proj" for p in "ifg"], state, hidden),
-            bounds[number],
-            gain(f"{name}.attn.g_norm.weight"),
-            linear([f"{name}.attn.o_proj"], hidden, state),
-            gain(f"{name}.mlp_norm.weight"),
-            linear([f"{name}.mlp.gate_proj"], 2 * width, hidden),
-            linear([f"{name}.mlp.down_proj"], hidden, width),
-        )
-
-    hidden, state, width = config.hidden_size, config.state_size, config.intermediate_size
-    for what, size in (("hidden size", hidden), ("state size", state), ("gate width", width)):
+    hidden, inner, width = config.hidden_size, config.state_size, config.intermediate_size
+    for what, size in (("hidden size", hidden), ("state size", inner), ("gate width", width)):
         if size % TILE:
             raise InputError(
                 f"the {what} is {size}, must be a multiple of {TILE} for packed weights"
             )
-    layers = tuple(layer(number) for number in range(config.num_hidden_layers))
+    block_words, block_vectors = _block_sizes(config)
+    layers, head_tiles = config.num_hidden_layers, -(-config.vocab_size // TILE)
+    words = _Shelf(layers * block_words + head_tiles * hidden, torch.int32, embedding.device)
+    vectors = _Shelf(layers * block_vectors + 2 * hidden + 4, torch.float32, embedding.device)
+
+    def put(size: int, name: str) -> Tensor:
+        return vectors.take(size).copy_(gain(name))
+
+    def linear(names: list[str], rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Words and gains of layers on one input; their scales are still to come."""
+        tiles = -(-rows // TILE)
+        packed = words.take(len(names) * tiles, columns // TILE, TILE)
+        gains = vectors.take(len(names), columns)
+        for number, name in enumerate(names):
+            found, scale = weight(f"{name}.weight", rows, columns)
+            packed[number * tiles : (number + 1) * tiles] = found
+            gains[number] = gain(f"{name}.norm.weight")
+            scales.append(scale)
+        return packed, gains
+
+    def layer(number: int) -> Layer:
+        name = f"model.layers.{number}"
+        attn_norm = put(hidden, f"{name}.attn_norm.weight")
+        mixer_in = linear([f"{name}.attn.{p}_proj" for p in "ifg"], inner, hidden)
+        g_norm = put(inner, f"{name}.attn.g_norm.weight")
+        mixer_out = linear([f"{name}.attn.o_proj"], hidden, inner)
+        mlp_norm = put(hidden, f"{name}.mlp_norm.weight")
+        channel_in = linear([f"{name}.mlp.gate_proj"], 2 * width, hidden)
+        channel_out = linear([f"{name}.mlp.down_proj"], hidden, width)
+        bound, found = vectors.take(inner), bounds[number]
+        if found is not None:
+            bound.copy_(found)
+        of_three, *of_one = vectors.take(4, SCALES // 4)
+        of_three[:3] = torch.tensor(scales[:3])
+        for scale, place in zip(scales[3:], of_one, strict=True):
+            place[0] = scale
+        scales.clear()
+        return Layer(
+            attn_norm,
+            Linear(*mixer_in, of_three[:3]),
+            bound if found is not None else None,
+            g_norm,
+            Linear(*mixer_out, of_one[0][:1]),
+            mlp_norm,
+            Linear(*channel_in, of_one[1][:1]),
+            Linear(*channel_out, of_one[2][:1]),
+        )
+
+    scales = list[float]()
+    blocks = tuple(layer(number) for number in range(layers))
+    norm = put(hidden, "model.norm.weight")
     head = linear(["lm_head"], config.vocab_size, hidden)
-    return PackedModel(config, embedding, steps, layers, gain("model.norm.weight"), head)
+    of_head = vectors.take(4)
+    of_head[0] = scales[0]
+    return PackedModel(
+        config, words.all, vectors.all, embedding, steps, blocks, norm, Linear(*head, of_head[:1])
+    )
 
 
 def _embedding(table: Tensor, kind: EmbeddingKind) -> tuple[Tensor, Tensor | None]:

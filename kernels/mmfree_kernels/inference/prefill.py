@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmfree_kernels.inference import few, many
+from mmfree_kernels.inference import ends, many
 from mmfree_kernels.inference.model import PackedModel, check_tokens
 from mmfree_kernels.training.captured import graph_of
 
@@ -75,7 +75,7 @@ class Prefill:
     def _read(self, tokens: Tensor) -> None:
         model = self.model
         x = torch.empty(*tokens.shape, model.config.hidden_size, device=model.device)
-        few.embed(tokens.view(-1), model.embedding, model.steps, x.view(-1, x.shape[-1]))
+        ends.embed(tokens.view(-1), model.embedding, model.steps, x.view(-1, x.shape[-1]))
         self.logits.copy_(many.forward(model, x, self.state, self.state))
 
     def _prepare(self, length: int) -> _Captured:

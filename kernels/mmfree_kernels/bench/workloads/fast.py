@@ -17,10 +17,11 @@ from mmfree_kernels.bench.workload import (
 )
 from mmfree_kernels.bench.workloads import naive, plain
 from mmfree_kernels.float_model.model import HGRNBitModel
+from mmfree_kernels.inference import few
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.model import PackedModel, from_checkpoint, random
 from mmfree_kernels.inference.prefill import Prefill as Prompt
-from mmfree_kernels.ops.bitlinear.packed import product, sums, unpack
+from mmfree_kernels.ops.bitlinear.packed import product, unpack
 from mmfree_kernels.ops.bitlinear.product import int8_sums
 from mmfree_kernels.training import half_blocks
 from mmfree_kernels.training.captured import Gradients
@@ -80,10 +81,9 @@ def exact_products(model: PackedModel) -> int:
     """How many products of packed weights with random and extreme codes equal those of plain torch,
     bit for bit.
 
-    Three ways to multiply: `sums`, whose `row_sums` is what the kernels that decode a few sequences
-    call; `product`, which takes some dozens of tokens, and the head after prompts; and, as long
-    prompts do it, `unpack` to int8 and then `int8_sums`.  Raises WrongResult at the first that
-    differs.
+    Three ways to multiply: `few.sums`, the products of the kernel that decodes a few sequences;
+    `product`, which takes some dozens of tokens, and the head after prompts; and, as long prompts
+    do it, `unpack` to int8 and then `int8_sums`.  Raises WrongResult at the first that differs.
     """
     first, last = model.layers[0], model.layers[-1]
     layers = {
@@ -101,7 +101,7 @@ def exact_products(model: PackedModel) -> int:
         expected = (q.double() @ codes.double().mT).to(torch.int32)
         unpacked = unpack(weights, torch.empty(codes.shape, dtype=torch.int8, device=model.device))
         ways = {
-            "sums": sums(q, weights),
+            "sums": few.sums(q, weights).to(torch.int32),
             "product": product(q, weights),
             "int8 sums": int8_sums(q, unpacked),
         }
