@@ -1,11 +1,12 @@
 """Everything that is measured on a GPU, in order of importance: speed, energy and memory, each as
 `bench gpu` does it.
 
-Rows are saved one by one as they come, so that a run may be cut off.  A point whose result is
-wrong, or that does not fit the memory, is told on standard error and gets no row, and the next one
-follows.  Points that share a model share a process; those that compile or train have one of their
-own, so that nothing of another is in their memory. Run from a checkout:
-PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu.py [-o ROWS] [--only WORDS]
+Rows are saved one by one as they come, so that a run may be cut off, and `--missing` goes on where
+it was.  A point whose result is wrong, or that does not fit the memory, is told on standard error
+and gets no row, and the next one follows.  Points that share a model share a process, and give back
+what they held before the next is built; those that train have one of their own, so that nothing of
+another is in their memory.  Run from a checkout: PYTHONPATH=.:partition:kernels:sims python
+examples/benchmarks/gpu.py [-o ROWS] [--only WORDS] [--budget-seconds S] [--missing DEVICE]
 [--list]
 """
 
@@ -34,40 +35,59 @@ def _points(implementation: str, model: str, mode: str, *shapes: tuple[int, int]
 
 
 POINTS = [
-    *_points("fast", "370m", "generate", (1, 512), (64, 512)),
+    # What tables of speed are made of, each beside its opponent.
+    *_points("fast", "370m", "generate", (1, 512), (64, 512), (4, 512), (16, 512)),
     *_points("fast", "370m", "prefill", (1, 4000), (1, 16000), (1, 2048)),
-    *_points("transformer", "370m", "generate", (1, 512), (64, 512)),
-    *_points("transformer", "370m", "prefill", (1, 4000), (1, 16000)),
-    *_points("fast", "1.3b", "train", (8, 2048)),
-    *_points("fast", "370m", "train", (8, 2048)),
-    *_points("fast", "1.3b", "generate", (1, 512)),
+    *_points("transformer", "370m", "generate", (1, 512), (64, 512), (4, 512), (16, 512)),
+    *_points("fast", "1.3b", "generate", (1, 512), (64, 512)),
     *_points("fast", "1.3b", "prefill", (1, 2048)),
-    *_points("fast", "2.7b", "generate", (1, 512)),
+    *_points("transformer", "1.3b", "generate", (1, 512), (64, 512)),
+    *_points("fast", "2.7b", "generate", (1, 512), (64, 512)),
     *_points("fast", "2.7b", "prefill", (1, 2048)),
-    *_points("fast", "13b", "prefill", (1, 2048)),
+    *_points("transformer", "2.7b", "generate", (1, 512), (64, 512)),
+    *_points("transformer", "370m", "prefill", (1, 4000), (1, 16000), (1, 2048)),
+    *_points("fast", "370m", "train", (8, 2048)),
+    *_points("transformer", "370m", "train", (8, 2048)),
+    *_points("fast", "1.3b", "train", (8, 2048)),
+    *_points("transformer", "1.3b", "train", (8, 2048)),
+    # What stands alone, and longer or larger points.
     *_points("fast", "13b", "generate", (1, 512)),
+    *_points("fast", "13b", "prefill", (1, 2048)),
+    *_points("fast", "370m", "generate", (256, 512)),
+    *_points("fast", "370m", "prefill", (1, 500), (1, 1000), (1, 8000)),
     *_points("naive", "370m", "generate", (1, 512), (64, 512)),
     *_points("naive", "370m", "prefill", (1, 4000), (1, 16000)),
-    *_points("transformer", "370m", "train", (8, 2048)),
     *_points("naive", "370m", "train", (8, 2048)),
     *_points("naive", "1.3b", "train", (8, 2048)),
-    *_points("transformer", "1.3b", "train", (8, 2048)),
-    *_points("fast", "370m", "generate", (4, 512), (16, 512), (256, 512)),
-    *_points("fast", "370m", "prefill", (1, 500), (1, 1000), (1, 8000)),
-    *_points("transformer", "370m", "generate", (1, 4096), (16, 512), (256, 512)),
-    *_points("transformer", "370m", "prefill", (1, 1000)),
+    *_points("transformer", "370m", "generate", (1, 4096), (256, 512)),
+    *_points("fast", "1.3b", "generate", (4, 512), (16, 512)),
+    *_points("transformer", "1.3b", "generate", (4, 512), (16, 512)),
+    *_points("fast", "2.7b", "generate", (4, 512), (16, 512)),
+    *_points("transformer", "2.7b", "generate", (4, 512), (16, 512)),
+    *_points("transformer", "370m", "prefill", (1, 500), (1, 1000), (1, 8000)),
+    *_points("transformer", "1.3b", "prefill", (1, 2048)),
     *_points("transformer", "2.7b", "prefill", (1, 2048)),
-    *_points("transformer", "1.3b", "generate", (1, 512)),
-    *_points("transformer", "2.7b", "generate", (1, 512)),
-    *_points("fast", "1.3b", "generate", (64, 512)),
-    *_points("fast", "2.7b", "generate", (64, 512)),
 ]
 
 
 def _process(point: Point) -> object:
     """What points share a process."""
-    alone = point.implementation == "transformer" or point.mode == "train"
-    return point if alone else (point.implementation, point.model)
+    mode = point.mode if point.implementation == "transformer" else ""
+    return point if point.mode == "train" else (point.implementation, point.model, mode)
+
+
+def missing(points: list[Point], rows: list[record.Row], device: str, commit: str) -> list[Point]:
+    """The points that have no row of that commit and of a device of whose name `device` is
+    part."""
+    names = ("model", "mode", "impl", "batch", "sequence_length")
+    known = {
+        tuple(row[name] for name in names)
+        for row in rows
+        if device in row["device"] and row["commit"] == commit
+    }
+    return [
+        p for p in points if (p.model, p.mode, p.implementation, p.batch, p.length) not in known
+    ]
 
 
 def measure(
@@ -78,7 +98,8 @@ def measure(
 
     bench = record.this_gpu()
     for point in points:
-        if time.time() > deadline:
+        begin = time.time()
+        if begin > deadline:
             return
         try:
             row = record.measure_point(bench, point, seconds, build)
@@ -87,7 +108,8 @@ def measure(
             print("no row", flush=True)
             continue
         record.append(output, [row if commit is None else row | {"commit": commit}])
-        print(f"{point}: {gpu_row(row)}", file=sys.stderr, flush=True)
+        took = f"{time.time() - begin:.0f} s in all"
+        print(f"{point}: {gpu_row(row)}; {took}", file=sys.stderr, flush=True)
         print("row", flush=True)
 
 
@@ -146,6 +168,11 @@ def main() -> int:
     parser.add_argument(
         "--commit", help="recorded in the rows where this is no checkout with its history"
     )
+    parser.add_argument(
+        "--missing",
+        metavar="DEVICE",
+        help="leave out points that have a row of this commit and of a device of such a name",
+    )
     parser.add_argument("--list", action="store_true", help="name the points and measure nothing")
     parser.add_argument("--points", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -164,6 +191,9 @@ def main() -> int:
         return 0
     record.check_gpu()
     record.check_output(options.output)
+    if options.missing is not None:
+        commit = options.commit or record.commit()
+        asked = missing(asked, record.load(options.output), options.missing, commit)
     before = len(record.load(options.output))
     deadline = time.time() + options.budget_seconds
     for _, group in groupby(asked, _process):

@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from mmfree_kernels.bench import builders, meter, record, transformer, workload
+from mmfree_kernels.bench import builders, meter, record, roofline, transformer, workload
 from mmfree_kernels.bench.transformer import Transformer
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, point
 from mmfree_kernels.bench.workloads import fast, naive, plain
@@ -25,6 +25,7 @@ from mmfree_kernels.bench.workloads import transformer as transformer_work
 from mmfree_kernels.float_model.model import from_checkpoint as float_model
 from mmfree_kernels.inference.model import from_checkpoint, random
 from mmfree_neuro.baselines import measured
+from mmfree_neuro.baselines.roofline import Figure, Gpu
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
@@ -356,6 +357,53 @@ def test_rows_are_added_to_a_file_and_through_a_link(tmp_path: Path) -> None:
     record.append(link, [{"a": 2}])
     assert link.is_symlink()
     assert record.load(file) == [{"a": 1}, {"a": 2}]
+
+
+def test_rows_of_record_are_the_latest_of_one_device() -> None:
+    def row(device: str, batch: int, day: int, **other: str) -> dict[str, Any]:
+        point = {"impl": "fast", "model": "370m", "mode": "generate", "sequence_length": 512}
+        date = f"2026-01-{day:02}T00:00:00+00:00"
+        return (
+            point | {"batch": batch, "device": device, "date": date, "precision": "8 bit"} | other
+        )
+
+    rows = [
+        row("GPU X", 1, 3),
+        row("GPU Y", 1, 2),
+        row("GPU X", 4, 4),
+        row("GPU X", 1, 1),
+        row("GPU Z", 1, 9, precision="8 bit, embedding bfloat16"),
+    ]
+    assert record.of_record(rows) == [rows[0], rows[2]]
+    assert record.of_record(rows, "Y") == [rows[1]]
+    assert record.of_record(rows, "W") == []
+
+
+def rate(impl: str, model: str, batch: int, **other: Any) -> dict[str, Any]:
+    """What a roofline needs of a row of 100 tokens/s."""
+    synapses = workload.ternary_synapses(workload.SHAPES["370m"])
+    row = {"impl": impl, "model": model, "mode": "generate", "batch": batch}
+    row |= {"sequence_length": 512, "ternary_synapses": synapses, "tokens_per_s": 100.0}
+    return row | {"device": "GPU X"} | other
+
+
+def test_the_roofline_of_a_row_is_weights_once_and_what_each_sequence_carries() -> None:
+    config, synapses = workload.SHAPES["370m"], 341_049_344
+    figures = Figure(1e12, "a"), Figure(1e15, "b"), Figure(1.0, "c"), None, ("GPU X",)
+    gpu = Gpu("X", "GPU", *figures)
+    state, cache = 24 * 1024 * 8, 24 * 1024 * 512 * 2 * 2
+    assert (config.num_hidden_layers, config.state_size) == (24, 1024)
+    for batch in (1, 4):
+        found = roofline.most_tokens_per_s(rate("fast", "370m", batch), gpu)
+        assert found == pytest.approx(batch * 1e12 / (synapses / 4 + batch * state))
+        found = roofline.most_tokens_per_s(rate("transformer", "370m", batch), gpu)
+        assert found == pytest.approx(batch * 1e12 / (synapses * 2 + batch * cache))
+    found = roofline.most_tokens_per_s(rate("fast", "370m", 10_000), gpu)
+    assert found == pytest.approx(1e15 / (2 * synapses))
+    row = rate("fast", "370m", 1)
+    assert roofline.share(row, (gpu,)) == pytest.approx(100 * (synapses / 4 + state) / 1e12)
+    for unknown in ({"device": "GPU Y"}, {"mode": "prefill"}, {"model": "mine"}):
+        assert roofline.share(row | unknown, (gpu,)) is None
 
 
 def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
@@ -1006,9 +1054,13 @@ def test_the_script_goes_on_after_a_point_without_a_row(
     ]
     gpu.measure(points, 2.0, output, "abc", 1e12)
     assert [row["batch"] for row in record.load(output)] == [1, 4, 16, 256]
+    assert gpu.missing(points, record.load(output), "X", "abc") == points[1:2]
+    for other in (("Y", "abc"), ("X", "abd")):
+        assert gpu.missing(points, record.load(output), *other) == points
     assert {row["commit"] for row in record.load(output)} == {"abc"}
     told = capsys.readouterr()
     assert told.out.split("\n") == ["row", "no row", "row", "row", "row", ""]
+    assert told.err.count(" s in all") == 4
     assert (
         "fast 370m generate, batch 64, length 512: no row: made up: differs"
         in told.err.splitlines()
@@ -1028,9 +1080,9 @@ def test_the_script_names_its_points_and_needs_a_gpu(
     )
     assert gpu.main() == 0
     assert capsys.readouterr().out.splitlines() == [
-        "fast 13b generate, batch 1, length 512",
         "transformer 370m train, batch 8, length 2048",
         "transformer 1.3b train, batch 8, length 2048",
+        "fast 13b generate, batch 1, length 512",
     ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
@@ -1051,8 +1103,23 @@ def test_the_script_starts_a_process_for_what_belongs_together(
     monkeypatch.setattr(gpu, "run", run)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "-o", str(tmp_path / "rows.json")])
     assert gpu.main() == 1
-    assert [len(points) for points in runs[:4]] == [5, 4, 1, 1]
+    assert [len(points) for points in runs[:4]] == [7, 6, 4, 3]
     assert runs[1] == runs[0][1:]
+    alone = [points for points in runs if points[0].mode == "train"]
+    assert [len(points) for points in alone] == [1] * 6
+    (row,) = [known(p) for p in runs[2][:1]]
+    runs.clear()
+    record.append(tmp_path / "rows.json", [row])
+    sys.argv += ["--missing", "GPU", "--commit", "abc"]
+    assert gpu.main() == 1
+    assert [len(points) for points in runs[:4]] == [7, 6, 3, 3]
+
+
+def known(point: Point) -> dict[str, Any]:
+    """What identifies a point in its row."""
+    named = {"model": point.model, "mode": point.mode, "impl": point.implementation}
+    where = {"device": "a GPU", "commit": "abc"}
+    return named | {"batch": point.batch, "sequence_length": point.length} | where
 
 
 def test_the_script_outlives_a_process_that_dies(
@@ -1066,7 +1133,7 @@ def test_the_script_outlives_a_process_that_dies(
     )
     child.write_text("print('row\\nno row'); raise SystemExit(1)")
     assert gpu.run(points, options, 1e12) == 3
-    line = "fast 370m prefill, batch 1, length 4000: no row: the process ended with status 1"
+    line = "fast 370m generate, batch 4, length 512: no row: the process ended with status 1"
     assert capsys.readouterr().err.splitlines() == [line]
     child.write_text(
         "import json, sys\nasked = json.loads(sys.argv[sys.argv.index('--points') + 1])\n"
@@ -1100,6 +1167,8 @@ def test_the_picture_is_drawn_from_rows(
                 "batch": batch,
                 "sequence_length": length,
                 "device": "GPU X",
+                "precision": "any",
+                "date": "2026-01-01T00:00:00+00:00",
                 "tokens_per_s": 1000.0 * batch + length,
                 "millijoule_per_token": 100.0 / batch,
             }

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +32,8 @@ SCRIPT = "mmfree-neuro bench gpu"
 ROWS = "a file of rows of bench gpu"
 
 Row = dict[str, Any]
+POINT = ("impl", "model", "mode", "batch", "sequence_length")
+"""What tells the rows of a device from each other."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,28 @@ def load(path: Path) -> list[Row]:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise Misfit(f"holds {shown(rows)}, must hold a list of objects")
     return rows
+
+
+def of_record(rows: Sequence[Row], device: str = "") -> list[Row]:
+    """The latest row of each point on one device: the one of which `device` is part of the name,
+    and among several the one that was measured last.
+
+    Rows of a finer embedding than usual are left out.
+    """
+    dated = sorted(
+        (
+            row
+            for row in rows
+            if device in row["device"] and not row["precision"].endswith("embedding bfloat16")
+        ),
+        key=lambda row: datetime.fromisoformat(row["date"]),
+    )
+    latest = {
+        tuple(row[name] for name in POINT): row
+        for row in dated
+        if row["device"] == dated[-1]["device"]
+    }
+    return list(latest.values())
 
 
 def check_output(path: Path) -> None:
