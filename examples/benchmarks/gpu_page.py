@@ -105,12 +105,13 @@ def provenance(rows: Rows) -> str:
 
     commits = Counter(row["commit"][:9] for row in rows.all)
     idle = [row["idle_w"] for row in rows.all]
-    dates = sorted(row["date"][:10] for row in rows.all)
+    dates = sorted({row["date"][:10] for row in rows.all})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
         f"{values(lambda row: row['device'])}, driver {values(lambda row: row['driver'])}, torch "
         f"{values(lambda row: row['versions']['torch'])}, Triton "
         f"{values(lambda row: row['versions']['triton'])}; idle power {min(idle):.0f} to "
-        f"{max(idle):.0f} W; {dates[0]} to {dates[-1]}; rows by commit: "
+        f"{max(idle):.0f} W; {when}; rows by commit: "
         f"{', '.join(f'{commit} {count}' for commit, count in commits.most_common())}.\n"
     )
 

@@ -79,8 +79,12 @@ def test_rows_of_one_gpu_alone_stand_in_a_table(page: ModuleType) -> None:
     ]
     assert page.prompts(rows) == ""
     assert page.provenance(rows) == (
-        "NVIDIA H200, driver 1.2, torch 2.11, Triton 3.6; idle power 120 to 120 W; 2026-01-02 to "
-        "2026-01-02; rows by commit: aaaaaaaaa 4.\n"
+        "NVIDIA H200, driver 1.2, torch 2.11, Triton 3.6; idle power 120 to 120 W; 2026-01-02; "
+        "rows by commit: aaaaaaaaa 4.\n"
+    )
+    rows.all[0] |= {"commit": 40 * "c", "date": "2026-01-04T00:00:00+00:00"}
+    assert page.provenance(rows).endswith(
+        "2026-01-02 to 2026-01-04; rows by commit: aaaaaaaaa 3, ccccccccc 1.\n"
     )
 
 
