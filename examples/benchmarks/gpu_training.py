@@ -21,13 +21,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mmfree_kernels.bench import record
+from mmfree_kernels.bench.record import Row
 from mmfree_kernels.float_model.model import HGRNBitModel, Numerics
 from mmfree_kernels.training import train
 from mmfree_kernels.training.captured import Gradients, Loss
@@ -35,19 +35,13 @@ from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model import corpus
 
-CONFIG = ModelConfig(
-    vocab_size=256,
-    hidden_size=512,
-    num_hidden_layers=8,
-    intermediate_size=1536,
-    bos_token_id=0,
-    eos_token_id=0,
-)
 ROWS = Path(__file__).parent / "results" / "gpu_training.json"
 LAST = 20
 HELD_OUT_WINDOWS = 64
 RATES = (4e-3, 2e-3, 1e-3)
 NAIVE = "naive float32"
+CASE = ("hidden", "blocks", "steps", "batch", "window", "learning_rate")
+"""What runs must share to be compared."""
 MOVED = {NAIVE: 1, "naive, products bfloat16": 0, "fused float32": 1, "fused bfloat16": 2}
 """How often a run of each path is done again from moved parameters."""
 
@@ -75,6 +69,18 @@ PATHS: dict[str, Loss] = {
     "fused float32": fused_nats,
     "fused bfloat16": train.fused_loss,
 }
+
+
+def shape(hidden: int, blocks: int) -> ModelConfig:
+    """A model of bytes with gates three times as wide as its stream."""
+    return ModelConfig(
+        vocab_size=256,
+        hidden_size=hidden,
+        num_hidden_layers=blocks,
+        intermediate_size=3 * hidden,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -165,65 +171,77 @@ def move(model: HGRNBitModel, seed: int) -> None:
         parameter.copy_(torch.nextafter(parameter, towards))
 
 
-def compared(rows: list[dict[str, Any]], what: str = "loss") -> list[dict[str, Any]]:
-    """Of each rate and path: the mean loss, how far it is from the naive path's in the mean over
-    seeds, the standard error of that, and the noise of one run.
+def compared(rows: list[Row], what: str = "loss") -> list[Row]:
+    """Of each setting, rate and path: the mean loss, how far it is from the naive path's in the
+    mean over seeds, the standard error of that, and the noise of one run.
 
     Relative to the naive loss.  The difference of a seed is that of the means over its
-    repetitions.  Noise is what a repetition from moved parameters differs by, over the root of two,
-    over all paths of the rate: the root of the mean square.
+    repetitions.  Noise is the deviation of repetitions from moved parameters, over all paths of the
+    setting and rate: the root of the mean square.  What cannot be told of so few runs is None.
     """
     found = []
-    for rate in sorted({row["learning_rate"] for row in rows}):
+    for case in sorted({tuple(row[name] for name in CASE) for row in rows}):
         losses: dict[tuple[str, int], list[float]] = {}
-        for row in sorted(rows, key=lambda row: row["moved"]):
-            if row["learning_rate"] == rate:
+        for row in rows:
+            if tuple(row[name] for name in CASE) == case:
                 losses.setdefault((row["path"], row["seed"]), []).append(row[what])
-        base = {
-            seed: statistics.fmean(values)
-            for (path, seed), values in losses.items()
-            if path == NAIVE
-        }
         spreads = [
             statistics.variance(values) / statistics.fmean(values) ** 2
             for values in losses.values()
             if len(values) > 1
         ]
+        means = {of: statistics.fmean(values) for of, values in losses.items()}
         for path in PATHS:
-            mean = {seed: statistics.fmean(v) for (name, seed), v in losses.items() if name == path}
-            off = [mean[seed] / base[seed] - 1 for seed in sorted(mean) if seed in base]
-            if off:
+            seeds = [seed for name, seed in means if name == path]
+            both = [seed for seed in seeds if (NAIVE, seed) in means]
+            off = [means[path, seed] / means[NAIVE, seed] - 1 for seed in both]
+            if seeds:
+                spread = statistics.stdev(off) / len(off) ** 0.5 if len(off) > 1 else None
                 found.append(
-                    {
-                        "learning_rate": rate,
+                    dict(zip(CASE, case, strict=True))
+                    | {
                         "path": path,
-                        "seeds": len(off),
-                        "loss": statistics.fmean(mean.values()),
-                        "off": statistics.fmean(off),
-                        "standard_error": statistics.stdev(off) / len(off) ** 0.5
-                        if len(off) > 1
-                        else math.nan,
-                        "noise": statistics.fmean(spreads) ** 0.5 if spreads else math.nan,
+                        "seeds": len(seeds),
+                        "runs": sum(len(losses[path, seed]) for seed in seeds),
+                        "loss": statistics.fmean(means[path, seed] for seed in seeds),
+                        "off": statistics.fmean(off) if off else None,
+                        "standard_error": spread,
+                        "noise": statistics.fmean(spreads) ** 0.5 if spreads else None,
                     }
                 )
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """What `compared` finds of training losses and of held-out ones by the naive path, for a
     page."""
-    lines = [
-        "| rate | path | seeds | training loss | off the naive path's "
-        "| held-out loss, by the naive path | off |",
-        "|---:|---|---:|---:|---:|---:|---:|",
-    ]
+    head = (
+        *("model", "steps", "rate", "path", "seeds, runs", "training loss", "off the naive path's"),
+        *("noise of a run", "held-out loss, by the naive path", "off the naive path's"),
+    )
+    lines = [head, ("---", "---", "---:", "---", *["---:"] * 6)]
     for trained, unseen in zip(compared(rows), compared(rows, "held_out_by_naive"), strict=True):
-        cells = [f"{trained['learning_rate']:g}", trained["path"], str(trained["seeds"])]
-        for part in (trained, unseen):
-            within = f"{part['off']:+.2%} ± {part['standard_error']:.2%}"
-            cells += [f"{part['loss']:.4f}", "" if part["path"] == NAIVE else within]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells = [
+            f"{trained['hidden']} × {trained['blocks']}",
+            f"{trained['steps']:,} of {trained['batch']} × {trained['window']}",
+            f"{trained['learning_rate']:g}",
+            trained["path"],
+            f"{trained['seeds']}, {trained['runs']}",
+        ]
+        cells += [f"{trained['loss']:.4f}", _off(trained), _percent(trained["noise"])]
+        lines.append((*cells, f"{unseen['loss']:.4f}", _off(unseen)))
+    return "".join("|" + "".join(f" {c} |" if c else " |" for c in line) + "\n" for line in lines)
+
+
+def _percent(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{100 * value:{sign}.2f} %"
+
+
+def _off(part: Row) -> str:
+    if part["path"] == NAIVE or part["off"] is None:
+        return ""
+    error = part["standard_error"]
+    return _percent(part["off"], "+") + ("" if error is None else f" ± {100 * error:.2f}")
 
 
 def main() -> None:
@@ -231,36 +249,42 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=ROWS, help="where rows are added")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--hidden", type=int, default=512, help="channels; gates have three times")
+    parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--warmup", type=int, default=20)
     parser.add_argument("--only", action="append", help="a path to run, instead of all")
+    parser.add_argument("--moved", type=int, default=9, help="at most so many runs moved")
     parser.add_argument("--budget-seconds", type=float, default=1e9, help="start no run after that")
     parser.add_argument("--commit", help="recorded where this is no checkout with its history")
     parser.add_argument("--table", action="store_true", help="print the table of the rows alone")
     options = parser.parse_args()
     if options.table:
-        print(table(record.load(options.output)))
+        print(table(record.load(options.output)), end="")
         return
     deadline = time.monotonic() + options.budget_seconds
     record.check_gpu()
     record.check_output(options.output)
     recipe = train.Recipe(
-        steps=options.steps, batch=options.batch, window=options.window, warmup=options.steps // 10
+        steps=options.steps, batch=options.batch, window=options.window, warmup=options.warmup
     )
+    config = shape(options.hidden, options.blocks)
     setting = {
         "what": f"training of {recipe.steps} steps, mean loss of the last {LAST}, nats per byte",
-        "hidden": CONFIG.hidden_size,
-        "blocks": CONFIG.num_hidden_layers,
+        "steps": recipe.steps,
+        "hidden": config.hidden_size,
+        "blocks": config.num_hidden_layers,
         "batch": recipe.batch,
         "window": recipe.window,
         "device": torch.cuda.get_device_name(),
     }
-    trainer = Trainer(CONFIG, recipe, Text("stdlib", recipe.window, torch.device("cuda")))
+    trainer = Trainer(config, recipe, Text("stdlib", recipe.window, torch.device("cuda")))
     rows = record.load(options.output)
     for run in runs(options.seeds, tuple(options.rates)):
         known = setting | asdict(run)
-        if options.only is not None and run.path not in options.only:
+        if run.moved > options.moved or run.path not in (options.only or PATHS):
             continue
         if any(known.items() <= row.items() for row in rows):
             continue
@@ -278,7 +302,7 @@ def main() -> None:
             ),
             flush=True,
         )
-    print(table(rows))
+    print(table(rows), end="")
 
 
 if __name__ == "__main__":

@@ -80,15 +80,10 @@ def test_a_run_begins_from_what_its_seed_draws_and_learns(benchmark: ModuleType)
     assert trainer.losses(run) == first
 
 
-def _row(path: str, seed: int, moved: int, loss: float) -> dict[str, object]:
-    return {
-        "path": path,
-        "learning_rate": 0.004,
-        "seed": seed,
-        "moved": moved,
-        "loss": loss,
-        "held_out_by_naive": 2 * loss,
-    }
+def _row(path: str, seed: int, moved: int, loss: float, **other: int) -> dict[str, object]:
+    setting = {"hidden": 512, "blocks": 8, "steps": 200, "batch": 8, "window": 512}
+    run = {"path": path, "learning_rate": 0.004, "seed": seed, "moved": moved}
+    return setting | run | {"loss": loss, "held_out_by_naive": 2 * loss} | other
 
 
 def test_differences_are_of_a_seeds_means_and_noise_of_repetitions(benchmark: ModuleType) -> None:
@@ -98,17 +93,27 @@ def test_differences_are_of_a_seeds_means_and_noise_of_repetitions(benchmark: Mo
         _row("naive float32", 1, 0, 2.0),
         _row("fused bfloat16", 0, 0, 1.02),
         _row("fused bfloat16", 1, 0, 2.0),
+        _row("fused bfloat16", 1, 0, 3.0, steps=2000),
         _row("fused float32", 7, 0, 1.0),
     ]
-    naive, fused = benchmark.compared(rows)
-    assert (naive["path"], naive["seeds"], naive["off"]) == ("naive float32", 2, 0.0)
+    naive, other, fused, alone = benchmark.compared(rows)
+    assert (naive["path"], naive["seeds"], naive["runs"], naive["off"]) == (
+        "naive float32",
+        2,
+        3,
+        0.0,
+    )
+    assert (other["path"], other["off"], other["standard_error"]) == ("fused float32", None, None)
     assert (fused["path"], fused["seeds"], fused["loss"]) == ("fused bfloat16", 2, 1.51)
     assert fused["off"] == pytest.approx(0.01)
     assert fused["standard_error"] == pytest.approx(0.01)
     assert fused["noise"] == pytest.approx(0.01 * math.sqrt(2))
+    assert (alone["steps"], alone["off"], alone["noise"]) == (2000, None, None)
+    short, long = "| 512 × 8 | 200 of 8 × 512 | 0.004 |", "| 512 × 8 | 2,000 of 8 × 512 | 0.004 |"
     assert benchmark.table(rows).splitlines()[2:] == [
-        "| 0.004 | naive float32 | 2 | 1.5000 |  | 3.0000 |  |",
-        "| 0.004 | fused bfloat16 | 2 | 1.5100 | +1.00% ± 1.00% | 3.0200 | +1.00% ± 1.00% |",
+        f"{short} naive float32 | 2, 3 | 1.5000 | | 1.41 % | 3.0000 | |",
+        f"{short} fused float32 | 1, 1 | 1.0000 | | 1.41 % | 2.0000 | |",
+        f"{short} fused bfloat16 | 2, 2 | 1.5100 | +1.00 % ± 1.00 | 1.41 % | 3.0200 | "
+        "+1.00 % ± 1.00 |",
+        f"{long} fused bfloat16 | 1, 1 | 3.0000 | | | 6.0000 | |",
     ]
-    (alone,) = benchmark.compared(rows[:1])
-    assert math.isnan(alone["noise"]) and math.isnan(alone["standard_error"])

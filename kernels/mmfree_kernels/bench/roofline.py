@@ -7,7 +7,8 @@ sequence, do not count.  So
 
     tokens/s = batch * bandwidth / (bytes of weights + batch * bytes of a sequence)
 
-and no more than the GPU's peak of int8 operations, two a weight and token, lets the packed model do.
+and no more than the GPU's peak of int8 operations, two a weight and token, lets the packed model
+do.
 """
 
 from mmfree_kernels.bench.record import Row
