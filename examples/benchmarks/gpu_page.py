@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import gpu_picture
+import gpu_training
 
 from mmfree_kernels.bench import record, roofline
 from mmfree_kernels.bench.record import POINT, Row
@@ -263,6 +264,7 @@ def filled(page: str, rows: Rows, earlier: Iterable[Row]) -> str:
         "prompts": prompts,
         "memory": memory,
         "training": training,
+        "losses": lambda _rows: gpu_training.table(record.load(gpu_training.ROWS)),
         "summary": summary,
     }
 

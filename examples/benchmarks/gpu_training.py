@@ -124,19 +124,10 @@ class Trainer:
 
     def losses(self, run: Run) -> dict[str, float]:
         """The losses that a row has of a run."""
-        recipe = replace(self.recipe, learning_rate=run.learning_rate, seed=run.seed)
-        gradients = self._gradients(run)
-        model, found = gradients.model, list[Tensor]()
-        optimiser = train.optimiser_for(model, recipe, self.text.train.device)
-        for step in range(recipe.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = train.learning_rate(recipe, step)
-            found.append(gradients(next(train.batches(self.text.train, recipe, step))).clone())
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimiser.step()
-        steps = torch.stack(found).tolist()
+        steps = torch.stack(list(self.steps(run))).tolist()
+        model = self.paths[run.path].model
         own, naive = (
-            train.held_out_loss(Gradients(model, loss), self.text.held_out, recipe.batch)
+            train.held_out_loss(Gradients(model, loss), self.text.held_out, self.recipe.batch)
             for loss in (PATHS[run.path], PATHS[NAIVE])
         )
         return {
@@ -145,6 +136,20 @@ class Trainer:
             "held_out_by_naive": naive,
             "first_loss": steps[0],
         }
+
+    def steps(self, run: Run) -> Iterator[Tensor]:
+        """Train, and give the loss of each step once it is taken; `paths` has the model."""
+        recipe = replace(self.recipe, learning_rate=run.learning_rate, seed=run.seed)
+        gradients = self._gradients(run)
+        model = gradients.model
+        optimiser = train.optimiser_for(model, recipe, self.text.train.device)
+        for step in range(recipe.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = train.learning_rate(recipe, step)
+            loss = gradients(next(train.batches(self.text.train, recipe, step))).clone()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimiser.step()
+            yield loss
 
     def _gradients(self, run: Run) -> Gradients:
         """The path of a run, with the parameters that it begins with."""

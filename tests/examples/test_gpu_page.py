@@ -58,7 +58,8 @@ def test_every_block_of_the_pages_is_filled_but_for_changes(page: ModuleType) ->
             (found[1], found[2], found[0]) for found in page.BLOCK.finditer(path.read_text("utf-8"))
         )
     ]
-    names = ["provenance", "generation", "changes", "prompts", "memory", "training", "summary"]
+    names = ["provenance", "generation", "changes", "prompts", "memory", "training", "losses"]
+    names.append("summary")
     assert [name for name, _ in blocks] == names
     assert all("\n\n" in content for name, content in blocks if name != "changes")
 

@@ -1,6 +1,6 @@
 """The benchmark of training paths: its runs, its rows and what it makes of them."""
 
-import importlib.util
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmfree_kernels.float_model.model import HGRNBitModel
 from mmfree_kernels.training import train
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "gpu_training.py"
+SCRIPTS = Path(__file__).parents[2] / "examples" / "benchmarks"
 TINY = ModelConfig(
     vocab_size=16,
     hidden_size=16,
@@ -25,15 +25,19 @@ TINY = ModelConfig(
 )
 
 
+def script(name: str) -> ModuleType:
+    """A script as a module, beside those that it imports."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_gpu_training", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The script of runs as a module."""
+    return script("gpu_training")
 
 
 def test_a_seed_is_finished_before_the_next_begins(benchmark: ModuleType) -> None:
@@ -116,4 +120,32 @@ def test_differences_are_of_a_seeds_means_and_noise_of_repetitions(benchmark: Mo
         f"{short} fused bfloat16 | 2, 2 | 1.5100 | +1.00 % ± 1.00 | 1.41 % | 3.0200 | "
         "+1.00 % ± 1.00 |",
         f"{long} fused bfloat16 | 1, 1 | 3.0000 | | | 6.0000 | |",
+    ]
+
+
+def test_gradients_of_a_path_that_rounds_lie_along_the_naive_ones(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients = script("training_gradients")
+    plain = {name: loss for name, loss in benchmark.PATHS.items() if name.startswith("naive")}
+    half = {"half": lambda model, tokens: train.plain_loss(model, tokens) / 2}
+    monkeypatch.setattr(benchmark, "PATHS", plain | half)
+    tokens = torch.arange(4000) % 7
+    text = SimpleNamespace(train=tokens, held_out=tokens[:102].view(6, 17).long())
+    trainer = benchmark.Trainer(TINY, train.Recipe(steps=3, batch=4, window=16, warmup=1), text)
+    for _ in trainer.steps(benchmark.Run("naive float32", 1e-2, 5, 0)):
+        pass
+    found = gradients.looked(trainer, trainer.paths["naive float32"].model)
+    assert list(found) == ["naive, products bfloat16", "half", "naive float32, moved"]
+    rounded, halved, moved = found.values()
+    assert rounded["projection"] == pytest.approx(1, abs=0.1)
+    assert rounded["cosine"] < moved["cosine"] <= 1 + 1e-12
+    assert abs(moved["loss_off"]) < 1e-4
+    assert halved["loss_off"] == pytest.approx(-0.5)
+    assert (halved["projection"], halved["cosine"]) == pytest.approx((0.5, 1.0))
+    rows = [{"after": after, "path": "half"} | halved for after in (20, 1)]
+    assert gradients.table(rows).splitlines() == [
+        "| path | after 1 steps | after 20 steps |",
+        "| --- | ---: | ---: |",
+        "| half | -50.000 %, 0.5000, 1.0000 | -50.000 %, 0.5000, 1.0000 |",
     ]
