@@ -5,17 +5,19 @@ Rows are saved one by one as they come, so that a run may be cut off, and `--mis
 it was.  A point whose result is wrong, or that does not fit the memory, is told on standard error
 and gets no row, and the next one follows.  Points that share a model share a process, and give back
 what they held before the next is built; those that train have one of their own, so that nothing of
-another is in their memory.  Run from a checkout: PYTHONPATH=.:partition:kernels:sims python
-examples/benchmarks/gpu.py [-o ROWS] [--only WORDS] [--budget-seconds S] [--missing DEVICE]
-[--list]
+another is in their memory.  A process is started while the one before it measures.  Run from a
+checkout: PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu.py [-o ROWS] [--only
+WORDS] [--budget-seconds S] [--missing DEVICE] [--list]
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -35,21 +37,24 @@ def _points(implementation: str, model: str, mode: str, *shapes: tuple[int, int]
 
 
 POINTS = [
-    # What tables of speed are made of, each beside its opponent.
+    # One sequence and many, each beside its opponent, and prompts.
     *_points("fast", "370m", "generate", (1, 512), (64, 512), (4, 512), (16, 512)),
     *_points("fast", "370m", "prefill", (1, 4000), (1, 16000), (1, 2048)),
-    *_points("transformer", "370m", "generate", (1, 512), (64, 512), (4, 512), (16, 512)),
+    *_points("transformer", "370m", "generate", (1, 512), (64, 512)),
     *_points("fast", "1.3b", "generate", (1, 512), (64, 512)),
     *_points("fast", "1.3b", "prefill", (1, 2048)),
-    *_points("transformer", "1.3b", "generate", (1, 512), (64, 512)),
+    *_points("transformer", "1.3b", "generate", (1, 512)),
     *_points("fast", "2.7b", "generate", (1, 512), (64, 512)),
     *_points("fast", "2.7b", "prefill", (1, 2048)),
-    *_points("transformer", "2.7b", "generate", (1, 512), (64, 512)),
+    *_points("transformer", "2.7b", "generate", (1, 512)),
     *_points("transformer", "370m", "prefill", (1, 4000), (1, 16000), (1, 2048)),
     *_points("fast", "370m", "train", (8, 2048)),
-    *_points("transformer", "370m", "train", (8, 2048)),
     *_points("fast", "1.3b", "train", (8, 2048)),
+    *_points("transformer", "370m", "generate", (16, 512), (4, 512)),
     *_points("transformer", "1.3b", "train", (8, 2048)),
+    *_points("transformer", "370m", "train", (8, 2048)),
+    *_points("transformer", "1.3b", "generate", (64, 512)),
+    *_points("transformer", "2.7b", "generate", (64, 512)),
     # What stands alone, and longer or larger points.
     *_points("fast", "13b", "generate", (1, 512)),
     *_points("fast", "13b", "prefill", (1, 2048)),
@@ -93,28 +98,35 @@ def missing(points: list[Point], rows: list[record.Row], device: str, commit: st
 def measure(
     points: list[Point], seconds: float, output: Path, commit: str | None, deadline: float
 ) -> None:
-    """Measure points in this process; a line of standard output says how each ended."""
+    """Measure points in this process, once a line of standard input says so; a line of standard
+    output says how each ended."""
     from mmfree_kernels.bench.builders import build
 
-    bench = record.this_gpu()
+    if not sys.stdin.readline():
+        return
+    bench, idle_w = record.this_gpu(), None
     for point in points:
         begin = time.time()
         if begin > deadline:
             return
         try:
-            row = record.measure_point(bench, point, seconds, build)
+            row = record.measure_point(bench, point, seconds, build, idle_w)
         except (MMFreeError, RunFailed) as error:
             print(f"{point}: no row: {error}", file=sys.stderr, flush=True)
             print("no row", flush=True)
             continue
+        idle_w = row["idle_w"]
         record.append(output, [row if commit is None else row | {"commit": commit}])
         took = f"{time.time() - begin:.0f} s in all"
         print(f"{point}: {gpu_row(row)}; {took}", file=sys.stderr, flush=True)
         print("row", flush=True)
 
 
-def run(points: list[Point], options: argparse.Namespace, deadline: float) -> int:
-    """Measure points in a process of their own; how many it got through, with or without a row."""
+def start(
+    points: list[Point], options: argparse.Namespace, deadline: float
+) -> subprocess.Popen[str]:
+    """A process of their own for points, which loads what it needs and waits before it touches a
+    GPU."""
     content = json.dumps([asdict(point) for point in points])
     more = ["--commit", options.commit] if options.commit is not None else []
     command = [
@@ -130,13 +142,20 @@ def run(points: list[Point], options: argparse.Namespace, deadline: float) -> in
         str(deadline),
         *more,
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def run(child: subprocess.Popen[str], points: list[Point], deadline: float) -> int:
+    """Let a process measure its points; how many it got through, with or without a row."""
+    with child:
         late = threading.Timer(
             min(max(deadline - time.time(), 0) + GRACE_S, threading.TIMEOUT_MAX), child.kill
         )
         late.daemon = True
         late.start()
-        assert child.stdout is not None
+        assert child.stdin is not None and child.stdout is not None
+        with suppress(BrokenPipeError):  # it has ended already
+            os.write(child.stdin.fileno(), b"measure\n")
         ended = sum(line.strip() in ("row", "no row") for line in child.stdout)
         status = child.wait()
         late.cancel()
@@ -196,10 +215,19 @@ def main() -> int:
         asked = missing(asked, record.load(options.output), options.missing, commit)
     before = len(record.load(options.output))
     deadline = time.time() + options.budget_seconds
-    for _, group in groupby(asked, _process):
-        waiting = list(group)
-        while waiting and time.time() <= deadline:
-            waiting = waiting[max(1, run(waiting, options, deadline)) :]
+    groups = [list(group) for _, group in groupby(asked, _process)]
+    following: dict[tuple[Point, ...], subprocess.Popen[str]] = {}
+    try:
+        while groups and time.time() <= deadline:
+            points = groups.pop(0)
+            child = following.pop(tuple(points), None) or start(points, options, deadline)
+            if groups and not following:
+                following[tuple(groups[0])] = start(groups[0], options, deadline)
+            left = points[max(1, run(child, points, deadline)) :]
+            groups[:0] = [left] if left else []
+    finally:
+        for child in following.values():
+            child.communicate()  # nothing to measure
     found = len(record.load(options.output)) - before
     print(f"{found} of {len(asked)} points have a row in {options.output}", file=sys.stderr)
     return 0 if found == len(asked) else 1

@@ -2,6 +2,7 @@
 that compute right."""
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -1052,6 +1053,10 @@ def test_the_script_goes_on_after_a_point_without_a_row(
     points = [
         p for p in gpu.POINTS if (p.implementation, p.model, p.mode) == ("fast", "370m", "generate")
     ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    gpu.measure(points, 2.0, output, "abc", 1e12)
+    assert not output.exists()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("measure\n" * 2))
     gpu.measure(points, 2.0, output, "abc", 1e12)
     assert [row["batch"] for row in record.load(output)] == [1, 4, 16, 256]
     assert gpu.missing(points, record.load(output), "X", "abc") == points[1:2]
@@ -1080,8 +1085,8 @@ def test_the_script_names_its_points_and_needs_a_gpu(
     )
     assert gpu.main() == 0
     assert capsys.readouterr().out.splitlines() == [
-        "transformer 370m train, batch 8, length 2048",
         "transformer 1.3b train, batch 8, length 2048",
+        "transformer 370m train, batch 8, length 2048",
         "fast 13b generate, batch 1, length 512",
     ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -1095,16 +1100,26 @@ def test_the_script_starts_a_process_for_what_belongs_together(
 ) -> None:
     gpu, runs = script("gpu", monkeypatch), list[list[Point]]()
 
-    def run(points: list[Point], _options: object, _deadline: float) -> int:
+    started, ended = list[list[Point]](), list[list[Point]]()
+
+    def start(points: list[Point], _options: object, _deadline: float) -> Any:
+        started.append(points)
+        return SimpleNamespace(communicate=lambda: ended.append(points))
+
+    def run(_child: object, points: list[Point], _deadline: float) -> int:
         runs.append(points)
         return 1 if len(runs) == 1 else len(points)
 
+    monkeypatch.setattr(gpu, "start", start)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu, "run", run)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "-o", str(tmp_path / "rows.json")])
     assert gpu.main() == 1
-    assert [len(points) for points in runs[:4]] == [7, 6, 4, 3]
+    assert [len(points) for points in runs[:4]] == [7, 6, 2, 3]
     assert runs[1] == runs[0][1:]
+    assert started[:4] == [runs[0], runs[2], runs[1], runs[3]]
+    assert sorted(map(str, started)) == sorted(map(str, runs))
+    assert ended == []
     alone = [points for points in runs if points[0].mode == "train"]
     assert [len(points) for points in alone] == [1] * 6
     (row,) = [known(p) for p in runs[2][:1]]
@@ -1112,7 +1127,13 @@ def test_the_script_starts_a_process_for_what_belongs_together(
     record.append(tmp_path / "rows.json", [row])
     sys.argv += ["--missing", "GPU", "--commit", "abc"]
     assert gpu.main() == 1
-    assert [len(points) for points in runs[:4]] == [7, 6, 3, 3]
+    assert [len(points) for points in runs[:4]] == [7, 6, 1, 3]
+    started.clear()
+    sys.argv += ["--budget-seconds", "10"]
+    now = iter([0.0, 1.0, 20.0])
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(time=lambda: next(now)))
+    assert gpu.main() == 1
+    assert ended == started[1:2]
 
 
 def known(point: Point) -> dict[str, Any]:
@@ -1131,22 +1152,26 @@ def test_the_script_outlives_a_process_that_dies(
         SimpleNamespace(seconds=2.0, output=tmp_path / "rows.json", commit="abc"),
         gpu.POINTS[:4],
     )
-    child.write_text("print('row\\nno row'); raise SystemExit(1)")
-    assert gpu.run(points, options, 1e12) == 3
+
+    def run(text: str, deadline: float = 1e12) -> int:
+        child.write_text(text)
+        found: int = gpu.run(gpu.start(points, options, deadline), points, deadline)
+        return found
+
+    assert run("print('row\\nno row'); raise SystemExit(1)") == 3
     line = "fast 370m generate, batch 4, length 512: no row: the process ended with status 1"
     assert capsys.readouterr().err.splitlines() == [line]
-    child.write_text(
+    measured = (
         "import json, sys\nasked = json.loads(sys.argv[sys.argv.index('--points') + 1])\n"
+        "assert sys.stdin.readline() == 'measure\\n'\n"
         "assert sys.argv[-2:] == ['--commit', 'abc']\nprint('row\\n' * len(asked))"
     )
-    assert gpu.run(points, options, 1e12) == 4
-    child.write_text("raise SystemExit(2)")
+    assert run(measured) == 4
     with pytest.raises(SystemExit) as ended:
-        gpu.run(points, options, 1e12)
+        run("raise SystemExit(2)")
     assert ended.value.code == 2
-    child.write_text("import time; time.sleep(60)")
     monkeypatch.setattr(gpu, "GRACE_S", 0.2)
-    assert gpu.run(points, options, 0.0) == 1
+    assert run("import time; time.sleep(60)", 0.0) == 1
     assert capsys.readouterr().err.endswith("the process ended with status -9\n")
 
 

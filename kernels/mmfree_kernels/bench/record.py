@@ -25,7 +25,7 @@ from mmfree_neuro.files.writing import check_outputs, save_text
 ENERGY = "the whole GPU by NVML's energy counter, idle power included; not the host"
 IDLE = (
     f"energy counter over at least {meters.QUIET_S:g} s with a context open and no work, "
-    "before the model was built"
+    "before the first model of the process was built"
 )
 FAMILY = {"transformer": "Transformer++"}
 SCRIPT = "mmfree-neuro bench gpu"
@@ -81,8 +81,12 @@ def this_gpu() -> Bench:
     return Bench(device, nvml, fence, facts, memory)
 
 
-def measure_point(bench: Bench, point: Point, seconds: float, build: Builder) -> Row:
+def measure_point(
+    bench: Bench, point: Point, seconds: float, build: Builder, idle_w: float | None = None
+) -> Row:
     """Build, check and measure one point: its row.
+
+    `idle_w` is what the device draws when idle, where a process has measured that already.
 
     Peak memory is what torch's allocator gave out at once, over loading, compiling, capture and
     work; what the check takes does not count.  What it held reserved during the work, CUDA graphs
@@ -92,7 +96,7 @@ def measure_point(bench: Bench, point: Point, seconds: float, build: Builder) ->
     """
     meters.check_seconds(seconds)
     model = subject(point.model)
-    idle_w = meters.idle_power_w(bench.meter)
+    idle_w = meters.idle_power_w(bench.meter) if idle_w is None else idle_w
     try:
         _forget(bench.device)
         work = build(point, model, bench.device)
