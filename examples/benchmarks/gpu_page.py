@@ -16,6 +16,7 @@ from pathlib import Path
 
 import gpu_picture
 import gpu_training
+import training_gradients
 
 from mmfree_kernels.bench import record, roofline
 from mmfree_kernels.bench.record import POINT, Row
@@ -265,6 +266,7 @@ def filled(page: str, rows: Rows, earlier: Iterable[Row]) -> str:
         "memory": memory,
         "training": training,
         "losses": lambda _rows: gpu_training.table(record.load(gpu_training.ROWS)),
+        "gradients": lambda _rows: training_gradients.table(record.load(training_gradients.ROWS)),
         "summary": summary,
     }
 

@@ -140,7 +140,7 @@ class Trainer:
     def steps(self, run: Run) -> Iterator[Tensor]:
         """Train, and give the loss of each step once it is taken; `paths` has the model."""
         recipe = replace(self.recipe, learning_rate=run.learning_rate, seed=run.seed)
-        gradients = self._gradients(run)
+        gradients = self.begin(run)
         model = gradients.model
         optimiser = train.optimiser_for(model, recipe, self.text.train.device)
         for step in range(recipe.steps):
@@ -151,7 +151,7 @@ class Trainer:
             optimiser.step()
             yield loss
 
-    def _gradients(self, run: Run) -> Gradients:
+    def begin(self, run: Run) -> Gradients:
         """The path of a run, with the parameters that it begins with."""
         if run.path not in self.paths:
             model = HGRNBitModel(self.config).to(self.text.train.device).train()
@@ -180,7 +180,7 @@ def compared(rows: list[Row], what: str = "loss") -> list[Row]:
     """Of each setting, rate and path: the mean loss, how far it is from the naive path's in the
     mean over seeds, the standard error of that, and the noise of one run.
 
-    Relative to the naive loss.  The difference of a seed is that of the means over its
+    Relative to the naive loss, of seeds that another path has too.  The difference of a seed is that of the means over its
     repetitions.  Noise is the deviation of repetitions from moved parameters, over all paths of the
     setting and rate: the root of the mean square.  What cannot be told of so few runs is None.
     """
@@ -196,8 +196,9 @@ def compared(rows: list[Row], what: str = "loss") -> list[Row]:
             if len(values) > 1
         ]
         means = {of: statistics.fmean(values) for of, values in losses.items()}
+        others = {seed for name, seed in means if name != NAIVE}
         for path in PATHS:
-            seeds = [seed for name, seed in means if name == path]
+            seeds = [seed for name, seed in means if name == path and seed in others]
             both = [seed for seed in seeds if (NAIVE, seed) in means]
             off = [means[path, seed] / means[NAIVE, seed] - 1 for seed in both]
             if seeds:

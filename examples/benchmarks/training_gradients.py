@@ -23,7 +23,7 @@ from mmfree_kernels.training import train
 from mmfree_neuro.errors import MMFreeError
 
 ROWS = Path(__file__).parent / "results" / "training_gradients.json"
-AFTER = (1, 20, 100, 200)
+AFTER = (0, 20, 100, 200)
 BATCHES = 6
 UNSEEN = 10_000
 """Batches of steps from here on, which no run comes to."""
@@ -98,12 +98,18 @@ def main() -> None:
     text = gpu_training.Text("stdlib", recipe.window, torch.device("cuda"))
     trainer = gpu_training.Trainer(gpu_training.shape(512, 8), recipe, text)
     rows: list[Row] = []
+
+    def look(after: int) -> None:
+        for path, facts in looked(trainer, trainer.paths[TRAINED.path].model).items():
+            known = {"what": "loss and gradients at the same weights", "after": after}
+            device = {"device": torch.cuda.get_device_name()}
+            rows.append(known | {"path": path} | facts | device | record.about(options.commit))
+
+    trainer.begin(TRAINED)
+    look(0)
     for step, _ in enumerate(trainer.steps(TRAINED), start=1):
         if step in AFTER:
-            for path, facts in looked(trainer, trainer.paths[TRAINED.path].model).items():
-                known = {"what": "loss and gradients at the same weights", "after": step}
-                device = {"device": torch.cuda.get_device_name()}
-                rows.append(known | {"path": path} | facts | device | record.about(options.commit))
+            look(step)
     record.append(options.output, rows)
     print(table(rows), end="")
 

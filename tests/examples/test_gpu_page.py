@@ -59,9 +59,28 @@ def test_every_block_of_the_pages_is_filled_but_for_changes(page: ModuleType) ->
         )
     ]
     names = ["provenance", "generation", "changes", "prompts", "memory", "training", "losses"]
-    names.append("summary")
+    names += ["gradients", "summary"]
     assert [name for name, _ in blocks] == names
     assert all("\n\n" in content for name, content in blocks if name != "changes")
+
+
+def test_losses_that_the_page_names_are_those_of_rows(page: ModuleType) -> None:
+    text = page.PAGES[0].read_text(encoding="utf-8")
+    rows = page.record.load(page.gpu_training.ROWS)
+    naive = {
+        (row["learning_rate"], row["seed"], row["moved"]): row["loss"]
+        for row in rows
+        if row["path"] == page.gpu_training.NAIVE
+    }
+    for run in ((0.004, 0, 0), (0.004, 0, 1), (0.002, 1, 0), (0.004, 1, 0)):
+        assert f"{naive[run]:.4f}" in text
+    off = {
+        row["path"]: row["off"]
+        for row in page.gpu_training.compared(rows)
+        if row["learning_rate"] == page.gpu_training.train.Recipe().learning_rate
+    }
+    assert len(off) == 4 and all(abs(value) < 0.01 for value in off.values())
+    assert f"{-100 * off['fused bfloat16']:.2f} % below" in text
 
 
 def test_rows_of_one_gpu_alone_stand_in_a_table(page: ModuleType) -> None:

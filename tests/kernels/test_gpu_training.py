@@ -95,6 +95,7 @@ def test_differences_are_of_a_seeds_means_and_noise_of_repetitions(benchmark: Mo
         _row("naive float32", 0, 0, 0.99),
         _row("naive float32", 0, 1, 1.01),
         _row("naive float32", 1, 0, 2.0),
+        _row("naive float32", 2, 0, 9.0),
         _row("fused bfloat16", 0, 0, 1.02),
         _row("fused bfloat16", 1, 0, 2.0),
         _row("fused bfloat16", 1, 0, 3.0, steps=2000),
