@@ -180,9 +180,10 @@ def compared(rows: list[Row], what: str = "loss") -> list[Row]:
     """Of each setting, rate and path: the mean loss, how far it is from the naive path's in the
     mean over seeds, the standard error of that, and the noise of one run.
 
-    Relative to the naive loss, of seeds that another path has too.  The difference of a seed is that of the means over its
-    repetitions.  Noise is the deviation of repetitions from moved parameters, over all paths of the
-    setting and rate: the root of the mean square.  What cannot be told of so few runs is None.
+    Relative to the naive loss, of seeds that another path has too.  The difference of a seed is
+    that of the means over its repetitions.  Noise is the deviation of repetitions from moved
+    parameters, over all paths of the setting and rate: the root of the mean square.  What cannot be
+    told of so few runs is None.
     """
     found = []
     for case in sorted({tuple(row[name] for name in CASE) for row in rows}):
