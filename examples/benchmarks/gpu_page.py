@@ -4,7 +4,7 @@ A table stands between `<!-- rows: NAME -->` and `<!-- end -->`, and is written 
 are of one GPU, the one that was measured last or that `--device` names, the latest of each point;
 so no figure of one GPU stands over one of another.  What others published, or was measured of the
 reference implementation elsewhere, stands in columns that say so.  Run: python
-examples/benchmarks/gpu_page.py [--device NAME] [--rows ROWS] [--check]
+examples/benchmarks/gpu_page.py [--add ROWS] [--device NAME] [--rows ROWS] [--check]
 """
 
 import argparse
@@ -91,12 +91,16 @@ def gigabytes(row: Row | None, field: str, digits: int = 2) -> str:
 
 
 def table(head: Iterable[str], align: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown; nothing where it has no lines."""
-    rows = [
-        "|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in (head, *lines)
-    ]
-    rows.insert(1, f"|{'|'.join(align)}|")
-    return "\n".join(rows) + "\n" if len(rows) > 2 else ""
+    """A table in Markdown, without columns that hold nothing; nothing where it has no lines."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+    columns = [column for column in zip(head, align, *lines, strict=True) if any(column[2:])]
+    if not columns:
+        return ""
+    names, marks, *rows = zip(*columns, strict=True)
+    return "\n".join([line(names), f"|{'|'.join(marks)}|", *map(line, rows)]) + "\n"
 
 
 def provenance(rows: Rows) -> str:
@@ -289,8 +293,13 @@ def main(arguments: list[str] | None = None) -> int:
         default=[],
         help="more rows of earlier commits, for what has changed",
     )
+    parser.add_argument(
+        "--add", type=Path, action="append", default=[], help="rows to add to --rows first"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
+    if options.add:
+        record.append(options.rows, [row for path in options.add for row in record.load(path)])
     all_rows = record.load(options.rows)
     rows = Rows(record.of_record(all_rows, options.device))
     if not rows.all:

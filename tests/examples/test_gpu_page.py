@@ -93,10 +93,13 @@ def test_rows_of_one_gpu_alone_stand_in_a_table(page: ModuleType) -> None:
         ]
     )
     assert page.generation(rows).splitlines()[2:] == [
-        "| 370M | 1 | 2,834, 35.3 mJ | 5.0 % | 0.25 | 1,272, 78.6 mJ | 19.4 % | 1.00 | |",
-        "| 370M | 4 | 5,616, 17.8 mJ | 2.5 % | 0.25 | | | | |",
-        "| 370M | 1, after 4,096 tokens | | | | 1,000, 100 mJ | 22.6 % | 0.25 | |",
+        "| 370M | 1 | 2,834, 35.3 mJ | 5.0 % | 0.25 | 1,272, 78.6 mJ | 19.4 % | 1.00 |",
+        "| 370M | 4 | 5,616, 17.8 mJ | 2.5 % | 0.25 | | | |",
+        "| 370M | 1, after 4,096 tokens | | | | 1,000, 100 mJ | 22.6 % | 0.25 |",
     ]
+    assert page.generation(page.Rows(rows.all[:2])).splitlines()[0] == (
+        "| model | batch | this project | of its roofline | GB |"
+    )
     assert page.prompts(rows) == ""
     assert page.provenance(rows) == (
         "NVIDIA H200, driver 1.2, torch 2.11, Triton 3.6; idle power 120 to 120 W; 2026-01-02; "
@@ -136,24 +139,23 @@ def test_prompts_memory_and_training_of_made_up_rows(page: ModuleType) -> None:
         ]
     )
     assert page.prompts(rows).splitlines()[2:] == [
-        "| 370M | 500 | 200,000, 0.50 mJ | | |",
-        "| 370M | 2,048 | 600,000, 0.17 mJ | 500,000, 0.20 mJ | |",
+        "| 370M | 500 | 200,000, 0.50 mJ | |",
+        "| 370M | 2,048 | 600,000, 0.17 mJ | 500,000, 0.20 mJ |",
     ]
     assert page.memory(rows).splitlines()[2:] == [
-        "| 370M | 2,048 | 0.250 | 1.08 | 0.250 | | 0.32 | 4.42 |"
+        "| 370M | 2,048 | 0.250 | 1.08 | 0.250 | 0.32 | 4.42 |"
     ]
     assert page.training(rows).splitlines()[2:] == [
         "| 370M, this project | 194,714 | 0.51 mJ | 5.54 GB |",
         "| 370M, reference, fused / plain (H200) | 101,000 / 81,000 | | 18.5 / 24.5 GB |",
     ]
     assert page.summary(rows).splitlines() == [
-        "| 370M on one NVIDIA H200: tokens/s | this project | Transformer++, compiled | reference "
-        "code (H200) |",
-        "|---|---:|---:|---:|",
-        "| generation, batch 1 | | | 18, 7,797 mJ |",
-        "| generation, batch 64 | | | 1,190, 122 mJ |",
-        "| prompt of 16,000 tokens | | | 81,800, 3.00 mJ |",
-        "| training step, 8 × 2,048 | 194,714, 5.5 GB | | 101,000, 18.5 GB |",
+        "| 370M on one NVIDIA H200: tokens/s | this project | reference code (H200) |",
+        "|---|---:|---:|",
+        "| generation, batch 1 | | 18, 7,797 mJ |",
+        "| generation, batch 64 | | 1,190, 122 mJ |",
+        "| prompt of 16,000 tokens | | 81,800, 3.00 mJ |",
+        "| training step, 8 × 2,048 | 194,714, 5.5 GB | 101,000, 18.5 GB |",
     ]
 
 
@@ -174,12 +176,18 @@ def test_pages_are_written_and_a_second_time_are_as_they_were(
     assert capsys.readouterr().out == "page.md: written\n"
     assert text.read_text(encoding="utf-8") == (
         "a\n\n<!-- rows: prompts -->\n\n"
-        "| model | tokens | this project | Transformer++ | plain torch |\n"
-        "|---|---:|---:|---:|---:|\n"
-        "| 370M | 500 | 1,000, 100 mJ | | |\n"
+        "| model | tokens | this project |\n"
+        "|---|---:|---:|\n"
+        "| 370M | 500 | 1,000, 100 mJ |\n"
         "\n<!-- end -->\n\nb\n"
     )
     assert (tmp_path / "gpu.png").exists()
+    more, both = tmp_path / "more.json", ["--rows", str(rows), "--add"]
+    more.write_text(json.dumps([made_up("fast", "prefill", 1, 900, 9e3)]), encoding="utf-8")
+    assert page.main([*both, str(more)]) == 0
+    assert "| 370M | 900 | 9,000, 11.1 mJ |\n" in text.read_text(encoding="utf-8")
+    assert len(page.record.load(rows)) == 2
+    capsys.readouterr()
     assert page.main(["--rows", str(rows), "--check"]) == 0
     assert page.main(["--rows", str(rows), "--device", "H100"]) == 2
     assert capsys.readouterr().err == f"{rows}: there is no row of such a GPU\n"
