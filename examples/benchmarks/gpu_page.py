@@ -29,6 +29,8 @@ from mmfree_neuro.files.writing import save_text
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "gpu.md", ROOT / "README.md"
 BLOCK = re.compile(r"(<!-- rows: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+EARLIER = gpu_picture.ROWS.with_name("gpu_batches.json")
+"""More rows of earlier commits, for what has changed."""
 LENGTH = gpu_picture.LENGTH
 PUBLISHED_GB = {
     "370m": ("0.32", "4.42"),
@@ -287,13 +289,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="", help="part of the name of a GPU")
     parser.add_argument("--rows", type=Path, default=gpu_picture.ROWS)
     parser.add_argument(
-        "--earlier",
-        type=Path,
-        action="append",
-        default=[],
-        help="more rows of earlier commits, for what has changed",
-    )
-    parser.add_argument(
         "--add", type=Path, action="append", default=[], help="rows to add to --rows first"
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
@@ -305,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not rows.all:
         print(f"{options.rows}: there is no row of such a GPU", file=sys.stderr)
         return 2
-    earlier = [row for path in options.earlier for row in record.load(path)] + all_rows
+    earlier = [*record.load(EARLIER), *all_rows]
     stale = False
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
