@@ -7,7 +7,6 @@ examples/benchmarks/gpu_picture.py [ROWS] [PICTURE]
 """
 
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from mmfree_kernels.bench.record import load
+from mmfree_kernels.bench.record import load, of_record
 from mmfree_neuro.baselines import published
 from mmfree_neuro.errors import InputError, MMFreeError
 
@@ -46,7 +45,7 @@ Curve = tuple[str, str, str, list[tuple[float, float, float]]]
 def curves(
     rows: list[dict[str, Any]], mode: str, where: str, kept: Callable[[Any], bool]
 ) -> list[Curve]:
-    """The curves of a mode along `where`, of the latest row for each point."""
+    """The curves of a mode along `where`, of rows of one device, one a point."""
     found = []
     for name, look in OURS.items():
         mine = [
@@ -54,12 +53,8 @@ def curves(
             for row in rows
             if (row["impl"], row["model"], row["mode"]) == (name, MODEL, mode) and kept(row)
         ]
-        latest = {row[where]: row for row in mine}
-        points = [
-            (at, row["tokens_per_s"], row["millijoule_per_token"])
-            for at, row in sorted(latest.items())
-        ]
-        found.append((*look, points))
+        points = [(row[where], row["tokens_per_s"], row["millijoule_per_token"]) for row in mine]
+        found.append((*look, sorted(points)))
     known = [
         row
         for row in published.load()
@@ -105,13 +100,11 @@ def panel(axes: Axes, found: list[Curve], value: int, label: str, along: str) ->
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw(rows: list[dict[str, Any]], picture: Path) -> None:
-    """Write the picture of the rows of the GPU that has most of them."""
-    devices = Counter(row["device"] for row in rows if row["model"] == MODEL)
-    if not devices:
+def draw(rows: list[dict[str, Any]], picture: Path, device: str = "") -> None:
+    """Write the picture of the rows of one GPU, the one that was measured last or that is named."""
+    rows = of_record([row for row in rows if row["model"] == MODEL], device)
+    if not rows:
         raise InputError(f"there is no row of {MODEL} to draw")
-    device = devices.most_common(1)[0][0]
-    rows = [row for row in rows if row["device"] == device]
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     quarters = figure.subplots(2, 2)
     halves = (
@@ -145,7 +138,8 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
         fontsize=8,
     )
     figure.suptitle(
-        f"{MODEL.upper()}: speed and energy, on one {device} unless another is named", fontsize=11
+        f"{MODEL.upper()}: speed and energy, on one {rows[0]['device']} unless another is named",
+        fontsize=11,
     )
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=150, metadata={"Software": None})

@@ -37,8 +37,8 @@ TEXTS = (
     "model",
 )
 
-Dated = list[tuple[datetime, Baseline]]
-"""Rows, and when each was measured."""
+Dated = list[tuple[datetime, str, Baseline]]
+"""Rows, when each was measured, and which of `IMPLEMENTATIONS` it is of."""
 
 
 def load(files: Sequence[Path] = ()) -> tuple[tuple[Baseline, ...], list[str]]:
@@ -69,10 +69,14 @@ def parse(text: str, where: str) -> tuple[Baseline, ...]:
 
 
 def _latest(rows: Dated) -> tuple[Baseline, ...]:
-    """One row of each point: of equally late ones, the last."""
+    """One row of each point of a device: of equally late ones, the last.
+
+    How an implementation does it in words changes with time, and makes no other point.
+    """
     latest: dict[tuple[object, ...], tuple[datetime, Baseline]] = {}
-    for date, row in rows:
-        point = astuple(replace(row, tokens_per_s=1.0, millijoule_per_token=1.0, source="any"))
+    for date, implementation, row in rows:
+        any_row = replace(row, tokens_per_s=1.0, millijoule_per_token=1.0, source="any")
+        point = astuple(replace(any_row, implementation=implementation))
         if point not in latest or date >= latest[point][0]:
             latest[point] = date, row
     return tuple(row for _, row in latest.values())
@@ -88,7 +92,7 @@ def _rows(text: str, where: str) -> tuple[Dated, int]:
     for number, row in enumerate(rows, start=1):
         date, baseline = _row(row, f"{where}: row {number}")
         if baseline is not None:
-            found.append((date, baseline))
+            found.append((date, row["impl"], baseline))
     return found, len(rows) - len(found)
 
 

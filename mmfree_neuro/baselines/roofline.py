@@ -51,6 +51,8 @@ class Gpu:
     board_power_w: Figure
     idle_power_w: Figure | None
     """None where no source tells."""
+    reported_as: tuple[str, ...] = ()
+    """What its driver calls it, which rows of measurements have for a device."""
 
 
 FIGURES = ("memory_bandwidth_bytes_per_s", "int8_operations_per_s", "board_power_w", "idle_power_w")
@@ -88,11 +90,14 @@ def parse(text: str, where: str) -> tuple[Gpu, ...]:
             raise HardwareError(
                 f"{who}: device_kind is {kind!r}, must be one of {', '.join(KINDS)}"
             )
-        for extra in sorted(table.keys() - {"name", "device_kind", *FIGURES}):
+        reported = table.get("reported_as", [])
+        if not isinstance(reported, list) or not all(isinstance(one, str) for one in reported):
+            raise HardwareError(f"{who}: reported_as must be a list of texts")
+        for extra in sorted(table.keys() - {"name", "device_kind", "reported_as", *FIGURES}):
             raise HardwareError(f"{who}: {extra} is not a figure that a GPU may have")
         bandwidth, operations, power = (_figure(table.get(f), f"{who}: {f}") for f in FIGURES[:3])
         idle = _figure(table[FIGURES[3]], f"{who}: {FIGURES[3]}") if FIGURES[3] in table else None
-        found.append(Gpu(name, kind, bandwidth, operations, power, idle))
+        found.append(Gpu(name, kind, bandwidth, operations, power, idle, tuple(reported)))
     return tuple(found)
 
 
@@ -100,6 +105,11 @@ def load() -> tuple[Gpu, ...]:
     """The GPUs that come with the project."""
     file = resources.files("mmfree_neuro.baselines") / "gpus.toml"
     return parse(file.read_text(encoding="utf-8"), "gpus.toml")
+
+
+def reported(gpus: tuple[Gpu, ...], device: str) -> Gpu | None:
+    """The GPU that a driver reports by that name; None where none is known."""
+    return next((gpu for gpu in gpus if device in gpu.reported_as), None)
 
 
 SENTENCE = (

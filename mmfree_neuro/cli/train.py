@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
     add_option(
         p, "--intermediate", type=int, default=0, help="gate width (default 0: as published)"
     )
-    add_option(p, "--learning-rate", type=float, default=4e-3, help="its peak (default 4e-3)")
+    add_option(p, "--learning-rate", type=float, default=2e-3, help="its peak (default 2e-3)")
     add_option(
         p,
         "--schedule",

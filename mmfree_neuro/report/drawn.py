@@ -73,8 +73,8 @@ LANDMARKS = {
     "Jetson Orin Nano": ("edge GPU", "Orin Nano"),
     "H200": ("GPU", "H200"),
 }
-"""Machines whose marks have a label, the first row of one sequence of each phase: their kinds, and
-what their names contain."""
+"""Machines whose marks have a label, the fastest row of one sequence of each phase: their kinds,
+and what their names contain."""
 LONGEST_LABEL = 24
 
 
@@ -95,14 +95,16 @@ def _short(label: str) -> str:
 
 
 def _once(found: Sequence[Dot]) -> list[Dot]:
-    """The same, with a landmark's label at its first mark of each phase alone."""
-    known: set[tuple[str, str]] = set()
-    kept = []
+    """The same, with a landmark's label at its fastest mark of each phase alone."""
+    fastest: dict[tuple[str, str], Dot] = {}
     for dot in found:
-        again = dot.kind != "ours" and (dot.label, dot.mode) in known
-        known.add((dot.label, dot.mode))
-        kept.append(replace(dot, label="") if again else dot)
-    return kept
+        known = fastest.setdefault((dot.label, dot.mode), dot)
+        if dot.rate["central"] > known.rate["central"]:
+            fastest[dot.label, dot.mode] = dot
+    return [
+        dot if dot.kind == "ours" or dot is fastest[dot.label, dot.mode] else replace(dot, label="")
+        for dot in found
+    ]
 
 
 def _one(value: float) -> Figures:

@@ -83,6 +83,24 @@ def test_the_latest_row_of_a_point_counts() -> None:
     assert [(row.batch, row.tokens_per_s) for row in rows] == [(64, 2), (1, 50_000.5)]
 
 
+def test_a_later_way_to_do_it_takes_the_place_of_an_earlier_one() -> None:
+    rows = measured.parse(
+        text({}, {"implementation": "packed anew"}, {"impl": "naive", "implementation": "plain"}),
+        "rows.json",
+    )
+    assert [row.implementation for row in rows] == ["packed anew", "plain"]
+
+
+def test_rows_of_several_devices_stand_beside_each_other_each_with_its_own_commit() -> None:
+    rows = measured.parse(
+        text({}, {"device": "NVIDIA H100 80GB HBM3", "commit": "def", "date": "2025-01-01"}), "x"
+    )
+    assert [(row.device, row.source.split(" at ")[1]) for row in rows] == [
+        ("NVIDIA H200", "commit abc on 2026-01-02T03:04:05+00:00"),
+        ("NVIDIA H100 80GB HBM3", "commit def on 2025-01-01"),
+    ]
+
+
 def test_the_latest_is_told_by_the_date_and_else_by_the_order() -> None:
     early, late = (
         {"date": "2026-01-02", "tokens_per_s": 1},

@@ -100,6 +100,8 @@ def test_a_table_is_a_gpu() -> None:
             "gpu 1: board_power_w must have a value, a number above 0",
         ),
         (', source = "c"', "", "gpu 1: board_power_w must have a source, a text"),
+        ("[[gpu]]", '[[gpu]]\nreported_as = "GPU X"', "gpu 1: reported_as must be a list of texts"),
+        ("[[gpu]]", "[[gpu]]\nreported_as = [7]", "gpu 1: reported_as must be a list of texts"),
         ("[[gpu]]", "[[gpu]]\nweight = 3", "gpu 1: weight is not a figure that a GPU may have"),
         ("[[gpu]]", "[[gpus]]", "must have tables [[gpu]]"),
         ("[[gpu]]", "gpu = [1]\n[other]", "must have tables [[gpu]]"),
@@ -117,5 +119,7 @@ def test_the_gpus_that_come_with_the_project_have_sources() -> None:
     assert len(gpus) == 7
     h200 = gpus["NVIDIA H200 SXM"]
     assert (h200.memory_bandwidth_bytes_per_s.value, h200.board_power_w.value) == (4.8e12, 700)
+    assert roofline.reported(tuple(gpus.values()), "NVIDIA H200") is h200
+    assert roofline.reported(tuple(gpus.values()), "NVIDIA H20") is None
     edge = [gpu.name for gpu in gpus.values() if gpu.device_kind == "edge GPU"]
     assert edge == ["NVIDIA Jetson Orin Nano 8GB, 25 W mode", "NVIDIA Jetson AGX Orin 64GB"]

@@ -2,11 +2,13 @@
 that compute right."""
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from mmfree_kernels.bench import builders, meter, record, transformer, workload
+from mmfree_kernels.bench import builders, meter, record, roofline, transformer, workload
 from mmfree_kernels.bench.transformer import Transformer
 from mmfree_kernels.bench.workload import Facts, Point, Subject, WrongResult, agreement, point
 from mmfree_kernels.bench.workloads import fast, naive, plain
@@ -24,6 +26,7 @@ from mmfree_kernels.bench.workloads import transformer as transformer_work
 from mmfree_kernels.float_model.model import from_checkpoint as float_model
 from mmfree_kernels.inference.model import from_checkpoint, random
 from mmfree_neuro.baselines import measured
+from mmfree_neuro.baselines.roofline import Figure, Gpu
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError, InputError, RunFailed
 from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
@@ -355,6 +358,53 @@ def test_rows_are_added_to_a_file_and_through_a_link(tmp_path: Path) -> None:
     record.append(link, [{"a": 2}])
     assert link.is_symlink()
     assert record.load(file) == [{"a": 1}, {"a": 2}]
+
+
+def test_rows_of_record_are_the_latest_of_one_device() -> None:
+    def row(device: str, batch: int, day: int, **other: str) -> dict[str, Any]:
+        point = {"impl": "fast", "model": "370m", "mode": "generate", "sequence_length": 512}
+        date = f"2026-01-{day:02}T00:00:00+00:00"
+        return (
+            point | {"batch": batch, "device": device, "date": date, "precision": "8 bit"} | other
+        )
+
+    rows = [
+        row("GPU X", 1, 3),
+        row("GPU Y", 1, 2),
+        row("GPU X", 4, 4),
+        row("GPU X", 1, 1),
+        row("GPU Z", 1, 9, precision="8 bit, embedding bfloat16"),
+    ]
+    assert record.of_record(rows) == [rows[0], rows[2]]
+    assert record.of_record(rows, "Y") == [rows[1]]
+    assert record.of_record(rows, "W") == []
+
+
+def rate(impl: str, model: str, batch: int, **other: Any) -> dict[str, Any]:
+    """What a roofline needs of a row of 100 tokens/s."""
+    synapses = workload.ternary_synapses(workload.SHAPES["370m"])
+    row = {"impl": impl, "model": model, "mode": "generate", "batch": batch}
+    row |= {"sequence_length": 512, "ternary_synapses": synapses, "tokens_per_s": 100.0}
+    return row | {"device": "GPU X"} | other
+
+
+def test_the_roofline_of_a_row_is_weights_once_and_what_each_sequence_carries() -> None:
+    config, synapses = workload.SHAPES["370m"], 341_049_344
+    figures = Figure(1e12, "a"), Figure(1e15, "b"), Figure(1.0, "c"), None, ("GPU X",)
+    gpu = Gpu("X", "GPU", *figures)
+    state, cache = 24 * 1024 * 8, 24 * 1024 * 512 * 2 * 2
+    assert (config.num_hidden_layers, config.state_size) == (24, 1024)
+    for batch in (1, 4):
+        found = roofline.most_tokens_per_s(rate("fast", "370m", batch), gpu)
+        assert found == pytest.approx(batch * 1e12 / (synapses / 4 + batch * state))
+        found = roofline.most_tokens_per_s(rate("transformer", "370m", batch), gpu)
+        assert found == pytest.approx(batch * 1e12 / (synapses * 2 + batch * cache))
+    found = roofline.most_tokens_per_s(rate("fast", "370m", 10_000), gpu)
+    assert found == pytest.approx(1e15 / (2 * synapses))
+    row = rate("fast", "370m", 1)
+    assert roofline.share(row, (gpu,)) == pytest.approx(100 * (synapses / 4 + state) / 1e12)
+    for unknown in ({"device": "GPU Y"}, {"mode": "prefill"}, {"model": "mine"}):
+        assert roofline.share(row | unknown, (gpu,)) is None
 
 
 def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
@@ -1003,11 +1053,19 @@ def test_the_script_goes_on_after_a_point_without_a_row(
     points = [
         p for p in gpu.POINTS if (p.implementation, p.model, p.mode) == ("fast", "370m", "generate")
     ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    gpu.measure(points, 2.0, output, "abc", 1e12)
+    assert not output.exists()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("measure\n" * 2))
     gpu.measure(points, 2.0, output, "abc", 1e12)
     assert [row["batch"] for row in record.load(output)] == [1, 4, 16, 256]
+    assert gpu.missing(points, record.load(output), "X", "abc") == points[1:2]
+    for other in (("Y", "abc"), ("X", "abd")):
+        assert gpu.missing(points, record.load(output), *other) == points
     assert {row["commit"] for row in record.load(output)} == {"abc"}
     told = capsys.readouterr()
     assert told.out.split("\n") == ["row", "no row", "row", "row", "row", ""]
+    assert told.err.count(" s in all") == 4
     assert (
         "fast 370m generate, batch 64, length 512: no row: made up: differs"
         in told.err.splitlines()
@@ -1027,9 +1085,9 @@ def test_the_script_names_its_points_and_needs_a_gpu(
     )
     assert gpu.main() == 0
     assert capsys.readouterr().out.splitlines() == [
-        "fast 13b generate, batch 1, length 512",
-        "transformer 370m train, batch 8, length 2048",
         "transformer 1.3b train, batch 8, length 2048",
+        "transformer 370m train, batch 8, length 2048",
+        "fast 13b generate, batch 1, length 512",
     ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
@@ -1042,16 +1100,47 @@ def test_the_script_starts_a_process_for_what_belongs_together(
 ) -> None:
     gpu, runs = script("gpu", monkeypatch), list[list[Point]]()
 
-    def run(points: list[Point], _options: object, _deadline: float) -> int:
+    started, ended = list[list[Point]](), list[list[Point]]()
+
+    def start(points: list[Point], _options: object, _deadline: float) -> Any:
+        started.append(points)
+        return SimpleNamespace(communicate=lambda: ended.append(points))
+
+    def run(_child: object, points: list[Point], _deadline: float) -> int:
         runs.append(points)
         return 1 if len(runs) == 1 else len(points)
 
+    monkeypatch.setattr(gpu, "start", start)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu, "run", run)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "-o", str(tmp_path / "rows.json")])
     assert gpu.main() == 1
-    assert [len(points) for points in runs[:4]] == [5, 4, 1, 1]
+    assert [len(points) for points in runs[:4]] == [7, 6, 2, 3]
     assert runs[1] == runs[0][1:]
+    assert started[:4] == [runs[0], runs[2], runs[1], runs[3]]
+    assert sorted(map(str, started)) == sorted(map(str, runs))
+    assert ended == []
+    alone = [points for points in runs if points[0].mode == "train"]
+    assert [len(points) for points in alone] == [1] * 6
+    (row,) = [known(p) for p in runs[2][:1]]
+    runs.clear()
+    record.append(tmp_path / "rows.json", [row])
+    sys.argv += ["--missing", "GPU", "--commit", "abc"]
+    assert gpu.main() == 1
+    assert [len(points) for points in runs[:4]] == [7, 6, 1, 3]
+    started.clear()
+    sys.argv += ["--budget-seconds", "10"]
+    now = iter([0.0, 1.0, 20.0])
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(time=lambda: next(now)))
+    assert gpu.main() == 1
+    assert ended == started[1:2]
+
+
+def known(point: Point) -> dict[str, Any]:
+    """What identifies a point in its row."""
+    named = {"model": point.model, "mode": point.mode, "impl": point.implementation}
+    where = {"device": "a GPU", "commit": "abc"}
+    return named | {"batch": point.batch, "sequence_length": point.length} | where
 
 
 def test_the_script_outlives_a_process_that_dies(
@@ -1063,22 +1152,26 @@ def test_the_script_outlives_a_process_that_dies(
         SimpleNamespace(seconds=2.0, output=tmp_path / "rows.json", commit="abc"),
         gpu.POINTS[:4],
     )
-    child.write_text("print('row\\nno row'); raise SystemExit(1)")
-    assert gpu.run(points, options, 1e12) == 3
-    line = "fast 370m prefill, batch 1, length 4000: no row: the process ended with status 1"
+
+    def run(text: str, deadline: float = 1e12) -> int:
+        child.write_text(text)
+        found: int = gpu.run(gpu.start(points, options, deadline), points, deadline)
+        return found
+
+    assert run("print('row\\nno row'); raise SystemExit(1)") == 3
+    line = "fast 370m generate, batch 4, length 512: no row: the process ended with status 1"
     assert capsys.readouterr().err.splitlines() == [line]
-    child.write_text(
+    measured = (
         "import json, sys\nasked = json.loads(sys.argv[sys.argv.index('--points') + 1])\n"
+        "assert sys.stdin.readline() == 'measure\\n'\n"
         "assert sys.argv[-2:] == ['--commit', 'abc']\nprint('row\\n' * len(asked))"
     )
-    assert gpu.run(points, options, 1e12) == 4
-    child.write_text("raise SystemExit(2)")
+    assert run(measured) == 4
     with pytest.raises(SystemExit) as ended:
-        gpu.run(points, options, 1e12)
+        run("raise SystemExit(2)")
     assert ended.value.code == 2
-    child.write_text("import time; time.sleep(60)")
     monkeypatch.setattr(gpu, "GRACE_S", 0.2)
-    assert gpu.run(points, options, 0.0) == 1
+    assert run("import time; time.sleep(60)", 0.0) == 1
     assert capsys.readouterr().err.endswith("the process ended with status -9\n")
 
 
@@ -1099,6 +1192,8 @@ def test_the_picture_is_drawn_from_rows(
                 "batch": batch,
                 "sequence_length": length,
                 "device": "GPU X",
+                "precision": "any",
+                "date": "2026-01-01T00:00:00+00:00",
                 "tokens_per_s": 1000.0 * batch + length,
                 "millijoule_per_token": 100.0 / batch,
             }
@@ -1119,3 +1214,34 @@ def test_the_picture_is_drawn_from_rows(
     assert picture.main([str(tmp_path / "none.json"), str(tmp_path / "none.png")]) == 2
     assert capsys.readouterr().err == f"{tmp_path}/none.json: there is no row of 370m to draw\n"
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("mode", workload.MODES)
+def test_one_compiled_stage_serves_all_blocks(mode: str) -> None:
+    config = replace(TINY.config, num_hidden_layers=5)
+    plain, graphs = Transformer(config, CPU, torch.float64), list[Any]()
+
+    def keep(graph: Any, _inputs: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    model = plain.staged(partial(torch.compile, fullgraph=True, dynamic=False, backend=keep))
+    tokens = workload.random_tokens(96, 2, 8, device=CPU)
+    if mode == "train":
+        assert torch.equal(model.loss(tokens), plain.loss(tokens))
+    elif mode == "prefill":
+        assert torch.equal(model.prefill(tokens)[0], plain.prefill(tokens)[0])
+    else:
+        with torch.no_grad():
+            caches = [
+                [(k.contiguous(), v.contiguous()) for k, v in plain.prefill(tokens)[1]]
+                for _ in range(2)
+            ]
+            for at in (8, 9):
+                found = [
+                    one.advance(tokens[:, 0].clone(), torch.tensor([at]), cache)
+                    for one, cache in zip((plain, model), caches, strict=True)
+                ]
+                assert torch.equal(*found)
+    assert len(graphs) == 3

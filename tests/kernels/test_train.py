@@ -76,7 +76,7 @@ def equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
 @pytest.mark.slow
 def test_the_loss_falls(tmp_path: Path) -> None:
     reports: list[Progress] = []
-    recipe = replace(RECIPE, steps=80, batch=8)
+    recipe = replace(RECIPE, steps=80, batch=8, learning_rate=4e-3)
     outcome = train(
         CONFIG, CORPUS, recipe, tmp_path / "run", report_every=20, report=reports.append
     )

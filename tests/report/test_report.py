@@ -992,6 +992,18 @@ def test_machines_are_marks_by_what_they_have_in_common() -> None:
     assert low < middle < high <= plot["box"]["right"]
 
 
+def test_the_fastest_mark_of_a_landmark_has_its_label() -> None:
+    found = built(made_run())
+    row = {"device": "GPU H200", "device_kind": "GPU", "batch": 1, "mode": "generate"}
+    rows = [
+        row | {"name": name, "tokens_per_s": rate, "millijoule_per_token": 5.0}
+        for name, rate in (("slow", 10.0), ("fast", 30.0), ("middling", 20.0))
+    ]
+    found["comparison"] |= {"ratios": [], "context": rows}
+    labels = [(dot.name.split()[0], dot.label) for dot in drawn.dots([found])[:3]]
+    assert labels == [("slow", ""), ("fast", "H200"), ("middling", "")]
+
+
 def test_a_landmark_has_one_label_a_phase_and_labels_do_not_touch() -> None:
     """Of all rows that come with the project; whatever has no room has no label."""
     dots = drawn.dots([built(made_run())], ["a folder with quite a long name"])

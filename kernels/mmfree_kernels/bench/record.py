@@ -8,7 +8,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,13 +25,15 @@ from mmfree_neuro.files.writing import check_outputs, save_text
 ENERGY = "the whole GPU by NVML's energy counter, idle power included; not the host"
 IDLE = (
     f"energy counter over at least {meters.QUIET_S:g} s with a context open and no work, "
-    "before the model was built"
+    "before the first model of the process was built"
 )
 FAMILY = {"transformer": "Transformer++"}
 SCRIPT = "mmfree-neuro bench gpu"
 ROWS = "a file of rows of bench gpu"
 
 Row = dict[str, Any]
+POINT = ("impl", "model", "mode", "batch", "sequence_length")
+"""What tells the rows of a device from each other."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,12 @@ def this_gpu() -> Bench:
     return Bench(device, nvml, fence, facts, memory)
 
 
-def measure_point(bench: Bench, point: Point, seconds: float, build: Builder) -> Row:
+def measure_point(
+    bench: Bench, point: Point, seconds: float, build: Builder, idle_w: float | None = None
+) -> Row:
     """Build, check and measure one point: its row.
+
+    `idle_w` is what the device draws when idle, where a process has measured that already.
 
     Peak memory is what torch's allocator gave out at once, over loading, compiling, capture and
     work; what the check takes does not count.  What it held reserved during the work, CUDA graphs
@@ -90,7 +96,7 @@ def measure_point(bench: Bench, point: Point, seconds: float, build: Builder) ->
     """
     meters.check_seconds(seconds)
     model = subject(point.model)
-    idle_w = meters.idle_power_w(bench.meter)
+    idle_w = meters.idle_power_w(bench.meter) if idle_w is None else idle_w
     try:
         _forget(bench.device)
         work = build(point, model, bench.device)
@@ -226,6 +232,28 @@ def load(path: Path) -> list[Row]:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise Misfit(f"holds {shown(rows)}, must hold a list of objects")
     return rows
+
+
+def of_record(rows: Sequence[Row], device: str = "") -> list[Row]:
+    """The latest row of each point on one device: the one of which `device` is part of the name,
+    and among several the one that was measured last.
+
+    Rows of a finer embedding than usual are left out.
+    """
+    dated = sorted(
+        (
+            row
+            for row in rows
+            if device in row["device"] and not row["precision"].endswith("embedding bfloat16")
+        ),
+        key=lambda row: datetime.fromisoformat(row["date"]),
+    )
+    latest = {
+        tuple(row[name] for name in POINT): row
+        for row in dated
+        if row["device"] == dated[-1]["device"]
+    }
+    return list(latest.values())
 
 
 def check_output(path: Path) -> None:
