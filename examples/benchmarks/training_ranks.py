@@ -113,11 +113,12 @@ def communication(run: Callable[[], object], times: int = 3) -> tuple[float, flo
     return without(spans[True], []) / seconds, without(spans[True], spans[False]) / seconds
 
 
-def peak(device: torch.device) -> int | None:
-    """The most bytes in tensors at once since this was asked last."""
+def reserved(device: torch.device) -> int | None:
+    """The most bytes that torch has had from the GPU at once since this was asked last; a captured
+    step keeps what it needs, activations and all."""
     if device.type != "cuda":
         return None
-    most = torch.cuda.max_memory_allocated()
+    most = torch.cuda.max_memory_reserved()
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -155,11 +156,11 @@ def measured(ranks: Ranks, options: argparse.Namespace) -> dict[str, object]:
         for name, p in model.named_parameters()
         if p.grad is not None
     }
-    peak(device)
+    reserved(device)
     optimiser = train.optimiser_for(model, recipe, device)
     alone_seconds, alone_joules = stepped(alone, optimiser, tokens, steps)
     del alone, model, optimiser
-    alone_peak = peak(device)
+    alone_bytes = reserved(device)
 
     if options.shard:
         model = divided(config, lambda name, _: start[name], ranks)
@@ -171,10 +172,10 @@ def measured(ranks: Ranks, options: argparse.Namespace) -> dict[str, object]:
     if off > MOST:
         raise SystemExit(f"gradients are off by {off:g}: no row is written")
     del kept
-    peak(device)
+    reserved(device)
     optimiser = train.optimiser_for(model, recipe, device)
     seconds, joules = stepped(together, optimiser, tokens, steps)
-    together_peak = peak(device)
+    together_bytes = reserved(device)
     waits = (None, None)
     if device.type == "cuda":
         waits = communication(lambda: step(together, optimiser, tokens))
@@ -194,8 +195,8 @@ def measured(ranks: Ranks, options: argparse.Namespace) -> dict[str, object]:
         "share of time in NCCL's kernels alone": waits[1],
         "J/token": float(energy) / (count * each),
         "J/token alone": alone_joules / each,
-        "peak bytes of a GPU": together_peak,
-        "peak bytes of a GPU alone": alone_peak,
+        "bytes of a GPU": together_bytes,
+        "bytes of a GPU alone": alone_bytes,
         "gradients off": off,
         "device": f"{count} x {torch.cuda.get_device_name()}" if fused else "CPU",
         **record.about(options.commit),

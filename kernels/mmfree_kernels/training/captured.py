@@ -123,7 +123,7 @@ def _reduced(lost: nn.Module, ranks: Ranks, stream: torch.cuda.Stream | None) ->
     of the backward passes.
     """
     if stream is None:
-        return DistributedDataParallel(lost)
+        return DistributedDataParallel(lost, gradient_as_bucket_view=True)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        return DistributedDataParallel(lost, device_ids=[ranks.local])
+        return DistributedDataParallel(lost, device_ids=[ranks.local], gradient_as_bucket_view=True)
