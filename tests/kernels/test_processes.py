@@ -1,5 +1,5 @@
-"""Training of a model that is divided among processes: the losses of one process, states that any
-number of processes goes on from, and what ends a run."""
+"""Training in several processes, each with the whole model or with a share of it: the losses of one
+process, states that any number of processes goes on from, and what ends a run."""
 
 import json
 import os
@@ -241,15 +241,16 @@ def names(folder: Path) -> list[str]:
 def test_the_losses_of_one_process(tmp_path: Path, runs: Runs) -> None:
     """Also where embedding and head are one matrix.  One process alone computes the same bits."""
     counts = 1, 2, 4
-    alone, tied, *divided, tied_divided = runs(
+    alone, tied, *divided, tied_divided, two, four = runs(
         {"ranks": 1, "folder": f"{tmp_path}/alone", "shard": False},
         {"ranks": 1, "folder": f"{tmp_path}/tied", "shard": False, "tied": True},
         *({"ranks": count, "folder": f"{tmp_path}/{count}"} for count in counts),
         {"ranks": 2, "folder": f"{tmp_path}/tied 2", "tied": True},
+        *({"ranks": n, "folder": f"{tmp_path}/whole {n}", "shard": False} for n in (2, 4)),
     )
     expected, held_out = alone.result()
     assert len(expected) == 20
-    for done in divided:
+    for done in (*divided, two, four):
         losses, found = done.result()
         assert losses[:4] == pytest.approx(expected[:4], rel=1e-6)
         assert close(losses, expected)
@@ -282,7 +283,8 @@ def test_going_on_in_another_number_of_processes(tmp_path: Path, runs: Runs) -> 
     assert len(names(tmp_path / "parts")) == 2  # what was reached after 10 steps
     assert len(names(tmp_path / "save")) == 3  # that, and a part of what was reached after 20
 
-    ways = [("parts", 4, True), ("parts", 1, False), ("save", 1, True), ("one", 2, True)]
+    ways = [("parts", 4, True), ("parts", 1, False), ("save", 1, True)]
+    ways += [("one", 2, True), ("one", 4, False)]
     for start, count, _ in ways:
         shutil.copytree(tmp_path / start, tmp_path / f"{start} {count}")
     for way, done in zip(
