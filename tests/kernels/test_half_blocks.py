@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 
 import triton
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -28,6 +29,8 @@ from mmfree_kernels.ops.loss import fused as cross_entropy
 from mmfree_kernels.ops.mlgru import output, scan
 from mmfree_kernels.training import captured, half_blocks, train
 from mmfree_kernels.training.half_blocks import Recompute
+from mmfree_kernels.training.ranks import joined
+from mmfree_kernels.training.sharded import divided
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model.corpus import of_bytes
 
@@ -386,3 +389,23 @@ def test_a_training_run(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [progress.step for progress in seen] == [1, 2]
     assert seen[0].loss == pytest.approx(np.log(256), rel=0.05)
     assert outcome.finished and outcome.held_out_nats == pytest.approx(np.log(256), rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_model_that_is_divided(device: str) -> None:
+    """Its weights are gathered around every block, and change nothing: one process alone has the
+    bits of the whole model."""
+    twin = random_model(CONFIG, 0, device)
+    expected = half_blocks.forward_loss(twin, *text(device))
+    expected.backward()
+    weights = dict(twin.named_parameters())
+    with joined(alone=True) as ranks:
+        model = divided(CONFIG, lambda name, _: weights[name].detach(), ranks)
+        loss = half_blocks.forward_loss(model, *text(device))
+        loss.backward()
+        assert torch.equal(loss, expected)
+        for name, parameter in model.named_parameters():
+            assert isinstance(parameter.grad, DTensor)
+            found = parameter.grad.full_tensor()
+            # Torch adds up an embedding's in any order on a GPU.
+            assert torch.allclose(found, weights[name].grad, rtol=1e-5, atol=1e-7), name

@@ -232,14 +232,15 @@ class _ChannelMixer(torch.autograd.Function):
         )
         q, s = gate_normalise(gate_up, down_gain)
         codes, down_scale = ternarise(down_weight)
-        out = int8_product(q, s, codes, down_scale, x.dtype, flat).view_as(x)
+        out = int8_product(q, s, codes, down_scale, x.dtype, flat)
         kept = () if again else (gate_up,)
         scales = gate_scale, down_scale
         ctx.save_for_backward(
             x, outer, gate_weight, down_weight, gate_gain, down_gain, *scales, *kept
         )
         ctx.eps, ctx.dtype = eps, dtype
-        return out
+        # No view for autograd: FSDP puts a hook on what a block gives, which a view could lose.
+        return torch.ops.aten._unsafe_view(out, x.shape)
 
     @staticmethod
     @once_differentiable
