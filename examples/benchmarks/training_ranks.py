@@ -99,7 +99,7 @@ def without(parts: Sequence[Span], others: Sequence[Span]) -> float:
 def communication(run: Callable[[], object], times: int = 3) -> tuple[float, float]:
     """The share of time in which NCCL's kernels run, and that in which nothing else does; the wait
     for slower processes is in both."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         begin = time.perf_counter()
         for _ in range(times):
             run()

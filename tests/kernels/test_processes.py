@@ -412,6 +412,14 @@ def test_a_whole_state_of_another_shape(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
+def test_a_torch_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.6.1+cpu")
+    with pytest.raises(InputError) as error:
+        training.train(CONFIG, CORPUS, RECIPE, tmp_path / "run", shard=True)
+    assert str(error.value) == "torch is 2.6.1+cpu, must be 2.7 or newer to divide a model"
+    assert not (tmp_path / "run").exists()
+
+
 def test_memory_of_a_share() -> None:
     needed = 16 * CONFIG.parameters() // 4 + 2 * training.BLOCK_BYTES
     training.check_memory(CONFIG, RECIPE, needed, 4)

@@ -37,6 +37,11 @@ BLOCK_BYTES = 200_000
 """What the objects of a block take at least, however small its weights are (measured: 241 kB)."""
 ASKED_EVERY = 10
 """So often processes agree on whether there is time left, in steps."""
+OLDEST = 2, 7
+"""The version of torch from which on a model can be divided."""
+SEGMENTS = "expandable_segments:True"
+"""How torch's allocator has memory of the GPU; gathered matrices, which come and go, leave gaps in
+segments of another kind."""
 HELD_OUT_WINDOWS = 64
 """So many windows of held-out text are looked at on the way."""
 
@@ -198,13 +203,16 @@ def train(
     checkpoint is written at the end; the folder must be one that all of them see.
 
     Raises InputError, before anything is computed, when the text is shorter than a window, a batch
-    cannot be shared out evenly, the model does not fit the memory, the folder cannot be written to
+    cannot be shared out evenly, the model does not fit the memory, torch cannot divide it, the folder cannot be written to
     or is being written to, or `resume` finds no run with the same recipe.  Raises RunFailed where
     the loss or the weights are no longer finite, or another process has ended; what was kept before
     stays.
     """
     if corpus.train.size < recipe.window + 2 or corpus.held_out.size < recipe.window + 2:
         raise InputError(f"{corpus.description}: too short for windows of {recipe.window} tokens")
+    if shard:
+        _check_torch()
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", SEGMENTS)
     ranks = started()
     if recipe.batch % ranks.count:
         raise InputError(
@@ -238,6 +246,15 @@ def train(
     lost, tokens_per_byte = float(held_out.mean()), corpus.held_out.size / corpus.held_out_bytes
     seen = step * recipe.tokens
     return Outcome(step, seen, lost, lost * tokens_per_byte, step >= recipe.steps)
+
+
+def _check_torch() -> None:
+    """InputError where torch is too old for a model that is divided."""
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise InputError(
+            f"torch is {torch.__version__}, must be {oldest} or newer to divide a model"
+        )
 
 
 def _fresh(config: ModelConfig, seed: int, ranks: Ranks, shard: bool) -> HGRNBitModel:
