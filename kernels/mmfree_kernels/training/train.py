@@ -203,17 +203,18 @@ def train(
     checkpoint is written at the end; the folder must be one that all of them see.
 
     Raises InputError, before anything is computed, when the text is shorter than a window, a batch
-    cannot be shared out evenly, the model does not fit the memory, torch cannot divide it, the folder cannot be written to
-    or is being written to, or `resume` finds no run with the same recipe.  Raises RunFailed where
-    the loss or the weights are no longer finite, or another process has ended; what was kept before
-    stays.
+    cannot be shared out evenly, the model does not fit the memory, torch cannot divide it, the
+    folder cannot be written to or is being written to, or `resume` finds no run with the same
+    recipe.  Raises RunFailed where the loss or the weights are no longer finite, or another process
+    has ended; what was kept before stays.
     """
     if corpus.train.size < recipe.window + 2 or corpus.held_out.size < recipe.window + 2:
         raise InputError(f"{corpus.description}: too short for windows of {recipe.window} tokens")
+    ranks = started()
     if shard:
         _check_torch()
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", SEGMENTS)
-    ranks = started()
+        if ranks.device.type == "cuda":
+            os.environ.setdefault("PYTORCH_ALLOC_CONF", SEGMENTS)
     if recipe.batch % ranks.count:
         raise InputError(
             f"a batch has {recipe.batch} windows, must be a multiple of the {ranks.count} processes"
