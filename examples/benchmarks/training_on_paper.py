@@ -112,11 +112,13 @@ def days(step: float, gpus: int, tokens: float = TOKENS) -> float:
 
 def tables(rows: list[Row]) -> list[str]:
     """Memory of models divided among GPUs, and how long a run of 2.7B takes."""
-    memories = [f"| {BATCH} x {LENGTH} tokens a GPU, divided among | 2.7B | 13B shape |"]
+    memories = [
+        f"| {BATCH} × {LENGTH:,} tokens a GPU, the model divided among | 2.7B | 13B shape |"
+    ]
     memories.append("|---:|---:|---:|")
     for gpus in (1, 2, *GPUS):
         cells = (f"{memory(SHAPES[name], gpus).total / 1e9:.1f} GB" for name in ("2.7b", "13b"))
-        memories.append(f"| {gpus} GPUs | {' | '.join(cells)} |")
+        memories.append(f"| {gpus} GPU{'s' * (gpus > 1)} | {' | '.join(cells)} |")
     alone = row_of(rows, "2.7b", 1, divided=True)["ms a step alone"] / 1e3
     runs = [f"| 2.7B, {TOKENS / 1e9:g} B tokens | tokens a step | share of ideal | days |"]
     runs.append("|---:|---:|---:|---:|")

@@ -69,3 +69,13 @@ def test_tables_of_the_page(paper: ModuleType) -> None:
     page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
     for table in paper.tables(json.loads(paper.ROWS.read_text(encoding="utf-8"))):
         assert table in page
+
+
+def test_speeds_of_the_page(paper: ModuleType) -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    for row in json.loads(paper.ROWS.read_text(encoding="utf-8")):
+        assert f"{row['tokens/s']:,.0f}" in page
+        assert f"{row['tokens/s of one process alone']:,.0f}" in page
+        if "bytes of a GPU" in row:
+            for name in ("bytes of a GPU", "bytes of a GPU alone"):
+                assert f"{row[name] / 1e9:.1f} GB" in page

@@ -77,6 +77,7 @@ class Gradients:
         self.stream = torch.cuda.Stream() if self.captures else None
         self.times = 1
         if ranks.count > 1 and not sharded:
+            _without_unused(model)
             self.lost, self.times = _reduced(self.lost, ranks, self.stream), UNTIL_SETTLED
         self.graph: torch.cuda.CUDAGraph | None = None
         self.tokens = self.latest = torch.zeros(())
@@ -116,6 +117,13 @@ class Gradients:
         self.graph = graph_of(run, between=between, times=self.times, stream=self.stream)
 
 
+def _without_unused(model: HGRNBitModel) -> None:
+    """Let torch's reducer not wait for gradients that never come: the first block has no lower
+    bound, so that nothing uses the latent ones of a model of one block."""
+    if model.config.num_hidden_layers == 1 and model.config.use_lower_bound:
+        model.model.lower_bounds.requires_grad_(False)
+
+
 def _reduced(lost: nn.Module, ranks: Ranks, stream: torch.cuda.Stream | None) -> nn.Module:
     """The same, with gradients that are the mean over all processes.
 
@@ -123,7 +131,7 @@ def _reduced(lost: nn.Module, ranks: Ranks, stream: torch.cuda.Stream | None) ->
     of the backward passes.
     """
     if stream is None:
-        return DistributedDataParallel(lost, gradient_as_bucket_view=True)
+        return DistributedDataParallel(lost)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        return DistributedDataParallel(lost, device_ids=[ranks.local], gradient_as_bucket_view=True)
+        return DistributedDataParallel(lost, device_ids=[ranks.local])

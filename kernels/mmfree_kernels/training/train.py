@@ -39,9 +39,6 @@ ASKED_EVERY = 10
 """So often processes agree on whether there is time left, in steps."""
 OLDEST = 2, 7
 """The version of torch from which on a model can be divided."""
-SEGMENTS = "expandable_segments:True"
-"""How torch's allocator has memory of the GPU; gathered matrices, which come and go, leave gaps in
-segments of another kind."""
 HELD_OUT_WINDOWS = 64
 """So many windows of held-out text are looked at on the way."""
 
@@ -213,8 +210,6 @@ def train(
     ranks = started()
     if shard:
         _check_torch()
-        if ranks.device.type == "cuda":
-            os.environ.setdefault("PYTORCH_ALLOC_CONF", SEGMENTS)
     if recipe.batch % ranks.count:
         raise InputError(
             f"a batch has {recipe.batch} windows, must be a multiple of the {ranks.count} processes"
