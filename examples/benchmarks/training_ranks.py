@@ -17,6 +17,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,14 +28,13 @@ from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 
 from mmfree_kernels.bench import record
-from mmfree_kernels.bench.workload import SHAPES
 from mmfree_kernels.float_model.model import HGRNBitModel
 from mmfree_kernels.training import train
-from mmfree_kernels.training.captured import Gradients
+from mmfree_kernels.training.captured import Gradients, Loss
 from mmfree_kernels.training.ranks import ALONE, Ranks, joined
 from mmfree_kernels.training.recipe import Recipe
 from mmfree_kernels.training.sharded import divided
-from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.hgrn_bit.config import PUBLISHED, ModelConfig
 
 TINY = ModelConfig(vocab_size=256, hidden_size=64, num_hidden_layers=2, intermediate_size=128)
 Span = tuple[float, float]
@@ -136,67 +136,91 @@ def started_model(config: ModelConfig, device: torch.device) -> HGRNBitModel:
     return model.train()
 
 
-def measured(ranks: Ranks, options: argparse.Namespace) -> dict[str, object]:
+@dataclass(frozen=True)
+class Measured:
+    """What a step takes: seconds and joules of one process, and the bytes that torch reserved."""
+
+    seconds: float
+    joules: float
+    bytes: int | None
+
+
+def measured(gradients: Gradients, tokens: Tensor, steps: int) -> Measured:
+    """Steps of a model whose gradients were asked for once."""
+    device = tokens.device
+    reserved(device)
+    recipe = Recipe(learning_rate=1e-6)
+    optimiser = train.optimiser_for(gradients.model, recipe, device)
+    return Measured(*stepped(gradients, optimiser, tokens, steps), reserved(device))
+
+
+def by_itself(
+    model: HGRNBitModel, loss: Loss, tokens: Tensor, steps: int
+) -> tuple[Measured, dict[str, Tensor]]:
+    """One process with the whole model, and its first gradients."""
+    gradients = Gradients(model, loss, ALONE)
+    gradients(tokens)
+    named = model.named_parameters()
+    first = {n: p.grad.to("cpu", copy=True) for n, p in named if p.grad is not None}
+    return measured(gradients, tokens, steps), first
+
+
+def together(
+    ranks: Ranks,
+    model: HGRNBitModel,
+    loss: Loss,
+    tokens: Tensor,
+    first: dict[str, Tensor],
+    options: argparse.Namespace,
+) -> tuple[Measured, float, tuple[float, float] | tuple[None, None]]:
+    """All processes; how far their first gradients are off, and the shares of `communication`."""
+    gradients = Gradients(model, loss, ranks, sharded=options.shard)
+    gradients(tokens)
+    off = mean_off(model, first)
+    if off > MOST:
+        raise SystemExit(f"gradients are off by {off:g}: no row is written")
+    found = measured(gradients, tokens, options.steps)
+    if tokens.device.type != "cuda":
+        return found, off, (None, None)
+    optimiser = train.optimiser_for(model, Recipe(learning_rate=1e-6), tokens.device)
+    return found, off, communication(lambda: step(gradients, optimiser, tokens))
+
+
+def row(ranks: Ranks, options: argparse.Namespace) -> dict[str, object]:
     """The row of this machine."""
-    config = TINY if options.model == "tiny" else SHAPES[options.model]
-    device, steps = ranks.device, options.steps
-    recipe = Recipe(batch=options.batch, window=options.length, learning_rate=1e-6)
+    config = TINY if options.model == "tiny" else PUBLISHED[options.model]
+    device = ranks.device
     fused = device.type == "cuda" and train.can_fuse(config)
     loss = train.fused_loss if fused else train.plain_loss
     own = torch.Generator().manual_seed(2 + ranks.number)
     shape = options.batch, options.length + 1
     tokens = torch.randint(config.vocab_size, shape, generator=own).to(device)
 
+    alone, first = by_itself(started_model(config, device), loss, tokens, options.steps)
     model = started_model(config, device)
-    start = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
-    alone = Gradients(model, loss, ALONE)
-    alone(tokens)
-    kept = {
-        name: p.grad.to("cpu", copy=True)
-        for name, p in model.named_parameters()
-        if p.grad is not None
-    }
-    reserved(device)
-    optimiser = train.optimiser_for(model, recipe, device)
-    alone_seconds, alone_joules = stepped(alone, optimiser, tokens, steps)
-    del alone, model, optimiser
-    alone_bytes = reserved(device)
-
     if options.shard:
+        start = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+        del model
         model = divided(config, lambda name, _: start[name], ranks)
-    else:
-        model = started_model(config, device)
-    together = Gradients(model, loss, ranks, sharded=options.shard)
-    together(tokens)
-    off = mean_off(model, kept)
-    if off > MOST:
-        raise SystemExit(f"gradients are off by {off:g}: no row is written")
-    del kept
-    reserved(device)
-    optimiser = train.optimiser_for(model, recipe, device)
-    seconds, joules = stepped(together, optimiser, tokens, steps)
-    together_bytes = reserved(device)
-    waits = (None, None)
-    if device.type == "cuda":
-        waits = communication(lambda: step(together, optimiser, tokens))
-    energy = torch.tensor([joules], device=device)
+    found, off, waits = together(ranks, model, loss, tokens, first, options)
+    energy = torch.tensor([found.joules], device=device)
     dist.all_reduce(energy)
     count, each = ranks.count, options.batch * options.length
     how = ", the model divided" if options.shard else ""
     return {
         "what": f"training of {options.model} in {count} processes of {options.batch} x "
         f"{options.length} tokens{how}",
-        "tokens/s": round(count * each / seconds, 1),
-        "tokens/s of one process alone": round(each / alone_seconds, 1),
-        "share of ideal": round(alone_seconds / seconds, 4),
-        "ms a step": round(seconds * 1e3, 2),
-        "ms a step alone": round(alone_seconds * 1e3, 2),
+        "tokens/s": round(count * each / found.seconds, 1),
+        "tokens/s of one process alone": round(each / alone.seconds, 1),
+        "share of ideal": round(alone.seconds / found.seconds, 4),
+        "ms a step": round(found.seconds * 1e3, 2),
+        "ms a step alone": round(alone.seconds * 1e3, 2),
         "share of time in NCCL's kernels": waits[0],
         "share of time in NCCL's kernels alone": waits[1],
         "J/token": float(energy) / (count * each),
-        "J/token alone": alone_joules / each,
-        "bytes of a GPU": together_bytes,
-        "bytes of a GPU alone": alone_bytes,
+        "J/token alone": alone.joules / each,
+        "bytes of a GPU": found.bytes,
+        "bytes of a GPU alone": alone.bytes,
         "gradients off": off,
         "device": f"{count} x {torch.cuda.get_device_name()}" if fused else "CPU",
         **record.about(options.commit),
@@ -205,7 +229,7 @@ def measured(ranks: Ranks, options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="1.3b", choices=["tiny", *SHAPES])
+    parser.add_argument("--model", default="1.3b", choices=["tiny", *PUBLISHED])
     parser.add_argument("--shard", action="store_true", help="divide the model, as train --shard")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=2048)
@@ -221,10 +245,10 @@ def main() -> None:
     with joined(alone=options.shard) as ranks:
         if ranks.count == 1 and not options.shard:
             raise SystemExit("one process alone has nobody to train with: start it by torchrun")
-        row = measured(ranks, options)
+        found = row(ranks, options)
         if ranks.leads:
-            print(json.dumps(row), flush=True)
-            record.append(options.output, [row])
+            print(json.dumps(found), flush=True)
+            record.append(options.output, [found])
 
 
 if __name__ == "__main__":

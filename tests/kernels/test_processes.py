@@ -412,6 +412,31 @@ def test_a_whole_state_of_another_shape(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
+def test_an_interrupt_leaves_what_was_saved_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that are interrupted may be at different steps, so that none of them saves."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def interrupt(progress: training.Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(
+            CONFIG,
+            CORPUS,
+            RECIPE,
+            tmp_path,
+            shard=True,
+            save_every=2,
+            report_every=1,
+            report=interrupt,
+        )
+    kept, state = names(tmp_path)
+    assert (kept[:11], state) == ("training-2-", "training.pt")
+
+
 def test_a_torch_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.6.1+cpu")
     with pytest.raises(InputError) as error:

@@ -134,4 +134,6 @@ def _reduced(lost: nn.Module, ranks: Ranks, stream: torch.cuda.Stream | None) ->
         return DistributedDataParallel(lost)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        return DistributedDataParallel(lost, device_ids=[ranks.local])
+        reduced = DistributedDataParallel(lost, device_ids=[ranks.local])
+    torch.cuda.current_stream().wait_stream(stream)
+    return reduced

@@ -41,19 +41,23 @@ from mmfree_neuro.hgrn_bit.names import hardened
 from mmfree_neuro.model.tensors import Float32
 
 BLOCKS = "model.layers."
-METADATA = "torch.distributed.checkpoint.metadata"
 NAMES = {
     "pathlib": ["PosixPath"],
     "pathlib._local": ["PosixPath"],  # so called in Python 3.13
     "torch": ["Size", "float32"],
     "torch.distributed.checkpoint.filesystem": ["_StorageInfo"],
-    METADATA: ["Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata"],
+    "torch.distributed.checkpoint.metadata": [
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    ],
     "torch.serialization": ["_get_layout"],
 }
-NAMES[METADATA] += ["MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING"]
 """What the index of parts is made of, by module."""
-
-
 First = Callable[[str, torch.Size], Tensor]
 """The first values of a parameter, by its name and shape."""
 
@@ -112,8 +116,9 @@ def let_go(model: nn.Module) -> None:
 
 
 def own_part(parameter: Tensor) -> Tensor:
-    """What this process has of a parameter, of one that is not divided all."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    """What this process has of a parameter that is divided."""
+    assert isinstance(parameter, DTensor)
+    return parameter.to_local()
 
 
 @torch.no_grad()
