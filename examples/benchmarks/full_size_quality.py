@@ -32,6 +32,7 @@ from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_kernels.float_model.evaluate import Scores, scored
 from mmfree_kernels.float_model.model import from_checkpoint
 from mmfree_kernels.training import train
+from mmfree_kernels.training.recipe import DECAY
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.hgrn_bit import lowering
@@ -95,8 +96,8 @@ def trained(options: argparse.Namespace, tokenizer: str, text: corpus.Corpus) ->
     state, steps = options.folder / train.STATE, options.steps
     if options.fall:
         step, steps = reached(state)
-        if step <= steps * (1 - train.DECAY):
-            steps = -int(-step // (1 - train.DECAY))
+        if step <= steps * (1 - DECAY):
+            steps = -int(-step // (1 - DECAY))
     recipe = train.Recipe(
         steps, options.batch, LENGTH, options.learning_rate, warmup=options.warmup, schedule="wsd"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmfree_neuro.cli.options import add_command, add_option
 from mmfree_neuro.cli.output import show, tell
-from mmfree_neuro.errors import InputError, shown
+from mmfree_neuro.errors import InputError, RunFailed, shown
 from mmfree_neuro.files.reading import read_bytes, reading
 from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.model.checkpoint import TOKENIZER_FILE
@@ -55,6 +55,20 @@ def add(commands: Any) -> None:
         help="cosine (default), or wsd: the rate stays, and falls in the last fifth; until then "
         "--resume takes another number of --steps",
     )
+    add_option(
+        p,
+        "--shard",
+        action="store_true",
+        help="divide weights, gradients and moments among the processes that torchrun or srun "
+        "starts (FSDP), for a model that one of them has no room for",
+    )
+    add_option(
+        p,
+        "--save-every",
+        type=int,
+        default=1000,
+        help="steps after which the state is kept, to resume from (default 1000)",
+    )
     add_option(p, "--max-seconds", type=float, default=float("inf"), help="stop early, resumable")
     add_option(p, "--resume", action="store_true", help="go on with the run in the output folder")
 
@@ -65,24 +79,31 @@ def run(options: argparse.Namespace) -> None:
         from mmfree_kernels.training import ranks
     try:
         _run(options)
-    except InputError:
-        if ranks.started().leads:
+    except (InputError, RunFailed) as error:
+        if ranks.started().leads or isinstance(error, ranks.Ended):
             raise
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
 
 
 def _run(options: argparse.Namespace) -> None:
-    from mmfree_kernels.training import train
+    from mmfree_kernels.training import kept, train
+    from mmfree_kernels.training.recipe import MOST, Recipe
     from mmfree_neuro.hgrn_bit.config import ModelConfig, default_intermediate_size
     from mmfree_neuro.model import corpus, spelt
 
-    for name, least in (("hidden", 1), ("layers", 1), ("intermediate", 0), ("warmup", 0)):
-        value = getattr(options, name)
-        if not least <= value <= train.MOST:
-            raise InputError(f"{name} is {shown(value)}, must be {least} … {train.MOST}")
+    for name, least in (
+        ("hidden", 1),
+        ("layers", 1),
+        ("intermediate", 0),
+        ("warmup", 0),
+        ("save-every", 1),
+    ):
+        value = getattr(options, name.replace("-", "_"))
+        if not least <= value <= MOST:
+            raise InputError(f"{name} is {shown(value)}, must be {least} … {MOST}")
     if not options.max_seconds >= 0:
         raise InputError(f"the seconds are {options.max_seconds}, must not be negative")
-    check_outputs((options.output / name for name in train.FILES), [options.text])
+    check_outputs((options.output / name for name in kept.FILES), [options.text])
     if options.corpus is not None and options.text is not None:
         raise InputError("--corpus and --text were both given, must be one of them")
     name = options.corpus or (options.text and str(options.text)) or "stdlib"
@@ -103,7 +124,7 @@ def _run(options: argparse.Namespace) -> None:
         eos_token_id=vocabulary.eos,
         intermediate_size=options.intermediate or default_intermediate_size(options.hidden, 4),
     )
-    recipe = train.Recipe(
+    recipe = Recipe(
         options.steps,
         options.batch,
         options.window,
@@ -131,6 +152,8 @@ def _run(options: argparse.Namespace) -> None:
         options.output,
         tokenizer=tokenizer,
         resume=options.resume,
+        shard=options.shard,
+        save_every=options.save_every,
         max_seconds=options.max_seconds,
         report=stepped,
     )

@@ -38,7 +38,10 @@ def is_ternary(name: str) -> bool:
     return name.endswith("_proj.weight") or name == "lm_head.weight"
 
 
-def _hardened(weight: Float32) -> Float32:
+def hardened(name: str, weight: Float32) -> Float32:
+    """One tensor of a checkpoint as `harden` has it."""
+    if not is_ternary(name):
+        return weight
     codes, scale = ternarise(weight)
     share = np.count_nonzero(codes) / codes.size
     return weight if share == 0 else (codes * np.float32(scale / share)).astype(np.float32)
@@ -55,7 +58,7 @@ def harden(checkpoint: Checkpoint[ModelConfig]) -> Checkpoint[ModelConfig]:
     embedding stays as it is.
     """
 
-    tensors = {n: _hardened(w) if is_ternary(n) else w for n, w in checkpoint.tensors.items()}
+    tensors = {name: hardened(name, weight) for name, weight in checkpoint.tensors.items()}
     return Checkpoint(checkpoint.config, tensors)
 
 

@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 
 import triton
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -28,6 +29,8 @@ from mmfree_kernels.ops.loss import fused as cross_entropy
 from mmfree_kernels.ops.mlgru import output, scan
 from mmfree_kernels.training import captured, half_blocks, train
 from mmfree_kernels.training.half_blocks import Recompute
+from mmfree_kernels.training.ranks import Ranks, joined
+from mmfree_kernels.training.sharded import divided
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 from mmfree_neuro.model.corpus import of_bytes
 
@@ -348,13 +351,15 @@ def test_no_length_is_compiled_for(device: str) -> None:
     assert [{k: n for k, n in count.items() if n != counts[0][k]} for count in counts] == [{}] * 5
 
 
+def fused(model: HGRNBitModel, tokens: Tensor) -> Tensor:
+    return half_blocks.forward_loss(model, tokens[:, :-1], tokens[:, 1:])
+
+
 @pytest.mark.slow
 def test_captured_gradients(device: str) -> None:
     """Those of one batch after another, in the same memory."""
     model = random_model(ONE_LAYER, 0, device)
-    step = captured.Gradients(
-        model, lambda m, tokens: half_blocks.forward_loss(m, tokens[:, :-1], tokens[:, 1:])
-    )
+    step = captured.Gradients(model, fused)
     for seed in (1, 2):
         tokens = torch.randint(
             ONE_LAYER.vocab_size, (2, 6), generator=torch.Generator().manual_seed(seed)
@@ -386,3 +391,43 @@ def test_a_training_run(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [progress.step for progress in seen] == [1, 2]
     assert seen[0].loss == pytest.approx(np.log(256), rel=0.05)
     assert outcome.finished and outcome.held_out_nats == pytest.approx(np.log(256), rel=0.1)
+
+
+@pytest.mark.slow
+def test_captured_gradients_of_processes(device: str) -> None:
+    """They are reduced within the captured step, of which torch has nothing to remark; here there
+    is but one process."""
+    model, twin = (random_model(ONE_LAYER, 0, device) for _ in range(2))
+    tokens = torch.zeros(2, 6, dtype=torch.int64, device=device)
+    with joined(alone=True):
+        loss = fused if device == "cuda" else train.plain_loss  # for the sake of time
+        several = captured.Gradients(model, loss, Ranks(0, 2, 0))
+        alone = captured.Gradients(twin, loss)
+        for _ in range(2):
+            assert torch.equal(several(tokens), alone(tokens))
+            wanted = dict(twin.named_parameters())
+            for name, parameter in model.named_parameters():
+                assert (parameter.grad is None) == (wanted[name].grad is None)
+                if parameter.grad is not None:
+                    close = torch.allclose(parameter.grad, wanted[name].grad, rtol=1e-5, atol=1e-7)
+                    assert close, name
+
+
+@pytest.mark.slow
+def test_a_model_that_is_divided(device: str) -> None:
+    """Its weights are gathered around every block, and change nothing: one process alone has the
+    bits of the whole model."""
+    twin = random_model(CONFIG, 0, device)
+    expected = half_blocks.forward_loss(twin, *text(device))
+    expected.backward()
+    weights = dict(twin.named_parameters())
+    with joined(alone=True) as ranks:
+        model = divided(CONFIG, lambda name, _: weights[name].detach(), ranks)
+        loss = half_blocks.forward_loss(model, *text(device))
+        loss.backward()
+        assert torch.equal(loss, expected)
+        for name, parameter in model.named_parameters():
+            assert isinstance(parameter.grad, DTensor)
+            found = parameter.grad.full_tensor()
+            # Torch adds up an embedding's in any order on a GPU.
+            assert torch.allclose(found, weights[name].grad, rtol=1e-5, atol=1e-7), name

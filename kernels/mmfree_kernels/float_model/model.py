@@ -8,6 +8,7 @@ approximations are priced.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tensors import Float32
 
 Tap = Callable[[str, Tensor], Tensor]
+Result = TypeVar("Result")
 
 
 def untouched(_name: str, value: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ class TokenMixer(nn.Module):
             c = c * mask[:, :, None]
         h = tap(f"{name}.h", numerics.recurrence(f, c, initial))
         v = tap(f"{name}.v", numerics.norm(g, self.g_norm.weight, self.eps) * h * sigmoid(h))
-        return tap(f"{name}.o", self.o_proj(v, f"{name}.o_proj", numerics)), h[:, -1]
+        return tap(f"{name}.o", self.o_proj(v, f"{name}.o_proj", numerics)), h[:, -1].clone()
 
 
 class ChannelMixer(nn.Module):
@@ -141,7 +143,16 @@ class ChannelMixer(nn.Module):
         return numerics.tap(f"{name}.down", self.down_proj(v, f"{name}.down_proj", numerics))
 
 
-class Block(nn.Module):
+class Unit(nn.Module):
+    """A module whose weights may have to be gathered before it computes."""
+
+    def run(self, function: Callable[..., Result], *values: Any) -> Result:
+        """What a function of this module and the values gives, where its own `forward` is not
+        meant."""
+        return function(self, *values)
+
+
+class Block(Unit):
     """One block: token mixer and channel mixer, each behind a norm and a residual connection."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -197,7 +208,7 @@ def lower_bounds(latent: Tensor) -> list[Tensor | None]:
     return [None, *(p.cumsum(0) - p[0])[1:]]
 
 
-class HGRNBitModel(nn.Module):
+class HGRNBitModel(Unit):
     """The whole model; parameter names are those of the published state dict."""
 
     def __init__(self, config: ModelConfig) -> None:

@@ -21,13 +21,14 @@ def graph_of(
     pool: Any = None,
     between: Callable[[], None] = lambda: None,
     times: int = 1,
+    stream: torch.cuda.Stream | None = None,
 ) -> torch.cuda.CUDAGraph:
     """The CUDA graph of what `run` enqueues on tensors that stay where they are.
 
     It runs so many `times` before, which compiles what capture must find compiled, and then
-    `between`.
+    `between`, and all of it is enqueued on `stream` where one is given.
     """
-    side = torch.cuda.Stream()
+    side = stream or torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(times):
@@ -35,7 +36,7 @@ def graph_of(
     torch.cuda.current_stream().wait_stream(side)
     between()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
         run()
     return graph
 
@@ -63,22 +64,28 @@ class Gradients:
 
     On a GPU the first batch captures forward and backward pass; every batch must have its shape.
     Gradients then stay in the same memory and may be changed between calls; one that is set to None
-    stays None.  On a CPU nothing is captured.
+    stays None.  On a CPU nothing is captured, nor where the model is `sharded` (`sharded.divided`),
+    which reduces its gradients itself.
     """
 
-    def __init__(self, model: HGRNBitModel, loss: Loss, ranks: Ranks = ALONE) -> None:
-        self.model, self.loss = model, loss
+    def __init__(
+        self, model: HGRNBitModel, loss: Loss, ranks: Ranks = ALONE, *, sharded: bool = False
+    ) -> None:
+        self.model, self.loss, self.sharded = model, loss, sharded
         self.lost: nn.Module = _Lost(model, loss)
+        self.captures = not sharded and next(model.parameters()).device.type == "cuda"
+        self.stream = torch.cuda.Stream() if self.captures else None
         self.times = 1
-        if ranks.count > 1:
-            self.lost, self.times = _reduced(self.lost, ranks), UNTIL_SETTLED
+        if ranks.count > 1 and not sharded:
+            _without_unused(model)
+            self.lost, self.times = _reduced(self.lost, ranks, self.stream), UNTIL_SETTLED
         self.graph: torch.cuda.CUDAGraph | None = None
         self.tokens = self.latest = torch.zeros(())
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """The loss of tokens int64 [batch, length + 1], a scalar that the next call may write
         to."""
-        if tokens.device.type != "cuda":
+        if not self.captures:
             return self._once(tokens)
         if self.graph is None:
             self._capture(tokens)
@@ -107,13 +114,26 @@ class Gradients:
             self.model.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()  # the graph has memory of its own
 
-        self.graph = graph_of(run, between=between, times=self.times)
+        self.graph = graph_of(run, between=between, times=self.times, stream=self.stream)
 
 
-def _reduced(lost: nn.Module, ranks: Ranks) -> nn.Module:
-    """The same, with gradients that are the mean over all processes."""
-    if ranks.device.type != "cuda":
+def _without_unused(model: HGRNBitModel) -> None:
+    """Let torch's reducer not wait for gradients that never come: the first block has no lower
+    bound, so that nothing uses the latent ones of a model of one block."""
+    if model.config.num_hidden_layers == 1 and model.config.use_lower_bound:
+        model.model.lower_bounds.requires_grad_(False)
+
+
+def _reduced(lost: nn.Module, ranks: Ranks, stream: torch.cuda.Stream | None) -> nn.Module:
+    """The same, with gradients that are the mean over all processes.
+
+    The nodes that add up gradients belong to the stream on which they are made, which must be that
+    of the backward passes.
+    """
+    if stream is None:
         return DistributedDataParallel(lost)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):  # as capture needs it
-        return DistributedDataParallel(lost, device_ids=[ranks.local])
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        reduced = DistributedDataParallel(lost, device_ids=[ranks.local])
+    torch.cuda.current_stream().wait_stream(stream)
+    return reduced

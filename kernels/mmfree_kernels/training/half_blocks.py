@@ -232,14 +232,15 @@ class _ChannelMixer(torch.autograd.Function):
         )
         q, s = gate_normalise(gate_up, down_gain)
         codes, down_scale = ternarise(down_weight)
-        out = int8_product(q, s, codes, down_scale, x.dtype, flat).view_as(x)
+        out = int8_product(q, s, codes, down_scale, x.dtype, flat)
         kept = () if again else (gate_up,)
         scales = gate_scale, down_scale
         ctx.save_for_backward(
             x, outer, gate_weight, down_weight, gate_gain, down_gain, *scales, *kept
         )
         ctx.eps, ctx.dtype = eps, dtype
-        return out
+        # No view for autograd: FSDP puts a hook on what a block gives, which a view could lose.
+        return torch.ops.aten._unsafe_view(out, x.shape)
 
     @staticmethod
     @once_differentiable
@@ -357,6 +358,18 @@ def channel_mixer(block: Block, x: Tensor, recompute: Recompute = DEFAULT) -> Te
     return out
 
 
+def _both(
+    block: Block,
+    x: Tensor,
+    bound: Tensor | None,
+    mask: Tensor | None,
+    initial: Tensor,
+    recompute: Recompute,
+) -> tuple[Tensor, Tensor]:
+    x, last = token_mixer(block, x, bound, mask, initial, recompute)
+    return channel_mixer(block, x, recompute), last
+
+
 def _stream(
     model: HGRNBitModel,
     tokens: Tensor,
@@ -371,8 +384,7 @@ def _stream(
         model.model.layers, model.lower_bounds(), state.float().unbind(), strict=True
     ):
         assert isinstance(block, Block)
-        x, last = token_mixer(block, x, bound, mask, initial.contiguous(), recompute)
-        x = channel_mixer(block, x, recompute)
+        x, last = block.run(_both, x, bound, mask, initial.contiguous(), recompute)
         states.append(last)
     return x, torch.stack(states)
 
@@ -421,6 +433,12 @@ def forward_loss(
     Targets of -100 do not count.  Logits are never all in memory; their gradients are computed with
     them.  The head has the stream rounded to the activation type.
     """
+    return model.run(_loss, tokens, targets, mask, recompute)
+
+
+def _loss(
+    model: HGRNBitModel, tokens: Tensor, targets: Tensor, mask: Tensor | None, recompute: Recompute
+) -> Tensor:
     x, _ = _stream(model, tokens, None, mask, recompute)
     weight = _head_weight(model)
     return linear_cross_entropy(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from mmfree_neuro.errors import InputError, RunFailed
 
@@ -50,17 +51,21 @@ class Ranks:
         dist.all_reduce(total)
         return total / self.count
 
-    def agreed(self, flag: bool) -> bool:
+    def agreed(self, number: int) -> int:
         """What the first process says, in all."""
         if self.count == 1:
-            return flag
-        said = torch.tensor(float(flag), device=self.device)
+            return number
+        said = torch.tensor(int(number), device=self.device)
         dist.broadcast(said, 0)
-        return bool(said.item())
+        return int(said.item())
+
+    def all(self, flag: bool) -> bool:
+        """Whether every process says so."""
+        return bool(self.mean(torch.tensor(float(flag), device=self.device)) == 1)
 
     def wait(self) -> None:
         """Until all are here."""
-        self.agreed(True)
+        self.agreed(0)
 
 
 ALONE = Ranks()
@@ -79,15 +84,20 @@ def started() -> Ranks:
     return ALONE
 
 
-@contextmanager
-def joined() -> Iterator[Ranks]:
-    """The processes together: NCCL between GPUs, gloo between CPUs.
+class Ended(RunFailed):
+    """Another process of a run has ended."""
 
-    Raises InputError where a machine has fewer GPUs than processes, and RunFailed where another
-    process has ended.
+
+@contextmanager
+def joined(*, alone: bool = False) -> Iterator[Ranks]:
+    """The processes together: NCCL between GPUs, gloo between CPUs; one that is `alone`, too, where
+    that is said.
+
+    Raises InputError where a machine has fewer GPUs than processes, and Ended where another process
+    has ended.
     """
     ranks = started()
-    if ranks.count == 1:
+    if ranks.count == 1 and not alone:
         yield ranks
         return
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -102,12 +112,17 @@ def joined() -> Iterator[Ranks]:
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
     os.environ.setdefault("MASTER_PORT", PORT)
-    dist.init_process_group("nccl" if gpus else "gloo", rank=ranks.number, world_size=ranks.count)
+    dist.init_process_group(
+        "nccl" if gpus else "gloo",
+        store=HashStore() if ranks.count == 1 else None,
+        rank=ranks.number,
+        world_size=ranks.count,
+    )
     try:
         yield ranks
     except RuntimeError as error:  # gloo has no name for it
         if not any(word in str(error) for word in ("Connection", "connection", "NCCL", "peer")):
             raise
-        raise RunFailed(f"rank {ranks.number}: another process has ended ({error})") from None
+        raise Ended(f"rank {ranks.number}: another process has ended ({error})") from None
     finally:
         dist.destroy_process_group()
