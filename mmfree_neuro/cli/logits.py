@@ -13,13 +13,14 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import check_outputs, save_array
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.lowering.scheme import scheme_named
-from mmfree_neuro.pipeline import engines, quality
+from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import logits as pipeline_logits
 from mmfree_neuro.pipeline import text as texts
 from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.losses import count_warnings, quality_warnings
+from mmfree_neuro.run.scores import nats
 from mmfree_neuro.target.image_file import is_image
 
 
@@ -175,7 +176,7 @@ def _outputs(
     """What is asked for, by file; `natural` are the logits `found` in natural units."""
     outputs: Outputs = {options.output: found}
     if options.nats is not None:
-        outputs[options.nats] = quality.nats(natural[:, :-1], tokens[:, 1:])
+        outputs[options.nats] = nats(natural[:, :-1], tokens[:, 1:])
     if options.chosen is not None:
         outputs[options.chosen] = chosen
     return outputs

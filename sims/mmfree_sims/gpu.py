@@ -24,7 +24,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 CHUNK = 512
-"""Tokens that are computed together in prefill."""
+"""Tokens that are computed together in prefill, whose logits all go to the host."""
 
 
 class Gpu:
@@ -48,11 +48,22 @@ class Gpu:
 
     def feed(self, tokens: Ints, marks: Ints | None = None) -> NDArray[np.int32]:
         """What goes to the host after each of n tokens, as `Session.feed` gives it."""
+        return self.network.feed(tokens, self._begun(tokens, marks))
+
+    def score(
+        self, tokens: Ints, marks: Ints, following: Ints
+    ) -> tuple[NDArray[np.float64], Ints]:
+        """What n tokens lose on those that followed, and what would have been chosen, as
+        `Scoring.score` gives it."""
+        return self.network.score(tokens, self._begun(tokens, marks), following)
+
+    def _begun(self, tokens: Ints, marks: Ints | None) -> Ints:
+        """The marks of tokens, which are counted."""
         marks = marked(tokens, marks)
         if len(self.tokens) == 1 and marks[0] & 1:
             self.reset()
         self.tokens += np.bincount(slots_of(marks), minlength=len(self.tokens))
-        return self.network.feed(tokens, marks)
+        return marks
 
     def take_activity(self, slot: int = 0) -> Activity:
         """The counts of tokens in a slot since they were last taken."""

@@ -19,8 +19,10 @@ pytest.importorskip("triton")
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
-from mmfree_kernels.integer.products import Packed
 from mmfree_kernels.integer.source import Stream, write
+from mmfree_kernels.integer.walk import plan, read
+from mmfree_kernels.ops.bitlinear import digits
+from mmfree_kernels.ops.bitlinear.digits import Packed
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, greedy, programs
