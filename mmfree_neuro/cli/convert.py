@@ -30,7 +30,8 @@ def run(options: argparse.Namespace) -> None:
         graph, warnings = converted.graph, [*converted.warnings, *slow_code_warnings()]
         warn(warnings)
         begin = f"wrote {options.output}: " if kept else ""
-        text = f"{begin}{terminal.graph_line(graph)}\n{terminal.quality(graph.quality)}"
+        lost = f"{terminal.quality(graph.quality)}, by engine {converted.engine}"
+        text = f"{begin}{terminal.graph_line(graph)}\n{lost}"
         content = {
             "graph": str(options.output) if kept else None,
             "scheme": graph.scheme,
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> None:
             "accumulator_bits": graph.accumulator_bits,
             "payload_bits": graph.payload_bits,
             "quality": graph.quality,
+            "engine": converted.engine,
             "warnings": warnings,
         }
         show(content, text, options.json)

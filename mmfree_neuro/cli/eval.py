@@ -25,7 +25,9 @@ def add(commands: Any) -> None:
     add_option(p, "source", type=Path, help="checkpoint folder, graph file or mapping file (.map)")
     add_option(p, "--tasks", required=True, metavar="NAME,…", help="tasks of the harness")
     add_option(
-        p, "--engine", default="fast", help=f"float, {engines.names_and_needs()} (default fast)"
+        p,
+        "--engine",
+        help=f"float, {engines.names_and_needs()} (default gpu where there is a GPU, else fast)",
     )
     add_option(
         p,
@@ -57,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{options.include_path}: no such folder, must be one with tasks")
     outputs = [] if options.output is None else [options.output]
     check_outputs(outputs, [*files_behind(options.source)])
+    options.engine = options.engine or engines.default_scorer()
     started = time.perf_counter()
     with _quietly():
         found = _evaluate(options)

@@ -42,6 +42,8 @@ class Converted:
 
     graph: Graph
     warnings: tuple[str, ...]
+    engine: str
+    """What computed the integers whose quality was measured."""
 
 
 def to_graph(
@@ -80,7 +82,8 @@ def to_graph(
         as_bytes=as_bytes,
         quality=measured.quality,
     )
-    return Converted(graph, (*checkpoint.warnings, *measured.warnings, *text_warnings(graph)))
+    warnings = *checkpoint.warnings, *measured.warnings, *text_warnings(graph)
+    return Converted(graph, warnings, measured.engine)
 
 
 def text_warnings(graph: Graph) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""What the integers of a graph lose on text: windows through an engine, many of them side by
-side."""
+"""What is asked of a graph about text: what it loses on the tokens that followed, and what it would
+have chosen; many texts side by side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,20 +14,30 @@ from mmfree_neuro.integers.fixedpoint import Ints
 Nats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a model lost in nats on tokens that followed, and its likeliest tokens; of windows
+    [windows, length], or of one text's questions [questions]."""
+
+    nats: Nats
+    chosen: Ints
+
+
 class Scoring(Protocol):
     """A session that can say what tokens lose without giving their logits away."""
 
-    def score(self, tokens: Ints, marks: Ints, following: Ints) -> tuple[Nats, Ints]:
-        """What n tokens with these marks lose in nats on those that followed, and what would have
-        been chosen, each [n]; tokens of one sequence stand in their order."""
+    def score(self, tokens: Ints, marks: Ints, at: Ints, following: Ints) -> Scores:
+        """Feeds n tokens with these marks, those of one sequence in their order; what is lost on
+        each of m tokens that followed one of them, which `at` [m] says."""
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What a graph made of windows [windows, length + 1]."""
+class Asked:
+    """A text [time], and the tokens that followed some of its tokens."""
 
-    nats: Nats  # [windows, length], per predicted token
-    chosen: Ints  # [windows, length], the likeliest token
+    tokens: Ints
+    at: Ints  # [questions]
+    following: Ints  # [questions]
 
 
 def nats(logits: Nats, following: Ints) -> Nats:
@@ -37,21 +48,48 @@ def nats(logits: Nats, following: Ints) -> Nats:
     return lost
 
 
-def scored(session: Scoring, windows: Ints, slots: int, chunk: int) -> Scores:
-    """Losses and choices on windows [windows, length + 1], each from a zero state: `slots` of them
-    under way at once, in turns of about `chunk` tokens."""
-    inputs, following = windows[:, :-1], windows[:, 1:]
-    found = Scores(np.empty(inputs.shape), np.empty(inputs.shape, np.int64))
-    for first in range(0, len(windows), slots):
-        rows = slice(first, first + slots)
-        many = len(inputs[rows])
-        step = max(1, chunk // many)
-        for at in range(0, inputs.shape[1], step):
-            here = rows, slice(at, at + step)
-            tokens = inputs[here]
-            starts = np.broadcast_to(np.arange(tokens.shape[1]) == -at, tokens.shape)
-            marks = mark(np.broadcast_to(np.arange(many)[:, None], tokens.shape), starts)
-            lost, chosen = session.score(tokens.ravel(), marks.ravel(), following[here].ravel())
-            found.nats[here] = lost.reshape(tokens.shape)
-            found.chosen[here] = chosen.reshape(tokens.shape)
+def of_logits(logits: Nats, asked: Asked) -> Scores:
+    """The answers that logits [time, vocabulary] behind all tokens of a text give."""
+    rows = logits[asked.at]
+    return Scores(nats(rows, asked.following), rows.argmax(-1))
+
+
+def answered(session: Scoring, texts: Sequence[Asked], slots: int, chunk: int) -> list[Scores]:
+    """The answers to all questions, each text from a zero state: `slots` of them under way at once,
+    in turns of about `chunk` tokens."""
+    found = [Scores(np.zeros(len(t.at)), np.zeros(len(t.at), np.int64)) for t in texts]
+    waiting, free = list(range(len(texts)))[::-1], list(range(slots))[::-1]
+    seated: dict[int, list[int]] = {}  # by slot: the number of its text, and the tokens fed
+    while waiting or seated:
+        while waiting and free:
+            seated[free.pop()] = [waiting.pop(), 0]
+        step, fed, parts = max(1, chunk // len(seated)), 0, []
+        questions: list[tuple[int, NDArray[np.bool_]]] = []
+        for slot, (number, begin) in list(seated.items()):
+            text = texts[number]
+            tokens = text.tokens[begin : begin + step]
+            here = (text.at >= begin) & (text.at < begin + step)
+            starts = np.arange(begin, begin + len(tokens)) == 0
+            marks = mark(np.full(len(tokens), slot), starts)
+            parts.append((tokens, marks, text.at[here] - begin + fed, text.following[here]))
+            questions.append((number, here))
+            fed += len(tokens)
+            seated[slot][1] += len(tokens)
+            if seated[slot][1] == len(text.tokens):
+                del seated[slot]
+                free.append(slot)
+        scores, answer = session.score(*map(np.concatenate, zip(*parts, strict=True))), 0
+        for number, here in questions:
+            some = slice(answer, answer + int(here.sum()))
+            found[number].nats[here] = scores.nats[some]
+            found[number].chosen[here] = scores.chosen[some]
+            answer = some.stop
     return found
+
+
+def scored(session: Scoring, windows: Ints, slots: int, chunk: int) -> Scores:
+    """Losses and choices on windows [windows, length + 1], each from a zero state."""
+    everywhere = np.arange(windows.shape[1] - 1)
+    texts = [Asked(window[:-1], everywhere, window[1:]) for window in windows]
+    found = answered(session, texts, slots, chunk)
+    return Scores(np.stack([one.nats for one in found]), np.stack([one.chosen for one in found]))

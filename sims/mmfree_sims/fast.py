@@ -4,7 +4,6 @@ import os
 import time
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmfree_kernels.cpu.memory import keep_freed
 from mmfree_neuro.graph.nodes import Graph, slots_of
@@ -12,7 +11,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
-from mmfree_neuro.run.scores import nats
+from mmfree_neuro.run.scores import Scores, nats
 from mmfree_neuro.run.session import drive, marked
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import EmbeddingNeurons, Int32, Neurons, forget
@@ -71,13 +70,10 @@ class Fast:
         name, output = self.graph.to_host
         return signals[name, output.port]
 
-    def score(
-        self, tokens: Ints, marks: Ints, following: Ints
-    ) -> tuple[NDArray[np.float64], Ints]:
-        """What n tokens lose on those that followed, and what would have been chosen, as
-        `Scoring.score` gives it."""
-        logits = self.feed(tokens, marks)
-        return nats(logits * self.graph.logit_scale, following), logits.argmax(-1)
+    def score(self, tokens: Ints, marks: Ints, at: Ints, following: Ints) -> Scores:
+        """What is lost on tokens that followed, as `Scoring.score` says."""
+        logits = self.feed(tokens, marks)[at] * self.graph.logit_scale
+        return Scores(nats(logits, following), logits.argmax(-1))
 
     def take_activity(self, slot: int = 0) -> Activity:
         """The counts of tokens in a slot since they were last taken."""

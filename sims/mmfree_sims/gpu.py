@@ -12,6 +12,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
+from mmfree_neuro.run.scores import Scores
 from mmfree_neuro.run.session import drive, marked
 from mmfree_sims.counts import Counting
 
@@ -50,12 +51,10 @@ class Gpu:
         """What goes to the host after each of n tokens, as `Session.feed` gives it."""
         return self.network.feed(tokens, self._begun(tokens, marks))
 
-    def score(
-        self, tokens: Ints, marks: Ints, following: Ints
-    ) -> tuple[NDArray[np.float64], Ints]:
-        """What n tokens lose on those that followed, and what would have been chosen, as
-        `Scoring.score` gives it."""
-        return self.network.score(tokens, self._begun(tokens, marks), following)
+    def score(self, tokens: Ints, marks: Ints, at: Ints, following: Ints) -> Scores:
+        """What is lost on tokens that followed, as `Scoring.score` says; no logits leave the
+        device."""
+        return Scores(*self.network.score(tokens, self._begun(tokens, marks), at, following))
 
     def _begun(self, tokens: Ints, marks: Ints | None) -> Ints:
         """The marks of tokens, which are counted."""

@@ -4,7 +4,6 @@
 import operator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ SATURATED, WRAPPED = "saturated values", "wrapped sums"
 """What nodes count beside their outputs, whose names are no two words."""
 
 MOST_RECORDED = 64
-"""Shapes of walks that have a CUDA graph."""
+"""Shapes of walks that may have a CUDA graph, the latest."""
 
 Signal = tuple[str, str]
 """A node and one of its outputs."""
@@ -190,22 +189,19 @@ class Network:
         sent = self._sent(planned)
         on_cuda = sent.is_cuda
         found = torch.empty(sent.shape, dtype=torch.int32, pin_memory=on_cuda).copy_(sent).numpy()
-        return found if planned.order is None else _as_they_came(found, planned.order)
+        return found if planned.order is None else found[np.argsort(planned.order)]
 
     def score(
-        self, tokens: Ints, marks: Ints, following: Ints
+        self, tokens: Ints, marks: Ints, at: Ints, following: Ints
     ) -> tuple[NDArray[np.float64], Ints]:
-        """What n tokens with these marks lose in nats on those that followed, and what would have
-        been chosen; nothing else leaves the device."""
+        """What is lost in nats on each of m tokens that followed those of n tokens that `at` [m]
+        says, and what would have been chosen there; nothing else leaves the device."""
         planned = plan(tokens, marks)
         if planned.order is not None:
-            following = following[planned.order]
-        wanted = torch.from_numpy(following.astype(np.int32)).to(self.device)
-        nats, chosen = losses(self._sent(planned), wanted, self.logit_scale)
-        found = nats.cpu().numpy(), chosen.cpu().numpy().astype(np.int64)
-        if planned.order is None:
-            return found
-        return _as_they_came(found[0], planned.order), _as_they_came(found[1], planned.order)
+            at = np.argsort(planned.order)[at]
+        asked = torch.from_numpy(np.stack([at, following]).astype(np.int32)).to(self.device)
+        nats, chosen = losses(self._sent(planned), *asked, self.logit_scale)
+        return nats.cpu().numpy(), chosen.cpu().numpy().astype(np.int64)
 
     def reset(self) -> None:
         """All states to zero."""
@@ -225,12 +221,14 @@ class Network:
         """What goes to the host of a walk, while it is on the device: at first as any, as kernels
         are compiled then; recorded the second time; from then on played."""
         numbers = torch.from_numpy(planned.numbers)
-        played = self.recorded.get(planned.shape)
+        played = self.recorded.pop(planned.shape, None)  # and back as the latest
         if played is None or self.device.type != "cuda":
             numbers = numbers.to(self.device)
-            if len(self.recorded) < MOST_RECORDED:
-                self.recorded[planned.shape] = _Played(numbers)
+            if len(self.recorded) == MOST_RECORDED:
+                del self.recorded[next(iter(self.recorded))]
+            self.recorded[planned.shape] = _Played(numbers)
             return self._forward(read(numbers, planned.shape))
+        self.recorded[planned.shape] = played
         played.numbers.copy_(numbers)
         if played.graph is None:
             graph = torch.cuda.CUDAGraph()
@@ -253,10 +251,3 @@ class Network:
         for step in self.steps:
             step.fire(signals, walk, self.scratch)
         return signals[self.to_host]
-
-
-def _as_they_came(found: NDArray[Any], order: Ints) -> NDArray[Any]:
-    """Rows in the order of the tokens that they are for."""
-    back = np.empty_like(found)
-    back[order] = found
-    return back

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.ops.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.checks import check, check_offsets
 from mmfree_neuro.integers.ternary import TILE, TernaryMatrix
 
 INTERPRETED = triton.knobs.runtime.interpret
@@ -161,7 +161,8 @@ def sums(q: Tensor, packed: Tensor, offsets: Tensor | None = None) -> Tensor:
     """Exact sums int32 [tokens, rows] of codes q int8 [tokens, columns] and packed weights, for few
     tokens; or of digits [digits, tokens, columns] with `offsets` int32 [rows]."""
     rows, columns = _check(q, packed)
-    digits = _digits(q, offsets, rows)
+    digits = len(q) if q.ndim == 3 else 1
+    check_offsets(digits, offsets, rows)
     out = torch.empty(q.shape[-2], rows, dtype=torch.int32, device=q.device)
     grid = triton.cdiv(rows, 16), len(out)
     groups = triton.next_power_of_2(columns // 16)
@@ -296,7 +297,7 @@ def digit_product(q: Tensor, packed: Tensor, offsets: Tensor | None = None) -> T
     """The same exact int32 sums [tokens, rows] of one matrix and digits q int8
     [digits, tokens, columns], with `offsets` int32 [rows] where there are several digits."""
     rows, _ = _check(q, packed)
-    _digits(q, offsets, rows)
+    check_offsets(len(q), offsets, rows)
     return _multiplied(q, packed, 1, None, None, None, offsets)
 
 
@@ -381,13 +382,3 @@ def _check(q: Tensor, packed: Tensor) -> tuple[int, int]:
             f"{list(q.shape)}"
         )
     return tiles * TILE, groups * TILE
-
-
-def _digits(q: Tensor, offsets: Tensor | None, rows: int) -> int:
-    """How many digits q has, checked against the offsets."""
-    digits = len(q) if q.ndim == 3 else 1
-    if (digits > 1) != (offsets is not None):
-        raise ValueError(f"{digits} digits have offsets exactly where they are more than one")
-    if offsets is not None:
-        check("the offsets", offsets, (rows,), [torch.int32])
-    return digits

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mmfree_kernels.ops.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.checks import check, check_offsets
 from mmfree_kernels.ops.bitlinear.rows import PROCESSORS
 
 
@@ -195,10 +195,7 @@ def digit_sums(
 ) -> Tensor:
     """The sums [m, n] of digits q int8 [digits, m, k] and codes [n, k]; where there are several
     digits, with `offsets` int32 [n]."""
-    if (len(q) > 1) != (offsets is not None):
-        raise ValueError(f"{len(q)} digits have offsets exactly where they are more than one")
-    if offsets is not None:
-        check("the offsets", offsets, (len(codes),), [torch.int32])
+    check_offsets(len(q), offsets, len(codes))
     out = torch.empty(q.shape[1], len(codes), dtype=torch.int32, device=q.device)
     return _product(q, codes, out, out, out, None, tiles, offsets)
 
