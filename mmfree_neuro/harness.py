@@ -69,7 +69,12 @@ class MMFreeLM(TemplateLM):
                 raise InputError(f"{name} is {value}, must be at least 1")
         self.engine = default_scorer() if engine is None else engine
         model = scored(
-            Path(graph), self.engine, scheme_named(scheme, root), in_flight, calibrate, as_bytes=as_bytes
+            Path(graph),
+            self.engine,
+            scheme_named(scheme, root),
+            in_flight,
+            calibrate,
+            as_bytes=as_bytes,
         )
         self.texts, self.max_length, self.add_bos = Texts(model), max_length, add_bos_token
 

@@ -54,8 +54,8 @@ def add(commands: Any) -> None:
     add_option(
         p,
         "--engine",
-        help=f"float, {engines.names_and_needs()} (default float for a checkpoint; for a graph or a "
-        "mapping gpu where there is a GPU, else fast; a machine image runs on engine "
+        help=f"float, {engines.names_and_needs()} (default float for a checkpoint; for a graph or "
+        "a mapping gpu where there is a GPU, else fast; a machine image runs on engine "
         f"{engines.EMULATOR})",
     )
     add_ranks(p)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
 from mmfree_neuro.run.scores import Scoring
 from mmfree_neuro.run.session import Session
@@ -43,6 +44,9 @@ class Ranks(Protocol):
 
 class ScoringSession(Session, Scoring, Protocol):
     """A session of an engine that scores."""
+
+    def take_all_activity(self) -> Activity:
+        """The counts of tokens in all slots since they were last taken."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline.families import float_model
-from mmfree_neuro.run.activity import total
 from mmfree_neuro.run.losses import count_warnings, quality_warnings
 from mmfree_neuro.run.scores import scored
 
@@ -86,7 +85,7 @@ def measure(
         "perplexity_ratio": float(np.exp(min(integer_nats - float_nats, LARGEST_LOG))),
         "greedy_agreement": float((integers.chosen == floats.chosen).mean()),
     }
-    activity = total([session.take_activity(slot) for slot in range(many.slots)])
+    activity = session.take_all_activity()
     counted = count_warnings(summarise(many), mapping, activity)
     told = (*quality_warnings(found), *counted)
     saturated, wrapped = int(activity.saturations.sum()), int(activity.wrapped.sum())

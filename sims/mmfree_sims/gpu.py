@@ -66,8 +66,16 @@ class Gpu:
 
     def take_activity(self, slot: int = 0) -> Activity:
         """The counts of tokens in a slot since they were last taken."""
-        events, saturated, wrapped = self.network.counters.take(slot)
-        tokens, self.tokens[slot] = int(self.tokens[slot]), 0
+        return self._taken(slice(slot, slot + 1))
+
+    def take_all_activity(self) -> Activity:
+        """The counts of tokens in all slots since they were last taken."""
+        return self._taken(slice(None))
+
+    def _taken(self, slots: slice) -> Activity:
+        events, saturated, wrapped = self.network.counters.take(slots)
+        tokens = int(self.tokens[slots].sum())
+        self.tokens[slots] = 0
         return self.counting.of_neurons(events, saturated, wrapped, tokens)
 
 

@@ -22,7 +22,14 @@ WAYS = {"dp4a": (99, 99), "packed": (0, 99), "unpacked": (0, 0)}
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("rows", "columns", "tokens", "bits"),
-    [(1, 1, 1, 8), (33, 70, 3, 8), (17, 150, 2, 16), (65, 9, 19, 16), (70, 290, 1, 22), (5, 4, 2, 26)],
+    [
+        (1, 1, 1, 8),
+        (33, 70, 3, 8),
+        (17, 150, 2, 16),
+        (65, 9, 19, 16),
+        (70, 290, 1, 22),
+        (5, 4, 2, 26),
+    ],
 )
 def test_products_are_those_of_numpy(
     rows: int,

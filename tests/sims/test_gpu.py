@@ -424,7 +424,7 @@ def test_the_text_of_digits_and_of_a_sum_that_may_wrap(hand_graph: Graph) -> Non
     )
     lines = [line.strip() for line in kernel.text.splitlines()]
     assert [line for line in lines if line.startswith(("v0", "wraps += ", "tl.store"))] == [
-        "v0, changed = held(tl.load(x0 + token * w0 + neuron, mask=live, other=0).to(tl.int32), p0)",
+        f"v0, changed = held({Stream(0, 1).text}, p0)",
         "wraps += tl.where(there, changed, 0)",
         "tl.store(y0 + token * width + neuron, v2 >> 8, mask=live)",
         "tl.store(y0 + token * width + neuron + 1 * plane, lower(v2, 0), mask=live)",

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmfree_kernels.integer.device import find_device
-from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids
+from mmfree_kernels.integer.neurons import Counts, Neurons, Sending, all_sigmoids
 from mmfree_kernels.integer.scores import losses
 from mmfree_kernels.integer.walk import Planned, Shape, Walk, plan, read
 from mmfree_kernels.ops.bitlinear import digits
 from mmfree_kernels.ops.bitlinear.digits import Packed
-from mmfree_neuro.graph.nodes import MARK, UNREAD, AnyNode, Graph, Input, span
+from mmfree_neuro.graph.machine import REGISTER_BITS
+from mmfree_neuro.graph.nodes import MARK, UNREAD, AnyNode, Graph, How, Input, span
 from mmfree_neuro.integers.fixedpoint import Ints
 
 _ALIGNED = 16
@@ -57,11 +58,11 @@ class _Counters:
         first, last = self.places[name, port]
         return self.all[:, first:last]
 
-    def take(self, slot: int) -> tuple[dict[Signal, Ints], dict[str, Ints], dict[str, Ints]]:
+    def take(self, slots: slice) -> tuple[dict[Signal, Ints], dict[str, Ints], dict[str, Ints]]:
         """Non-zero values by output, and saturations and wrapped sums by node, neuron by neuron, of
-        tokens in a slot since they were last taken."""
-        taken = self.all[slot].cpu().numpy().copy()
-        self.all[slot].zero_()
+        tokens in some slots since they were last taken."""
+        taken = self.all[slots].sum(0).cpu().numpy()
+        self.all[slots].zero_()
         events: dict[Signal, Ints] = {}
         of_nodes: dict[str, dict[str, Ints]] = {SATURATED: {}, WRAPPED: {}}
         for (name, what), (first, last) in self.places.items():
@@ -73,23 +74,27 @@ class _Counters:
         return events, of_nodes[SATURATED], of_nodes[WRAPPED]
 
 
-def _only_multiplied(graph: Graph) -> set[Signal]:
-    """The signals that nobody reads but ternary products."""
-    readers: dict[Signal, list[bool]] = {}
+def _lying(graph: Graph) -> dict[Signal, Sending]:
+    """How every signal lies in memory: in digits where nobody reads it but ternary products; of 32
+    bits where it is summed, as torch would make a copy otherwise."""
+    readers: dict[Signal, set[How]] = {}
     for node in graph.nodes:
         for entry in node.inputs:
             if entry.port not in UNREAD:
-                signal = entry.source, entry.source_port
-                readers.setdefault(signal, []).append(entry.how == "ternary")
-    return {signal for signal, multiplied in readers.items() if all(multiplied)}
+                readers.setdefault((entry.source, entry.source_port), set()).add(entry.how)
+    found = {}
+    for node in graph.nodes:
+        for output in node.outputs:
+            hows = readers.get((node.name, output.port), set())
+            bits = REGISTER_BITS if "sum" in hows else output.qtype.bits
+            found[node.name, output.port] = Sending(bits, hows == {"ternary"})
+    return found
 
 
 class _Step:
     """A node, the ternary matrices that it reads through, and what nobody reads after it."""
 
-    def __init__(
-        self, graph: Graph, node: AnyNode, neurons: Neurons, device: torch.device
-    ) -> None:
+    def __init__(self, graph: Graph, node: AnyNode, neurons: Neurons, device: torch.device) -> None:
         self.node, self.neurons, self.done = node, neurons, list[Signal]()
         self.matrices = {e: Packed(e.matrix, device) for e in node.inputs if e.matrix is not None}
         sources = {e: graph.node(e.source).output(e.source_port) for e in node.inputs}
@@ -150,7 +155,7 @@ class Network:
             device
         )  # a copy, as it may be a map
         self.scales = torch.from_numpy(self.embedding.scales.astype(np.int32)).to(device)
-        sigmoids, multiplied = all_sigmoids(graph.sigmoid, device), _only_multiplied(graph)
+        sigmoids, lying = all_sigmoids(graph.sigmoid, device), _lying(graph)
         self.words, *others = (
             Neurons(
                 node,
@@ -158,7 +163,7 @@ class Network:
                 sigmoids,
                 self.counters.of(node),
                 graph.accumulator_bits,
-                {port for name, port in multiplied if name == node.name},
+                {port: how for (name, port), how in lying.items() if name == node.name},
             )
             for node in graph.nodes
         )
@@ -200,7 +205,7 @@ class Network:
         if planned.order is not None:
             at = np.argsort(planned.order)[at]
         asked = torch.from_numpy(np.stack([at, following]).astype(np.int32)).to(self.device)
-        nats, chosen = losses(self._sent(planned), *asked, self.logit_scale)
+        nats, chosen = losses(self._sent(planned), asked[0], asked[1], self.logit_scale)
         return nats.cpu().numpy(), chosen.cpu().numpy().astype(np.int64)
 
     def reset(self) -> None:

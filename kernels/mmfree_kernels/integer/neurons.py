@@ -1,7 +1,7 @@
 """The neurons of one node on a device: a generated kernel, its parameters, constants, tables, state
 and counts."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,9 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_BITS, SIGMOID_INPUT_FRAC, SigmoidTable
 
 LANES = 256
-"""Of a program, at most."""
+"""Pairs of a token and a neuron that a program of a kernel computes at once, at most."""
+NEURONS = 256
+"""Neurons among them, at most."""
 LANES_OF_A_WARP = 64
 MOST_VALUES = 1 << 30
 """Values of an array that a kernel numbers; with some lanes more the numbers still fit 31 bits."""
@@ -57,7 +59,7 @@ class Sending:
     [digits, tokens, padded neurons]."""
 
     bits: int
-    """Of its format, with the sign."""
+    """Of its format with the sign, or more."""
     in_digits: bool = False
 
     @property
@@ -82,8 +84,8 @@ class Sending:
 class Neurons:
     """All neurons of a node; `run` is their program on tokens.
 
-    `sigmoids` are those of `all_sigmoids`; outputs of which `in_digits` has the ports are sent as
-    digits; sums that calibration holds wrap in accumulators of `accumulator_bits`.
+    `sigmoids` are those of `all_sigmoids`; `sending` says how outputs lie in memory, by port, whole
+    unless told; sums that calibration holds wrap in accumulators of `accumulator_bits`.
     """
 
     def __init__(
@@ -93,16 +95,16 @@ class Neurons:
         sigmoids: Tensor,
         counts: Counts,
         accumulator_bits: int = REGISTER_BITS,
-        in_digits: Set[str] = frozenset(),
+        sending: Mapping[str, Sending] | None = None,
     ) -> None:
         program, own, device = record(node, table), node.constants, sigmoids.device
         self.name, self.size, self.counts = node.name, node.size, counts
-        self.outputs = {
-            port: Sending(node.output(port).qtype.bits, port in in_digits)
-            for port in program.outputs
-        }
+        whole = {port: Sending(node.output(port).qtype.bits) for port in program.outputs}
+        self.outputs = whole if sending is None else sending
         self.ports = node.reads
-        streams = tuple(_stream(node, name, self.ports, accumulator_bits) for name in program.inputs)
+        streams = tuple(
+            _stream(node, name, self.ports, accumulator_bits) for name in program.inputs
+        )
         digits_of = tuple(sent.digits for sent in self.outputs.values())
         kernel = write(type(node).__name__.lower(), program, streams, digits_of)
         self.kernel, self.parameters = compiled(kernel.name, kernel.text), kernel.parameters
@@ -110,7 +112,7 @@ class Neurons:
         self.fixed = [*(on_device(array, device) for array in values), sigmoids]
         shape = program.slots, node.size
         self.state = torch.zeros(shape, dtype=torch.int32, device=device) if program.slots else None
-        self.together = min(LANES, triton.next_power_of_2(node.size))
+        self.together = min(NEURONS, triton.next_power_of_2(node.size))
         """Neurons of a program of the kernel."""
 
     def run(self, inputs: Mapping[str, Tensor], walk: Walk) -> dict[str, Tensor]:

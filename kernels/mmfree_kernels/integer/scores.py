@@ -47,7 +47,5 @@ def losses(logits: Tensor, at: Tensor, following: Tensor, scale: float) -> tuple
         step = torch.tensor(scale, dtype=torch.float64, device=device)
         block = min(BLOCK, triton.next_power_of_2(vocabulary))
         rest = vocabulary, step, block
-        _losses_kernel[(questions,)](
-            logits, logits.stride(0), at, following, nats, chosen, *rest
-        )
+        _losses_kernel[(questions,)](logits, logits.stride(0), at, following, nats, chosen, *rest)
     return nats, chosen

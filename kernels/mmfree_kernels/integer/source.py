@@ -216,10 +216,7 @@ class _Writer:
 
 
 def write(
-    name: str,
-    program: Program,
-    streams: tuple[Stream, ...],
-    digits: tuple[int, ...] | None = None,
+    name: str, program: Program, streams: tuple[Stream, ...], digits: tuple[int, ...] | None = None
 ) -> Kernel:
     """The kernel of that name of a program whose inputs lie as `streams` say; `digits` are those in
     which each output is sent, one each unless told."""
