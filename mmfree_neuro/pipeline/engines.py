@@ -188,7 +188,7 @@ def default_scorer() -> str:
 def scorer_named(name: str) -> Scorer:
     """The engine of that name that scores windows of text."""
     if name not in SCORERS:
-        raise EngineError(f"engine {name!r} scores no text, must be one of {', '.join(SCORERS)}")
+        raise EngineError(f"engine {name} scores no text, must be {' or '.join(SCORERS)}")
     return SCORERS[name]
 
 
