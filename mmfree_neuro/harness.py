@@ -51,7 +51,7 @@ class MMFreeLM(TemplateLM):
         scheme: str = DEFAULT,
         root: str = "after",
         calibrate: str = "stdlib",
-        in_flight: int = 8,
+        in_flight: int | None = None,
         max_length: int = MAX_LENGTH,
         add_bos_token: bool = False,
         as_bytes: bool = False,
@@ -61,11 +61,11 @@ class MMFreeLM(TemplateLM):
     ) -> None:
         """`graph` is a path, or the name of a published model that lies in the local cache;
         `engine` is `gpu` where there is a GPU, else `fast`, unless named; `in_flight` is how many
-        sequences it has under way.  What the harness itself gives
+        sequences it has under way, 128 on `gpu` and 8 on others unless told.  What the harness itself gives
         every model, a batch size and a device, changes nothing."""
         super().__init__()
         for name, value in (("in_flight", in_flight), ("max_length", max_length)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise InputError(f"{name} is {value}, must be at least 1")
         self.engine = default_scorer() if engine is None else engine
         model = scored(

@@ -19,6 +19,8 @@ pytest.importorskip("lm_eval")
 import mmfree_neuro.harness
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.harness import MMFreeLM
 from mmfree_neuro.pipeline.engines import default_scorer
 from mmfree_neuro.run import reference
@@ -41,9 +43,12 @@ def model(request: pytest.FixtureRequest) -> Iterator[MMFreeLM]:
     made.texts.close()
 
 
-def test_an_engine_is_chosen_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_chosen_where_none_is_named(
+    a16: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mmfree_neuro.harness, "default_scorer", lambda: "reference")
-    made = MMFreeLM(str(FOLDER))
+    graph_file.save_graph(a16, tmp_path / "model.graph")
+    made = MMFreeLM(str(tmp_path / "model.graph"))
     try:
         assert made.engine == "reference"
         assert made.texts.model.engine is reference.run  # type: ignore[attr-defined]

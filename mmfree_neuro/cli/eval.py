@@ -33,9 +33,9 @@ def add(commands: Any) -> None:
         p,
         "--in-flight",
         type=int,
-        default=8,
         metavar="S",
-        help="sequences under way at once, of a checkpoint or a graph file (default 8)",
+        help="sequences under way at once, of a checkpoint or a graph file (default 128 on engine "
+        "gpu, else 8)",
     )
     add_option(
         p, "--include-path", type=Path, metavar="FOLDER", help="folder with tasks of your own"

@@ -34,6 +34,8 @@ Tokens = NDArray[np.int64]
 AT_ONCE = 1 << 26
 """Logits that are in memory at once, at 8 bytes each."""
 FLOAT = "float"
+IN_FLIGHT = 8
+"""Sequences that are under way at once unless told, where an engine has no reason for more."""
 
 
 class Scored(Protocol):
@@ -142,14 +144,14 @@ def scored(
     path: Path,
     engine: str,
     scheme: Scheme,
-    in_flight: int = 1,
+    in_flight: int | None = 1,
     calibrate: str = "stdlib",
     *,
     as_bytes: bool = False,
 ) -> Scored:
     """What a path names on an engine: a checkpoint folder on `float`, or on another engine as its
-    graph in a scheme; a graph file with so many sequences in flight; or a mapping file, with as
-    many as it is for."""
+    graph in a scheme; a graph file with so many sequences in flight, or as many as suit the engine;
+    or a mapping file, with as many as it is for."""
     path = hub.located(path)
     if engine not in (FLOAT, *ENGINES):
         known = ", ".join((FLOAT, *ENGINES))
@@ -173,6 +175,8 @@ def scored(
             ).graph
     else:
         graph = opened.open_graph(path)[0]
+    if in_flight is None:
+        in_flight = IN_FLIGHT if scorer is None else max(IN_FLIGHT, scorer.side_by_side)
     slotted = with_slots(graph, in_flight)
     return Integers(slotted, in_one_place(slotted), run, scorer)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.lowering.scheme import scheme_named
-from mmfree_neuro.pipeline import engines, quality
+from mmfree_neuro.pipeline import engines, quality, scoring
 from mmfree_neuro.pipeline.convert import to_graph
 from mmfree_neuro.pipeline.engines import SCORERS, Scorer
 from mmfree_neuro.pipeline.families import read_checkpoint
@@ -72,6 +73,17 @@ def as_if(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
     return lambda: slots
 
 
+def test_as_many_sequences_are_under_way_as_suit_the_engine(
+    a16: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph_file.save_graph(a16, tmp_path / "model.graph")
+    for side_by_side, slots in ((1, 8), (20, 20)):
+        record = replace(SCORERS["fast"], side_by_side=side_by_side)
+        monkeypatch.setitem(SCORERS, "fast", record)
+        model = scoring.scored(tmp_path / "model.graph", "fast", scheme_named("a14"), None)
+        assert isinstance(model, scoring.Integers) and model.graph.slots == slots
+
+
 @pytest.mark.usefixtures("needs_torch")
 def test_a_conversion_says_what_measured_it(
     as_if: Callable[[], list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -93,10 +105,7 @@ def test_a_conversion_says_what_measured_it(
 
 
 def test_logits_say_what_computed_them(
-    a16: Graph,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    a16: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engines, "default_scorer", lambda: "reference")
     graph, tokens, output = (str(tmp_path / name) for name in ("a.graph", "t.npy", "l.npy"))

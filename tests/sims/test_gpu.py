@@ -21,6 +21,7 @@ from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
 from mmfree_kernels.integer.source import Stream, write
 from mmfree_kernels.integer.walk import plan, read
+from mmfree_kernels.ops.bitlinear import digits
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, greedy, programs
@@ -57,6 +58,14 @@ pytestmark = pytest.mark.kernels
 
 Mapper = Callable[..., Mapping]
 ENDS = np.array([-REGISTER_HIGH, -(1 << 16), -1, 0, 1, 3, (1 << 20) + 1, REGISTER_HIGH])
+
+
+@pytest.fixture(autouse=True)
+def unpacked(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """The interpreter is fastest with weights that are unpacked; test_digits has all ways."""
+    if device == "cpu":
+        monkeypatch.setattr(digits, "FEW", 0)
+        monkeypatch.setattr(digits, "TOGETHER", 0)
 
 
 def assert_equal_runs(graph: Graph, mapping: Mapping, job: Job) -> None:
