@@ -61,8 +61,8 @@ class MMFreeLM(TemplateLM):
     ) -> None:
         """`graph` is a path, or the name of a published model that lies in the local cache;
         `engine` is `gpu` where there is a GPU, else `fast`, unless named; `in_flight` is how many
-        sequences it has under way, 128 on `gpu` and 8 on others unless told.  What the harness itself gives
-        every model, a batch size and a device, changes nothing."""
+        sequences it has under way, 128 on `gpu` and 8 on others unless told.  What the harness
+        itself gives every model, a batch size and a device, changes nothing."""
         super().__init__()
         for name, value in (("in_flight", in_flight), ("max_length", max_length)):
             if value is not None and value < 1:
