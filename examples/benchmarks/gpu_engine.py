@@ -1,15 +1,15 @@
-"""A model of full size on the `gpu` engine: the same logits, choices and counts as `fast`, and how
-many tokens of text it scores in a second.
+"""A model of full size on the `gpu` engine: the same logits, losses and counts as `fast`, and how
+many tokens of text it scores and generates in a second.
 
 The checkpoint is synthetic, of the published shape.  Build the kernels for the CPU first, or `fast`
 is very slow: python setup.py build_ext --inplace.  Run on a machine with a GPU:
 PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu_engine.py [--model 370m]
 [--scheme a8 a14 a16] [--windows 128] [--in-flight 64] [--greedy] [-o ROWS]
 
-A prompt and its continuation, and some windows side by side, must be those of `fast` before windows
-of random tokens are scored.  With --in-flight so many sequences of different lengths are under way
-at once instead, and each must come to what it comes to alone on `fast`; with --greedy the graph
-chooses the words, as the host would.
+A prompt, what goes on from it, and some windows side by side must be those of `fast`, bit for bit
+and count for count, before anything is timed.  With --in-flight so many sequences of different
+lengths are under way at once instead, and each must come to what it comes to alone on `fast`; with
+--greedy the graph chooses the words, as the host would.
 """
 
 import argparse
@@ -23,25 +23,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mmfree_kernels.bench import record
+from mmfree_kernels.float_model.calibrate import calibrate
 from mmfree_neuro.errors import MMFreeError
 from mmfree_neuro.graph.greedy import with_greedy
-from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.nodes import Graph, mark
 from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.hgrn_bit.config import PUBLISHED
+from mmfree_neuro.hgrn_bit.lowering import lower
+from mmfree_neuro.hgrn_bit.names import ternary_weights
 from mmfree_neuro.hgrn_bit.synthetic import write_synthetic
+from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.scheme import SCHEMES
-from mmfree_neuro.pipeline import convert, engines, quality
+from mmfree_neuro.pipeline import engines, quality
+from mmfree_neuro.pipeline.engines import ScoringSession
 from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.job import Job, Result
 from mmfree_neuro.run.scores import scored
 
 NEW_TOKENS = 16
+SLOT = 5
+"""Of the prompt that is compared."""
 CHECKED = 4, 48
 """Windows that `fast` scores, too, and their length."""
 LENGTH = 1024
+TURNS = 96
+"""Tokens of each sequence for the speed of generation."""
 
 
 def same(a: Result, b: Result) -> bool:
@@ -87,56 +95,74 @@ def together(graph: Graph, in_flight: int, *, greedy: bool) -> dict[str, object]
     }
 
 
-def alone(graph: Graph, tokens: int) -> dict[str, Any]:
-    """A prompt and its continuation on the GPU and on `fast`."""
-    mapping, rng = quality.in_one_place(graph), np.random.default_rng(1)
-    job = Job(rng.integers(graph.vocabulary, size=(1, tokens)), NEW_TOKENS)
-    gpu, fast = map(engines.engine_named, ("gpu", "fast"))
-    found, expected = gpu(graph, mapping, job), fast(graph, mapping, job)
-    if not same(found, expected):
-        raise SystemExit(f"{graph.scheme}: the gpu engine differs from fast: no row is written")
+def check(gpu: ScoringSession, fast: ScoringSession, windows: Ints, tokens: int) -> dict[str, int]:
+    """A prompt in a slot, some tokens after it one by one, one token of each of three sequences,
+    and windows side by side, on the GPU and on `fast`: what they have in common, or SystemExit."""
+    row, slots = windows[0], np.array([SLOT, 0, 9])
+    marks = mark(np.full(tokens, SLOT), np.arange(tokens) == 0)
+    turns = [(row[:tokens], marks)]
+    turns += [(row[n : n + 1], mark(slots[:1], np.zeros(1, np.bool_))) for n in range(3)]
+    turns += [(row[n : n + 3], mark(slots, np.array([False, n == 0, n == 0]))) for n in range(3)]
+    logits = 0
+    for fed, told in turns:
+        found, expected = gpu.feed(fed, told), fast.feed(fed, told)
+        if not np.array_equal(found, expected):
+            raise SystemExit("logits differ from those of fast: no row is written")
+        logits += int(np.count_nonzero(found))
+    few = windows[: CHECKED[0], : CHECKED[1] + 1]
+    scores, other = (scored(session, few, len(few), 64) for session in (gpu, fast))
+    equal = np.array_equal(scores.chosen, other.chosen)
+    if not equal or not np.allclose(scores.nats, other.nats, rtol=1e-12, atol=1e-12):
+        raise SystemExit("losses differ from those of fast: no row is written")
+    if gpu.take_activity(SLOT) != fast.take_activity(SLOT):
+        raise SystemExit("counts of a sequence differ from those of fast: no row is written")
+    counted = gpu.take_all_activity()
+    if counted != fast.take_all_activity():
+        raise SystemExit("counts differ from those of fast: no row is written")
     return {
-        "prompt, fast s": round(expected.seconds["prefill"], 3),
-        f"{NEW_TOKENS} tokens, fast s": round(expected.seconds["generate"], 3),
-        "saturations": int(found.prefill.saturations.sum()),
-        "wrapped": int(found.prefill.wrapped.sum()),
-        "logits that are not zero": int(np.count_nonzero(found.logits)),
+        "tokens checked": sum(len(fed) for fed, _ in turns) + few[:, 1:].size,
+        "logits that are not zero": logits,
+        "saturated values in windows": int(counted.saturations.sum()),
+        "wrapped sums in windows": int(counted.wrapped.sum()),
     }
 
 
-def side_by_side(graph: Graph, windows: NDArray[np.int64]) -> dict[str, Any]:
-    """Windows scored on the GPU, the first of them on `fast`, too; and how fast that is."""
+def generating(session: ScoringSession, sequences: int) -> float:
+    """Tokens a second of so many sequences that go on with their likeliest tokens, whose logits go
+    to the host."""
+    slots, tokens = np.arange(sequences), np.arange(sequences)
+    marks = mark(slots, np.zeros(sequences, np.bool_))
+    for turn in range(TURNS + 2):
+        if turn == 2:  # everything is compiled and recorded
+            begin = time.monotonic()
+        tokens = session.feed(tokens, marks).argmax(-1)
+    return sequences * TURNS / (time.monotonic() - begin)
+
+
+def measured(graph: Graph, windows: Ints, tokens: int) -> dict[str, Any]:
+    """A graph on the GPU, checked first: how fast text is scored, and generated."""
     scorer = engines.scorer_named("gpu")
-    many = with_slots(graph, min(scorer.side_by_side, len(windows)))
-    mapping = quality.in_one_place(many)
-    begin = time.monotonic()
+    many = with_slots(graph, scorer.side_by_side)
+    mapping, begin = quality.in_one_place(many), time.monotonic()
     gpu = scorer.session(many, mapping)
     started = time.monotonic() - begin
-    fast = engines.scorer_named("fast").session(many, mapping)
-    few = windows[: CHECKED[0], : CHECKED[1] + 1]
-    found, expected = (scored(session, few, len(few), 64) for session in (gpu, fast))
-    counts = [(gpu.take_activity(slot), fast.take_activity(slot)) for slot in range(len(few))]
-    if not (
-        np.array_equal(found.chosen, expected.chosen)
-        and np.allclose(found.nats, expected.nats, rtol=1e-12, atol=1e-12)
-        and all(one == other for one, other in counts)
-    ):
-        raise SystemExit(f"{graph.scheme}: windows differ from fast: no row is written")
-    step, begin = scorer.chunk // many.slots, time.monotonic()
-    scored(gpu, windows[:, : 2 * step + 1], many.slots, scorer.chunk)
-    compiled = time.monotonic() - begin
-    torch.cuda.synchronize()
-    begin = time.monotonic()
+    checked = check(gpu, engines.scorer_named("fast").session(many, mapping), windows, tokens)
+    turn, begin = scorer.chunk // many.slots, time.monotonic()
+    scored(gpu, windows[:, : 2 * turn + 1], many.slots, scorer.chunk)
+    compiled, begin = time.monotonic() - begin, time.monotonic()
     scored(gpu, windows, many.slots, scorer.chunk)
     seconds = time.monotonic() - begin
-    tokens = windows[:, 1:].size
     return {
+        **checked,
         "windows": f"{len(windows)} of {windows.shape[1] - 1}, {many.slots} at once",
         "tokens together": scorer.chunk,
         "to the device s": round(started, 2),
-        "compiled and recorded s": round(compiled, 2),
-        "scored tokens": tokens,
-        "scored tokens/s": round(tokens / seconds),
+        "two turns, compiled and recorded s": round(compiled, 2),
+        "scored tokens/s": round(windows[:, 1:].size / seconds),
+        "generated tokens/s, 1 sequence": round(generating(gpu, 1)),
+        "generated tokens/s, 64 sequences": round(generating(gpu, 64)),
+        "gpu peak bytes": torch.cuda.max_memory_allocated(),
+        "device": torch.cuda.get_device_name(),
     }
 
 
@@ -161,34 +187,30 @@ def main() -> None:
     options = parser.parse_args()
     record.check_gpu()
     record.check_output(options.output)
-    vocabulary = PUBLISHED[options.model].vocab_size
+    vocabulary, rng = PUBLISHED[options.model].vocab_size, np.random.default_rng(3)
+    windows = rng.integers(vocabulary, size=(options.windows, LENGTH + 1))
     with tempfile.TemporaryDirectory() as name:
         folder, begin = Path(name) / options.model, time.monotonic()
         write_synthetic(folder, PUBLISHED[options.model])
-        written, checkpoint = time.monotonic() - begin, read_checkpoint(folder)
+        written, begin = time.monotonic() - begin, time.monotonic()
+        checkpoint = read_checkpoint(folder)
+        weights = ternary_weights(checkpoint)
+        packed = time.monotonic() - begin
         for scheme in options.scheme:
-            calibration = np.random.default_rng(0).integers(vocabulary, size=(4, 33))
             begin = time.monotonic()
-            graph = convert.to_graph(
-                checkpoint, None, SCHEMES[scheme], calibration, options.model
-            ).graph
-            seconds = {"checkpoint s": round(written, 1)}
-            seconds["convert s"] = round(time.monotonic() - begin, 1)
+            calibration = rng.integers(vocabulary, size=(2, 24))
+            ranges = calibrate(checkpoint, calibration, SCHEMES[scheme], weights=weights)
+            graph = lower(checkpoint, weights, ranges, SCHEMES[scheme], options.model)
+            seconds = {
+                "checkpoint written s": round(written, 1),
+                "weights packed s": round(packed, 1),
+                "calibrated and lowered s": round(time.monotonic() - begin, 1),
+            }
             if options.in_flight:
                 row: dict[str, Any] = together(graph, options.in_flight, greedy=options.greedy)
             else:
-                shape = options.windows, LENGTH + 1
-                windows = np.random.default_rng(3).integers(vocabulary, size=shape)
-                row = {
-                    "what": (
-                        f"{options.model} {scheme}: bits and counts of {options.tokens} tokens, "
-                        f"{NEW_TOKENS} more, and {CHECKED[0]} windows of {CHECKED[1]}"
-                    ),
-                    **alone(graph, options.tokens),
-                    **side_by_side(graph, windows),
-                    "gpu peak bytes": torch.cuda.max_memory_allocated(),
-                    "device": torch.cuda.get_device_name(),
-                }
+                row = {"what": f"{options.model} {scheme}: equal to fast"}
+                row |= measured(graph, windows, options.tokens)
             row |= seconds | record.about(options.commit)
             print(json.dumps(row), flush=True)
             record.append(options.output, [row])
