@@ -142,6 +142,7 @@ def _integers(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[O
         tokens,
         options.new_tokens,
         as_bytes=options.as_bytes,
+        engine=options.engine,
     )
     bars = Bars()
     try:

@@ -171,7 +171,13 @@ def scored(
         checkpoint, tokenizer = read_checkpoint(path), checkpoints.read_tokenizer(path)
         with named(path, CheckpointError, RangeError):
             graph = to_graph(
-                checkpoint, tokenizer, scheme, calibrate, hub.name_of(path), as_bytes=as_bytes
+                checkpoint,
+                tokenizer,
+                scheme,
+                calibrate,
+                hub.name_of(path),
+                as_bytes=as_bytes,
+                engine=engine if scorer is not None else None,
             ).graph
     else:
         graph = opened.open_graph(path)[0]

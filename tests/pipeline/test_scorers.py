@@ -56,6 +56,17 @@ def test_an_engine_that_scores_no_text() -> None:
     assert str(refused.value) == "engine lava scores no text, must be fast or gpu"
 
 
+def test_a_conversion_is_refused_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "model.graph"
+    assert main(["convert", str(CHECKPOINT), "--engine", "mpi", "-o", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        "mmfree-neuro: engine mpi scores no text, must be fast or gpu\n"
+    )
+    assert not output.exists()
+
+
 @pytest.fixture
 def as_if(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
     """As if there were a GPU: `fast` under its name, with three windows at once."""
@@ -100,8 +111,10 @@ def test_a_conversion_says_what_measured_it(
     assert (several.saturated, several.wrapped) == (alone.saturated, alone.wrapped)
     np.save(tmp_path / "ids.npy", ids)
     arguments = ["convert", str(CHECKPOINT), "--calibrate", str(tmp_path / "ids.npy"), "-o"]
-    assert main([*arguments, str(tmp_path / "model.graph")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith(" of 55 tokens, by engine gpu")
+    for named, engine in (([], "gpu"), (["--engine", "fast"], "fast")):
+        assert main([*arguments, str(tmp_path / "model.graph"), *named]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.endswith(f" of 55 tokens, by engine {engine}")
 
 
 def test_logits_say_what_computed_them(

@@ -506,6 +506,27 @@ def test_without_a_gpu(
     assert not (tmp_path / "none.npy").exists()
 
 
+def test_a_model_that_does_not_fit_the_gpu(
+    hand_graph: Graph, hand_mapping: Mapping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    session = gpu.Gpu(hand_graph, hand_mapping)
+    monkeypatch.setattr(session.network, "_sent", full)
+    one = np.zeros(1, np.int64)
+    for call in (
+        lambda: session.feed(one),
+        lambda: session.score(one, mark(one, one == 0), one, one),
+    ):
+        with pytest.raises(EngineError) as refused:
+            call()
+        assert str(refused.value) == (
+            "engine gpu: the model and the sequences under way do not fit the GPU's memory, must "
+            "be fewer sequences or a smaller model; engine fast gives the same on the CPU"
+        )
+
+
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engines.engine_named("gpu") is gpu.run
     for name in [

@@ -1,5 +1,8 @@
 """Where the kernels of the engine `gpu` run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import triton
 
@@ -22,3 +25,15 @@ def find_device() -> torch.device:
             "the same on the CPU"
         )
     return torch.device("cuda")
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """EngineError where what is done inside needs more memory than the GPU has."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise EngineError(
+            "engine gpu: the model and the sequences under way do not fit the GPU's memory, must "
+            "be fewer sequences or a smaller model; engine fast gives the same on the CPU"
+        ) from None

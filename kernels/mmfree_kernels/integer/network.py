@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmfree_kernels.integer.device import find_device
+from mmfree_kernels.integer.device import find_device, fitting
 from mmfree_kernels.integer.neurons import Counts, Neurons, Sending, all_sigmoids
 from mmfree_kernels.integer.scores import losses
 from mmfree_kernels.integer.walk import Planned, Shape, Walk, plan, read
@@ -146,6 +146,7 @@ class Network:
     of as many sequences.
     """
 
+    @fitting()
     def __init__(self, graph: Graph) -> None:
         self.device = device = find_device()
         self.embedding, self.logit_scale = graph.embedding, graph.logit_scale
@@ -187,6 +188,7 @@ class Network:
         self.recorded: dict[Shape, _Played] = {}
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
+    @fitting()
     def feed(self, tokens: Ints, marks: Ints) -> NDArray[np.int32]:
         """What goes to the host after each of n tokens with these marks: the logits
         [n, vocabulary], or the words that the graph chooses [n, 1]."""
@@ -196,6 +198,7 @@ class Network:
         found = torch.empty(sent.shape, dtype=torch.int32, pin_memory=on_cuda).copy_(sent).numpy()
         return found if planned.order is None else found[np.argsort(planned.order)]
 
+    @fitting()
     def score(
         self, tokens: Ints, marks: Ints, at: Ints, following: Ints
     ) -> tuple[NDArray[np.float64], Ints]:
