@@ -152,9 +152,8 @@ class Network:
         self.embedding, self.logit_scale = graph.embedding, graph.logit_scale
         self.to_host: Signal = graph.to_host[0], graph.to_host[1].port
         self.counters = _Counters(graph, device)
-        self.codes = torch.from_numpy(np.array(self.embedding.codes)).to(
-            device
-        )  # a copy, as it may be a map
+        copied = np.array(self.embedding.codes)  # they may be a mapped file
+        self.codes = torch.from_numpy(copied).to(device)
         self.scales = torch.from_numpy(self.embedding.scales.astype(np.int32)).to(device)
         sigmoids, lying = all_sigmoids(graph.sigmoid, device), _lying(graph)
         self.words, *others = (
@@ -194,8 +193,8 @@ class Network:
         [n, vocabulary], or the words that the graph chooses [n, 1]."""
         planned = plan(tokens, marks)
         sent = self._sent(planned)
-        on_cuda = sent.is_cuda
-        found = torch.empty(sent.shape, dtype=torch.int32, pin_memory=on_cuda).copy_(sent).numpy()
+        room = torch.empty(sent.shape, dtype=torch.int32, pin_memory=sent.is_cuda)
+        found = room.copy_(sent).numpy()
         return found if planned.order is None else found[np.argsort(planned.order)]
 
     @fitting()

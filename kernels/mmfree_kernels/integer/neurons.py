@@ -124,12 +124,13 @@ class Neurons:
         arrays, tokens = [inputs[port] for port in self.ports], len(walk.tokens)
         for port, array in zip(self.ports, arrays, strict=True):
             self._check(port, array, tokens)
-        if tokens * max(digits.padded(self.size), *(a.stride(0) for a in arrays)) > MOST_VALUES:
+        width, device = digits.padded(self.size), walk.tokens.device
+        most = max(how.digits for how in self.outputs.values()) * width
+        if tokens * max(most, *(array.stride(0) for array in arrays)) > MOST_VALUES:
             raise ValueError(
                 f"{self.name}: {tokens} tokens have more than {MOST_VALUES} values, must come "
                 "in parts"
             )
-        width, device = digits.padded(self.size), walk.tokens.device
         sent = {port: how.empty(tokens, self.size, device) for port, how in self.outputs.items()}
         stateless = self.state is None
         parts = walk.pieces if stateless else walk.sequences
