@@ -18,6 +18,7 @@ from typing import Any
 
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.lowering.scheme import DEFAULT, scheme_named
+from mmfree_neuro.pipeline.engines import default_scorer
 from mmfree_neuro.pipeline.scoring import Texts, scored
 from mmfree_neuro.run.sampling import Sampling
 
@@ -46,11 +47,11 @@ class MMFreeLM(TemplateLM):
     def __init__(
         self,
         graph: str,
-        engine: str = "fast",
+        engine: str | None = None,
         scheme: str = DEFAULT,
         root: str = "after",
         calibrate: str = "stdlib",
-        in_flight: int = 8,
+        in_flight: int | None = None,
         max_length: int = MAX_LENGTH,
         add_bos_token: bool = False,
         as_bytes: bool = False,
@@ -59,14 +60,21 @@ class MMFreeLM(TemplateLM):
         device: str | None = None,
     ) -> None:
         """`graph` is a path, or the name of a published model that lies in the local cache;
-        `in_flight` is how many sequences an engine has under way.  What the harness itself gives
-        every model, a batch size and a device, changes nothing."""
+        `engine` is `gpu` where there is a GPU, else `fast`, unless named; `in_flight` is how many
+        sequences it has under way, 128 on `gpu` and 8 on others unless told.  What the harness
+        itself gives every model, a batch size and a device, changes nothing."""
         super().__init__()
         for name, value in (("in_flight", in_flight), ("max_length", max_length)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise InputError(f"{name} is {value}, must be at least 1")
+        self.engine = default_scorer() if engine is None else engine
         model = scored(
-            Path(graph), engine, scheme_named(scheme, root), in_flight, calibrate, as_bytes=as_bytes
+            Path(graph),
+            self.engine,
+            scheme_named(scheme, root),
+            in_flight,
+            calibrate,
+            as_bytes=as_bytes,
         )
         self.texts, self.max_length, self.add_bos = Texts(model), max_length, add_bos_token
 

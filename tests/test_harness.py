@@ -19,7 +19,11 @@ pytest.importorskip("lm_eval")
 import mmfree_neuro.harness
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import InputError
+from mmfree_neuro.graph import graph_file
+from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.harness import MMFreeLM
+from mmfree_neuro.pipeline.engines import default_scorer
+from mmfree_neuro.run import reference
 from mmfree_neuro.run.sampling import Sampling
 
 FOLDER = Path(__file__).parent / "golden" / "trained" / "checkpoint"
@@ -37,6 +41,19 @@ def model(request: pytest.FixtureRequest) -> Iterator[MMFreeLM]:
     assert isinstance(made, MMFreeLM)
     yield made
     made.texts.close()
+
+
+def test_an_engine_is_chosen_where_none_is_named(
+    a16: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmfree_neuro.harness, "default_scorer", lambda: "reference")
+    graph_file.save_graph(a16, tmp_path / "model.graph")
+    made = MMFreeLM(str(tmp_path / "model.graph"))
+    try:
+        assert made.engine == "reference"
+        assert made.texts.model.engine is reference.run  # type: ignore[attr-defined]
+    finally:
+        made.texts.close()
 
 
 def asked(*arguments: Any) -> list[Any]:
@@ -219,13 +236,13 @@ def test_the_command_does_a_task_of_ones_own(run: Any, tasks: Path, tmp_path: Pa
     output = tmp_path / "found.json"
     status, out, err = run(
         *("eval", str(FOLDER), "--tasks", "imports", "--include-path", str(tasks)),
-        *("--engine", "fast", "--in-flight", "2", "--limit", "3", "-o", str(output)),
+        *("--in-flight", "2", "--limit", "3", "-o", str(output)),
     )
     assert status == 0, err
     lines = out.splitlines()
     assert lines[0].split() == ["task", "metric", "value", "±", "error", "documents"]
     assert lines[1].split()[:3] == ["imports", "acc", "1.0000"] and lines[1].split()[-1] == "3"
-    assert lines[2].startswith("fast: ") and lines[3:] == [f"wrote {output}"]
+    assert lines[2].startswith(f"{default_scorer()}: ") and lines[3:] == [f"wrote {output}"]
     kept = json.loads(output.read_text())
     assert kept["results"]["imports"]["acc,none"] == 1 and "samples" not in kept
     assert kept["documents"] == {"imports": 3}

@@ -46,6 +46,7 @@ from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.pipeline.text import windows_for
 from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.scores import nats
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "stdlib-5m"
 TRAINED, WHOLE = "float model as trained", "a16, whole graph"
@@ -194,7 +195,7 @@ def graph_nats(graph: Graph, windows: NDArray[np.int64]) -> Nats:
     if not np.array_equal(found.logits, expected.logits):
         raise SystemExit("the fast engine differs from the reference: no row is written")
     logits = fast(graph, placed, Job(np.ascontiguousarray(windows[:, :-1])), silent).logits
-    return quality.nats(logits.astype(np.float64) * graph.logit_scale, windows[:, 1:])
+    return nats(logits.astype(np.float64) * graph.logit_scale, windows[:, 1:])
 
 
 def silent(_phase: str, _done: int, _total: int, _chosen: object) -> None:

@@ -25,15 +25,15 @@ import error_budget
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from mmfree_kernels.bench import record
+from mmfree_kernels.float_model import evaluate
 from mmfree_kernels.float_model.calibrate import calibrate
-from mmfree_kernels.float_model.evaluate import Scores, scored
 from mmfree_kernels.float_model.model import from_checkpoint
 from mmfree_kernels.training import train
 from mmfree_kernels.training.recipe import DECAY
-from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.nodes import Graph, mark
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.hgrn_bit import lowering
 from mmfree_neuro.hgrn_bit.config import ModelConfig, default_intermediate_size
@@ -45,6 +45,7 @@ from mmfree_neuro.pipeline import engines, quality
 from mmfree_neuro.pipeline.families import read_checkpoint
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.sampling import Sampling
+from mmfree_neuro.run.scores import Scores, scored
 from mmfree_sims import fast
 
 LENGTH = 1024
@@ -143,40 +144,22 @@ def reached(state: Path) -> tuple[int, int]:
     return int(found["step"]), int(found["settings"]["recipe"]["steps"])
 
 
-def session_of(graph: Graph) -> Any:
-    """A session of the GPU engine, or of `fast` where there is no GPU."""
-    if torch.cuda.is_available():
-        from mmfree_sims.gpu import CHUNK, Gpu
-
-        return Gpu(graph, quality.in_one_place(graph)), CHUNK
-    return fast.Fast(graph, quality.in_one_place(graph)), fast.CHUNK
-
-
 def integers(graph: Graph, windows: NDArray[np.int64]) -> tuple[Scores, Any, float]:
     """Losses and choices of a graph on windows, its counts, and the seconds that these took."""
-    session, chunk = session_of(graph)
-    few = windows[0, :CHECKED]
+    scorer = engines.scorer_named(engines.default_scorer())
+    many = with_slots(graph, min(scorer.side_by_side, len(windows)))
+    session = scorer.session(many, quality.in_one_place(many))
+    few, starts = windows[0, :CHECKED], np.arange(CHECKED) == 0
     expected = fast.Fast(graph, quality.in_one_place(graph)).feed(few)
-    if not np.array_equal(session.feed(few), expected):
+    if not np.array_equal(session.feed(few, mark(np.zeros(CHECKED, np.int64), starts)), expected):
         raise SystemExit("the engine differs from fast: no row is written")
-    session.feed(windows[0, :chunk])  # compiles what comes
-    session.reset()
-    session.take_activity()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    begin, lost, chosen = time.monotonic(), [], []
-    for row in windows:
-        session.reset()
-        for at in range(0, len(row) - 1, chunk):
-            part = row[at : at + chunk + 1]
-            sent = torch.from_numpy(session.feed(np.ascontiguousarray(part[:-1]))).to(device)
-            following = torch.from_numpy(part[1:]).to(device)
-            logits = sent.double() * graph.logit_scale
-            lost.append(functional.cross_entropy(logits, following, reduction="none").cpu().numpy())
-            chosen.append(sent.argmax(-1).cpu().numpy())
+    turns = 2 * max(1, scorer.chunk // many.slots)  # the first compiles, the second records
+    scored(session, windows[:, : turns + 1], many.slots, scorer.chunk)
+    session.take_all_activity()
+    begin = time.monotonic()
+    found = scored(session, windows, many.slots, scorer.chunk)
     seconds = time.monotonic() - begin
-    shape = len(windows), -1
-    found = Scores(np.concatenate(lost).reshape(shape), np.concatenate(chosen).reshape(shape))
-    return found, session.take_activity(), seconds
+    return found, session.take_all_activity(), seconds
 
 
 def by_kind(graph: Graph, counts: NDArray[np.integer[Any]]) -> dict[str, int]:
@@ -206,7 +189,7 @@ def measured(options: argparse.Namespace, tokenizer: str, text: corpus.Corpus) -
     windows = corpus.windows(text.held_out, LENGTH, options.windows)
     calibration = corpus.windows(text.train, LENGTH, CALIBRATION)[:, :-1]
     model = from_checkpoint(checkpoint)
-    floats = scored(model.cuda() if torch.cuda.is_available() else model, windows, 4)
+    floats = evaluate.scored(model.cuda() if torch.cuda.is_available() else model, windows, 4)
     del model
     rows: list[Any] = []
     for name, scheme in SCHEMES.items():

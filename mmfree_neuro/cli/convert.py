@@ -8,6 +8,7 @@ from mmfree_neuro.cli.options import add_calibration, add_command, add_option
 from mmfree_neuro.cli.output import Stages, show, warn
 from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.pipeline import convert as converting
+from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.report import terminal
 
@@ -17,6 +18,12 @@ def add(commands: Any) -> None:
     p = add_command(commands, "convert", run, "convert CHECKPOINT -o model.graph --scheme a14")
     add_option(p, "checkpoint", type=Path, help="folder with config.json and weights (hgrn_bit)")
     add_option(p, "-o", "--output", type=Path, required=True, help="graph file to write")
+    add_option(
+        p,
+        "--engine",
+        help=f"what measures the quality of the integers, {' or '.join(engines.SCORERS)} (default "
+        "gpu where there is a GPU, else fast)",
+    )
     add_calibration(p)
 
 
@@ -30,7 +37,8 @@ def run(options: argparse.Namespace) -> None:
         graph, warnings = converted.graph, [*converted.warnings, *slow_code_warnings()]
         warn(warnings)
         begin = f"wrote {options.output}: " if kept else ""
-        text = f"{begin}{terminal.graph_line(graph)}\n{terminal.quality(graph.quality)}"
+        lost = f"{terminal.quality(graph.quality)}, by engine {converted.engine}"
+        text = f"{begin}{terminal.graph_line(graph)}\n{lost}"
         content = {
             "graph": str(options.output) if kept else None,
             "scheme": graph.scheme,
@@ -38,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
             "accumulator_bits": graph.accumulator_bits,
             "payload_bits": graph.payload_bits,
             "quality": graph.quality,
+            "engine": converted.engine,
             "warnings": warnings,
         }
         show(content, text, options.json)
@@ -51,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
             stages.show,
             shown,
             as_bytes=options.as_bytes,
+            engine=options.engine,
         )
     finally:
         stages.close()

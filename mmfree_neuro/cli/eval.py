@@ -25,15 +25,17 @@ def add(commands: Any) -> None:
     add_option(p, "source", type=Path, help="checkpoint folder, graph file or mapping file (.map)")
     add_option(p, "--tasks", required=True, metavar="NAME,…", help="tasks of the harness")
     add_option(
-        p, "--engine", default="fast", help=f"float, {engines.names_and_needs()} (default fast)"
+        p,
+        "--engine",
+        help=f"float, {engines.names_and_needs()} (default gpu where there is a GPU, else fast)",
     )
     add_option(
         p,
         "--in-flight",
         type=int,
-        default=8,
         metavar="S",
-        help="sequences under way at once, of a checkpoint or a graph file (default 8)",
+        help="sequences under way at once, of a checkpoint or a graph file (default 128 on engine "
+        "gpu, else 8)",
     )
     add_option(
         p, "--include-path", type=Path, metavar="FOLDER", help="folder with tasks of your own"
@@ -57,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{options.include_path}: no such folder, must be one with tasks")
     outputs = [] if options.output is None else [options.output]
     check_outputs(outputs, [*files_behind(options.source)])
+    options.engine = options.engine or engines.default_scorer()
     started = time.perf_counter()
     with _quietly():
         found = _evaluate(options)

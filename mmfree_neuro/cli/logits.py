@@ -13,13 +13,15 @@ from mmfree_neuro.errors import InputError
 from mmfree_neuro.files.writing import check_outputs, save_array
 from mmfree_neuro.graph.summary import summarise
 from mmfree_neuro.lowering.scheme import scheme_named
-from mmfree_neuro.pipeline import engines, quality
+from mmfree_neuro.model import hub
+from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline import logits as pipeline_logits
 from mmfree_neuro.pipeline import text as texts
 from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.pipeline.slow_code import slow_code_warnings
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.losses import count_warnings, quality_warnings
+from mmfree_neuro.run.scores import nats
 from mmfree_neuro.target.image_file import is_image
 
 
@@ -52,7 +54,8 @@ def add(commands: Any) -> None:
     add_option(
         p,
         "--engine",
-        help=f"float, {engines.names_and_needs()} (default float; a machine image runs on engine "
+        help=f"float, {engines.names_and_needs()} (default float for a checkpoint; for a graph or "
+        "a mapping gpu where there is a GPU, else fast; a machine image runs on engine "
         f"{engines.EMULATOR})",
     )
     add_ranks(p)
@@ -80,7 +83,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the logits, the losses or the continuation of token sequences."""
     imaged = is_image(options.source)
-    options.engine = options.engine or (engines.EMULATOR if imaged else "float")
+    options.engine = options.engine or _default_engine(options.source, imaged=imaged)
     floats = options.engine == "float"
     if imaged and options.engine != engines.EMULATOR:
         raise InputError(
@@ -108,9 +111,16 @@ def run(options: argparse.Namespace) -> None:
     warn(warnings)
     for path, array in outputs.items():
         save_array(path, array)
-    text = f"wrote {', '.join(map(str, outputs))}"
+    text = f"wrote {', '.join(map(str, outputs))}, by engine {options.engine}"
     content = {"wrote": [str(path) for path in outputs], "engine": options.engine}
     show(content | {"warnings": warnings}, text, options.json)
+
+
+def _default_engine(source: Path, *, imaged: bool) -> str:
+    """What computes the logits of a source unless an engine is named."""
+    if imaged:
+        return engines.EMULATOR
+    return "float" if hub.located(source).is_dir() else engines.default_scorer()
 
 
 Outputs = dict[Path, Any]
@@ -132,6 +142,7 @@ def _integers(options: argparse.Namespace, tokens: NDArray[np.int64]) -> tuple[O
         tokens,
         options.new_tokens,
         as_bytes=options.as_bytes,
+        engine=options.engine,
     )
     bars = Bars()
     try:
@@ -175,7 +186,7 @@ def _outputs(
     """What is asked for, by file; `natural` are the logits `found` in natural units."""
     outputs: Outputs = {options.output: found}
     if options.nats is not None:
-        outputs[options.nats] = quality.nats(natural[:, :-1], tokens[:, 1:])
+        outputs[options.nats] = nats(natural[:, :-1], tokens[:, 1:])
     if options.chosen is not None:
         outputs[options.chosen] = chosen
     return outputs

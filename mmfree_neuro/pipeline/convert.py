@@ -17,6 +17,7 @@ from mmfree_neuro.model import checkpoint as checkpoints
 from mmfree_neuro.model import hub
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tokenizer import Spelling, speller
+from mmfree_neuro.pipeline.engines import scorer_named
 from mmfree_neuro.pipeline.families import family_of, float_model, read_checkpoint
 from mmfree_neuro.pipeline.opened import files_behind
 from mmfree_neuro.pipeline.quality import measure
@@ -42,6 +43,8 @@ class Converted:
 
     graph: Graph
     warnings: tuple[str, ...]
+    engine: str
+    """What computed the integers whose quality was measured."""
 
 
 def to_graph(
@@ -53,9 +56,11 @@ def to_graph(
     stage: Stage = lambda _: None,
     *,
     as_bytes: bool = False,
+    engine: str | None = None,
 ) -> Converted:
     """Calibrate and lower a checkpoint, and measure what it lost; `as_bytes` has text read as bytes
-    whatever the tokenizer and the vocabulary say."""
+    whatever the tokenizer and the vocabulary say, and `engine` computes the integers that are
+    measured, the fastest here unless named."""
     family, model = family_of(checkpoint), float_model(checkpoint, "calibration")
     spelling = Spelling(checkpoint.config.vocab_size, tokenizer, as_bytes=as_bytes)
     if spelling.by_tokenizer:
@@ -73,14 +78,15 @@ def to_graph(
     graph = family.lower(checkpoint, weights, ranges, scheme, name)
     check(graph, Job(calibration))
     stage("measuring quality")
-    measured = measure(checkpoint, graph, held_out, weights)
+    measured = measure(checkpoint, graph, held_out, weights, engine)
     graph = replace(
         graph,
         tokenizer=None if as_bytes else tokenizer,
         as_bytes=as_bytes,
         quality=measured.quality,
     )
-    return Converted(graph, (*checkpoint.warnings, *measured.warnings, *text_warnings(graph)))
+    warnings = *checkpoint.warnings, *measured.warnings, *text_warnings(graph)
+    return Converted(graph, warnings, measured.engine)
 
 
 def text_warnings(graph: Graph) -> tuple[str, ...]:
@@ -123,9 +129,12 @@ def convert(
     show: Callable[[Converted, bool], None] = lambda _, __: None,
     *,
     as_bytes: bool = False,
+    engine: str | None = None,
 ) -> Converted:
     """Turn a checkpoint folder into a graph file; `show` is given what came of it, and told whether
     it could be kept."""
+    if engine is not None:
+        scorer_named(engine)
     folder = hub.located(folder)
     checkpoints.check_is_folder(folder)
     check_outputs([output], [*files_behind(folder), *files_of(source)])
@@ -139,6 +148,7 @@ def convert(
             hub.name_of(folder),
             stage,
             as_bytes=as_bytes,
+            engine=engine,
         )
     stage("writing")
     with keeping(partial(show, converted)):

@@ -10,7 +10,10 @@ from typing import Any, Protocol
 from mmfree_neuro.errors import EngineError, InputError
 from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.mapping.mapping import Mapping
+from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
+from mmfree_neuro.run.scores import Scoring
+from mmfree_neuro.run.session import Session
 
 
 class Engine(Protocol):
@@ -37,6 +40,29 @@ class Ranks(Protocol):
 
     def end(self, status: int, *, waited_for: bool = False) -> None:
         """End the others, if a run is under way or they wait for this one."""
+
+
+class ScoringSession(Session, Scoring, Protocol):
+    """A session of an engine that scores."""
+
+    def take_all_activity(self) -> Activity:
+        """The counts of tokens in all slots since they were last taken."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How an engine scores windows of text; `load` imports what it stands on."""
+
+    name: str
+    side_by_side: int
+    """Windows that are under way at once."""
+    chunk: int
+    """Tokens that are computed together."""
+    load: Callable[[], Callable[[Graph, Mapping], ScoringSession]]
+
+    def session(self, graph: Graph, mapping: Mapping) -> ScoringSession:
+        """A session of a graph that has as many slots as windows are under way."""
+        return self.load()(graph, mapping)
 
 
 @dataclass(frozen=True)
@@ -67,6 +93,18 @@ def _gpu() -> Callable[..., Result]:
     from mmfree_sims import gpu
 
     return gpu.run
+
+
+def _fast_session() -> Callable[[Graph, Mapping], ScoringSession]:
+    from mmfree_sims import fast
+
+    return fast.Fast
+
+
+def _gpu_session() -> Callable[[Graph, Mapping], ScoringSession]:
+    from mmfree_sims import gpu
+
+    return gpu.Gpu
 
 
 def _lava() -> Callable[..., Result]:
@@ -106,6 +144,13 @@ ENGINES = {
 }
 
 
+SCORERS = {
+    scorer.name: scorer
+    for scorer in (Scorer("fast", 1, 64, _fast_session), Scorer("gpu", 128, 4096, _gpu_session))
+}
+"""The engines that score windows of text."""
+
+
 LAVA = "lava.magma.core"
 """A package that lava-nc has and that takes no time to find."""
 DEFAULT_ENGINE = "lava"
@@ -127,6 +172,24 @@ def default_engine() -> str:
         if find_spec(LAVA) is not None:
             return DEFAULT_ENGINE
     return INSTEAD
+
+
+def default_scorer() -> str:
+    """What computes a graph's logits here, or scores text, unless an engine is named: `gpu` where
+    there is a GPU with all that it needs, else `fast`; they give the same bits."""
+    if all(find_spec(package) is not None for package in ("torch", "triton")):
+        from mmfree_kernels.integer.device import has_gpu
+
+        if has_gpu():
+            return "gpu"
+    return "fast"
+
+
+def scorer_named(name: str) -> Scorer:
+    """The engine of that name that scores windows of text."""
+    if name not in SCORERS:
+        raise EngineError(f"engine {name} scores no text, must be {' or '.join(SCORERS)}")
+    return SCORERS[name]
 
 
 def names_and_needs() -> str:

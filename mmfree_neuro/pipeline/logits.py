@@ -16,6 +16,7 @@ from mmfree_neuro.model import hub
 from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.convert import to_graph, within
+from mmfree_neuro.pipeline.engines import SCORERS
 from mmfree_neuro.pipeline.families import float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.run.job import Job, check_new_tokens, check_shape
@@ -30,11 +31,13 @@ def load_source(
     new_tokens: int,
     *,
     as_bytes: bool = False,
+    engine: str | None = None,
 ) -> tuple[Graph, Mapping, tuple[str, ...]]:
     """A graph and a mapping from whatever a path names: a mapping file, a graph file, or a
     checkpoint folder; and what a person should know of them.
 
-    A checkpoint is not converted for tokens that could not be computed then.
+    A checkpoint is not converted for tokens that could not be computed then; `engine`, where it
+    scores text, says what it lost.
     """
     path = hub.located(path)
     if path.is_dir():
@@ -43,7 +46,15 @@ def load_source(
         tokenizer = checkpoints.read_tokenizer(path)
         name = hub.name_of(path)
         with named(path, CheckpointError, RangeError):
-            converted = to_graph(checkpoint, tokenizer, scheme, text, name, as_bytes=as_bytes)
+            converted = to_graph(
+                checkpoint,
+                tokenizer,
+                scheme,
+                text,
+                name,
+                as_bytes=as_bytes,
+                engine=engine if engine in SCORERS else None,
+            )
         return converted.graph, in_one_place(converted.graph), converted.warnings
     if opened.is_mapping(path):
         graph, stored = opened.open_mapped(path)

@@ -7,21 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfree_neuro.graph.nodes import Graph
+from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.summary import summarise
-from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.lowering.ternarise import TernaryWeights
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.model.checkpoint import Checkpoint
+from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline.families import float_model
 from mmfree_neuro.run.losses import count_warnings, quality_warnings
-
-
-def nats(logits: NDArray[np.float64], following: Ints) -> NDArray[np.float64]:
-    """Nats per predicted token, from logits [..., vocabulary] and the tokens that followed."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    chosen = np.take_along_axis(shifted, following[..., None], -1)[..., 0]
-    lost: NDArray[np.float64] = np.log(np.exp(shifted).sum(-1)) - chosen
-    return lost
+from mmfree_neuro.run.scores import scored
 
 
 def in_one_place(graph: Graph) -> Mapping:
@@ -49,6 +43,8 @@ class Measured:
     """Values that did not fit their formats."""
     wrapped: int
     """Sums that did not fit their accumulators."""
+    engine: str
+    """What computed the integers."""
 
 
 def quality(
@@ -56,9 +52,10 @@ def quality(
     graph: Graph,
     windows: NDArray[np.int64],
     weights: TernaryWeights | None = None,
+    engine: str | None = None,
 ) -> dict[str, float]:
     """The quality of `measure` alone."""
-    return measure(checkpoint, graph, windows, weights).quality
+    return measure(checkpoint, graph, windows, weights, engine).quality
 
 
 def measure(
@@ -66,35 +63,30 @@ def measure(
     graph: Graph,
     windows: NDArray[np.int64],
     weights: TernaryWeights | None = None,
+    engine: str | None = None,
 ) -> Measured:
     """What a graph loses against the float model on windows [n, time + 1], each from a zero state.
 
-    `weights` are the checkpoint's ternary weights where they are at hand.
+    `weights` are the checkpoint's ternary weights where they are at hand; the integers are those of
+    an engine that scores, the fastest here unless named.
     """
-    from mmfree_sims import fast
-
-    inputs, following = np.ascontiguousarray(windows[:, :-1]), windows[:, 1:]
+    following = windows[:, 1:]
     floats = float_model(checkpoint, "measuring quality").scores(checkpoint, windows, weights)
-    mapping = in_one_place(graph)
-    session, lost, agreed = fast.Fast(graph, mapping), 0.0, 0
-    for number, row in enumerate(inputs):
-        session.reset()
-        for at in range(0, len(row), fast.CHUNK):  # so that few logits are in memory at a time
-            here = slice(at, at + fast.CHUNK)
-            logits = session.feed(row[here])
-            lost += float(
-                nats(logits.astype(np.float64) * graph.logit_scale, following[number, here]).sum()
-            )
-            agreed += int((logits.argmax(-1) == floats.chosen[number, here]).sum())
-    float_nats, integer_nats = float(floats.nats.mean()), lost / following.size
+    scorer = engines.scorer_named(engines.default_scorer() if engine is None else engine)
+    many = with_slots(graph, min(scorer.side_by_side, len(windows)))
+    mapping = in_one_place(many)
+    session = scorer.session(many, mapping)
+    integers = scored(session, windows, many.slots, scorer.chunk)
+    float_nats, integer_nats = float(floats.nats.mean()), float(integers.nats.mean())
     found = {
         "tokens": following.size,
         "float_nats": float_nats,
         "integer_nats": integer_nats,
         "perplexity_ratio": float(np.exp(min(integer_nats - float_nats, LARGEST_LOG))),
-        "greedy_agreement": agreed / following.size,
+        "greedy_agreement": float((integers.chosen == floats.chosen).mean()),
     }
-    activity = session.take_activity()
-    counted = count_warnings(summarise(graph), mapping, activity)
+    activity = session.take_all_activity()
+    counted = count_warnings(summarise(many), mapping, activity)
     told = (*quality_warnings(found), *counted)
-    return Measured(found, told, int(activity.saturations.sum()), int(activity.wrapped.sum()))
+    saturated, wrapped = int(activity.saturations.sum()), int(activity.wrapped.sum())
+    return Measured(found, told, saturated, wrapped, scorer.name)

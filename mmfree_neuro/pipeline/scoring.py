@@ -22,17 +22,20 @@ from mmfree_neuro.model.checkpoint import Checkpoint
 from mmfree_neuro.model.tokenizer import Speller, Spelling, speller
 from mmfree_neuro.pipeline import opened
 from mmfree_neuro.pipeline.convert import to_graph
-from mmfree_neuro.pipeline.engines import ENGINES, Engine, engine_named
+from mmfree_neuro.pipeline.engines import ENGINES, SCORERS, Engine, Scorer, engine_named
 from mmfree_neuro.pipeline.families import FloatModel, float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.pipeline.text import spelling_of
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.sampling import Sampling
+from mmfree_neuro.run.scores import Asked, Scores, answered, of_logits
 
 Tokens = NDArray[np.int64]
 AT_ONCE = 1 << 26
 """Logits that are in memory at once, at 8 bytes each."""
 FLOAT = "float"
+IN_FLIGHT = 8
+"""Sequences that are under way at once unless told, where an engine has no reason for more."""
 
 
 class Scored(Protocol):
@@ -43,9 +46,8 @@ class Scored(Protocol):
     eos: tuple[int, ...]
     spelling: Spelling
 
-    def logits(self, texts: Sequence[Tokens]) -> Iterator[NDArray[np.float64]]:
-        """For each text [time], one after another, the logits [time, vocabulary] behind each of its
-        tokens."""
+    def answers(self, texts: Sequence[Asked]) -> list[Scores]:
+        """What is lost on the tokens that each text is asked about."""
 
     def continued(
         self, texts: Sequence[Tokens], new_tokens: Sequence[int], sampling: Sampling
@@ -61,7 +63,13 @@ class Floats:
         self.checkpoint, self.spelling, self.model = checkpoint, spelling, model
         self.vocabulary, self.bos, self.eos = config.vocab_size, config.bos_token_id, config.eos
 
+    def answers(self, texts: Sequence[Asked]) -> list[Scores]:
+        logits = self.logits([text.tokens for text in texts])
+        return [of_logits(found, text) for found, text in zip(logits, texts, strict=True)]
+
     def logits(self, texts: Sequence[Tokens]) -> Iterator[NDArray[np.float64]]:
+        """For each text [time], one after another, the logits [time, vocabulary] behind each of its
+        tokens."""
         for some in _chunks(texts, self.vocabulary):
             # What follows a token changes nothing before it, so shorter texts are filled up.
             filled = np.zeros((len(some), max(map(len, some))), np.int64)
@@ -86,14 +94,25 @@ class Floats:
 
 
 class Integers:
-    """A graph on an engine."""
+    """A graph on an engine; where the engine scores text itself, by its `scorer`."""
 
-    def __init__(self, graph: Graph, mapping: Mapping, engine: Engine) -> None:
-        self.graph, self.mapping, self.engine = graph, mapping, engine
+    def __init__(
+        self, graph: Graph, mapping: Mapping, engine: Engine, scorer: Scorer | None = None
+    ) -> None:
+        self.graph, self.mapping, self.engine, self.scorer = graph, mapping, engine, scorer
         self.vocabulary, self.bos, self.eos = graph.vocabulary, graph.bos, graph.eos
         self.spelling = spelling_of(graph)
 
+    def answers(self, texts: Sequence[Asked]) -> list[Scores]:
+        if self.scorer is None or self.graph.greedy:
+            logits = self.logits([text.tokens for text in texts])
+            return [of_logits(found, text) for found, text in zip(logits, texts, strict=True)]
+        session = self.scorer.session(self.graph, self.mapping)
+        return answered(session, texts, self.graph.slots, self.scorer.chunk)
+
     def logits(self, texts: Sequence[Tokens]) -> Iterator[NDArray[np.float64]]:
+        """For each text [time], one after another, the logits [time, vocabulary] behind each of its
+        tokens."""
         for some in _chunks(texts, self.vocabulary):
             job = Job(some, in_flight=self.graph.slots)
             result = self.engine(self.graph, self.mapping, job)
@@ -125,14 +144,14 @@ def scored(
     path: Path,
     engine: str,
     scheme: Scheme,
-    in_flight: int = 1,
+    in_flight: int | None = 1,
     calibrate: str = "stdlib",
     *,
     as_bytes: bool = False,
 ) -> Scored:
     """What a path names on an engine: a checkpoint folder on `float`, or on another engine as its
-    graph in a scheme; a graph file with so many sequences in flight; or a mapping file, with as
-    many as it is for."""
+    graph in a scheme; a graph file with so many sequences in flight, or as many as suit the engine;
+    or a mapping file, with as many as it is for."""
     path = hub.located(path)
     if engine not in (FLOAT, *ENGINES):
         known = ", ".join((FLOAT, *ENGINES))
@@ -144,20 +163,28 @@ def scored(
         config = checkpoint.config
         spelling = Spelling(config.vocab_size, tokenizer, config.bos_token_id, as_bytes)
         return Floats(checkpoint, spelling, float_model(checkpoint, f"engine {FLOAT}"))
-    run = engine_named(engine)
+    run, scorer = engine_named(engine), SCORERS.get(engine)
     if opened.is_mapping(path):
         graph, stored = opened.open_mapped(path)
-        return Integers(graph, stored.mapping, run)
+        return Integers(graph, stored.mapping, run, scorer)
     if path.is_dir():
         checkpoint, tokenizer = read_checkpoint(path), checkpoints.read_tokenizer(path)
         with named(path, CheckpointError, RangeError):
             graph = to_graph(
-                checkpoint, tokenizer, scheme, calibrate, hub.name_of(path), as_bytes=as_bytes
+                checkpoint,
+                tokenizer,
+                scheme,
+                calibrate,
+                hub.name_of(path),
+                as_bytes=as_bytes,
+                engine=engine if scorer is not None else None,
             ).graph
     else:
         graph = opened.open_graph(path)[0]
+    if in_flight is None:
+        in_flight = IN_FLIGHT if scorer is None else max(IN_FLIGHT, scorer.side_by_side)
     slotted = with_slots(graph, in_flight)
-    return Integers(slotted, in_one_place(slotted), run)
+    return Integers(slotted, in_one_place(slotted), run, scorer)
 
 
 class Texts:
@@ -204,16 +231,19 @@ class Texts:
         fed: dict[tuple[int, ...], list[int]] = {}
         for number, (context, continuation) in enumerate(pairs):
             fed.setdefault((*context, *continuation)[:-1], []).append(number)
+        texts = []
+        for tokens, numbers in fed.items():
+            wanted = [np.array(pairs[number][1], np.int64) for number in numbers]
+            at = [np.arange(len(tokens) - len(some), len(tokens)) for some in wanted]
+            texts.append(Asked(np.array(tokens, np.int64), *map(np.concatenate, (at, wanted))))
         found: dict[int, tuple[float, bool]] = {}
-        texts = [np.array(tokens, np.int64) for tokens in fed]
-        for numbers, logits in zip(fed.values(), self.model.logits(texts), strict=True):
+        answers = self.model.answers(texts)
+        for numbers, text, scores in zip(fed.values(), texts, answers, strict=True):
+            equal, first = scores.chosen == text.following, 0
             for number in numbers:
-                wanted = np.array(pairs[number][1], np.int64)
-                rows = logits[len(logits) - len(wanted) :]
-                nats = rows - rows.max(1, keepdims=True)
-                nats -= np.log(np.exp(nats).sum(1, keepdims=True))
-                likely = float(nats[np.arange(len(wanted)), wanted].sum())
-                found[number] = likely, bool((rows.argmax(1) == wanted).all())
+                here = slice(first, first + len(pairs[number][1]))
+                found[number] = -float(scores.nats[here].sum()), bool(equal[here].all())
+                first = here.stop
         return [found[number] for number in range(len(pairs))]
 
     def go_on(

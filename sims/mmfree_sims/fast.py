@@ -11,6 +11,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
+from mmfree_neuro.run.scores import Scores, nats
 from mmfree_neuro.run.session import drive, marked
 from mmfree_sims.counts import Counting
 from mmfree_sims.neurons import EmbeddingNeurons, Int32, Neurons, forget
@@ -69,25 +70,45 @@ class Fast:
         name, output = self.graph.to_host
         return signals[name, output.port]
 
+    def score(self, tokens: Ints, marks: Ints, at: Ints, following: Ints) -> Scores:
+        """What is lost on tokens that followed, as `Scoring.score` says."""
+        logits = self.feed(tokens, marks)[at]
+        natural = np.multiply(logits, self.graph.logit_scale, dtype=np.float64)
+        return Scores(nats(natural, following), logits.argmax(-1))
+
     def take_activity(self, slot: int = 0) -> Activity:
         """The counts of tokens in a slot since they were last taken."""
+        return self._taken(slice(slot, slot + 1))
+
+    def take_all_activity(self) -> Activity:
+        """The counts of tokens in all slots since they were last taken."""
+        return self._taken(slice(None))
+
+    def _taken(self, slots: slice) -> Activity:
         everything: dict[str, EmbeddingNeurons | Neurons] = {
             self.graph.embedding.name: self.words,
             **self.neurons,
         }
         programs = {name: held.program for name, held in everything.items()}
         events = {
-            (name, port): counts[slot]
+            (name, port): _added(counts[slots])
             for name, program in programs.items()
             for port, counts in program.events.items()
         }
-        saturated = {name: program.saturated[slot] for name, program in programs.items()}
-        wrapped = {name: program.wrapped[slot] for name, program in programs.items()}
-        tokens, self.tokens[slot] = int(self.tokens[slot]), 0
+        saturated = {name: _added(program.saturated[slots]) for name, program in programs.items()}
+        wrapped = {name: _added(program.wrapped[slots]) for name, program in programs.items()}
+        tokens = int(self.tokens[slots].sum())
         activity = self.counting.of_neurons(events, saturated, wrapped, tokens)
+        self.tokens[slots] = 0
         for program in programs.values():
-            forget(program, slot)
+            forget(program, slots)
         return activity
+
+
+def _added(counts: Int32) -> Ints:
+    """Counts of slots as one."""
+    added: Ints = counts.sum(0, dtype=np.int64)
+    return added
 
 
 def run(

@@ -12,6 +12,7 @@ from mmfree_neuro.integers.fixedpoint import Ints
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.run.activity import Activity
 from mmfree_neuro.run.job import Job, Progress, Result, Saving, silent
+from mmfree_neuro.run.scores import Scores
 from mmfree_neuro.run.session import drive, marked
 from mmfree_sims.counts import Counting
 
@@ -24,7 +25,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 CHUNK = 512
-"""Tokens that are computed together in prefill."""
+"""Tokens that are computed together in prefill, whose logits all go to the host."""
 
 
 class Gpu:
@@ -48,16 +49,33 @@ class Gpu:
 
     def feed(self, tokens: Ints, marks: Ints | None = None) -> NDArray[np.int32]:
         """What goes to the host after each of n tokens, as `Session.feed` gives it."""
+        return self.network.feed(tokens, self._begun(tokens, marks))
+
+    def score(self, tokens: Ints, marks: Ints, at: Ints, following: Ints) -> Scores:
+        """What is lost on tokens that followed, as `Scoring.score` says; no logits leave the
+        device."""
+        return Scores(*self.network.score(tokens, self._begun(tokens, marks), at, following))
+
+    def _begun(self, tokens: Ints, marks: Ints | None) -> Ints:
+        """The marks of tokens, which are counted."""
         marks = marked(tokens, marks)
         if len(self.tokens) == 1 and marks[0] & 1:
             self.reset()
         self.tokens += np.bincount(slots_of(marks), minlength=len(self.tokens))
-        return self.network.feed(tokens, marks)
+        return marks
 
     def take_activity(self, slot: int = 0) -> Activity:
         """The counts of tokens in a slot since they were last taken."""
-        events, saturated, wrapped = self.network.counters.take(slot)
-        tokens, self.tokens[slot] = int(self.tokens[slot]), 0
+        return self._taken(slice(slot, slot + 1))
+
+    def take_all_activity(self) -> Activity:
+        """The counts of tokens in all slots since they were last taken."""
+        return self._taken(slice(None))
+
+    def _taken(self, slots: slice) -> Activity:
+        events, saturated, wrapped = self.network.counters.take(slots)
+        tokens = int(self.tokens[slots].sum())
+        self.tokens[slots] = 0
         return self.counting.of_neurons(events, saturated, wrapped, tokens)
 
 

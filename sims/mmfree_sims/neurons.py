@@ -22,10 +22,10 @@ Sent = dict[str, Int32]
 _DIGIT_BITS = 15
 
 
-def forget(program: cpu.Neurons, slot: int) -> None:
-    """The counts of a program in a slot to zero."""
+def forget(program: cpu.Neurons, slots: int | slice) -> None:
+    """The counts of a program in some slots to zero."""
     for counts in (program.saturated, program.wrapped, *program.events.values()):
-        counts[slot] = 0
+        counts[slots] = 0
 
 
 class Neurons:

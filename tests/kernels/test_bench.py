@@ -787,13 +787,19 @@ def test_a_yardstick_excuses_only_so_much() -> None:
 
 @pytest.mark.kernels
 @pytest.mark.parametrize(
-    ("way", "name"), [("sums", "sums"), ("product", "product"), ("int8_sums", "int8 sums")]
+    ("where", "way", "name"),
+    [
+        (fast.few, "sums", "sums"),
+        (fast, "product", "product"),
+        (fast, "int8_sums", "int8 sums"),
+    ],
+    ids=["sums", "product", "int8 sums"],
 )
 def test_an_integer_product_that_is_wrong_is_found(
-    way: str, name: str, device: str, monkeypatch: pytest.MonkeyPatch
+    where: ModuleType, way: str, name: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, right = random(SMALL.config, device), getattr(fast, way)
-    monkeypatch.setattr(fast, way, lambda q, weights: right(q, weights) + 1)
+    model, right = random(SMALL.config, device), getattr(where, way)
+    monkeypatch.setattr(where, way, lambda q, weights: right(q, weights) + 1)
     with pytest.raises(
         WrongResult, match=rf"^fast: {name} of mixer in differs from the exact integers$"
     ):

@@ -13,6 +13,7 @@ from mmfree_neuro.graph.nodes import Graph
 from mmfree_neuro.lowering.scheme import scheme_named
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.pipeline import scoring
+from mmfree_neuro.pipeline.engines import SCORERS, Scorer
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.pipeline.scoring import Integers, Texts, scored
 from mmfree_neuro.run import reference
@@ -49,8 +50,10 @@ def test_logits_are_those_of_each_text_alone(
         assert np.array_equal(logits, by_hand(a16, text))
 
 
-def test_what_is_scored_is_what_the_logits_say(a16: Graph) -> None:
-    by = Texts(Integers(a16, in_one_place(a16), fast.run))
+@pytest.mark.parametrize("scorer", [None, SCORERS["fast"]])
+def test_what_is_scored_is_what_the_logits_say(a16: Graph, scorer: Scorer | None) -> None:
+    """Whether the engine scores or sends logits."""
+    by = Texts(Integers(a16, in_one_place(a16), fast.run, scorer))
     try:
         context, more = texts()[1][:6].tolist(), texts()[1][6:].tolist()
         likeliest = int(by_hand(a16, texts()[1][:6])[-1].argmax())

@@ -19,8 +19,9 @@ pytest.importorskip("triton")
 from mmfree_kernels.cpu import programs as cpu
 from mmfree_kernels.integer import neurons as gpu_neurons
 from mmfree_kernels.integer.neurons import Counts, Neurons, all_sigmoids, on_device
-from mmfree_kernels.integer.products import Packed
 from mmfree_kernels.integer.source import Stream, write
+from mmfree_kernels.integer.walk import plan, read
+from mmfree_kernels.ops.bitlinear import digits
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import EngineError
 from mmfree_neuro.graph import graph_file, greedy, programs
@@ -44,7 +45,6 @@ from mmfree_neuro.graph.slots import with_slots
 from mmfree_neuro.graph.verify import sum_bound
 from mmfree_neuro.integers.fixedpoint import QType
 from mmfree_neuro.integers.tables import SIGMOID_INPUT_FRAC, SigmoidTable, sigmoid_table
-from mmfree_neuro.integers.ternary import pack
 from mmfree_neuro.mapping.mapping import Mapping
 from mmfree_neuro.pipeline import engines
 from mmfree_neuro.pipeline.quality import in_one_place
@@ -58,6 +58,14 @@ pytestmark = pytest.mark.kernels
 
 Mapper = Callable[..., Mapping]
 ENDS = np.array([-REGISTER_HIGH, -(1 << 16), -1, 0, 1, 3, (1 << 20) + 1, REGISTER_HIGH])
+
+
+@pytest.fixture(autouse=True)
+def unpacked(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """The interpreter is fastest with weights that are unpacked; test_digits has all ways."""
+    if device == "cpu":
+        monkeypatch.setattr(digits, "FEW", 0)
+        monkeypatch.setattr(digits, "TOGETHER", 0)
 
 
 def assert_equal_runs(graph: Graph, mapping: Mapping, job: Job) -> None:
@@ -309,13 +317,15 @@ def assert_equal_programs(
     counts = Counts(events, zeros[""], torch.zeros_like(zeros[""]), node.size)
     here = Neurons(node, table, all_sigmoids(table, place), counts)
     there = cpu.bind(node, table, node.constants, node.size, slots=rows, level="numpy")
-    told = torch.tensor(slots, dtype=torch.int32, device=place)
+    planned = plan(np.zeros(len(slots), np.int64), mark(slots, np.zeros(len(slots), np.bool_)))
+    order = np.arange(len(slots)) if planned.order is None else planned.order
+    walk = read(torch.from_numpy(planned.numbers).to(place), planned.shape)
     for _ in range(2):  # the second time from the state that the first one left
-        arrived = {port: on_device(array, place) for port, array in values.items()}
-        sent = here.run(arrived, told)
+        arrived = {port: on_device(array[order], place) for port, array in values.items()}
+        sent = here.run(arrived, walk)
         expected = there.run(given, slots.astype(np.int32))
         for port, array in expected.items():
-            assert np.array_equal(sent[port].cpu().numpy(), array), (node.name, port)
+            assert np.array_equal(sent[port].cpu().numpy(), array[order]), (node.name, port)
     for port, events in there.events.items():
         assert np.array_equal(counts.events[port].cpu().numpy(), events), (node.name, port)
     assert np.array_equal(counts.saturated.cpu().numpy(), there.saturated), node.name
@@ -398,55 +408,37 @@ def test_every_instruction_at_the_ends_of_a_register(
 
 def test_the_text_of_a_kernel_by_hand(hand_graph: Graph) -> None:
     """Sums times 3/2: rounded by a shift of 0, one more and a shift of 1, inside ±32767."""
-    kernel = write(record(hand_graph.head, hand_graph.sigmoid), (Stream(0, 1),))
-    assert kernel.text.splitlines()[4:-1] == [
-        "    counted = tl.load(slots + token, mask=live, other=0).to(tl.int64) * counts + neuron",
-        "    lost = tl.zeros([LANES], tl.int32)",
-        "    v0 = tl.load(x0 + at, mask=live, other=0)",
-        "    v1, changed = mul_fit(v0, p3, p0, p1, p2)",
-        "    lost += changed",
-        "    tl.store(y0 + at, v1, mask=live)",
-        "    count(e0 + counted, v1 != 0, live)",
+    kernel = write("head", record(hand_graph.head, hand_graph.sigmoid), (Stream(0, 1),))
+    before, _, inside = kernel.text.partition("    for fed in range(first, last, TOKENS):\n")
+    assert before.splitlines()[1].startswith("def head(x0, w0, m0, sigmoids, y0, e0, saturated,")
+    assert inside.splitlines() == [
+        "        token = fed + tl.arange(0, TOKENS)[:, None]",
+        "        there = token < last",
+        "        live = there & here",
+        "        v0 = tl.load(x0 + token * w0 + neuron, mask=live, other=0).to(tl.int32)",
+        "        v1, changed = mul_fit(v0, p3, p0, p1, p2)",
+        "        saturations += tl.where(there, changed, 0)",
+        "        tl.store(y0 + token * width + neuron, v1, mask=live)",
+        "        n0 += ((v1 != 0) & there).to(tl.int32)",
+        "    count(e0 + slot * counts + neuron, n0, here)",
+        "    count(saturated + slot * counts + neuron, saturations, here)",
+        "    count(wrapped + slot * counts + neuron, wraps, here)",
     ]
     assert kernel.parameters == (0, 1, 32767, 3)
 
 
-# Ternary products.
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns", "tokens", "bits"),
-    [
-        (1, 1, 1, 8),
-        (70, 290, 1, 22),
-        (33, 70, 3, 8),
-        (70, 33, 17, 8),
-        (17, 150, 2, 16),
-        (65, 9, 70, 16),
-        (5, 4, 2, 26),
-    ],
-)
-def test_products_are_those_of_numpy(
-    rows: int, columns: int, tokens: int, bits: int, device: str
-) -> None:
-    rng, high = np.random.default_rng(rows), (1 << (bits - 1)) - 1
-    anything = (
-        rng.integers(-1, 2, (rows, columns)),
-        rng.integers(-high, high + 1, (tokens, columns)),
+def test_the_text_of_digits_and_of_a_sum_that_may_wrap(hand_graph: Graph) -> None:
+    kernel = write(
+        "head", record(hand_graph.head, hand_graph.sigmoid), (Stream(0, 1, sign=1 << 23),), (2,)
     )
-    full = np.where(np.arange(rows)[:, None] % 2, -1, np.ones((rows, columns)))
-    none = np.zeros((tokens, columns), np.int64)
-    for codes, x in (anything, (full, none - high), (0 * full, none + high), (full, none)):
-        matrix = Packed(pack(codes.astype(np.int8)), torch.device(device))
-        found = matrix.product(on_device(x, torch.device(device)), bits)
-        assert np.array_equal(found.cpu().numpy(), x @ codes.astype(np.int64).T)
-
-
-def test_a_product_reads_a_part_of_the_columns(device: str) -> None:
-    x = torch.arange(24, dtype=torch.int32, device=device).reshape(3, 8)
-    matrix = Packed(pack(np.array([[1, -1, 0], [0, 1, 1]], np.int8)), torch.device(device))
-    assert matrix.product(x[:, 2:5], 8).tolist() == [[-1, 7], [-1, 23], [-1, 39]]
-    assert matrix.product(x[1:2, 2:5], 8).tolist() == [[-1, 23]]
+    lines = [line.strip() for line in kernel.text.splitlines()]
+    assert [line for line in lines if line.startswith(("v0", "wraps += ", "tl.store"))] == [
+        f"v0, changed = held({Stream(0, 1).text}, p0)",
+        "wraps += tl.where(there, changed, 0)",
+        "tl.store(y0 + token * width + neuron, v2 >> 8, mask=live)",
+        "tl.store(y0 + token * width + neuron + 1 * plane, lower(v2, 0), mask=live)",
+    ]
+    assert kernel.parameters[0] == 1 << 23
 
 
 # What is refused.
@@ -455,26 +447,10 @@ def test_a_product_reads_a_part_of_the_columns(device: str) -> None:
 def test_messages_of_the_kernels(
     hand_graph: Graph, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    matrix, x = (
-        Packed(pack(np.ones((2, 3), np.int8)), torch.device(device)),
-        torch.ones(4, 3, device=device),
-    )
-    for wrong, found in (
-        (x, "torch.float32 [4, 3] with strides [3, 1]"),
-        (x.int().T, "torch.int32 [3, 4] with strides [1, 3]"),
-        (x.int().T.contiguous().T, "torch.int32 [4, 3] with strides [1, 4]"),
-    ):
-        with pytest.raises(ValueError) as refused:
-            matrix.product(wrong, 8)
-        assert (
-            str(refused.value)
-            == f"activations are int32 [tokens, 3] with rows in one piece, not {found}"
-        )
     with pytest.raises(ValueError) as wide:
         on_device(np.array([1 << 31]), torch.device(device))
     assert str(wide.value) == "a constant of a program does not fit 32 bits"
     head, counted = hand_graph.head, torch.zeros((1, 2), dtype=torch.int64, device=device)
-    slots = torch.zeros(4, dtype=torch.int32, device=device)
     table = hand_graph.sigmoid
     neurons = Neurons(
         head,
@@ -482,16 +458,24 @@ def test_messages_of_the_kernels(
         all_sigmoids(table, torch.device(device)),
         Counts({"logits": counted}, counted, counted, 2),
     )
-    with pytest.raises(ValueError) as strided:
-        neurons.run({"y": x[:, :2].int().T}, slots[:2])
-    assert str(strided.value) == (
-        "head: input y is torch.int32 [2, 4] with strides [1, 2], must be contiguous int32 [2, "
-        "values]"
-    )
-    monkeypatch.setattr(gpu_neurons, "MOST_VALUES", 7)
+    x = torch.ones((4, 2), dtype=torch.int32, device=device)
+    planned = plan(np.zeros(4, np.int64), np.full(4, 2))
+    walk = read(torch.from_numpy(planned.numbers).to(device), planned.shape)
+    for wrong, found in (
+        (x.float(), "torch.float32 [4, 2] with strides [2, 1]"),
+        (x[:3], "torch.int32 [3, 2] with strides [2, 1]"),
+        (x.T.contiguous().T, "torch.int32 [4, 2] with strides [1, 4]"),
+    ):
+        with pytest.raises(ValueError) as refused:
+            neurons.run({"y": wrong}, walk)
+        assert str(refused.value) == (
+            f"head: input y is {found}, must be int8, int16 or int32 [4, values] with rows in one "
+            "piece"
+        )
+    monkeypatch.setattr(gpu_neurons, "MOST_VALUES", 63)
     with pytest.raises(ValueError) as many:
-        neurons.run({"y": x[:, :2].int().contiguous()}, slots)
-    assert str(many.value) == "head: 4 tokens have more than 7 values, must come in parts"
+        neurons.run({"y": x}, walk)
+    assert str(many.value) == "head: 4 tokens have more than 63 values, must come in parts"
 
 
 def test_without_a_gpu(
@@ -520,6 +504,27 @@ def test_without_a_gpu(
         "engine fast gives the same on the CPU\n"
     )
     assert not (tmp_path / "none.npy").exists()
+
+
+def test_a_model_that_does_not_fit_the_gpu(
+    hand_graph: Graph, hand_mapping: Mapping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    session = gpu.Gpu(hand_graph, hand_mapping)
+    monkeypatch.setattr(session.network, "_sent", full)
+    one = np.zeros(1, np.int64)
+    for call in (
+        lambda: session.feed(one),
+        lambda: session.score(one, mark(one, one == 0), one, one),
+    ):
+        with pytest.raises(EngineError) as refused:
+            call()
+        assert str(refused.value) == (
+            "engine gpu: the model and the sequences under way do not fit the GPU's memory, must "
+            "be fewer sequences or a smaller model; engine fast gives the same on the CPU"
+        )
 
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,10 +52,24 @@ def sigmoid(x, most, up, down, table, live):
 
 
 @triton.jit
-def count(address, number, live):
-    """Add to the counts of neurons; lanes of one neuron add up, exactly, in any order."""
-    tl.atomic_add(address, number.to(tl.int64), mask=live & (number != 0), sem="relaxed")
+def held(total, sign):
+    """A sum as an accumulator holds it whose highest bit is `sign`, and 1 where that changed it."""
+    kept = ((total & (sign | (sign - 1))) ^ sign) - sign
+    return kept, (kept != total).to(tl.int32)
 
 
-ALL = (mul_shr, mul_round, fit, mul_fit, sigmoid, count)
+@triton.jit
+def lower(sent, shift):
+    """A digit of what is sent, but the highest: eight bits, less 128."""
+    return ((sent >> shift) & 255) - 128
+
+
+@triton.jit
+def count(address, number, here):
+    """Add what the tokens of a part counted [tokens, neurons] to the counts of neurons."""
+    total = tl.sum(number, 0)[None, :]
+    tl.atomic_add(address, total.to(tl.int64), mask=here & (total != 0), sem="relaxed")
+
+
+ALL = (mul_shr, mul_round, fit, mul_fit, sigmoid, held, lower, count)
 """What the text of a kernel calls."""

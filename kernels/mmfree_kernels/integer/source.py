@@ -4,25 +4,33 @@ Every number of a program (immediates, shifts, bounds of formats) becomes an arg
 a parameter, as it may differ from layer to layer, and every result a variable.  So like programs
 have the same text, and the few texts of a model are compiled once.
 
-A kernel's lanes are the pairs of a token and a neuron, neurons first; where neurons have states,
-they are the neurons, and the tokens follow one another.  Its arguments: for each input its array
-and width; the constants; the tables; the sigmoid of every magnitude; the states [slots, neurons],
-where there are some; for each output its array and the counts of non-zero values; the counts of
-saturations; the slots of the tokens; how many counts all neurons have in a slot; the numbers of
-neurons and tokens; the parameters; LANES.
+A kernel's lanes are some tokens of one sequence and some neurons, [TOKENS, NEURONS].  It goes
+through a part of the tokens, that many at a time, counts in registers, and adds to the counts of
+the neurons once, at the end.  Where neurons have states, a part is all that there is of a sequence,
+its tokens go one by one, and the state stays in a register from one to the next.
+
+Its arguments: for each input its array, how far apart its rows are and how long; the constants; the
+tables; the sigmoid of every magnitude; the states [slots, neurons], where there are some; for each
+output its array and the counts of non-zero values; the counts of saturations and of sums that did
+not fit their accumulators; the bounds of the parts and their slots; how many counts all neurons
+have in a slot; the number of neurons, how far apart rows of outputs are, and digits of outputs; the
+parameters; TOKENS and NEURONS.
 
 The head of a small model multiplies its sums by 3/2 and sends 16 bits: INPUT, MUL_FIT, OUTPUT.  It
 becomes
 
-    v0 = tl.load(x0 + at, mask=live, other=0)
+    v0 = tl.load(x0 + token * w0 + neuron, mask=live, other=0).to(tl.int32)
     v1, changed = mul_fit(v0, p3, p0, p1, p2)
-    lost += changed
-    tl.store(y0 + at, v1, mask=live)
-    count(e0 + counted, v1 != 0, live)
+    saturations += tl.where(there, changed, 0)
+    tl.store(y0 + token * width + neuron, v1, mask=live)
+    n0 += ((v1 != 0) & there).to(tl.int32)
 
 with 0, 1, 32767, 3 as p0 … p3.  To halve, halves up, is a shift by 0, the addition of 1 and a shift
-by 1; 32767 is the bound of 16 bits, 3 the factor.  `at` is the place of a lane's token and neuron,
-`counted` that of its neuron among the counts of the token's slot.
+by 1; 32767 is the bound of 16 bits, 3 the factor.  `token` [TOKENS, 1] and `neuron` [1, NEURONS]
+are a lane's; it is `live` where the token is `there` and the neuron, too.
+
+What goes through ternary matrices alone is sent in the digits that products want
+(`ops.bitlinear.digits`), one array of digits after the other.
 """
 
 import hashlib
@@ -60,27 +68,35 @@ Of the numbers, s is its shift, r what rounds by its shift (two numbers), and k 
 """
 _COUNTING = (Op.FIT, Op.MUL_FIT)
 
-_PAIRS = (
-    "    at = tl.program_id(0) * LANES + tl.arange(0, LANES)",
-    "    live, neuron, token = at < size * tokens, at % size, at // size",
-    "    counted = tl.load(slots + token, mask=live, other=0).to(tl.int64) * counts + neuron",
+_BEFORE = (
+    "neuron = tl.program_id(1) * NEURONS + tl.arange(0, NEURONS)[None, :]",
+    "here, part = neuron < size, tl.program_id(0)",
+    "first, last = tl.load(bounds + part), tl.load(bounds + part + 1)",
+    "slot = tl.load(slots + part).to(tl.int64)",
+    "saturations = tl.zeros([TOKENS, NEURONS], tl.int32)",
+    "wraps = tl.zeros([TOKENS, NEURONS], tl.int32)",
 )
-_NEURONS = (
-    "    neuron = tl.program_id(0) * LANES + tl.arange(0, LANES)",
-    "    live, token, at, fed = neuron < size, tl.zeros([LANES], tl.int32), neuron, 0",
+_TOKENS = "for fed in range(first, last, TOKENS):"
+_LANES = (
+    "token = fed + tl.arange(0, TOKENS)[:, None]",
+    "there = token < last",
+    "live = there & here",
 )
-_THIS_TOKEN = "        counted = tl.load(slots + fed).to(tl.int64) * counts + neuron"
-_NEXT_TOKEN = "        token, at, fed = token + 1, at + size, fed + 1"
-_HELD = "held + {} * size + neuron"
+_AFTER = (
+    "count(saturated + slot * counts + neuron, saturations, here)",
+    "count(wrapped + slot * counts + neuron, wraps, here)",
+)
+_STATES = "held_states + slot * size + neuron"
+_CHANGED = "{} += tl.where(there, changed, 0)"
 _UNBOUNDED = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What neurons read of an input's array [tokens, width].
+    """What neurons read of an input's array [tokens, values].
 
-    Neuron i reads value i · stride + `first`, or zero from `width` on.  The second member of groups
-    of three has stride 3 and `first` 1: neuron 0 reads value 1, neuron 1 value 4.
+    Neuron i reads value i · stride + `first`, or zero from the length of a row on.  The second
+    member of groups of three has stride 3 and `first` 1: neuron 0 reads value 1, neuron 1 value 4.
     """
 
     array: int
@@ -88,22 +104,27 @@ class Stream:
     stride: int
     """0 where all neurons read the first value; 1 where each reads its own; else a group's size."""
     first: int = 0
+    sign: int | None = None
+    """The highest bit of the accumulator where its sums are held by calibration."""
 
     @property
     def text(self) -> str:
         """The values of all lanes."""
         k, value = self.array, f"neuron * {self.stride} + {self.first}"
+        row = f"x{k} + token * w{k}"
         if self.stride == 0:
-            return f"tl.load(x{k} + token * w{k}, mask=live, other=0)"
-        if self.stride == 1:  # the width is the number of neurons: lanes know their places
-            return f"tl.load(x{k} + at, mask=live, other=0)"
-        return f"tl.load(x{k} + token * w{k} + {value}, mask=live & ({value} < w{k}), other=0)"
+            return f"tl.load({row}, mask=there, other=0).to(tl.int32)"
+        if self.stride == 1:
+            return f"tl.load({row} + neuron, mask=live, other=0).to(tl.int32)"
+        mask = f"live & ({value} < m{k})"
+        return f"tl.load({row} + {value}, mask={mask}, other=0).to(tl.int32)"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's text, and the parameters with which it is one program."""
+    """A kernel's name and text, and the parameters with which it is one program."""
 
+    name: str
     text: str
     parameters: tuple[int, ...]
 
@@ -111,8 +132,10 @@ class Kernel:
 class _Writer:
     """Goes through a program and names its values."""
 
-    def __init__(self, program: Program, streams: tuple[Stream, ...]) -> None:
-        self.program, self.streams = program, streams
+    def __init__(
+        self, program: Program, streams: tuple[Stream, ...], digits: tuple[int, ...]
+    ) -> None:
+        self.program, self.streams, self.digits = program, streams, digits
         self.parameters: list[int] = []
         self.lines: list[str] = []
         first = len(program.immediates)
@@ -139,29 +162,23 @@ class _Writer:
     ) -> None:
         """Write down one instruction; its fields are those of `recorder.Op`."""
         result = f"v{len(self.lines)}"
+        counter = "saturations" if op in _COUNTING else ""
         match Op(op):
             case Op.INPUT:
-                text = self.streams[a].text
+                stream, text = self.streams[a], self.streams[a].text
+                if stream.sign is not None:
+                    text, counter = f"held({text}, {self.number(stream.sign)})", "wraps"
             case Op.LOOKUP:
-                text = f"tl.load(t{b} + {self.value(a)}, mask=live, other=0)"
+                text = f"tl.load(t{b} + {self.value(a)}, mask=there, other=0)"
             case Op.SIGMOID:
-                text = f"sigmoid({self.value(a)}, {', '.join(self.scale(shift))}, sigmoids, live)"
+                text = f"sigmoid({self.value(a)}, {', '.join(self.scale(shift))}, sigmoids, there)"
             case Op.OUTPUT:
-                sent = self.value(a)
-                self.lines += [
-                    f"tl.store(y{d} + at, {sent}, mask=live)",
-                    f"count(e{d} + counted, {sent} != 0, live)",
-                ]
+                self.output(d, self.value(a))
                 return
-            case Op.LOAD:
-                text = f"tl.load({_HELD.format(self.value(a))}, mask=live, other=0)"
+            case Op.LOAD:  # of the slot of the part
+                text = "state"
             case Op.STORE:
-                where = _HELD.format(self.value(b))
-                # The next token may read what other threads of the block have written.
-                self.lines += [
-                    f"tl.store({where}, {self.value(a)}, mask=live)",
-                    "tl.debug_barrier()",
-                ]
+                self.lines.append(f"state = {self.value(a)}")
                 return
             case other:
                 reads, kinds, form = _INSTRUCTIONS[other]
@@ -171,10 +188,20 @@ class _Writer:
                 text = form.format(*map(self.value, (a, b, c)[:reads]), *parameters)
         self.variables[d] = result
         self.lines += (
-            [f"{result}, changed = {text}", "lost += changed"]
-            if op in _COUNTING
+            [f"{result}, changed = {text}", _CHANGED.format(counter)]
+            if counter
             else [f"{result} = {text}"]
         )
+
+    def output(self, number: int, sent: str) -> None:
+        """Write a value down, whole or in digits, and count it."""
+        at, digits = f"y{number} + token * width + neuron", self.digits[number]
+        for digit in range(digits):
+            shift = 8 * (digits - 1 - digit)
+            value = f"lower({sent}, {shift})" if digit else f"{sent} >> {shift}" if shift else sent
+            where = f"{at} + {digit} * plane" if digit else at
+            self.lines.append(f"tl.store({where}, {value}, mask=live)")
+        self.lines.append(f"n{number} += (({sent} != 0) & there).to(tl.int32)")
 
     def scale(self, frac: int) -> list[str]:
         """How `Machine.sigmoid` scales a magnitude of so many fractional bits.
@@ -188,53 +215,54 @@ class _Writer:
         return [self.number(n) for n in (most, min(up, SIGMOID_INPUT_BITS), min(down, 31))]
 
 
-def write(program: Program, streams: tuple[Stream, ...]) -> Kernel:
-    """The kernel of a program whose inputs lie as `streams` say."""
-    writer = _Writer(program, streams)
-    constants = range(len(program.constants))
-    inputs = [f"{side}{k}" for k in range(1 + max(s.array for s in streams)) for side in ("x", "w")]
-    outputs = [f"{side}{k}" for k in range(len(program.outputs)) for side in ("y", "e")]
-    tables = [*(f"t{k}" for k in range(len(program.tables))), "sigmoids"]
-    state = ["held"] if program.slots else []
-    numbers = ["counts", "size", "tokens", *(f"p{k}" for k in range(len(writer.parameters)))]
+def write(
+    name: str, program: Program, streams: tuple[Stream, ...], digits: tuple[int, ...] | None = None
+) -> Kernel:
+    """The kernel of that name of a program whose inputs lie as `streams` say; `digits` are those in
+    which each output is sent, one each unless told."""
+    outputs = range(len(program.outputs))
+    writer = _Writer(program, streams, tuple(1 for _ in outputs) if digits is None else digits)
+    constants, tables = range(len(program.constants)), range(len(program.tables))
+    numbers = [f"p{k}" for k in range(len(writer.parameters))]
     arguments = [
-        *inputs,
+        *(f"{what}{k}" for k in range(1 + max(s.array for s in streams)) for what in "xwm"),
         *(f"c{k}" for k in constants),
-        *tables,
-        *state,
-        *outputs,
-        "saturated",
-        "slots",
+        *(f"t{k}" for k in tables),
+        "sigmoids",
+        *(["held_states"] if program.slots else []),
+        *(f"{what}{k}" for k in outputs for what in "ye"),
+        *("saturated", "wrapped", "bounds", "slots", "counts", "size", "width", "plane"),
         *numbers,
     ]
     # Triton would compile once more for a number that is 1 or a multiple of 16.
-    unspecialised = ", ".join(f'"{name}"' for name in [*inputs[1::2], *numbers])
-    head = [
-        f"@triton.jit(do_not_specialize=[{unspecialised}])",
-        f"def neurons({', '.join(arguments)}, LANES: tl.constexpr):",
+    unspecialised = ", ".join(f'"{name}"' for name in ("counts", *numbers))
+    before = [
+        *_BEFORE,
+        *(f"c{k} = tl.load(c{k} + neuron, mask=here, other=0)" for k in constants),
+        *(f"n{k} = tl.zeros([TOKENS, NEURONS], tl.int32)" for k in outputs),
     ]
-    load = [f"    c{k} = tl.load(c{k} + neuron, mask=live, other=0)" for k in constants]
-    body = [
-        "lost = tl.zeros([LANES], tl.int32)",
-        *writer.lines,
-        "count(saturated + counted, lost, live)",
-    ]
+    after = [*(f"count(e{k} + slot * counts + neuron, n{k}, here)" for k in outputs), *_AFTER]
     if program.slots:
-        loop = ["    while fed < tokens:", _THIS_TOKEN, *(f"        {line}" for line in body)]
-        lines = [*head, *_NEURONS, *load, *loop, _NEXT_TOKEN]
-    else:
-        lines = [*head, *_PAIRS, *load, *(f"    {line}" for line in body)]
-    return Kernel("\n".join(lines) + "\n", tuple(writer.parameters))
+        before.append(f"state = tl.load({_STATES}, mask=here, other=0)")
+        after.append(f"tl.store({_STATES}, state, mask=here)")
+    lines = [
+        f"@triton.jit(do_not_specialize=[{unspecialised}])",
+        f"def {name}({', '.join(arguments)}, TOKENS: tl.constexpr, NEURONS: tl.constexpr):",
+        *(f"    {line}" for line in (*before, _TOKENS)),
+        *(f"        {line}" for line in (*_LANES, *writer.lines)),
+        *(f"    {line}" for line in after),
+    ]
+    return Kernel(name, "\n".join(lines) + "\n", tuple(writer.parameters))
 
 
 @cache
-def compiled(text: str) -> Any:
-    """The Triton kernel of a text."""
+def compiled(name: str, text: str) -> Any:
+    """The Triton kernel of that name in a text."""
     # Triton reads the source of a function again: from the cache of lines, so no file is written.
-    name = f"<neuron program {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
-    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    file = f"<neuron program {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
     space = {"__name__": __name__, "triton": triton, "tl": tl} | {
         f.__name__: f for f in instructions.ALL
     }
-    exec(compile(text, name, "exec"), space)
-    return space["neurons"]
+    exec(compile(text, file, "exec"), space)
+    return space[name]

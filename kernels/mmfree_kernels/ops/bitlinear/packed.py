@@ -7,6 +7,10 @@ plus one.  So `(word >> 2p) & 0x03030303` are the codes of columns 16·group + 4
 DP4A instruction multiplies with four activations, and a row's sum is Σ code · q - Σ q.  Some dozens
 of tokens go through the tensor cores instead (`product`), and more through int8 weights that
 `unpack` writes out for one matrix at a time.
+
+Activations of more than 8 bits come as digits (`bitlinear.digits`): int8 [digits, tokens, columns],
+of which each counts 256 times as much as the next, and a number is added to every row's sum at the
+end, its offset.
 """
 
 from functools import lru_cache
@@ -17,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmfree_kernels.ops.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.checks import check, check_offsets
 from mmfree_neuro.integers.ternary import TILE, TernaryMatrix
 
 INTERPRETED = triton.knobs.runtime.interpret
@@ -128,26 +132,51 @@ def row_sums(weights, q, total, INTERPRETED: tl.constexpr):
 
 @triton.jit
 def _sums_kernel(
-    q, base, out, rows, columns, ROWS: tl.constexpr, GROUPS: tl.constexpr, INTERPRETED: tl.constexpr
+    q,
+    base,
+    offsets,
+    out,
+    rows,
+    columns,
+    DIGITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
-    first, token = tl.program_id(0) * ROWS, tl.program_id(1)
+    first, token, tokens = tl.program_id(0) * ROWS, tl.program_id(1), tl.num_programs(1)
     weights = row_words(base, first, ROWS, columns // 16, GROUPS, rows)
     g = tl.arange(0, GROUPS)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    codes = tl.load(q + token * columns + g, mask=g < columns, other=0)
-    total = tl.sum(tl.sum(codes.to(tl.int32), 1), 0).to(tl.int32)
-    found = row_sums(weights, as_words(codes), total, INTERPRETED)
     r = first + tl.arange(0, ROWS)
+    found = tl.zeros((ROWS,), tl.int32)
+    for digit in tl.static_range(DIGITS):
+        codes = tl.load(q + (digit * tokens + token) * columns + g, mask=g < columns, other=0)
+        total = tl.sum(tl.sum(codes.to(tl.int32), 1), 0).to(tl.int32)
+        found = found * 256 + row_sums(weights, as_words(codes), total, INTERPRETED)
+    if DIGITS > 1:
+        found += tl.load(offsets + r, mask=r < rows, other=0)
     tl.store(out + token * rows + r, found, mask=r < rows)
 
 
-def sums(q: Tensor, packed: Tensor) -> Tensor:
+def sums(q: Tensor, packed: Tensor, offsets: Tensor | None = None) -> Tensor:
     """Exact sums int32 [tokens, rows] of codes q int8 [tokens, columns] and packed weights, for few
-    tokens."""
+    tokens; or of digits [digits, tokens, columns] with `offsets` int32 [rows]."""
     rows, columns = _check(q, packed)
-    out = torch.empty(len(q), rows, dtype=torch.int32, device=q.device)
-    grid = triton.cdiv(rows, 16), len(q)
+    digits = len(q) if q.ndim == 3 else 1
+    check_offsets(digits, offsets, rows)
+    out = torch.empty(q.shape[-2], rows, dtype=torch.int32, device=q.device)
+    grid = triton.cdiv(rows, 16), len(out)
+    groups = triton.next_power_of_2(columns // 16)
     _sums_kernel[grid](
-        q, packed, out, rows, columns, 16, triton.next_power_of_2(columns // 16), INTERPRETED
+        q,
+        packed,
+        out if offsets is None else offsets,
+        out,
+        rows,
+        columns,
+        digits,
+        16,
+        groups,
+        INTERPRETED,
     )
     return out
 
@@ -178,11 +207,13 @@ def _product_kernel(
     base,
     scales,
     residual,
+    offsets,
     out,
     tokens,
     rows,
     columns,
     part_rows,
+    DIGITS: tl.constexpr,
     EXACT: tl.constexpr,
     RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
@@ -200,16 +231,23 @@ def _product_kernel(
     )
     codes = q + part * tokens * columns + (t * columns)[None, :] + (b // 4 * 16 + b % 4)[:, None]
     total = tl.zeros((ROWS, TOKENS), tl.int32)
-    for k in range(0, columns // 4, BYTES):
-        inside = k + b < columns // 4
-        packed = tl.load(weights + k * 16, mask=inside[None, :] & (r < rows)[:, None], other=0)
-        for p in tl.static_range(4):
-            x = tl.load(
-                codes + k * 4 + 4 * p, mask=inside[:, None] & (t < tokens)[None, :], other=0
-            )
-            total = tl.dot(_codes(packed, p, INTERPRETED), x, total, out_dtype=tl.int32)
+    for digit in tl.static_range(DIGITS):
+        if digit > 0:
+            total = total * 256
+        for k in range(0, columns // 4, BYTES):
+            inside = k + b < columns // 4
+            packed = tl.load(weights + k * 16, mask=inside[None, :] & (r < rows)[:, None], other=0)
+            for p in tl.static_range(4):
+                x = tl.load(
+                    codes + digit * tokens * columns + k * 4 + 4 * p,
+                    mask=inside[:, None] & (t < tokens)[None, :],
+                    other=0,
+                )
+                total = tl.dot(_codes(packed, p, INTERPRETED), x, total, out_dtype=tl.int32)
     at = (t * rows)[None, :] + r[:, None]
     mask = (t < tokens)[None, :] & (r < rows)[:, None]
+    if DIGITS > 1:
+        total += tl.load(offsets + r, mask=r < rows, other=0)[:, None]
     if EXACT:
         tl.store(out + at, total, mask=mask)
     else:
@@ -243,9 +281,8 @@ def product(
     is the exact int32 sums; with `s` [P, tokens] (1 / step of the codes) and `scales` [P] (of the
     weights) it is float32, sum · scale / s + `residual`.
     """
-    rows, columns = _check(q, packed)
+    rows, _ = _check(q, packed)
     parts, tokens = q.view(-1, *q.shape[-2:]), q.shape[-2]
-    per_part = rows // len(parts)
     for who, given, shape in (
         ("s", s, (len(parts), tokens)),
         ("scales", scales, (len(parts),)),
@@ -253,11 +290,32 @@ def product(
     ):
         if given is not None:
             check(who, given, shape, [torch.float32])
-    out = torch.empty(
-        tokens, rows, dtype=torch.int32 if s is None else torch.float32, device=q.device
-    )
+    return _multiplied(q, packed, len(parts), s, scales, residual, None)
+
+
+def digit_product(q: Tensor, packed: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """The same exact int32 sums [tokens, rows] of one matrix and digits q int8
+    [digits, tokens, columns], with `offsets` int32 [rows] where there are several digits."""
+    rows, _ = _check(q, packed)
+    check_offsets(len(q), offsets, rows)
+    return _multiplied(q, packed, 1, None, None, None, offsets)
+
+
+def _multiplied(
+    q: Tensor,
+    packed: Tensor,
+    parts: int,
+    s: Tensor | None,
+    scales: Tensor | None,
+    residual: Tensor | None,
+    offsets: Tensor | None,
+) -> Tensor:
+    """The product of so many parts, or, where there are offsets, of several digits."""
+    rows, columns, tokens = packed.shape[0] * TILE, q.shape[-1], q.shape[-2]
+    kind = torch.int32 if s is None else torch.float32
+    out = torch.empty(tokens, rows, dtype=kind, device=q.device)
     together = min(TOKENS, max(16, triton.next_power_of_2(tokens)))
-    cut = _cut(rows, per_part, together)
+    cut = _cut(rows, rows // parts, together)
     grid = triton.cdiv(rows, cut.rows), triton.cdiv(tokens, together)
     _product_kernel[grid](
         q,
@@ -265,11 +323,13 @@ def product(
         packed.view(torch.uint8),
         scales if scales is not None else out,
         residual if residual is not None else out,
+        offsets if offsets is not None else out,
         out,
         tokens,
         rows,
         columns,
-        per_part,
+        rows // parts,
+        1 if offsets is None else len(q),
         s is None,
         residual is not None,
         cut.rows,

@@ -1,4 +1,8 @@
-"""The product of int8 activations with ternary codes, on tensor cores: exact int32 sums; Triton."""
+"""The product of int8 activations with ternary codes, on tensor cores: exact int32 sums; Triton.
+
+Activations of more than 8 bits come as digits (`bitlinear.digits`), of which each counts 256 times
+as much as the next, and a number is added to every row's sum at the end, its offset.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mmfree_kernels.ops.bitlinear.checks import check
+from mmfree_kernels.ops.bitlinear.checks import check, check_offsets
 from mmfree_kernels.ops.bitlinear.rows import PROCESSORS
 
 
@@ -54,9 +58,11 @@ def _finish(
     s,
     scale,
     residual,
+    offsets,
     out,
     rows,
     columns,
+    DIGITS: tl.constexpr,
     SUMS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
@@ -65,6 +71,8 @@ def _finish(
     row, column = top + tl.arange(0, ROWS), left + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    if DIGITS > 1:
+        total += tl.load(offsets + column, mask=column < columns, other=0)[None, :]
     if SUMS:
         tl.store(out + at, total, mask=inside)
     else:
@@ -82,10 +90,12 @@ def _int8_product(
     s,
     scale,
     residual,
+    offsets,
     out,
     rows,
     columns,
     features,
+    DIGITS: tl.constexpr,
     SUMS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
@@ -94,13 +104,32 @@ def _int8_product(
 ):
     top, left = _corner(rows, columns, ROWS, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), tl.int32)
-    for step in range(0, tl.cdiv(features, FEATURES)):
-        a, b = (
-            q.load([top, step * FEATURES]),
-            codes.load([left, step * FEATURES]),
-        )  # zero beyond the edges
-        total = tl.dot(a, b.T, total, out_dtype=tl.int32)
-    _finish(total, top, left, s, scale, residual, out, rows, columns, SUMS, RESIDUAL, ROWS, COLUMNS)
+    for digit in tl.static_range(DIGITS):
+        if digit > 0:
+            total = total * 256
+        for step in range(0, tl.cdiv(features, FEATURES)):
+            a, b = (
+                q.load([digit * rows + top, step * FEATURES]),
+                codes.load([left, step * FEATURES]),
+            )  # zero beyond the edges
+            total = tl.dot(a, b.T, total, out_dtype=tl.int32)
+    _finish(
+        total,
+        top,
+        left,
+        s,
+        scale,
+        residual,
+        offsets,
+        out,
+        rows,
+        columns,
+        DIGITS,
+        SUMS,
+        RESIDUAL,
+        ROWS,
+        COLUMNS,
+    )
 
 
 @lru_cache
@@ -131,16 +160,20 @@ def _product(
     scale: Tensor,
     residual: Tensor | None,
     tiles: Tiles | None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
-    (rows, features), columns = q.shape, len(codes)
-    check("q", q, (rows, features), [torch.int8])
+    rows, columns, features = len(out), len(codes), q.shape[-1]
+    digits = 1 if offsets is None else len(q)
+    q = q.view(digits * rows, features)
+    check("q", q, (digits * rows, features), [torch.int8])
     check("codes", codes, (columns, features), [torch.int8])
     if features % 16:
         raise ValueError(f"q has {features} features, must have a multiple of 16")
     cut = _tiles(rows, columns, q.device) if tiles is None else tiles
     grid = (triton.cdiv(rows, cut.rows) * triton.cdiv(columns, cut.columns),)
-    rest = s, scale, out if residual is None else residual, out, rows, columns, features
-    choices = out.dtype == torch.int32, residual is not None
+    added = out if residual is None else residual, out if offsets is None else offsets
+    rest = s, scale, *added, out, rows, columns, features
+    choices = digits, out.dtype == torch.int32, residual is not None
     shape, resources = (
         (cut.rows, cut.columns, cut.features),
         {"num_warps": cut.warps, "num_stages": cut.stages},
@@ -155,6 +188,16 @@ def int8_sums(q: Tensor, codes: Tensor, tiles: Tiles | None = None) -> Tensor:
     """The sums q codesᵀ of int8 q [m, k] and codes [n, k]; int32 [m, n]."""
     out = torch.empty(len(q), len(codes), dtype=torch.int32, device=q.device)
     return _product(q, codes, out, out, out, None, tiles)
+
+
+def digit_sums(
+    q: Tensor, codes: Tensor, offsets: Tensor | None = None, tiles: Tiles | None = None
+) -> Tensor:
+    """The sums [m, n] of digits q int8 [digits, m, k] and codes [n, k]; where there are several
+    digits, with `offsets` int32 [n]."""
+    check_offsets(len(q), offsets, len(codes))
+    out = torch.empty(q.shape[1], len(codes), dtype=torch.int32, device=q.device)
+    return _product(q, codes, out, out, out, None, tiles, offsets)
 
 
 def int8_product(
