@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -1220,34 +1219,3 @@ def test_the_picture_is_drawn_from_rows(
     assert picture.main([str(tmp_path / "none.json"), str(tmp_path / "none.png")]) == 2
     assert capsys.readouterr().err == f"{tmp_path}/none.json: there is no row of 370m to draw\n"
     assert not (tmp_path / "none.png").exists()
-
-
-@pytest.mark.parametrize("mode", workload.MODES)
-def test_one_compiled_stage_serves_all_blocks(mode: str) -> None:
-    config = replace(TINY.config, num_hidden_layers=5)
-    plain, graphs = Transformer(config, CPU, torch.float64), list[Any]()
-
-    def keep(graph: Any, _inputs: object) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    torch.compiler.reset()
-    model = plain.staged(partial(torch.compile, fullgraph=True, dynamic=False, backend=keep))
-    tokens = workload.random_tokens(96, 2, 8, device=CPU)
-    if mode == "train":
-        assert torch.equal(model.loss(tokens), plain.loss(tokens))
-    elif mode == "prefill":
-        assert torch.equal(model.prefill(tokens)[0], plain.prefill(tokens)[0])
-    else:
-        with torch.no_grad():
-            caches = [
-                [(k.contiguous(), v.contiguous()) for k, v in plain.prefill(tokens)[1]]
-                for _ in range(2)
-            ]
-            for at in (8, 9):
-                found = [
-                    one.advance(tokens[:, 0].clone(), torch.tensor([at]), cache)
-                    for one, cache in zip((plain, model), caches, strict=True)
-                ]
-                assert torch.equal(*found)
-    assert len(graphs) == 3

@@ -7,11 +7,6 @@ joined where they share an input (query, key and value; gate and up).  `transfor
 captures and checks it.
 """
 
-from collections.abc import Callable
-from copy import copy
-from itertools import pairwise
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,18 +20,6 @@ HEAD_SIZES = (128, 64, 32, 16)
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values of every block [batch, heads, length, head size]."""
-Stage = Callable[..., Any]
-
-
-class Stages(NamedTuple):
-    """What a pass consists of, cut where heads attend: everything between two attentions, and the
-    second of them, is one stage."""
-
-    first: Stage
-    middle: Stage
-    last_logits: Stage
-    last_choice: Stage
-    last_loss: Stage
 
 
 def head_size(config: ModelConfig) -> int:
@@ -90,10 +73,6 @@ class Transformer:
             -torch.arange(0, self.head_size, 2, device=device).double() / self.head_size
         )
         self.frequency = frequency.float()  # [head size / 2]
-        self.stages = self._plain()
-
-    def _plain(self) -> Stages:
-        return Stages(self.first, self.middle, self.last_logits, self.last_choice, self.last_loss)
 
     def weights(self) -> list[Tensor]:
         """Every tensor that was drawn."""
@@ -119,7 +98,6 @@ class Transformer:
             {name: weight.detach().to(dtype) for name, weight in block.items()}
             for block in self.blocks
         ]
-        other.stages = other._plain()
         return other
 
     def rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,127 +119,50 @@ class Transformer:
         gate, up = functional.linear(rms_norm(x, block["mlp_norm"]), block["gate_up"]).chunk(2, -1)
         return x + functional.linear(functional.silu(gate) * up, block["down"])
 
-    def attend(
-        self,
-        x: Tensor,
-        block: dict[str, Tensor],
-        turn: tuple[Tensor, Tensor],
-        positions: Tensor,
-        ring: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, ...]:
-        """What the heads of a block attend to [batch, heads, time, head size].
+    def sequence(self, tokens: Tensor) -> tuple[Tensor, Cache]:
+        """What enters the head [batch, time, hidden] for tokens [batch, time] from the start, and
+        the cache."""
+        x, cache = functional.embedding(tokens, self.embedding), []
+        turn = self.rotations(torch.arange(tokens.shape[1], device=tokens.device))
+        for block in self.blocks:
+            q, k, v = self.heads(x, block, turn)
+            x = self.mix(x, block, functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+            cache.append((k, v))
+        return rms_norm(x, self.norm), cache
 
-        Without a ring of keys and values each token attends to all up to itself, and keys and
-        values follow in the result.  With one, a single token takes the place of the oldest in it,
-        and attends to all that is then in it.
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, Cache]:
+        """Logits [batch, vocabulary] after the last token, and the cache."""
+        x, cache = self.sequence(tokens)
+        return functional.linear(x[:, -1], self.head), cache
+
+    def next_token(self, tokens: Tensor, position: Tensor, cache: Cache) -> Tensor:
+        """Logits [batch, vocabulary] after one more token [batch] at `position` [1].
+
+        The cache is a ring: the token takes the place of the oldest, and attends to all that is
+        then in the ring.
         """
-        q, k, v = self.heads(x, block, turn)
-        if ring is None:
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=True), k, v
-        keys, values = ring
-        slot = positions % keys.shape[2]
-        keys[:, :, slot] = k
-        values[:, :, slot] = v
-        return (functional.scaled_dot_product_attention(q, keys, values),)
+        x, turn = functional.embedding(tokens[:, None], self.embedding), self.rotations(position)
+        slot = position % cache[0][0].shape[2]
+        for block, (keys, values) in zip(self.blocks, cache, strict=True):
+            q, k, v = self.heads(x, block, turn)
+            keys[:, :, slot] = k
+            values[:, :, slot] = v
+            x = self.mix(x, block, functional.scaled_dot_product_attention(q, keys, values))
+        return functional.linear(rms_norm(x, self.norm)[:, 0], self.head)
 
-    def first(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        block: dict[str, Tensor],
-        ring: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Any, ...]:
-        """The stream of tokens [batch, time], the turns of their positions [time], and what
-        `attend` gives of the first block."""
-        x, turn = functional.embedding(tokens, self.embedding), self.rotations(positions)
-        return (x, turn, *self.attend(x, block, turn, positions, ring))
-
-    def middle(
-        self,
-        x: Tensor,
-        attended: Tensor,
-        turn: tuple[Tensor, Tensor],
-        positions: Tensor,
-        block: dict[str, Tensor],
-        following: dict[str, Tensor],
-        ring: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Any, ...]:
-        """The stream behind a block, and what `attend` gives of the following one."""
-        x = self.mix(x, block, attended)
-        return (x, *self.attend(x, following, turn, positions, ring))
-
-    def last(self, x: Tensor, attended: Tensor, block: dict[str, Tensor]) -> Tensor:
-        """What enters the head [batch, time, hidden]."""
-        return rms_norm(self.mix(x, block, attended), self.norm)
-
-    def last_logits(self, x: Tensor, attended: Tensor, block: dict[str, Tensor]) -> Tensor:
-        """Logits [batch, vocabulary] after the last token."""
-        return functional.linear(self.last(x, attended, block)[:, -1], self.head)
-
-    def last_choice(
-        self,
-        x: Tensor,
-        attended: Tensor,
-        block: dict[str, Tensor],
-        tokens: Tensor,
-        position: Tensor,
-    ) -> Tensor:
-        """`last_logits`, which leaves the greedy following tokens and their position in `tokens`
-        and `position`."""
-        logits = self.last_logits(x, attended, block)
+    def advance(self, tokens: Tensor, position: Tensor, cache: Cache) -> Tensor:
+        """`next_token`, which then leaves the greedy following tokens and their position in
+        `tokens` and `position`."""
+        logits = self.next_token(tokens, position, cache)
         tokens.copy_(logits.argmax(-1))
         position.add_(1)
         return logits
 
-    def last_loss(
-        self, x: Tensor, attended: Tensor, block: dict[str, Tensor], targets: Tensor
-    ) -> Tensor:
-        """Mean nats of targets [batch, time]."""
-        logits = functional.linear(self.last(x, attended, block), self.head).float().flatten(0, 1)
-        return functional.cross_entropy(logits, targets.flatten())
-
-    def staged(self, how: Callable[[Stage], Stage]) -> "Transformer":
-        """The same weights, shared, and the stages as `how` makes them.
-
-        Blocks are equal but for their weights, so that one compiled stage serves them all.
-        """
-        other = copy(self)
-        other.stages = Stages(*map(how, self.stages))
-        return other
-
-    def sequence(self, tokens: Tensor) -> tuple[Tensor, Tensor, Cache]:
-        """The stream before the last block's mixing and what its heads attend to, of tokens
-        [batch, time] from the start, and the cache."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x, turn, attended, *kept = self.stages.first(tokens, positions, self.blocks[0])
-        cache = [(kept[0], kept[1])]
-        for block, following in pairwise(self.blocks):
-            x, attended, *kept = self.stages.middle(x, attended, turn, positions, block, following)
-            cache.append((kept[0], kept[1]))
-        return x, attended, cache
-
-    def prefill(self, tokens: Tensor) -> tuple[Tensor, Cache]:
-        """Logits [batch, vocabulary] after the last token, and the cache."""
-        x, attended, cache = self.sequence(tokens)
-        return self.stages.last_logits(x, attended, self.blocks[-1]), cache
-
-    def advance(self, tokens: Tensor, position: Tensor, cache: Cache) -> Tensor:
-        """Logits [batch, vocabulary] after one more token [batch] at `position` [1].
-
-        The greedy following tokens and their position are then in `tokens` and `position`.  The
-        cache is a ring, as `attend` has it.
-        """
-        x, turn, attended = self.stages.first(tokens[:, None], position, self.blocks[0], cache[0])
-        for block, following, ring in zip(self.blocks, self.blocks[1:], cache[1:], strict=False):
-            x, attended = self.stages.middle(x, attended, turn, position, block, following, ring)
-        found: Tensor = self.stages.last_choice(x, attended, self.blocks[-1], tokens, position)
-        return found
-
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean nats per predicted token of tokens [batch, time + 1]."""
-        x, attended, _ = self.sequence(tokens[:, :-1])
-        found: Tensor = self.stages.last_loss(x, attended, self.blocks[-1], tokens[:, 1:])
-        return found
+        x, _ = self.sequence(tokens[:, :-1])
+        logits = functional.linear(x, self.head).float().flatten(0, 1)
+        return functional.cross_entropy(logits, tokens[:, 1:].flatten())
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:

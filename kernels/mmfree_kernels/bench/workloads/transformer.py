@@ -5,7 +5,6 @@ On a CPU nothing is compiled or captured, which is for tests.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -41,13 +40,15 @@ LEAST_COSINE = 0.98
 Run = Callable[[], Any]
 
 
-def compiled(model: Transformer, device: torch.device, mode: str | None = None) -> Transformer:
-    """The model with stages that are compiled for the shapes that they are given; itself on a
-    CPU."""
-    if device.type == "cpu":
-        return model
-    torch.compiler.reset()  # what was compiled for another point
-    return model.staged(partial(torch.compile, fullgraph=True, dynamic=False, mode=mode))
+def compiled(
+    function: Callable[..., Any], device: torch.device, mode: str | None = None
+) -> Callable[..., Any]:
+    """The function compiled for the shapes that it is given; itself on a CPU."""
+    return (
+        function
+        if device.type == "cpu"
+        else torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+    )
 
 
 def captured(run: Run, device: torch.device) -> tuple[Run, Callable[[], Any]]:
@@ -72,8 +73,7 @@ class Generate:
     precision = PRECISION
 
     def __init__(self, point: Point, subject: Subject, device: torch.device) -> None:
-        self.plain = Transformer(subject.config, device, torch.bfloat16)
-        self.model = compiled(self.plain, device, "max-autotune-no-cudagraphs")
+        self.model = Transformer(subject.config, device, torch.bfloat16)
         self.tokens, self.weights_bytes = point.batch, self.model.weights_bytes()
         self.prompt = random_tokens(
             subject.config.vocab_size, point.batch, point.length, device=device
@@ -92,16 +92,17 @@ class Generate:
         self.current = torch.empty(point.batch, dtype=torch.int64, device=device)
         self.position = torch.empty(1, dtype=torch.int64, device=device)
         self._fill()
+        advance = compiled(self.model.advance, device, "max-autotune-no-cudagraphs")
         with torch.no_grad():
             self.replay, self.logits = captured(
-                lambda: self.model.advance(self.current, self.position, self.cache), device
+                lambda: advance(self.current, self.position, self.cache), device
             )
 
     def _fill(self) -> None:
         """The prompt into the cache, sequence by sequence."""
         with torch.no_grad():
             for row, prompt in enumerate(self.prompt):
-                logits, found = self.plain.prefill(prompt[None])
+                logits, found = self.model.prefill(prompt[None])
                 self.current[row] = logits[0].argmax()
                 for (keys, values), (k, v) in zip(self.cache, found, strict=True):
                     keys[row], values[row] = k[0], v[0]
@@ -156,12 +157,13 @@ class Prefill:
     precision = PRECISION
 
     def __init__(self, point: Point, subject: Subject, device: torch.device) -> None:
-        self.model = compiled(Transformer(subject.config, device, torch.bfloat16), device)
+        self.model = Transformer(subject.config, device, torch.bfloat16)
         self.tokens, self.weights_bytes = point.batch * point.length, self.model.weights_bytes()
         self.vocabulary = subject.config.vocab_size
         self.prompt = random_tokens(self.vocabulary, point.batch, point.length, device=device)
+        prefill = compiled(self.model.prefill, device)
         with torch.no_grad():
-            self.replay, self.result = captured(lambda: self.model.prefill(self.prompt), device)
+            self.replay, self.result = captured(lambda: prefill(self.prompt), device)
 
     def step(self) -> None:
         """One prefill."""
@@ -204,20 +206,21 @@ class Train:
     precision = f"{PRECISION}, bfloat16 gradients"
 
     def __init__(self, point: Point, subject: Subject, device: torch.device) -> None:
-        self.model = compiled(Transformer(subject.config, device, torch.bfloat16), device)
+        self.model = Transformer(subject.config, device, torch.bfloat16)
         self.tokens, self.weights_bytes = point.batch * point.length, self.model.weights_bytes()
         self.batch = random_tokens(
             subject.config.vocab_size, point.batch, point.length + 1, device=device
         )
         for weight in self.model.weights():
             weight.requires_grad_()
+        self.loss = compiled(self.model.loss, device)
         self.latest = torch.zeros(())
 
     def step(self) -> None:
         """One forward and backward pass."""
         for weight in self.model.weights():
             weight.grad = None
-        loss = self.model.loss(self.batch)
+        loss = self.loss(self.batch)
         loss.backward()
         self.latest = loss.detach()
 
