@@ -787,11 +787,7 @@ def test_a_yardstick_excuses_only_so_much() -> None:
 @pytest.mark.kernels
 @pytest.mark.parametrize(
     ("where", "way", "name"),
-    [
-        (fast.few, "sums", "sums"),
-        (fast, "product", "product"),
-        (fast, "int8_sums", "int8 sums"),
-    ],
+    [(fast.few, "sums", "sums"), (fast, "product", "product"), (fast, "int8_sums", "int8 sums")],
     ids=["sums", "product", "int8 sums"],
 )
 def test_an_integer_product_that_is_wrong_is_found(

@@ -97,21 +97,6 @@ def as_words(q):
 
 
 @triton.jit
-def round_half_even(x):
-    """The nearest integer, halves to even, of |x| < 2^22."""
-    return (x + 12582912.0) - 12582912.0
-
-
-@triton.jit
-def quantise(x, root):
-    """Codes of y = x · root [groups, 16] as words [groups, 4], their sum, and 1 / s, for s = 127 /
-    max |y|."""
-    inverse = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) * root, 1e-5) / 127.0
-    q = round_half_even(x * (root / inverse))
-    return as_words(q), tl.sum(tl.sum(q, 1), 0).to(tl.int32), inverse
-
-
-@triton.jit
 def row_words(base, first, ROWS: tl.constexpr, groups, GROUPS: tl.constexpr, count):
     """The packed weights of rows `first` … of a matrix [GROUPS, ROWS]; beyond `groups` or `count`
     rows, 0."""
