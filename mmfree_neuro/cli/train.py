@@ -1,6 +1,8 @@
 """mmfree-neuro train: a model of bytes, or of the tokens of a tokenizer."""
 
 import argparse
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +16,9 @@ from mmfree_neuro.files.reading import read_bytes, reading
 from mmfree_neuro.files.writing import check_outputs
 from mmfree_neuro.model.checkpoint import TOKENIZER_FILE
 from mmfree_neuro.pipeline.families import needs_torch
+
+UNTIL_SAID_S = 10
+"""So long another process than the first waits before it ends for what all of them find wrong."""
 
 
 def add(commands: Any) -> None:
@@ -75,14 +80,26 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train a model, perhaps in several processes, of which the first speaks."""
-    with needs_torch("training"):
-        from mmfree_kernels.training import ranks
     try:
-        _run(options)
-    except (InputError, RunFailed) as error:
-        if ranks.started().leads or isinstance(error, ranks.Ended):
+        with needs_torch("training"):
+            from mmfree_kernels.training import ranks
+        try:
+            _run(options)
+        except (InputError, RunFailed) as error:
+            if not _follows() or isinstance(error, ranks.Ended):
+                raise
+            # Whoever started the processes ends all when one has ended: the first has to say why.
+            time.sleep(UNTIL_SAID_S)
+            raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except KeyboardInterrupt:
+        if not _follows():
             raise
-        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+        raise SystemExit(1) from None
+
+
+def _follows() -> bool:
+    """Whether torchrun or srun started this process as another than the first."""
+    return any(os.environ.get(name, "0") != "0" for name in ("RANK", "SLURM_PROCID"))
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -11,6 +11,9 @@ torch = pytest.importorskip("torch")
 
 from mmfree_kernels.training import ranks
 from mmfree_kernels.training.ranks import ALONE, Ranks, started
+from mmfree_neuro.cli import train as command
+from mmfree_neuro.cli.main import main
+from mmfree_neuro.errors import InputError, RunFailed
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
@@ -36,6 +39,34 @@ def test_one_process_says_what_is_wrong(tmp_path: Path) -> None:
     ours = [line for line in done.stderr.splitlines() if line.startswith("mmfree-neuro: ")]
     assert ours == ["mmfree-neuro: a batch has 3 windows, must be a multiple of the 2 processes"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("found", "status"), [("refused", 2), ("ended", 1), ("interrupted", 1)])
+def test_another_process_than_the_first_says_nothing(
+    found: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits: list[float] = []
+
+    def wrong(_: object) -> None:
+        raise {
+            "refused": InputError("wrong"),
+            "ended": RunFailed("no memory"),
+            "interrupted": KeyboardInterrupt(),
+        }[found]
+
+    monkeypatch.setattr(command, "_run", wrong)
+    monkeypatch.setattr(command.time, "sleep", waits.append)
+    for number in ("0", "1"):
+        for name, value in zip(ranks.TORCHRUN, (number, "2", number), strict=True):
+            monkeypatch.setenv(name, value)
+        try:
+            ended = main(["train", "-o", "out"])
+        except SystemExit as end:
+            ended = int(str(end.code))
+        said = {"refused": "wrong", "ended": "no memory", "interrupted": "interrupted"}[found]
+        expected = f"mmfree-neuro: {said}\n" if number == "0" else ""
+        assert (ended, capsys.readouterr().err) == (status, expected)
+    assert waits == ([] if found == "interrupted" else [command.UNTIL_SAID_S])
 
 
 def test_who_starts_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,10 @@ def graph_of(
             run()
     torch.cuda.current_stream().wait_stream(side)
     between()
+    if stream is not None:
+        # What torch's products have on this stream from before is not the graph's own, and whoever
+        # frees it would take it from the graph.
+        torch._C._cuda_clearCublasWorkspaces()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool, stream=stream):
         run()
@@ -74,10 +78,11 @@ class Gradients:
         self.model, self.loss, self.sharded = model, loss, sharded
         self.lost: nn.Module = _Lost(model, loss)
         self.captures = not sharded and next(model.parameters()).device.type == "cuda"
-        self.stream = torch.cuda.Stream() if self.captures else None
+        self.stream: torch.cuda.Stream | None = None
         self.times = 1
         if ranks.count > 1 and not sharded:
             _without_unused(model)
+            self.stream = torch.cuda.Stream() if self.captures else None
             self.lost, self.times = _reduced(self.lost, ranks, self.stream), UNTIL_SETTLED
         self.graph: torch.cuda.CUDAGraph | None = None
         self.tokens = self.latest = torch.zeros(())
