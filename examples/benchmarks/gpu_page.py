@@ -11,7 +11,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import gpu_picture
@@ -224,8 +224,22 @@ def training(rows: Rows) -> str:
     return table(("", "tokens/s", "a token", "peak memory"), ["---", *["---:"] * 3], lines)
 
 
-def summary(rows: Rows) -> str:
-    """The few lines of the README: 370M beside its opponent and the reference implementation."""
+def others(everywhere: Sequence[Rows]) -> str:
+    """The tables of the GPUs that the page is not about."""
+    tables = {"generate": generation, "prefill": prompts, "train": training}
+    parts = []
+    for rows in everywhere[1:]:
+        modes = {row["mode"] for row in rows.all}
+        parts += [provenance(rows), *(made(rows) for mode, made in tables.items() if mode in modes)]
+    return "\n\n".join(part.strip("\n") for part in parts)
+
+
+def summary(everywhere: Sequence[Rows]) -> str:
+    """The few lines of the README: 370M beside its opponent and the reference implementation.
+
+    A line is of the first GPU that has both, and names it where it is not the first of all.
+    """
+    first = everywhere[0]
     reference = {
         (row.mode, row.batch, row.sequence_length): row
         for row in published.load()
@@ -245,25 +259,39 @@ def summary(rows: Rows) -> str:
         )
         assert theirs.millijoule_per_token is not None
         cell = f"{theirs.tokens_per_s:,.0f}, {energy(theirs.millijoule_per_token)}"
-        mine = (rows.get(i, "370m", mode, batch, length) for i in ("fast", "transformer"))
-        lines.append((words, *map(speed, mine), cell))
+        where, mine = _both(everywhere, mode, batch, length)
+        lines.append((words + where, *map(speed, mine), cell))
     rate, used = (part.split(" / ")[0] for part in REFERENCE_TRAINING["370m"])
-    mine = (rows.get(impl, "370m", "train", 8, 2048) for impl in ("fast", "transformer"))
+    where, mine = _both(everywhere, "train", 8, 2048)
     cells = [
         ""
         if row is None
         else f"{row['tokens_per_s']:,.0f}, {gigabytes(row, 'peak_allocated_bytes', 1)} GB"
         for row in mine
     ]
-    lines.append(("training step, 8 × 2,048", *cells, f"{rate}, {used} GB"))
-    (device,) = {row["device"] for row in rows.all}
+    lines.append((f"training step, 8 × 2,048{where}", *cells, f"{rate}, {used} GB"))
+    (device,) = {row["device"] for row in first.all}
     head = f"370M on one {device}: tokens/s", "this project"
     others = "Transformer++, compiled", "reference code (H200)"
     return table((*head, *others), ["---", *["---:"] * 3], lines)
 
 
-def filled(page: str, rows: Rows, earlier: Iterable[Row]) -> str:
-    """A page with its blocks written anew."""
+def _both(
+    everywhere: Sequence[Rows], mode: str, batch: int, length: int
+) -> tuple[str, list[Row | None]]:
+    """This project's row and the opponent's, of the first GPU that has both, and its name."""
+
+    def of(rows: Rows) -> list[Row | None]:
+        return [rows.get(impl, "370m", mode, batch, length) for impl in ("fast", "transformer")]
+
+    rows = next((rows for rows in everywhere if all(of(rows))), everywhere[0])
+    (device,) = {row["device"] for row in rows.all}
+    return "" if rows is everywhere[0] else f" ({device})", of(rows)
+
+
+def filled(page: str, everywhere: Sequence[Rows], earlier: Iterable[Row]) -> str:
+    """A page with its blocks written anew: of the first rows, and `others` of the rest."""
+    rows = everywhere[0]
     known = {
         "provenance": provenance,
         "generation": generation,
@@ -273,7 +301,8 @@ def filled(page: str, rows: Rows, earlier: Iterable[Row]) -> str:
         "training": training,
         "losses": lambda _rows: gpu_training.table(record.load(gpu_training.ROWS)),
         "gradients": lambda _rows: training_gradients.table(record.load(training_gradients.ROWS)),
-        "summary": summary,
+        "others": lambda _rows: others(everywhere),
+        "summary": lambda _rows: summary(everywhere),
     }
 
     def written(block: re.Match[str]) -> str:
@@ -297,6 +326,9 @@ def main(arguments: list[str] | None = None) -> int:
         record.append(options.rows, [row for path in options.add for row in record.load(path)])
     all_rows = record.load(options.rows)
     rows = Rows(record.of_record(all_rows, options.device))
+    shown = {row["device"] for row in rows.all}
+    rest = sorted({row["device"] for row in all_rows} - shown)
+    everywhere = [rows, *(Rows(record.of_record(all_rows, device)) for device in rest)]
     if not rows.all:
         print(f"{options.rows}: there is no row of such a GPU", file=sys.stderr)
         return 2
@@ -304,7 +336,7 @@ def main(arguments: list[str] | None = None) -> int:
     stale = False
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        new = filled(text, rows, earlier)
+        new = filled(text, everywhere, earlier)
         if new != text:
             stale = True
             print(f"{page.name}: {'is not as its rows' if options.check else 'written'}")

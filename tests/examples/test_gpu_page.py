@@ -59,7 +59,7 @@ def test_every_block_of_the_pages_is_filled_but_for_changes(page: ModuleType) ->
         )
     ]
     names = ["provenance", "generation", "changes", "prompts", "memory", "training", "losses"]
-    names += ["gradients", "summary"]
+    names += ["gradients", "others", "summary"]
     assert [name for name, _ in blocks] == names
     assert all("\n\n" in content for name, content in blocks if name != "changes")
 
@@ -149,7 +149,7 @@ def test_prompts_memory_and_training_of_made_up_rows(page: ModuleType) -> None:
         "| 370M, this project | 194,714 | 0.51 mJ | 5.54 GB |",
         "| 370M, reference, fused / plain (H200) | 101,000 / 81,000 | | 18.5 / 24.5 GB |",
     ]
-    assert page.summary(rows).splitlines() == [
+    assert page.summary([rows]).splitlines() == [
         "| 370M on one NVIDIA H200: tokens/s | this project | reference code (H200) |",
         "|---|---:|---:|",
         "| generation, batch 1 | | 18, 7,797 mJ |",
@@ -157,6 +157,32 @@ def test_prompts_memory_and_training_of_made_up_rows(page: ModuleType) -> None:
         "| prompt of 16,000 tokens | | 81,800, 3.00 mJ |",
         "| training step, 8 × 2,048 | 194,714, 5.5 GB | 101,000, 18.5 GB |",
     ]
+
+
+def test_a_line_without_its_opponent_is_of_a_gpu_that_has_both(page: ModuleType) -> None:
+    new = page.Rows(
+        [
+            made_up("fast", "generate", 1, 512, 5000.0),
+            made_up("transformer", "generate", 1, 512, 1000.0),
+            made_up("fast", "generate", 64, 512, 50_000.0),
+        ]
+    )
+    older = page.Rows(
+        [
+            made_up("fast", "generate", 64, 512, 40_000.0, device="NVIDIA H100"),
+            made_up("transformer", "generate", 64, 512, 30_000.0, device="NVIDIA H100"),
+        ]
+    )
+    lines = page.summary([new, older]).splitlines()
+    assert lines[2].startswith("| generation, batch 1 | 5,000, 20.0 mJ | 1,000, 100 mJ |")
+    assert lines[3].startswith(
+        "| generation, batch 64 (NVIDIA H100) | 40,000, 2.50 mJ | 30,000, 3.33 mJ |"
+    )
+    assert page.others([new]) == ""
+    found = page.others([new, older])
+    assert found.startswith("NVIDIA H100, driver ")
+    assert "| 370M | 64 | 40,000, 2.50 mJ |" in found
+    assert found.count("|---|") == 1
 
 
 def test_pages_are_written_and_a_second_time_are_as_they_were(

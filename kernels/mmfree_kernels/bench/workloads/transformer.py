@@ -67,9 +67,7 @@ def captured(run: Run, device: torch.device) -> tuple[Run, Callable[[], Any]]:
 class Generate:
     """One token for each sequence, whose last `length` tokens are in the cache."""
 
-    implementation = (
-        "static cache, torch.compile max-autotune of a block for all, one CUDA graph per step"
-    )
+    implementation = "static cache, torch.compile max-autotune, one CUDA graph per step"
     precision = PRECISION
 
     def __init__(self, point: Point, subject: Subject, device: torch.device) -> None:
@@ -151,9 +149,7 @@ def windowed(model: Transformer, tokens: Tensor, window: int) -> Tensor:
 class Prefill:
     """A whole prompt of each sequence: the logits after it, and its cache."""
 
-    implementation = (
-        "scaled_dot_product_attention, torch.compile of a block for all, one CUDA graph"
-    )
+    implementation = "scaled_dot_product_attention, torch.compile, one CUDA graph"
     precision = PRECISION
 
     def __init__(self, point: Point, subject: Subject, device: torch.device) -> None:
@@ -200,7 +196,7 @@ class Train:
     """Loss and gradients of a batch, without an optimiser."""
 
     implementation = (
-        "scaled_dot_product_attention, torch.compile forward and backward of a block for all, no "
+        "scaled_dot_product_attention, torch.compile forward and backward, no "
         "recomputation, no optimiser"
     )
     precision = f"{PRECISION}, bfloat16 gradients"
