@@ -177,12 +177,13 @@ def default_engine() -> str:
 def default_scorer() -> str:
     """What computes a graph's logits here, or scores text, unless an engine is named: `gpu` where
     there is a GPU with all that it needs, else `fast`; they give the same bits."""
-    if all(find_spec(package) is not None for package in ("torch", "triton")):
+    if any(find_spec(package) is None for package in ("torch", "triton")):
+        return "fast"
+    try:
         from mmfree_kernels.integer.device import has_gpu
-
-        if has_gpu():
-            return "gpu"
-    return "fast"
+    except ImportError:  # one of them is there and broken
+        return "fast"
+    return "gpu" if has_gpu() else "fast"
 
 
 def scorer_named(name: str) -> Scorer:

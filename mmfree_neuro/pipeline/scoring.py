@@ -26,7 +26,7 @@ from mmfree_neuro.pipeline.engines import ENGINES, SCORERS, Engine, Scorer, engi
 from mmfree_neuro.pipeline.families import FloatModel, float_model, read_checkpoint
 from mmfree_neuro.pipeline.quality import in_one_place
 from mmfree_neuro.pipeline.text import spelling_of
-from mmfree_neuro.run.job import Job
+from mmfree_neuro.run.job import Job, check_known
 from mmfree_neuro.run.sampling import Sampling
 from mmfree_neuro.run.scores import Asked, Scores, answered, of_logits
 
@@ -107,6 +107,8 @@ class Integers:
         if self.scorer is None or self.graph.greedy:
             logits = self.logits([text.tokens for text in texts])
             return [of_logits(found, text) for found, text in zip(logits, texts, strict=True)]
+        for tokens in ([t.tokens for t in texts], [t.following for t in texts]):
+            check_known(tokens, self.vocabulary)
         session = self.scorer.session(self.graph, self.mapping)
         return answered(session, texts, self.graph.slots, self.scorer.chunk)
 

@@ -292,19 +292,22 @@ class Model(Protocol):
         """Whether text is read as bytes although the vocabulary is not one of bytes."""
 
 
+def check_known(texts: Sequence[NDArray[np.int64]], vocabulary: int) -> None:
+    """InputError where a token of texts is outside the vocabulary."""
+    low = min((int(text.min()) for text in texts if text.size), default=0)
+    high = max((int(text.max()) for text in texts if text.size), default=0)
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        raise InputError(f"token {wrong} is outside the vocabulary, must be 0 … {vocabulary - 1}")
+
+
 def check(model: Model, job: Job) -> None:
     """InputError where a job does not fit a model."""
     check_shape(job)
     for asked in job.sequences:
         if not np.issubdtype(asked.tokens.dtype, np.integer):
             raise InputError(f"the tokens are {asked.tokens.dtype}, must be integers")
-    low = min(int(asked.tokens.min()) for asked in job.sequences)
-    high = max(int(asked.tokens.max()) for asked in job.sequences)
-    if low < 0 or high >= model.vocabulary:
-        wrong = low if low < 0 else high
-        raise InputError(
-            f"token {wrong} is outside the vocabulary, must be 0 … {model.vocabulary - 1}"
-        )
+    check_known([asked.tokens for asked in job.sequences], model.vocabulary)
     check_new_tokens(job, model.vocabulary)
     if model.greedy:
         _check_greedy(job)

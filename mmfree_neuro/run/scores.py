@@ -58,7 +58,8 @@ def answered(session: Scoring, texts: Sequence[Asked], slots: int, chunk: int) -
     """The answers to all questions, each text from a zero state: `slots` of them under way at once,
     in turns of about `chunk` tokens."""
     found = [Scores(np.zeros(len(t.at)), np.zeros(len(t.at), np.int64)) for t in texts]
-    waiting, free = list(range(len(texts)))[::-1], list(range(slots))[::-1]
+    waiting = [number for number, text in enumerate(texts) if len(text.tokens)][::-1]
+    free = list(range(slots))[::-1]
     seated: dict[int, list[int]] = {}  # by slot: the number of its text, and the tokens fed
     while waiting or seated:
         while waiting and free:

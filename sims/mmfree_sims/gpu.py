@@ -17,6 +17,9 @@ from mmfree_neuro.run.session import drive, marked
 from mmfree_sims.counts import Counting
 
 try:
+    from mmfree_kernels.integer.device import check_triton
+
+    check_triton()
     from mmfree_kernels.integer.network import Network
 except ModuleNotFoundError as missing:
     name = "torch" if missing.name == "torch" else "Triton"

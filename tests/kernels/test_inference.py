@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from mmfree_kernels.bench.workloads import plain
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
-from mmfree_kernels.inference import decoder, ends, few, many, messages, model
+from mmfree_kernels.inference import ends, few, many, messages, model
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.prefill import Prefill, chunk_length
 from mmfree_kernels.ops.bitlinear.packed import words
@@ -66,7 +66,7 @@ def both(request: pytest.FixtureRequest, device: str) -> tuple[model.PackedModel
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("at_most", "batch"), [(0, 1), (decoder.FEW, 2), (0, 2)], ids=["one", "few", "many"]
+    ("at_most", "batch"), [(0, 1), (few.FEW, 2), (0, 2)], ids=["one", "few", "many"]
 )
 @torch.no_grad()
 def test_decoder(
@@ -75,7 +75,7 @@ def test_decoder(
     batch: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decoder, "FEW", at_most)
+    monkeypatch.setattr(few, "FEW", at_most)
     packed, naive = both
     prompt = torch.tensor([[3, 41], [40, 7]], device=packed.device)[:batch]
     expected, state = naive(prompt)
@@ -305,6 +305,9 @@ def test_programs_that_are_resident(monkeypatch: pytest.MonkeyPatch) -> None:
     assert few.plan(1024, 2, cpu) == few.Plan(132, 4)
     assert few.plan(1024, 16, cpu) == few.Plan(16, 4)
     assert few.plan(2048, 4, cpu) == few.Plan(33, 8)
+    assert few.takes(5120, 1, cpu)
+    assert few.takes(1024, 16, cpu) and not few.takes(1024, 17, cpu)
+    assert few.takes(32, 264, cpu) and not few.takes(32, 265, cpu)
 
 
 def test_reads_of_messages() -> None:

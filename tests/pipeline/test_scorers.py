@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +49,22 @@ def test_triton_s_interpreter_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     for interpreted in ("1", "0"):
         monkeypatch.setenv("TRITON_INTERPRET", interpreted)
         assert device.has_gpu() is (interpreted == "0")
+
+
+@pytest.mark.parametrize(("installed", "said"), [("3.3.1", "3.3"), (None, "0.0")])
+def test_an_older_triton_is_no_gpu_and_said_where_one_is_asked_for(
+    installed: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = pytest.importorskip("mmfree_kernels.integer.device")
+    monkeypatch.setattr(
+        device, "triton", SimpleNamespace(**({"__version__": installed} if installed else {}))
+    )
+    assert engines.default_scorer() == "fast"
+    with pytest.raises(EngineError) as refused:
+        device.check_triton()
+    assert str(refused.value) == (
+        f"engine gpu: Triton {said} is installed, must be 3.6 or newer: pip install 'triton>=3.6'"
+    )
 
 
 def test_an_engine_that_scores_no_text() -> None:

@@ -19,6 +19,7 @@ from mmfree_neuro.pipeline.scoring import Integers, Texts, scored
 from mmfree_neuro.run import reference
 from mmfree_neuro.run.job import Job
 from mmfree_neuro.run.sampling import Sampling
+from mmfree_neuro.run.scores import Asked
 from mmfree_sims import fast
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -154,4 +155,17 @@ def test_what_cannot_be_scored_is_refused(a16: Graph, tmp_path: Path) -> None:
     assert str(unknown.value) == (
         "engine 'nope' is not known, must be one of float, reference, fast, gpu, lava, "
         "lava-per-core, mpi"
+    )
+
+
+@pytest.mark.parametrize("wrong", [-1, 1_000_000])
+@pytest.mark.parametrize("place", ["fed", "following"])
+def test_tokens_outside_the_vocabulary_are_not_scored(wrong: int, place: str, a16: Graph) -> None:
+    model = Integers(a16, in_one_place(a16), fast.run, SCORERS["fast"])
+    fed = np.array([1, wrong if place == "fed" else 2])
+    following = np.array([wrong if place == "following" else 2])
+    with pytest.raises(InputError) as refused:
+        model.answers([Asked(fed, np.zeros(1, int), following)])
+    assert str(refused.value) == (
+        f"token {wrong} is outside the vocabulary, must be 0 … {a16.vocabulary - 1}"
     )

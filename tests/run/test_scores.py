@@ -25,7 +25,9 @@ def test_texts_of_any_length_with_any_questions(chunk: int, a16: Graph) -> None:
         Asked(rng.integers(0, a16.vocabulary, size), np.array(at, int), np.array(at, int) + 3)
         for size, at in ((5, [4, 0, 4]), (3, list[int]()), (1, [0]), (7, [6, 2]))
     ]
-    found = answered(Fast(many, in_one_place(many)), texts, 2, chunk)
+    nothing = Asked(*(np.zeros(0, int) for _ in range(3)))
+    *found, empty = answered(Fast(many, in_one_place(many)), [*texts, nothing], 2, chunk)
+    assert (empty.nats.size, empty.chosen.size) == (0, 0)
     for text, one in zip(texts, found, strict=True):
         logits = reference.run(a16, in_one_place(a16), Job(text.tokens[None])).logits[0]
         expected = of_logits(logits * a16.logit_scale, text)

@@ -8,10 +8,6 @@ from mmfree_kernels.inference import ends, few, many
 from mmfree_kernels.inference.model import PackedModel, check_tokens
 from mmfree_kernels.training.captured import graph_of
 
-FEW = 1 << 14
-"""So many hidden values of all sequences together go through `few`, and one sequence always; others
-through `many`."""
-
 
 class Decoder:
     """A batch of sequences that a packed model continues, token by token.
@@ -28,7 +24,7 @@ class Decoder:
         self.state = model.zero_state(batch)
         self.logits = torch.zeros(batch, config.vocab_size, device=device)
         self._few = None
-        if batch == 1 or batch * config.hidden_size <= FEW:
+        if few.takes(config.hidden_size, batch, device):
             self._few = few.Step(model, self.tokens, self.state, self.logits)
         self._graph = graph_of(self._step) if device.type == "cuda" else None
         self.reset()

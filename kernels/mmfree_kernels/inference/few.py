@@ -49,6 +49,8 @@ INNER_EPS = tl.constexpr(BITLINEAR_EPS)
 _INTERPRETED = tl.constexpr(INTERPRETED)
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
+FEW = 1 << 14
+"""So many hidden values of several sequences are few."""
 LARGE = 2048
 """From so many hidden values on a program has eight warps, below four."""
 PROCESSORS = 132
@@ -165,45 +167,57 @@ def _places(
 
 @jit
 def _squares(x, WARPS: tl.constexpr):
-    """The sum of squares of each warp's values: [warps]."""
+    """The sum of squares of each warp's values: [warps, 1]."""
     each = gl.sum(x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3], 0)
-    return gl.sum(gl.reshape(each, (WARPS, 32)), 1)
+    return gl.sum(gl.reshape(each, (WARPS, 32)), 1)[:, None]
 
 
 @jit
 def _greatest(x, WARPS: tl.constexpr):
-    """The greatest magnitude of each warp's values: [warps]."""
+    """The greatest magnitude of each warp's values: [warps, 1]."""
     one, two = gl.maximum(gl.abs(x[0]), gl.abs(x[1])), gl.maximum(gl.abs(x[2]), gl.abs(x[3]))
-    return gl.max(gl.reshape(gl.max(gl.maximum(one, two), 0), (WARPS, 32)), 1)
+    return gl.max(gl.reshape(gl.max(gl.maximum(one, two), 0), (WARPS, 32)), 1)[:, None]
 
 
 # Warps exchange what they found once: everything side by side, and every thread gets all of it.
 
 
 @jit
+def _sum(x):
+    return gl.sum(gl.sum(x, 0), 0)
+
+
+@jit
+def _max(x):
+    return gl.max(gl.max(x, 0), 0)
+
+
+@jit
 def _of_two(sums, greatest, WARPS: tl.constexpr):
     """A sum and a greatest value over all warps."""
-    ALL: tl.constexpr = gl.BlockedLayout([WARPS, 2], [32, 1], [WARPS, 1], [1, 0])
+    ALL: tl.constexpr = gl.BlockedLayout([WARPS, 1, 2], [32, 1, 1], [WARPS, 1, 1], [2, 1, 0])
     a, b = gl.split(gl.convert_layout(gl.join(sums, greatest), ALL))
-    return gl.sum(a, 0), gl.max(b, 0)
+    return _sum(a), _max(b)
 
 
 @jit
 def _of_three(sums, others, greatest, WARPS: tl.constexpr):
     """Two sums and a greatest value over all warps."""
-    ALL: tl.constexpr = gl.BlockedLayout([WARPS, 2, 2], [32, 1, 1], [WARPS, 1, 1], [2, 1, 0])
+    ALL: tl.constexpr = gl.BlockedLayout(
+        [WARPS, 1, 2, 2], [32, 1, 1, 1], [WARPS, 1, 1, 1], [3, 2, 1, 0]
+    )
     both = gl.join(gl.join(sums, greatest), gl.join(others, others))
     first, second = gl.split(gl.convert_layout(both, ALL))
     a, c = gl.split(first)
     b, _ = gl.split(second)
-    return gl.sum(a, 0), gl.sum(b, 0), gl.max(c, 0)
+    return _sum(a), _sum(b), _max(c)
 
 
 @jit
 def _of_five(sums, others, i, f, g, WARPS: tl.constexpr):
     """Two sums and three greatest values over all warps."""
     ALL: tl.constexpr = gl.BlockedLayout(
-        [WARPS, 2, 2, 2], [32, 1, 1, 1], [WARPS, 1, 1, 1], [3, 2, 1, 0]
+        [WARPS, 1, 2, 2, 2], [32, 1, 1, 1, 1], [WARPS, 1, 1, 1, 1], [4, 3, 2, 1, 0]
     )
     last = gl.join(g, g)
     both = gl.join(gl.join(gl.join(sums, others), gl.join(i, f)), gl.join(last, last))
@@ -212,7 +226,7 @@ def _of_five(sums, others, i, f, g, WARPS: tl.constexpr):
     a, b = gl.split(two)
     c, d = gl.split(more)
     e, _ = gl.split(gl.split(rest)[0])
-    return gl.sum(a, 0), gl.sum(b, 0), gl.max(c, 0), gl.max(d, 0), gl.max(e, 0)
+    return _sum(a), _sum(b), _max(c), _max(d), _max(e)
 
 
 @jit
@@ -1073,6 +1087,14 @@ def plan(hidden: int, batch: int, device: torch.device) -> Plan:
     )
     resident = processors * (2 if warps == 4 and batch > 1 else 1)
     return Plan(min(processors, resident // batch), warps)
+
+
+def takes(hidden: int, batch: int, device: torch.device) -> bool:
+    """Whether so many sequences are few: one always is, more while all hidden values together are
+    at most `FEW`, and each has a program."""
+    if batch > 1 and batch * hidden > FEW:
+        return False
+    return plan(hidden, batch, device).programs > 0
 
 
 class Step:

@@ -8,10 +8,33 @@ import triton
 
 from mmfree_neuro.errors import EngineError
 
+OLDEST_TRITON = 3, 6
+"""The oldest release that the kernels are compiled with."""
+
+
+def triton_release() -> tuple[int, ...]:
+    """Major and minor number of the Triton that is installed; zeros of a folder that only has its
+    name."""
+    return tuple(int(part) for part in getattr(triton, "__version__", "0.0").split(".")[:2])
+
+
+def check_triton() -> None:
+    """EngineError where Triton is too old."""
+    if triton_release() < OLDEST_TRITON:
+        found, oldest = (".".join(map(str, r)) for r in (triton_release(), OLDEST_TRITON))
+        raise EngineError(
+            f"engine gpu: Triton {found} is installed, must be {oldest} or newer: "
+            f"pip install 'triton>={oldest}'"
+        )
+
 
 def has_gpu() -> bool:
     """Whether there is a GPU that torch can use and kernels are compiled for."""
-    return not triton.knobs.runtime.interpret and torch.cuda.is_available()
+    return (
+        triton_release() >= OLDEST_TRITON
+        and not triton.knobs.runtime.interpret
+        and torch.cuda.is_available()
+    )
 
 
 def find_device() -> torch.device:

@@ -27,8 +27,8 @@ serves all."""
 SATURATED, WRAPPED = "saturated values", "wrapped sums"
 """What nodes count beside their outputs, whose names are no two words."""
 
-MOST_RECORDED = 64
-"""Shapes of walks that may have a CUDA graph, the latest."""
+MOST_RECORDED = 16
+"""Shapes of walks that may have a CUDA graph, the latest; each keeps room for its logits."""
 
 Signal = tuple[str, str]
 """A node and one of its outputs."""
