@@ -122,7 +122,7 @@ def test_logits_of_a_graph_of_little_agreement(
     arguments = ["--tokens", files("tokens.npy"), "-o", str(output), "--engine", "fast"]
     assert main(["logits", str(tmp_path / "poor.graph"), *arguments]) == 0
     said = capsys.readouterr()
-    assert said.out == f"wrote {output}\n"
+    assert said.out == f"wrote {output}, by engine fast\n"
     assert said.err == lines([FEW, *slow_code_warnings()])
 
 

@@ -552,7 +552,8 @@ def test_logits_are_those_of_the_fast_engine(
     names = "logits.npy", "nats.npy", "chosen.npy"
     status, out, err = run_on(2, *COMMAND, *what("mpi"), "--ranks", "1,0,1")
     assert (status, err) == (0, "")
-    assert out == f"wrote {', '.join(str(tmp_path / 'mpi' / name) for name in names)}\n"
+    written = ", ".join(str(tmp_path / "mpi" / name) for name in names)
+    assert out == f"wrote {written}, by engine mpi\n"
     assert main(what("fast")) == 0
     for name in names:
         assert (tmp_path / "mpi" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes()
