@@ -359,3 +359,27 @@ def test_a_stopped_chip_is_named_and_goes_on(number: int, run: Run, tmp_path: Pa
         status, _, err = running.end(SOON_S)
         assert (status, err) == (1, "mmfree-neuro: interrupted\n")
         assert_nothing_left(running, tmp_path)
+
+
+class _Dying:
+    """Builds what closes its files, as the kernel does first, and is dead a little later."""
+
+    def build(self) -> "_Dying":
+        return self
+
+    def start(self) -> None:
+        os.closerange(3, 1024)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_heard_of_before_its_status_can_be_had() -> None:
+    from mmfree_sims.lava.processes import Actor
+
+    actor = Actor(_Dying(), "chip 1")
+    actor.start()
+    try:
+        assert actor.wait(60)
+        assert actor.trouble() == f"chip 1 (process {actor.pid}) died (SIGKILL)"
+    finally:
+        actor.close()

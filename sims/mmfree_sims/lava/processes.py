@@ -107,8 +107,11 @@ class Actor(ForkProcess):
                 self.failure = self.answers.recv()
         if self.failure is not None:
             return f"{self.title()} {self.failure}"
-        if self.wait(0) and self.exitcode != 0:
-            return f"{self.title()} died ({_how(self.exitcode)})"
+        if self.wait(0):
+            # A process that ends closes its files, which tells us, before its status can be had.
+            self.join(PATIENCE_SECONDS)
+            if self.exitcode != 0:
+                return f"{self.title()} died ({_how(self.exitcode)})"
         return None
 
     def wait(self, seconds: float) -> bool:
