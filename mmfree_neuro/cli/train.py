@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
         try:
             _run(options)
         except (InputError, RunFailed) as error:
-            if not _follows() or isinstance(error, ranks.Ended):
+            if not _follows() or isinstance(error, (ranks.Ended, ranks.Outnumbered)):
                 raise
             # Whoever started the processes ends all when one has ended: the first has to say why.
             time.sleep(UNTIL_SAID_S)

@@ -4,41 +4,93 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from mmfree_kernels.training import ranks
+from mmfree_kernels.training import train as training
 from mmfree_kernels.training.ranks import ALONE, Ranks, started
+from mmfree_kernels.training.recipe import Recipe
 from mmfree_neuro.cli import train as command
 from mmfree_neuro.cli.main import main
 from mmfree_neuro.errors import InputError, RunFailed
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.model.corpus import of_bytes
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
 
 
-@pytest.mark.slow
-def test_one_process_says_what_is_wrong(tmp_path: Path) -> None:
-    """A batch that cannot be shared out; nothing is written."""
-    (tmp_path / "text").write_bytes(b"abcdefgh" * 200)
-    words = ["-m", "mmfree_neuro", "train", "--text", "text", "-o", "out", "--batch", "3"]
+WORDS = "train", "--text", "text", "-o", "out", "--hidden", "16", "--layers", "1", "--window", "16"
+ONE_GPU = """
+    import sys
+    from types import SimpleNamespace
+
+    import torch
+    import torch.distributed as dist
+
+    from mmfree_neuro.cli.main import main
+
+    start = dist.init_process_group
+    dist.init_process_group = lambda backend, **options: start("gloo", **options)
+    torch.cuda.is_available = lambda: True
+    torch.cuda.device_count = lambda: 1
+    torch.cuda.get_device_properties = [SimpleNamespace(total_memory=10**12)].__getitem__
+    torch.cuda.set_device = lambda device: None
+    sys.exit(main(sys.argv[1:]))
+"""
+"""The command on a machine that seems to have one GPU."""
+
+
+def started_twice(folder: Path, *words: str) -> str:
+    """What two processes of torchrun, which fail, write to standard error."""
+    pytest.importorskip("shtab")
+    (folder / "text").write_bytes(b"abcdefgh" * 200)
     parts = [str(ROOT / part) for part in (".", "partition", "kernels", "sims")]
-    paths = os.pathsep.join([*parts, os.environ.get("PYTHONPATH", "")])
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [*parts, *(os.path.abspath(part) for part in given if part)]
     done = subprocess.run(
-        [*TORCHRUN, *words, "--hidden", "16", "--layers", "1", "--window", "16"],
+        [*TORCHRUN, *words],
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 1
-    ours = [line for line in done.stderr.splitlines() if line.startswith("mmfree-neuro: ")]
-    assert ours == ["mmfree-neuro: a batch has 3 windows, must be a multiple of the 2 processes"]
-    assert not (tmp_path / "out").exists()
+    assert done.returncode == 1, done.stderr
+    assert not (folder / "out").exists(), done.stderr
+    return done.stderr
+
+
+def ours(errors: str) -> list[str]:
+    return [line for line in errors.splitlines() if line.startswith("mmfree-neuro: ")]
+
+
+@pytest.mark.slow
+def test_one_process_says_what_is_wrong(tmp_path: Path) -> None:
+    """A batch that cannot be shared out, with GPUs for both or not; nothing is written."""
+    errors = started_twice(tmp_path, "-m", "mmfree_neuro", *WORDS, "--batch", "3")
+    assert ours(errors) == [
+        "mmfree-neuro: a batch has 3 windows, must be a multiple of the 2 processes"
+    ], errors
+    assert "exitcode  : 2 " in errors, errors
+
+
+@pytest.mark.slow
+def test_one_process_says_that_there_are_too_few_gpus(tmp_path: Path) -> None:
+    """The second alone meets it, while the first waits for it."""
+    (tmp_path / "one_gpu.py").write_text(dedent(ONE_GPU), encoding="utf-8")
+    errors = started_twice(tmp_path, "one_gpu.py", *WORDS, "--batch", "2")
+    assert ours(errors) == [
+        "mmfree-neuro: 2 processes or more were started on a machine with 1 GPU, must be one a GPU"
+    ], errors
+    assert "exitcode  : 2 " in errors, errors
 
 
 @pytest.mark.parametrize(("found", "status"), [("refused", 2), ("ended", 1), ("interrupted", 1)])
@@ -90,13 +142,67 @@ def test_shares_of_a_batch() -> None:
     assert torch.equal(ALONE.share(windows), windows)
 
 
-def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(ranks.TORCHRUN, ("2", "4", "2"), strict=True):
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize(("gpus", "said"), [(1, "1 GPU"), (2, "2 GPUs")])
+def test_more_processes_than_gpus(
+    gpus: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first that has none says so, and no other."""
+    waits: list[float] = []
+
+    def join(_: object) -> None:
+        with ranks.joined():
+            pytest.fail("there is no GPU for it")
+
+    monkeypatch.setattr(command, "_run", join)
+    monkeypatch.setattr(command.time, "sleep", waits.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    for number in (gpus, gpus + 1):
+        for name, value in zip(ranks.TORCHRUN, (str(number), "4", str(number)), strict=True):
+            monkeypatch.setenv(name, value)
+        try:
+            status = main(["train", "-o", "out"])
+        except SystemExit as end:
+            status = int(str(end.code))
+        assert status == 2
+    assert capsys.readouterr().err == (
+        f"mmfree-neuro: {gpus + 1} processes or more were started on a machine with {said}, "
+        "must be one a GPU\n"
+    )
+    assert waits == [command.UNTIL_SAID_S]
+
+
+def test_memory_of_a_gpu_is_looked_at_before_there_are_too_few(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All processes find it, so that the first can say it."""
+    asked: list[int] = []
+
+    def properties(gpu: int) -> SimpleNamespace:
+        asked.append(gpu)
+        return SimpleNamespace(total_memory=1)
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ranks.InputError) as error, ranks.joined():
-        pass
-    assert str(error.value) == (
-        "3 processes or more were started on a machine of 2 GPUs, must be one a GPU"
-    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    text = of_bytes(np.zeros(99, np.uint8), np.zeros(99, np.uint8), "zeros")
+    for number in range(4):
+        for name, value in zip(ranks.TORCHRUN, (str(number), "4", str(number)), strict=True):
+            monkeypatch.setenv(name, value)
+        with pytest.raises(InputError) as error:
+            training.train(ModelConfig(16, 16, 1), text, Recipe(batch=4, window=16), tmp_path)
+        assert str(error.value).endswith("must fit the 0.0 GB of memory here")
+    assert asked == [0, 1, 1, 1]
+
+
+def test_processes_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    def alone(*_: object, **__: object) -> None:
+        raise torch.distributed.DistStoreError("Timed out after 9 seconds.\nIn C++: ...")
+
+    for name, value in zip(ranks.TORCHRUN, ("0", "2", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", alone)
+    with pytest.raises(ranks.Ended) as error, ranks.joined():
+        pytest.fail("nobody else has come")
+    assert str(error.value) == ("rank 0: not all processes have come (Timed out after 9 seconds.)")

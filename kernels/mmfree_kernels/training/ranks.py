@@ -85,7 +85,24 @@ def started() -> Ranks:
 
 
 class Ended(RunFailed):
-    """Another process of a run has ended."""
+    """Another process of a run has ended, or did not come."""
+
+
+class Outnumbered(InputError):
+    """No GPU is left for this process, and one is for each before it on its machine: of all of them
+    it alone says so."""
+
+
+def _gpus(ranks: Ranks) -> int:
+    """The GPUs of this machine; InputError where none of them is left for this process."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus and ranks.local >= gpus:
+        problem = Outnumbered if ranks.local == gpus else InputError
+        raise problem(
+            f"{ranks.local + 1} processes or more were started on a machine with {gpus} "
+            f"GPU{'s' * (gpus > 1)}, must be one a GPU"
+        )
+    return gpus
 
 
 @contextmanager
@@ -94,30 +111,29 @@ def joined(*, alone: bool = False) -> Iterator[Ranks]:
     that is said.
 
     Raises InputError where a machine has fewer GPUs than processes, and Ended where another process
-    has ended.
+    has ended or does not come.
     """
     ranks = started()
     if ranks.count == 1 and not alone:
         yield ranks
         return
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus and ranks.local >= gpus:
-        raise InputError(
-            f"{ranks.local + 1} processes or more were started on a machine of {gpus} GPUs, must "
-            "be one a GPU"
-        )
+    gpus = _gpus(ranks)
     if gpus:
         torch.cuda.set_device(ranks.device)
     # A captured step must not be watched from another thread; whoever started us ends the others.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
     os.environ.setdefault("MASTER_PORT", PORT)
-    dist.init_process_group(
-        "nccl" if gpus else "gloo",
-        store=HashStore() if ranks.count == 1 else None,
-        rank=ranks.number,
-        world_size=ranks.count,
-    )
+    try:
+        dist.init_process_group(
+            "nccl" if gpus else "gloo",
+            store=HashStore() if ranks.count == 1 else None,
+            rank=ranks.number,
+            world_size=ranks.count,
+        )
+    except dist.DistError as error:
+        why = str(error).partition("\n")[0]
+        raise Ended(f"rank {ranks.number}: not all processes have come ({why})") from None
     try:
         yield ranks
     except RuntimeError as error:  # gloo has no name for it

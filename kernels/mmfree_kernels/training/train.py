@@ -218,7 +218,9 @@ def train(
     shares = ranks.count if shard else 1
     check_memory(config, mine, machine_bytes(), shares)
     if device.type == "cuda":
-        check_memory(config, mine, torch.cuda.get_device_properties(device).total_memory, shares)
+        # `joined` tells a process for which no GPU is left; before that all find the same wrong.
+        gpu = min(ranks.local, torch.cuda.device_count() - 1)
+        check_memory(config, mine, torch.cuda.get_device_properties(gpu).total_memory, shares)
     if resume and not os.path.lexists(folder / STATE):
         raise InputError(f"{folder / STATE}: no such file; there is no run to resume")
     check_folder(folder, folder)
