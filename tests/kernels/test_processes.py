@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import dedent
@@ -21,7 +22,7 @@ torch = pytest.importorskip("torch")
 
 from torch import distributed as dist
 
-from mmfree_kernels.training import ranks
+from mmfree_kernels.training import ranks, sharded
 from mmfree_kernels.training import train as training
 from mmfree_neuro.errors import InputError
 from mmfree_neuro.hgrn_bit.config import ModelConfig
@@ -435,6 +436,52 @@ def test_an_interrupt_leaves_what_was_saved_last(
         )
     kept, state = names(tmp_path)
     assert (kept[:11], state) == ("training-2-", "training.pt")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_gathered_between_the_passes(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the backward pass begins with, and nothing after it or after a pass that has none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in (*ranks.TORCHRUN, *ranks.SRUN):
+        monkeypatch.delenv(name, raising=False)
+    tokens = torch.arange(34).view(2, 17)
+    config = replace(CONFIG, tie_word_embeddings=tied)
+    with ranks.joined(alone=True) as alone:
+        model = sharded.divided(config, sharded.fresh(config, 0), alone)
+
+        def gathered() -> set[str]:
+            named = model.named_parameters()
+            return {name for name, value in named if not isinstance(value, sharded.DTensor)}
+
+        loss = training.plain_loss(model, tokens)
+        last = {name for name in config.shapes() if name.startswith("model.layers.1.")}
+        outside = {"model.lower_bounds", "model.norm.weight", "lm_head.norm.weight"}
+        matrix = "model.embeddings.weight" if tied else "lm_head.weight"
+        assert gathered() == last | outside | {matrix}
+        loss.backward()
+        assert gathered() == set()
+        assert all(value.grad is not None for value in model.parameters())
+        with torch.no_grad():
+            training.plain_loss(model, tokens)
+        assert gathered() == last | outside | {matrix}
+        sharded.let_go(model)
+        assert gathered() == set()
+
+
+def test_gradients_take_memory_of_the_stream_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[object] = []
+
+    @contextmanager
+    def stream(given: object) -> Iterator[None]:
+        entered.append(given)
+        yield
+        entered.append("left")
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"that of {device}")
+    reduced = sharded._Reduced(torch.device("cuda", 1))
+    share = reduced.allocate((3,), dtype=torch.float32, device=torch.device("cpu"))
+    assert (share.shape, share.dtype, entered) == ((3,), torch.float32, ["that of cuda:1", "left"])
 
 
 def test_a_torch_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

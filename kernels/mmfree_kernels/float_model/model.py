@@ -93,6 +93,19 @@ class BitLinear(nn.Linear):
         return bit_product(y, latent, quantise=numerics.quantise, dtype=numerics.product_dtype)
 
 
+class Unit(nn.Module):
+    """A module whose weights may have to be gathered before it computes."""
+
+    def run(self, function: Callable[..., Result], *values: Any) -> Result:
+        """What a function of this module and the values gives, where its own `forward` is not
+        meant."""
+        return function(self, *values)
+
+
+class Head(BitLinear, Unit):
+    """The layer that gives logits."""
+
+
 class TokenMixer(nn.Module):
     """The MLGRU: input, forget and gate projections, the recurrence, and the output projection."""
 
@@ -141,15 +154,6 @@ class ChannelMixer(nn.Module):
         ).chunk(2, -1)
         v = numerics.tap(f"{name}.v", gate * numerics.sigmoid(gate) * up)
         return numerics.tap(f"{name}.down", self.down_proj(v, f"{name}.down_proj", numerics))
-
-
-class Unit(nn.Module):
-    """A module whose weights may have to be gathered before it computes."""
-
-    def run(self, function: Callable[..., Result], *values: Any) -> Result:
-        """What a function of this module and the values gives, where its own `forward` is not
-        meant."""
-        return function(self, *values)
 
 
 class Block(Unit):
@@ -215,7 +219,7 @@ class HGRNBitModel(Unit):
         super().__init__()
         self.config = config
         self.model = Body(config)
-        self.lm_head = BitLinear(config.hidden_size, config.vocab_size)
+        self.lm_head = Head(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             shared = self.model.embeddings.weight
             assert isinstance(shared, nn.Parameter)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmfree_kernels.float_model.model import BitLinear, Block, HGRNBitModel
+from mmfree_kernels.float_model.model import BitLinear, Block, Head, HGRNBitModel
 from mmfree_kernels.ops.bitlinear.fused import (
     activations,
     int8_product,
@@ -389,10 +389,9 @@ def _stream(
     return x, torch.stack(states)
 
 
-def _head_weight(model: HGRNBitModel) -> Tensor:
-    return (
-        model.model.embeddings.weight if model.config.tie_word_embeddings else model.lm_head.weight
-    )
+def _tied(model: HGRNBitModel) -> Tensor | None:
+    """The embeddings, where the head has their weight."""
+    return model.model.embeddings.weight if model.config.tie_word_embeddings else None
 
 
 def forward(
@@ -408,7 +407,8 @@ def forward(
     `state` is what an earlier call returned; `mask` [batch, time] is 0 at left padding.
     """
     x, last = _stream(model, tokens, state, mask, recompute)
-    weight = _head_weight(model)
+    tied = _tied(model)
+    weight = model.lm_head.weight if tied is None else tied
     logits: Tensor = _Head.apply(
         x,
         model.config.rms_norm_eps,
@@ -440,12 +440,20 @@ def _loss(
     model: HGRNBitModel, tokens: Tensor, targets: Tensor, mask: Tensor | None, recompute: Recompute
 ) -> Tensor:
     x, _ = _stream(model, tokens, None, mask, recompute)
-    weight = _head_weight(model)
+    return model.lm_head.run(
+        _head_loss, x, model.model.norm.weight, model.config.rms_norm_eps, _tied(model), targets
+    )
+
+
+def _head_loss(
+    head: Head, x: Tensor, outer: Tensor, eps: float, tied: Tensor | None, targets: Tensor
+) -> Tensor:
+    weight = head.weight if tied is None else tied
     return linear_cross_entropy(
         x.flatten(0, 1).to(_activation_dtype(weight)),
-        model.model.norm.weight,
-        model.config.rms_norm_eps,
+        outer,
+        eps,
         weight,
-        model.lm_head.norm.weight,
+        head.norm.weight,
         targets.flatten(),
     )

@@ -1,10 +1,10 @@
 """A model whose weights, gradients and moments are divided among processes, by torch's own FSDP2.
 
-Every block is a unit, and what is outside of blocks is one.  The whole matrices of a unit are in
-memory while it computes, forward and again backward: float32, as they are trained, so codes and
-scales are those of one process to the bit.  Beyond that a process keeps its share of weights,
-gradients and moments, and the activations of its share of the batch.  The next unit is gathered,
-and the gradients of the last one are reduced, while a unit computes.
+Every block is a unit, and so are the embeddings and the head where they share no matrix.  The
+whole matrices of a unit are in memory while it computes, forward and again backward: float32, as
+they are trained, so codes and scales are those of one process to the bit.  Beyond that a process
+keeps its share of weights, gradients and moments, and the activations of its share of the batch.
+The next unit is gathered, and the gradients of the last one are reduced, while a unit computes.
 
 Nothing is captured as a CUDA graph, for the memory of gathered matrices is given out and taken back
 at every use: a step launches its kernels one by one, which large models hide.
@@ -15,7 +15,7 @@ To import this takes torch most of a second, so it is imported where it is neede
 import io
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ NAMES = {
     "torch.serialization": ["_get_layout"],
 }
 """What the index of parts is made of, by module."""
+REDUCE = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+"""Its first name is that of torch 2.13."""
 First = Callable[[str, torch.Size], Tensor]
 """The first values of a parameter, by its name and shape."""
 
@@ -80,7 +82,7 @@ def divided(config: ModelConfig, first: First, ranks: Ranks) -> HGRNBitModel:
 
     No process ever has more than a block, and what is outside of blocks, in whole.
     """
-    mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+    mesh, reduced = init_device_mesh(ranks.device.type, (ranks.count,)), _Reduced(ranks.device)
     with torch.device("meta"):
         model = HGRNBitModel(config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -91,11 +93,13 @@ def divided(config: ModelConfig, first: First, ranks: Ranks) -> HGRNBitModel:
             setattr(model.get_submodule(path), last, nn.Parameter(value))
         if block is not None:
             unit = model.model.layers[block]
-            assert isinstance(unit, Unit)
-            _divide(unit, mesh)
+            _divide(unit, mesh, reduced, again=block < config.num_hidden_layers - 1)
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embeddings.weight
-    _divide(model, mesh)
+    else:
+        _divide(model.model.embeddings, mesh, reduced).set_unshard_in_backward(False)
+        _divide(model.lm_head, mesh, reduced, again=False)
+    _divide(model, mesh, reduced, again=False)
     return model
 
 
@@ -104,15 +108,54 @@ def _block(name: str) -> int | None:
     return int(name.split(".")[2]) if name.startswith(BLOCKS) else None
 
 
-def _divide(unit: Unit, mesh: DeviceMesh) -> None:
-    fully_shard(unit, mesh=mesh)
-    register_fsdp_forward_method(unit, "run")
+class _Reduced:
+    """How gradients are reduced: as torch does it, with memory of the stream that computes.
+
+    torch's allocator keeps what one stream has freed for that stream.  FSDP reduces on a stream of
+    its own, so shares of gradients could not have the memory of the activations that they follow.
+    FSDP orders the two streams before it reduces, and again before the optimiser.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+    def allocate(
+        self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        with torch.cuda.stream(self.stream):
+            return torch.empty(size, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: Any,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        work: dist.Work | None = REDUCE(output_tensor, input_tensor, op, group, async_op)
+        return work
+
+
+def _divide(
+    unit: nn.Module, mesh: DeviceMesh, reduced: _Reduced, *, again: bool = True
+) -> FSDPModule:
+    """Divide a unit, which is gathered `again` for the backward pass, or stays so where that comes
+    next."""
+    fully_shard(unit, mesh=mesh, reshard_after_forward=again)
+    assert isinstance(unit, FSDPModule)
+    if isinstance(unit, Unit):
+        register_fsdp_forward_method(unit, "run")
+    if hasattr(unit, "set_custom_reduce_scatter"):  # from torch 2.8 on
+        unit.set_custom_reduce_scatter(reduced)  # type: ignore[arg-type]  # torch asks for no more
+    return unit
 
 
 def let_go(model: nn.Module) -> None:
     """Free what a pass without a backward pass has left gathered."""
-    assert isinstance(model, FSDPModule)
-    model.reshard()
+    for unit in model.modules():
+        if isinstance(unit, FSDPModule):
+            unit.reshard()
 
 
 def own_part(parameter: Tensor) -> Tensor:
