@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmfree_kernels.bench import record
 from mmfree_kernels.float_model.model import HGRNBitModel
-from mmfree_kernels.training import train
+from mmfree_kernels.training import allocator, train
 from mmfree_kernels.training.captured import Gradients, Loss
 from mmfree_kernels.training.ranks import ALONE, Ranks, joined
 from mmfree_kernels.training.recipe import Recipe
@@ -113,12 +113,16 @@ def communication(run: Callable[[], object], times: int = 3) -> tuple[float, flo
     return without(spans[True], []) / seconds, without(spans[True], spans[False]) / seconds
 
 
-def reserved(device: torch.device) -> int | None:
-    """The most bytes that torch has had from the GPU at once since this was asked last; a captured
-    step keeps what it needs, activations and all."""
+def most_bytes(device: torch.device) -> tuple[int, int] | tuple[None, None]:
+    """The most bytes that tensors had at once, and that torch has had from the GPU, since this was
+    asked last.
+
+    A captured step keeps what it needs, activations and all, in what torch has, and has no tensors
+    when it is replayed.
+    """
     if device.type != "cuda":
-        return None
-    most = torch.cuda.max_memory_reserved()
+        return None, None
+    most = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -138,20 +142,25 @@ def started_model(config: ModelConfig, device: torch.device) -> HGRNBitModel:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a step takes: seconds and joules of one process, and the bytes that torch reserved."""
+    """What a step takes: seconds and joules of one process, and bytes of its GPU."""
 
     seconds: float
     joules: float
-    bytes: int | None
+    allocated: int | None
+    """By tensors; None where the step is captured."""
+    reserved: int | None
+    """By torch."""
 
 
 def measured(gradients: Gradients, tokens: Tensor, steps: int) -> Measured:
     """Steps of a model whose gradients were asked for once."""
     device = tokens.device
-    reserved(device)
+    most_bytes(device)
     recipe = Recipe(learning_rate=1e-6)
     optimiser = train.optimiser_for(gradients.model, recipe, device)
-    return Measured(*stepped(gradients, optimiser, tokens, steps), reserved(device))
+    seconds, joules = stepped(gradients, optimiser, tokens, steps)
+    allocated, reserved = most_bytes(device)
+    return Measured(seconds, joules, None if gradients.captures else allocated, reserved)
 
 
 def by_itself(
@@ -219,8 +228,9 @@ def row(ranks: Ranks, options: argparse.Namespace) -> dict[str, object]:
         "share of time in NCCL's kernels alone": waits[1],
         "J/token": float(energy) / (count * each),
         "J/token alone": alone.joules / each,
-        "bytes of a GPU": found.bytes,
-        "bytes of a GPU alone": alone.bytes,
+        "bytes of a GPU": found.reserved,
+        "bytes of a GPU alone": alone.reserved,
+        "bytes of tensors": found.allocated,
         "gradients off": off,
         "device": f"{count} x {torch.cuda.get_device_name()}" if fused else "CPU",
         **record.about(options.commit),
@@ -242,6 +252,8 @@ def main() -> None:
     )
     parser.add_argument("--commit", help="recorded where this is no checkout with its history")
     options = parser.parse_args()
+    if options.shard:
+        allocator.expand()
     with joined(alone=options.shard) as ranks:
         if ranks.count == 1 and not options.shard:
             raise SystemExit("one process alone has nobody to train with: start it by torchrun")

@@ -81,6 +81,10 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train a model, perhaps in several processes, of which the first speaks."""
     try:
+        if options.shard:
+            from mmfree_kernels.training import allocator
+
+            allocator.expand()
         with needs_torch("training"):
             from mmfree_kernels.training import ranks
         try:

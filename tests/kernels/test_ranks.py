@@ -206,3 +206,28 @@ def test_processes_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ranks.Ended) as error, ranks.joined():
         pytest.fail("nobody else has come")
     assert str(error.value) == ("rank 0: not all processes have come (Timed out after 9 seconds.)")
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "expected"),
+    [
+        (["--shard"], {}, ["expandable_segments:True"] * 2),
+        (["--shard"], {"PYTORCH_ALLOC_CONF": "max_split_size_mb:9"}, ["max_split_size_mb:9", None]),
+        (["--shard"], {"PYTORCH_CUDA_ALLOC_CONF": ""}, [None, ""]),
+        ([], {}, [None, None]),
+    ],
+)
+def test_memory_of_a_divided_model_grows_page_by_page(
+    words: list[str],
+    given: dict[str, str],
+    expected: list[str | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unless the user says otherwise, and before anything is computed."""
+    found: list[str | None] = []
+    names = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    monkeypatch.setattr(os, "environ", environment | given)
+    monkeypatch.setattr(command, "_run", lambda _: found.extend(map(os.environ.get, names)))
+    assert main(["train", "-o", "out", *words]) == 0
+    assert found == expected
