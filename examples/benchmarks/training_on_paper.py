@@ -54,7 +54,9 @@ def memory(config: ModelConfig, gpus: int, tokens: int = BATCH * LENGTH) -> Memo
     the fused path as it is by default.
 
     A half block keeps its input, float32, and i, f and g, bfloat16.  Of a channel of the widest
-    layer its backward pass has some ten bytes at once, of one of the stream as many.
+    layer its backward pass has some ten bytes at once, of one of the stream as many.  Of embeddings
+    and head, which share no weights, one is in whole at a time: the head for the loss, its gradient
+    while it is reduced, and in the end that of the embeddings, computed and as it is sent.
     """
     hidden, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     weights = config.parameters()
@@ -64,12 +66,12 @@ def memory(config: ModelConfig, gpus: int, tokens: int = BATCH * LENGTH) -> Memo
     block = (4 * weights - outside) // layers
     kept = tokens * layers * (2 * 4 * hidden + 3 * 2 * config.state_size)
     work = tokens * 10 * (wide + hidden)
-    head = config.vocab_size * (4 * LOGIT_ROWS + 9 * hidden)
-    states = 12 * weights // gpus
+    logits = config.vocab_size * (4 * LOGIT_ROWS + 9 * hidden)
+    states, matrix = 12 * weights // gpus, 4 * config.vocab_size * hidden
     moments = [
-        Memory(states, kept, outside, head),
-        Memory(states, kept, outside + 4 * config.vocab_size * hidden + UNITS * block, work),
-        Memory(states, 4 * weights // gpus, 2 * outside + UNITS * block, work),
+        Memory(states, kept, matrix, logits),
+        Memory(states, kept, matrix + UNITS * block, work),
+        Memory(states, 4 * weights // gpus, 2 * matrix + UNITS * block, work),
     ]
     return max(moments, key=lambda moment: moment.total)
 

@@ -30,7 +30,7 @@ def test_memory_by_hand(paper: ModuleType) -> None:
     found = paper.memory(CONFIG, 3, 10**6)
     assert found.states == 12 * weights // 3
     assert found.activations == 10**6 * 2 * (8 * 4 + 6 * 4)
-    assert found.whole == outside + 4 * 10 * 4 + 5 * block
+    assert found.whole == 4 * 10 * 4 + 5 * block
     assert found.work == 10**6 * 10 * (6 + 4)
     assert found.total == found.states + found.activations + found.whole + found.work
 
