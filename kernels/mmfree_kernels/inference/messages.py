@@ -9,10 +9,8 @@ The programs of such a kernel have to run at the same time, so it is launched co
 interpreter, where one runs after the other, there must be only one.
 """
 
-from functools import lru_cache
-from typing import NamedTuple
-
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -23,7 +21,8 @@ EMPTY = -0x3F2152
 _BITS = EMPTY & 0xFFFFFFFF
 _EMPTY = tl.constexpr(EMPTY)
 _INTERPRETED = tl.constexpr(INTERPRETED)
-MOST_TOGETHER = 8
+SELECTIVE = False
+MOST_TOGETHER = tl.constexpr(8)
 """So many reads of four values a thread has on their way at most."""
 
 # All lanes of a warp go round together, so that the compiler knows them together afterwards.
@@ -38,29 +37,48 @@ _FETCH = tl.constexpr(
 )
 
 
-class Four(NamedTuple):
-    """The assembly that reads four neighbouring values at each of `pack` places of a thread."""
+@triton.constexpr_function
+def _reading(rounds, first, some, stride, width, waits, kind):
+    """The assembly that reads `width` values at each of some places of a thread, and its registers.
 
-    text: str
-    registers: str
-    pack: int
-
-
-@lru_cache
-def four(places: int) -> Four:
-    """How a thread that has so many places to read from, a power of two, reads them."""
-    pack = min(MOST_TOGETHER, places)
-    values = range(4 * pack)
-    # Value j of place k is in register j · pack + k.
-    loads = [
-        f"ld.relaxed.gpu.global.v4.b32 {{{', '.join(f'${j * pack + k}' for j in range(4))}}}, "
-        f"[${4 * pack + k}];"
-        for k in range(pack)
-    ]
-    tests = [f"setp.eq.b32 p, $0, {_BITS:#x};"]
-    tests += [f"setp.eq.or.b32 p, ${v}, {_BITS:#x}, p;" for v in values[1:]]
-    text = " ".join(["{ .reg .pred p; again:", *loads, *tests, _AGAIN])
-    return Four(text, ",".join(["=&r"] * len(values) + ["l"] * pack), pack)
+    `rounds` places are `stride` values apart, beginning with number `first`.  If `some`, the last
+    one is read where the second operand is not zero, and is zero elsewhere.  Whoever `waits` reads
+    until there is no empty value.
+    """
+    count = rounds * width
+    vector = {1: "", 2: ".v2", 4: ".v4"}[width]
+    load = f"ld.{'relaxed.gpu.global' if waits else 'global.nc'}{vector}.b32"
+    loads = []
+    for r in range(rounds):
+        values = ", ".join(f"${width * r + j}" for j in range(width))
+        values = f"{{{values}}}" if width > 1 else values
+        loads.append(f"{load} {values}, [${count} + {4 * stride * (first + r)}];")
+    start = "{ .reg .pred p, q;"
+    if some:
+        start += f" setp.ne.b32 q, ${count + 1}, 0;"
+        start += "".join(f" mov.b32 ${v}, 0;" for v in range(count - width, count))
+        loads[-1] = "@q " + loads[-1]
+    if waits and SELECTIVE:
+        preds = ", ".join(f"q{r}" for r in range(rounds))
+        lines = [start, f".reg .pred {preds};"]
+        lines += [f"setp.eq.u32 q{r}, 0, 0;" for r in range(rounds)]
+        if some:
+            lines += [f"setp.ne.b32 q{rounds - 1}, ${count + 1}, 0;"]
+        lines += ["again:"]
+        lines += [f"@q{r} {l.removeprefix('@q ')}" for r, l in enumerate(loads)]
+        for r in range(rounds):
+            lines += [f"setp.eq.b32 q{r}, ${width * r}, {_BITS:#x};"]
+            for j in range(1, width):
+                lines += [f"setp.eq.or.b32 q{r}, ${width * r + j}, {_BITS:#x}, q{r};"]
+        lines += ["setp.eq.u32 p, 0, 1;"] + [f"or.pred p, p, q{r};" for r in range(rounds)]
+        text = " ".join([*lines, _AGAIN])
+    elif waits:
+        tests = [f"setp.eq.b32 p, $0, {_BITS:#x};"]
+        tests += [f"setp.eq.or.b32 p, ${v}, {_BITS:#x}, p;" for v in range(1, count)]
+        text = " ".join([start, "again:", *loads, *tests, _AGAIN])
+    else:
+        text = " ".join([start, *loads, "}"])
+    return text, ",".join([f"=&{kind}"] * count + ["l", "r"])
 
 
 def mailboxes(groups: int, size: int, device: torch.device) -> Tensor:
@@ -71,36 +89,74 @@ def mailboxes(groups: int, size: int, device: torch.device) -> Tensor:
     )
 
 
+@triton.constexpr_function
+def _register(kind):
+    return "f" if kind == gl.float32 else "r"
+
+
+@triton.constexpr_function
+def _types(kind, count):
+    return (kind,) * count
+
+
 @jit
-def floats(a, b, c, d):
-    """The bits of four tensors as float32."""
-    return (
-        a.to(gl.float32, bitcast=True),
-        b.to(gl.float32, bitcast=True),
-        c.to(gl.float32, bitcast=True),
-        d.to(gl.float32, bitcast=True),
+def read(
+    at,
+    here,
+    ROUNDS: tl.constexpr,
+    SOME: tl.constexpr,
+    STRIDE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TYPE: tl.constexpr,
+    WAITS: tl.constexpr,
+):
+    """`WIDTH` values from `at` on, in each of `ROUNDS` rounds, as tensors like `at`; round r is
+    r · `STRIDE` values behind.  If `SOME`, those of the last round are zero except `here`.
+
+    If it `WAITS` these are messages, and are read until all are there.
+    """
+    found = ()
+    if _INTERPRETED:
+        for r in range(ROUNDS):
+            mask = (here > 0) | (not SOME or r + 1 < ROUNDS)
+            for j in range(WIDTH):
+                found += (gl.load(at + (r * STRIDE + j), mask=mask, other=0),)
+    else:
+        for first in gl.static_range(0, ROUNDS, MOST_TOGETHER):
+            found += _read(at, here, first, ROUNDS, SOME, STRIDE, WIDTH, TYPE, WAITS)
+    return found
+
+
+@triton.constexpr_function
+def _together(rounds, first):
+    return min(MOST_TOGETHER, rounds - first)
+
+
+@jit
+def _read(
+    at,
+    here,
+    FIRST: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    SOME: tl.constexpr,
+    STRIDE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TYPE: tl.constexpr,
+    WAITS: tl.constexpr,
+):
+    """Those of some rounds: at most so many reads are on their way together."""
+    COUNT: tl.constexpr = _together(ROUNDS, FIRST)
+    KIND: tl.constexpr = _register(TYPE)
+    READING: tl.constexpr = _reading(
+        COUNT, FIRST, SOME and FIRST + COUNT == ROUNDS, STRIDE, WIDTH, WAITS, KIND
+    )
+    return gl.inline_asm_elementwise(
+        READING[0], READING[1], [at, here], dtype=_types(TYPE, COUNT * WIDTH), is_pure=False, pack=1
     )
 
 
 @jit
-def received_four(at, TEXT: tl.constexpr, REGISTERS: tl.constexpr, PACK: tl.constexpr):
-    """The four messages from each place on, as four tensors, once all are there."""
-    if _INTERPRETED:
-        return gl.load(at), gl.load(at + 1), gl.load(at + 2), gl.load(at + 3)
-    else:
-        a, b, c, d = gl.inline_asm_elementwise(
-            TEXT,
-            REGISTERS,
-            [at],
-            dtype=(gl.int32, gl.int32, gl.int32, gl.int32),
-            is_pure=False,
-            pack=PACK,
-        )
-        return floats(a, b, c, d)
-
-
-@jit
-def received(at):
+def received_one(at):
     """The message at each place, once it is there."""
     if _INTERPRETED:
         return gl.load(at)
