@@ -24,19 +24,10 @@ from mmfree_kernels.inference.layers import (
     mixer_in,
     mixer_out,
 )
-from mmfree_kernels.inference.messages import emptied, fetched, mailboxes, share
+from mmfree_kernels.inference.messages import emptied, fetched, mailboxes
 from mmfree_kernels.inference.model import PackedModel
-from mmfree_kernels.inference.threads import (
-    codes_of,
-    groups_of,
-    line_layout,
-    loaded,
-    over_warps,
-    rounds_of,
-    rows_of,
-    sums_of,
-    weights_of,
-)
+from mmfree_kernels.inference.products import groups_of, over_warps, rows_of, sums_of, weights_of
+from mmfree_kernels.inference.threads import codes_of, line_layout, loaded, rounds_of
 from mmfree_kernels.ops.bitlinear.packed import INTERPRETED, overlaps
 from mmfree_kernels.ops.gluon import gl, jit
 
@@ -102,21 +93,17 @@ def _token(
     all_, everyone = gl.program_id(0), gl.num_programs(0)
     me, group = all_ % programs, all_ // programs
     turn = gl.load(turns + group)
-    word_start, word_bytes = share(layer_words, all_, everyone)
-    vector_start, vector_bytes = share(layer_vectors, all_, everyone)
-    head_start, head_bytes = share(head_words, all_, everyone)
-    fetched(words + word_start, word_bytes, PREFETCHES)
-    fetched(vectors + vector_start, vector_bytes, PREFETCHES)
+    fetched(words, layer_words, all_, everyone, PREFETCHES)
+    fetched(vectors, layer_vectors, all_, everyone, PREFETCHES)
     emptied(
         mail + (2 * group + 1 - turn) * size, size, me, programs, 32 * WARPS, line_layout(WARPS)
     )
-    # A mailbox: x before each block and at the end, x between the halves, g, silu(state), v, and
-    # what each program found best.
+    # A mailbox: x before each block and at the end, x between the halves, g and silu(state)
+    # of each block, v, and what each program found best.
     x = mail + (2 * group + turn) * size
     middle = x + (layers + 1) * HIDDEN
     gates = middle + layers * HIDDEN
-    opened = gates + layers * INNER
-    v = opened + layers * INNER
+    v = gates + 2 * layers * INNER
     bests = v + layers * WIDTH
     h_first, s_first, w_first = me * hidden_rows, me * inner_rows, me * width_rows
     h_last = gl.minimum(HIDDEN, h_first + hidden_rows)
@@ -136,20 +123,25 @@ def _token(
         gl.store(x + row, value, mask=live)
 
     state += group * INNER
+    # How many words each layer of a block has.
+    in_size, out_size = 3 * INNER * (HIDDEN // 16), HIDDEN * (INNER // 16)
+    up_size, down_size = 2 * WIDTH * (HIDDEN // 16), HIDDEN * (WIDTH // 16)
     for layer in range(layers):
-        out_words = words + 3 * INNER * (HIDDEN // 16)
-        up_words = out_words + HIDDEN * (INNER // 16)
-        down_words = up_words + 2 * WIDTH * (HIDDEN // 16)
+        out_words = words + in_size
+        up_words = out_words + out_size
+        down_words = up_words + up_size
         inner_vectors = vectors + 4 * HIDDEN
         up_vectors = inner_vectors + 2 * INNER
         down_vectors = up_vectors + 2 * HIDDEN
         bounds = down_vectors + WIDTH
         scales = bounds + INNER
-        if layer + 1 < layers:
-            fetched(words + layer_words + word_start, word_bytes, PREFETCHES)
-            fetched(vectors + layer_vectors + vector_start, vector_bytes, PREFETCHES)
+        # Ahead of each layer, that of the next block comes; at the end the head.
+        more = layer + 1 < layers
+        if more:
+            fetched(vectors + layer_vectors, layer_vectors, all_, everyone, PREFETCHES)
+            fetched(words + layer_words, in_size, all_, everyone, PREFETCHES)
         else:
-            fetched(words + layer_words + head_start, head_bytes, PREFETCHES)
+            fetched(words + layer_words, head_words, all_, everyone, PREFETCHES)
         mixer_in(
             words,
             vectors,
@@ -158,7 +150,6 @@ def _token(
             x,
             state,
             gates,
-            opened,
             s_first,
             s_last,
             hidden_inverse,
@@ -171,12 +162,13 @@ def _token(
             INNER_CHUNKS,
             WARPS,
         )
+        if more:
+            fetched(out_words + layer_words, out_size, all_, everyone, PREFETCHES)
         mixer_out(
             out_words,
             inner_vectors,
             scales + 4,
             gates,
-            opened,
             x,
             middle,
             h_first,
@@ -189,6 +181,8 @@ def _token(
             HIDDEN_CHUNKS,
             WARPS,
         )
+        if more:
+            fetched(up_words + layer_words, up_size, all_, everyone, PREFETCHES)
         channel_in(
             up_words,
             up_vectors,
@@ -206,6 +200,8 @@ def _token(
             WIDTH_CHUNKS,
             WARPS,
         )
+        if more:
+            fetched(down_words + layer_words, down_size, all_, everyone, PREFETCHES)
         channel_out(
             down_words,
             down_vectors,
@@ -226,8 +222,7 @@ def _token(
         vectors += layer_vectors
         x += HIDDEN
         middle += HIDDEN
-        gates += INNER
-        opened += INNER
+        gates += 2 * INNER
         v += WIDTH
         state += batch * INNER
     head(
@@ -414,7 +409,6 @@ def sums(q: Tensor, packed: Tensor, warps: int = 4, quads: int = 4, unit: int = 
     tiles, groups, _ = packed.shape
     rows, columns = 16 * tiles, 16 * groups
     out = torch.empty(len(q), rows, device=q.device)
-    warps = 1 if INTERPRETED else warps
     for codes, row in zip(q.float(), out, strict=True):
         _products[(triton.cdiv(rows, 4 * quads),)](
             codes, packed, row, rows, columns, quads, unit, warps, num_warps=warps

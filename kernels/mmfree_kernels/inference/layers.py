@@ -4,28 +4,31 @@ sends the values of its rows."""
 import triton.language as tl
 
 from mmfree_kernels.inference.messages import received_one
+from mmfree_kernels.inference.products import (
+    groups_of,
+    over_warps,
+    own_layout,
+    rows_of,
+    sums_of,
+    weights_of,
+)
 from mmfree_kernels.inference.threads import (
     INNER_EPS,
     codes_of,
     factor_of,
     greatest,
-    groups_of,
     line_layout,
     loaded,
     of_five,
     of_three,
     of_two,
-    over_warps,
-    own_layout,
     received,
+    received_two,
     root_of,
-    rows_of,
     sigmoid,
     squares,
     step_of,
-    sums_of,
     times,
-    weights_of,
 )
 from mmfree_kernels.ops.gluon import gl, jit
 
@@ -39,7 +42,6 @@ def mixer_in(
     x,
     state,
     gates,
-    opened,
     first,
     last,
     inverse,
@@ -52,14 +54,16 @@ def mixer_in(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """state = f · state + silu(i) · (1 - f), and send g and silu(state), by three projections of
-    the twice normed x."""
+    """state = f · state + silu(i) · (1 - f), by three projections of the twice normed x; send g to
+    the first half of `gates` and silu(state) to the second."""
     # The three lie one above another: each is so many words.
     third = INNER * (HIDDEN // 16)
     wi = weights_of(words, first, last, HIDDEN, QUADS, UNIT, WARPS)
     wf = weights_of(words + third, first, last, HIDDEN, QUADS, UNIT, WARPS)
     wg = weights_of(words + 2 * third, first, last, HIDDEN, QUADS, UNIT, WARPS)
     before = _of_rows(state, first, last, QUADS, UNIT, WARPS)
+    if BOUNDED:
+        least = _of_rows(bounds, first, last, QUADS, UNIT, WARPS)
     outer = loaded(vectors, HIDDEN, WARPS)
     i_gains = loaded(vectors + HIDDEN, HIDDEN, WARPS)
     f_gains = loaded(vectors + 2 * HIDDEN, HIDDEN, WARPS)
@@ -84,12 +88,16 @@ def mixer_in(
     for chunk in gl.static_range(CHUNKS):
         begin = first + chunk * (4 * QUADS)
         ci, cf, cg, now = wi, wf, wg, before
+        if BOUNDED:
+            bound = least
         if chunk + 1 < CHUNKS:
             after = begin + 4 * QUADS
             wi = weights_of(words, after, last, HIDDEN, QUADS, UNIT, WARPS)
             wf = weights_of(words + third, after, last, HIDDEN, QUADS, UNIT, WARPS)
             wg = weights_of(words + 2 * third, after, last, HIDDEN, QUADS, UNIT, WARPS)
             before = _of_rows(state, after, last, QUADS, UNIT, WARPS)
+            if BOUNDED:
+                least = _of_rows(bounds, after, last, QUADS, UNIT, WARPS)
         si = sums_of(ci, qi, QUADS, UNIT, WARPS)
         sf = sums_of(cf, qf, QUADS, UNIT, WARPS)
         sg = sums_of(cg, qg, QUADS, UNIT, WARPS)
@@ -98,17 +106,16 @@ def mixer_in(
             i, f, g = over_warps((si[group], sf[group], sg[group]), 3, WARPS)
             i, f, g = i * i_step, sigmoid(f * f_step), g * g_step
             if BOUNDED:
-                bound = gl.load(bounds + row, mask=live, other=0.0)
-                f = bound + (1 - bound) * f
+                f = bound[group] + (1 - bound[group]) * f
             h = f * now[group] + i * sigmoid(i) * (1 - f)
             gl.store(gates + row, g, mask=live)
-            gl.store(opened + row, h * sigmoid(h), mask=live)
+            gl.store(gates + INNER + row, h * sigmoid(h), mask=live)
             gl.store(state + row, h, mask=live)
 
 
 @jit
 def _of_rows(base, first, last, QUADS: tl.constexpr, UNIT: tl.constexpr, WARPS: tl.constexpr):
-    """The value of each row, for each group of eight quads."""
+    """A value of each row, for each group of eight quads a tensor [32]."""
     found = ()
     for group in gl.static_range(groups_of(QUADS)):
         row, live = rows_of(first, last, group, QUADS, UNIT, WARPS)
@@ -122,7 +129,6 @@ def mixer_out(
     vectors,
     scale,
     gates,
-    opened,
     x,
     out,
     first,
@@ -135,15 +141,14 @@ def mixer_out(
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """Send x + the projection of RMS(g) · silu(state)."""
+    """Send x + the projection of RMS(g) · silu(state); `gates` has one behind the other."""
     own = weights_of(words, first, last, INNER, QUADS, UNIT, WARPS)
     # It has arrived already: the whole input of the block has.
     before = _of_rows(x, first, last, QUADS, UNIT, WARPS)
     outer = loaded(vectors, INNER, WARPS)
     gains = loaded(vectors + INNER, INNER, WARPS)
     factor = gl.load(scale)
-    g = received(gates, INNER, WARPS)
-    h = received(opened, INNER, WARPS)
+    g, h = received_two(gates, INNER, WARPS)
     z = times(times(g, outer), h)
     y = times(z, gains)
     all_squares, normed, most = of_three(squares(g), squares(z), greatest(y), WARPS)
@@ -330,12 +335,14 @@ def head(
         now = ahead
         after = first + programs * (4 * QUADS)
         ahead = weights_of(words, after, end, HIDDEN, QUADS, 4, WARPS)
-        found = over_warps(sums_of(now, q, QUADS, 4, WARPS), 1, WARPS)[0] * factor
-        row, live = rows_of(first, vocabulary, 0, QUADS, 4, WARPS)
-        gl.store(logits + row, found, mask=live)
-        better = (found > best) & live
-        where = gl.where(better, row, where)
-        best = gl.where(better, found, best)
+        found = over_warps(sums_of(now, q, QUADS, 4, WARPS), groups_of(QUADS), WARPS)
+        for group in gl.static_range(groups_of(QUADS)):
+            row, live = rows_of(first, vocabulary, group, QUADS, 4, WARPS)
+            value = found[group] * factor
+            gl.store(logits + row, value, mask=live)
+            better = (value > best) & live
+            where = gl.where(better, row, where)
+            best = gl.where(better, value, best)
     most = gl.max(best, 0)
     # Of words with the same logit the lowest is chosen.
     lowest = gl.min(gl.where(best == most, where, vocabulary), 0)

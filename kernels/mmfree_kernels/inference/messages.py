@@ -9,6 +9,8 @@ The programs of such a kernel have to run at the same time, so it is launched co
 interpreter, where one runs after the other, there must be only one.
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -21,7 +23,6 @@ EMPTY = -0x3F2152
 _BITS = EMPTY & 0xFFFFFFFF
 _EMPTY = tl.constexpr(EMPTY)
 _INTERPRETED = tl.constexpr(INTERPRETED)
-SELECTIVE = False
 MOST_TOGETHER = tl.constexpr(8)
 """So many reads of four values a thread has on their way at most."""
 
@@ -37,48 +38,43 @@ _FETCH = tl.constexpr(
 )
 
 
-@triton.constexpr_function
-def _reading(rounds, first, some, stride, width, waits, kind):
-    """The assembly that reads `width` values at each of some places of a thread, and its registers.
+class Place(NamedTuple):
+    """Where a thread reads: so many values behind its first one, and whether every thread does."""
 
-    `rounds` places are `stride` values apart, beginning with number `first`.  If `some`, the last
-    one is read where the second operand is not zero, and is zero elsewhere.  Whoever `waits` reads
-    until there is no empty value.
+    offset: int
+    whole: bool
+
+
+@triton.constexpr_function
+def reading(places, width, waits, register):
+    """The assembly that reads `width` values at each of a thread's places, and its registers.
+
+    Its operands are the address of the first value, and whether the thread reads at places that not
+    every one does; values that it does not read are zero.  Whoever `waits` reads again what has not
+    come, until all has.
     """
-    count = rounds * width
+    count = len(places) * width
     vector = {1: "", 2: ".v2", 4: ".v4"}[width]
     load = f"ld.{'relaxed.gpu.global' if waits else 'global.nc'}{vector}.b32"
-    loads = []
-    for r in range(rounds):
-        values = ", ".join(f"${width * r + j}" for j in range(width))
-        values = f"{{{values}}}" if width > 1 else values
-        loads.append(f"{load} {values}, [${count} + {4 * stride * (first + r)}];")
-    start = "{ .reg .pred p, q;"
-    if some:
-        start += f" setp.ne.b32 q, ${count + 1}, 0;"
-        start += "".join(f" mov.b32 ${v}, 0;" for v in range(count - width, count))
-        loads[-1] = "@q " + loads[-1]
-    if waits and SELECTIVE:
-        preds = ", ".join(f"q{r}" for r in range(rounds))
-        lines = [start, f".reg .pred {preds};"]
-        lines += [f"setp.eq.u32 q{r}, 0, 0;" for r in range(rounds)]
-        if some:
-            lines += [f"setp.ne.b32 q{rounds - 1}, ${count + 1}, 0;"]
-        lines += ["again:"]
-        lines += [f"@q{r} {l.removeprefix('@q ')}" for r, l in enumerate(loads)]
-        for r in range(rounds):
-            lines += [f"setp.eq.b32 q{r}, ${width * r}, {_BITS:#x};"]
-            for j in range(1, width):
-                lines += [f"setp.eq.or.b32 q{r}, ${width * r + j}, {_BITS:#x}, q{r};"]
-        lines += ["setp.eq.u32 p, 0, 1;"] + [f"or.pred p, p, q{r};" for r in range(rounds)]
-        text = " ".join([*lines, _AGAIN])
-    elif waits:
-        tests = [f"setp.eq.b32 p, $0, {_BITS:#x};"]
-        tests += [f"setp.eq.or.b32 p, ${v}, {_BITS:#x}, p;" for v in range(1, count)]
-        text = " ".join([start, "again:", *loads, *tests, _AGAIN])
-    else:
-        text = " ".join([start, *loads, "}"])
-    return text, ",".join([f"=&{kind}"] * count + ["l", "r"])
+    begin, loads, tests, any_ = ["{ .reg .pred p;"], [], [], []
+    for number, place in enumerate(places):
+        offset, whole = place
+        p, values = f"p{number}", [f"${width * number + j}" for j in range(width)]
+        # p: whether the thread is to read here.
+        if whole:
+            begin.append(f".reg .pred {p}; setp.eq.b32 {p}, 0, 0;")
+        else:
+            begin.append(f".reg .pred {p}; setp.ne.b32 {p}, ${count + 1}, 0;")
+            begin += [f"mov.b32 {value}, 0;" for value in values]
+        into = f"{{{', '.join(values)}}}" if width > 1 else values[0]
+        loads.append(f"@{p} {load} {into}, [${count} + {4 * offset}];")
+        tests.append(f"setp.eq.b32 {p}, {values[0]}, {_BITS:#x};")
+        tests += [f"setp.eq.or.b32 {p}, {value}, {_BITS:#x}, {p};" for value in values[1:]]
+        any_.append(f"or.pred p, p, {p};")
+    text = [*begin, *loads, "}"]
+    if waits:
+        text = [*begin, "again:", *loads, *tests, "setp.ne.b32 p, 0, 0;", *any_, _AGAIN]
+    return " ".join(text), ",".join([f"=&{register}"] * count + ["l", "r"])
 
 
 def mailboxes(groups: int, size: int, device: torch.device) -> Tensor:
@@ -89,69 +85,44 @@ def mailboxes(groups: int, size: int, device: torch.device) -> Tensor:
     )
 
 
-@triton.constexpr_function
-def _register(kind):
-    return "f" if kind == gl.float32 else "r"
-
-
-@triton.constexpr_function
-def _types(kind, count):
-    return (kind,) * count
-
-
 @jit
 def read(
-    at,
-    here,
-    ROUNDS: tl.constexpr,
-    SOME: tl.constexpr,
-    STRIDE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    TYPE: tl.constexpr,
-    WAITS: tl.constexpr,
+    at, here, PLACES: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr, WAITS: tl.constexpr
 ):
-    """`WIDTH` values from `at` on, in each of `ROUNDS` rounds, as tensors like `at`; round r is
-    r · `STRIDE` values behind.  If `SOME`, those of the last round are zero except `here`.
+    """`WIDTH` values at each of the places from `at` on, as a tuple of tensors like `at`; at places
+    that are not whole, zero except `here`.
 
     If it `WAITS` these are messages, and are read until all are there.
     """
     found = ()
     if _INTERPRETED:
-        for r in range(ROUNDS):
-            mask = (here > 0) | (not SOME or r + 1 < ROUNDS)
+        for offset, whole in PLACES:
             for j in range(WIDTH):
-                found += (gl.load(at + (r * STRIDE + j), mask=mask, other=0),)
+                found += (gl.load(at + (offset + j), mask=(here > 0) | whole, other=0),)
     else:
-        for first in gl.static_range(0, ROUNDS, MOST_TOGETHER):
-            found += _read(at, here, first, ROUNDS, SOME, STRIDE, WIDTH, TYPE, WAITS)
+        for first in gl.static_range(0, len(PLACES), MOST_TOGETHER):
+            found += _read(at, here, _some(PLACES, first), WIDTH, TYPE, WAITS)
     return found
 
 
 @triton.constexpr_function
-def _together(rounds, first):
-    return min(MOST_TOGETHER, rounds - first)
+def _some(places, first):
+    return places[first : first + MOST_TOGETHER.value]
+
+
+@triton.constexpr_function
+def _registers(kind, count):
+    return "f" if kind == gl.float32 else "r", (kind,) * count
 
 
 @jit
 def _read(
-    at,
-    here,
-    FIRST: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    SOME: tl.constexpr,
-    STRIDE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    TYPE: tl.constexpr,
-    WAITS: tl.constexpr,
+    at, here, PLACES: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr, WAITS: tl.constexpr
 ):
-    """Those of some rounds: at most so many reads are on their way together."""
-    COUNT: tl.constexpr = _together(ROUNDS, FIRST)
-    KIND: tl.constexpr = _register(TYPE)
-    READING: tl.constexpr = _reading(
-        COUNT, FIRST, SOME and FIRST + COUNT == ROUNDS, STRIDE, WIDTH, WAITS, KIND
-    )
+    REGISTERS: tl.constexpr = _registers(TYPE, len(PLACES) * WIDTH)
+    READING: tl.constexpr = reading(PLACES, WIDTH, WAITS, REGISTERS[0])
     return gl.inline_asm_elementwise(
-        READING[0], READING[1], [at, here], dtype=_types(TYPE, COUNT * WIDTH), is_pure=False, pack=1
+        READING[0], READING[1], [at, here], dtype=REGISTERS[1], is_pure=False, pack=1
     )
 
 
@@ -177,16 +148,16 @@ def emptied(box, size, first, count, BLOCK: tl.constexpr, LAYOUT: tl.constexpr):
 
 
 @jit
-def share(size, number, count):
-    """Where share `number` of `count` of so many words begins, and how many bytes it has."""
-    each = ((size + count * 32 - 1) // (count * 32)) * 32
-    return number * each, gl.minimum(each, size - number * each) * 4
-
-
-@jit
-def fetched(at, size, PREFETCHES: tl.constexpr):
-    """Let bytes come to the L2 cache, where the device does so."""
+def fetched(at, size, number, count, PREFETCHES: tl.constexpr):
+    """Let share `number` of `count` of so many words come to the L2 cache, where the device does
+    so."""
     if PREFETCHES:
+        each = ((size + count * 32 - 1) // (count * 32)) * 32
         gl.inline_asm_elementwise(
-            _FETCH, "=r,l,r", [at, size], dtype=gl.int32, is_pure=False, pack=1
+            _FETCH,
+            "=r,l,r",
+            [at + number * each, gl.minimum(each, size - number * each) * 4],
+            dtype=gl.int32,
+            is_pure=False,
+            pack=1,
         )

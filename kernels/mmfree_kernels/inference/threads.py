@@ -1,17 +1,10 @@
-"""How the threads of a program hold an input and some rows of packed weights, and what they
-compute together.
+"""How the threads of a program hold an input, and how they normalise and quantise it.
 
-An input's columns are words of four.  The threads of a program hold them in rounds: in round r
-thread t has word r · threads + t, so 640 words are 2 ½ rounds of 256 threads.  Tensors have as many
-elements as the program has threads, [warps, 32], and there is a tuple of them: four values for each
-round of an input, a packed word for each round of each row.  So a program computes as many rounds
-and rows as there are, not a power of two.  In the last round some threads may have no word of their
-own; they load the last one and count it as zero.
-
-Four threads, a quad, hold the 16 columns of one group of packed weights.  They exchange their codes,
-and each of them multiplies other rows with all 16, by DP4A: a quad of rows, one for each thread.  A
-thread loads its rows of up to four quads at once, if they are neighbours in one tile of 16 rows:
-with 2 quads in a unit, thread t has rows 2 t and 2 t + 1.
+The threads of a program hold the words of an input, four neighbouring columns each, in rounds:
+in round r, thread t has word r · threads + t.  So 640 words are 2 ½ rounds of 256 threads.  In a
+last round that is not full the other threads hold zeros.  Triton's tensors have a power of two of
+elements, but rounds and rows are as many as there are.  So a tensor is what all threads hold once,
+[warps, 32], and an input is a tuple of them: values 4 r … 4 r + 3 are those of round r.
 
 The norm before a layer and that inside its BitLinear are two in a row.  With z = x · gains0,
 
@@ -25,12 +18,11 @@ root0 · root1 = 0.2, 1.4, has the mean square 1.
 import triton
 import triton.language as tl
 
-from mmfree_kernels.inference.messages import read
+from mmfree_kernels.inference.messages import Place, read
 from mmfree_kernels.ops.bitlinear.packed import INTERPRETED
 from mmfree_kernels.ops.gluon import gl, jit
 from mmfree_neuro.hgrn_bit.config import BITLINEAR_EPS
 
-SPLIT = 1
 INNER_EPS = tl.constexpr(BITLINEAR_EPS)
 _INTERPRETED = tl.constexpr(INTERPRETED)
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -58,57 +50,20 @@ def line_layout(warps):
 
 
 @triton.constexpr_function
-def rows_layout(warps, values):
-    """That of [warps, 32, …] when a thread has what all warps have of a row; 1, 2 or 4 values."""
-    more = values.bit_length() - 1
-    return gl.BlockedLayout(
-        [warps // min(SPLIT, warps), 1] + [2] * more,
-        [min(SPLIT, warps), 32 // min(SPLIT, warps)] + [1] * more,
-        [1, warps] + [1] * more,
-        list(range(2 + more))[::-1],
-    )
-
-
-@triton.constexpr_function
-def own_layout(warps):
-    """That of [32] when a thread has a row."""
-    return gl.SliceLayout(0, rows_layout(warps, 1))
-
-
-@triton.constexpr_function
 def rounds_of(columns, warps):
     """In how many rounds the threads hold so many columns."""
     return -(-columns // (128 * warps))
 
 
 @triton.constexpr_function
-def is_exact(columns, warps):
-    """Whether every thread has a word in the last round, too."""
-    return columns % (128 * warps) == 0
-
-
-@triton.constexpr_function
-def count_of(quads, group):
-    """How many quads group `group` of eight has."""
-    return min(8, quads - 8 * group)
-
-
-@triton.constexpr_function
-def width_of(count):
-    """The power of two that holds so many."""
-    return triton.next_power_of_2(count)
-
-
-@triton.constexpr_function
-def groups_of(quads):
-    return -(-quads // 8)
-
-
-@triton.constexpr_function
-def mask_of(k):
-    """Bits 2 k and 2 k + 1 of each byte, as int32."""
-    mask = 0x03030303 << 2 * k
-    return mask - (1 << 32) if mask >> 31 else mask
+def places_of(columns, inputs, warps):
+    """Where the words of a thread begin, in inputs that lie one behind the other."""
+    rounds, each = rounds_of(columns, warps), 128 * warps
+    return tuple(
+        Place(number * columns + r * each, (r + 1) * each <= columns)
+        for number in range(inputs)
+        for r in range(rounds)
+    )
 
 
 @jit
@@ -122,11 +77,12 @@ def sigmoid(x):
 
 
 @jit
-def _dp4a(codes, q, total):
+def dp4a(codes, q, total):
     """total + Σ code · q over the four bytes of each word; codes have no sign."""
     if _INTERPRETED:
-        for k in range(4):
-            total = total + ((codes >> 8 * k) & 255) * ((q << (24 - 8 * k)) >> 24)
+        shifts = (tl.arange(0, 4) * 8)[None, None, :]
+        bytes_ = (codes[:, :, None] >> shifts) & 255
+        total = total + tl.sum(bytes_ * ((q[:, :, None] << (24 - shifts)) >> 24), 2).to(tl.int32)
         return total
     else:
         return gl.inline_asm_elementwise(
@@ -140,7 +96,7 @@ def _dp4a(codes, q, total):
 
 
 @jit
-def _thread(WARPS: tl.constexpr):
+def number_of(WARPS: tl.constexpr):
     """The number of each thread: [warps, 32]."""
     LAYOUT: tl.constexpr = layout_of(WARPS)
     warp = gl.arange(0, WARPS, layout=gl.SliceLayout(1, LAYOUT))
@@ -149,36 +105,38 @@ def _thread(WARPS: tl.constexpr):
 
 
 @jit
-def _here(COLUMNS: tl.constexpr, WARPS: tl.constexpr):
+def here(COLUMNS: tl.constexpr, WARPS: tl.constexpr):
     """Whether each thread has a word in the last round: 0 or 1."""
-    word = _thread(WARPS) + (rounds_of(COLUMNS, WARPS) - 1) * (32 * WARPS)
+    word = number_of(WARPS) + (rounds_of(COLUMNS, WARPS) - 1) * (32 * WARPS)
     return (word < COLUMNS // 4).to(gl.int32)
 
 
 @jit
 def loaded(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
     """The four values of each round, float32, from `base` on."""
-    return _values(base, COLUMNS, WARPS, False)
+    return _values(base, COLUMNS, 1, WARPS, False)
 
 
 @jit
 def received(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
     """The four messages of each round, from `base` on, once all are there."""
-    return _values(base, COLUMNS, WARPS, True)
+    return _values(base, COLUMNS, 1, WARPS, True)
 
 
 @jit
-def _values(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr, WAITS: tl.constexpr):
-    return read(
-        base + _thread(WARPS) * 4,
-        _here(COLUMNS, WARPS),
-        rounds_of(COLUMNS, WARPS),
-        not is_exact(COLUMNS, WARPS),
-        128 * WARPS,
-        4,
-        gl.float32,
-        WAITS,
-    )
+def received_two(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
+    """The messages of two inputs, one behind the other, once all of both are there."""
+    both = _values(base, COLUMNS, 2, WARPS, True)
+    return both[: len(both) // 2], both[len(both) // 2 :]
+
+
+@jit
+def _values(
+    base, COLUMNS: tl.constexpr, INPUTS: tl.constexpr, WARPS: tl.constexpr, WAITS: tl.constexpr
+):
+    PLACES: tl.constexpr = places_of(COLUMNS, INPUTS, WARPS)
+    at = base + number_of(WARPS) * 4
+    return read(at, here(COLUMNS, WARPS), PLACES, 4, gl.float32, WAITS)
 
 
 @jit
@@ -279,7 +237,7 @@ def step_of(greatest, root):
 @jit
 def factor_of(greatest, root):
     """What y is multiplied with for its codes: 1 / `step_of` · root."""
-    return gl.minimum(127.0 / greatest, root * 12700000.0)
+    return gl.minimum(127.0 / gl.maximum(greatest, 1e-30), root * 12700000.0)
 
 
 @jit
@@ -321,175 +279,7 @@ def codes_of(y, factor):
                 pack=1,
             )
         for k in gl.static_range(4):
-            total = _dp4a(word * 0 + 0x01010101, four[k], total)
+            total = dp4a(word * 0 + 0x01010101, four[k], total)
         found += (four[0], four[1], four[2], four[3])
     found += (total * -64,)
     return found
-
-
-@jit
-def weights_of(
-    base,
-    first,
-    last,
-    COLUMNS: tl.constexpr,
-    QUADS: tl.constexpr,
-    UNIT: tl.constexpr,
-    WARPS: tl.constexpr,
-):
-    """Packed words of a matrix's rows `first` … `last`: of `QUADS` quads of rows, `UNIT` together,
-    a tuple of [rounds · UNIT] tensors for each unit.
-
-    Where there are no such rows there are others.
-    """
-    thread = _thread(WARPS)
-    # A unit's words of a group lie together, and those of thread t begin at t · UNIT.
-    start = thread // 4 * 16 + thread % 4 * UNIT
-    here = _here(COLUMNS, WARPS)
-    found = ()
-    for unit in gl.static_range(QUADS // UNIT):
-        row = gl.minimum(first + unit * (4 * UNIT), last - 4 * UNIT)
-        found += (
-            read(
-                base + ((row // 16) * COLUMNS + row % 16) + start,
-                here,
-                rounds_of(COLUMNS, WARPS),
-                not is_exact(COLUMNS, WARPS),
-                128 * WARPS,
-                UNIT,
-                gl.int32,
-                False,
-            ),
-        )
-    return found
-
-
-@jit
-def sums_of(weights, q, QUADS: tl.constexpr, UNIT: tl.constexpr, WARPS: tl.constexpr):
-    """Σ weight · q of each warp's groups, for each group of eight quads a tensor [warps, 32]: lane
-    4 s + t has row t of quad s."""
-    totals = ()
-    for quad in gl.static_range(QUADS):
-        # Two bits of each byte stay where they are, worth 64, 16, 4 and 1 times a code, and the sum
-        # is divided by four in between.
-        total = q[len(q) - 1]
-        for k in gl.static_range(4):
-            for r in gl.static_range(len(q) // 4):
-                word = weights[quad // UNIT][r * UNIT + quad % UNIT]
-                total = _dp4a(word & mask_of(3 - k), q[4 * r + 3 - k], total)
-            if k < 3:
-                total = total >> 2
-        totals += (total,)
-    found = ()
-    for group in gl.static_range(groups_of(QUADS)):
-        found += (_of_lanes(totals[8 * group : 8 * group + 8], count_of(QUADS, group), WARPS),)
-    return found
-
-
-@jit
-def _of_lanes(totals, COUNT: tl.constexpr, WARPS: tl.constexpr):
-    """Of up to eight sums of each thread those over each warp: lane 4 s + t has that of sum s over
-    lanes t, 4 + t …, with s counted modulo the next power of two."""
-    WIDTH: tl.constexpr = width_of(COUNT)
-    lane = _thread(WARPS) % 32
-    if _INTERPRETED:
-        found = totals[0] * 0
-        for s in range(COUNT):
-            each = tl.sum(tl.reshape(totals[s], (WARPS, 8, 4)), 1)[:, None, :]
-            each = tl.reshape(tl.broadcast_to(each, (WARPS, 8, 4)), (WARPS, 32))
-            found = tl.where(lane // 4 % WIDTH == s, each, found)
-        return found.to(tl.int32)
-    else:
-        # Threads exchange half of their sums each time: 4, 2 and 1 of eight.
-        if WIDTH == 8:
-            totals = _halved(totals, COUNT, 4, lane)
-        if WIDTH >= 4:
-            totals = _halved(totals, COUNT if WIDTH == 4 else 4, 2, lane)
-        if WIDTH >= 2:
-            totals = _halved(totals, COUNT if WIDTH == 2 else 2, 1, lane)
-        total = totals[0]
-        if WIDTH < 2:
-            total += _of_other(total, 4)
-        if WIDTH < 4:
-            total += _of_other(total, 8)
-        if WIDTH < 8:
-            total += _of_other(total, 16)
-        return total
-
-
-@triton.constexpr_function
-def _shuffle(bit):
-    return f"shfl.sync.bfly.b32 $0, $1, {bit}, 0x1F, -1;"
-
-
-@jit
-def _of_other(x, BIT: tl.constexpr):
-    """The value of the lane whose number differs in that bit."""
-    return gl.inline_asm_elementwise(
-        _shuffle(BIT), "=r,r", [x], dtype=gl.int32, is_pure=True, pack=1
-    )
-
-
-@jit
-def _halved(totals, COUNT: tl.constexpr, HALF: tl.constexpr, lane):
-    """Sums of two lanes: of COUNT sums the lower lane has the first HALF, the other the rest."""
-    upper = (lane & (4 * HALF)) != 0
-    found = ()
-    for s in gl.static_range(HALF):
-        if s + HALF < COUNT:
-            kept = gl.where(upper, totals[s + HALF], totals[s])
-            sent = gl.where(upper, totals[s], totals[s + HALF])
-            found += (kept + _of_other(sent, 4 * HALF),)
-        else:
-            found += (totals[s] + _of_other(totals[s], 4 * HALF),)
-    return found
-
-
-# A row to one thread: lane 4 s + t has row t of quad s of each group of eight.
-
-
-@jit
-def rows_of(
-    first, last, GROUP: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, WARPS: tl.constexpr
-):
-    """The rows, from `first` on, of a group of eight quads, and which of them there are: [32]."""
-    lane = gl.arange(0, 32, layout=own_layout(WARPS))
-    quad = 8 * GROUP + lane // 4
-    row = first + quad // UNIT * (4 * UNIT) + lane % 4 * UNIT + quad % UNIT
-    return row, (row < last) & (quad < QUADS)
-
-
-@jit
-def over_warps(sums, COUNT: tl.constexpr, WARPS: tl.constexpr):
-    """Tensors [warps, 32] of sums of each warp, summed over all warps: float32 [32]."""
-    found = ()
-    for four in gl.static_range((COUNT + 3) // 4):
-        found += _over_warps(
-            sums[4 * four : 4 * four + 4], 4 if COUNT - 4 * four > 4 else COUNT - 4 * four, WARPS
-        )
-    return found
-
-
-@jit
-def _over_warps(sums, COUNT: tl.constexpr, WARPS: tl.constexpr):
-    OWN: tl.constexpr = own_layout(WARPS)
-    if COUNT == 1:
-        one = gl.sum(gl.convert_layout(sums[0], rows_layout(WARPS, 1)), 0)
-        return (one.to(gl.float32),)
-    elif COUNT == 2:
-        both = gl.convert_layout(gl.join(sums[0], sums[1]), rows_layout(WARPS, 2))
-        a, b = gl.split(gl.sum(both, 0))
-        return (gl.convert_layout(a, OWN).to(gl.float32), gl.convert_layout(b, OWN).to(gl.float32))
-    else:
-        both = gl.join(gl.join(sums[0], sums[2]), gl.join(sums[1], sums[COUNT - 1]))
-        first, second = gl.split(gl.sum(gl.convert_layout(both, rows_layout(WARPS, 4)), 0))
-        a, c = gl.split(first)
-        b, d = gl.split(second)
-        found = (
-            gl.convert_layout(a, OWN).to(gl.float32),
-            gl.convert_layout(b, OWN).to(gl.float32),
-            gl.convert_layout(c, OWN).to(gl.float32),
-        )
-        if COUNT == 4:
-            found += (gl.convert_layout(d, OWN).to(gl.float32),)
-        return found
