@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from mmfree_kernels.bench.workloads import plain
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
-from mmfree_kernels.inference import ends, few, many, messages, model
+from mmfree_kernels.inference import ends, few, many, messages, model, threads
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.prefill import Prefill, chunk_length
 from mmfree_kernels.ops.bitlinear.packed import words
@@ -229,6 +229,16 @@ def test_a_sequence_with_an_unknown_token_has_no_logits_and_others_have(
     assert session.logits[1:].isfinite().all()
 
 
+def test_a_word_of_zeros_leaves_zeros(device: str) -> None:
+    packed = model.random(CONFIG, device)
+    packed.embedding[7] = 0
+    session = Decoder(packed, 1)
+    session.tokens[0], session.logits[:] = 7, 1
+    session.step()
+    assert not session.logits.any() and not session.state.any()
+    assert session.tokens.tolist() == [0]
+
+
 @torch.no_grad()
 def test_mailboxes_change_places_and_are_empty_for_the_step_after(device: str) -> None:
     packed = model.random(CONFIG, device)
@@ -248,17 +258,57 @@ def test_mailboxes_change_places_and_are_empty_for_the_step_after(device: str) -
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "warps"),
-    [(32, 16, 1), (48, 272, 4), (80, 1024, 4), (16, 2560, 8)],
-    ids=["one group", "rounds not full", "two rounds", "eight warps"],
+    ("rows", "columns", "warps", "quads", "unit"),
+    [
+        (32, 16, 1, 4, 4),
+        (48, 272, 4, 4, 4),
+        (80, 1024, 4, 4, 2),
+        (16, 2560, 8, 4, 1),
+        (48, 320, 2, 3, 1),
+        (64, 320, 1, 5, 1),
+        (64, 640, 4, 14, 2),
+        (80, 96, 1, 20, 4),
+    ],
+    ids=[
+        "one group",
+        "a warp without a word",
+        "two full rounds",
+        "two and a half rounds of eight warps",
+        "three quads",
+        "five quads, of which a program may lack some",
+        "two groups of quads",
+        "three groups of quads",
+    ],
 )
-def test_products_are_exact(device: str, rows: int, columns: int, warps: int) -> None:
+def test_products_are_exact(
+    device: str, rows: int, columns: int, warps: int, quads: int, unit: int
+) -> None:
     generator = torch.Generator().manual_seed(5)
     codes = torch.randint(-1, 2, (rows, columns), dtype=torch.int8, generator=generator)
     q = torch.randint(-127, 128, (3, columns), dtype=torch.int8, generator=generator)
     q[0], q[1] = 127, -127
-    found = few.sums(q.to(device), words(ternary.pack(codes.numpy()), device), warps)
+    packed = words(ternary.pack(codes.numpy()), device)
+    found = few.sums(q.to(device), packed, warps, quads, unit)
     assert torch.equal(found.cpu(), q.float() @ codes.float().mT)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_more_warps_give_the_same(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 words of 32 threads, with chunks of rows, and of 128."""
+    packed = model.random(
+        replace(CONFIG, hidden_size=160, intermediate_size=48, num_hidden_layers=1), device
+    )
+    prompt = torch.tensor([[3]], device=device)
+    expected = plain.logits(packed, prompt)[:, -1]
+    programs = few.plan(160, 1, packed.device).programs
+    for warps, words_ in ((1, 24), (4, few.WORDS)):
+        how = few.Plan(programs, warps)
+        monkeypatch.setattr(few, "plan", lambda *_, how=how: how)
+        monkeypatch.setattr(few, "WORDS", words_)
+        session = Decoder(packed, 1)
+        session.feed(prompt)
+        assert (session.logits - expected).abs().max() < ROUNDING * expected.std()
 
 
 LARGER = {
@@ -287,13 +337,18 @@ def test_programs_of_a_gpu(shape: str, batch: int, device: str) -> None:
 
 
 def test_how_inputs_and_rows_are_shared_out() -> None:
-    assert few.held(1024, 4) == (2, True)
-    assert few.held(2816, 4) == (8, False)
-    assert few.held(32, 4) == (1, False)
+    # Eight warps: 640 words are two and a half rounds of 256 threads.
+    assert threads.rounds_of(2560, 8) == 3
+    assert [place.offset for place in threads.places_of(2560, 1, 8)] == [0, 1024, 2048]
+    assert [place.whole for place in threads.places_of(2560, 1, 8)] == [True, True, False]
+    assert threads.places_of(1024, 2, 4) == tuple((offset, True) for offset in (0, 512, 1024, 1536))
+    assert threads.places_of(32, 2, 4) == ((0, False), (32, False))
     # 256 quads of 132 programs: two each, in one tile.  2,816 rows: six instead of 5.3.
     assert few.cut(1024, 132, 1, 2) == (8, 2, 2, 1)
-    assert few.cut(2816, 132, 2, 2) == (24, 8, 2, 1)
-    # 64 rows of 16 programs, in four chunks: 4 quads of 8 rounds are 32 words of a thread.
+    assert few.cut(2816, 132, 2, 2) == (24, 6, 2, 1)
+    assert few.cut(2560, 132, 3, 3) == (20, 5, 1, 1)
+    assert few.cut(6912, 132, 2, 3) == (56, 14, 2, 1)
+    # 64 rows of 16 programs are 128 words of a thread, in chunks of 32.
     assert few.cut(1024, 16, 1, 8) == (64, 4, 4, 4)
     assert few.cut(32, 1, 3, 1) == (32, 8, 4, 1)
 
@@ -311,13 +366,20 @@ def test_programs_that_are_resident(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reads_of_messages() -> None:
-    one = messages.four(1)
-    assert one.registers == "=&r,=&r,=&r,=&r,l"
-    assert one.text == (
-        "{ .reg .pred p; again: ld.relaxed.gpu.global.v4.b32 {$0, $1, $2, $3}, [$4]; "
-        "setp.eq.b32 p, $0, 0xffc0deae; setp.eq.or.b32 p, $1, 0xffc0deae, p; "
-        "setp.eq.or.b32 p, $2, 0xffc0deae, p; setp.eq.or.b32 p, $3, 0xffc0deae, p; "
-        "vote.sync.any.pred p, p, -1; @p bra again; }"
+    text, registers = messages.reading((messages.Place(0, True),), 4, True, "f")
+    assert registers == "=&f,=&f,=&f,=&f,l,r"
+    assert text == (
+        "{ .reg .pred p; .reg .pred p0; setp.eq.b32 p0, 0, 0; again: "
+        "@p0 ld.relaxed.gpu.global.v4.b32 {$0, $1, $2, $3}, [$4 + 0]; "
+        "setp.eq.b32 p0, $0, 0xffc0deae; setp.eq.or.b32 p0, $1, 0xffc0deae, p0; "
+        "setp.eq.or.b32 p0, $2, 0xffc0deae, p0; setp.eq.or.b32 p0, $3, 0xffc0deae, p0; "
+        "setp.ne.b32 p, 0, 0; or.pred p, p, p0; vote.sync.any.pred p, p, -1; @p bra again; }"
     )
-    assert messages.four(2).text.count("{$0, $2, $4, $6}, [$8]") == 1
-    assert [messages.four(places).pack for places in (1, 4, 16)] == [1, 4, 8]
+    places = messages.Place(0, True), messages.Place(512, False)
+    text, registers = messages.reading(places, 1, False, "r")
+    assert registers == "=&r,=&r,l,r"
+    assert text == (
+        "{ .reg .pred p; .reg .pred p0; setp.eq.b32 p0, 0, 0; "
+        ".reg .pred p1; setp.ne.b32 p1, $3, 0; mov.b32 $1, 0; "
+        "@p0 ld.global.nc.b32 $0, [$2 + 0]; @p1 ld.global.nc.b32 $1, [$2 + 2048]; }"
+    )

@@ -24,20 +24,10 @@ from mmfree_kernels.inference.layers import (
     mixer_in,
     mixer_out,
 )
-from mmfree_kernels.inference.messages import emptied, fetched, four, mailboxes, share
+from mmfree_kernels.inference.messages import emptied, fetched, mailboxes
 from mmfree_kernels.inference.model import PackedModel
-from mmfree_kernels.inference.threads import (
-    codes_of,
-    inside,
-    layout_of,
-    loaded_four,
-    own_layout,
-    places_of,
-    row_of_one,
-    rows_of,
-    sums_of,
-    weights_of,
-)
+from mmfree_kernels.inference.products import groups_of, over_warps, rows_of, sums_of, weights_of
+from mmfree_kernels.inference.threads import codes_of, line_layout, loaded, rounds_of
 from mmfree_kernels.ops.bitlinear.packed import INTERPRETED, overlaps
 from mmfree_kernels.ops.gluon import gl, jit
 
@@ -64,9 +54,6 @@ def _token(
     turns,
     layers,
     batch,
-    hidden,
-    inner,
-    width,
     vocabulary,
     layer_words,
     layer_vectors,
@@ -85,30 +72,18 @@ def _token(
     PREFETCHES: tl.constexpr,
     WARPS: tl.constexpr,
     COUNT: tl.constexpr,
-    HIDDEN_ROUNDS: tl.constexpr,
-    HIDDEN_EXACT: tl.constexpr,
+    HIDDEN: tl.constexpr,
     HIDDEN_QUADS: tl.constexpr,
     HIDDEN_UNIT: tl.constexpr,
     HIDDEN_CHUNKS: tl.constexpr,
-    HIDDEN_TEXT: tl.constexpr,
-    HIDDEN_REGISTERS: tl.constexpr,
-    HIDDEN_PACK: tl.constexpr,
-    INNER_ROUNDS: tl.constexpr,
-    INNER_EXACT: tl.constexpr,
+    INNER: tl.constexpr,
     INNER_QUADS: tl.constexpr,
     INNER_UNIT: tl.constexpr,
     INNER_CHUNKS: tl.constexpr,
-    INNER_TEXT: tl.constexpr,
-    INNER_REGISTERS: tl.constexpr,
-    INNER_PACK: tl.constexpr,
-    WIDTH_ROUNDS: tl.constexpr,
-    WIDTH_EXACT: tl.constexpr,
+    WIDTH: tl.constexpr,
     WIDTH_QUADS: tl.constexpr,
     WIDTH_UNIT: tl.constexpr,
     WIDTH_CHUNKS: tl.constexpr,
-    WIDTH_TEXT: tl.constexpr,
-    WIDTH_REGISTERS: tl.constexpr,
-    WIDTH_PACK: tl.constexpr,
     HEAD_QUADS: tl.constexpr,
 ):
     """A token of each sequence, from embedding to choice; group n of the programs has sequence n.
@@ -118,59 +93,55 @@ def _token(
     all_, everyone = gl.program_id(0), gl.num_programs(0)
     me, group = all_ % programs, all_ // programs
     turn = gl.load(turns + group)
-    word_start, word_bytes = share(layer_words, all_, everyone)
-    vector_start, vector_bytes = share(layer_vectors, all_, everyone)
-    head_start, head_bytes = share(head_words, all_, everyone)
-    fetched(words + word_start, word_bytes, PREFETCHES)
-    fetched(vectors + vector_start, vector_bytes, PREFETCHES)
+    fetched(words, layer_words, all_, everyone, PREFETCHES)
+    fetched(vectors, layer_vectors, all_, everyone, PREFETCHES)
     emptied(
-        mail + (2 * group + 1 - turn) * size,
-        size,
-        me,
-        programs,
-        32 * WARPS,
-        gl.SliceLayout(0, gl.SliceLayout(0, layout_of(WARPS))),
+        mail + (2 * group + 1 - turn) * size, size, me, programs, 32 * WARPS, line_layout(WARPS)
     )
-    # A mailbox: x before each block and at the end, x between the halves, g, silu(state), v, and
-    # what each program found best.
+    # A mailbox: x before each block and at the end, x between the halves, g and silu(state)
+    # of each block, v, and what each program found best.
     x = mail + (2 * group + turn) * size
-    middle = x + (layers + 1) * hidden
-    gates = middle + layers * hidden
-    opened = gates + layers * inner
-    v = opened + layers * inner
-    bests = v + layers * width
+    middle = x + (layers + 1) * HIDDEN
+    gates = middle + layers * HIDDEN
+    v = gates + 2 * layers * INNER
+    bests = v + layers * WIDTH
     h_first, s_first, w_first = me * hidden_rows, me * inner_rows, me * width_rows
-    h_last = gl.minimum(hidden, h_first + hidden_rows)
-    s_last = gl.minimum(inner, s_first + inner_rows)
-    w_last = gl.minimum(width, w_first + width_rows)
+    h_last = gl.minimum(HIDDEN, h_first + hidden_rows)
+    s_last = gl.minimum(INNER, s_first + inner_rows)
+    w_last = gl.minimum(WIDTH, w_first + width_rows)
 
     token = gl.load(tokens + group)
     known = (token >= 0) & (token < vocabulary)
     step = 1.0
     if SCALED:
         step = gl.load(steps + token, mask=known, other=0.0)
-    for chunk in gl.static_range(HIDDEN_CHUNKS):
-        row = rows_of(h_first + chunk * (4 * HIDDEN_QUADS), HIDDEN_QUADS, WARPS)
+    for start in range(h_first, h_last, 32 * WARPS):
+        row = start + gl.arange(0, 32 * WARPS, layout=line_layout(WARPS))
         live = row < h_last
-        value = gl.load(embedding + token * hidden + row, mask=live & known, other=0)
+        value = gl.load(embedding + token * HIDDEN + row, mask=live & known, other=0)
         value = gl.where(known, value.to(gl.float32) * step, float("nan"))
         gl.store(x + row, value, mask=live)
 
-    state += group * inner
+    state += group * INNER
+    # How many words each layer of a block has.
+    in_size, out_size = 3 * INNER * (HIDDEN // 16), HIDDEN * (INNER // 16)
+    up_size, down_size = 2 * WIDTH * (HIDDEN // 16), HIDDEN * (WIDTH // 16)
     for layer in range(layers):
-        out_words = words + 3 * inner * (hidden // 16)
-        up_words = out_words + hidden * (inner // 16)
-        down_words = up_words + 2 * width * (hidden // 16)
-        inner_vectors = vectors + 4 * hidden
-        up_vectors = inner_vectors + 2 * inner
-        down_vectors = up_vectors + 2 * hidden
-        bounds = down_vectors + width
-        scales = bounds + inner
-        if layer + 1 < layers:
-            fetched(words + layer_words + word_start, word_bytes, PREFETCHES)
-            fetched(vectors + layer_vectors + vector_start, vector_bytes, PREFETCHES)
+        out_words = words + in_size
+        up_words = out_words + out_size
+        down_words = up_words + up_size
+        inner_vectors = vectors + 4 * HIDDEN
+        up_vectors = inner_vectors + 2 * INNER
+        down_vectors = up_vectors + 2 * HIDDEN
+        bounds = down_vectors + WIDTH
+        scales = bounds + INNER
+        # Ahead of each layer, that of the next block comes; at the end the head.
+        more = layer + 1 < layers
+        if more:
+            fetched(vectors + layer_vectors, layer_vectors, all_, everyone, PREFETCHES)
+            fetched(words + layer_words, in_size, all_, everyone, PREFETCHES)
         else:
-            fetched(words + layer_words + head_start, head_bytes, PREFETCHES)
+            fetched(words + layer_words, head_words, all_, everyone, PREFETCHES)
         mixer_in(
             words,
             vectors,
@@ -179,47 +150,39 @@ def _token(
             x,
             state,
             gates,
-            opened,
             s_first,
             s_last,
-            hidden,
-            inner,
             hidden_inverse,
             eps,
+            HIDDEN,
+            INNER,
             BOUNDED,
-            HIDDEN_ROUNDS,
-            HIDDEN_EXACT,
             INNER_QUADS,
             INNER_UNIT,
             INNER_CHUNKS,
-            HIDDEN_TEXT,
-            HIDDEN_REGISTERS,
-            HIDDEN_PACK,
             WARPS,
         )
+        if more:
+            fetched(out_words + layer_words, out_size, all_, everyone, PREFETCHES)
         mixer_out(
             out_words,
             inner_vectors,
             scales + 4,
             gates,
-            opened,
             x,
             middle,
             h_first,
             h_last,
-            inner,
             inner_inverse,
             eps,
-            INNER_ROUNDS,
-            INNER_EXACT,
+            INNER,
             HIDDEN_QUADS,
             HIDDEN_UNIT,
             HIDDEN_CHUNKS,
-            INNER_TEXT,
-            INNER_REGISTERS,
-            INNER_PACK,
             WARPS,
         )
+        if more:
+            fetched(up_words + layer_words, up_size, all_, everyone, PREFETCHES)
         channel_in(
             up_words,
             up_vectors,
@@ -228,49 +191,40 @@ def _token(
             v,
             w_first,
             w_last,
-            hidden,
-            width,
             hidden_inverse,
             eps,
-            HIDDEN_ROUNDS,
-            HIDDEN_EXACT,
+            HIDDEN,
+            WIDTH,
             WIDTH_QUADS,
             WIDTH_UNIT,
             WIDTH_CHUNKS,
-            HIDDEN_TEXT,
-            HIDDEN_REGISTERS,
-            HIDDEN_PACK,
             WARPS,
         )
+        if more:
+            fetched(down_words + layer_words, down_size, all_, everyone, PREFETCHES)
         channel_out(
             down_words,
             down_vectors,
             scales + 12,
             v,
             middle,
-            x + hidden,
+            x + HIDDEN,
             h_first,
             h_last,
-            width,
             width_inverse,
-            WIDTH_ROUNDS,
-            WIDTH_EXACT,
+            WIDTH,
             HIDDEN_QUADS,
             HIDDEN_UNIT,
             HIDDEN_CHUNKS,
-            WIDTH_TEXT,
-            WIDTH_REGISTERS,
-            WIDTH_PACK,
             WARPS,
         )
         words += layer_words
         vectors += layer_vectors
-        x += hidden
-        middle += hidden
-        gates += inner
-        opened += inner
-        v += width
-        state += batch * inner
+        x += HIDDEN
+        middle += HIDDEN
+        gates += 2 * INNER
+        v += WIDTH
+        state += batch * INNER
     head(
         words,
         vectors,
@@ -280,16 +234,11 @@ def _token(
         bests + programs,
         me,
         programs,
-        hidden,
         vocabulary,
         hidden_inverse,
         eps,
-        HIDDEN_ROUNDS,
-        HIDDEN_EXACT,
+        HIDDEN,
         HEAD_QUADS,
-        HIDDEN_TEXT,
-        HIDDEN_REGISTERS,
-        HIDDEN_PACK,
         WARPS,
     )
     if me == 0:
@@ -304,28 +253,19 @@ def _products(
     words,
     out,
     rows,
-    columns,
-    ROUNDS: tl.constexpr,
-    EXACT: tl.constexpr,
+    COLUMNS: tl.constexpr,
     QUADS: tl.constexpr,
+    UNIT: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    LAYOUT: tl.constexpr = layout_of(WARPS)
-    THREADS: tl.constexpr = 32 * WARPS
     first = gl.program_id(0) * (4 * QUADS)
-    own = weights_of(words, first, rows, columns, QUADS, 1, ROUNDS, THREADS, EXACT, LAYOUT)
-    found = loaded_four(codes + places_of(columns, ROUNDS, THREADS, LAYOUT, EXACT))
-    q = codes_of(inside(found, columns, ROUNDS, LAYOUT, EXACT), 1.0)
-    each = gl.convert_layout(row_of_one(sums_of(own, q, WARPS), WARPS), own_layout(WARPS))
-    row = rows_of(first, QUADS, WARPS)
-    gl.store(out + row, each, mask=row < rows)
-
-
-class Input(NamedTuple):
-    """How the threads of a program hold an input: in how many rounds, and whether exactly."""
-
-    rounds: int
-    exact: bool
+    last = gl.minimum(rows, first + 4 * QUADS)
+    own = weights_of(words, first, last, COLUMNS, QUADS, UNIT, WARPS)
+    q = codes_of(loaded(codes, COLUMNS, WARPS), 1.0)
+    each = over_warps(sums_of(own, q, QUADS, UNIT, WARPS), groups_of(QUADS), WARPS)
+    for group in gl.static_range(groups_of(QUADS)):
+        row, live = rows_of(first, last, group, QUADS, UNIT, WARPS)
+        gl.store(out + row, each[group], mask=live)
 
 
 class Cut(NamedTuple):
@@ -338,28 +278,25 @@ class Cut(NamedTuple):
     chunks: int
 
 
-def held(columns: int, warps: int) -> Input:
-    """How `warps` warps hold so many columns."""
-    rounds = max(1, triton.next_power_of_2(columns // 4) // (32 * warps))
-    return Input(rounds, rounds * 32 * warps == columns // 4)
-
-
-SPARE = 1.15
+SPARE = 1.1
 """A program may have so many times its share of rows, so that more of them lie in one tile."""
-WORDS = 32
-"""So many packed words of a matrix a thread loads at a time; twice as many of several matrices."""
+WORDS = 96
+"""So many packed words of its rows a thread can hold."""
 
 
 def cut(rows: int, programs: int, matrices: int, rounds: int) -> Cut:
     """How to cut rows, a multiple of 16, for that many programs, whose threads hold their input in
-    so many rounds."""
+    so many rounds.
+
+    Where a thread cannot hold all words at once, it holds those of two chunks.
+    """
     share_ = -(-(rows // 4) // programs)
     unit = next(u for u in (4, 2, 1) if -(-share_ // u) * u <= SPARE * share_ or u == 1)
-    quads = -(-share_ // unit) * unit
-    words = WORDS * min(matrices, 2)
-    most = max(unit, 1 << max(0, (words // (matrices * rounds)).bit_length() - 1))
-    together = min(most, triton.next_power_of_2(quads))
-    return Cut(4 * quads, together, unit, -(-quads // together))
+    units = -(-share_ // unit)
+    words = unit * matrices * rounds
+    chunks = 1 if units * words <= WORDS else -(-units // max(1, WORDS // (2 * words)))
+    together = -(-units // chunks)
+    return Cut(4 * unit * units, unit * together, unit, -(-units // together))
 
 
 @dataclass(frozen=True)
@@ -413,12 +350,12 @@ class Step:
         self.mail = mailboxes(batch, -(-size // 4) * 4, model.device)
         self.turns = torch.zeros(batch, dtype=torch.int32, device=model.device)
         inputs = {"HIDDEN": hidden, "INNER": inner, "WIDTH": width}
-        found = {name: held(columns, how.warps) for name, columns in inputs.items()}
-        widest = max(found["INNER"].rounds, found["WIDTH"].rounds)
+        rounds = {name: rounds_of(columns, how.warps) for name, columns in inputs.items()}
+        widest = max(rounds["INNER"], rounds["WIDTH"])
         cuts = {
             "HIDDEN": cut(hidden, programs, 1, widest),
-            "INNER": cut(inner, programs, 3, found["HIDDEN"].rounds),
-            "WIDTH": cut(width, programs, 2, found["HIDDEN"].rounds),
+            "INNER": cut(inner, programs, 3, rounds["HIDDEN"]),
+            "WIDTH": cut(width, programs, 2, rounds["HIDDEN"]),
         }
         self.arguments = (
             tokens,
@@ -432,9 +369,6 @@ class Step:
             self.turns,
             layers,
             batch,
-            hidden,
-            inner,
-            width,
             config.vocab_size,
             model.layer_words,
             model.layer_vectors,
@@ -454,16 +388,11 @@ class Step:
             "HEAD_QUADS": HEAD_QUADS,
         }
         for name in inputs:
-            reads = four(found[name].rounds)
             self.constants |= {
-                f"{name}_ROUNDS": found[name].rounds,
-                f"{name}_EXACT": found[name].exact,
+                name: inputs[name],
                 f"{name}_QUADS": cuts[name].quads,
                 f"{name}_UNIT": cuts[name].unit,
                 f"{name}_CHUNKS": cuts[name].chunks,
-                f"{name}_TEXT": reads.text,
-                f"{name}_REGISTERS": reads.registers,
-                f"{name}_PACK": reads.pack,
             }
         self.grid, self.warps = (batch * programs,), how.warps
 
@@ -474,16 +403,14 @@ class Step:
         )
 
 
-def sums(q: Tensor, packed: Tensor, warps: int = 4) -> Tensor:
+def sums(q: Tensor, packed: Tensor, warps: int = 4, quads: int = 4, unit: int = 4) -> Tensor:
     """The products that `Step` takes, by themselves: exact sums float32 [tokens, rows] of codes q
     int8 [tokens, columns] and packed weights, each below 2^24."""
     tiles, groups, _ = packed.shape
     rows, columns = 16 * tiles, 16 * groups
     out = torch.empty(len(q), rows, device=q.device)
-    warps = 1 if INTERPRETED else warps
-    how = held(columns, warps)
     for codes, row in zip(q.float(), out, strict=True):
-        _products[(triton.cdiv(rows, 16),)](
-            codes, packed, row, rows, columns, how.rounds, how.exact, 4, warps, num_warps=warps
+        _products[(triton.cdiv(rows, 4 * quads),)](
+            codes, packed, row, rows, columns, quads, unit, warps, num_warps=warps
         )
     return out

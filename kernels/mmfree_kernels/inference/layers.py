@@ -3,30 +3,32 @@ sends the values of its rows."""
 
 import triton.language as tl
 
-from mmfree_kernels.inference.messages import received, received_four
+from mmfree_kernels.inference.messages import received_one
+from mmfree_kernels.inference.products import (
+    groups_of,
+    over_warps,
+    own_layout,
+    rows_of,
+    sums_of,
+    weights_of,
+)
 from mmfree_kernels.inference.threads import (
     INNER_EPS,
     codes_of,
+    factor_of,
     greatest,
-    inside,
-    layout_of,
-    loaded_four,
+    line_layout,
+    loaded,
     of_five,
     of_three,
     of_two,
-    own_layout,
-    places_of,
+    received,
+    received_two,
     root_of,
-    row_of_one,
-    rows_of,
-    rows_of_three,
-    rows_of_two,
     sigmoid,
     squares,
     step_of,
-    sums_of,
     times,
-    weights_of,
 )
 from mmfree_kernels.ops.gluon import gl, jit
 
@@ -40,82 +42,85 @@ def mixer_in(
     x,
     state,
     gates,
-    opened,
     first,
     last,
-    hidden,
-    inner,
     inverse,
     eps,
+    HIDDEN: tl.constexpr,
+    INNER: tl.constexpr,
     BOUNDED: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    EXACT: tl.constexpr,
     QUADS: tl.constexpr,
     UNIT: tl.constexpr,
     CHUNKS: tl.constexpr,
-    TEXT: tl.constexpr,
-    REGISTERS: tl.constexpr,
-    PACK: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """state = f · state + silu(i) · (1 - f), and send g and silu(state), by three projections of
-    the twice normed x."""
-    LAYOUT: tl.constexpr = layout_of(WARPS)
-    THREADS: tl.constexpr = 32 * WARPS
+    """state = f · state + silu(i) · (1 - f), by three projections of the twice normed x; send g to
+    the first half of `gates` and silu(state) to the second."""
     # The three lie one above another: each is so many words.
-    third = inner * (hidden // 16)
-    wi = weights_of(words, first, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT)
-    wf = weights_of(words + third, first, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT)
-    wg = weights_of(
-        words + 2 * third, first, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT
-    )
-    at = places_of(hidden, ROUNDS, THREADS, LAYOUT, EXACT)
-    outer, i_gains = loaded_four(vectors + at), loaded_four(vectors + hidden + at)
-    f_gains, g_gains = (
-        loaded_four(vectors + 2 * hidden + at),
-        loaded_four(vectors + 3 * hidden + at),
-    )
+    third = INNER * (HIDDEN // 16)
+    wi = weights_of(words, first, last, HIDDEN, QUADS, UNIT, WARPS)
+    wf = weights_of(words + third, first, last, HIDDEN, QUADS, UNIT, WARPS)
+    wg = weights_of(words + 2 * third, first, last, HIDDEN, QUADS, UNIT, WARPS)
+    before = _of_rows(state, first, last, QUADS, UNIT, WARPS)
+    if BOUNDED:
+        least = _of_rows(bounds, first, last, QUADS, UNIT, WARPS)
+    outer = loaded(vectors, HIDDEN, WARPS)
+    i_gains = loaded(vectors + HIDDEN, HIDDEN, WARPS)
+    f_gains = loaded(vectors + 2 * HIDDEN, HIDDEN, WARPS)
+    g_gains = loaded(vectors + 3 * HIDDEN, HIDDEN, WARPS)
     i_scale, f_scale, g_scale = gl.load(scales), gl.load(scales + 1), gl.load(scales + 2)
-    found = received_four(x + at, TEXT, REGISTERS, PACK)
-    found = inside(found, hidden, ROUNDS, LAYOUT, EXACT)
+    found = received(x, HIDDEN, WARPS)
     z = times(found, outer)
     # Each projection has gains of its own and so quantises z for itself.
     yi, yf, yg = times(z, i_gains), times(z, f_gains), times(z, g_gains)
     all_squares, normed, mi, mf, mg = of_five(
-        squares(found, WARPS),
-        squares(z, WARPS),
-        greatest(yi, WARPS),
-        greatest(yf, WARPS),
-        greatest(yg, WARPS),
-        WARPS,
+        squares(found), squares(z), greatest(yi), greatest(yf), greatest(yg), WARPS
     )
     root = root_of(all_squares, normed, inverse, eps)
-    ni, nf, ng = step_of(mi, root), step_of(mf, root), step_of(mg, root)
-    qi, qf, qg = codes_of(yi, root / ni), codes_of(yf, root / nf), codes_of(yg, root / ng)
+    qi = codes_of(yi, factor_of(mi, root))
+    qf = codes_of(yf, factor_of(mf, root))
+    qg = codes_of(yg, factor_of(mg, root))
+    i_step, f_step, g_step = (
+        step_of(mi, root) * i_scale,
+        step_of(mf, root) * f_scale,
+        step_of(mg, root) * g_scale,
+    )
     for chunk in gl.static_range(CHUNKS):
         begin = first + chunk * (4 * QUADS)
-        if chunk > 0:
-            wi = weights_of(words, begin, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT)
-            wf = weights_of(
-                words + third, begin, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT
-            )
-            wg = weights_of(
-                words + 2 * third, begin, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT
-            )
-        row = rows_of(begin, QUADS, WARPS)
-        live = row < last
-        before = gl.load(state + row, mask=live, other=0.0)
-        i, f, g = rows_of_three(
-            sums_of(wi, qi, WARPS), sums_of(wf, qf, WARPS), sums_of(wg, qg, WARPS), WARPS
-        )
-        i, f, g = i * (ni * i_scale), sigmoid(f * (nf * f_scale)), g * (ng * g_scale)
+        ci, cf, cg, now = wi, wf, wg, before
         if BOUNDED:
-            bound = gl.load(bounds + row, mask=live, other=0.0)
-            f = bound + (1 - bound) * f
-        h = f * before + i * sigmoid(i) * (1 - f)
-        gl.store(gates + row, g, mask=live)
-        gl.store(opened + row, h * sigmoid(h), mask=live)
-        gl.store(state + row, h, mask=live)
+            bound = least
+        if chunk + 1 < CHUNKS:
+            after = begin + 4 * QUADS
+            wi = weights_of(words, after, last, HIDDEN, QUADS, UNIT, WARPS)
+            wf = weights_of(words + third, after, last, HIDDEN, QUADS, UNIT, WARPS)
+            wg = weights_of(words + 2 * third, after, last, HIDDEN, QUADS, UNIT, WARPS)
+            before = _of_rows(state, after, last, QUADS, UNIT, WARPS)
+            if BOUNDED:
+                least = _of_rows(bounds, after, last, QUADS, UNIT, WARPS)
+        si = sums_of(ci, qi, QUADS, UNIT, WARPS)
+        sf = sums_of(cf, qf, QUADS, UNIT, WARPS)
+        sg = sums_of(cg, qg, QUADS, UNIT, WARPS)
+        for group in gl.static_range(groups_of(QUADS)):
+            row, live = rows_of(begin, last, group, QUADS, UNIT, WARPS)
+            i, f, g = over_warps((si[group], sf[group], sg[group]), 3, WARPS)
+            i, f, g = i * i_step, sigmoid(f * f_step), g * g_step
+            if BOUNDED:
+                f = bound[group] + (1 - bound[group]) * f
+            h = f * now[group] + i * sigmoid(i) * (1 - f)
+            gl.store(gates + row, g, mask=live)
+            gl.store(gates + INNER + row, h * sigmoid(h), mask=live)
+            gl.store(state + row, h, mask=live)
+
+
+@jit
+def _of_rows(base, first, last, QUADS: tl.constexpr, UNIT: tl.constexpr, WARPS: tl.constexpr):
+    """A value of each row, for each group of eight quads a tensor [32]."""
+    found = ()
+    for group in gl.static_range(groups_of(QUADS)):
+        row, live = rows_of(first, last, group, QUADS, UNIT, WARPS)
+        found += (gl.load(base + row, mask=live, other=0.0, cache_modifier=".cg"),)
+    return found
 
 
 @jit
@@ -124,58 +129,41 @@ def mixer_out(
     vectors,
     scale,
     gates,
-    opened,
     x,
     out,
     first,
     last,
-    inner,
     inverse,
     eps,
-    ROUNDS: tl.constexpr,
-    EXACT: tl.constexpr,
+    INNER: tl.constexpr,
     QUADS: tl.constexpr,
     UNIT: tl.constexpr,
     CHUNKS: tl.constexpr,
-    TEXT: tl.constexpr,
-    REGISTERS: tl.constexpr,
-    PACK: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """Send x + the projection of RMS(g) · silu(state)."""
-    LAYOUT: tl.constexpr = layout_of(WARPS)
-    THREADS: tl.constexpr = 32 * WARPS
-    own = weights_of(words, first, last, inner, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT)
-    at = places_of(inner, ROUNDS, THREADS, LAYOUT, EXACT)
-    outer, gains, factor = (
-        loaded_four(vectors + at),
-        loaded_four(vectors + inner + at),
-        gl.load(scale),
-    )
-    g, h = (
-        received_four(gates + at, TEXT, REGISTERS, PACK),
-        received_four(opened + at, TEXT, REGISTERS, PACK),
-    )
-    g, h = inside(g, inner, ROUNDS, LAYOUT, EXACT), inside(h, inner, ROUNDS, LAYOUT, EXACT)
+    """Send x + the projection of RMS(g) · silu(state); `gates` has one behind the other."""
+    own = weights_of(words, first, last, INNER, QUADS, UNIT, WARPS)
+    # It has arrived already: the whole input of the block has.
+    before = _of_rows(x, first, last, QUADS, UNIT, WARPS)
+    outer = loaded(vectors, INNER, WARPS)
+    gains = loaded(vectors + INNER, INNER, WARPS)
+    factor = gl.load(scale)
+    g, h = received_two(gates, INNER, WARPS)
     z = times(times(g, outer), h)
     y = times(z, gains)
-    all_squares, normed, most = of_three(
-        squares(g, WARPS), squares(z, WARPS), greatest(y, WARPS), WARPS
-    )
+    all_squares, normed, most = of_three(squares(g), squares(z), greatest(y), WARPS)
     root = root_of(all_squares, normed, inverse, eps)
-    step = step_of(most, root)
     _added(
         own,
+        before,
         words,
-        codes_of(y, root / step),
-        step * factor,
+        codes_of(y, factor_of(most, root)),
+        step_of(most, root) * factor,
         x,
         out,
         first,
         last,
-        inner,
-        ROUNDS,
-        EXACT,
+        INNER,
         QUADS,
         UNIT,
         CHUNKS,
@@ -186,6 +174,7 @@ def mixer_out(
 @jit
 def _added(
     own,
+    before,
     words,
     q,
     factor,
@@ -193,36 +182,25 @@ def _added(
     out,
     first,
     last,
-    columns,
-    ROUNDS: tl.constexpr,
-    EXACT: tl.constexpr,
+    COLUMNS: tl.constexpr,
     QUADS: tl.constexpr,
     UNIT: tl.constexpr,
     CHUNKS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """Send x + factor · the products of q and the program's rows, the first of which are `own`."""
+    """Send x + factor · the products of q and the program's rows; of the first chunk of these
+    `own` are the weights and `before` is x."""
     for chunk in gl.static_range(CHUNKS):
         begin = first + chunk * (4 * QUADS)
-        if chunk > 0:
-            own = weights_of(
-                words,
-                begin,
-                last,
-                columns,
-                QUADS,
-                UNIT,
-                ROUNDS,
-                32 * WARPS,
-                EXACT,
-                layout_of(WARPS),
-            )
-        row = rows_of(begin, QUADS, WARPS)
-        live = row < last
-        # It has arrived already: the whole input of the block has.
-        before = gl.load(x + row, mask=live, other=0.0, cache_modifier=".cg")
-        found = gl.convert_layout(row_of_one(sums_of(own, q, WARPS), WARPS), own_layout(WARPS))
-        gl.store(out + row, before + found * factor, mask=live)
+        weights, now = own, before
+        if chunk + 1 < CHUNKS:
+            after = begin + 4 * QUADS
+            own = weights_of(words, after, last, COLUMNS, QUADS, UNIT, WARPS)
+            before = _of_rows(x, after, last, QUADS, UNIT, WARPS)
+        found = over_warps(sums_of(weights, q, QUADS, UNIT, WARPS), groups_of(QUADS), WARPS)
+        for group in gl.static_range(groups_of(QUADS)):
+            row, live = rows_of(begin, last, group, QUADS, UNIT, WARPS)
+            gl.store(out + row, now[group] + found[group] * factor, mask=live)
 
 
 @jit
@@ -234,79 +212,53 @@ def channel_in(
     out,
     first,
     last,
-    hidden,
-    width,
     inverse,
     eps,
-    ROUNDS: tl.constexpr,
-    EXACT: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    WIDTH: tl.constexpr,
     QUADS: tl.constexpr,
     UNIT: tl.constexpr,
     CHUNKS: tl.constexpr,
-    TEXT: tl.constexpr,
-    REGISTERS: tl.constexpr,
-    PACK: tl.constexpr,
     WARPS: tl.constexpr,
 ):
     """Send silu(gate) · up, from the two projections of the twice normed x."""
-    LAYOUT: tl.constexpr = layout_of(WARPS)
-    THREADS: tl.constexpr = 32 * WARPS
-    half = width * (hidden // 16)
-    wg = weights_of(words, first, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT)
-    wu = weights_of(words + half, first, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT)
-    q, factor = _normed(
-        vectors, scale, x, hidden, inverse, eps, ROUNDS, EXACT, TEXT, REGISTERS, PACK, WARPS
-    )
+    half = WIDTH * (HIDDEN // 16)
+    wg = weights_of(words, first, last, HIDDEN, QUADS, UNIT, WARPS)
+    wu = weights_of(words + half, first, last, HIDDEN, QUADS, UNIT, WARPS)
+    q, factor = _normed(vectors, scale, x, inverse, eps, HIDDEN, WARPS)
     for chunk in gl.static_range(CHUNKS):
         begin = first + chunk * (4 * QUADS)
-        if chunk > 0:
-            wg = weights_of(words, begin, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT)
-            wu = weights_of(
-                words + half, begin, last, hidden, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT
-            )
-        row = rows_of(begin, QUADS, WARPS)
-        gate, up = rows_of_two(sums_of(wg, q, WARPS), sums_of(wu, q, WARPS), WARPS)
-        gate, up = gate * factor, up * factor
-        gl.store(out + row, gate * sigmoid(gate) * up, mask=row < last)
+        cg, cu = wg, wu
+        if chunk + 1 < CHUNKS:
+            after = begin + 4 * QUADS
+            wg = weights_of(words, after, last, HIDDEN, QUADS, UNIT, WARPS)
+            wu = weights_of(words + half, after, last, HIDDEN, QUADS, UNIT, WARPS)
+        found = over_warps(
+            sums_of(cg, q, QUADS, UNIT, WARPS) + sums_of(cu, q, QUADS, UNIT, WARPS),
+            2 * groups_of(QUADS),
+            WARPS,
+        )
+        for group in gl.static_range(groups_of(QUADS)):
+            row, live = rows_of(begin, last, group, QUADS, UNIT, WARPS)
+            gate, up = found[group] * factor, found[group + groups_of(QUADS)] * factor
+            gl.store(out + row, gate * sigmoid(gate) * up, mask=live)
 
 
 @jit
-def _normed(
-    vectors,
-    scale,
-    x,
-    columns,
-    inverse,
-    eps,
-    ROUNDS: tl.constexpr,
-    EXACT: tl.constexpr,
-    TEXT: tl.constexpr,
-    REGISTERS: tl.constexpr,
-    PACK: tl.constexpr,
-    WARPS: tl.constexpr,
-):
+def _normed(vectors, scale, x, inverse, eps, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
     """The codes of the twice normed x, once it has come, and what a product with them is worth.
 
     `vectors` has the gains of both norms, one behind the other.
     """
-    LAYOUT: tl.constexpr = layout_of(WARPS)
-    THREADS: tl.constexpr = 32 * WARPS
-    at = places_of(columns, ROUNDS, THREADS, LAYOUT, EXACT)
-    outer, gains, factor = (
-        loaded_four(vectors + at),
-        loaded_four(vectors + columns + at),
-        gl.load(scale),
-    )
-    found = received_four(x + at, TEXT, REGISTERS, PACK)
-    found = inside(found, columns, ROUNDS, LAYOUT, EXACT)
+    outer = loaded(vectors, COLUMNS, WARPS)
+    gains = loaded(vectors + COLUMNS, COLUMNS, WARPS)
+    factor = gl.load(scale)
+    found = received(x, COLUMNS, WARPS)
     z = times(found, outer)
     y = times(z, gains)
-    all_squares, normed, most = of_three(
-        squares(found, WARPS), squares(z, WARPS), greatest(y, WARPS), WARPS
-    )
+    all_squares, normed, most = of_three(squares(found), squares(z), greatest(y), WARPS)
     root = root_of(all_squares, normed, inverse, eps)
-    step = step_of(most, root)
-    return codes_of(y, root / step), step * factor
+    return codes_of(y, factor_of(most, root)), step_of(most, root) * factor
 
 
 @jit
@@ -319,42 +271,33 @@ def channel_out(
     out,
     first,
     last,
-    width,
     inverse,
-    ROUNDS: tl.constexpr,
-    EXACT: tl.constexpr,
+    WIDTH: tl.constexpr,
     QUADS: tl.constexpr,
     UNIT: tl.constexpr,
     CHUNKS: tl.constexpr,
-    TEXT: tl.constexpr,
-    REGISTERS: tl.constexpr,
-    PACK: tl.constexpr,
     WARPS: tl.constexpr,
 ):
     """Send x + the projection of the normed v."""
-    LAYOUT: tl.constexpr = layout_of(WARPS)
-    THREADS: tl.constexpr = 32 * WARPS
-    own = weights_of(words, first, last, width, QUADS, UNIT, ROUNDS, THREADS, EXACT, LAYOUT)
-    at = places_of(width, ROUNDS, THREADS, LAYOUT, EXACT)
-    gains, factor = loaded_four(vectors + at), gl.load(scale)
-    found = received_four(v + at, TEXT, REGISTERS, PACK)
-    found = inside(found, width, ROUNDS, LAYOUT, EXACT)
+    own = weights_of(words, first, last, WIDTH, QUADS, UNIT, WARPS)
+    # It has arrived already, as a whole.
+    before = _of_rows(x, first, last, QUADS, UNIT, WARPS)
+    gains, factor = loaded(vectors, WIDTH, WARPS), gl.load(scale)
+    found = received(v, WIDTH, WARPS)
     y = times(found, gains)
-    all_squares, most = of_two(squares(found, WARPS), greatest(y, WARPS), WARPS)
+    all_squares, most = of_two(squares(found), greatest(y), WARPS)
     root = gl.rsqrt(all_squares * inverse + INNER_EPS)
-    step = step_of(most, root)
     _added(
         own,
+        before,
         words,
-        codes_of(y, root / step),
-        step * factor,
+        codes_of(y, factor_of(most, root)),
+        step_of(most, root) * factor,
         x,
         out,
         first,
         last,
-        width,
-        ROUNDS,
-        EXACT,
+        WIDTH,
         QUADS,
         UNIT,
         CHUNKS,
@@ -372,56 +315,37 @@ def head(
     places,
     me,
     programs,
-    hidden,
     vocabulary,
     inverse,
     eps,
-    ROUNDS: tl.constexpr,
-    EXACT: tl.constexpr,
+    HIDDEN: tl.constexpr,
     QUADS: tl.constexpr,
-    TEXT: tl.constexpr,
-    REGISTERS: tl.constexpr,
-    PACK: tl.constexpr,
     WARPS: tl.constexpr,
 ):
     """logits = the projection of the twice normed x; send the greatest of a program's, and the
     first word that has it."""
-    LAYOUT: tl.constexpr = layout_of(WARPS)
-    THREADS: tl.constexpr = 32 * WARPS
     OWN: tl.constexpr = own_layout(WARPS)
     end = (vocabulary + 15) // 16 * 16  # the last tile is full, too
-    ahead = weights_of(
-        words, me * (4 * QUADS), end, hidden, QUADS, 4, ROUNDS, THREADS, EXACT, LAYOUT
-    )
-    q, factor = _normed(
-        vectors,
-        vectors + 2 * hidden,
-        x,
-        hidden,
-        inverse,
-        eps,
-        ROUNDS,
-        EXACT,
-        TEXT,
-        REGISTERS,
-        PACK,
-        WARPS,
-    )
-    best = gl.full((QUADS, 4), float("-inf"), gl.float32, layout=OWN)
-    where = gl.full((QUADS, 4), 0, gl.int32, layout=OWN)
+    first = me * (4 * QUADS)
+    ahead = weights_of(words, first, end, HIDDEN, QUADS, 4, WARPS)
+    q, factor = _normed(vectors, vectors + 2 * HIDDEN, x, inverse, eps, HIDDEN, WARPS)
+    best = gl.full((32,), float("-inf"), gl.float32, layout=OWN)
+    where = gl.full((32,), 0, gl.int32, layout=OWN)
     for first in range(me * (4 * QUADS), vocabulary, programs * (4 * QUADS)):
         now = ahead
         after = first + programs * (4 * QUADS)
-        ahead = weights_of(words, after, end, hidden, QUADS, 4, ROUNDS, THREADS, EXACT, LAYOUT)
-        found = gl.convert_layout(row_of_one(sums_of(now, q, WARPS), WARPS), OWN) * factor
-        row = rows_of(first, QUADS, WARPS)
-        gl.store(logits + row, found, mask=row < vocabulary)
-        better = (found > best) & (row < vocabulary)
-        where = gl.where(better, row, where)
-        best = gl.where(better, found, best)
-    most = gl.max(gl.max(best, 1), 0)
+        ahead = weights_of(words, after, end, HIDDEN, QUADS, 4, WARPS)
+        found = over_warps(sums_of(now, q, QUADS, 4, WARPS), groups_of(QUADS), WARPS)
+        for group in gl.static_range(groups_of(QUADS)):
+            row, live = rows_of(first, vocabulary, group, QUADS, 4, WARPS)
+            value = found[group] * factor
+            gl.store(logits + row, value, mask=live)
+            better = (value > best) & live
+            where = gl.where(better, row, where)
+            best = gl.where(better, value, best)
+    most = gl.max(best, 0)
     # Of words with the same logit the lowest is chosen.
-    lowest = gl.min(gl.min(gl.where(best == most, where, vocabulary), 1), 0)
+    lowest = gl.min(gl.where(best == most, where, vocabulary), 0)
     gl.store(bests + me, most)
     gl.store(places + me, lowest.to(gl.float32))
 
@@ -429,8 +353,7 @@ def head(
 @jit
 def choose(bests, places, tokens, programs, COUNT: tl.constexpr, WARPS: tl.constexpr):
     """The token of the greatest logit of all programs, the lowest of those that have it."""
-    THREAD: tl.constexpr = gl.SliceLayout(0, gl.SliceLayout(0, layout_of(WARPS)))
-    program = gl.minimum(gl.arange(0, COUNT, layout=THREAD), programs - 1)
-    value, word = received(bests + program), received(places + program)
+    program = gl.minimum(gl.arange(0, COUNT, layout=line_layout(WARPS)), programs - 1)
+    value, word = received_one(bests + program), received_one(places + program)
     chosen = gl.min(gl.where(value == gl.max(value, 0), word, 16777216.0), 0)
     gl.store(tokens, chosen.to(gl.int64))

@@ -9,10 +9,10 @@ The programs of such a kernel have to run at the same time, so it is launched co
 interpreter, where one runs after the other, there must be only one.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -23,7 +23,7 @@ EMPTY = -0x3F2152
 _BITS = EMPTY & 0xFFFFFFFF
 _EMPTY = tl.constexpr(EMPTY)
 _INTERPRETED = tl.constexpr(INTERPRETED)
-MOST_TOGETHER = 8
+MOST_TOGETHER = tl.constexpr(8)
 """So many reads of four values a thread has on their way at most."""
 
 # All lanes of a warp go round together, so that the compiler knows them together afterwards.
@@ -38,29 +38,43 @@ _FETCH = tl.constexpr(
 )
 
 
-class Four(NamedTuple):
-    """The assembly that reads four neighbouring values at each of `pack` places of a thread."""
+class Place(NamedTuple):
+    """Where a thread reads: so many values behind its first one, and whether every thread does."""
 
-    text: str
-    registers: str
-    pack: int
+    offset: int
+    whole: bool
 
 
-@lru_cache
-def four(places: int) -> Four:
-    """How a thread that has so many places to read from, a power of two, reads them."""
-    pack = min(MOST_TOGETHER, places)
-    values = range(4 * pack)
-    # Value j of place k is in register j · pack + k.
-    loads = [
-        f"ld.relaxed.gpu.global.v4.b32 {{{', '.join(f'${j * pack + k}' for j in range(4))}}}, "
-        f"[${4 * pack + k}];"
-        for k in range(pack)
-    ]
-    tests = [f"setp.eq.b32 p, $0, {_BITS:#x};"]
-    tests += [f"setp.eq.or.b32 p, ${v}, {_BITS:#x}, p;" for v in values[1:]]
-    text = " ".join(["{ .reg .pred p; again:", *loads, *tests, _AGAIN])
-    return Four(text, ",".join(["=&r"] * len(values) + ["l"] * pack), pack)
+@triton.constexpr_function
+def reading(places, width, waits, register):
+    """The assembly that reads `width` values at each of a thread's places, and its registers.
+
+    Its operands are the address of the first value, and whether the thread reads at places that not
+    every one does; values that it does not read are zero.  Whoever `waits` reads again what has not
+    come, until all has.
+    """
+    count = len(places) * width
+    vector = {1: "", 2: ".v2", 4: ".v4"}[width]
+    load = f"ld.{'relaxed.gpu.global' if waits else 'global.nc'}{vector}.b32"
+    begin, loads, tests, any_ = ["{ .reg .pred p;"], [], [], []
+    for number, place in enumerate(places):
+        offset, whole = place
+        p, values = f"p{number}", [f"${width * number + j}" for j in range(width)]
+        # p: whether the thread is to read here.
+        if whole:
+            begin.append(f".reg .pred {p}; setp.eq.b32 {p}, 0, 0;")
+        else:
+            begin.append(f".reg .pred {p}; setp.ne.b32 {p}, ${count + 1}, 0;")
+            begin += [f"mov.b32 {value}, 0;" for value in values]
+        into = f"{{{', '.join(values)}}}" if width > 1 else values[0]
+        loads.append(f"@{p} {load} {into}, [${count} + {4 * offset}];")
+        tests.append(f"setp.eq.b32 {p}, {values[0]}, {_BITS:#x};")
+        tests += [f"setp.eq.or.b32 {p}, {value}, {_BITS:#x}, {p};" for value in values[1:]]
+        any_.append(f"or.pred p, p, {p};")
+    text = [*begin, *loads, "}"]
+    if waits:
+        text = [*begin, "again:", *loads, *tests, "setp.ne.b32 p, 0, 0;", *any_, _AGAIN]
+    return " ".join(text), ",".join([f"=&{register}"] * count + ["l", "r"])
 
 
 def mailboxes(groups: int, size: int, device: torch.device) -> Tensor:
@@ -72,35 +86,48 @@ def mailboxes(groups: int, size: int, device: torch.device) -> Tensor:
 
 
 @jit
-def floats(a, b, c, d):
-    """The bits of four tensors as float32."""
-    return (
-        a.to(gl.float32, bitcast=True),
-        b.to(gl.float32, bitcast=True),
-        c.to(gl.float32, bitcast=True),
-        d.to(gl.float32, bitcast=True),
+def read(
+    at, here, PLACES: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr, WAITS: tl.constexpr
+):
+    """`WIDTH` values at each of the places from `at` on, as a tuple of tensors like `at`; at places
+    that are not whole, zero except `here`.
+
+    If it `WAITS` these are messages, and are read until all are there.
+    """
+    found = ()
+    if _INTERPRETED:
+        for offset, whole in PLACES:
+            for j in range(WIDTH):
+                found += (gl.load(at + (offset + j), mask=(here > 0) | whole, other=0),)
+    else:
+        for first in gl.static_range(0, len(PLACES), MOST_TOGETHER):
+            found += _read(at, here, _some(PLACES, first), WIDTH, TYPE, WAITS)
+    return found
+
+
+@triton.constexpr_function
+def _some(places, first):
+    return places[first : first + MOST_TOGETHER.value]
+
+
+@triton.constexpr_function
+def _registers(kind, count):
+    return "f" if kind == gl.float32 else "r", (kind,) * count
+
+
+@jit
+def _read(
+    at, here, PLACES: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr, WAITS: tl.constexpr
+):
+    REGISTERS: tl.constexpr = _registers(TYPE, len(PLACES) * WIDTH)
+    READING: tl.constexpr = reading(PLACES, WIDTH, WAITS, REGISTERS[0])
+    return gl.inline_asm_elementwise(
+        READING[0], READING[1], [at, here], dtype=REGISTERS[1], is_pure=False, pack=1
     )
 
 
 @jit
-def received_four(at, TEXT: tl.constexpr, REGISTERS: tl.constexpr, PACK: tl.constexpr):
-    """The four messages from each place on, as four tensors, once all are there."""
-    if _INTERPRETED:
-        return gl.load(at), gl.load(at + 1), gl.load(at + 2), gl.load(at + 3)
-    else:
-        a, b, c, d = gl.inline_asm_elementwise(
-            TEXT,
-            REGISTERS,
-            [at],
-            dtype=(gl.int32, gl.int32, gl.int32, gl.int32),
-            is_pure=False,
-            pack=PACK,
-        )
-        return floats(a, b, c, d)
-
-
-@jit
-def received(at):
+def received_one(at):
     """The message at each place, once it is there."""
     if _INTERPRETED:
         return gl.load(at)
@@ -121,16 +148,16 @@ def emptied(box, size, first, count, BLOCK: tl.constexpr, LAYOUT: tl.constexpr):
 
 
 @jit
-def share(size, number, count):
-    """Where share `number` of `count` of so many words begins, and how many bytes it has."""
-    each = ((size + count * 32 - 1) // (count * 32)) * 32
-    return number * each, gl.minimum(each, size - number * each) * 4
-
-
-@jit
-def fetched(at, size, PREFETCHES: tl.constexpr):
-    """Let bytes come to the L2 cache, where the device does so."""
+def fetched(at, size, number, count, PREFETCHES: tl.constexpr):
+    """Let share `number` of `count` of so many words come to the L2 cache, where the device does
+    so."""
     if PREFETCHES:
+        each = ((size + count * 32 - 1) // (count * 32)) * 32
         gl.inline_asm_elementwise(
-            _FETCH, "=r,l,r", [at, size], dtype=gl.int32, is_pure=False, pack=1
+            _FETCH,
+            "=r,l,r",
+            [at + number * each, gl.minimum(each, size - number * each) * 4],
+            dtype=gl.int32,
+            is_pure=False,
+            pack=1,
         )
