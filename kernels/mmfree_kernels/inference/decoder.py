@@ -4,7 +4,7 @@ launch."""
 import torch
 from torch import Tensor
 
-from mmfree_kernels.inference import ends, few, many
+from mmfree_kernels.inference import dozens, ends, few, many
 from mmfree_kernels.inference.model import PackedModel, check_tokens
 from mmfree_kernels.training.captured import graph_of
 
@@ -23,9 +23,11 @@ class Decoder:
         self.tokens = torch.zeros(batch, dtype=torch.int64, device=device)
         self.state = model.zero_state(batch)
         self.logits = torch.zeros(batch, config.vocab_size, device=device)
-        self._few = None
-        if few.takes(config.hidden_size, batch, device):
-            self._few = few.Step(model, self.tokens, self.state, self.logits)
+        self._whole: dozens.Step | few.Step | None = None
+        if dozens.takes(config.hidden_size, batch):
+            self._whole = dozens.Step(model, self.tokens, self.state, self.logits)
+        elif few.takes(config.hidden_size, batch, device):
+            self._whole = few.Step(model, self.tokens, self.state, self.logits)
         self._graph = graph_of(self._step) if device.type == "cuda" else None
         self.reset()
 
@@ -42,8 +44,8 @@ class Decoder:
             self._graph.replay()
 
     def _step(self) -> None:
-        if self._few is not None:
-            self._few()
+        if self._whole is not None:
+            self._whole()
             return
         model = self.model
         x = torch.empty(len(self.tokens), model.config.hidden_size, device=model.device)

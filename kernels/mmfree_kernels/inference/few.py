@@ -307,6 +307,13 @@ class Plan:
     warps: int
 
 
+def processors(device: torch.device) -> int:
+    """How many programs run at the same time, one on each."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return PROCESSORS
+
+
 def plan(hidden: int, batch: int, device: torch.device) -> Plan:
     """The programs that are resident at once, shared out among the sequences.
 
@@ -316,13 +323,9 @@ def plan(hidden: int, batch: int, device: torch.device) -> Plan:
     warps = 4 if hidden < LARGE else 8
     if INTERPRETED:
         return Plan(1, 1)
-    processors = (
-        torch.cuda.get_device_properties(device).multi_processor_count
-        if device.type == "cuda"
-        else PROCESSORS
-    )
-    resident = processors * (2 if warps == 4 and batch > 1 else 1)
-    return Plan(min(processors, resident // batch), warps)
+    most = processors(device)
+    resident = most * (2 if warps == 4 and batch > 1 else 1)
+    return Plan(min(most, resident // batch), warps)
 
 
 def takes(hidden: int, batch: int, device: torch.device) -> bool:

@@ -139,9 +139,12 @@ def received_one(at):
 
 
 @jit
-def emptied(box, size, first, count, BLOCK: tl.constexpr, LAYOUT: tl.constexpr):
-    """Empty what is program `first`'s of a mailbox that `count` programs share."""
-    nothing = gl.full((BLOCK,), _EMPTY, gl.int32, layout=LAYOUT).to(gl.float32, bitcast=True)
+def emptied(
+    box, size, first, count, BLOCK: tl.constexpr, LAYOUT: tl.constexpr, BITS: tl.constexpr = _EMPTY
+):
+    """Write `BITS` to what is program `first`'s of a mailbox that `count` programs share."""
+    nothing = gl.full((BLOCK,), BITS, gl.int32, layout=LAYOUT)
+    nothing = nothing.to(box.dtype.element_ty, bitcast=True)
     for start in range(first * BLOCK, size, count * BLOCK):
         at = start + gl.arange(0, BLOCK, layout=LAYOUT)
         gl.store(box + at, nothing, mask=at < size)

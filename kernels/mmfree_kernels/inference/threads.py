@@ -255,21 +255,34 @@ def _of_quad(word, k):
 
 
 @jit
-def codes_of(y, factor):
-    """8-bit codes of y · factor: the four words of each quad in each round; and last, -64 times the
-    sum of all bytes that a thread has."""
-    total = y[0].to(gl.int32) * 0
+def packed(y, factor):
+    """8-bit codes of y · factor, the four of each round in one word."""
     found = ()
     for r in gl.static_range(len(y) // 4):
         a, b = _code(y[4 * r], factor), _code(y[4 * r + 1], factor)
         c, d = _code(y[4 * r + 2], factor), _code(y[4 * r + 3], factor)
         if _INTERPRETED:
             word = (a & 255) | ((b & 255) << 8) | ((c & 255) << 16) | (d << 24)
-            four = _of_quad(word, 0), _of_quad(word, 1), _of_quad(word, 2), _of_quad(word, 3)
         else:
             word = gl.inline_asm_elementwise(
                 _PACK, "=r,r,r,r,r", [a, b, c, d], dtype=gl.int32, is_pure=True, pack=1
             )
+        found += (word,)
+    return found
+
+
+@jit
+def codes_of(y, factor):
+    """8-bit codes of y · factor: the four words of each quad in each round; and last, -64 times the
+    sum of all bytes that a thread has."""
+    total = y[0].to(gl.int32) * 0
+    words = packed(y, factor)
+    found = ()
+    for r in gl.static_range(len(words)):
+        word = words[r]
+        if _INTERPRETED:
+            four = _of_quad(word, 0), _of_quad(word, 1), _of_quad(word, 2), _of_quad(word, 3)
+        else:
             four = gl.inline_asm_elementwise(
                 _QUAD,
                 "=r,=r,=r,=r,r",
@@ -283,3 +296,18 @@ def codes_of(y, factor):
         found += (four[0], four[1], four[2], four[3])
     found += (total * -64,)
     return found
+
+
+@jit
+def sent(words, box, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
+    """Write the packed codes of all rounds to `box`, and give the sum of each warp's: [warps]."""
+    thread, last = number_of(WARPS), here(COLUMNS, WARPS) > 0
+    total = words[0] * 0
+    for r in gl.static_range(len(words)):
+        total = dp4a(total * 0 + 0x01010101, words[r], total)
+        at = box + r * (32 * WARPS) + thread
+        if (r + 1) * (128 * WARPS) <= COLUMNS:
+            gl.store(at, words[r])
+        else:
+            gl.store(at, words[r], mask=last)
+    return gl.sum(total, 1)

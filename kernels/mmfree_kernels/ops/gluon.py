@@ -34,7 +34,7 @@ def _without_layouts() -> SimpleNamespace:
         return lambda *args, **more: getattr(tl, name)(*args, **more)
 
     names = "program_id num_programs load store where minimum maximum abs rsqrt sum max min"
-    names += " reshape join split broadcast_to"
+    names += " reshape permute join split broadcast_to"
     return SimpleNamespace(
         **{name: late(name) for name in names.split()},
         arange=arange,

@@ -1,0 +1,146 @@
+"""Dozens of sequences through a packed model in one kernel, with products on the tensor cores."""
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from mmfree_kernels.bench.workloads import plain
+from mmfree_kernels.inference import dozens, ends, many, messages, model, tiles
+from mmfree_kernels.inference.decoder import Decoder
+from mmfree_neuro.hgrn_bit.config import ModelConfig
+
+pytestmark = pytest.mark.kernels
+
+CONFIG = ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
+ROUNDING = 1e-4
+"""Sums in another order; the tokens below are away from the boundaries between two codes."""
+
+
+def _expected(
+    packed: model.PackedModel, tokens: torch.Tensor, state: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and state after tokens, by the kernels for many."""
+    x = torch.empty(len(tokens), packed.config.hidden_size, device=packed.device)
+    ends.embed(tokens, packed.embedding, packed.steps, x)
+    after = torch.empty_like(state)
+    return many.forward(packed, x[:, None], state, after), after
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered", "ignore:invalid value")
+@pytest.mark.parametrize(("bounded", "batch", "slots"), [(True, 3, 8), (False, 9, 16)])
+@torch.no_grad()
+def test_a_step(device: str, bounded: bool, batch: int, slots: int) -> None:
+    """Logits, state and choice are those of the kernels for many, step by step; each step leaves an
+    empty mailbox to the one after it; and an unknown token is its own sequence's matter."""
+    config = replace(CONFIG, use_lower_bound=bounded, num_hidden_layers=2 if bounded else 1)
+    packed = model.random(config, device, 3)
+    tokens = torch.tensor([3, 41, 0, 7, 11, 49, 2, 2, 50][-batch:], device=device)
+    state, logits = packed.zero_state(batch), torch.zeros(batch, 50, device=device)
+    step = dozens.Step(packed, tokens, state, logits, dozens.Plan(slots, 1))
+    nothing = step.mail.view(torch.int32).clone()
+    assert set(nothing.unique().tolist()) == {messages.EMPTY, tiles.NO_CODES}
+    for turn in (0, 1) if bounded else (0,):
+        expected, after = _expected(packed, tokens, state)
+        step()
+        assert (logits[:-1] - expected[:-1]).abs().max() < ROUNDING
+        assert (state[:, :-1] - after[:, :-1]).abs().max() < ROUNDING
+        assert torch.equal(tokens[:-1], logits[:-1].argmax(-1))
+        assert logits[-1].isnan().all() and state[:, -1].isnan().all()
+        assert step.turns.tolist() == [1 - turn]
+        found = step.mail.view(torch.int32)
+        assert torch.equal(found[:, 1 - turn], nothing[:, 1 - turn])
+        assert not torch.equal(found[:, turn], nothing[:, turn])
+        tokens[-1] = 50
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_columns_in_several_parts(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stride at a time, where several would be taken together; of 24 tiles, eight at a time."""
+    monkeypatch.setattr(tiles, "_strides", lambda columns, _: (1, -(-columns // 256)))
+    monkeypatch.setattr(dozens, "MOST_WORDS", 1024)
+    config = replace(CONFIG, hidden_size=384, num_hidden_layers=1, intermediate_size=16)
+    packed = model.random(config, device, 3)
+    tokens = torch.tensor([3], device=device)
+    state, logits = packed.zero_state(1), torch.zeros(1, 50, device=device)
+    expected, after = _expected(packed, tokens, state)
+    dozens.Step(packed, tokens, state, logits, dozens.Plan(8, 1))()
+    assert (logits - expected).abs().max() < ROUNDING
+    assert (state - after).abs().max() < ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("hidden", "width", "layers", "batch"),
+    [(1024, 2816, 2, 16), (1024, 2816, 2, 19), (1024, 2816, 2, 64), (2048, 5632, 1, 9)],
+)
+@torch.no_grad()
+def test_programs_of_a_gpu(hidden: int, width: int, layers: int, batch: int, device: str) -> None:
+    if device == "cpu":
+        pytest.skip("one after another, programs could not wait for each other")
+    config = replace(
+        CONFIG,
+        hidden_size=hidden,
+        intermediate_size=width,
+        num_hidden_layers=layers,
+        vocab_size=1000,
+    )
+    packed = model.random(config, device)
+    assert dozens.takes(hidden, batch)
+    session = Decoder(packed, batch)
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randint(1000, (batch, 3), generator=generator).to(device)
+    expected = plain.logits(packed, prompt)[:, -1]
+    for _ in range(20):
+        session.reset()
+        session.feed(prompt)
+        # An activation may fall to the other side of a rounding boundary.
+        assert (session.logits - expected).abs().median() < 0.02 * expected.std()
+
+
+def test_what_is_dozens(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not dozens.takes(1024, 8) and dozens.takes(1024, 9)
+    assert dozens.takes(1024, 64) and not dozens.takes(1024, 65)
+    assert dozens.takes(2048, 5) and dozens.takes(2048, 16) and not dozens.takes(2048, 17)
+    assert not dozens.takes(2560, 8)
+    monkeypatch.setattr(dozens, "INTERPRETED", False)
+    cpu = torch.device("cpu")
+    assert dozens.plan(1024, 16, cpu) == dozens.Plan(8, 64)
+    assert dozens.plan(1024, 32, cpu) == dozens.Plan(8, 33)
+    assert dozens.plan(1024, 64, cpu) == dozens.Plan(8, 33)
+    assert dozens.plan(2048, 16, cpu) == dozens.Plan(8, 128)
+
+
+def test_how_tiles_and_columns_are_shared_out() -> None:
+    # 176 tiles of 64 programs: three of each, one by one, not four.
+    assert dozens.share_of(2816, 64, 16) == (3, 1, 3)
+    assert dozens.share_of(1024, 33, 8) == (2, 2, 1)
+    assert dozens.share_of(1024, 33, 24) == (2, 1, 2)
+    assert [tiles.strides_of(columns, 1) for columns in (16, 1024, 2816, 2560)] == [1, 4, 1, 2]
+    assert [tiles.parts_of(columns, 1) for columns in (16, 1024, 2816, 2560)] == [1, 1, 11, 5]
+    assert tiles.some_of(2816, 1, 0) == 11
+    assert tiles.some_of(6912, 1, 16) == 11
+
+
+def test_reads_of_codes() -> None:
+    text, registers, pack, outputs = tiles.reading(1, 1, 1, 1)
+    assert (pack, outputs) == (1, 6)
+    assert registers == "=&r,=&r,=&r,=&r,=&r,=&r,l,l,l"
+    assert text == (
+        "{ .reg .pred p; .reg .b32 t0_0_0, t0_0_1, t0_0_2, t0_0_3, m0, m1, m2, m3, m4, m5, m6;"
+        " early: ld.relaxed.gpu.global.b32 $4, [$7]; setp.eq.s32 p, $4, -2139062144;"
+        " vote.sync.any.pred p, p, -1; @p bra early;"
+        " again: ld.relaxed.gpu.global.v4.b32 {$0, $1, $2, $3}, [$6];"
+        " ld.relaxed.gpu.global.v4.b32 {t0_0_0, t0_0_1, t0_0_2, t0_0_3}, [$8];"
+        " min.s32 m0, $0, $1; min.s32 m1, $2, $3; min.s32 m2, t0_0_0, t0_0_1;"
+        " min.s32 m3, t0_0_2, t0_0_3; min.s32 m4, m0, m1; min.s32 m5, m2, m3;"
+        " min.s32 m6, m4, m5; setp.eq.s32 p, m6, -2139062144;"
+        " vote.sync.any.pred p, p, -1; @p bra again;"
+        " add.s32 t0_0_0, t0_0_0, t0_0_1; add.s32 t0_0_2, t0_0_2, t0_0_3;"
+        " add.s32 $5, t0_0_0, t0_0_2; }"
+    )
+    # Codes of a later part belong to a factor that has come: nothing is waited for but they.
+    assert "early" not in tiles.reading(1, 4, 2, 0)[0]
