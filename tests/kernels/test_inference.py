@@ -231,9 +231,10 @@ def test_a_sequence_with_an_unknown_token_has_no_logits_and_others_have(
 
 @torch.no_grad()
 def test_mailboxes_change_places_and_are_empty_for_the_step_after(device: str) -> None:
-    packed = model.random(CONFIG, device)
-    tokens = torch.tensor([3, 41], device=device)
-    state, logits = packed.zero_state(2), torch.zeros(2, 50, device=device)
+    config = replace(CONFIG, vocab_size=16, hidden_size=16, intermediate_size=16)
+    packed = model.random(config, device)
+    tokens = torch.tensor([3, 11], device=device)
+    state, logits = packed.zero_state(2), torch.zeros(2, 16, device=device)
     step = few.Step(packed, tokens, state, logits)
     empty = step.mail.view(torch.int32) == messages.EMPTY
     assert empty.all()
@@ -242,14 +243,14 @@ def test_mailboxes_change_places_and_are_empty_for_the_step_after(device: str) -
         step()
         empty = step.mail.view(torch.int32) == messages.EMPTY
         # Two values for each block's end and beginning, four rows between, and each program's best.
-        used = 3 * 32 + 2 * (32 + 2 * 32 + 48) + 2 * step.grid[0] // 2
+        used = 3 * 16 + 2 * (16 + 2 * 16 + 16) + 2 * step.grid[0] // 2
         assert not empty[:, turn, :used].any()
         assert empty[:, 1 - turn].all()
 
 
 @pytest.mark.parametrize(
     ("rows", "columns", "warps"),
-    [(32, 16, 1), (48, 272, 4), (80, 1024, 4), (16, 2560, 8)],
+    [(32, 16, 1), (32, 272, 4), (16, 1024, 4), (16, 2560, 8)],
     ids=["one group", "rounds not full", "two rounds", "eight warps"],
 )
 def test_products_are_exact(device: str, rows: int, columns: int, warps: int) -> None:

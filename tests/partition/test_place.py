@@ -150,6 +150,7 @@ def assert_spread(placed: Placement, cores: int) -> None:
         assert max(parts.values()) - min(parts.values()) <= 1
 
 
+@pytest.mark.slow
 def test_the_head_is_spread_over_all_chips(
     graph: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
