@@ -23,6 +23,8 @@ TORCHRUN = sys.executable, "-m", "torch.distributed.run", "--standalone", "--npr
 def test_one_process_says_what_is_wrong(tmp_path: Path) -> None:
     """A batch that cannot be shared out; nothing is written."""
     (tmp_path / "text").write_bytes(b"abcdefgh" * 200)
+    scratch = tmp_path / "scratch"  # torchrun leaves a folder there
+    scratch.mkdir()
     words = ["-m", "mmfree_neuro", "train", "--text", "text", "-o", "out", "--batch", "3"]
     parts = [str(ROOT / part) for part in (".", "partition", "kernels", "sims")]
     paths = os.pathsep.join([*parts, os.environ.get("PYTHONPATH", "")])
@@ -33,7 +35,7 @@ def test_one_process_says_what_is_wrong(tmp_path: Path) -> None:
         check=False,
         timeout=300,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)},
     )
     assert done.returncode == 1
     ours = [line for line in done.stderr.splitlines() if line.startswith("mmfree-neuro: ")]

@@ -81,7 +81,7 @@ def test_what_fits_nowhere(graph: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_maps_as_it_says(graph: Path, tmp_path: Path, capsys: Said) -> None:
-    command = ["map", str(graph), "--system", "kapoho-point", "--for", "generation"]
+    command = ["map", str(graph), "--system", "kapoho-point", "--cores", "2", "--for", "generation"]
     output = tmp_path / "best.map"
     assert main([*command, "-o", str(output), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["for"]
