@@ -244,8 +244,7 @@ def roomy(folder: Path) -> mm.Mapped:
     return graph.map(chips=2, in_flight=3)
 
 
-@pytest.mark.parametrize("in_flight", [2, 3])
-@pytest.mark.parametrize("engine", ["fast", "reference"])
+@pytest.mark.parametrize(("engine", "in_flight"), [("fast", 2), ("fast", 3), ("reference", 3)])
 def test_prompts_in_flight_are_as_one_by_one(engine: str, in_flight: int, roomy: mm.Mapped) -> None:
     """Tokens, logits and counts, drawn or not."""
     for temperature in (0.0, 2.0):

@@ -161,6 +161,7 @@ def _sums(node: AnyNode) -> bool:
     return any(entry.how in ("ternary", "sum") for entry in node.inputs)
 
 
+@pytest.mark.parametrize("graph", ["a16", "a8", "a14-local"], indirect=True)
 def test_goes_on_from_a_state_of_another_engine(
     graph: Graph, make_mapping: Mapper, tokens: np.ndarray
 ) -> None:
