@@ -5,7 +5,9 @@
 # make lint      the checks alone
 # make random    the random tests on new cases, for longer: make random DRAWS=20
 # make coverage  the tests, and which lines of which file none of them runs
-# make test-without-torch  what needs no torch, in an environment without it: VENV=.venv-3.12 PYTHON=python3.12
+# make quick-without-torch  the tests that take no time, and a few of Lava, MPI and the command line, in an
+#                environment without torch: VENV=.venv-3.12 PYTHON=python3.12
+# make test-without-torch  every test that needs no torch, in such an environment
 # make packages  builds what users install, and uses it in new environments of every Python here; needs a package index
 # make docs      writes the documentation as a site to build/site
 # make clean     removes .venv and whatever the tools cached
@@ -18,11 +20,12 @@ DRAWS ?= 10
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+QUICK := not slow and not lava and not mpi and not kernels
 AS_PINNED := --no-deps --ignore-requires-python
 # A worker for each core.  Each computes on one thread, as the others have the rest of the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test chromium docs quick random coverage test-without-torch packages lint clean
+.PHONY: demo test chromium docs quick random coverage quick-without-torch test-without-torch packages lint clean
 
 demo: $(VENV)/.torch-stamp
 	$(BIN)/mmfree-neuro demo
@@ -35,13 +38,16 @@ chromium:
 	apt-get update && apt-get install -y --no-install-recommends chromium
 
 quick: $(VENV)/.dev-stamp
-	$(PYTEST) -m "not slow and not lava and not mpi and not kernels"
+	$(PYTEST) -m "$(QUICK)"
 
 random: $(VENV)/.dev-stamp
 	$(PYTEST) --draws $(DRAWS)
 
 coverage: $(VENV)/.dev-stamp
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+quick-without-torch: $(VENV)/.quick-stamp
+	$(PYTEST) -m "smoke or ($(QUICK))"
 
 test-without-torch: $(VENV)/.test-stamp
 	$(PYTEST)
@@ -91,7 +97,11 @@ $(VENV)/.torch-stamp: $(VENV)/.runtime-stamp requirements/torch.txt
 	$(PIP) -r requirements/torch.txt
 	@touch $@
 
-$(VENV)/.test-stamp: $(VENV)/.runtime-stamp requirements/test.txt
+$(VENV)/.quick-stamp: $(VENV)/.runtime-stamp requirements/quick.txt
+	$(PIP) --no-deps -r requirements/quick.txt
+	@touch $@
+
+$(VENV)/.test-stamp: $(VENV)/.quick-stamp requirements/test.txt
 	$(PIP) --no-deps -r requirements/test.txt
 	@touch $@
 

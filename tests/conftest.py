@@ -150,6 +150,14 @@ def needs_lava_dl() -> None:
         pytest.skip("lava-dl not installed")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What torch's compiler keeps lies with what else the tests write, in child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
 # Random models and their graphs.
 
 

@@ -93,6 +93,7 @@ def test_the_lines_of_the_door_without_lava(
     run_lines(HEAD, LINES, LINES_BEHIND_A_GRAPH, without=("lava",), arguments=arguments)
 
 
+@pytest.mark.smoke
 def test_what_needs_no_torch_without_torch(folder: Path, tmp_path: Path) -> None:
     arguments = folder / "tiny.graph", tmp_path
     load = "\ngraph = mm.load(sys.argv[1])\n"
@@ -145,6 +146,7 @@ def test_the_public_names() -> None:
     assert str(error.value) == "module 'mmfree_neuro' has no attribute 'nothing'"
 
 
+@pytest.mark.smoke
 def test_the_version_and_the_module_as_a_command() -> None:
     command = [sys.executable, "-m", "mmfree_neuro", "--version"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -242,8 +244,7 @@ def roomy(folder: Path) -> mm.Mapped:
     return graph.map(chips=2, in_flight=3)
 
 
-@pytest.mark.parametrize("in_flight", [2, 3])
-@pytest.mark.parametrize("engine", ["fast", "reference"])
+@pytest.mark.parametrize(("engine", "in_flight"), [("fast", 2), ("fast", 3), ("reference", 3)])
 def test_prompts_in_flight_are_as_one_by_one(engine: str, in_flight: int, roomy: mm.Mapped) -> None:
     """Tokens, logits and counts, drawn or not."""
     for temperature in (0.0, 2.0):

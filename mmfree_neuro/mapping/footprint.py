@@ -12,7 +12,8 @@ other.
 import operator
 from collections.abc import Hashable
 from collections.abc import Mapping as ReadOnly
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,8 +33,7 @@ from mmfree_neuro.target.layout import (
 )
 
 
-@dataclass(frozen=True)
-class Footprint:
+class Footprint(NamedTuple):
     """Use of a core: memory in bytes, the rest in pieces; the last three are those of the neuron
     that has most."""
 
@@ -55,15 +55,10 @@ class Footprint:
     input_channels: int = 0
     output_channels: int = 0
 
-    def __add__(self, other: "Footprint") -> "Footprint":
-        mine, others = self.amounts, other.amounts
-        added = map(operator.add, mine[:-OF_A_NEURON], others[:-OF_A_NEURON])
-        return Footprint(*added, *map(max, mine[-OF_A_NEURON:], others[-OF_A_NEURON:]))
-
-    @property
-    def amounts(self) -> tuple[int, ...]:
-        """All figures in order; as `dataclasses.astuple` gives them, without copies."""
-        return tuple(vars(self).values())
+    def __add__(self, other: "Footprint") -> "Footprint":  # type: ignore[override]
+        """What both take of one core together."""
+        added = map(operator.add, self[:-OF_A_NEURON], other[:-OF_A_NEURON])
+        return Footprint(*added, *map(max, self[-OF_A_NEURON:], other[-OF_A_NEURON:]))
 
 
 OF_A_NEURON = 3
@@ -138,7 +133,7 @@ class Taken:
         """With what is shared, once, and with something else."""
         memory = more.memory + sum(part.memory for part in self.parts)
         instructions = more.instructions + sum(part.instructions for part in self.parts)
-        return self.own + replace(more, memory=memory, instructions=instructions)
+        return self.own + more._replace(memory=memory, instructions=instructions)
 
 
 NOTHING = Taken(EMPTY)

@@ -124,7 +124,7 @@ def mapping_content(
 ) -> MappingContent:
     """A mapping in figures, and what lies on every core in use."""
     room, nodes = limits(system.chip), summary.nodes
-    used = [asdict(use[place]) for place in mapping.cores]
+    used = [use[place]._asdict() for place in mapping.cores]
     columns = {name: [core[name] for core in used] for name in room}
     return {
         "chips": len(mapping.chips),
@@ -185,7 +185,7 @@ def _content(
             "block": heaviest[place][3],
             "blocks": sorted(blocks[place]),
             "holds": holds[place],
-            "use": asdict(use[place]),
+            "use": use[place]._asdict(),
         }
         for place in mapping.cores
     ]

@@ -1,7 +1,7 @@
 """A finished run and its `run.json`."""
 
 import json
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,7 +176,7 @@ def save_run(run: RunRecord, folder: Path) -> None:
         "summary": asdict(run.summary),
         "mapping": mapping_to_plain(run.mapping),
         "system": asdict(run.system),
-        "use": [[place.chip, place.core, *astuple(used)] for place, used in run.use.items()],
+        "use": [[place.chip, place.core, *used] for place, used in run.use.items()],
     }
     content["sha256"] = checksum(content)
     save_text(folder / RUN_FILE, json.dumps(content))

@@ -133,6 +133,7 @@ def mapped(
     return mapping_file.load_mapping(output)
 
 
+@pytest.mark.slow
 def test_a_mapping_is_told_beside_what_it_is_at_least(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -616,6 +617,7 @@ def test_inspect_shows_what_a_run_counted(
         assert row.split()[-2:] == [f"{found[name]:,}" for found in counts.values()]
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_report_make_the_run_again(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def alone(folder: Path, run: Path, line: dict[str, Any]) -> Continued:
 # What works.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_flight", [(), ("--in-flight", "1"), ("--in-flight", "2")])
 def test_prompts_of_a_text_a_line(
     in_flight: tuple[str, ...], folder: Path, tmp_path: Path, capsys: Said
@@ -177,6 +178,7 @@ def test_what_is_said_of_several_prompts(folder: Path, tmp_path: Path, capsys: S
     assert content["results"] == [{"prompt": prompt, "text": ""} for prompt in PROMPTS]
 
 
+@pytest.mark.slow
 def test_texts_that_come_to_their_ends(
     random_graph: Callable[[str, str], Graph], folder: Path, tmp_path: Path, capsys: Said
 ) -> None:
@@ -431,6 +433,7 @@ def test_a_mapping_for_what_cannot_be(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_mapping_for_as_many_as_fill_the_machine(folder: Path, tmp_path: Path) -> None:
     """A token takes so many steps; and all of them can be under way."""
     graph, output = str(folder / "model.graph"), tmp_path / "model.map"

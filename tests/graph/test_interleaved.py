@@ -71,6 +71,7 @@ def seated(lengths: list[int], order: list[int], slots: int) -> list[Fed]:
     return found
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     slots=st.sampled_from([2, 3]),

@@ -256,6 +256,7 @@ BATCHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_node_on_every_level(
     threads: int, a16: Graph, a8: Graph, monkeypatch: pytest.MonkeyPatch
@@ -263,7 +264,7 @@ def test_every_node_on_every_level(
     """All neurons, one, and a few that do not fill the lanes; saturations are counted neuron by
     neuron."""
     monkeypatch.setattr(cpu, "WORTH_A_THREAD", 0)
-    saturations = 0
+    batches, saturations = BATCHES if threads == 1 else [(19, "any"), (9, "ends")], 0
     for graph in (a16, a8, with_slots(a16, 2), with_slots(a8, 3)):
         for node in kinds_of_nodes(graph):
             stretches = {
@@ -275,7 +276,7 @@ def test_every_node_on_every_level(
             for start, stop in sorted(stretches):
                 own = own_constants(node, start, stop)
                 saturations += assert_all_levels_agree(
-                    graph, node, own, stop - start, BATCHES, threads, start
+                    graph, node, own, stop - start, batches, threads, start
                 )
     assert saturations > 1000
 

@@ -51,6 +51,8 @@ def started_twice(folder: Path, *words: str) -> str:
     """What two processes of torchrun, which fail, write to standard error."""
     pytest.importorskip("shtab")
     (folder / "text").write_bytes(b"abcdefgh" * 200)
+    scratch = folder / "scratch"  # torchrun leaves a folder there
+    scratch.mkdir()
     parts = [str(ROOT / part) for part in (".", "partition", "kernels", "sims")]
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     paths = [*parts, *(os.path.abspath(part) for part in given if part)]
@@ -61,7 +63,8 @@ def started_twice(folder: Path, *words: str) -> str:
         check=False,
         timeout=300,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)},
     )
     assert done.returncode == 1, done.stderr
     assert not (folder / "out").exists(), done.stderr

@@ -62,7 +62,7 @@ def test_a_footprint_by_hand(hand_graph: Graph, system: SystemSpec, with_figures
         output_channels=1,
     )
     assert of(hand_graph, "head", 1, system) == row
-    both = replace(row, memory=row.memory + 8, neurons=2, map_entries=2, accumulators=4)
+    both = row._replace(memory=row.memory + 8, neurons=2, map_entries=2, accumulators=4)
     assert of(hand_graph, "head", 2, system) == both
     for bits in (3, 8):
         assert of(hand_graph, "head", 2, with_figures(system, weight_bits=bits)) == both
@@ -165,7 +165,7 @@ def test_entries_are_counted_as_they_were_found(
     shard = Shard("head", 0, 1)
     without = Sizes(hand_graph, system.chip).of(shard).all
     found = Sizes(hand_graph, system.chip, {"head": 5}).of(shard).all
-    assert found == replace(without, memory=without.memory + 5 * ENTRY)
+    assert found == without._replace(memory=without.memory + 5 * ENTRY)
 
 
 def test_an_output_that_nobody_reads_is_not_sent(hand_graph: Graph, system: SystemSpec) -> None:
@@ -185,7 +185,7 @@ def test_every_limit_is_kept(name: str, system: SystemSpec, with_figures: Change
     of_chip = dict.fromkeys(FIGURES.values(), 8) | {FIGURES[name]: 7}
     room = limits(with_figures(system, **of_chip).chip)
     assert over(use, room) is None
-    more = replace(use, **{name: 8})
+    more = use._replace(**{name: 8})
     assert over(more, room) == (name.replace("_", " "), 8, 7)
     assert over(more, room | {name: None}) is None
 
@@ -229,7 +229,7 @@ def assert_bounds(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:
             {s.node for s, p in zip(mapping.shards, mapping.locations, strict=True) if p == place}
         )
         assert most.memory - has.memory <= programs * (IMMEDIATES + 16 * 8) + axons * AXON
-        assert replace(most, memory=0, input_axons=0) == replace(has, memory=0, input_axons=0)
+        assert most._replace(memory=0, input_axons=0) == has._replace(memory=0, input_axons=0)
 
 
 def test_an_image_takes_no_more(graph: Graph, mapping: Mapping, system: SystemSpec) -> None:

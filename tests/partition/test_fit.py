@@ -161,9 +161,20 @@ def test_as_many_sequences_as_fill_the_machine(
         assert mapping.in_flight == steps_of(graph)
 
 
-@pytest.mark.parametrize("placer", ["chain", "balanced"])
-@pytest.mark.parametrize("spread", [False, True])
-@pytest.mark.parametrize("chips", [1, 3, 7, 8])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("chips", "spread", "placer"),
+    [  # each with each, two by two
+        (1, False, "chain"),
+        (1, True, "balanced"),
+        (3, False, "balanced"),
+        (3, True, "chain"),
+        (7, False, "chain"),
+        (7, True, "balanced"),
+        (8, False, "balanced"),
+        (8, True, "chain"),
+    ],
+)
 def test_the_largest_logits_are_found_where_the_logits_are(
     chips: int,
     spread: bool,

@@ -251,6 +251,7 @@ def test_the_pieces_of_shares(a16: Graph, system: SystemSpec) -> None:
     assert parts_of(chain, share) == [[(0, 0, 1), (1, 0, 30)], [(1, 30, 64)]]
 
 
+@pytest.mark.slow
 @settings(max_examples=settings.default.max_examples // 3)
 @given(cores=st.integers(1, 60), chips=st.integers(1, 8), spread=st.booleans())
 def test_shares_fit_their_chips(

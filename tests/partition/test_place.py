@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mmfree_neuro.errors import CapacityError, InputError
 from mmfree_neuro.graph.nodes import Graph, block_of
 from mmfree_neuro.graph.partial_sums import by_columns
+from mmfree_neuro.lowering.scheme import SCHEMES
 from mmfree_neuro.mapping.mapping import HOST, Location, Mapping
 from mmfree_neuro.mapping.request import Request
 from mmfree_neuro.mapping.trees import route_trees
@@ -79,18 +80,30 @@ def slowest(graph: Graph, system: SystemSpec, placed: Placement) -> float:
 
 CASES = [
     (196608, 120, False, True, False),
-    pytest.param(196608, 60, True, False, False, marks=pytest.mark.slow),
+    (196608, 60, True, False, False),
     (196608, 3, True, True, True),
     (16000, 17, False, False, True),
     (16000, 17, True, True, True),
 ]
 """Bytes of a core, cores of a chip, whether nodes are spread, the head is on the host, sums may be
 divided."""
+GRAPHS = [*sorted(SCHEMES), "a14-late", "a14-local"]
+EVERY_OTHER = [
+    (*case, graph)
+    for number, case in enumerate(CASES)
+    for other, graph in enumerate(GRAPHS)
+    if (number + other) % 2 == 0
+]
+"""Each case with every other graph, so that each graph has every other case."""
 
 
 @pytest.mark.slow
 @every_placer
-@pytest.mark.parametrize(("memory", "cores", "spread", "head_on_host", "divide"), CASES)
+@pytest.mark.parametrize(
+    ("memory", "cores", "spread", "head_on_host", "divide", "graph"),
+    EVERY_OTHER,
+    indirect=["graph"],
+)
 def test_placements_are_valid(
     placer: str,
     memory: int,
@@ -150,6 +163,7 @@ def assert_spread(placed: Placement, cores: int) -> None:
         assert max(parts.values()) - min(parts.values()) <= 1
 
 
+@pytest.mark.slow
 def test_the_head_is_spread_over_all_chips(
     graph: Graph, system: SystemSpec, with_figures: Change
 ) -> None:
@@ -292,8 +306,7 @@ def test_balanced_is_as_fast_as_any_way_to_cut_the_chain_into_cores(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cores", [10, 40])
-@pytest.mark.parametrize("chips", [2, 3, 5])
+@pytest.mark.parametrize(("chips", "cores"), [(2, 40), (3, 10), (5, 40)])
 def test_a_chain_has_the_fewest_messages_that_its_slack_permits(
     chips: int, cores: int, graph: Graph, system: SystemSpec
 ) -> None:

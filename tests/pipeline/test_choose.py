@@ -31,6 +31,7 @@ def graph(
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("goal", "phase"), [("generation", "generate"), ("prefill", "prefill")])
 def test_the_fastest_of_many(goal: str, phase: str, graph: Path) -> None:
     found = choose(graph, "kapoho-point", FEW, goal)
@@ -65,6 +66,7 @@ def test_where_roots_come_first_none_is_local(
     assert {point.chips for point in found.points} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chips", [1, 3])
 def test_no_more_chips_than_are_set(chips: int, graph: Path) -> None:
     found = choose(graph, "kapoho-point", Request(), "prefill", settings={"system.chips": chips})
@@ -77,8 +79,9 @@ def test_what_fits_nowhere(graph: Path) -> None:
         choose(graph, "oheo-gulch", Request(), "generation", settings=tiny)
 
 
+@pytest.mark.slow
 def test_the_command_maps_as_it_says(graph: Path, tmp_path: Path, capsys: Said) -> None:
-    command = ["map", str(graph), "--system", "kapoho-point", "--for", "generation"]
+    command = ["map", str(graph), "--system", "kapoho-point", "--cores", "2", "--for", "generation"]
     output = tmp_path / "best.map"
     assert main([*command, "-o", str(output), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["for"]

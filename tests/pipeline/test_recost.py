@@ -54,6 +54,7 @@ def reported(run: Path, *more: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_a_report_with_figures_set_is_that_of_a_fresh_run(folder: Path) -> None:
     """To the last digit; and another than that of the run as it is."""
     settings = [part for text in SETTINGS for part in ("--set", text)]
@@ -67,6 +68,7 @@ def test_a_report_with_figures_set_is_that_of_a_fresh_run(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_report_on_another_system_is_that_of_a_fresh_run_there(folder: Path) -> None:
     file = folder / "mine.toml"
     figure = '{ value = 2, source = "mine" }'
@@ -235,6 +237,7 @@ def test_what_is_no_run(folder: Path, tmp_path: Path, capsys: Said) -> None:
     assert capsys.readouterr().err.startswith(f"mmfree-neuro: {own}: ")
 
 
+@pytest.mark.slow
 def test_a_system_as_a_file(folder: Path, tmp_path: Path, capsys: Said) -> None:
     """As it is printed it can be mapped onto, and gives the same mapping."""
     capsys.readouterr()

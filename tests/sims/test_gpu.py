@@ -78,6 +78,9 @@ def assert_equal_runs(graph: Graph, mapping: Mapping, job: Job) -> None:
 
 # Whole runs.
 
+with_lower_bounds = pytest.mark.parametrize("model_name", ["lower-bounds"], indirect=True)
+without_lower_bounds = pytest.mark.parametrize("model_name", ["no-lower-bounds"], indirect=True)
+
 
 def test_equal_to_the_reference_by_hand(hand_graph: Graph, hand_mapping: Mapping) -> None:
     assert_equal_runs(
@@ -89,6 +92,7 @@ def test_equal_to_the_reference(graph: Graph, make_mapping: Mapper, tokens: np.n
     assert_equal_runs(graph, make_mapping(graph, "random", 5), Job(tokens[:1, :3]))
 
 
+@with_lower_bounds
 def test_equal_to_the_reference_with_several_sequences_under_way(
     a16: Graph, make_mapping: Mapper, tokens: np.ndarray
 ) -> None:
@@ -103,6 +107,7 @@ def test_equal_to_the_reference_with_several_sequences_under_way(
         assert (one.prefill, one.generate) == (other.prefill, other.generate)
 
 
+@with_lower_bounds
 def test_words_that_the_graph_chooses(
     a8: Graph, make_mapping: Mapper, tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,9 +122,6 @@ def test_words_that_the_graph_chooses(
     for one, other in zip(found.outcomes, expected.outcomes, strict=True):
         assert one.chosen.tolist() == other.chosen.tolist()
         assert (one.prefill, one.generate) == (other.prefill, other.generate)
-
-
-without_lower_bounds = pytest.mark.parametrize("model_name", ["no-lower-bounds"], indirect=True)
 
 
 @without_lower_bounds
@@ -161,6 +163,7 @@ def _sums(node: AnyNode) -> bool:
     return any(entry.how in ("ternary", "sum") for entry in node.inputs)
 
 
+@pytest.mark.parametrize("graph", ["a16", "a8", "a14-local"], indirect=True)
 def test_goes_on_from_a_state_of_another_engine(
     graph: Graph, make_mapping: Mapper, tokens: np.ndarray
 ) -> None:
@@ -177,6 +180,7 @@ def test_goes_on_from_a_state_of_another_engine(
     assert all(not state.any() for state in found.states().values())
 
 
+@with_lower_bounds
 def test_goes_on_from_the_states_of_several_sequences(
     a16: Graph, make_mapping: Mapper, tokens: np.ndarray
 ) -> None:

@@ -28,6 +28,7 @@ def mapping(
     return folder / "model.map"
 
 
+@pytest.mark.smoke
 def test_a_program_of_the_users_own(mapping: Path, run_python: Callable[..., Any]) -> None:
     """Two sequences of 4 tokens, each continued by 3, of which 2 are fed back."""
     program = """

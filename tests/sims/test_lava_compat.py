@@ -119,6 +119,7 @@ def test_imports_in_any_order_in_an_environment_that_says_so(
     assert said.err == f"{file}: No such file or directory\n"
 
 
+@pytest.mark.smoke
 def test_an_asynchronous_program_of_two_processes(run_python: Callable[..., Any]) -> None:
     """Three messages are sent as two rows of two and arrive as one row of four, through Lava's own
     reshape."""

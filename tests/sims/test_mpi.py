@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -97,46 +97,62 @@ def with_head_on_host(graph: Graph, mapping: Mapping) -> Mapping:
     return replace(mapping, shards=tuple(shards), locations=tuple(places), routes=routes)
 
 
+KINDS = ("chain", "random", "block-per-chip", "divided")
+FOR_SEVERAL = ("several", "greedy")
+MAPS = tuple(
+    f"{name}-{kind}"
+    for name in GRAPHS
+    for kind in (*KINDS, *(FOR_SEVERAL if name in ("2-a16", "3-a8") else ()))
+)
+"""The names of mapping files: a graph, and how it is mapped."""
+
+
 @pytest.fixture(scope="module")
-def maps(
+def make_map(
     tmp_path_factory: pytest.TempPathFactory,
     make_mapping: Callable[..., Mapping],
     roomy: SystemSpec,
     random_graph: Callable[[str, str], Graph],
-) -> dict[str, Path]:
-    """Mapping files by name, such as `2-a16-chain`; beside each lies what the reference makes of
-    JOBS on it.
+) -> Callable[[str], Path]:
+    """The function that gives the mapping file of a name of MAPS; beside it lies what the reference
+    makes of JOBS on it.
 
     Those that are divided, by columns, have the head on the host and copies of norms.  Those for
     several sequences in flight begin with such a job, and those that choose words have no other.
     """
-    folder, found = tmp_path_factory.mktemp("maps"), {}
-    for name, model in GRAPHS.items():
-        graph_path = folder / f"{name}.graph"
-        graph_file.save_graph(random_graph(*model), graph_path)
-        graph, digest = graph_file.load_graph(graph_path)
+    folder = tmp_path_factory.mktemp("maps")
+
+    @cache
+    def stored(name: str) -> tuple[Path, Graph, str]:
+        path = folder / f"{name}.graph"
+        graph_file.save_graph(random_graph(*GRAPHS[name]), path)
+        return path, *graph_file.load_graph(path)
+
+    @cache
+    def make(name: str) -> Path:
+        kind = next(kind for kind in (*KINDS, *FOR_SEVERAL) if name.endswith(f"-{kind}"))
+        graph_path, graph, digest = stored(name.removesuffix(f"-{kind}"))
         columns = evenly(graph, PARTS)
-        divided = by_columns(graph, columns)
-        slotted = with_slots(graph, SEVERAL.in_flight)
-        graphs = {"divided": divided, "several": slotted, "greedy": with_greedy(slotted)}
-        kinds = ("chain", "random", "block-per-chip", "divided")
-        for kind in (*kinds, "several", "greedy") if name in ("2-a16", "3-a8") else kinds:
-            one = graphs.get(kind, graph)
-            mapping = make_mapping(one, "random" if kind in graphs else kind)
-            mapping = replace(
-                mapping, graph=digest, in_flight=one.slots, greedy_on_chips=one.greedy
-            )
-            if kind == "divided":
-                mapping = replace(with_head_on_host(one, mapping), columns=columns)
-            assert len(mapping.chips) >= 3
-            path = found[f"{name}-{kind}"] = folder / f"{name}-{kind}.map"
-            mapping_file.save_mapping(mapping_file.StoredMapping(mapping, roomy, graph_path), path)
-            jobs = {"several": (SEVERAL, *JOBS), "greedy": (GREEDY,)}.get(kind, JOBS)
-            expected = [(job, reference.run(one, mapping, job)) for job in jobs]
-            for job, result in expected:
-                same(fast.run(one, mapping, job), result)
-            path.with_suffix(".expected").write_bytes(pickle.dumps(expected))
-    return found
+        one = graph if kind in KINDS else with_slots(graph, SEVERAL.in_flight)
+        if kind == "divided":
+            one = by_columns(graph, columns)
+        elif kind == "greedy":
+            one = with_greedy(one)
+        mapping = make_mapping(one, "random" if one is not graph else kind)
+        mapping = replace(mapping, graph=digest, in_flight=one.slots, greedy_on_chips=one.greedy)
+        if kind == "divided":
+            mapping = replace(with_head_on_host(one, mapping), columns=columns)
+        assert len(mapping.chips) >= 3
+        path = folder / f"{name}.map"
+        mapping_file.save_mapping(mapping_file.StoredMapping(mapping, roomy, graph_path), path)
+        jobs = {"several": (SEVERAL, *JOBS), "greedy": (GREEDY,)}.get(kind, JOBS)
+        expected = [(job, reference.run(one, mapping, job)) for job in jobs]
+        for job, result in expected:
+            same(fast.run(one, mapping, job), result)
+        path.with_suffix(".expected").write_bytes(pickle.dumps(expected))
+        return path
+
+    return make
 
 
 def same(result: Result, expected: Result) -> None:
@@ -147,9 +163,9 @@ def same(result: Result, expected: Result) -> None:
 
 
 @pytest.fixture(scope="module")
-def path(maps: dict[str, Path]) -> Path:
+def path(make_map: Callable[[str], Path]) -> Path:
     """A mapping file with three chips."""
-    return maps["2-a16-chain"]
+    return make_map("2-a16-chain")
 
 
 Launch = Callable[..., Any]
@@ -287,18 +303,21 @@ COMPARE = """
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_placement_gives_the_bits_of_the_reference(
-    ranks: int, maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+    ranks: int,
+    make_map: Callable[[str], Path],
+    tmp_path: Path,
+    run_on: Callable[..., tuple[int, str, str]],
 ) -> None:
     """Default, all on one rank, reversed, at random, rank 0 without chips; 2 to 3 blocks, 2
     schemes, 3 mappings."""
     script = program(tmp_path, COMPARE)
-    status, out, err = run_on(ranks, *PYTHON, "-m", "mpi4py", script, *maps.values())
+    status, out, err = run_on(ranks, *PYTHON, "-m", "mpi4py", script, *map(make_map, MAPS))
     assert (status, err) == (0, "")
-    assert out.split() == [path.name for path in maps.values()]
+    assert out.split() == [f"{name}.map" for name in MAPS]
 
 
 def test_every_payload_travels_once_to_each_rank_that_reads_it(
-    maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+    make_map: Callable[[str], Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
 ) -> None:
     script = program(
         tmp_path,
@@ -338,7 +357,7 @@ def test_every_payload_travels_once_to_each_rank_that_reads_it(
             assert told == []
         """,
     )
-    status, out, err = run_on(3, *PYTHON, "-m", "mpi4py", script, maps["3-a8-random"])
+    status, out, err = run_on(3, *PYTHON, "-m", "mpi4py", script, make_map("3-a8-random"))
     assert (status, out, err) == (0, "compared\n", "")
 
 
@@ -383,12 +402,15 @@ SAVING = """
     ],
 )
 def test_states_are_saved_and_resumed_across_engines(
-    name: str, maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+    name: str,
+    make_map: Callable[[str], Path],
+    tmp_path: Path,
+    run_on: Callable[..., tuple[int, str, str]],
 ) -> None:
     """Every state of MPI is that of fast and of the reference, and each goes on from the states of
     the others."""
     job = Job(np.arange(1, 12)[None], 9, Sampling(0.8, seed=4), keep_logits=False)
-    graph, stored = opened.open_mapped(maps[name])
+    graph, stored = opened.open_mapped(make_map(name))
 
     def states_of(
         engine: engines.Engine, every: int, resumed: RunState | None = None
@@ -403,7 +425,11 @@ def test_states_are_saved_and_resumed_across_engines(
     starts = [(4, None), (1, None), *((4, state) for state in slow)]
     (tmp_path / "asked").write_bytes(pickle.dumps((job, starts)))
     script = program(tmp_path, SAVING)
-    assert run_on(3, *PYTHON, "-m", "mpi4py", script, maps[name], tmp_path / "asked") == (0, "", "")
+    assert run_on(3, *PYTHON, "-m", "mpi4py", script, make_map(name), tmp_path / "asked") == (
+        0,
+        "",
+        "",
+    )
     found = pickle.loads((tmp_path / "asked.found").read_bytes())
     assert [state.fed for state in slow] == [4, 8, 12, 16]
     for (result, states), others in zip(
@@ -426,11 +452,11 @@ def test_states_are_saved_and_resumed_across_engines(
 
 
 def test_several_sequences_are_saved_and_resumed_across_engines(
-    maps: dict[str, Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
+    make_map: Callable[[str], Path], tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Engines feed sequences that are under way at once in orders of their own; whoever wrote a
     state, what comes in the end is the same."""
-    path, job = maps["3-a8-several"], replace(SEVERAL, keep_logits=False)
+    path, job = make_map("3-a8-several"), replace(SEVERAL, keep_logits=False)
     graph, stored = opened.open_mapped(path)
     theirs: list[RunState] = []
     expected = fast.run(graph, stored.mapping, job, silent, Saving(5, theirs.append))
@@ -490,7 +516,7 @@ def test_a_placement_gives_every_chip_one_of_the_ranks(hand_mapping: Mapping) ->
 # The command line
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.smoke), 4])
 def test_one_run_is_written_and_told_once(
     ranks: int, path: Path, tmp_path: Path, run_on: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -1130,7 +1156,7 @@ def on_hosts(hosts: tuple[str, str], folder: Path) -> tuple[str, ...]:
 
 
 def test_ranks_on_separate_hosts(
-    hosts: tuple[str, str], maps: dict[str, Path], tmp_path: Path, launched: Launch
+    hosts: tuple[str, str], make_map: Callable[[str], Path], tmp_path: Path, launched: Launch
 ) -> None:
     """What the ranks say they sent has crossed the cable, and the bits are the same."""
     before = [sent_through_cable(host) for host in hosts]
@@ -1141,7 +1167,7 @@ def test_ranks_on_separate_hosts(
         "-m",
         "mpi4py",
         str(script),
-        str(maps["3-a8-random"]),
+        str(make_map("3-a8-random")),
     )
     with launched(*command) as running:
         status, out, err = running.end()

@@ -338,9 +338,9 @@ def channel_in(
             if chunk + AHEAD < CHUNKS:
                 after = tile + AHEAD * TILES
                 weights += (_words(words, after, last, HALF, 2, HIDDEN, OCTETS, TILES),)
-            wg, wu = weights[chunk]
+            own = weights[chunk]
             if together_of(HIDDEN, OCTETS) >= PARTS:
-                wg, wu = _unpacked(wg, False), _unpacked(wu, False)
+                wg, wu = _unpacked(own[0], False), _unpacked(own[1], False)
                 gate, up = products(wg[0], q, 0), products(wu[0], q, 0)
                 for part in gl.static_range(1, PARTS):
                     gate = _added(gate, products(wg[part], q, part))

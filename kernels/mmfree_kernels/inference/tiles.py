@@ -300,9 +300,8 @@ def coded(
             beside += (totals + slots * _WARPS + other, totals + other * _WARPS)
     if _INTERPRETED:
         found = ()
-        for place in places:
-            found += (gl.load(place), gl.load(place + 1))
-            found += (gl.load(place + 2), gl.load(place + 3))
+        for k in range(4 * len(places)):
+            found += (gl.load(places[k // 4] + k % 4),)
         for k in range(len(beside)):
             value = gl.load(beside[k])
             if k % 2:

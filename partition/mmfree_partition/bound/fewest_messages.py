@@ -20,7 +20,6 @@ all shares but one are 0 or 1), and any prices at all give a bound that holds, s
 the program having been solved to the end.  Loads are rounded in favour of the bound's opponents.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -144,6 +143,8 @@ class _Pricing:
             ]
             for k in range(len(kinds))
         ]
+        self.nexts = [a + b for a, b in zip(self.after, self.skipping, strict=True)]
+        self.nexts.append(list(range(len(kinds))))
         step = max(min(item.load for item in kinds) / FINENESS, room / MOST_STEPS)
         self.steps = [int(item.load / step) for item in kinds]
         self.room = int(np.ceil(room / step)) if step else 0
@@ -159,6 +160,7 @@ class _Pricing:
         values = np.full((2, count + 1, self.room + 1), NEVER)
         origin = np.zeros((2, count + 1, self.room + 1, 6), np.int64)
         values[0, count, 0] = 0.0
+        most = np.full((2, count + 1), NEVER / 2)  # with a smaller load, or without a part
         for load in range(self.room + 1):
             for used in (0, 1):
                 # A run may end anywhere, and nothing is paid for that.
@@ -166,10 +168,10 @@ class _Pricing:
                 if values[used, ended, load] > values[used, count, load]:
                     values[used, count, load] = values[used, ended, load]
                     origin[used, count, load] = origin[used, ended, load]
-                self._extend(values, origin, prices, used, count, load, range(count))
-                for kind in range(count):
-                    self._extend(values, origin, prices, used, kind, load, self.after[kind])
-                    self._extend(values, origin, prices, used, kind, load, self.skipping[kind])
+                # What gains no more than less does cannot lead to more either.
+                for state in np.flatnonzero(values[used, :, load] > most[used]).tolist():
+                    most[used:, state] = values[used, state, load]
+                    self._extend(values, origin, prices, used, state, load)
         return self._read(values, origin)
 
     def _extend(
@@ -180,14 +182,11 @@ class _Pricing:
         used: int,
         state: int,
         load: int,
-        nexts: Iterable[int],
     ) -> None:
         """All ways to put one more product, or a share of one and the whole of the next, into a
         chip."""
         value = values[used, state, load]
-        if value <= NEVER / 2:
-            return
-        for kind in nexts:
+        for kind in self.nexts[state]:
             steps = self.steps[kind]
             begins = self._begins(state, kind)
             if load + steps <= self.room:

@@ -29,6 +29,8 @@ from mmfree_kernels.training.captured import Gradients
 PRECISION = "weights 2 bit, activations 8 bit, exact int32 sums, the rest float32, embedding"
 CHECKED_ROWS = 4
 CHECKED_STEPS = 16
+CHECKED_CODES = 16
+"""Rows of codes in every product that is held against the exact integers."""
 CHECKED_PRODUCTS = 10**13
 """As many whole prompts are computed once more as take about so many ternary products, but one of
 each row at least."""
@@ -96,7 +98,9 @@ def exact_products(model: PackedModel) -> int:
     for name, linear in layers.items():
         weights = linear.weights[: len(linear.weights) // len(linear.scales)]
         codes = plain.codes(weights)
-        q = torch.randint(-127, 128, (16, codes.shape[1]), dtype=torch.int8).to(model.device)
+        q = torch.randint(-127, 128, (CHECKED_CODES, codes.shape[1]), dtype=torch.int8).to(
+            model.device
+        )
         q[0], q[1], q[2] = 0, 127, -127
         expected = (q.double() @ codes.double().mT).to(torch.int32)
         unpacked = unpack(weights, torch.empty(codes.shape, dtype=torch.int8, device=model.device))
