@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from mmfree_kernels.bench.workloads import plain
 from mmfree_kernels.float_model.model import HGRNBitModel, from_checkpoint
-from mmfree_kernels.inference import ends, few, many, messages, model, threads
+from mmfree_kernels.inference import dozens, ends, few, many, messages, model, threads
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.prefill import Prefill, chunk_length
 from mmfree_kernels.ops.bitlinear.packed import words
@@ -76,6 +76,7 @@ def test_decoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(few, "FEW", at_most)
+    monkeypatch.setattr(dozens, "MOST", 0)
     packed, naive = both
     prompt = torch.tensor([[3, 41], [40, 7]], device=packed.device)[:batch]
     expected, state = naive(prompt)
@@ -364,8 +365,8 @@ def test_programs_that_are_resident(monkeypatch: pytest.MonkeyPatch) -> None:
     assert few.plan(1024, 16, cpu) == few.Plan(16, 4)
     assert few.plan(2048, 4, cpu) == few.Plan(33, 8)
     assert few.takes(5120, 1, cpu)
-    assert few.takes(1024, 16, cpu) and not few.takes(1024, 17, cpu)
-    assert few.takes(32, 264, cpu) and not few.takes(32, 265, cpu)
+    assert few.takes(1024, 8, cpu) and not few.takes(1024, 9, cpu)
+    assert few.takes(32, 256, cpu) and not few.takes(32, 257, cpu)
 
 
 def test_reads_of_messages() -> None:

@@ -332,14 +332,10 @@ def _choose(bests, places, token, programs, COUNT: tl.constexpr):
     gl.store(token, chosen.to(gl.int64))
 
 
-FROM = 1 << 13
-"""More hidden values of all sequences than these are dozens; less are `few`."""
 MOST = 64
 """Of so many sequences at most a step is one kernel."""
-SMALL, LARGE = 1024, 2048
-"""Up to so many hidden values a thread can hold all weights that it needs at once; up to so many it
-still gains where there are no more than `LARGE_MOST` sequences."""
-LARGE_MOST = 16
+LARGEST = 1024
+"""Of so many hidden values at most: of more, a thread cannot hold the weights that it needs."""
 
 
 @dataclass(frozen=True)
@@ -359,15 +355,13 @@ def plan(hidden: int, batch: int, device: torch.device) -> Plan:
     if INTERPRETED:
         return Plan(OCTET, 1)
     groups = -(-batch // OCTET)
-    each = 1 if hidden <= SMALL and groups <= 4 else 2
+    each = 1 if groups <= 4 else 2
     return Plan(OCTET, min(hidden // TILE, each * processors(device) // groups))
 
 
 def takes(hidden: int, batch: int) -> bool:
-    """Whether so many sequences are dozens, and this kernel is the fastest for them."""
-    if hidden > LARGE or batch > (MOST if hidden <= SMALL else LARGE_MOST):
-        return False
-    return batch * hidden > FROM
+    """Whether so many sequences are dozens; fewer are for `few`."""
+    return hidden <= LARGEST and batch <= MOST
 
 
 HEAD_TILES = 2

@@ -31,7 +31,7 @@ from mmfree_kernels.inference.threads import codes_of, line_layout, loaded, roun
 from mmfree_kernels.ops.bitlinear.packed import INTERPRETED, overlaps
 from mmfree_kernels.ops.gluon import gl, jit
 
-FEW = 1 << 14
+FEW = 1 << 13
 """So many hidden values of several sequences are few."""
 LARGE = 2048
 """From so many hidden values on a program has eight warps, below four."""
