@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 from textwrap import dedent
 from typing import Any, NamedTuple
 
@@ -49,6 +51,8 @@ if not HAS_GPU:
 RANGES = Path(__file__).with_name("golden") / "ranges.json"
 Files = Callable[[str], str]
 """The path of a file of some folder by its name, as text."""
+COMPILED = pytest.StashKey[str]()
+"""The folder that torch's compiler keeps its files in."""
 TIMEOUT_S = 120
 WARNINGS = (
     "error",
@@ -86,6 +90,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "suite", deadline=None, database=None, max_examples=60 * times, derandomize=times == 1
     )
     settings.load_profile("suite")
+    if not hasattr(config, "workerinput"):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = config.stash[COMPILED] = mkdtemp("-inductor")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """What torch's compiler kept for the tests, in child processes and workers too, goes."""
+    if COMPILED in config.stash:
+        shutil.rmtree(config.stash[COMPILED])
 
 
 def pytest_terminal_summary(
@@ -148,14 +160,6 @@ def needs_lava_dl() -> None:
         version("lava-dl")
     except PackageNotFoundError:
         pytest.skip("lava-dl not installed")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What torch's compiler keeps lies with what else the tests write, in child processes too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
-        yield
 
 
 # Random models and their graphs.
