@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from mmfree_kernels.bench.workloads import plain
-from mmfree_kernels.inference import dozens, ends, many, messages, model, tiles
+from mmfree_kernels.inference import dozens, ends, many, messages, model, octets
 from mmfree_neuro.hgrn_bit.config import ModelConfig
 
 pytestmark = pytest.mark.kernels
@@ -41,7 +41,7 @@ def test_a_step(device: str, bounded: bool, batch: int, slots: int) -> None:
     state, logits = packed.zero_state(batch), torch.zeros(batch, 50, device=device)
     step = dozens.Step(packed, tokens, state, logits, dozens.Plan(slots, 1))
     nothing = step.mail.view(torch.int32).clone()
-    assert set(nothing.unique().tolist()) == {messages.EMPTY, tiles.NO_CODES}
+    assert set(nothing.unique().tolist()) == {messages.EMPTY, octets.NO_CODES}
     for turn in (0, 1) if bounded else (0,):
         expected, after = _expected(packed, tokens, state)
         step()
@@ -60,7 +60,7 @@ def test_a_step(device: str, bounded: bool, batch: int, slots: int) -> None:
 @torch.no_grad()
 def test_columns_in_several_parts(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stride at a time, where several would be taken together; of 24 tiles, eight at a time."""
-    monkeypatch.setattr(tiles, "_strides", lambda columns, _: (1, -(-columns // 256)))
+    monkeypatch.setattr(octets, "_strides", lambda columns, _: (1, -(-columns // 256)))
     monkeypatch.setattr(dozens, "MOST_WORDS", 1024)
     config = replace(CONFIG, hidden_size=384, num_hidden_layers=1, intermediate_size=16)
     packed = model.random(config, device, 3)
@@ -118,14 +118,14 @@ def test_how_tiles_and_columns_are_shared_out() -> None:
     assert dozens.share_of(2816, 64, 16) == (3, 1, 3)
     assert dozens.share_of(1024, 33, 8) == (2, 2, 1)
     assert dozens.share_of(1024, 33, 24) == (2, 1, 2)
-    assert [tiles.strides_of(columns, 1) for columns in (16, 1024, 2816, 2560)] == [1, 4, 1, 2]
-    assert [tiles.parts_of(columns, 1) for columns in (16, 1024, 2816, 2560)] == [1, 1, 11, 5]
-    assert tiles.some_of(2816, 1, 0) == 11
-    assert tiles.some_of(6912, 1, 16) == 11
+    assert [octets.strides_of(columns, 1) for columns in (16, 1024, 2816, 2560)] == [1, 4, 1, 2]
+    assert [octets.parts_of(columns, 1) for columns in (16, 1024, 2816, 2560)] == [1, 1, 11, 5]
+    assert octets.some_of(2816, 1, 0) == 11
+    assert octets.some_of(6912, 1, 16) == 11
 
 
 def test_reads_of_codes() -> None:
-    text, registers, pack, outputs = tiles.reading(1, 1, 1, 1)
+    text, registers, pack, outputs = octets.reading(1, 1, 1, 1)
     assert (pack, outputs) == (1, 6)
     assert registers == "=&r,=&r,=&r,=&r,=&r,=&r,l,l,l"
     assert text == (
@@ -142,4 +142,4 @@ def test_reads_of_codes() -> None:
         " add.s32 $5, t0_0_0, t0_0_2; }"
     )
     # Codes of a later part belong to a factor that has come: nothing is waited for but they.
-    assert "early" not in tiles.reading(1, 4, 2, 0)[0]
+    assert "early" not in octets.reading(1, 4, 2, 0)[0]

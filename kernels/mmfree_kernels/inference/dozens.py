@@ -19,6 +19,16 @@ from torch import Tensor
 from mmfree_kernels.inference.few import processors
 from mmfree_kernels.inference.messages import emptied, fetched, mailboxes, received_one
 from mmfree_kernels.inference.model import PackedModel
+from mmfree_kernels.inference.octets import (
+    NO_CODES,
+    OCTET,
+    WARPS,
+    parcel,
+    parts_of,
+    rows_of,
+    slots_of,
+    strides_of,
+)
 from mmfree_kernels.inference.stages import (
     channel_in,
     head,
@@ -29,16 +39,6 @@ from mmfree_kernels.inference.stages import (
     onto,
 )
 from mmfree_kernels.inference.threads import line_layout
-from mmfree_kernels.inference.tiles import (
-    NO_CODES,
-    OCTET,
-    WARPS,
-    parcel,
-    parts_of,
-    rows_of,
-    slots_of,
-    strides_of,
-)
 from mmfree_kernels.ops.bitlinear.packed import INTERPRETED, overlaps
 from mmfree_kernels.ops.gluon import gl, jit
 from mmfree_neuro.integers.ternary import TILE

@@ -5,6 +5,23 @@ and then every program multiplies the codes of all rows with its tiles of weight
 import triton
 import triton.language as tl
 
+from mmfree_kernels.inference.octets import (
+    WARPS,
+    coded,
+    parcel,
+    parts_of,
+    products,
+    rows_of,
+    slots_of,
+    some_of,
+    strides_of,
+    together_of,
+    unpacked,
+    value_of,
+    values_of_three,
+    values_of_two,
+    weights_of,
+)
 from mmfree_kernels.inference.threads import (
     INNER_EPS,
     factor_of,
@@ -22,23 +39,6 @@ from mmfree_kernels.inference.threads import (
     squares,
     step_of,
     times,
-)
-from mmfree_kernels.inference.tiles import (
-    WARPS,
-    coded,
-    parcel,
-    parts_of,
-    products,
-    rows_of,
-    slots_of,
-    some_of,
-    strides_of,
-    together_of,
-    unpacked,
-    value_of,
-    values_of_three,
-    values_of_two,
-    weights_of,
 )
 from mmfree_kernels.ops.gluon import gl, jit
 

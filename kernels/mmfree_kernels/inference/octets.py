@@ -1,4 +1,4 @@
-"""Products of dozens of sequences with packed weights on the tensor cores, and how the threads of a
+"""Products of octets of sequences with packed weights on the tensor cores, and how the threads of a
 program hold them.
 
 A tile is 16 rows of weights, and eight sequences are an octet.  The instruction
