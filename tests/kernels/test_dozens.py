@@ -8,8 +8,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from mmfree_kernels.bench.workloads import plain
-from mmfree_kernels.inference import dozens, ends, many, messages, model, octets
+from mmfree_kernels.inference import dozens, ends, few, many, messages, model, octets
+from mmfree_kernels.inference.decoder import Decoder
+from mmfree_kernels.ops.bitlinear.packed import words
 from mmfree_neuro.hgrn_bit.config import ModelConfig
+from mmfree_neuro.integers import ternary
 
 pytestmark = pytest.mark.kernels
 
@@ -30,36 +33,58 @@ def _expected(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:All-NaN slice encountered", "ignore:invalid value")
-@pytest.mark.parametrize(("bounded", "batch", "slots"), [(True, 3, 8), (False, 9, 16)])
+@pytest.mark.parametrize("whole", [True, False], ids=["two groups", "bounds, two blocks"])
 @torch.no_grad()
-def test_a_step(device: str, bounded: bool, batch: int, slots: int) -> None:
+def test_a_step(device: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, state and choice are those of the kernels for many, step by step; each step leaves an
     empty mailbox to the one after it; and an unknown token is its own sequence's matter."""
-    config = replace(CONFIG, use_lower_bound=bounded, num_hidden_layers=2 if bounded else 1)
-    packed = model.random(config, device, 3)
-    tokens = torch.tensor([3, 41, 0, 7, 11, 49, 2, 2, 50][-batch:], device=device)
-    state, logits = packed.zero_state(batch), torch.zeros(batch, 50, device=device)
-    step = dozens.Step(packed, tokens, state, logits, dozens.Plan(slots, 1))
+    monkeypatch.setattr(few, "FEW", 0)
+    config = replace(CONFIG, use_lower_bound=True)
+    if whole:
+        config = replace(CONFIG, use_lower_bound=False, num_hidden_layers=1, expand_ratio=2)
+    packed = model.random(config, device, 3, "bfloat16" if whole else "int8")
+    tokens = torch.tensor([3, 41, 0, 7, 11, 49, 2, 2, 50][0 if whole else -3 :], device=device)
+    session = Decoder(packed, len(tokens))
+    step = session._whole
+    assert isinstance(step, dozens.Step)
+    session.tokens.copy_(tokens)
     nothing = step.mail.view(torch.int32).clone()
     assert set(nothing.unique().tolist()) == {messages.EMPTY, octets.NO_CODES}
-    for turn in (0, 1) if bounded else (0,):
-        expected, after = _expected(packed, tokens, state)
-        step()
+    for turn in (0,) if whole else (0, 1):
+        expected, after = _expected(packed, session.tokens, session.state)
+        session.step()
+        logits, state = session.logits, session.state
         assert (logits[:-1] - expected[:-1]).abs().max() < ROUNDING
         assert (state[:, :-1] - after[:, :-1]).abs().max() < ROUNDING
-        assert torch.equal(tokens[:-1], logits[:-1].argmax(-1))
+        assert torch.equal(session.tokens[:-1], logits[:-1].argmax(-1))
         assert logits[-1].isnan().all() and state[:, -1].isnan().all()
-        assert step.turns.tolist() == [1 - turn]
+        assert (step.turns == 1 - turn).all()
         found = step.mail.view(torch.int32)
         assert torch.equal(found[:, 1 - turn], nothing[:, 1 - turn])
         assert not torch.equal(found[:, turn], nothing[:, turn])
-        tokens[-1] = 50
+        session.tokens[-1] = 50
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "tokens"),
+    [(16, 16, 8), (48, 272, 16), (80, 1024, 8), (32, 2816, 8), (16, 1296, 32)],
+    ids=["one word", "two octets", "a stride each", "eleven parts", "four octets"],
+)
+def test_products_are_exact(device: str, rows: int, columns: int, tokens: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    codes = torch.randint(-1, 2, (rows, columns), dtype=torch.int8, generator=generator)
+    q = torch.randint(-127, 128, (tokens, columns), dtype=torch.int8, generator=generator)
+    q[0], q[1] = 127, -127
+    found = dozens.sums(q.to(device), words(ternary.pack(codes.numpy()), device))
+    assert torch.equal(found.cpu(), q.float() @ codes.float().mT)
 
 
 @pytest.mark.slow
 @torch.no_grad()
 def test_columns_in_several_parts(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stride at a time, where several would be taken together; of 24 tiles, eight at a time."""
+    if device != "cpu":
+        pytest.skip("a compiled kernel does not see what is replaced here")
     monkeypatch.setattr(octets, "_strides", lambda columns, _: (1, -(-columns // 256)))
     monkeypatch.setattr(dozens, "MOST_WORDS", 1024)
     config = replace(CONFIG, hidden_size=384, num_hidden_layers=1, intermediate_size=16)
@@ -91,6 +116,7 @@ def test_programs_of_a_gpu(hidden: int, width: int, layers: int, batch: int, dev
     tokens = torch.zeros(batch, dtype=torch.int64, device=device)
     state, logits = packed.zero_state(batch), torch.zeros(batch, 1000, device=device)
     step = dozens.Step(packed, tokens, state, logits)
+    nothing = step.mail.view(torch.int32)[:, 0].clone()
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randint(1000, (batch, 3), generator=generator).to(device)
     expected = plain.logits(packed, prompt)[:, -1]
@@ -99,18 +125,24 @@ def test_programs_of_a_gpu(hidden: int, width: int, layers: int, batch: int, dev
         for column in prompt.T:
             tokens.copy_(column)
             step()
-        # An activation may fall to the other side of a rounding boundary.
-        assert (logits - expected).abs().median() < 0.02 * expected.std()
+        # An activation may fall to the other side of a rounding boundary, in any sequence.
+        assert (logits - expected).abs().median(1).values.max() < 0.1 * expected.std()
+        assert torch.equal(tokens, logits.argmax(-1))
+        other = step.mail.view(torch.int32)[:, 1 - int(step.turns[0])]
+        assert not torch.equal(other, nothing)
+        assert torch.equal(step.mail.view(torch.int32)[:, int(step.turns[0])], nothing)
 
 
 def test_what_is_dozens(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert dozens.takes(1024, 64) and not dozens.takes(1024, 65)
-    assert not dozens.takes(2048, 9)
     monkeypatch.setattr(dozens, "INTERPRETED", False)
     cpu = torch.device("cpu")
+    assert dozens.takes(1024, 64, cpu) and not dozens.takes(1024, 65, cpu)
+    assert not dozens.takes(2048, 9, cpu)
     assert dozens.plan(1024, 16, cpu) == dozens.Plan(8, 64)
     assert dozens.plan(1024, 32, cpu) == dozens.Plan(8, 33)
     assert dozens.plan(1024, 64, cpu) == dozens.Plan(8, 33)
+    monkeypatch.setattr(dozens, "processors", lambda _: 3)
+    assert dozens.takes(1024, 48, cpu) and not dozens.takes(1024, 49, cpu)
 
 
 def test_how_tiles_and_columns_are_shared_out() -> None:

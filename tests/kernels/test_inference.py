@@ -336,8 +336,9 @@ def test_programs_of_a_gpu(shape: str, batch: int, device: str) -> None:
     for _ in range(20):
         session.reset()
         session.feed(prompt)
-        # An activation may fall to the other side of a rounding boundary.
-        assert (session.logits - expected).abs().median() < 0.02 * expected.std()
+        # An activation may fall to the other side of a rounding boundary, in any sequence.
+        assert (session.logits - expected).abs().median(1).values.max() < 0.1 * expected.std()
+        assert torch.equal(session.tokens, session.logits.argmax(-1))
 
 
 def test_how_inputs_and_rows_are_shared_out() -> None:

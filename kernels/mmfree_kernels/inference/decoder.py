@@ -26,7 +26,7 @@ class Decoder:
         self._whole: dozens.Step | few.Step | None = None
         if few.takes(config.hidden_size, batch, device):
             self._whole = few.Step(model, self.tokens, self.state, self.logits)
-        elif dozens.takes(config.hidden_size, batch):
+        elif dozens.takes(config.hidden_size, batch, device):
             self._whole = dozens.Step(model, self.tokens, self.state, self.logits)
         self._graph = graph_of(self._step) if device.type == "cuda" else None
         self.reset()

@@ -1,11 +1,11 @@
 """One token of each of dozens of sequences through a packed model, in one kernel.
 
-Up to 32 sequences have a group of programs, which run at the same time and send each other messages
+Eight sequences have a group of programs, which run at the same time and send each other messages
 (`messages`).  Every layer of weights has two stages: a program that has all of a row normalises it
 and sends its 8-bit codes, and then each program multiplies the codes of all sequences with its
-tiles of weights, on the tensor cores, and sends the values.  So no row is normalised twice.  A
-program keeps its own values of the stream x between blocks.  Groups do not meet, and while one
-waits another one may compute on the same processor.
+tiles of weights, on the tensor cores, and sends the values.  So a row is normalised once for each
+layer that reads it.  A program keeps its own values of the stream x between blocks.  Groups do not
+meet, and while one waits another one may compute on the same processor.
 """
 
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from mmfree_kernels.inference.stages import (
     normalise_once,
     normalise_opened,
     onto,
+    product_of,
 )
 from mmfree_kernels.inference.threads import line_layout
 from mmfree_kernels.ops.bitlinear.packed import INTERPRETED, overlaps
@@ -323,6 +324,16 @@ def _token(
 
 
 @jit
+def _products(
+    words, box, out, rows, COLUMNS: tl.constexpr, OCTETS: tl.constexpr, TILES: tl.constexpr
+):
+    first, last = gl.program_id(0) * TILES, rows // 16
+    found = product_of(words, box, first, last, 8 * OCTETS, COLUMNS, OCTETS, TILES)
+    row = rows_of(first, TILES)
+    gl.store(out + slots_of(OCTETS) * rows + row, found, mask=row < rows)
+
+
+@jit
 def _choose(bests, places, token, programs, COUNT: tl.constexpr):
     """The token of the greatest logit of all programs, the lowest of those that have it."""
     THREAD: tl.constexpr = line_layout(_WARPS)
@@ -359,9 +370,11 @@ def plan(hidden: int, batch: int, device: torch.device) -> Plan:
     return Plan(OCTET, min(hidden // TILE, each * processors(device) // groups))
 
 
-def takes(hidden: int, batch: int) -> bool:
-    """Whether so many sequences are dozens; fewer are for `few`."""
-    return hidden <= LARGEST and batch <= MOST
+def takes(hidden: int, batch: int, device: torch.device) -> bool:
+    """Whether so many sequences are dozens, and each group has a program; fewer are for `few`."""
+    if hidden > LARGEST or batch > MOST:
+        return False
+    return plan(hidden, batch, device).programs > 0
 
 
 HEAD_TILES = 2
@@ -480,3 +493,26 @@ class Step:
             num_warps=1 if INTERPRETED else WARPS,
             launch_cooperative_grid=True,
         )
+
+
+def sums(q: Tensor, packed: Tensor) -> Tensor:
+    """The products that `Step` takes, by themselves: exact sums float32 [tokens, rows] of codes q
+    int8 [tokens, columns], a multiple of eight tokens, and packed weights, each below 2^24."""
+    tiles, groups, _ = packed.shape
+    rows, columns, slots = TILE * tiles, TILE * groups, len(q)
+    totals = torch.zeros(slots, WARPS, dtype=torch.int32, device=q.device)
+    totals[:, -1] = q.sum(1)
+    factors = torch.ones(slots, device=q.device).view(torch.int32)
+    parcel_ = torch.cat([q.contiguous().view(torch.int32).flatten(), totals.flatten(), factors])
+    out = torch.empty(slots, rows, device=q.device)
+    _products[(triton.cdiv(tiles, HEAD_TILES),)](
+        packed,
+        parcel_,
+        out,
+        rows,
+        columns,
+        slots // OCTET,
+        HEAD_TILES,
+        num_warps=1 if INTERPRETED else WARPS,
+    )
+    return out

@@ -281,6 +281,16 @@ def mixer_in(
 
 
 @jit
+def product_of(
+    words, box, first, last, slots, COLUMNS: tl.constexpr, OCTETS: tl.constexpr, TILES: tl.constexpr
+):
+    """The product of tiles `first` … `last` with all codes of a parcel."""
+    weights = _words(words, first, last, 0, 1, COLUMNS, OCTETS, TILES)
+    found, of_values = _multiplied(weights, box, slots, slots, COLUMNS, OCTETS)
+    return value_of(found[0], of_values)
+
+
+@jit
 def onto(
     words,
     box,

@@ -236,8 +236,10 @@ def step_of(greatest, root):
 
 @jit
 def factor_of(greatest, root):
-    """What y is multiplied with for its codes: 1 / `step_of` · root."""
-    return gl.minimum(127.0 / gl.maximum(greatest, 1e-30), root * 12700000.0)
+    """What y is multiplied with for its codes: 1 / `step_of` · root.  Where the greatest is no
+    number all codes are 0 or -1, as a message must not look like none."""
+    factor = gl.minimum(127.0 / gl.maximum(greatest, 1e-30), root * 12700000.0)
+    return gl.where(greatest == greatest, factor, 0.0)
 
 
 @jit

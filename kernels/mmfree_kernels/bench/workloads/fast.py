@@ -17,7 +17,7 @@ from mmfree_kernels.bench.workload import (
 )
 from mmfree_kernels.bench.workloads import naive, plain
 from mmfree_kernels.float_model.model import HGRNBitModel
-from mmfree_kernels.inference import few
+from mmfree_kernels.inference import dozens, few
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.inference.model import PackedModel, from_checkpoint, random
 from mmfree_kernels.inference.prefill import Prefill as Prompt
@@ -83,9 +83,10 @@ def exact_products(model: PackedModel) -> int:
     """How many products of packed weights with random and extreme codes equal those of plain torch,
     bit for bit.
 
-    Three ways to multiply: `few.sums`, the products of the kernel that decodes a few sequences;
-    `product`, which takes some dozens of tokens, and the head after prompts; and, as long prompts
-    do it, `unpack` to int8 and then `int8_sums`.  Raises WrongResult at the first that differs.
+    Four ways to multiply: `few.sums` and `dozens.sums`, the products of the kernels that decode a
+    few sequences and dozens; `product`, which takes some dozens of tokens, and the head after
+    prompts; and, as long prompts do it, `unpack` to int8 and then `int8_sums`.  Raises WrongResult
+    at the first that differs.
     """
     first, last = model.layers[0], model.layers[-1]
     layers = {
@@ -106,6 +107,9 @@ def exact_products(model: PackedModel) -> int:
         unpacked = unpack(weights, torch.empty(codes.shape, dtype=torch.int8, device=model.device))
         ways = {
             "sums": few.sums(q, weights).to(torch.int32),
+            "octets": dozens.sums(torch.cat([q, q])[: max(8, len(q))], weights)[: len(q)].to(
+                torch.int32
+            ),
             "product": product(q, weights),
             "int8 sums": int8_sums(q, unpacked),
         }
@@ -138,10 +142,13 @@ class Generate:
         self.decoder.reset()
         self.decoder.tokens.copy_(self.first)
         fed, found = [], []
+        # From the first to the last, as sequences may have programs of their own.
+        last, some = self.tokens - 1, min(self.tokens, CHECKED_ROWS)
+        rows = [round(n * last / max(1, some - 1)) for n in range(some)]
         for _ in range(CHECKED_STEPS):
-            fed.append(self.decoder.tokens[:CHECKED_ROWS].clone())
+            fed.append(self.decoder.tokens[rows].clone())
             self.step()
-            found.append(self.decoder.logits[:CHECKED_ROWS].clone())
+            found.append(self.decoder.logits[rows].clone())
         tokens = torch.stack(fed, 1)
         expected, noisy = (
             plain.logits(self.model, tokens, how) for how in (plain.EXACT, plain.OTHER_ORDER)
