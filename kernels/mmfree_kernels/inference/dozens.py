@@ -17,7 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from mmfree_kernels.inference.few import processors
-from mmfree_kernels.inference.messages import emptied, fetched, mailboxes, received_one
+from mmfree_kernels.inference.layers import choose
+from mmfree_kernels.inference.messages import emptied, fetched, mailboxes
 from mmfree_kernels.inference.model import PackedModel
 from mmfree_kernels.inference.octets import (
     NO_CODES,
@@ -25,6 +26,7 @@ from mmfree_kernels.inference.octets import (
     WARPS,
     parcel,
     parts_of,
+    places_of,
     rows_of,
     slots_of,
     strides_of,
@@ -39,7 +41,6 @@ from mmfree_kernels.inference.stages import (
     onto,
     product_of,
 )
-from mmfree_kernels.inference.threads import line_layout
 from mmfree_kernels.ops.bitlinear.packed import INTERPRETED, overlaps
 from mmfree_kernels.ops.gluon import gl, jit
 from mmfree_neuro.integers.ternary import TILE
@@ -311,12 +312,13 @@ def _token(
         HEAD_TILES,
     )
     for number in range(me, count, programs):
-        _choose(
+        choose(
             bests + number * programs,
             places + number * programs,
             tokens + begin + number,
             programs,
             COUNT,
+            _WARPS,
         )
     if me == 0:
         # Every program of the group has sent its best, and so has read which turn it is.
@@ -328,19 +330,9 @@ def _products(
     words, box, out, rows, COLUMNS: tl.constexpr, OCTETS: tl.constexpr, TILES: tl.constexpr
 ):
     first, last = gl.program_id(0) * TILES, rows // 16
-    found = product_of(words, box, first, last, 8 * OCTETS, COLUMNS, OCTETS, TILES)
+    found = product_of(words, box, first, last, 8 * OCTETS, 8 * OCTETS, COLUMNS, OCTETS, TILES)
     row = rows_of(first, TILES)
     gl.store(out + slots_of(OCTETS) * rows + row, found, mask=row < rows)
-
-
-@jit
-def _choose(bests, places, token, programs, COUNT: tl.constexpr):
-    """The token of the greatest logit of all programs, the lowest of those that have it."""
-    THREAD: tl.constexpr = line_layout(_WARPS)
-    program = gl.minimum(gl.arange(0, COUNT, layout=THREAD), programs - 1)
-    value, word = received_one(bests + program), received_one(places + program)
-    chosen = gl.min(gl.where(value == gl.max(value, 0), word, 16777216.0), 0)
-    gl.store(token, chosen.to(gl.int64))
 
 
 MOST = 64
@@ -423,7 +415,7 @@ class Step:
         groups, octets = -(-batch // slots), slots // OCTET
 
         def codes(columns: int) -> int:
-            return slots * (columns // 4 + WARPS + 1)
+            return slots * int(places_of(columns))
 
         values_size = slots * (2 * hidden + 2 * inner + width)
         layer_size = values_size + 4 * codes(hidden) + codes(inner) + codes(width)

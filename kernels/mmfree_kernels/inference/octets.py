@@ -44,8 +44,6 @@ _MULTIPLY = tl.constexpr(
     " mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32"
     " {$0, $1, $2, $3}, {$8, $9, $10, $11}, {$14, $15}, {$0, $1, $2, $3}; }"
 )
-
-
 # Four by four codes of two rows.
 _UNPACK = tl.constexpr(
     "{ .reg .b32 t; and.b32 $0, $8, 0x03030303; and.b32 $1, $9, 0x03030303;"
@@ -89,8 +87,7 @@ def together_of(columns, octets):
 @triton.constexpr_function
 def some_of(columns, octets, first):
     """Of how many parts from `first` on."""
-    together = max(1, MOST_READS // (octets * _strides(columns, octets)[0]))
-    return min(together, _strides(columns, octets)[1] - first)
+    return min(together_of(columns, octets), parts_of(columns, octets) - first)
 
 
 @triton.constexpr_function
@@ -256,10 +253,16 @@ def weights_of(words, tile, last, COLUMNS: tl.constexpr, OCTETS: tl.constexpr, T
     return found
 
 
+@triton.constexpr_function
+def places_of(columns):
+    """How many places the codes of a sequence take, with their sums and their factor."""
+    return columns // 4 + WARPS + 1
+
+
 @jit
 def parcel(slots, COLUMNS: tl.constexpr):
-    """How many places the codes of so many sequences take, with their factors and sums."""
-    return slots * (COLUMNS // 4 + _WARPS + 1)
+    """How many places the codes of so many sequences take."""
+    return slots * places_of(COLUMNS)
 
 
 @jit

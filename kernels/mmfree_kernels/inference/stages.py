@@ -43,7 +43,7 @@ from mmfree_kernels.inference.threads import (
 from mmfree_kernels.ops.gluon import gl, jit
 
 _WARPS = tl.constexpr(WARPS)
-MOST_WORDS = tl.constexpr(64)
+MOST_AHEAD = tl.constexpr(64)
 """So many packed words a thread loads before the codes come, at most."""
 MOST_UNPACKED = tl.constexpr(8)
 """Of so many pairs of words the codes are unpacked before others come."""
@@ -282,11 +282,19 @@ def mixer_in(
 
 @jit
 def product_of(
-    words, box, first, last, slots, COLUMNS: tl.constexpr, OCTETS: tl.constexpr, TILES: tl.constexpr
+    words,
+    box,
+    first,
+    last,
+    count,
+    slots,
+    COLUMNS: tl.constexpr,
+    OCTETS: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """The product of tiles `first` … `last` with all codes of a parcel."""
+    """The product of tiles `first` … `last` with the codes of a parcel, of `count` sequences."""
     weights = _words(words, first, last, 0, 1, COLUMNS, OCTETS, TILES)
-    found, of_values = _multiplied(weights, box, slots, slots, COLUMNS, OCTETS)
+    found, of_values = _multiplied(weights, box, count, slots, COLUMNS, OCTETS)
     return value_of(found[0], of_values)
 
 
@@ -308,10 +316,8 @@ def onto(
     """Send x, the program's own values of the stream, with the projection of the codes added to
     it; that is the result, too."""
     if first < last:
-        weights = _words(words, first, last, 0, 1, COLUMNS, OCTETS, TILES)
         row, slot = rows_of(first, TILES), slots_of(OCTETS)
-        found, of_values = _multiplied(weights, box, count, slots, COLUMNS, OCTETS)
-        x = x + value_of(found[0], of_values)
+        x = x + product_of(words, box, first, last, count, slots, COLUMNS, OCTETS, TILES)
         gl.store(out + slot * HIDDEN + row, x, mask=(row < 16 * last) & (slot < count))
     return x
 
@@ -334,7 +340,7 @@ def channel_in(
     """Send silu(gate) · up."""
     HALF: tl.constexpr = WIDTH * (HIDDEN // 16)
     PARTS: tl.constexpr = parts_of(HIDDEN, OCTETS)
-    AHEAD: tl.constexpr = max(1, MOST_WORDS // (4 * TILES * PARTS * strides_of(HIDDEN, OCTETS)))
+    AHEAD: tl.constexpr = max(1, MOST_AHEAD // (4 * TILES * PARTS * strides_of(HIDDEN, OCTETS)))
     slot = slots_of(OCTETS)
     if first < last:
         weights = ()
