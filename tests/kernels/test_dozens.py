@@ -48,9 +48,10 @@ def test_a_step(device: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> No
     step = session._whole
     assert isinstance(step, dozens.Step)
     session.tokens.copy_(tokens)
-    nothing = step.mail.view(torch.int32).clone()
+    first = int(step.turns[0])  # recording a graph takes steps, too
+    nothing = step.mail.view(torch.int32)[:, first].clone()
     assert set(nothing.unique().tolist()) == {messages.EMPTY, octets.NO_CODES}
-    for turn in (0,) if whole else (0, 1):
+    for turn in (first,) if whole else (first, 1 - first):
         expected, after = _expected(packed, session.tokens, session.state)
         session.step()
         logits, state = session.logits, session.state
@@ -60,8 +61,8 @@ def test_a_step(device: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> No
         assert logits[-1].isnan().all() and state[:, -1].isnan().all()
         assert (step.turns == 1 - turn).all()
         found = step.mail.view(torch.int32)
-        assert torch.equal(found[:, 1 - turn], nothing[:, 1 - turn])
-        assert not torch.equal(found[:, turn], nothing[:, turn])
+        assert torch.equal(found[:, 1 - turn], nothing)
+        assert not torch.equal(found[:, turn], nothing)
         session.tokens[-1] = 50
 
 

@@ -83,7 +83,8 @@ def _finish(
         tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows"])
+# Factors of one projection of several begin wherever the rows of those before it end.
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["s"])
 def _int8_product(
     q,
     codes,
