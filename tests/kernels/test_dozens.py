@@ -39,6 +39,10 @@ def test_a_step(device: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> No
     """Logits, state and choice are those of the kernels for many, step by step; each step leaves an
     empty mailbox to the one after it; and an unknown token is its own sequence's matter."""
     monkeypatch.setattr(few, "FEW", 0)
+    # On the CPU one program takes all tiles, one after the other; on a GPU each has one.
+    programs = 1 if device == "cpu" else 2
+    how = dozens.Plan(8, programs, 4 if whole else 8)
+    monkeypatch.setattr(dozens, "plan", lambda *_: how)
     config = replace(CONFIG, use_lower_bound=True)
     if whole:
         config = replace(CONFIG, use_lower_bound=False, num_hidden_layers=1, expand_ratio=2)
@@ -66,17 +70,18 @@ def test_a_step(device: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> No
         session.tokens[-1] = 50
 
 
+@pytest.mark.parametrize("warps", [4, 8])
 @pytest.mark.parametrize(
     ("rows", "columns", "tokens"),
     [(16, 16, 8), (48, 272, 16), (80, 1024, 8), (32, 2816, 8), (16, 1296, 32)],
-    ids=["one word", "two octets", "a stride each", "eleven parts", "four octets"],
+    ids=["one word", "two octets", "a stride each", "eleven strides", "four octets"],
 )
-def test_products_are_exact(device: str, rows: int, columns: int, tokens: int) -> None:
+def test_products_are_exact(device: str, rows: int, columns: int, tokens: int, warps: int) -> None:
     generator = torch.Generator().manual_seed(5)
     codes = torch.randint(-1, 2, (rows, columns), dtype=torch.int8, generator=generator)
     q = torch.randint(-127, 128, (tokens, columns), dtype=torch.int8, generator=generator)
     q[0], q[1] = 127, -127
-    found = dozens.sums(q.to(device), words(ternary.pack(codes.numpy()), device))
+    found = dozens.sums(q.to(device), words(ternary.pack(codes.numpy()), device), warps)
     assert torch.equal(found.cpu(), q.float() @ codes.float().mT)
 
 
@@ -86,21 +91,25 @@ def test_columns_in_several_parts(device: str, monkeypatch: pytest.MonkeyPatch) 
     """A stride at a time, where several would be taken together; of 24 tiles, eight at a time."""
     if device != "cpu":
         pytest.skip("a compiled kernel does not see what is replaced here")
-    monkeypatch.setattr(octets, "_strides", lambda columns, _: (1, -(-columns // 256)))
+    monkeypatch.setattr(octets, "_strides", lambda columns, *_: (1, -(-columns // 256)))
     monkeypatch.setattr(dozens, "MOST_WORDS", 1024)
     config = replace(CONFIG, hidden_size=384, num_hidden_layers=1, intermediate_size=16)
     packed = model.random(config, device, 3)
     tokens = torch.tensor([3], device=device)
     state, logits = packed.zero_state(1), torch.zeros(1, 50, device=device)
     expected, after = _expected(packed, tokens, state)
-    dozens.Step(packed, tokens, state, logits, dozens.Plan(8, 1))()
+    dozens.Step(packed, tokens, state, logits, dozens.Plan(8, 1, 4))()
     assert (logits - expected).abs().max() < ROUNDING
     assert (state - after).abs().max() < ROUNDING
 
 
 @pytest.mark.parametrize(
     ("hidden", "width", "layers", "batch"),
-    [(1024, 2816, 2, 16), (1024, 2816, 2, 19), (1024, 2816, 2, 64), (2048, 5632, 1, 9)],
+    [
+        *((1024, 2816, 2, batch) for batch in (16, 19, 32, 41, 64)),
+        *((2048, 5632, 2, batch) for batch in (7, 9, 32)),
+        *((2560, 6912, 1, batch) for batch in (3, 24)),
+    ],
 )
 @torch.no_grad()
 def test_programs_of_a_gpu(hidden: int, width: int, layers: int, batch: int, device: str) -> None:
@@ -137,13 +146,17 @@ def test_programs_of_a_gpu(hidden: int, width: int, layers: int, batch: int, dev
 def test_what_is_dozens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dozens, "INTERPRETED", False)
     cpu = torch.device("cpu")
-    assert dozens.takes(1024, 64, cpu) and not dozens.takes(1024, 65, cpu)
-    assert not dozens.takes(2048, 9, cpu)
-    assert dozens.plan(1024, 16, cpu) == dozens.Plan(8, 64)
-    assert dozens.plan(1024, 32, cpu) == dozens.Plan(8, 33)
-    assert dozens.plan(1024, 64, cpu) == dozens.Plan(8, 33)
+    for hidden, most in ((512, 64), (1024, 64), (2048, 32), (2560, 24)):
+        assert dozens.takes(hidden, most, cpu) and not dozens.takes(hidden, most + 1, cpu)
+    assert not dozens.takes(2576, 1, cpu)
+    assert dozens.plan(1024, 16, cpu) == dozens.Plan(8, 64, 4)
+    assert dozens.plan(1024, 17, cpu) == dozens.Plan(8, 44, 8)
+    assert dozens.plan(1024, 32, cpu) == dozens.Plan(8, 33, 8)
+    assert dozens.plan(1024, 33, cpu) == dozens.plan(1024, 64, cpu) == dozens.Plan(16, 33, 8)
+    assert dozens.plan(2048, 8, cpu) == dozens.Plan(8, 128, 8)
+    assert dozens.plan(2560, 9, cpu) == dozens.Plan(8, 66, 8)
     monkeypatch.setattr(dozens, "processors", lambda _: 3)
-    assert dozens.takes(1024, 48, cpu) and not dozens.takes(1024, 49, cpu)
+    assert dozens.takes(1024, 24, cpu) and not dozens.takes(1024, 25, cpu)
 
 
 def test_how_tiles_and_columns_are_shared_out() -> None:
@@ -151,28 +164,32 @@ def test_how_tiles_and_columns_are_shared_out() -> None:
     assert dozens.share_of(2816, 64, 16) == (3, 1, 3)
     assert dozens.share_of(1024, 33, 8) == (2, 2, 1)
     assert dozens.share_of(1024, 33, 24) == (2, 1, 2)
-    assert [octets.strides_of(columns, 1) for columns in (16, 1024, 2816, 2560)] == [1, 4, 1, 2]
-    assert [octets.parts_of(columns, 1) for columns in (16, 1024, 2816, 2560)] == [1, 1, 11, 5]
-    assert octets.some_of(2816, 1, 0) == 11
-    assert octets.some_of(6912, 1, 16) == 11
+    columns = 16, 1024, 2816, 2560
+    assert [octets.strides_of(each, 1, 4) for each in columns] == [1, 4, 1, 2]
+    assert [octets.parts_of(each, 1, 4) for each in columns] == [1, 1, 11, 5]
+    assert [octets.strides_of(each, 2, 8) for each in columns] == [1, 2, 2, 1]
+    assert [octets.parts_of(each, 2, 8) for each in columns] == [1, 1, 3, 5]
+    assert octets.some_of(2816, 1, 4, 0) == 11
+    assert octets.some_of(6912, 1, 4, 16) == 11
 
 
 def test_reads_of_codes() -> None:
-    text, registers, pack, outputs = octets.reading(1, 1, 1, 1)
-    assert (pack, outputs) == (1, 6)
-    assert registers == "=&r,=&r,=&r,=&r,=&r,=&r,l,l,l"
+    text, registers = octets.reading(1, 1, 1)
+    assert registers == "=&r,l"
     assert text == (
-        "{ .reg .pred p; .reg .b32 t0_0_0, t0_0_1, t0_0_2, t0_0_3, m0, m1, m2, m3, m4, m5, m6;"
-        " early: ld.relaxed.gpu.global.b32 $4, [$7]; setp.eq.s32 p, $4, -2139062144;"
-        " vote.sync.any.pred p, p, -1; @p bra early;"
-        " again: ld.relaxed.gpu.global.v4.b32 {$0, $1, $2, $3}, [$6];"
-        " ld.relaxed.gpu.global.v4.b32 {t0_0_0, t0_0_1, t0_0_2, t0_0_3}, [$8];"
-        " min.s32 m0, $0, $1; min.s32 m1, $2, $3; min.s32 m2, t0_0_0, t0_0_1;"
-        " min.s32 m3, t0_0_2, t0_0_3; min.s32 m4, m0, m1; min.s32 m5, m2, m3;"
-        " min.s32 m6, m4, m5; setp.eq.s32 p, m6, -2139062144;"
-        " vote.sync.any.pred p, p, -1; @p bra again;"
-        " add.s32 t0_0_0, t0_0_0, t0_0_1; add.s32 t0_0_2, t0_0_2, t0_0_3;"
-        " add.s32 $5, t0_0_0, t0_0_2; }"
+        "{ .reg .pred p; again: ld.relaxed.gpu.global.b32 $0, [$1];"
+        " setp.eq.s32 p, $0, -2139062144; vote.sync.any.pred p, p, -1; @p bra again; }"
     )
-    # Codes of a later part belong to a factor that has come: nothing is waited for but they.
-    assert "early" not in octets.reading(1, 4, 2, 0)[0]
+    text, registers = octets.reading(4, 1, 2)
+    assert registers == "=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,l,l"
+    assert text == (
+        "{ .reg .pred p; .reg .b32 m0, m1, m2, m3, m4, m5, m6; again:"
+        " ld.relaxed.gpu.global.v4.b32 {$0, $1, $2, $3}, [$8];"
+        " ld.relaxed.gpu.global.v4.b32 {$4, $5, $6, $7}, [$9];"
+        " min.s32 m0, $0, $1; min.s32 m1, $2, $3; min.s32 m2, $4, $5; min.s32 m3, $6, $7;"
+        " min.s32 m4, m0, m1; min.s32 m5, m2, m3; min.s32 m6, m4, m5;"
+        " setp.eq.s32 p, m6, -2139062144; vote.sync.any.pred p, p, -1; @p bra again; }"
+    )
+    # Two places at once: words of one operand lie side by side.
+    assert "{$0, $2, $4, $6}, [$8]" in octets.reading(4, 2, 1)[0]
+    assert "{$1, $3, $5, $7}, [$9]" in octets.reading(4, 2, 1)[0]

@@ -76,7 +76,7 @@ def test_decoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(few, "FEW", at_most)
-    monkeypatch.setattr(dozens, "MOST", 0)
+    monkeypatch.setattr(dozens, "MOST", {})
     packed, naive = both
     prompt = torch.tensor([[3, 41], [40, 7]], device=packed.device)[:batch]
     expected, state = naive(prompt)
@@ -367,11 +367,13 @@ def test_programs_that_are_resident(monkeypatch: pytest.MonkeyPatch) -> None:
     assert few.plan(2048, 4, cpu) == few.Plan(33, 8)
     assert few.takes(5120, 1, cpu)
     assert few.takes(1024, 8, cpu) and not few.takes(1024, 9, cpu)
+    assert few.takes(2048, 3, cpu) and not few.takes(2048, 4, cpu)
+    assert few.takes(2560, 2, cpu) and not few.takes(2560, 3, cpu)
     assert few.takes(32, 256, cpu) and not few.takes(32, 257, cpu)
 
 
 def test_reads_of_messages() -> None:
-    text, registers = messages.reading((messages.Place(0, True),), 4, True, "f")
+    text, registers = messages.reading((messages.Place(0, True),), 4, True, False, "f")
     assert registers == "=&f,=&f,=&f,=&f,l,r"
     assert text == (
         "{ .reg .pred p; .reg .pred p0; setp.eq.b32 p0, 0, 0; again: "
@@ -380,8 +382,19 @@ def test_reads_of_messages() -> None:
         "setp.eq.or.b32 p0, $2, 0xffc0deae, p0; setp.eq.or.b32 p0, $3, 0xffc0deae, p0; "
         "setp.ne.b32 p, 0, 0; or.pred p, p, p0; vote.sync.any.pred p, p, -1; @p bra again; }"
     )
+    # One value is waited for, at the last place that every thread has.
+    places = messages.Place(0, True), messages.Place(512, True), messages.Place(1024, False)
+    light, _ = messages.reading(places, 4, True, True, "f")
+    start, rest = light.split(" again: ")
+    assert start.endswith(
+        " .reg .pred q; .reg .b32 t; mov.u32 t, %laneid; setp.eq.u32 q, t, 31; early:"
+        " @q ld.relaxed.gpu.global.b32 t, [$12 + 2060]; setp.eq.and.b32 p, t, 0xffc0deae, q;"
+        " vote.sync.any.pred p, p, -1; @p bra early;"
+    )
+    assert rest in messages.reading(places, 4, True, False, "f")[0]
+    assert "early" not in messages.reading(places[2:], 4, True, True, "f")[0]
     places = messages.Place(0, True), messages.Place(512, False)
-    text, registers = messages.reading(places, 1, False, "r")
+    text, registers = messages.reading(places, 1, False, False, "r")
     assert registers == "=&r,=&r,l,r"
     assert text == (
         "{ .reg .pred p; .reg .pred p0; setp.eq.b32 p0, 0, 0; "

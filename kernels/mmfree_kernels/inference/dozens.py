@@ -23,7 +23,6 @@ from mmfree_kernels.inference.model import PackedModel
 from mmfree_kernels.inference.octets import (
     NO_CODES,
     OCTET,
-    WARPS,
     parcel,
     parts_of,
     places_of,
@@ -38,6 +37,7 @@ from mmfree_kernels.inference.stages import (
     normalise,
     normalise_once,
     normalise_opened,
+    normalise_thrice,
     onto,
     product_of,
 )
@@ -45,15 +45,13 @@ from mmfree_kernels.ops.bitlinear.packed import INTERPRETED, overlaps
 from mmfree_kernels.ops.gluon import gl, jit
 from mmfree_neuro.integers.ternary import TILE
 
-_WARPS = tl.constexpr(WARPS)
-_EACH = tl.constexpr(4 * 32 * WARPS)
 _NO_CODES = tl.constexpr(NO_CODES)
 
 
 @triton.constexpr_function
-def _four_each():
+def _four_each(warps):
     """The layout of a vector of which a thread has four neighbours."""
-    return gl.BlockedLayout([4], [32], [WARPS], [0])
+    return gl.BlockedLayout([4], [32], [warps], [0])
 
 
 @jit
@@ -93,6 +91,7 @@ def _token(
     BOUNDED: tl.constexpr,
     PREFETCHES: tl.constexpr,
     OCTETS: tl.constexpr,
+    WARPS: tl.constexpr,
     COUNT: tl.constexpr,
     HIDDEN_TILES: tl.constexpr,
     INNER_TILES: tl.constexpr,
@@ -107,7 +106,7 @@ def _token(
     `turns` says which of its two mailboxes a group uses now; the other one is emptied.  `parcels`
     is the same memory as `mail`, for what is no float.
     """
-    EACH: tl.constexpr = _four_each()
+    EACH: tl.constexpr = _four_each(WARPS)
     all_, everyone = gl.program_id(0), gl.num_programs(0)
     me, group = all_ % programs, all_ // programs
     begin = group * slots
@@ -129,7 +128,7 @@ def _token(
     s_last = gl.minimum(INNER // 16, s_first + inner_tiles)
     w_last = gl.minimum(WIDTH // 16, w_first + width_tiles)
 
-    row, slot = rows_of(h_first, HIDDEN_TILES), slots_of(OCTETS)
+    row, slot = rows_of(h_first, HIDDEN_TILES, WARPS), slots_of(OCTETS, WARPS)
     token = gl.load(tokens + begin + slot, mask=slot < count, other=0)
     known = (token >= 0) & (token < vocabulary)
     live = (row < 16 * h_last) & (slot < count)
@@ -152,8 +151,8 @@ def _token(
         opened = x + slots * HIDDEN
         middle = opened + slots * (2 * INNER)
         v = middle + slots * HIDDEN
-        normalise(
-            vectors, scales, x, box, me, programs, count, slots, hidden_inverse, eps, 3, HIDDEN
+        normalise_thrice(
+            vectors, scales, x, box, me, programs, count, slots, hidden_inverse, eps, HIDDEN, WARPS
         )
         mixer_in(
             words,
@@ -169,6 +168,7 @@ def _token(
             INNER,
             BOUNDED,
             OCTETS,
+            WARPS,
             INNER_TILES,
             INNER_CHUNKS,
         )
@@ -184,10 +184,11 @@ def _token(
             inner_inverse,
             eps,
             INNER,
+            WARPS,
         )
         # While the codes are on their way.
-        emptied(old, values_size, me, programs, _EACH, EACH)
-        emptied(old_box, layer_size - values_size, me, programs, _EACH, EACH, _NO_CODES)
+        emptied(old, values_size, me, programs, 4 * 32 * WARPS, EACH)
+        emptied(old_box, layer_size - values_size, me, programs, 4 * 32 * WARPS, EACH, _NO_CODES)
         if layer + 1 < layers:
             fetched(words + layer_words, layer_words, all_, everyone, PREFETCHES)
             fetched(vectors + layer_vectors, layer_vectors, all_, everyone, PREFETCHES)
@@ -205,6 +206,7 @@ def _token(
             HIDDEN,
             INNER,
             OCTETS,
+            WARPS,
             HIDDEN_TILES,
         )
         normalise(
@@ -218,8 +220,8 @@ def _token(
             slots,
             hidden_inverse,
             eps,
-            1,
             HIDDEN,
+            WARPS,
         )
         channel_in(
             up_words,
@@ -232,6 +234,7 @@ def _token(
             HIDDEN,
             WIDTH,
             OCTETS,
+            WARPS,
             WIDTH_TILES,
             WIDTH_CHUNKS,
         )
@@ -246,6 +249,7 @@ def _token(
             slots,
             width_inverse,
             WIDTH,
+            WARPS,
         )
         x += layer_size
         own = onto(
@@ -260,6 +264,7 @@ def _token(
             HIDDEN,
             WIDTH,
             OCTETS,
+            WARPS,
             HIDDEN_TILES,
         )
         box += layer_size
@@ -272,13 +277,13 @@ def _token(
     places = bests + slots * programs
     values = slots * (HIDDEN + 2 * programs)
     box += values - values_size
-    emptied(old, values, me, programs, _EACH, EACH)
+    emptied(old, values, me, programs, 4 * 32 * WARPS, EACH)
     emptied(
         old_box + (values - values_size),
         parcel(slots, HIDDEN),
         me,
         programs,
-        _EACH,
+        4 * 32 * WARPS,
         EACH,
         _NO_CODES,
     )
@@ -293,8 +298,8 @@ def _token(
         slots,
         hidden_inverse,
         eps,
-        1,
         HIDDEN,
+        WARPS,
     )
     head(
         words,
@@ -309,6 +314,7 @@ def _token(
         vocabulary,
         HIDDEN,
         OCTETS,
+        WARPS,
         HEAD_TILES,
     )
     for number in range(me, count, programs):
@@ -318,7 +324,7 @@ def _token(
             tokens + begin + number,
             programs,
             COUNT,
-            _WARPS,
+            WARPS,
         )
     if me == 0:
         # Every program of the group has sent its best, and so has read which turn it is.
@@ -327,46 +333,57 @@ def _token(
 
 @jit
 def _products(
-    words, box, out, rows, COLUMNS: tl.constexpr, OCTETS: tl.constexpr, TILES: tl.constexpr
+    words,
+    box,
+    out,
+    rows,
+    COLUMNS: tl.constexpr,
+    OCTETS: tl.constexpr,
+    WARPS: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     first, last = gl.program_id(0) * TILES, rows // 16
-    found = product_of(words, box, first, last, 8 * OCTETS, 8 * OCTETS, COLUMNS, OCTETS, TILES)
-    row = rows_of(first, TILES)
-    gl.store(out + slots_of(OCTETS) * rows + row, found, mask=row < rows)
+    found = product_of(
+        words, box, first, last, 8 * OCTETS, 8 * OCTETS, COLUMNS, OCTETS, WARPS, TILES
+    )
+    row = rows_of(first, TILES, WARPS)
+    gl.store(out + slots_of(OCTETS, WARPS) * rows + row, found, mask=row < rows)
 
 
-MOST = 64
-"""Of so many sequences at most a step is one kernel."""
-LARGEST = 1024
-"""Of so many hidden values at most: of more, a thread cannot hold the weights that it needs."""
+MOST = {1024: 64, 2048: 32, 2560: 24}
+"""Of so many sequences at most a step is one kernel, for models of up to so many hidden values.
+Of more, the kernels for many were faster on an H200."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many sequences a group has, a multiple of eight, and how many programs."""
+    """How many sequences a group has, a multiple of eight, how many programs, and how many warps
+    each of these, four or eight."""
 
     slots: int
     programs: int
+    warps: int
 
 
 def plan(hidden: int, batch: int, device: torch.device) -> Plan:
-    """Groups of eight sequences, with a program for each tile of the stream if so many are resident
-    at once.
+    """Groups of eight sequences have equal parts of the device's programs, but no program without a
+    tile of the stream.  More than 32 sequences are in groups of sixteen, with a quarter each.
 
-    On an H200 one program a processor was fastest for up to 32 sequences of 370M, else two.
+    That was fastest on an H200; a program of four warps was so for up to 16 sequences of 370M.
     """
+    slots = OCTET if batch <= 32 else 2 * OCTET
+    groups = -(-batch // slots)
+    warps = 4 if hidden <= 1024 and groups <= 2 else 8
     if INTERPRETED:
-        return Plan(OCTET, 1)
-    groups = -(-batch // OCTET)
-    each = 1 if groups <= 4 else 2
-    return Plan(OCTET, min(hidden // TILE, each * processors(device) // groups))
+        return Plan(OCTET, 1, warps)
+    share = groups if slots == OCTET else 4
+    return Plan(slots, min(hidden // TILE, processors(device) // share), warps)
 
 
 def takes(hidden: int, batch: int, device: torch.device) -> bool:
     """Whether so many sequences are dozens, and each group has a program; fewer are for `few`."""
-    if hidden > LARGEST or batch > MOST:
-        return False
-    return plan(hidden, batch, device).programs > 0
+    most = next((most for largest, most in MOST.items() if hidden <= largest), 0)
+    return batch <= most and plan(hidden, batch, device).programs > 0
 
 
 HEAD_TILES = 2
@@ -411,7 +428,7 @@ class Step:
         config, batch = model.config, len(tokens)
         how = plan(config.hidden_size, batch, model.device) if how is None else how
         hidden, inner, width = config.hidden_size, config.state_size, config.intermediate_size
-        layers, (slots, programs) = config.num_hidden_layers, (how.slots, how.programs)
+        layers, slots, programs = config.num_hidden_layers, how.slots, how.programs
         groups, octets = -(-batch // slots), slots // OCTET
 
         def codes(columns: int) -> int:
@@ -427,7 +444,7 @@ class Step:
             blocks[:, values_size:] = NO_CODES
             box[layers * layer_size + end :] = NO_CODES
         self.turns = torch.zeros(groups, dtype=torch.int32, device=model.device)
-        words = 2 * strides_of(hidden, octets) * parts_of(hidden, octets)
+        words = 2 * strides_of(hidden, octets, how.warps) * parts_of(hidden, octets, how.warps)
         shares = (
             share_of(hidden, programs, 0),
             share_of(inner, programs, 3 * words),
@@ -467,7 +484,8 @@ class Step:
             "BOUNDED": any(layer.bound is not None for layer in model.layers),
             "PREFETCHES": overlaps(),
             "OCTETS": octets,
-            "COUNT": max(32 * WARPS, triton.next_power_of_2(programs)),
+            "WARPS": how.warps,
+            "COUNT": max(32 * how.warps, triton.next_power_of_2(programs)),
             "HIDDEN_TILES": triton.next_power_of_2(shares[0].tiles),
             "INNER_TILES": shares[1].together,
             "INNER_CHUNKS": shares[1].chunks,
@@ -475,27 +493,25 @@ class Step:
             "WIDTH_CHUNKS": shares[2].chunks,
             "HEAD_TILES": HEAD_TILES,
         }
-        self.grid = (groups * programs,)
+        self.grid, self.warps = (groups * programs,), how.warps
 
     def __call__(self) -> None:
         """Take a step."""
         _token[self.grid](
             *self.arguments,
             **self.constants,
-            num_warps=1 if INTERPRETED else WARPS,
+            num_warps=1 if INTERPRETED else self.warps,
             launch_cooperative_grid=True,
         )
 
 
-def sums(q: Tensor, packed: Tensor) -> Tensor:
+def sums(q: Tensor, packed: Tensor, warps: int = 8) -> Tensor:
     """The products that `Step` takes, by themselves: exact sums float32 [tokens, rows] of codes q
     int8 [tokens, columns], a multiple of eight tokens, and packed weights, each below 2^24."""
     tiles, groups, _ = packed.shape
     rows, columns, slots = TILE * tiles, TILE * groups, len(q)
-    totals = torch.zeros(slots, WARPS, dtype=torch.int32, device=q.device)
-    totals[:, -1] = q.sum(1)
     factors = torch.ones(slots, device=q.device).view(torch.int32)
-    parcel_ = torch.cat([q.contiguous().view(torch.int32).flatten(), totals.flatten(), factors])
+    parcel_ = torch.cat([q.contiguous().view(torch.int32).flatten(), factors])
     out = torch.empty(slots, rows, device=q.device)
     _products[(triton.cdiv(tiles, HEAD_TILES),)](
         packed,
@@ -504,7 +520,8 @@ def sums(q: Tensor, packed: Tensor) -> Tensor:
         rows,
         columns,
         slots // OCTET,
+        warps,
         HEAD_TILES,
-        num_warps=1 if INTERPRETED else WARPS,
+        num_warps=1 if INTERPRETED else warps,
     )
     return out

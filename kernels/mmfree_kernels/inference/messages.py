@@ -46,12 +46,13 @@ class Place(NamedTuple):
 
 
 @triton.constexpr_function
-def reading(places, width, waits, register):
+def reading(places, width, waits, lightly, register):
     """The assembly that reads `width` values at each of a thread's places, and its registers.
 
     Its operands are the address of the first value, and whether the thread reads at places that not
     every one does; values that it does not read are zero.  Whoever `waits` reads again what has not
-    come, until all has.
+    come, until all has.  If `lightly`, a warp waits before that for one value alone, its last
+    thread's, as many programs that read everything again and again hold up what is to come.
     """
     count = len(places) * width
     vector = {1: "", 2: ".v2", 4: ".v4"}[width]
@@ -73,6 +74,13 @@ def reading(places, width, waits, register):
         any_.append(f"or.pred p, p, {p};")
     text = [*begin, *loads, "}"]
     if waits:
+        for offset in [offset for offset, whole in places if lightly and whole][-1:]:
+            begin += [
+                ".reg .pred q; .reg .b32 t; mov.u32 t, %laneid; setp.eq.u32 q, t, 31; early:",
+                f"@q ld.relaxed.gpu.global.b32 t, [${count} + {4 * (offset + width - 1)}];",
+                f"setp.eq.and.b32 p, t, {_BITS:#x}, q; vote.sync.any.pred p, p, -1;",
+                "@p bra early;",
+            ]
         text = [*begin, "again:", *loads, *tests, "setp.ne.b32 p, 0, 0;", *any_, _AGAIN]
     return " ".join(text), ",".join([f"=&{register}"] * count + ["l", "r"])
 
@@ -87,7 +95,13 @@ def mailboxes(groups: int, size: int, device: torch.device) -> Tensor:
 
 @jit
 def read(
-    at, here, PLACES: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr, WAITS: tl.constexpr
+    at,
+    here,
+    PLACES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TYPE: tl.constexpr,
+    WAITS: tl.constexpr,
+    LIGHTLY: tl.constexpr,
 ):
     """`WIDTH` values at each of the places from `at` on, as a tuple of tensors like `at`; at places
     that are not whole, zero except `here`.
@@ -101,7 +115,7 @@ def read(
                 found += (gl.load(at + (offset + j), mask=(here > 0) | whole, other=0),)
     else:
         for first in gl.static_range(0, len(PLACES), MOST_TOGETHER):
-            found += _read(at, here, _some(PLACES, first), WIDTH, TYPE, WAITS)
+            found += _read(at, here, _some(PLACES, first), WIDTH, TYPE, WAITS, LIGHTLY)
     return found
 
 
@@ -117,10 +131,16 @@ def _registers(kind, count):
 
 @jit
 def _read(
-    at, here, PLACES: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr, WAITS: tl.constexpr
+    at,
+    here,
+    PLACES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TYPE: tl.constexpr,
+    WAITS: tl.constexpr,
+    LIGHTLY: tl.constexpr,
 ):
     REGISTERS: tl.constexpr = _registers(TYPE, len(PLACES) * WIDTH)
-    READING: tl.constexpr = reading(PLACES, WIDTH, WAITS, REGISTERS[0])
+    READING: tl.constexpr = reading(PLACES, WIDTH, WAITS, LIGHTLY, REGISTERS[0])
     return gl.inline_asm_elementwise(
         READING[0], READING[1], [at, here], dtype=REGISTERS[1], is_pure=False, pack=1
     )

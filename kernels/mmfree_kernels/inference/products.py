@@ -87,7 +87,7 @@ def weights_of(
     for unit in gl.static_range(QUADS // UNIT):
         row = gl.minimum(first + unit * (4 * UNIT), last - 4 * UNIT)
         tile = base + ((row // 16) * COLUMNS + row % 16)
-        found += (read(tile + start, some, PLACES, UNIT, gl.int32, False),)
+        found += (read(tile + start, some, PLACES, UNIT, gl.int32, False, False),)
     return found
 
 

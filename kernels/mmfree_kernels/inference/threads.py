@@ -114,29 +114,34 @@ def here(COLUMNS: tl.constexpr, WARPS: tl.constexpr):
 @jit
 def loaded(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
     """The four values of each round, float32, from `base` on."""
-    return _values(base, COLUMNS, 1, WARPS, False)
+    return _values(base, COLUMNS, 1, WARPS, False, False)
 
 
 @jit
-def received(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
+def received(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr, LIGHTLY: tl.constexpr):
     """The four messages of each round, from `base` on, once all are there."""
-    return _values(base, COLUMNS, 1, WARPS, True)
+    return _values(base, COLUMNS, 1, WARPS, True, LIGHTLY)
 
 
 @jit
-def received_two(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
+def received_two(base, COLUMNS: tl.constexpr, WARPS: tl.constexpr, LIGHTLY: tl.constexpr):
     """The messages of two inputs, one behind the other, once all of both are there."""
-    both = _values(base, COLUMNS, 2, WARPS, True)
+    both = _values(base, COLUMNS, 2, WARPS, True, LIGHTLY)
     return both[: len(both) // 2], both[len(both) // 2 :]
 
 
 @jit
 def _values(
-    base, COLUMNS: tl.constexpr, INPUTS: tl.constexpr, WARPS: tl.constexpr, WAITS: tl.constexpr
+    base,
+    COLUMNS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    WARPS: tl.constexpr,
+    WAITS: tl.constexpr,
+    LIGHTLY: tl.constexpr,
 ):
     PLACES: tl.constexpr = places_of(COLUMNS, INPUTS, WARPS)
     at = base + number_of(WARPS) * 4
-    return read(at, here(COLUMNS, WARPS), PLACES, 4, gl.float32, WAITS)
+    return read(at, here(COLUMNS, WARPS), PLACES, 4, gl.float32, WAITS, LIGHTLY)
 
 
 @jit
@@ -302,14 +307,11 @@ def codes_of(y, factor):
 
 @jit
 def sent(words, box, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
-    """Write the packed codes of all rounds to `box`, and give the sum of each warp's: [warps]."""
+    """Write the packed codes of all rounds to `box`."""
     thread, last = number_of(WARPS), here(COLUMNS, WARPS) > 0
-    total = words[0] * 0
     for r in gl.static_range(len(words)):
-        total = dp4a(total * 0 + 0x01010101, words[r], total)
         at = box + r * (32 * WARPS) + thread
         if (r + 1) * (128 * WARPS) <= COLUMNS:
             gl.store(at, words[r])
         else:
             gl.store(at, words[r], mask=last)
-    return gl.sum(total, 1)
