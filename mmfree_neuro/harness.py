@@ -13,6 +13,7 @@ tokens.  Needs lm_eval: `pip install 'mmfree-neuro[eval]'`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,9 @@ class MMFreeLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """The logarithm of how likely each text is, in windows of `max_length` tokens."""
-        found = []
+        """The logarithm of how likely each text is, in windows of `max_length` tokens; those of all
+        texts are scored together."""
+        pairs, counts = [], []
         for request in requests:
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
@@ -127,9 +129,13 @@ class MMFreeLM(TemplateLM):
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            pairs = [make_disjoint_window(window) for window in windows]
-            found.append(sum(likely for likely, _ in self.texts.score(pairs)))
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
+            before = len(pairs)
+            pairs += [make_disjoint_window(window) for window in windows]
+            counts.append(len(pairs) - before)
+        likely = iter(self.texts.score(pairs))
+        found = [sum(one for one, _ in islice(likely, count)) for count in counts]
+        for request, one in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, one)
         return found
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:

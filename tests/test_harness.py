@@ -84,14 +84,22 @@ def test_what_is_too_long_is_cut_on_the_left(model: MMFreeLM) -> None:
     assert found[0] == pytest.approx(nats(model, f"{context}y = 2")[-5:].sum(), rel=1e-6)
 
 
-def test_a_long_text_is_read_in_windows(model: MMFreeLM) -> None:
+def test_a_long_text_is_read_in_windows(model: MMFreeLM, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "def f(x):\n    return x + 1\n\n\ndef g(x):\n    return f(x) + 2\n"
     first = chr(model.texts.first)
     expected = nats(model, f"{first}{text[:40]}").sum()
     # The last window goes back so far that it is full, and counts what is new alone.
     expected += nats(model, text[-41:])[-(len(text) - 40) :].sum()
     assert 40 < len(text) < 80
-    assert model.loglikelihood_rolling(asked((text,))) == [pytest.approx(expected, rel=1e-6)]
+    scored = []
+    score = model.texts.score
+    monkeypatch.setattr(
+        model.texts, "score", lambda pairs: scored.append(len(pairs)) or score(pairs)
+    )
+    short = nats(model, f"{first}ab").sum()
+    found = model.loglikelihood_rolling(asked((text,), ("",), ("ab",)))
+    assert found == [pytest.approx(expected, rel=1e-6), 0, pytest.approx(short, rel=1e-6)]
+    assert scored == [3]  # windows of all texts together
 
 
 def test_a_continuation_stops_where_a_task_says(model: MMFreeLM) -> None:

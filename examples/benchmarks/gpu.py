@@ -65,6 +65,7 @@ POINTS = [
     *_points("naive", "370m", "train", (8, 2048)),
     *_points("naive", "1.3b", "train", (8, 2048)),
     *_points("transformer", "370m", "generate", (1, 4096), (256, 512)),
+    *_points("fast", "370m", "generate", (8, 512), (32, 512)),
     *_points("fast", "1.3b", "generate", (4, 512), (16, 512)),
     *_points("transformer", "1.3b", "generate", (4, 512), (16, 512)),
     *_points("fast", "2.7b", "generate", (4, 512), (16, 512)),
