@@ -121,7 +121,8 @@ class MMFreeLM(TemplateLM):
     ) -> list[float]:
         """The logarithm of how likely each text is, in windows of `max_length` tokens; those of all
         texts are scored together."""
-        pairs, counts = [], []
+        pairs: list[tuple[list[int], list[int]]] = []
+        counts = []
         for request in requests:
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),

@@ -651,7 +651,7 @@ def test_every_fast_workload_steps_and_passes_its_check(
     work = builders.build(Point("small", mode, "fast", 2, 3), SMALL, torch.device(device))
     work.step()
     facts = work.check()
-    assert mode == "train" or facts["integer_products_equal"] == 20
+    assert mode == "train" or facts["integer_products_equal"] == 25
 
 
 @pytest.mark.kernels
@@ -713,7 +713,7 @@ def readers(monkeypatch: pytest.MonkeyPatch, change: Any = None) -> list[Reader]
         return made[-1]
 
     monkeypatch.setattr(fast, "Prompt", make)
-    monkeypatch.setattr(fast, "exact_products", lambda model: 20)
+    monkeypatch.setattr(fast, "exact_products", lambda model: 25)
     monkeypatch.setattr(fast, "SHORT", 4)
     return made
 
@@ -1064,7 +1064,7 @@ def test_the_script_goes_on_after_a_point_without_a_row(
     )
     points = [
         p for p in gpu.POINTS if (p.implementation, p.model, p.mode) == ("fast", "370m", "generate")
-    ]
+    ][:5]
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     gpu.measure(points, 2.0, output, "abc", 1e12)
     assert not output.exists()

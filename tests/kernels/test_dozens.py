@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from mmfree_kernels.bench.workloads import plain
-from mmfree_kernels.inference import dozens, ends, few, many, messages, model, octets
+from mmfree_kernels.inference import dozens, ends, many, messages, model, octets
 from mmfree_kernels.inference.decoder import Decoder
 from mmfree_kernels.ops.bitlinear.packed import words
 from mmfree_neuro.hgrn_bit.config import ModelConfig
@@ -33,21 +33,20 @@ def _expected(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:All-NaN slice encountered", "ignore:invalid value")
-@pytest.mark.parametrize("whole", [True, False], ids=["two groups", "bounds, two blocks"])
+@pytest.mark.parametrize("slots", [8, 16], ids=["two groups", "sixteen, bounds, two blocks"])
 @torch.no_grad()
-def test_a_step(device: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step(device: str, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, state and choice are those of the kernels for many, step by step; each step leaves an
     empty mailbox to the one after it; and an unknown token is its own sequence's matter."""
-    monkeypatch.setattr(few, "FEW", 0)
-    # On the CPU one program takes all tiles, one after the other; on a GPU each has one.
-    programs = 1 if device == "cpu" else 2
-    how = dozens.Plan(8, programs, 4 if whole else 8)
+    # In the interpreter one program takes all tiles; on a GPU each of two has one.
+    how = dozens.Plan(slots, 1 if device == "cpu" else 2, slots // 2)
     monkeypatch.setattr(dozens, "plan", lambda *_: how)
     config = replace(CONFIG, use_lower_bound=True)
-    if whole:
+    if slots == 8:
         config = replace(CONFIG, use_lower_bound=False, num_hidden_layers=1, expand_ratio=2)
-    packed = model.random(config, device, 3, "bfloat16" if whole else "int8")
-    tokens = torch.tensor([3, 41, 0, 7, 11, 49, 2, 2, 50][0 if whole else -3 :], device=device)
+    packed = model.random(config, device, 3, "bfloat16" if slots == 8 else "int8")
+    tokens = torch.tensor([3, 41, 0, 7, 50, 11, 49, 2, 2, 30], device=device)
+    known = tokens < 50
     session = Decoder(packed, len(tokens))
     step = session._whole
     assert isinstance(step, dozens.Step)
@@ -55,26 +54,26 @@ def test_a_step(device: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> No
     first = int(step.turns[0])  # recording a graph takes steps, too
     nothing = step.mail.view(torch.int32)[:, first].clone()
     assert set(nothing.unique().tolist()) == {messages.EMPTY, octets.NO_CODES}
-    for turn in (first,) if whole else (first, 1 - first):
+    for turn in (first,) if slots == 8 else (first, 1 - first):
         expected, after = _expected(packed, session.tokens, session.state)
         session.step()
         logits, state = session.logits, session.state
-        assert (logits[:-1] - expected[:-1]).abs().max() < ROUNDING
-        assert (state[:, :-1] - after[:, :-1]).abs().max() < ROUNDING
-        assert torch.equal(session.tokens[:-1], logits[:-1].argmax(-1))
-        assert logits[-1].isnan().all() and state[:, -1].isnan().all()
+        assert (logits[known] - expected[known]).abs().max() < ROUNDING
+        assert (state[:, known] - after[:, known]).abs().max() < ROUNDING
+        assert torch.equal(session.tokens[known], logits[known].argmax(-1))
+        assert logits[~known].isnan().all() and state[:, ~known].isnan().all()
         assert (step.turns == 1 - turn).all()
         found = step.mail.view(torch.int32)
         assert torch.equal(found[:, 1 - turn], nothing)
         assert not torch.equal(found[:, turn], nothing)
-        session.tokens[-1] = 50
+        session.tokens[~known] = 50
 
 
 @pytest.mark.parametrize("warps", [4, 8])
 @pytest.mark.parametrize(
     ("rows", "columns", "tokens"),
     [(16, 16, 8), (48, 272, 16), (80, 1024, 8), (32, 2816, 8), (16, 1296, 32)],
-    ids=["one word", "two octets", "a stride each", "eleven strides", "four octets"],
+    ids=["one word", "two octets", "five tiles", "44 strides", "four octets"],
 )
 def test_products_are_exact(device: str, rows: int, columns: int, tokens: int, warps: int) -> None:
     generator = torch.Generator().manual_seed(5)
@@ -146,8 +145,9 @@ def test_programs_of_a_gpu(hidden: int, width: int, layers: int, batch: int, dev
 def test_what_is_dozens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dozens, "INTERPRETED", False)
     cpu = torch.device("cpu")
-    for hidden, most in ((512, 64), (1024, 64), (2048, 32), (2560, 24)):
-        assert dozens.takes(hidden, most, cpu) and not dozens.takes(hidden, most + 1, cpu)
+    for hidden, least, most in ((512, 9, 64), (1024, 9, 64), (2048, 4, 32), (2560, 3, 24)):
+        found = [batch for batch in range(1, 70) if dozens.takes(hidden, batch, cpu)]
+        assert found == list(range(least, most + 1))
     assert not dozens.takes(2576, 1, cpu)
     assert dozens.plan(1024, 16, cpu) == dozens.Plan(8, 64, 4)
     assert dozens.plan(1024, 17, cpu) == dozens.Plan(8, 44, 8)
@@ -155,8 +155,11 @@ def test_what_is_dozens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dozens.plan(1024, 33, cpu) == dozens.plan(1024, 64, cpu) == dozens.Plan(16, 33, 8)
     assert dozens.plan(2048, 8, cpu) == dozens.Plan(8, 128, 8)
     assert dozens.plan(2560, 9, cpu) == dozens.Plan(8, 66, 8)
-    monkeypatch.setattr(dozens, "processors", lambda _: 3)
-    assert dozens.takes(1024, 24, cpu) and not dozens.takes(1024, 25, cpu)
+    # A program has four tiles of the stream at most.
+    monkeypatch.setattr(dozens, "processors", lambda _: 32)
+    assert dozens.takes(1024, 16, cpu) and not dozens.takes(1024, 17, cpu)
+    monkeypatch.setattr(dozens, "processors", lambda _: 2)
+    assert not dozens.takes(1024, 64, cpu)
 
 
 def test_how_tiles_and_columns_are_shared_out() -> None:

@@ -24,10 +24,10 @@ class Decoder:
         self.state = model.zero_state(batch)
         self.logits = torch.zeros(batch, config.vocab_size, device=device)
         self._whole: dozens.Step | few.Step | None = None
-        if few.takes(config.hidden_size, batch, device):
-            self._whole = few.Step(model, self.tokens, self.state, self.logits)
-        elif dozens.takes(config.hidden_size, batch, device):
+        if dozens.takes(config.hidden_size, batch, device):
             self._whole = dozens.Step(model, self.tokens, self.state, self.logits)
+        elif few.takes(config.hidden_size, batch, device):
+            self._whole = few.Step(model, self.tokens, self.state, self.logits)
         self._graph = graph_of(self._step) if device.type == "cuda" else None
         self.reset()
 

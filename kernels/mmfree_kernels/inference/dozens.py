@@ -1,11 +1,11 @@
 """One token of each of dozens of sequences through a packed model, in one kernel.
 
-Eight sequences have a group of programs, which run at the same time and send each other messages
-(`messages`).  Every layer of weights has two stages: a program that has all of a row normalises it
-and sends its 8-bit codes, and then each program multiplies the codes of all sequences with its
-tiles of weights, on the tensor cores, and sends the values.  So a row is normalised once for each
-layer that reads it.  A program keeps its own values of the stream x between blocks.  Groups do not
-meet, and while one waits another one may compute on the same processor.
+Eight sequences, or sixteen, have a group of programs, which run at the same time and send each
+other messages (`messages`).  Every layer of weights has two stages: a program that has all of a row
+normalises it and sends its 8-bit codes, and then each program multiplies the codes of all sequences
+with its tiles of weights, on the tensor cores, and sends the values.  So a row is normalised once,
+for all projections that read it.  A program keeps its own values of the stream x between blocks.
+Groups do not meet.
 """
 
 from dataclasses import dataclass
@@ -350,9 +350,11 @@ def _products(
     gl.store(out + slots_of(OCTETS, WARPS) * rows + row, found, mask=row < rows)
 
 
-MOST = {1024: 64, 2048: 32, 2560: 24}
-"""Of so many sequences at most a step is one kernel, for models of up to so many hidden values.
-Of more, the kernels for many were faster on an H200."""
+SEQUENCES = {1024: (9, 64), 2048: (4, 32), 2560: (3, 24)}
+"""From so many sequences to so many, of a model of up to so many hidden values, a step is this
+kernel.  Of fewer `few` and of more the kernels for many were faster on an H200."""
+MOST_TILES = 4
+"""So many tiles of the stream a program has at most, whose weights a thread holds together."""
 
 
 @dataclass(frozen=True)
@@ -366,8 +368,9 @@ class Plan:
 
 
 def plan(hidden: int, batch: int, device: torch.device) -> Plan:
-    """Groups of eight sequences have equal parts of the device's programs, but no program without a
-    tile of the stream.  More than 32 sequences are in groups of sixteen, with a quarter each.
+    """Groups of eight sequences have equal parts of the device's programs, but no more programs
+    than the stream has tiles.  More than 32 sequences are in groups of sixteen, with a quarter
+    each.
 
     That was fastest on an H200; a program of four warps was so for up to 16 sequences of 370M.
     """
@@ -375,15 +378,19 @@ def plan(hidden: int, batch: int, device: torch.device) -> Plan:
     groups = -(-batch // slots)
     warps = 4 if hidden <= 1024 and groups <= 2 else 8
     if INTERPRETED:
-        return Plan(OCTET, 1, warps)
+        return Plan(slots, 1, warps)
     share = groups if slots == OCTET else 4
     return Plan(slots, min(hidden // TILE, processors(device) // share), warps)
 
 
 def takes(hidden: int, batch: int, device: torch.device) -> bool:
-    """Whether so many sequences are dozens, and each group has a program; fewer are for `few`."""
-    most = next((most for largest, most in MOST.items() if hidden <= largest), 0)
-    return batch <= most and plan(hidden, batch, device).programs > 0
+    """Whether so many sequences are dozens, and there are programs enough for each group."""
+    nothing = 1, 0
+    least, most = next((n for largest, n in SEQUENCES.items() if hidden <= largest), nothing)
+    if not least <= batch <= most:
+        return False
+    programs = plan(hidden, batch, device).programs
+    return INTERPRETED or MOST_TILES * programs >= hidden // TILE
 
 
 HEAD_TILES = 2
@@ -505,9 +512,9 @@ class Step:
         )
 
 
-def sums(q: Tensor, packed: Tensor, warps: int = 8) -> Tensor:
+def sums(q: Tensor, packed: Tensor, warps: int) -> Tensor:
     """The products that `Step` takes, by themselves: exact sums float32 [tokens, rows] of codes q
-    int8 [tokens, columns], a multiple of eight tokens, and packed weights, each below 2^24."""
+    int8 [tokens, columns], 8, 16, 32 and so on, and packed weights, each below 2^24."""
     tiles, groups, _ = packed.shape
     rows, columns, slots = TILE * tiles, TILE * groups, len(q)
     factors = torch.ones(slots, device=q.device).view(torch.int32)

@@ -31,10 +31,10 @@ from mmfree_kernels.inference.threads import codes_of, line_layout, loaded, roun
 from mmfree_kernels.ops.bitlinear.packed import INTERPRETED, overlaps
 from mmfree_kernels.ops.gluon import gl, jit
 
-FEW, FEW_OF_LARGE = 8192, 6144
-"""So many hidden values of several sequences are few, and of large models so many."""
+FEW = 8192
+"""So many hidden values of several sequences are few."""
 LARGE = 2048
-"""Large is a model of so many hidden values; a program has eight warps then, else four."""
+"""From so many hidden values on a program has eight warps, below four."""
 PROCESSORS = 132
 """Where there is no device to ask."""
 HEAD_QUADS = 8
@@ -330,8 +330,8 @@ def plan(hidden: int, batch: int, device: torch.device) -> Plan:
 
 def takes(hidden: int, batch: int, device: torch.device) -> bool:
     """Whether so many sequences are few: one always is, more while all hidden values together are
-    at most `FEW`, or `FEW_OF_LARGE`, and each has a program."""
-    if batch > 1 and batch * hidden > (FEW if hidden < LARGE else FEW_OF_LARGE):
+    at most `FEW`, and each has a program."""
+    if batch > 1 and batch * hidden > FEW:
         return False
     return plan(hidden, batch, device).programs > 0
 

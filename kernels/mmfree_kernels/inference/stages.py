@@ -52,8 +52,8 @@ MOST_UNPACKED = tl.constexpr(8)
 def _codes_sent(y, root, most, scale, box, slot, slots, COLUMNS: tl.constexpr, WARPS: tl.constexpr):
     """Send the codes of y · root, and last what they are worth in a product."""
     sent(packed(y, factor_of(most, root)), box + slot * (COLUMNS // 4), COLUMNS, WARPS)
-    worth = step_of(most, root) * scale
-    gl.store(box + slots * (COLUMNS // 4) + slot, worth.to(gl.int32, bitcast=True))
+    each = step_of(most, root) * scale
+    gl.store(box + slots * (COLUMNS // 4) + slot, each.to(gl.int32, bitcast=True))
 
 
 @jit
@@ -182,7 +182,7 @@ def _added(x, y):
 def _multiplied(
     weights, box, count, COLUMNS: tl.constexpr, OCTETS: tl.constexpr, WARPS: tl.constexpr
 ):
-    """The products of each of some weights with the codes of a parcel, as each warp has them."""
+    """The products of weights with the codes of a parcel, as each warp has them."""
     PARTS: tl.constexpr = parts_of(COLUMNS, OCTETS, WARPS)
     TOGETHER: tl.constexpr = together_of(COLUMNS, OCTETS, WARPS)
     found = ()
@@ -191,16 +191,13 @@ def _multiplied(
             (box,), count, COLUMNS, OCTETS, WARPS, first, some_of(COLUMNS, OCTETS, WARPS, first)
         )
         for part in gl.static_range(some_of(COLUMNS, OCTETS, WARPS, first)):
-            after = ()
-            for n in gl.static_range(len(weights)):
-                own = weights[n][first + part]
-                if len(own) == 2:
-                    own = unpacked(own, False)
-                more = products(own, q[part])
-                if first + part > 0:
-                    more = _added(found[n], more)
-                after += (more,)
-            found = after
+            own = weights[first + part]
+            if len(own) == 2:
+                own = unpacked(own, False)
+            more = products(own, q[part])
+            if first + part > 0:
+                more = _added(found, more)
+            found = more
     return found
 
 
@@ -210,21 +207,15 @@ def _three_multiplied(
 ):
     """The products of three weights, each with a parcel of its own."""
     PARTS: tl.constexpr = parts_of(COLUMNS, OCTETS, WARPS)
-    if together_of(COLUMNS, OCTETS, WARPS) >= 3 * PARTS:
-        q = coded(boxes, count, COLUMNS, OCTETS, WARPS, 0, PARTS)
-        if len(wi[0]) == 2:
-            wi, wf, wg = _unpacked(wi, False), _unpacked(wf, False), _unpacked(wg, False)
-        i, f, g = products(wi[0], q[0]), products(wf[0], q[PARTS]), products(wg[0], q[2 * PARTS])
-        for part in gl.static_range(1, PARTS):
-            i = _added(i, products(wi[part], q[part]))
-            f = _added(f, products(wf[part], q[PARTS + part]))
-            g = _added(g, products(wg[part], q[2 * PARTS + part]))
-        return i, f, g
-    else:
-        i = _multiplied((wi,), boxes[0], count, COLUMNS, OCTETS, WARPS)
-        f = _multiplied((wf,), boxes[1], count, COLUMNS, OCTETS, WARPS)
-        g = _multiplied((wg,), boxes[2], count, COLUMNS, OCTETS, WARPS)
-        return i[0], f[0], g[0]
+    q = coded(boxes, count, COLUMNS, OCTETS, WARPS, 0, PARTS)
+    if len(wi[0]) == 2:
+        wi, wf, wg = _unpacked(wi, False), _unpacked(wf, False), _unpacked(wg, False)
+    i, f, g = products(wi[0], q[0]), products(wf[0], q[PARTS]), products(wg[0], q[2 * PARTS])
+    for part in gl.static_range(1, PARTS):
+        i = _added(i, products(wi[part], q[part]))
+        f = _added(f, products(wf[part], q[PARTS + part]))
+        g = _added(g, products(wg[part], q[2 * PARTS + part]))
+    return i, f, g
 
 
 @jit
@@ -342,8 +333,8 @@ def product_of(
     """The product of tiles `first` … `last` with the codes of a parcel, of `count` sequences."""
     weights = _readied(_words(words, first, last, 0, 1, COLUMNS, OCTETS, WARPS, TILES), 1)
     factors = worth((box,), count, slots, COLUMNS, OCTETS, WARPS)
-    found = _multiplied(weights, box, count, COLUMNS, OCTETS, WARPS)
-    return value_of(found[0], factors[0])
+    found = _multiplied(weights[0], box, count, COLUMNS, OCTETS, WARPS)
+    return value_of(found, factors[0])
 
 
 @jit
@@ -400,22 +391,18 @@ def channel_in(
             tile = first + chunk * TILES
             weights += (_words(words, tile, last, HALF, 2, HIDDEN, OCTETS, WARPS, TILES),)
         factors = worth((box,), count, slots, HIDDEN, OCTETS, WARPS)
-        if together_of(HIDDEN, OCTETS, WARPS) >= PARTS:
-            q = coded((box,), count, HIDDEN, OCTETS, WARPS, 0, PARTS)
+        q = coded((box,), count, HIDDEN, OCTETS, WARPS, 0, PARTS)
         for chunk in gl.static_range(CHUNKS):
             tile = first + chunk * TILES
             if chunk + AHEAD < CHUNKS:
                 after = tile + AHEAD * TILES
                 weights += (_words(words, after, last, HALF, 2, HIDDEN, OCTETS, WARPS, TILES),)
             own = weights[chunk]
-            if together_of(HIDDEN, OCTETS, WARPS) >= PARTS:
-                wg, wu = _unpacked(own[0], False), _unpacked(own[1], False)
-                gate, up = products(wg[0], q[0]), products(wu[0], q[0])
-                for part in gl.static_range(1, PARTS):
-                    gate = _added(gate, products(wg[part], q[part]))
-                    up = _added(up, products(wu[part], q[part]))
-            else:
-                gate, up = _multiplied(own, box, count, HIDDEN, OCTETS, WARPS)
+            wg, wu = _unpacked(own[0], False), _unpacked(own[1], False)
+            gate, up = products(wg[0], q[0]), products(wu[0], q[0])
+            for part in gl.static_range(1, PARTS):
+                gate = _added(gate, products(wg[part], q[part]))
+                up = _added(up, products(wu[part], q[part]))
             gate, up = values_of_two(gate, up, factors[0])
             row = rows_of(tile, TILES, WARPS)
             live = (row < 16 * last) & (slot < count)

@@ -26,7 +26,7 @@ def _without_layouts() -> SimpleNamespace:
     def full(shape: Any, value: Any, dtype: Any, layout: Any = None) -> Any:
         return tl.full(shape, value, dtype)
 
-    def convert_layout(tensor: Any, layout: Any, assert_trivial: bool = False) -> Any:
+    def convert_layout(tensor: Any, layout: Any) -> Any:
         return tensor
 
     def late(name: str) -> Any:
@@ -34,7 +34,7 @@ def _without_layouts() -> SimpleNamespace:
         return lambda *args, **more: getattr(tl, name)(*args, **more)
 
     names = "program_id num_programs load store where minimum maximum abs rsqrt sum max min"
-    names += " reshape permute join split broadcast_to"
+    names += " reshape join split broadcast_to"
     return SimpleNamespace(
         **{name: late(name) for name in names.split()},
         arange=arange,

@@ -83,10 +83,10 @@ def exact_products(model: PackedModel) -> int:
     """How many products of packed weights with random and extreme codes equal those of plain torch,
     bit for bit.
 
-    Four ways to multiply: `few.sums` and `dozens.sums`, the products of the kernels that decode a
-    few sequences and dozens; `product`, which takes some dozens of tokens, and the head after
-    prompts; and, as long prompts do it, `unpack` to int8 and then `int8_sums`.  Raises WrongResult
-    at the first that differs.
+    Five ways to multiply: `few.sums` and `dozens.sums` of four and of eight warps, the products of
+    the kernels that decode a few sequences and dozens; `product`, which takes some dozens of
+    tokens, and the head after prompts; and, as long prompts do it, `unpack` to int8 and then
+    `int8_sums`.  Raises WrongResult at the first that differs.
     """
     first, last = model.layers[0], model.layers[-1]
     layers = {
@@ -105,11 +105,12 @@ def exact_products(model: PackedModel) -> int:
         q[0], q[1], q[2] = 0, 127, -127
         expected = (q.double() @ codes.double().mT).to(torch.int32)
         unpacked = unpack(weights, torch.empty(codes.shape, dtype=torch.int8, device=model.device))
+        eight = torch.cat([q, q])[: max(8, len(q))]
+        octets = [dozens.sums(eight, weights, warps)[: len(q)].to(torch.int32) for warps in (4, 8)]
         ways = {
             "sums": few.sums(q, weights).to(torch.int32),
-            "octets": dozens.sums(torch.cat([q, q])[: max(8, len(q))], weights)[: len(q)].to(
-                torch.int32
-            ),
+            "octets of four warps": octets[0],
+            "octets of eight warps": octets[1],
             "product": product(q, weights),
             "int8 sums": int8_sums(q, unpacked),
         }
