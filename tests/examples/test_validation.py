@@ -37,3 +37,16 @@ def test_the_headline_is_reproduced_from_its_rows(validation: ModuleType) -> Non
     assert all(
         row["theirs is"] and len(row["theirs"]) == len(row["ours"]) == 2 for row in rows.values()
     )
+    # The page has each pair of ratios, beside the figures that they are of.
+    page = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
+    fastest = [row for what, row in rows.items() if "the fastest GPU known" in what]
+    speed, energy = fastest[0]["theirs"]
+    assert f"the same model: {speed:,.0f}, {energy:.1f} |" in page
+    assert len(fastest) == 3
+    for row in fastest:
+        assert f" | {row['value']:.3f}, {row['less energy']:.3f} |" in page
+    measured = rows["published, 24 chips measured against the fastest GPU known, one sequence"]
+    assert (
+        f"at {measured['value']:.3f} of the throughput and at {measured['less energy']:.3f} of"
+        in page
+    )
