@@ -3,11 +3,11 @@
 
 Rows are saved one by one as they come, so that a run may be cut off, and `--missing` goes on where
 it was.  A point whose result is wrong, or that does not fit the memory, is told on standard error
-and gets no row, and the next one follows.  Points that share a model share a process, and give back
-what they held before the next is built; those that train have one of their own, so that nothing of
-another is in their memory.  A process is started while the one before it measures.  Run from a
-checkout: PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu.py [-o ROWS] [--only
-WORDS] [--budget-seconds S] [--missing DEVICE] [--list]
+and gets no row, and the next one follows.  Neighbours that share a model share a process, and give
+back what they held before the next is built; those that train have one of their own, so that
+nothing of another is in their memory.  A process is started while the one before it measures.  Run
+from a checkout: PYTHONPATH=.:partition:kernels:sims python examples/benchmarks/gpu.py [-o ROWS]
+[--only WORDS] [--budget-seconds S] [--missing DEVICE] [--list]
 """
 
 import argparse

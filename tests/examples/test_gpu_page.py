@@ -88,6 +88,26 @@ def test_losses_that_the_page_names_are_those_of_rows(page: ModuleType) -> None:
     assert f"{100 * found['fused bfloat16']['noise']:.2f} % for no reason" in text
 
 
+def test_the_gpu_beside_sequences_on_chips_is_that_of_rows(page: ModuleType) -> None:
+    """docs/steps.md has the rows of record beside what chips are estimated to do."""
+    text = (page.ROOT / "docs" / "steps.md").read_text(encoding="utf-8")
+    rows = page.Rows(page.record.of_record(page.record.load(page.gpu_picture.ROWS), "H200"))
+    ahead = {}
+    for batch in (1, 8, 64):
+        row = rows.get("fast", "370m", "generate", batch, 512)
+        speed, energy = f"{row['tokens_per_s']:,.0f}", page.energy(row["millijoule_per_token"])
+        (line,) = (
+            line.split(" | ")
+            for line in text.splitlines()
+            if line.startswith(f"| {batch} | ") and line.endswith(f"| {speed} | {energy[:-3]} |")
+        )
+        chips = [float(cell.split(" (")[0].replace(",", "")) for cell in (line[1], line[4])]
+        ahead[batch] = row["tokens_per_s"] / chips[0], chips[1] / row["millijoule_per_token"]
+    assert f"{ahead[1][0]:.0f} times in tokens a second for\none sequence" in text
+    assert f"{ahead[64][0]:.0f} times for 64 and" in text
+    assert f"{ahead[1][1]:.1f}, {ahead[64][1]:.1f} and" in text
+
+
 def test_rows_of_one_gpu_alone_stand_in_a_table(page: ModuleType) -> None:
     rows = page.Rows(
         [

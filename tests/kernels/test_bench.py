@@ -359,12 +359,15 @@ def test_rows_are_added_to_a_file_and_through_a_link(tmp_path: Path) -> None:
     assert record.load(file) == [{"a": 1}, {"a": 2}]
 
 
-def test_rows_of_record_are_the_latest_of_one_device() -> None:
-    def row(device: str, batch: int, day: int, **other: str) -> dict[str, Any]:
+def test_rows_of_record_are_the_latest_of_one_device_and_the_fastest_of_the_opponent() -> None:
+    def row(device: str, batch: int, day: int, **other: Any) -> dict[str, Any]:
         point = {"impl": "fast", "model": "370m", "mode": "generate", "sequence_length": 512}
         date = f"2026-01-{day:02}T00:00:00+00:00"
         return (
-            point | {"batch": batch, "device": device, "date": date, "precision": "8 bit"} | other
+            point
+            | {"batch": batch, "device": device, "date": date, "precision": "8 bit"}
+            | {"tokens_per_s": 1.0}
+            | other
         )
 
     rows = [
@@ -375,6 +378,12 @@ def test_rows_of_record_are_the_latest_of_one_device() -> None:
         row("GPU Z", 1, 9, precision="8 bit, embedding bfloat16"),
     ]
     assert record.of_record(rows) == [rows[0], rows[2]]
+    for speeds, best in (((9, 7, 8), 0), ((7, 9, 9), 2)):
+        others = [
+            row("GPU X", 1, day, impl="transformer", tokens_per_s=speed)
+            for day, speed in enumerate(speeds, 1)
+        ]
+        assert record.of_record(others) == [others[best]]
     assert record.of_record(rows, "Y") == [rows[1]]
     assert record.of_record(rows, "W") == []
 

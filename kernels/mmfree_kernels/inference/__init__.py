@@ -1,1 +1,2 @@
-"""The float model on a GPU with packed weights: prefill, decoders for few sequences and many."""
+"""The float model on a GPU with packed weights: prefill, decoders for few sequences, dozens and
+many."""

@@ -352,7 +352,8 @@ def _products(
 
 SEQUENCES = {1024: (9, 64), 2048: (4, 32), 2560: (3, 24)}
 """From so many sequences to so many, of a model of up to so many hidden values, a step is this
-kernel.  Of fewer `few` and of more the kernels for many were faster on an H200."""
+kernel.  Of fewer `few` was faster on an H200 (for three of 1.3B, two of 2.7B), or as fast (for
+eight of 370M); of more of 1.3B the kernels for many; more of the others have no room."""
 MOST_TILES = 4
 """So many tiles of the stream a program has at most, whose weights a thread holds together."""
 

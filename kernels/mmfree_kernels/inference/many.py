@@ -1,5 +1,5 @@
-"""Many tokens through a packed model: some dozens of sequences by one token, or whole chunks of
-a prompt.
+"""Many tokens through a packed model: one of each of more sequences than `few` and `dozens` take,
+or whole chunks of a prompt.
 
 Norms, gates and the scan are the kernels that training uses.  Up to `TOGETHER` tokens meet the
 packed weights on the tensor cores directly; more tokens are worth unpacking one matrix at a time to

@@ -1,9 +1,10 @@
 """Messages between the programs of one running kernel.
 
 A value that one program writes and others wait for has a place in memory of its own, which is
-`EMPTY` until then.  Who needs it reads until it is there: no barrier over all programs, no flag
-beside the value.  `EMPTY` is a NaN whose bits no arithmetic makes.  A kernel that uses a mailbox
-empties another one of the same size for the kernel after it.
+`EMPTY` until then, or `octets.NO_CODES` where codes are to come.  Who needs the value reads until
+it is there: no barrier over all programs, no flag beside the value.  `EMPTY` is a NaN whose bits no
+arithmetic makes.  A kernel that uses a mailbox empties another one of the same size for the kernel
+after it.
 
 The programs of such a kernel have to run at the same time, so it is launched cooperatively.  In the
 interpreter, where one runs after the other, there must be only one.
